@@ -1,0 +1,55 @@
+"""The command line: it parses, prints and exits, and decides nothing."""
+
+import sys
+import traceback
+
+import typer
+
+from trialrun.cli.output import tell
+from trialrun.errors import CutBySignalError, TrialrunError
+
+_USAGE_EXIT = 2
+_INTERNAL_EXIT = 1
+_OUT_OF_MEMORY_EXIT = 7
+
+
+def main() -> None:
+    """Run `trialrun` with the process's arguments and exit."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line; its exit code, the two lines of an error having been said."""
+    from trialrun.cli.commands import app
+
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    try:
+        typer.main.get_command(app).main(arguments, prog_name="trialrun", standalone_mode=False)
+    except BaseException as error:
+        if debug and not isinstance(error, SystemExit):
+            traceback.print_exc()
+        return _exit_code(error)
+    return 0
+
+
+def _exit_code(error: BaseException) -> int:
+    """Say what went wrong; the code to leave with."""
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else 1
+    if isinstance(error, typer.Exit):
+        return error.exit_code
+    if isinstance(error, typer.Abort | KeyboardInterrupt):
+        error = CutBySignalError("SIGINT")
+    if isinstance(error, CutBySignalError):
+        tell("Interrupted", str(error), "Its MLflow run has ended as KILLED; start it again.")
+        return error.exit_code
+    if isinstance(error, TrialrunError):
+        tell(type(error).__name__, str(error), error.hint)
+        return error.exit_code
+    if isinstance(error, typer.TyperException):
+        if message := error.format_message():
+            tell("InvalidParameterError", message, "`trialrun --help` lists the commands.")
+        return _USAGE_EXIT
+    tell(type(error).__name__, str(error), "This is a fault of trialrun's: --debug shows where.")
+    return _INTERNAL_EXIT

@@ -1,0 +1,57 @@
+"""One flag a setting: names, help, ranges and defaults come from `config`.
+
+Flags hand their text over as typed: `config` judges it, so that every wrong value is told in one
+answer, in the same words whichever door it came through.
+"""
+
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from trialrun.config import Knob, as_text, knobs
+
+
+def flags_for(config: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command one flag a setting of `config`; it is called with those given, as texts.
+
+    The command's own parameters come first; its `**settings` takes the flags.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = [
+            parameter
+            for parameter in inspect.signature(command, eval_str=True).parameters.values()
+            if parameter.kind is not inspect.Parameter.VAR_KEYWORD
+        ]
+        flags = [_flag(item) for item in knobs(config)]
+        names = {item.name for item in knobs(config)}
+
+        def called(**values: Any) -> None:
+            given = {k: v for k, v in values.items() if k not in names or v is not None}
+            command(**given)
+
+        called.__name__, called.__doc__ = command.__name__, command.__doc__
+        keyword_only = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
+        parameters = [*keyword_only, *flags]
+        called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        called.__annotations__ = {p.name: p.annotation for p in parameters}
+        return called
+
+    return decorate
+
+
+def _flag(item: Knob) -> inspect.Parameter:
+    option = typer.Option(
+        item.flag,
+        metavar=item.legal.upper() if not item.rule.choices else item.legal,
+        help=f"{item.rule.help} [default: {as_text(item.default)}]",
+        show_default=False,
+    )
+    return inspect.Parameter(
+        item.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[str | None, option],
+    )

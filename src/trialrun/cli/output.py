@@ -1,0 +1,50 @@
+"""What the command line says: results on standard output, everything else on standard error."""
+
+import json
+import logging
+import math
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+
+def say(text: str) -> None:
+    """A line for people, on standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def show(text: str) -> None:
+    """A result for people, on standard output."""
+    print(text, flush=True)
+
+
+def show_json(values: Mapping[str, Any]) -> None:
+    """One JSON object on a line of its own; JSON knows no NaN or infinity, which become null."""
+    print(json.dumps(_finite(values), ensure_ascii=True), flush=True)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def show_table(rows: Mapping[str, Any]) -> None:
+    """Names and values, the names aligned."""
+    width = max((len(name) for name in rows), default=0)
+    for name, value in rows.items():
+        show(f"{name:<{width}}  {value}")
+
+
+def tell(kind: str, message: str, hint: str) -> None:
+    """An error's two lines."""
+    say(f"Error: {kind}: {' '.join(message.split())}")
+    say(f"Hint: {' '.join(hint.split()) or 'Run it with --debug to see where it came from.'}")
+
+
+def quieten_mlflow() -> None:
+    """Keep MLflow's notices of its own housekeeping off the terminal; its warnings stay."""
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)

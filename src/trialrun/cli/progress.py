@@ -1,0 +1,85 @@
+"""A run as the terminal shows it: a bar while images are decoded, a line an epoch."""
+
+import sys
+from types import TracebackType
+from typing import Any
+
+from trialrun.cli.output import say
+from trialrun.engine.stopping import Standing
+
+_PLAIN_STEP = 10_000  # images between two plain lines where there is no terminal
+
+
+class Terminal:
+    """Watches a run and tells people on standard error."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._task: Any = None
+        self._num_decoded = 0
+
+    def __enter__(self) -> "Terminal":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._close_bar()
+
+    def opened(self, run_name: str, run_id: str) -> None:
+        """Name the run."""
+        say(f"Run {run_name} ({run_id})")
+
+    def note(self, text: str) -> None:
+        """Pass a note on."""
+        self._close_bar()
+        say(f"Note: {text}")
+
+    def decoding(self, num_images: int) -> None:
+        """Begin a bar on a terminal."""
+        self._close_bar()
+        self._num_decoded = 0
+        if not sys.stderr.isatty():
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+        self._bar = Progress(
+            "Decoding images",
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._task = self._bar.add_task("decode", total=num_images)
+        self._bar.start()
+
+    def decoded(self, num_images: int) -> None:
+        """Move the bar on; a plain line now and then where there is none."""
+        self._num_decoded += num_images
+        if self._bar is not None:
+            self._bar.advance(self._task, num_images)
+        elif self._num_decoded % _PLAIN_STEP == 0:
+            say(f"{self._num_decoded} images decoded")
+
+    def epoch(self, standing: Standing, epochs: int) -> None:
+        """One line an epoch."""
+        self._close_bar()
+        result = standing.result
+        say(
+            f"Epoch {result.epoch}/{epochs}  "
+            f"train loss {result.train_loss:.4f}  "
+            f"valid loss {result.valid_loss:.4f}  "
+            f"valid accuracy {result.validation.accuracy:.4f}  "
+            f"{result.train_images_per_second:.0f} images/s"
+            + ("  (best)" if standing.is_best else "")
+        )
+
+    def _close_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None

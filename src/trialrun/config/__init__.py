@@ -1,0 +1,25 @@
+"""Every setting, declared once: flags, help, ranges, MLproject and logged parameters follow."""
+
+from trialrun.config.knobs import (
+    AUTO_TEXT,
+    NONE_TEXT,
+    Knob,
+    as_text,
+    as_texts,
+    from_values,
+    knob,
+    knobs,
+)
+from trialrun.config.train import TrainConfig
+
+__all__ = [
+    "AUTO_TEXT",
+    "NONE_TEXT",
+    "Knob",
+    "TrainConfig",
+    "as_text",
+    "as_texts",
+    "from_values",
+    "knob",
+    "knobs",
+]

@@ -1,0 +1,127 @@
+"""The settings of a training run: everything that decides its numbers, and how it is recorded.
+
+The first group is the ancestor's (Azure ML designer, *Train PyTorch Model*), with its names,
+defaults and ranges.
+"""
+
+from dataclasses import dataclass
+
+from trialrun.config.knobs import as_texts, knob
+
+SMALLEST_POSITIVE_DOUBLE = 5e-324  # the ancestor's lower bound of the learning rate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """One training run's settings; build it with `from_values`, which checks them."""
+
+    model: str = knob(
+        "resnet18",
+        "Network by torchvision's name, or an UntrainedModelDirectory (ours or Azure's).",
+    )
+    train_data: str = knob(
+        "sample:digits",
+        "Labelled images: a folder with one sub-folder a class, an ImageDirectory, sample:digits.",
+        searchable=False,
+    )
+    valid_data: str | None = knob(
+        None, "Labelled images to validate on; none splits train_data.", searchable=False
+    )
+    epochs: int = knob(5, "Passes over the training images.", low=1)
+    batch_size: int = knob(16, "Images in a training step.", low=1, logarithmic=True)
+    learning_rate: float = knob(
+        0.001,
+        "Peak learning rate of the optimizer.",
+        low=SMALLEST_POSITIVE_DOUBLE,
+        logarithmic=True,
+    )
+    random_seed: int = knob(1, "Decides order, initial weights, augmentation and split.")
+    patience: int = knob(
+        3, "Epochs in a row without a lower validation loss before training stops.", low=1
+    )
+
+    valid_fraction: float = knob(
+        0.2, "Share of train_data held out where valid_data is none.", low=1e-6, below=1
+    )
+    image_size: int | str = knob(
+        "auto",
+        "Height and width in pixels that images are resized to; auto is 224, or less where "
+        "the images are smaller.",
+        low=1,
+        high=4096,
+        auto=True,
+    )
+    augment: str = knob(
+        "none",
+        "Random changes to training images: flip mirrors, standard crops and mirrors, strong "
+        "adds TrivialAugment.",
+        choices=("none", "flip", "standard", "strong"),
+    )
+    optimizer: str = knob(
+        "sgd", "sgd with Nesterov momentum 0.9, or adamw.", choices=("sgd", "adamw")
+    )
+    weight_decay: float = knob(1e-4, "Weight decay of the optimizer.", low=0, logarithmic=True)
+    schedule: str = knob(
+        "cosine",
+        "How the learning rate falls to 0 over the run; polynomial is the ancestor's, power 2.",
+        choices=("cosine", "constant", "polynomial"),
+    )
+    warmup_steps: int = knob(0, "Steps over which the learning rate first rises.", low=0)
+    label_smoothing: float = knob(
+        0.0, "Share of the target spread over all classes.", low=0, below=1
+    )
+    class_weights: str = knob(
+        "none",
+        "balanced weighs each class by the inverse of its share of the training images.",
+        choices=("none", "balanced"),
+    )
+    mixup: float = knob(0.0, "Alpha of MixUp's Beta distribution; 0 is off.", low=0)
+    cutmix: float = knob(0.0, "Alpha of CutMix's Beta distribution; 0 is off.", low=0)
+    ema: float = knob(
+        0.0,
+        "Decay of an exponential moving average of the weights, which is then what is validated "
+        "and kept; 0 is off.",
+        low=0,
+        below=1,
+    )
+    freeze: str = knob(
+        "none", "backbone trains the last layer alone.", choices=("none", "backbone")
+    )
+    weights: str | None = knob(
+        None,
+        "Initial weights: none draws them, default downloads torchvision's, or a file "
+        "(.safetensors, or a state dict of torch.save).",
+        searchable=False,
+    )
+    precision: str = knob(
+        "auto",
+        "Arithmetic of training; auto is bf16 where the hardware has it, else fp32.",
+        choices=("auto", "fp32", "bf16", "fp16"),
+    )
+    device: str = knob(
+        "auto", "Where to compute: auto, cpu, cuda, cuda:N, mps.", searchable=False
+    )
+    max_minutes: float | None = knob(
+        None,
+        "Minutes of training after which the epoch under way is the last.",
+        low=SMALLEST_POSITIVE_DOUBLE,
+        searchable=False,
+    )
+    min_delta: float = knob(
+        0.0, "How much lower a validation loss must be to count as lower.", low=0
+    )
+    strict: bool = knob(
+        False, "An image that cannot be read is an error rather than skipped.", searchable=False
+    )
+
+    experiment: str | None = knob(
+        None, "MLflow experiment; none takes MLflow's own default.", searchable=False
+    )
+    run_name: str | None = knob(None, "MLflow run name; none lets MLflow draw one.", searchable=False)
+    register_as: str | None = knob(
+        None, "Name under which the trained model is registered; none does not.", searchable=False
+    )
+
+    def params(self) -> dict[str, str]:
+        """Name to text, as MLflow stores parameters."""
+        return as_texts(self)

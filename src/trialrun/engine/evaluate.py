@@ -1,0 +1,98 @@
+"""A network's loss and predictions over a labelled set, every image counted once.
+
+Tensor letters: N images of the set, C classes.
+"""
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from trialrun.engine.batches import Batch
+from trialrun.engine.precision import Arithmetic
+from trialrun.images.preprocessing import Preprocessing
+
+MIN_CLASSES_FOR_TOP5 = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What a pass over a labelled set found; arrays hold one value an image, in the set's order."""
+
+    loss: float
+    accuracy: float
+    top5_accuracy: float | None  # None below five classes
+    predicted: NDArray[np.int64]
+    confidence: NDArray[np.float32]  # probability of the predicted class
+    label_probability: NDArray[np.float32]  # probability of the true class
+    images_per_second: float
+
+
+def evaluate(
+    network: nn.Module, batches: Iterable[Batch], preprocessing: Preprocessing, math: Arithmetic
+) -> Evaluation:
+    """Loss (cross entropy in nats, unweighted), accuracies and predictions of `network`.
+
+    Raises:
+        ValueError: There are no batches.
+    """
+    was_training = network.training
+    network.eval()
+    started = time.perf_counter()
+    columns: list[Tensor] = []
+    try:
+        with torch.inference_mode():
+            columns.extend(_judged(network, batch, preprocessing, math) for batch in batches)
+    finally:
+        network.train(was_training)
+    if not columns:
+        raise ValueError("nothing to evaluate")
+    table = torch.cat(columns).cpu().double()  # read off the device once
+    seconds = time.perf_counter() - started
+    loss, correct, in_top5, predicted, confidence, label_probability = table.unbind(1)
+    return Evaluation(
+        loss=float(loss.mean()),
+        accuracy=float(correct.mean()),
+        top5_accuracy=None if bool(in_top5.isnan().any()) else float(in_top5.mean()),
+        predicted=predicted.long().numpy(),
+        confidence=confidence.float().numpy(),
+        label_probability=label_probability.float().numpy(),
+        images_per_second=len(table) / seconds,
+    )
+
+
+def _judged(
+    network: nn.Module, batch: Batch, preprocessing: Preprocessing, math: Arithmetic
+) -> Tensor:
+    """(N, 6) float32 an image: loss, correct, in top 5, predicted, confidence, label probability."""
+    pixels = batch.pixels.to(math.device, non_blocking=True)
+    labels = batch.labels.to(math.device, non_blocking=True)
+    images = preprocessing.normalised(pixels).contiguous(memory_format=math.memory_format)
+    with math.autocast():
+        logits = network(images)
+    log_probabilities = F.log_softmax(logits.float(), dim=1)
+    of_label = log_probabilities.gather(1, labels[:, None])[:, 0]
+    confidence, predicted = log_probabilities.max(dim=1)
+    return torch.stack(
+        [
+            -of_label,
+            (predicted == labels).float(),
+            _in_top5(log_probabilities, labels),
+            predicted.float(),
+            confidence.exp(),
+            of_label.exp(),
+        ],
+        dim=1,
+    )
+
+
+def _in_top5(log_probabilities: Tensor, labels: Tensor) -> Tensor:
+    if log_probabilities.shape[1] < MIN_CLASSES_FOR_TOP5:
+        return torch.full_like(log_probabilities[:, 0], torch.nan)
+    top5 = log_probabilities.topk(5, dim=1).indices
+    return (top5 == labels[:, None]).any(dim=1).float()

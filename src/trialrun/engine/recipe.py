@@ -1,0 +1,92 @@
+"""Optimizer, schedule and loss out of a run's settings, each from torch where torch has it."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torchvision.transforms import v2
+
+from trialrun.config import TrainConfig
+
+_MOMENTUM = 0.9  # the ancestor's, with Nesterov's correction
+_POLYNOMIAL_POWER = 2  # the ancestor's
+
+
+def make_optimizer(network: nn.Module, config: TrainConfig) -> Optimizer:
+    """The optimizer over the parameters that learn."""
+    learning = [p for p in network.parameters() if p.requires_grad]
+    if config.optimizer == "adamw":
+        return AdamW(
+            learning, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+        )
+    return SGD(
+        learning,
+        lr=config.learning_rate,
+        momentum=_MOMENTUM,
+        nesterov=True,
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
+
+
+def make_scheduler(optimizer: Optimizer, config: TrainConfig, num_steps: int) -> LambdaLR:
+    """The learning rate by step: a linear warm-up, then `schedule` down to 0 at `num_steps`."""
+    return LambdaLR(optimizer, schedule_factor(config.schedule, config.warmup_steps, num_steps))
+
+
+def schedule_factor(
+    schedule: str, warmup_steps: int, num_steps: int
+) -> Callable[[int], float]:
+    """Step (from 0) to the share of the peak learning rate, in [0, 1]."""
+
+    def factor(step: int) -> float:
+        if step < warmup_steps:
+            return (step + 1) / (warmup_steps + 1)
+        passed = min((step - warmup_steps) / max(num_steps - warmup_steps, 1), 1.0)
+        if schedule == "cosine":
+            return 0.5 * (1 + math.cos(math.pi * passed))
+        if schedule == "polynomial":
+            return float((1 - passed) ** _POLYNOMIAL_POWER)
+        return 1.0
+
+    return factor
+
+
+def make_loss(config: TrainConfig, labels: Tensor, num_classes: int) -> nn.CrossEntropyLoss:
+    """Cross entropy for training; `labels`, (N,) int64, are those of the training set."""
+    weight = None
+    if config.class_weights == "balanced":
+        counts = torch.bincount(labels, minlength=num_classes).clamp_(min=1)
+        weight = len(labels) / (num_classes * counts.to(torch.float32))
+    return nn.CrossEntropyLoss(weight=weight, label_smoothing=config.label_smoothing)
+
+
+def make_mixer(config: TrainConfig, num_classes: int) -> v2.Transform | None:
+    """MixUp, CutMix or one of the two at random; None where both are off."""
+    mixers: list[v2.Transform] = []
+    if config.mixup > 0:
+        mixers.append(v2.MixUp(alpha=config.mixup, num_classes=num_classes))
+    if config.cutmix > 0:
+        mixers.append(v2.CutMix(alpha=config.cutmix, num_classes=num_classes))
+    if len(mixers) < 2:
+        return mixers[0] if mixers else None
+    return v2.RandomChoice(mixers)
+
+
+def make_average(network: nn.Module, config: TrainConfig) -> AveragedModel | None:
+    """The moving average of the weights; batch-norm statistics are averaged with them."""
+    if config.ema == 0:
+        return None
+    return AveragedModel(
+        network, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True
+    )
+
+
+def freeze_backbone(network: nn.Module, head_prefix: str) -> None:
+    """Leave nothing but the last layer to learn."""
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name.startswith(head_prefix))

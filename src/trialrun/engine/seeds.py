@@ -1,0 +1,42 @@
+"""Random numbers that depend on what they are for, not on what was drawn before.
+
+Order, initial weights and augmentation each have a stream of their own, so that changing one setting
+leaves the others' draws as they were, and a resumed run draws what an unbroken one would have.
+"""
+
+import hashlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+_SPLITMIX_STEP = np.uint64(0x9E3779B97F4A7C15)
+_SPLITMIX_FIRST = np.uint64(0xBF58476D1CE4E5B9)
+_SPLITMIX_SECOND = np.uint64(0x94D049BB133111EB)
+
+
+def seed_for(random_seed: int, *purpose: str | int) -> int:
+    """A 63-bit seed out of the run's seed, an integer of any size, and what it is for."""
+    text = "\0".join(map(str, (random_seed, *purpose)))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def permutation(num_items: int, seed: int) -> NDArray[np.int64]:
+    """The numbers below `num_items` in an order drawn from `seed` alone."""
+    return np.random.Generator(np.random.Philox(seed)).permutation(num_items)
+
+
+def uniforms(seed: int, items: NDArray[np.int64], num_draws: int) -> NDArray[np.float64]:
+    """(N, num_draws) numbers in [0, 1), row n drawn from (seed, items[n]) alone.
+
+    Source:
+        SplitMix64: Steele, Lea and Flood 2014, Fast Splittable Pseudorandom Number Generators.
+    """
+    counters = items.astype(np.uint64)[:, None] * np.uint64(num_draws) + np.arange(
+        num_draws, dtype=np.uint64
+    )
+    with np.errstate(over="ignore"):
+        state = np.uint64(seed) + (counters + np.uint64(1)) * _SPLITMIX_STEP
+        state = (state ^ (state >> np.uint64(30))) * _SPLITMIX_FIRST
+        state = (state ^ (state >> np.uint64(27))) * _SPLITMIX_SECOND
+        state ^= state >> np.uint64(31)
+    return (state >> np.uint64(11)).astype(np.float64) * 2.0**-53

@@ -1,0 +1,115 @@
+"""Files that are there whole or not at all, and what their bytes are.
+
+A writer never touches the name it is to have: it writes beside it, syncs, and renames. What fails
+for want of space or permission becomes a `StorageError` here.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from trialrun.errors import StorageError
+
+_READ_BYTES = 1 << 20
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn what the operating system says of a full disk or a closed door into `StorageError`."""
+    try:
+        yield
+    except OSError as error:
+        remedy = {
+            errno.ENOSPC: "Free some space, or choose another folder.",
+            errno.EDQUOT: "Free some of your quota, or choose another folder.",
+            errno.EACCES: "Choose a folder you may write to.",
+            errno.EROFS: "Choose a folder on a disk that is not read-only.",
+        }.get(error.errno or 0, "Look at the folder's disk and permissions.")
+        reason = error.strerror or str(error)
+        raise StorageError(f"cannot write {path}: {reason}", remedy) from error
+
+
+def write_durably(path: Path, content: bytes | str) -> None:
+    """Put `content` at `path`, which afterwards holds the old bytes or the new ones, never a part.
+
+    Raises:
+        StorageError: The disk is full or the folder is not writable.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(name).chmod(0o644)
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+
+
+@contextmanager
+def new_directory(path: Path) -> Iterator[Path]:
+    """A folder to fill, which bears its name only once it is whole.
+
+    Yields an empty folder beside `path`; on leaving, its files are synced and it is renamed. After
+    an error nothing is left.
+
+    Raises:
+        StorageError: `path` exists and is not an empty folder, or cannot be written.
+    """
+    with storage_errors(path):
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise StorageError(f"{path} exists already", "Choose a folder that is not there yet.")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        try:
+            yield draft
+            for file in draft.rglob("*"):
+                if file.is_file():
+                    _sync(file)
+            draft.chmod(0o755)
+            sync_folder(draft)
+            draft.replace(path)
+        except BaseException:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
+        sync_folder(path.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in `folder` survive a power cut."""
+    _sync(folder)
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file's bytes, as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_READ_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def as_json(value: Any) -> str:
+    """JSON for people and diffs: indented, in any script, ending in a newline."""
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"

@@ -1,0 +1,21 @@
+"""Reads and validates image directories; decodes one image at a time.
+
+`decoder` and `preprocessing` need torch and are imported by name where they are used, so that a
+wrong folder is told before torch is loaded.
+"""
+
+from trialrun.images.dataset import ImageItem, ImageSet, label_indices, printable
+from trialrun.images.labels import check_same_classes, check_trainable
+from trialrun.images.source import open_data
+from trialrun.images.split import stratified_split
+
+__all__ = [
+    "ImageItem",
+    "ImageSet",
+    "check_same_classes",
+    "check_trainable",
+    "label_indices",
+    "open_data",
+    "printable",
+    "stratified_split",
+]

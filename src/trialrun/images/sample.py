@@ -1,0 +1,48 @@
+"""`sample:digits`, the 1,797 handwritten digits that scikit-learn ships, as real PNG files.
+
+Alpaydin and Kaynak 1998, Optical Recognition of Handwritten Digits, 8 by 8 pixels, 17 grays.
+"""
+
+from pathlib import Path
+
+from trialrun.errors import InvalidParameterError
+from trialrun.files import new_directory
+
+PREFIX = "sample:"
+_VERSION = 1  # raised when the files written would differ
+_GRAY_STEP = 255 / 16  # the digits' grays run from 0 to 16
+
+
+def materialised(source: str, cache_folder: Path) -> Path:
+    """The folder that holds the sample, written on first use.
+
+    Raises:
+        InvalidParameterError: There is no sample of that name.
+        StorageError: The cache folder cannot be written.
+    """
+    name = source.removeprefix(PREFIX)
+    if name != "digits":
+        raise InvalidParameterError(f"there is no sample {name!r}", "Take sample:digits.")
+    folder = cache_folder / "samples" / f"digits-{_VERSION}"
+    if not folder.is_dir():
+        _write_digits(folder)
+    return folder
+
+
+def _write_digits(folder: Path) -> None:
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    try:
+        with new_directory(folder) as draft:
+            for number in range(10):
+                (draft / str(number)).mkdir()
+            for index, (pixels, label) in enumerate(
+                zip(digits.images, digits.target, strict=True)
+            ):
+                image = Image.fromarray((pixels * _GRAY_STEP).round().astype("uint8"))
+                image.save(draft / str(label) / f"{index:04}.png")
+    except Exception:
+        if not folder.is_dir():  # another process may have written it first
+            raise

@@ -1,0 +1,95 @@
+"""The image files below a folder, with no way out of it, no endless loop and nothing that blocks."""
+
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+READABLE_SUFFIXES = frozenset(
+    ".jpg .jpeg .jpe .jfif .mpo .png .apng .bmp .dib .gif .webp .tif .tiff .ppm .pgm .pbm .pnm "
+    ".tga .ico .jp2 .j2k .avif .pcx .sgi .qoi".split()
+)
+# Known to be images, and refused by the decoder with a word on why, rather than overlooked.
+UNSUPPORTED_SUFFIXES = frozenset(".svg .heic .heif .eps .ps .psd .wmf .emf .raw .dng".split())
+IMAGE_SUFFIXES = READABLE_SUFFIXES | UNSUPPORTED_SUFFIXES
+
+_SYSTEM_NAMES = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini", "$RECYCLE.BIN"})
+
+
+@dataclass(slots=True)
+class Walk:
+    """What lies below a folder: image names (with `/`, sorted), folder names, what was left out."""
+
+    images: list[str] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+
+    def notes(self) -> tuple[str, ...]:
+        """What was left out and why, in words."""
+        return tuple(f"{count} {what}" for what, count in sorted(self.left_out.items()))
+
+
+def is_system_name(name: str) -> bool:
+    """Whether a name belongs to an operating system or a tool: hidden, or one of a known few."""
+    return name.startswith(".") or name in _SYSTEM_NAMES
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a name ends like an image's."""
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122 - 200,000 names
+
+
+def walk(root: Path) -> Walk:
+    """Every image below `root`, links followed only where they stay inside it.
+
+    Raises:
+        OSError: `root` cannot be listed.
+    """
+    found = Walk()
+    real_root = os.path.realpath(root)
+    _descend(real_root, "", real_root, {_identity(real_root)}, found)
+    found.images.sort()
+    found.folders.sort()
+    return found
+
+
+def _descend(folder: str, prefix: str, root: str, seen: set[tuple[int, int]], found: Walk) -> None:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if is_system_name(entry.name):
+                continue
+            if entry.is_symlink() and not _stays_inside(entry.path, root):
+                found.left_out["links that lead out of the folder or nowhere (not followed)"] += 1
+            elif entry.is_dir():
+                _enter(entry, prefix, root, seen, found)
+            elif not entry.is_file():
+                found.left_out["pipes, sockets or devices (skipped)"] += 1
+            elif is_image_name(entry.name):
+                found.images.append(prefix + entry.name)
+            else:
+                found.left_out["files that are no images (ignored)"] += 1
+
+
+def _enter(
+    entry: "os.DirEntry[str]", prefix: str, root: str, seen: set[tuple[int, int]], found: Walk
+) -> None:
+    identity = _identity(entry.path)
+    if identity in seen:
+        found.left_out["links back to a folder already read (not followed)"] += 1
+        return
+    seen.add(identity)
+    found.folders.append(prefix + entry.name)
+    try:
+        _descend(entry.path, prefix + entry.name + "/", root, seen, found)
+    except PermissionError:
+        found.left_out["folders that may not be read (skipped)"] += 1
+
+
+def _identity(folder: str) -> tuple[int, int]:
+    status = os.stat(folder)  # noqa: PTH116 - an entry's own stat has no inode on every platform
+    return status.st_dev, status.st_ino
+
+
+def _stays_inside(path: str, root: str) -> bool:
+    target = os.path.realpath(path)
+    return os.path.exists(target) and os.path.commonpath([target, root]) == root  # noqa: PTH110

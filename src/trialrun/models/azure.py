@@ -1,0 +1,172 @@
+"""Azure ML designer's model directories: read by name, nothing in them imported or run.
+
+`model_spec.yaml` names a class and its arguments; the known ones are mapped to torchvision's
+networks, any other is refused. `model` is a state dict with keys that begin with `model.`; where
+the ancestor started from pretrained weights, `out_linear_model` maps 1,000 outputs to the classes.
+"""
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import yaml
+from torch import Tensor, nn
+
+from trialrun.errors import InvalidModelDirectoryError
+from trialrun.images.preprocessing import Preprocessing
+from trialrun.models.classifier import ImageClassifier
+from trialrun.models.directory import ModelDescription, StoredModel
+from trialrun.models.names import AZURE_DESCRIPTION, SWITCHES
+from trialrun.models.weights import from_torch_save, load_exactly
+from trialrun.models.zoo import build
+
+_FAMILIES = {
+    "DenseNet": frozenset({"densenet121", "densenet161", "densenet169", "densenet201"}),
+    "ResNet": frozenset(
+        "resnet18 resnet34 resnet50 resnet101 resnet152 resnext50_32x4d resnext101_32x8d "
+        "wide_resnet50_2 wide_resnet101_2".split()
+    ),
+}
+_NETWORK_PREFIX = "model."
+_OUTPUT_PREFIX = "out_linear_model."
+_PRETRAINED_OUTPUTS = 1000
+_HALF = (0.5, 0.5, 0.5)  # the ancestor's mean and standard deviation of every channel
+_HINT = "Give a ModelDirectory of trialrun's, or Azure's DenseNet or ResNet."
+
+
+class _WithOutputLayer(nn.Module):
+    """A network of 1,000 outputs and the linear layer that the ancestor set behind it."""
+
+    def __init__(self, model: nn.Module, num_classes: int) -> None:
+        super().__init__()
+        self.model = model
+        self.out_linear_model = nn.Linear(_PRETRAINED_OUTPUTS, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) normalised images to (N, C) logits."""
+        logits: Tensor = self.out_linear_model(self.model(images))
+        return logits
+
+
+def read_untrained(folder: Path) -> StoredModel:
+    """An UntrainedModelDirectory of Azure's, with its weights where it has some.
+
+    Raises:
+        InvalidModelDirectoryError: Not a DenseNet or ResNet of Azure's, or damaged.
+    """
+    spec = _spec(folder)
+    path = _model_file(folder, spec)
+    state = None
+    if path.is_file():
+        state = {
+            name.removeprefix(_NETWORK_PREFIX): tensor
+            for name, tensor in from_torch_save(_bytes_of(path), path).items()
+            if name.startswith(_NETWORK_PREFIX)
+        }
+    return StoredModel(folder, ModelDescription(*_architecture(folder, spec)), state, None)
+
+
+def read_trained(folder: Path) -> ImageClassifier:
+    """A ModelDirectory of Azure's as a network in eval mode.
+
+    Raises:
+        InvalidModelDirectoryError: Not a DenseNet or ResNet of Azure's, untrained or damaged.
+    """
+    spec = _spec(folder)
+    architecture, arguments = _architecture(folder, spec)
+    classes = _classes(folder, spec)
+    path = _model_file(folder, spec)
+    state = from_torch_save(_bytes_of(path), path)
+    num_outputs = _PRETRAINED_OUTPUTS if _has_output_layer(state) else len(classes)
+    network = build(architecture, num_outputs, image_size=None, arguments=arguments)
+    if _has_output_layer(state):
+        whole: nn.Module = _WithOutputLayer(network, len(classes))
+        load_exactly(whole, state, path)
+    else:
+        whole = network
+        load_exactly(network, _without_prefix(state, path), path)
+    return ImageClassifier(whole, classes, _preprocessing(folder, spec)).eval()
+
+
+def _has_output_layer(state: Mapping[str, Tensor]) -> bool:
+    return any(name.startswith(_OUTPUT_PREFIX) for name in state)
+
+
+def _without_prefix(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    if stray := next((name for name in state if not name.startswith(_NETWORK_PREFIX)), None):
+        raise InvalidModelDirectoryError(f"{path}: unknown tensor {stray}", _HINT)
+    return {name.removeprefix(_NETWORK_PREFIX): tensor for name, tensor in state.items()}
+
+
+def _refused(folder: Path, what: str) -> InvalidModelDirectoryError:
+    return InvalidModelDirectoryError(f"{folder / AZURE_DESCRIPTION}: {what}", _HINT)
+
+
+def _spec(folder: Path) -> Mapping[str, Any]:
+    try:
+        spec = yaml.safe_load((folder / AZURE_DESCRIPTION).read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise _refused(folder, f"is damaged: {error}") from error
+    if not isinstance(spec, dict) or not isinstance(spec.get("flavor_extras"), dict):
+        raise _refused(folder, "describes no PyTorch image model")
+    if (spec.get("flavor") or {}).get("name") != "pytorch":
+        raise _refused(folder, "describes no PyTorch model")
+    return spec
+
+
+def _architecture(folder: Path, spec: Mapping[str, Any]) -> tuple[str, dict[str, bool]]:
+    extras = spec["flavor_extras"]
+    init_params = extras.get("init_params") or {}
+    family, name = extras.get("class"), init_params.get("model_name")
+    if family not in _FAMILIES or name not in _FAMILIES[family]:
+        raise _refused(folder, f"class {family!s} with model {name!s} is not a known network")
+    return name, {switch: True for switch in SWITCHES if init_params.get(switch) is True}
+
+
+def _model_file(folder: Path, spec: Mapping[str, Any]) -> Path:
+    name = str(spec.get("model_file", "model"))
+    if PurePosixPath(name).name != name or name in (".", ".."):
+        raise _refused(folder, f"model_file {name!r} leads out of the folder")
+    return folder / name
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidModelDirectoryError(
+            f"{path} cannot be read: {error.strerror or error}", _HINT
+        ) from error
+
+
+def _classes(folder: Path, spec: Mapping[str, Any]) -> tuple[str, ...]:
+    name = spec.get("label_map_file")
+    if not name:
+        raise _refused(folder, "has no label map: the model is not trained")
+    if PurePosixPath(str(name)).name != name:
+        raise _refused(folder, f"label_map_file {name!r} leads out of the folder")
+    try:
+        with (folder / name).open(encoding="utf-8", newline="") as file:
+            rows = [(int(row[0]), row[1]) for row in list(csv.reader(file))[1:] if row]
+    except (OSError, ValueError, IndexError) as error:
+        raise _refused(folder, f"{name} is damaged: {error}") from error
+    num_classes = (spec["flavor_extras"].get("init_params") or {}).get("num_classes")
+    if [index for index, _ in rows] != list(range(len(rows))) or num_classes != len(rows):
+        raise _refused(folder, f"{len(rows)} labels for num_classes {num_classes}")
+    return tuple(label for _, label in rows)
+
+
+def _preprocessing(folder: Path, spec: Mapping[str, Any]) -> Preprocessing:
+    try:
+        steps = [entry["pre_processor"] for entry in spec.get("inputs") or ()]
+    except (KeyError, TypeError) as error:
+        raise _refused(folder, "inputs are damaged") from error
+    if not steps:
+        return Preprocessing(None, _HALF, _HALF)
+    if steps[0].get("class") != "ImageNormalizer":
+        raise _refused(folder, f"unknown pre_processor {steps[0].get('class')!s}")
+    try:
+        return Preprocessing.from_json({"image_size": None, **steps[0]["init_params"]})
+    except (KeyError, TypeError, ValueError) as error:
+        raise _refused(folder, f"pre_processor is damaged: {error}") from error

@@ -1,0 +1,212 @@
+"""ModelDirectory and UntrainedModelDirectory: safetensors and JSON, held to a manifest.
+
+    model.json         architecture, arguments; where trained: classes in index order, preprocessing
+    model.safetensors  the weights; an untrained directory may have none
+    manifest.json      sha256 and size of both
+
+MLflow's own files and `code/` may lie beside them; anything else is refused. Nothing in the
+directory is executed.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from trialrun.errors import InvalidModelDirectoryError
+from trialrun.files import as_json, write_durably
+from trialrun.images.preprocessing import Preprocessing
+from trialrun.models.classifier import ImageClassifier
+from trialrun.models.names import OUR_DESCRIPTION
+from trialrun.models.weights import from_safetensors, load_exactly
+from trialrun.models.zoo import build
+
+FORMAT = "trialrun.model/1"
+WEIGHTS = "model.safetensors"
+MANIFEST = "manifest.json"
+CODE = "code"
+LOADER_MODULE = "trialrun.serving"
+
+_DATA_FILES = (OUR_DESCRIPTION, WEIGHTS)
+# `registered_model_meta` is what MLflow adds when it downloads a registered version.
+_MLFLOW_FILES = frozenset(
+    {"MLmodel", "conda.yaml", "python_env.yaml", "requirements.txt", "registered_model_meta"}
+)
+_HINT = "Take another copy of the model, or train it again."
+
+
+@dataclass(frozen=True, slots=True)
+class ModelDescription:
+    """What `model.json` says; `classes` and `preprocessing` are absent from an untrained model."""
+
+    architecture: str
+    arguments: Mapping[str, bool] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
+    preprocessing: Preprocessing | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, in the order people read them."""
+        values: dict[str, Any] = {
+            "format": FORMAT,
+            "architecture": self.architecture,
+            "arguments": dict(self.arguments),
+        }
+        if self.preprocessing is not None:
+            values["classes"] = list(self.classes)
+            values["preprocessing"] = self.preprocessing.to_json()
+        return values
+
+    @classmethod
+    def from_json(cls, values: object) -> "ModelDescription":
+        """The inverse of `to_json`.
+
+        Raises:
+            ValueError: Of another format, or a value is missing or of another type.
+        """
+        if not isinstance(values, dict) or values.get("format") != FORMAT:
+            raise ValueError(f"its format is not {FORMAT}")
+        arguments = values.get("arguments", {})
+        if not isinstance(values.get("architecture"), str) or not isinstance(arguments, dict):
+            raise ValueError("architecture or arguments are missing")
+        if "preprocessing" not in values:
+            return cls(values["architecture"], arguments)
+        classes = values.get("classes")
+        if not isinstance(classes, list) or not all(isinstance(c, str) for c in classes):
+            raise ValueError("classes are no list of names")
+        if len(set(classes)) != len(classes) or not classes:
+            raise ValueError("classes are empty or not unique")
+        preprocessing = Preprocessing.from_json(values["preprocessing"])
+        return cls(values["architecture"], arguments, tuple(classes), preprocessing)
+
+
+def write(folder: Path, description: ModelDescription, weights: bytes | None) -> None:
+    """Write the data files and their manifest into `folder`, the manifest last.
+
+    Raises:
+        StorageError: The folder cannot be written.
+    """
+    contents = {OUR_DESCRIPTION: as_json(description.to_json()).encode()}
+    if weights is not None:
+        contents[WEIGHTS] = weights
+    for name, data in contents.items():
+        write_durably(folder / name, data)
+    manifest = {
+        name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+        for name, data in contents.items()
+    }
+    write_durably(folder / MANIFEST, as_json({"files": manifest}))
+
+
+@dataclass(frozen=True, slots=True)
+class StoredModel:
+    """A model directory as read and checked, its network not yet built."""
+
+    folder: Path
+    description: ModelDescription
+    state: dict[str, Tensor] | None
+    weights_sha256: str | None
+
+    def classifier(self) -> ImageClassifier:
+        """The trained network in eval mode.
+
+        Raises:
+            InvalidModelDirectoryError: The directory is untrained, or weights and description
+                do not fit each other.
+        """
+        description = self.description
+        if description.preprocessing is None or self.state is None:
+            raise InvalidModelDirectoryError(
+                f"{self.folder} is not trained", "Train it: `trialrun train --model DIR`."
+            )
+        network = build(
+            description.architecture,
+            len(description.classes),
+            image_size=description.preprocessing.image_size,
+            arguments=description.arguments,
+        )
+        load_exactly(network, self.state, self.folder / WEIGHTS)
+        classifier = ImageClassifier(network, description.classes, description.preprocessing)
+        return classifier.eval()
+
+
+def read(folder: Path) -> StoredModel:
+    """Read and check a directory of ours.
+
+    Raises:
+        InvalidModelDirectoryError: Damaged, incomplete, with files that do not belong, or asking
+            for another loader.
+    """
+    _check_names(folder)
+    _check_loader(folder)
+    manifest = _manifest(folder)
+    contents = {name: _verified(folder / name, entry) for name, entry in manifest.items()}
+    try:
+        description = ModelDescription.from_json(json.loads(contents[OUR_DESCRIPTION]))
+    except (KeyError, ValueError, TypeError) as error:
+        raise _refused(folder / OUR_DESCRIPTION, f"is damaged: {error}") from error
+    if WEIGHTS not in contents:
+        return StoredModel(folder, description, None, None)
+    state = from_safetensors(contents[WEIGHTS], folder / WEIGHTS)
+    return StoredModel(folder, description, state, manifest[WEIGHTS]["sha256"])
+
+
+def _refused(path: Path, what: str) -> InvalidModelDirectoryError:
+    return InvalidModelDirectoryError(f"{path} {what}", _HINT)
+
+
+def _check_names(folder: Path) -> None:
+    allowed = {*_DATA_FILES, MANIFEST, CODE, *_MLFLOW_FILES}
+    for path in sorted(folder.iterdir()):
+        if path.name not in allowed:
+            raise _refused(path, "does not belong into a model directory")
+        if path.is_symlink() or (path.name != CODE and not path.is_file()):
+            raise _refused(path, "is no plain file")
+
+
+def _check_loader(folder: Path) -> None:
+    path = folder / "MLmodel"
+    if not path.is_file():
+        return
+    import yaml
+
+    try:
+        flavors = yaml.safe_load(path.read_text("utf-8"))["flavors"]
+        loader = flavors["python_function"]["loader_module"]
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        raise _refused(path, "is damaged") from error
+    if loader != LOADER_MODULE:
+        raise _refused(path, f"wants the module {loader!s} to be imported")
+
+
+def _manifest(folder: Path) -> dict[str, dict[str, Any]]:
+    path = folder / MANIFEST
+    try:
+        files = json.loads(path.read_text("utf-8"))["files"]
+        manifest = {
+            name: {"sha256": str(entry["sha256"]), "bytes": int(entry["bytes"])}
+            for name, entry in files.items()
+        }
+    except FileNotFoundError as error:
+        raise _refused(path, "is missing") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _refused(path, "is damaged") from error
+    if unknown := manifest.keys() - set(_DATA_FILES):
+        raise _refused(path, f"names a file that does not belong: {min(unknown)!r}")
+    for name in _DATA_FILES:
+        if (folder / name).is_file() and name not in manifest:
+            raise _refused(folder / name, "is not in the manifest")
+    return manifest
+
+
+def _verified(path: Path, entry: Mapping[str, Any]) -> bytes:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise _refused(path, f"cannot be read: {error.strerror or error}") from error
+    if len(data) != entry["bytes"] or hashlib.sha256(data).hexdigest() != entry["sha256"]:
+        raise _refused(path, "checksum mismatch: it is not the file the manifest describes")
+    return data

@@ -1,0 +1,138 @@
+"""Weights as bytes and back, with nothing executed and nothing believed.
+
+safetensors and torch's own loader both accept a flipped bit: callers check a sha256 first.
+"""
+
+import hashlib
+import io
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from trialrun.errors import InvalidModelDirectoryError
+
+_SOURCE_HINT = "Train or export the model again, or take another copy of it."
+
+
+def to_bytes(state: Mapping[str, Tensor]) -> bytes:
+    """A state dict in safetensors format; equal weights give equal bytes."""
+    tensors = {
+        name: tensor.detach().to("cpu").contiguous(memory_format=torch.contiguous_format)
+        for name, tensor in state.items()
+    }
+    return safetensors.torch.save(tensors)
+
+
+def sha256(content: bytes) -> str:
+    """What identifies weights: the hash that `sha256sum model.safetensors` prints."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def from_safetensors(data: bytes, source: Path) -> dict[str, Tensor]:
+    """The state dict in safetensors bytes.
+
+    Raises:
+        InvalidModelDirectoryError: Not safetensors, or damaged.
+    """
+    try:
+        return safetensors.torch.load(data)
+    except (safetensors.SafetensorError, ValueError, KeyError) as error:
+        raise InvalidModelDirectoryError(f"{source} is damaged: {error}", _SOURCE_HINT) from error
+
+
+def from_torch_save(data: bytes, source: Path) -> dict[str, Tensor]:
+    """The state dict that `torch.save` wrote; a pickle that asks for more than tensors is refused.
+
+    Raises:
+        InvalidModelDirectoryError: Damaged, not a state dict, or asking to run code.
+    """
+    try:
+        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InvalidModelDirectoryError(
+            f"{source} asks to run code while loading, and is refused", _SOURCE_HINT
+        ) from error
+    except (RuntimeError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        first_line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InvalidModelDirectoryError(
+            f"{source} is damaged: {first_line}", _SOURCE_HINT
+        ) from error
+    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise InvalidModelDirectoryError(f"{source} holds no state dict", _SOURCE_HINT)
+    return dict(state)
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The state dict in a `.safetensors` file or one of `torch.save`.
+
+    Raises:
+        InvalidModelDirectoryError: The file is not there, damaged, or asks to run code.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InvalidModelDirectoryError(
+            f"{path} cannot be read: {error.strerror or error}", "Give a file of weights."
+        ) from error
+    parse = from_safetensors if path.suffix == ".safetensors" else from_torch_save
+    return parse(data, path)
+
+
+def load_exactly(network: nn.Module, state: Mapping[str, Tensor], source: Path) -> None:
+    """Put `state` into `network`, every tensor of the right name, shape, type and finite.
+
+    Raises:
+        InvalidModelDirectoryError: With the first tensor that does not fit.
+    """
+    expected = network.state_dict()
+    if problem := _first_misfit(expected, state):
+        raise InvalidModelDirectoryError(f"{source}: {problem}", _SOURCE_HINT)
+    network.load_state_dict(state)
+
+
+def load_initial(
+    network: nn.Module, state: Mapping[str, Tensor], head_prefix: str, source: Path
+) -> None:
+    """Start `network` from `state`, whose last layer may be for another number of classes.
+
+    Raises:
+        InvalidModelDirectoryError: Something other than the last layer does not fit.
+    """
+    expected = network.state_dict()
+    fitting = {
+        name: tensor
+        for name, tensor in state.items()
+        if not name.startswith(("AuxLogits.", "aux1.", "aux2."))
+        and not _is_other_head(name, tensor, head_prefix, expected)
+    }
+    own_head = {name: t for name, t in expected.items() if name.startswith(head_prefix)}
+    load_exactly(network, {**own_head, **fitting}, source)
+
+
+def _is_other_head(
+    name: str, tensor: Tensor, head_prefix: str, expected: Mapping[str, Tensor]
+) -> bool:
+    return name.startswith(head_prefix) and (
+        name not in expected or tensor.shape != expected[name].shape
+    )
+
+
+def _first_misfit(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
+    if missing := sorted(expected.keys() - state.keys()):
+        return f"{len(missing)} tensors are missing ({missing[0]})"
+    if extra := sorted(state.keys() - expected.keys()):
+        return f"{len(extra)} tensors are unknown to the network ({extra[0]})"
+    for name, tensor in state.items():
+        if tensor.shape != expected[name].shape:
+            return f"{name} has shape {tuple(tensor.shape)}, not {tuple(expected[name].shape)}"
+        if tensor.dtype != expected[name].dtype:
+            return f"{name} has type {tensor.dtype}, not {expected[name].dtype}"
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            return f"{name} holds values that are not finite"
+    return ""

@@ -1,0 +1,111 @@
+"""torchvision's classification networks, built for a number of classes and an image size."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from trialrun.errors import InvalidModelDirectoryError, InvalidParameterError
+from trialrun.models.names import ARCHITECTURES, SWITCHES, takes_switch
+
+_AUXILIARY_HEADS = ("googlenet", "inception_v3")  # trained without: one loss for every network
+
+
+def build(
+    architecture: str,
+    num_classes: int,
+    *,
+    image_size: int | None,
+    arguments: Mapping[str, Any] | None = None,
+) -> nn.Module:
+    """A network of the zoo with freshly drawn weights.
+
+    Raises:
+        InvalidModelDirectoryError: No such architecture, or an argument that it does not take.
+        InvalidParameterError: The network cannot be built for this image size.
+    """
+    if architecture not in ARCHITECTURES:
+        raise InvalidModelDirectoryError(
+            f"there is no network {architecture}", "`trialrun model list` names them all."
+        )
+    switches = _checked_switches(architecture, arguments or {})
+    if architecture in _AUXILIARY_HEADS:
+        switches |= {"aux_logits": False, "init_weights": True}
+    if image_size is not None and architecture.startswith("vit_"):
+        switches["image_size"] = image_size
+    if image_size is not None and architecture.startswith("maxvit_"):
+        switches["input_size"] = (image_size, image_size)
+    try:
+        network: nn.Module = torchvision.models.get_model(
+            architecture, weights=None, num_classes=num_classes, **switches
+        )
+    except (ValueError, RuntimeError, AssertionError) as error:
+        raise _unfit(architecture, image_size, error) from error
+    return network
+
+
+def _checked_switches(architecture: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    for name, value in arguments.items():
+        if name not in SWITCHES or not isinstance(value, bool):
+            raise InvalidModelDirectoryError(
+                f"{architecture} takes no argument {name}={value!r}",
+                f"Known arguments are {', '.join(SWITCHES)}, true or false.",
+            )
+        if value and not takes_switch(architecture, name):
+            raise InvalidModelDirectoryError(
+                f"{architecture} takes no argument {name}",
+                f"It belongs to {' and '.join(SWITCHES[name])}.",
+            )
+    return {name: True for name, value in arguments.items() if value}
+
+
+def check_image_size(network: nn.Module, architecture: str, image_size: int) -> None:
+    """Run one blank image through `network`, so that a size it cannot take is told at once.
+
+    Raises:
+        InvalidParameterError: The size does not fit the network.
+    """
+    was_training = network.training
+    network.eval()
+    parameter = next(network.parameters())
+    blank = torch.zeros(1, 3, image_size, image_size, device=parameter.device)
+    try:
+        with torch.inference_mode():
+            network(blank)
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise _unfit(architecture, image_size, error) from error
+    finally:
+        network.train(was_training)
+
+
+def _unfit(architecture: str, image_size: int | None, error: Exception) -> InvalidParameterError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return InvalidParameterError(
+        f"{architecture} does not take images of {image_size} pixels ({reason})",
+        "Set image_size; 224 suits every network but inception_v3, which wants 299.",
+    )
+
+
+def head_prefix(network: nn.Module) -> str:
+    """The name of the last layer, whose shape follows the number of classes, with a dot."""
+    *_, last = (name for name, _ in network.named_parameters())
+    return last.rpartition(".")[0] + "."
+
+
+def pretrained_state(architecture: str) -> dict[str, Tensor]:
+    """torchvision's default weights, downloaded on first use and checked by their hash.
+
+    Raises:
+        InvalidParameterError: They cannot be downloaded, or there are none.
+    """
+    try:
+        weights = torchvision.models.get_model_weights(architecture).DEFAULT
+        state: dict[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True)
+    except (OSError, RuntimeError, AttributeError, ValueError) as error:
+        raise InvalidParameterError(
+            f"weights=default: {architecture}'s weights cannot be had: {error}",
+            "Go online once, give a file with `weights=FILE`, or leave weights at none.",
+        ) from error
+    return state

@@ -1,0 +1,6 @@
+"""Trained models in MLflow: logged with their run, registered as versions, found by URI."""
+
+from trialrun.registry.models import LoggedModel, new_model, register, upload
+from trialrun.registry.resolve import model_folder
+
+__all__ = ["LoggedModel", "model_folder", "new_model", "register", "upload"]

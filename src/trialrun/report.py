@@ -1,0 +1,57 @@
+"""Tables out of predictions.
+
+Array letters: N images, C classes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class ClassReport:
+    """How one class fared; shares run from 0 to 1, and are 0 where nothing was to be counted."""
+
+    name: str
+    images: int
+    precision: float
+    recall: float
+    f1: float
+
+
+def confusion_matrix(
+    labels: NDArray[np.int64], predicted: NDArray[np.int64], num_classes: int
+) -> NDArray[np.int64]:
+    """(C, C) counts, a row a true class, a column a predicted one."""
+    cells = np.bincount(labels * num_classes + predicted, minlength=num_classes**2)
+    return cells.reshape(num_classes, num_classes)
+
+
+def per_class(confusion: NDArray[np.int64], classes: Sequence[str]) -> list[ClassReport]:
+    """Precision, recall and F1 of every class, in the classes' order."""
+    hits = np.diag(confusion).astype(float)
+    of_class, as_class = confusion.sum(axis=1), confusion.sum(axis=0)
+    precision = _share(hits, as_class)
+    recall = _share(hits, of_class)
+    f1 = _share(2 * hits, of_class + as_class)
+    return [
+        ClassReport(name, int(of_class[i]), float(precision[i]), float(recall[i]), float(f1[i]))
+        for i, name in enumerate(classes)
+    ]
+
+
+def macro_f1(reports: Sequence[ClassReport]) -> float:
+    """The mean of the classes' F1, each class counting alike."""
+    return float(np.mean([report.f1 for report in reports]))
+
+
+def rows(reports: Sequence[ClassReport]) -> list[dict[str, Any]]:
+    """The table as plain rows."""
+    return [asdict(report) for report in reports]
+
+
+def _share(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:
+    return np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0)

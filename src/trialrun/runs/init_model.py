@@ -1,0 +1,47 @@
+"""An UntrainedModelDirectory out of a network's name, the ancestor's switches and weights."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from trialrun.config import NONE_TEXT
+from trialrun.errors import InvalidModelDirectoryError, InvalidParameterError
+from trialrun.files import new_directory
+from trialrun.models.names import ARCHITECTURES, SWITCHES, check_name, takes_switch
+
+
+def init_model(name: str, out: str, *, weights: str, switches: Mapping[str, bool]) -> Path:
+    """Write the directory and return it; `weights` is none, default or a file.
+
+    Raises:
+        InvalidModelDirectoryError: There is no such network, or the weights are not its own.
+        InvalidParameterError: The network has no such switch, or weights cannot be downloaded.
+        StorageError: `out` exists or cannot be written.
+    """
+    if name not in ARCHITECTURES:
+        check_name(name)
+        raise InvalidModelDirectoryError(
+            f"{name} is a directory already", "Name a network of `trialrun model list`."
+        )
+    chosen = {switch: True for switch, on in switches.items() if on}
+    for switch in chosen:
+        if not takes_switch(name, switch):
+            raise InvalidParameterError(
+                f"{name} has no {switch}", f"It belongs to {' and '.join(SWITCHES[switch])}."
+            )
+    content = None if weights == NONE_TEXT else _weights(name, weights)
+    folder = Path(out).expanduser()
+    with new_directory(folder) as draft:
+        from trialrun.models.directory import ModelDescription, write
+
+        write(draft, ModelDescription(name, chosen), content)
+    return folder
+
+
+def _weights(name: str, weights: str) -> bytes:
+    from trialrun.models.open import DEFAULT_WEIGHTS
+    from trialrun.models.weights import read_state, to_bytes
+    from trialrun.models.zoo import pretrained_state
+
+    if weights == DEFAULT_WEIGHTS:
+        return to_bytes(pretrained_state(name))
+    return to_bytes(read_state(Path(weights).expanduser()))

@@ -1,0 +1,43 @@
+"""What a run tells while it is under way; the command line shows it, a library call is silent."""
+
+from typing import Protocol
+
+from trialrun.engine.stopping import Standing
+
+
+class Observer(Protocol):
+    """Someone who watches a run."""
+
+    def opened(self, run_name: str, run_id: str) -> None:
+        """A run has been opened in MLflow."""
+
+    def note(self, text: str) -> None:
+        """Something a person should know."""
+
+    def decoding(self, num_images: int) -> None:
+        """So many images of a set are about to be decoded."""
+
+    def decoded(self, num_images: int) -> None:
+        """So many more have been."""
+
+    def epoch(self, standing: Standing, epochs: int) -> None:
+        """An epoch is done."""
+
+
+class Silent:
+    """Watches and says nothing."""
+
+    def opened(self, run_name: str, run_id: str) -> None:
+        """Nothing."""
+
+    def note(self, text: str) -> None:
+        """Nothing."""
+
+    def decoding(self, num_images: int) -> None:
+        """Nothing."""
+
+    def decoded(self, num_images: int) -> None:
+        """Nothing."""
+
+    def epoch(self, standing: Standing, epochs: int) -> None:
+        """Nothing."""

@@ -1,0 +1,117 @@
+"""What is to be trained on what, checked as far as names go: no torch, no MLflow, no pixels.
+
+All complaints about parameters and data layout are found together.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trialrun.config import TrainConfig, from_values
+from trialrun.config.folders import cache_folder
+from trialrun.errors import InvalidParameterError, TrialrunError, merged
+from trialrun.images import (
+    ImageSet,
+    check_same_classes,
+    check_trainable,
+    open_data,
+    stratified_split,
+)
+from trialrun.images.sample import PREFIX as SAMPLE_PREFIX
+from trialrun.models import check_name
+
+_TABLE_SUFFIXES = (".csv", ".parquet")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainPlan:
+    """Settings and both sets, fit to be learned from as far as names tell."""
+
+    config: TrainConfig
+    train: ImageSet
+    valid: ImageSet
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes in index order."""
+        return self.train.classes
+
+
+def plan_training(values: Mapping[str, Any]) -> TrainPlan:
+    """Settings by name, as texts or Python values, to a plan.
+
+    Raises:
+        TrialrunError: One error that names everything wrong with parameters, data and model.
+    """
+    problems: list[TrialrunError] = []
+    config = _settings(values, problems)
+    try:
+        check_name(config.model)
+    except TrialrunError as error:
+        problems.append(error)
+    train = _labelled(config.train_data, problems)
+    valid = _labelled(config.valid_data, problems)
+    if problems:
+        raise merged(problems)
+    assert train is not None
+    if valid is None:
+        train, valid = stratified_split(
+            train, second_fraction=config.valid_fraction, random_seed=config.random_seed
+        )
+    if problems := [*check_same_classes(train, valid), *_too_large_batch(config, train)]:
+        raise merged(problems)
+    return TrainPlan(config, train, valid)
+
+
+def _settings(values: Mapping[str, Any], problems: list[TrialrunError]) -> TrainConfig:
+    """The settings; where some are wrong, the others, so that the data is looked at all the same."""
+    try:
+        return from_values(TrainConfig, values)
+    except InvalidParameterError as error:
+        problems.append(error)
+    kept = {}
+    for name, value in values.items():
+        try:
+            from_values(TrainConfig, {name: value})
+        except InvalidParameterError:
+            continue
+        kept[name] = value
+    return from_values(TrainConfig, kept)
+
+
+def _labelled(source: str | None, problems: list[TrialrunError]) -> ImageSet | None:
+    if source is None or (problems and source.startswith(SAMPLE_PREFIX)):
+        return None  # a sample is never at fault, and writing it takes seconds
+    try:
+        images = open_data(source, cache_folder())
+    except TrialrunError as error:
+        problems.append(error)
+        return None
+    problems += check_trainable(images)
+    return images.labelled()
+
+
+def _too_large_batch(config: TrainConfig, train: ImageSet) -> list[TrialrunError]:
+    if config.batch_size <= len(train):
+        return []
+    return [
+        InvalidParameterError(
+            f"batch_size={config.batch_size} is larger than the training set ({len(train)} images)",
+            f"Set batch_size to {len(train)} or less.",
+        )
+    ]
+
+
+def check_output(output: str) -> Path:
+    """The file to write, known by its ending.
+
+    Raises:
+        InvalidParameterError: It ends in neither .csv nor .parquet.
+    """
+    path = Path(output)
+    if path.suffix not in _TABLE_SUFFIXES:
+        raise InvalidParameterError(
+            f"output={output} is neither .csv nor .parquet", "Name the file scored.csv, say."
+        )
+    return path

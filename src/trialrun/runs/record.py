@@ -1,0 +1,149 @@
+"""What a training run writes into its MLflow record, and when."""
+
+import json
+import time
+from typing import Any
+
+from trialrun import report
+from trialrun.config import as_text
+from trialrun.engine.precision import Arithmetic
+from trialrun.engine.stopping import Standing
+from trialrun.runs.data import PreparedData, PreparedSet
+from trialrun.runs.plan import TrainPlan
+from trialrun.runs.result import TrainResult
+from trialrun.runs.tables import as_csv
+from trialrun.tracking import TrackedRun, dataset_digest, dataset_input
+
+TRAIN_NAME, VALID_NAME = "train", "valid"
+EVENTS = "events.jsonl"
+
+_STOP_FIELDS = ("stop_reason", "stopped_epoch", "best_epoch", "best_valid_loss", "weights_sha256")
+
+
+def record_beginning(
+    run: TrackedRun, plan: TrainPlan, data: PreparedData, math: Arithmetic
+) -> None:
+    """What is known before the first epoch: parameters, what they resolved to, inputs, manifest."""
+    resolved = {
+        "resolved_device": str(math.device),
+        "resolved_precision": math.precision,
+        "resolved_image_size": str(data.preprocessing.image_size),
+        "num_classes": str(len(plan.classes)),
+        "num_train_images": str(len(data.train.pixels)),
+        "num_valid_images": str(len(data.valid.pixels)),
+    }
+    run.params(plan.config.params() | resolved)
+    run.inputs(
+        [
+            dataset_input(data.train.surveyed, name=TRAIN_NAME, context="training"),
+            dataset_input(data.valid.surveyed, name=VALID_NAME, context="validation"),
+        ]
+    )
+    rows = [*_manifest_rows(TRAIN_NAME, data.train), *_manifest_rows(VALID_NAME, data.valid)]
+    run.text("manifest.jsonl", as_lines(rows))
+    if skipped := [row for row in rows if row["skipped"]]:
+        run.text("skipped.csv", as_csv(skipped))
+        run.tags({"skipped_images": str(len(skipped))})
+
+
+def _manifest_rows(name: str, prepared: PreparedSet) -> list[dict[str, Any]]:
+    surveyed = prepared.surveyed
+    return [
+        {
+            "set": name,
+            "name": item.name,
+            "label": item.label,
+            "sha256": seen.sha256,
+            "bytes": seen.num_bytes,
+            "width": seen.width,
+            "height": seen.height,
+            "skipped": reason,
+        }
+        for item, seen, reason in zip(
+            surveyed.images.items, surveyed.sightings, prepared.reasons, strict=True
+        )
+    ]
+
+
+def as_lines(rows: list[dict[str, Any]]) -> str:
+    """One JSON object a line; names that are not UTF-8 come out as escapes."""
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def record_epoch(run: TrackedRun, standing: Standing) -> int:
+    """An epoch's metrics in one call; when they were given, in ms since 1970."""
+    metrics = standing.result.metrics()
+    metrics["epochs_without_improvement"] = standing.epochs_without_improvement
+    return run.metrics(metrics, standing.result.epoch)
+
+
+def record_best_epoch(
+    run: TrackedRun, best: Standing, timestamp_ms: int, model_id: str, data: PreparedData
+) -> None:
+    """Link the best epoch's metrics to the model and to the set each was measured on.
+
+    They are given again with the time they had: MLflow keeps one value of them, with its links.
+    """
+    for prefix, name, prepared in (
+        ("train_", TRAIN_NAME, data.train),
+        ("valid_", VALID_NAME, data.valid),
+    ):
+        metrics = {
+            key: value for key, value in best.result.metrics().items() if key.startswith(prefix)
+        }
+        run.metrics(
+            metrics,
+            best.result.epoch,
+            timestamp_ms=timestamp_ms,
+            model_id=model_id,
+            dataset_name=name,
+            dataset_digest=dataset_digest(prepared.surveyed),
+        )
+
+
+class Events:
+    """The story of a run, a JSON object a line: what each epoch came to, and why it stopped."""
+
+    def __init__(self) -> None:
+        self._rows: list[dict[str, Any]] = []
+
+    def add(self, event: str, **facts: Any) -> None:
+        """Note that something happened now."""
+        self._rows.append({"event": event, "time": round(time.time(), 3), **facts})
+
+    def epoch(self, standing: Standing) -> None:
+        """Note an epoch's outcome, and an early stop where it brought one."""
+        stalled = standing.epochs_without_improvement
+        self.add(
+            "improved" if stalled == 0 else "no_improvement",
+            epoch=standing.result.epoch,
+            valid_loss=standing.result.valid_loss,
+            best_epoch=standing.best_epoch,
+            epochs_without_improvement=stalled,
+        )
+
+    def text(self) -> str:
+        """The file's content."""
+        return as_lines(self._rows)
+
+
+def record_stop(run: TrackedRun, events: Events, result: TrainResult) -> None:
+    """Why training stopped and with which weights, as tags and as `events.jsonl`."""
+    facts = {name: getattr(result, name) for name in _STOP_FIELDS}
+    events.add("stopped", **facts)
+    run.tags({name: as_text(value) for name, value in facts.items()})
+    run.text(EVENTS, events.text())
+
+
+def record_validation(run: TrackedRun, best: Standing, plan: TrainPlan, data: PreparedData) -> None:
+    """The best epoch's confusion matrix and per-class table, as CSV."""
+    labels = data.valid.pixels.labels
+    confusion = report.confusion_matrix(
+        labels, best.result.validation.predicted, len(plan.classes)
+    )
+    run.text("per_class.csv", as_csv(report.rows(report.per_class(confusion, plan.classes))))
+    counts = [
+        {"true \\ predicted": name, **dict(zip(plan.classes, row.tolist(), strict=True))}
+        for name, row in zip(plan.classes, confusion, strict=True)
+    ]
+    run.text("confusion_matrix.csv", as_csv(counts))

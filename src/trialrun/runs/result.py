@@ -1,0 +1,26 @@
+"""What a training run came to, as the command line prints it and a caller gets it."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainResult:
+    """The end of a run; the model's fields are None where nothing was logged or registered."""
+
+    run_id: str
+    status: str
+    stop_reason: str
+    stopped_epoch: int
+    best_epoch: int
+    best_valid_loss: float
+    metrics: Mapping[str, float] = field(default_factory=dict)  # of the best epoch
+    weights_sha256: str | None = None
+    model_uri: str | None = None
+    model_name: str | None = None
+    model_version: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values under the names of the fields."""
+        return asdict(self)

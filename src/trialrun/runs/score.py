@@ -1,0 +1,91 @@
+"""Bulk scoring: every image of a source to a row of probabilities, as CSV or Parquet."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trialrun.config.folders import cache_folder
+from trialrun.files import write_durably
+from trialrun.images import ImageItem, ImageSet, open_data, printable
+from trialrun.models.classifier import ImageClassifier
+from trialrun.models.open import open_classifier
+from trialrun.registry import model_folder
+from trialrun.runs.plan import check_output
+from trialrun.scoring import LABEL_COLUMN, probability_columns, score
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+@dataclass(frozen=True, slots=True)
+class ScoreResult:
+    """How many images were scored into which file."""
+
+    output: str
+    num_images: int
+    num_errors: int
+
+
+def load_model(model: str) -> ImageClassifier:
+    """The network of MODEL (models:/…, runs:/…, a directory of ours or Azure's) in eval mode.
+
+    Raises:
+        InvalidModelDirectoryError: Not a PyTorch image model of ours or Azure's, or damaged.
+        TrackingError: MLflow does not have it.
+    """
+    return open_classifier(model_folder(model))
+
+
+def score_data(model: str, data: str, output: str) -> ScoreResult:
+    """Score every image of `data` with `model` and write the table to `output`.
+
+    Raises:
+        TrialrunError: As its kinds say; a bad image is no error but a row with its reason.
+    """
+    path = check_output(output)
+    images = open_data(data, cache_folder())
+    table = score_table(load_model(model), images)
+    write_table(table, path)
+    return ScoreResult(str(path), len(table), int((table["error"] != "").sum()))
+
+
+def score_table(classifier: ImageClassifier, images: ImageSet) -> "pd.DataFrame":
+    """A row an image, in the set's order; probabilities in full precision."""
+    import numpy as np
+    import pandas as pd
+
+    scores = list(score(classifier, _contents(images)))
+    missing = np.full(len(classifier.classes), np.nan, dtype=np.float32)
+    probabilities = np.stack([s.probabilities if not s.error else missing for s in scores])
+    labels = [classifier.classes[s.probabilities.argmax()] if not s.error else "" for s in scores]
+    columns = {"path": [printable(item.name) for item in images.items], "id": _ids(images.items)}
+    if images.classes:
+        columns["category"] = [item.label or "" for item in images.items]
+    named = zip(probability_columns(classifier.classes), probabilities.T, strict=True)
+    return pd.DataFrame(
+        columns
+        | {name: column.astype(np.float64) for name, column in named}
+        | {LABEL_COLUMN: labels, "error": [s.error for s in scores]}
+    )
+
+
+def _contents(images: ImageSet) -> Iterator[bytes | None]:
+    for item in images.items:
+        try:
+            yield images.path_of(item).read_bytes()
+        except OSError:
+            yield None
+
+
+def _ids(items: tuple[ImageItem, ...]) -> list[int | str]:
+    """Azure's own identifiers where there are some, else the rows' numbers."""
+    return [row if item.id is None else item.id for row, item in enumerate(items)]
+
+
+def write_table(table: "pd.DataFrame", path: Path) -> None:
+    """Write a table as its file's ending says, whole or not at all."""
+    if path.suffix == ".csv":
+        text = table.to_csv(index=False, lineterminator="\n")
+        write_durably(path, text.encode("utf-8", "backslashreplace"))
+    else:
+        write_durably(path, table.to_parquet(None, index=False))

@@ -1,0 +1,191 @@
+"""One tracked training run, end to end: data, network, epochs, record, model, registry."""
+
+import tempfile
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from trialrun import __version__
+from trialrun.engine import stopping
+from trialrun.engine.fit import NonFiniteLossError, Task, begin, fit
+from trialrun.engine.precision import Arithmetic, resolve
+from trialrun.engine.seeds import seed_for
+from trialrun.engine.stopping import Standing, until_stopped
+from trialrun.errors import CutBySignalError
+from trialrun.models import directory, weights
+from trialrun.models.directory import ModelDescription
+from trialrun.models.open import new_network
+from trialrun.models.zoo import head_prefix
+from trialrun.registry import LoggedModel, new_model, register, upload
+from trialrun.runs.card import model_card
+from trialrun.runs.data import PreparedData, prepare
+from trialrun.runs.observer import Observer, Silent
+from trialrun.runs.plan import TrainPlan
+from trialrun.runs.record import (
+    Events,
+    record_beginning,
+    record_best_epoch,
+    record_epoch,
+    record_stop,
+    record_validation,
+)
+from trialrun.runs.result import TrainResult
+from trialrun.serving.package import add_serving_files
+from trialrun.store import connect, experiment_id
+from trialrun.tracking import TrackedRun, dataset_digest, open_run
+
+
+def train(plan: TrainPlan, observer: Observer | None = None) -> TrainResult:
+    """Train what `plan` says as an MLflow run, and register the model where it says so.
+
+    Raises:
+        TrialrunError: As its kinds say; the run is then FAILED.
+        CutBySignalError: A signal came; the run is then KILLED.
+    """
+    observer = observer or Silent()
+    math = resolve(plan.config.device, plan.config.precision)
+    client = connect()
+    experiment = experiment_id(client, plan.config.experiment)
+    tags = {"trialrun.version": __version__}
+    with open_run(client, experiment, name=plan.config.run_name, tags=tags) as run:
+        observer.opened(run.name, run.run_id)
+        data = prepare(plan, observer)
+        record_beginning(run, plan, data, math)
+        return _Training(plan, run, data, math, observer).result()
+
+
+@dataclass(slots=True)
+class _Best:
+    """The best epoch so far and its weights, on the CPU."""
+
+    standing: Standing
+    timestamp_ms: int
+    state: dict[str, Tensor]
+
+
+@dataclass(slots=True)
+class _Training:
+    """A run under way: what it is made of, and how far it has come."""
+
+    plan: TrainPlan
+    run: TrackedRun
+    data: PreparedData
+    math: Arithmetic
+    observer: Observer
+    events: Events = field(default_factory=Events)
+    last: Standing | None = None
+    best: _Best | None = None
+
+    def result(self) -> TrainResult:
+        """Train, record, store."""
+        try:
+            description = self._train()
+        except CutBySignalError:
+            record_stop(self.run, self.events, self._outcome("KILLED", stopping.KILLED))
+            raise
+        except NonFiniteLossError:
+            record_stop(self.run, self.events, self._outcome("FAILED", stopping.NON_FINITE_LOSS))
+            raise
+        assert self.last is not None
+        assert self.best is not None
+        return self._stored(description)
+
+    def _train(self) -> ModelDescription:
+        config, data, num_classes = self.plan.config, self.data, len(self.plan.classes)
+        size = data.preprocessing.image_size
+        assert size is not None
+        torch.manual_seed(seed_for(config.random_seed, "weights"))
+        description, network = new_network(
+            config.model, num_classes, image_size=size, weights=config.weights
+        )
+        task = Task(data.train.pixels, data.valid.pixels, num_classes, data.preprocessing)
+        state = begin(network, head_prefix(network), task, config, self.math)
+        for standing in until_stopped(fit(state, task, config, self.math), config):
+            when = record_epoch(self.run, standing)
+            self.last = standing
+            if standing.is_best:
+                self.best = _Best(standing, when, _snapshot(state.deployed().state_dict()))
+            self.events.epoch(standing)
+            self.observer.epoch(standing, config.epochs)
+        return replace(
+            description, classes=self.plan.classes, preprocessing=data.preprocessing
+        )
+
+    def _outcome(self, status: str, stop_reason: str) -> TrainResult:
+        best = self.best.standing if self.best else None
+        return TrainResult(
+            run_id=self.run.run_id,
+            status=status,
+            stop_reason=stop_reason,
+            stopped_epoch=self.last.result.epoch if self.last else 0,
+            best_epoch=best.best_epoch if best else 0,
+            best_valid_loss=best.best_valid_loss if best else float("nan"),
+            metrics=best.result.metrics() if best else {},
+        )
+
+    def _stored(self, description: ModelDescription) -> TrainResult:
+        assert self.last is not None
+        assert self.best is not None
+        content = weights.to_bytes(self.best.state)
+        result = replace(
+            self._outcome("FINISHED", self.last.stop_reason or stopping.COMPLETED),
+            weights_sha256=weights.sha256(content),
+        )
+        record_stop(self.run, self.events, result)
+        record_validation(self.run, self.best.standing, self.plan, self.data)
+        self.run.tags({"mlflow.note.content": model_card(self.plan, result, self.data)})
+        model = self._logged(description, content, result)
+        record_best_epoch(
+            self.run, self.best.standing, self.best.timestamp_ms, model.model_id, self.data
+        )
+        return replace(result, model_uri=model.uri, **self._registered(model, result))
+
+    def _model_tags(self, result: TrainResult) -> dict[str, str]:
+        figures = {name: f"{value:.6g}" for name, value in result.metrics.items()}
+        return figures | {
+            "weights_sha256": str(result.weights_sha256),
+            "train_digest": dataset_digest(self.data.train.surveyed),
+            "valid_digest": dataset_digest(self.data.valid.surveyed),
+            "best_epoch": str(result.best_epoch),
+            "stop_reason": result.stop_reason,
+        }
+
+    def _logged(
+        self, description: ModelDescription, content: bytes, result: TrainResult
+    ) -> LoggedModel:
+        run = self.run
+        model = new_model(
+            run.client,
+            experiment_id=run.experiment_id,
+            run_id=run.run_id,
+            params=self.plan.config.params(),
+            tags=self._model_tags(result),
+        )
+        with tempfile.TemporaryDirectory(prefix="trialrun-") as scratch:
+            folder = Path(scratch) / "model"
+            directory.write(folder, description, content)
+            add_serving_files(
+                folder, description.classes, model_id=model.model_id, run_id=run.run_id
+            )
+            upload(run.client, model, folder, run_id=run.run_id, step=result.best_epoch)
+        return model
+
+    def _registered(self, model: LoggedModel, result: TrainResult) -> dict[str, str]:
+        name = self.plan.config.register_as
+        if name is None:
+            return {}
+        version = register(
+            self.run.client,
+            model,
+            name=name,
+            run_id=self.run.run_id,
+            tags=self._model_tags(result),
+        )
+        return {"model_name": name, "model_version": version}
+
+
+def _snapshot(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A copy on the CPU that later training does not change."""
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()}

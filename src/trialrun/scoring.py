@@ -1,0 +1,74 @@
+"""Images to class probabilities, the same for bulk scoring and for serving.
+
+Tensor letters: N images, C classes, S the image size.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from trialrun.images.header import UndecodableError
+from trialrun.models.classifier import ImageClassifier
+
+LABEL_COLUMN = "Scored Labels"
+PROBABILITY_PREFIX = "Scored Probabilities_"
+
+_BATCH_IMAGES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One image's (C,) float32 probabilities, or `error` saying why there are none."""
+
+    probabilities: NDArray[np.float32] | None
+    error: str = ""
+
+
+def probability_columns(classes: Iterable[str]) -> list[str]:
+    """The names of the probability columns, in the classes' order."""
+    return [PROBABILITY_PREFIX + name for name in classes]
+
+
+def score(classifier: ImageClassifier, images: Iterable[bytes | None]) -> Iterator[Score]:
+    """A score an image, in order; `None` stands for an image that could not be read."""
+    batch: list[Tensor | str] = []
+    for data in images:
+        batch.append(_pixels(classifier, data))
+        if len(batch) == _BATCH_IMAGES:
+            yield from _scored(classifier, batch)
+            batch = []
+    yield from _scored(classifier, batch)
+
+
+def _pixels(classifier: ImageClassifier, data: bytes | None) -> Tensor | str:
+    if data is None:
+        return "cannot be read"
+    try:
+        return classifier.preprocessing.pixels(data)
+    except UndecodableError as error:
+        return str(error)
+
+
+def _scored(classifier: ImageClassifier, batch: list[Tensor | str]) -> Iterator[Score]:
+    """Scores of a batch; neighbours of one size are computed together."""
+    for _, same_size in groupby(batch, key=lambda x: x if isinstance(x, str) else x.shape):
+        group = list(same_size)
+        if isinstance(group[0], str):
+            yield from (Score(None, str(reason)) for reason in group)
+            continue
+        pixels = torch.stack([image for image in group if isinstance(image, Tensor)])
+        yield from (Score(row) for row in _probabilities(classifier, pixels))
+
+
+def _probabilities(classifier: ImageClassifier, pixels: Tensor) -> NDArray[np.float32]:
+    """(N, 3, S, S) uint8 to (N, C) float32, each row summing to 1."""
+    device = next(classifier.parameters()).device
+    with torch.inference_mode():
+        images = classifier.preprocessing.normalised(pixels.to(device))
+        probabilities: Tensor = classifier(images).softmax(dim=1)
+    return probabilities.cpu().numpy()

@@ -1,0 +1,101 @@
+"""What MLflow wants in a model directory so that it serves: MLmodel, requirements, `code/`."""
+
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+
+import trialrun
+from trialrun.models.directory import CODE, LOADER_MODULE
+from trialrun.scoring import LABEL_COLUMN, probability_columns
+from trialrun.serving import IMAGE_COLUMN
+
+# The rooms that serving needs: itself and what it imports, all the way down.
+_SERVED = (
+    "__init__.py",
+    "errors.py",
+    "files.py",
+    "config",
+    "images",
+    "models",
+    "scoring.py",
+    "serving",
+)
+_REQUIRED = (
+    "mlflow",
+    "numpy",
+    "pandas",
+    "pillow",
+    "pyyaml",
+    "safetensors",
+    "torch",
+    "torchvision",
+)
+
+
+def requirements() -> list[str]:
+    """The packages that serving imports, pinned to the versions that trained."""
+    return [f"{name}=={version(name).partition('+')[0]}" for name in _REQUIRED]
+
+
+def add_serving_files(
+    folder: Path, classes: tuple[str, ...], *, model_id: str, run_id: str
+) -> None:
+    """Complete a ModelDirectory, which holds its data files already, so that MLflow can serve it."""
+    from mlflow.models import Model
+    from mlflow.pyfunc import add_to_model
+    from mlflow.utils.environment import _PythonEnv
+
+    pins = requirements()
+    (folder / "requirements.txt").write_text("\n".join(pins) + "\n")
+    (folder / "conda.yaml").write_text(_conda_yaml(pins))
+    _PythonEnv.current().to_yaml(str(folder / "python_env.yaml"))
+    _copy_code(folder / CODE / "trialrun")
+    model = Model(run_id=run_id, model_id=model_id, signature=_signature(classes))
+    add_to_model(
+        model,
+        loader_module=LOADER_MODULE,
+        code=CODE,
+        conda_env="conda.yaml",
+        python_env="python_env.yaml",
+        model_code_path=None,
+    )
+    model.add_flavor("trialrun", version=version("trialrun"), data=".")
+    model.save(str(folder / "MLmodel"))
+
+
+def _signature(classes: tuple[str, ...]) -> object:
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema
+
+    outputs = [ColSpec(DataType.double, name) for name in probability_columns(classes)]
+    return ModelSignature(
+        inputs=Schema([ColSpec(DataType.binary, IMAGE_COLUMN)]),
+        outputs=Schema([*outputs, ColSpec(DataType.string, LABEL_COLUMN)]),
+    )
+
+
+def _conda_yaml(pins: list[str]) -> str:
+    import platform
+
+    lines = [
+        "name: trialrun-model",
+        "channels:",
+        "  - conda-forge",
+        "dependencies:",
+        f"  - python={platform.python_version()}",
+        "  - pip",
+        "  - pip:",
+        *(f"      - {pin}" for pin in pins),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _copy_code(target: Path) -> None:
+    source = Path(trialrun.__file__).parent
+    target.mkdir(parents=True)
+    skip = shutil.ignore_patterns("__pycache__")
+    for name in _SERVED:
+        if (source / name).is_dir():
+            shutil.copytree(source / name, target / name, ignore=skip)
+        else:
+            shutil.copy2(source / name, target / name)

@@ -1,0 +1,130 @@
+"""The tracking store: found, made ready once, and its complaints put into our words."""
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from filelock import FileLock
+
+from trialrun.errors import TrackingError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_SQLITE = "sqlite:///"
+_PROBE_SECONDS = 10
+# MLflow's own seven retries hold one call for four minutes before a dead server is told.
+_HTTP_RETRIES = "2"
+_EXPERIMENT_TAGS = {
+    "mlflow.experimentKind": "custom_model_development",
+    "mlflow.experiment.primaryMetric.name": "valid_accuracy",
+    "mlflow.experiment.primaryMetric.greaterIsBetter": "true",
+}
+
+
+@contextmanager
+def tracking_errors(doing: str) -> Iterator[None]:
+    """Translate what MLflow, its database or the network raise while `doing` something."""
+    import requests
+    import sqlalchemy.exc
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except (
+        MlflowException,
+        sqlalchemy.exc.SQLAlchemyError,
+        requests.RequestException,
+        sqlite3.Error,
+    ) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise TrackingError(f"{doing}: {reason}", _remedy(str(error))) from error
+
+
+def _remedy(text: str) -> str:
+    if "readonly" in text or "unable to open" in text or "read-only" in text:
+        return "Make the database file and its folder writable."
+    if "locked" in text:
+        return "Another process holds the database: end it, or use an MLflow server."
+    if "out-of-date" in text or "schema" in text:
+        return "Bring the database up to date: `mlflow db upgrade URI`."
+    if "mlruns" in text or "file store" in text.lower() or "filesystem" in text.lower():
+        return "Set MLFLOW_TRACKING_URI=sqlite:///mlflow.db: MLflow no longer writes file stores."
+    return "Check MLFLOW_TRACKING_URI and that its server is up."
+
+
+def connect() -> "MlflowClient":
+    """A client of the store that MLFLOW_TRACKING_URI names (MLflow's default: mlflow.db here).
+
+    Raises:
+        TrackingError: The server does not answer, or the database cannot be used.
+    """
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", _HTTP_RETRIES)
+    import mlflow
+
+    with tracking_errors("the tracking store cannot be opened"):
+        uri = mlflow.get_tracking_uri()
+        if uri.startswith(_SQLITE):
+            _prepare_sqlite(Path(uri.removeprefix(_SQLITE)))
+        elif urlsplit(uri).scheme in ("http", "https"):
+            _probe(uri)
+        client = mlflow.MlflowClient()
+        client.search_experiments(max_results=1)
+    return client
+
+
+def _probe(uri: str) -> None:
+    import requests
+
+    requests.get(uri.rstrip("/") + "/health", timeout=_PROBE_SECONDS)
+
+
+def _prepare_sqlite(path: Path) -> None:
+    """Make the database in one process: several that start on a missing file spoil it."""
+    if path.exists() and path.stat().st_size:
+        return
+    import mlflow
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_name(path.name + ".lock")):
+            if path.exists() and path.stat().st_size:
+                return
+            mlflow.MlflowClient().search_experiments(max_results=1)
+            with closing(sqlite3.connect(path)) as database:
+                # Readers and a writer no longer wait for each other; the file remembers it.
+                database.execute("PRAGMA journal_mode=WAL")
+    except OSError as error:
+        raise TrackingError(
+            f"{path} cannot be made: {error.strerror or error}",
+            "Set MLFLOW_TRACKING_URI to a folder you may write to.",
+        ) from error
+
+
+def experiment_id(client: "MlflowClient", name: str | None) -> str:
+    """The experiment called `name`, made if need be; for None what MLflow's environment says.
+
+    Raises:
+        TrackingError: It was deleted, or the store fails.
+    """
+    from mlflow.exceptions import MlflowException
+
+    name = name or os.environ.get("MLFLOW_EXPERIMENT_NAME")
+    if name is None:
+        return os.environ.get("MLFLOW_EXPERIMENT_ID") or "0"
+    with tracking_errors(f"experiment {name} cannot be opened"):
+        found = client.get_experiment_by_name(name)
+        if found is None:
+            try:
+                return str(client.create_experiment(name, tags=_EXPERIMENT_TAGS))
+            except MlflowException:  # another process made it meanwhile
+                found = client.get_experiment_by_name(name)
+    if found is None or found.lifecycle_stage != "active":
+        raise TrackingError(
+            f"experiment {name} was deleted", "Restore it, or choose another experiment."
+        )
+    return str(found.experiment_id)

@@ -1,0 +1,34 @@
+"""An image set as MLflow's dataset: a digest over names, labels and bytes, and its class counts."""
+
+import json
+from typing import TYPE_CHECKING
+
+from trialrun.images.survey import Survey
+
+if TYPE_CHECKING:
+    from mlflow.entities import DatasetInput
+
+_DIGEST_LENGTH = 36  # what MLflow's database column takes
+_CONTEXT_TAG = "mlflow.data.context"
+
+
+def dataset_digest(surveyed: Survey) -> str:
+    """The start of the content digest, as long as MLflow stores one."""
+    return surveyed.content_digest()[:_DIGEST_LENGTH]
+
+
+def dataset_input(surveyed: Survey, *, name: str, context: str) -> "DatasetInput":
+    """The set as an input of a run; `context` is `training`, `validation` or the like."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    images = surveyed.images
+    profile = {"num_images": len(images), "images_by_class": images.counts()}
+    dataset = Dataset(
+        name=name,
+        digest=dataset_digest(surveyed),
+        source_type="local",
+        source=json.dumps({"uri": str(images.root)}),
+        schema=json.dumps({"image": "binary", "label": "string", "classes": images.classes}),
+        profile=json.dumps(profile, ensure_ascii=False),
+    )
+    return DatasetInput(dataset, [InputTag(_CONTEXT_TAG, context)])

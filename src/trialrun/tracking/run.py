@@ -1,0 +1,157 @@
+"""One MLflow run, written by its id and always ended."""
+
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trialrun.errors import CutBySignalError
+from trialrun.store import tracking_errors
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import DatasetInput
+
+RUN_ID_VARIABLE = "MLFLOW_RUN_ID"  # set by `mlflow run` for its child
+
+_BATCH_PARAMS = 100  # MLflow's limit for one call
+
+
+class TrackedRun:
+    """The record of one run: writes by id, never to the thread's "active run"."""
+
+    def __init__(self, client: "MlflowClient", run_id: str) -> None:
+        self.client = client
+        self.run_id = run_id
+        with tracking_errors(f"run {run_id} cannot be read"):
+            run = client.get_run(run_id)
+        self.experiment_id: str = run.info.experiment_id
+        self.name: str = run.info.run_name
+        self._params = dict(run.data.params)
+
+    def params(self, params: Mapping[str, str]) -> None:
+        """Record parameters; names that `mlflow run` has recorded already are left as they are."""
+        from mlflow.entities import Param
+
+        new = [Param(name, text) for name, text in params.items() if name not in self._params]
+        with tracking_errors("parameters cannot be recorded"):
+            for start in range(0, len(new), _BATCH_PARAMS):
+                batch = new[start : start + _BATCH_PARAMS]
+                self.client.log_batch(self.run_id, params=batch)
+        self._params |= {param.key: param.value for param in new}
+
+    def metrics(
+        self,
+        metrics: Mapping[str, float],
+        step: int,
+        *,
+        timestamp_ms: int | None = None,
+        **links: Any,
+    ) -> int:
+        """Record an epoch's metrics in one call; the time they were given, in ms since 1970.
+
+        `links` are MLflow's `model_id`, `dataset_name` and `dataset_digest`.
+        """
+        from mlflow.entities import Metric
+
+        when = timestamp_ms or time.time_ns() // 1_000_000
+        batch = [Metric(name, value, when, step, **links) for name, value in metrics.items()]
+        with tracking_errors("metrics cannot be recorded"):
+            self.client.log_batch(self.run_id, metrics=batch)
+        return when
+
+    def tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags, replacing those of the same names."""
+        from mlflow.entities import RunTag
+
+        batch = [RunTag(name, text) for name, text in tags.items()]
+        with tracking_errors("tags cannot be recorded"):
+            self.client.log_batch(self.run_id, tags=batch)
+
+    def inputs(self, datasets: "Sequence[DatasetInput]") -> None:
+        """Record what was trained and validated on."""
+        with tracking_errors("datasets cannot be recorded"):
+            self.client.log_inputs(self.run_id, list(datasets))
+
+    def artifact(self, path: Path, folder: str | None = None) -> None:
+        """Store a file with the run."""
+        with tracking_errors(f"{path.name} cannot be stored"):
+            self.client.log_artifact(self.run_id, str(path), folder)
+
+    def text(self, name: str, text: str) -> None:
+        """Store `text` with the run as a file called `name`."""
+        with tracking_errors(f"{name} cannot be stored"):
+            self.client.log_text(self.run_id, text, name)
+
+    def end(self, status: str) -> None:
+        """End the run as FINISHED, FAILED or KILLED."""
+        with tracking_errors("the run cannot be ended"):
+            self.client.set_terminated(self.run_id, status)
+
+
+@contextmanager
+def open_run(
+    client: "MlflowClient", experiment_id: str, *, name: str | None, tags: Mapping[str, str]
+) -> Iterator[TrackedRun]:
+    """A run that is always ended: FINISHED, FAILED on an error, KILLED on a signal.
+
+    Below `mlflow run` it is the run that MLflow has opened, else a new one. System metrics are
+    recorded meanwhile.
+    """
+    run = TrackedRun(client, _opened_by_mlflow() or _new_run(client, experiment_id, name, tags))
+    status = "FAILED"
+    try:
+        with _system_metrics(run.run_id):
+            yield run
+        status = "FINISHED"
+    except (KeyboardInterrupt, CutBySignalError) as cut:
+        status = "KILLED"
+        run.tags({"error": str(cut) or "stopped by SIGINT"})
+        raise
+    except Exception as error:
+        run.tags({"error": f"{type(error).__name__}: {error}"})
+        raise
+    finally:
+        run.end(status)
+
+
+def _opened_by_mlflow() -> str | None:
+    return os.environ.get(RUN_ID_VARIABLE) or None
+
+
+def _new_run(
+    client: "MlflowClient", experiment_id: str, name: str | None, tags: Mapping[str, str]
+) -> str:
+    from mlflow.tracking.context.registry import resolve_tags
+
+    with tracking_errors("the run cannot be opened"):
+        run = client.create_run(experiment_id, run_name=name, tags=resolve_tags(dict(tags)))
+    return str(run.info.run_id)
+
+
+@contextmanager
+def _system_metrics(run_id: str) -> Iterator[None]:
+    """MLflow's own sampling of processor, memory, disk and network, in a thread."""
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+    monitor = SystemMetricsMonitor(run_id)
+    monitor.start()
+    try:
+        yield
+    finally:
+        monitor.finish()
+
+
+def end_unopened_run(status: str) -> None:
+    """End the run that `mlflow run` opened for us, where we were stopped before taking it up."""
+    run_id = _opened_by_mlflow()
+    if run_id is None:
+        return
+    from mlflow import MlflowClient
+
+    with tracking_errors("the run cannot be ended"):
+        client = MlflowClient()
+        if client.get_run(run_id).info.status == "RUNNING":
+            client.set_terminated(run_id, status)

@@ -1,7 +1,7 @@
 """trialrun trains PyTorch image classifiers as MLflow runs.
 
-`trialrun.train(...)`, `trialrun.score(...)` and `trialrun.load_model(...)` are the third door beside
-`mlflow run .` and the command line. Importing the package loads neither torch nor MLflow.
+`trialrun.train(...)`, `trialrun.score(...)` and `trialrun.load_model(...)` are the third door
+beside `mlflow run .` and the command line. Importing the package loads neither torch nor MLflow.
 """
 
 from typing import TYPE_CHECKING, Any

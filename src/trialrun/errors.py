@@ -49,7 +49,7 @@ class NotLabeledDatasetError(DataError):
 
 
 class InvalidDatasetError(DataError):
-    """Classes of the two sets differ, there is one class only, one is empty, or none is readable."""
+    """Classes of the two sets differ, or there is one only, or an empty one, or nothing to read."""
 
 
 class InvalidArchiveError(DataError):

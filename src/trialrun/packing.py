@@ -42,7 +42,7 @@ def _no_progress(_num_images: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Pack:
-    """Decoded images: a row an image of the set it was made of, `reasons[row]` empty where usable."""
+    """Decoded images: a row an image of its set, `reasons[row]` empty where it is usable."""
 
     rows: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]"
     reasons: tuple[str, ...]
@@ -113,7 +113,9 @@ def usable_subset(images: ImageSet, pack: Pack, *, strict: bool) -> ImageSet:
         raise InvalidDatasetError(count, "Remove or replace them; `strict=false` skips a few.")
     usable = images.subset(pack.usable())
     if lost := set(images.classes) - set(usable.classes):
-        raise InvalidDatasetError(f"{count}, none of {', '.join(sorted(lost))} can", "Replace them.")
+        raise InvalidDatasetError(
+            f"{count}, none of {', '.join(sorted(lost))} can", "Replace them."
+        )
     return usable
 
 

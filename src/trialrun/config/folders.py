@@ -8,7 +8,7 @@ CACHE_VARIABLE = "TRIALRUN_CACHE"
 
 
 def cache_folder() -> Path:
-    """`$TRIALRUN_CACHE`, else the user's cache folder, else (no home) one in the temporary folder."""
+    """`$TRIALRUN_CACHE`, else the user's cache folder; without a home a temporary one."""
     if named := os.environ.get(CACHE_VARIABLE):
         return Path(named).expanduser()
     if base := os.environ.get("XDG_CACHE_HOME"):

@@ -98,9 +98,7 @@ class TrainConfig:
         "Arithmetic of training; auto is bf16 where the hardware has it, else fp32.",
         choices=("auto", "fp32", "bf16", "fp16"),
     )
-    device: str = knob(
-        "auto", "Where to compute: auto, cpu, cuda, cuda:N, mps.", searchable=False
-    )
+    device: str = knob("auto", "Where to compute: auto, cpu, cuda, cuda:N, mps.", searchable=False)
     max_minutes: float | None = knob(
         None,
         "Minutes of training after which the epoch under way is the last.",
@@ -117,7 +115,9 @@ class TrainConfig:
     experiment: str | None = knob(
         None, "MLflow experiment; none takes MLflow's own default.", searchable=False
     )
-    run_name: str | None = knob(None, "MLflow run name; none lets MLflow draw one.", searchable=False)
+    run_name: str | None = knob(
+        None, "MLflow run name; none lets MLflow draw one.", searchable=False
+    )
     register_as: str | None = knob(
         None, "Name under which the trained model is registered; none does not.", searchable=False
     )

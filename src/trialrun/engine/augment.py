@@ -50,7 +50,7 @@ def _cropped(pixels: Tensor, draws: NDArray[np.float64]) -> Tensor:
     width = np.minimum(np.sqrt(area * ratio), 1)
     height = np.minimum(np.sqrt(area / ratio), 1)
     mirror = np.where(draws[:, 4] < 0.5, -1.0, 1.0)
-    # affine_grid's coordinates run from -1 to 1: a window of `width` has its centre within the rest.
+    # affine_grid's coordinates run from -1 to 1: the centre may move within what is not cropped.
     centre_x = (2 * draws[:, 2] - 1) * (1 - width)
     centre_y = (2 * draws[:, 3] - 1) * (1 - height)
     zero = np.zeros_like(width)

@@ -117,17 +117,13 @@ class Prefetched:
                 _drain(ready)
                 thread.join(0.01)
 
-    def _next(
-        self, ready: Handover
-    ) -> Batch | BaseException | None:
+    def _next(self, ready: Handover) -> Batch | BaseException | None:
         started = time.perf_counter()
         item = ready.get()
         self.waited_seconds += time.perf_counter() - started
         return item
 
-    def _fill(
-        self, ready: Handover, stop: threading.Event
-    ) -> None:
+    def _fill(self, ready: Handover, stop: threading.Event) -> None:
         try:
             for batch in self.batches:
                 if stop.is_set():

@@ -69,7 +69,7 @@ def evaluate(
 def _judged(
     network: nn.Module, batch: Batch, preprocessing: Preprocessing, math: Arithmetic
 ) -> Tensor:
-    """(N, 6) float32 an image: loss, correct, in top 5, predicted, confidence, label probability."""
+    """(N, 6) float32: loss, correct, in top 5, predicted, confidence, label probability."""
     pixels = batch.pixels.to(math.device, non_blocking=True)
     labels = batch.labels.to(math.device, non_blocking=True)
     images = preprocessing.normalised(pixels).contiguous(memory_format=math.memory_format)

@@ -122,7 +122,7 @@ def begin(
     network: nn.Module, head_prefix: str, task: Task, config: TrainConfig, math: Arithmetic
 ) -> TrainState:
     """The state before the first epoch, `network` moved to the device."""
-    network.to(math.device, memory_format=math.memory_format)
+    network.to(math.device).to(memory_format=math.memory_format)
     if config.freeze == "backbone":
         freeze_backbone(network, head_prefix)
     optimizer = make_optimizer(network, config)
@@ -156,9 +156,7 @@ def fit(
         with _translated(config):
             trained = _train_epoch(state, task, config, math, epoch)
             batches = ordered_batches(task.valid, _VALID_BATCH_FACTOR * config.batch_size)
-            validation = evaluate(
-                state.deployed(), Prefetched(batches), task.preprocessing, math
-            )
+            validation = evaluate(state.deployed(), Prefetched(batches), task.preprocessing, math)
         state.epoch = epoch
         yield EpochResult(
             epoch=epoch,

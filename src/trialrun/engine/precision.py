@@ -1,4 +1,4 @@
-"""Which arithmetic and memory layout a device gets: by rule, so that a machine always decides alike."""
+"""Arithmetic and memory layout of a device: by rule, so that a machine always decides alike."""
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -68,7 +68,7 @@ def _device(name: str) -> torch.device:
 
 def _has_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return device.type == "cpu" and _cpu_flags() & {"avx512_bf16", "amx_bf16"} != set()
 
 

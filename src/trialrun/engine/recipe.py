@@ -38,9 +38,7 @@ def make_scheduler(optimizer: Optimizer, config: TrainConfig, num_steps: int) ->
     return LambdaLR(optimizer, schedule_factor(config.schedule, config.warmup_steps, num_steps))
 
 
-def schedule_factor(
-    schedule: str, warmup_steps: int, num_steps: int
-) -> Callable[[int], float]:
+def schedule_factor(schedule: str, warmup_steps: int, num_steps: int) -> Callable[[int], float]:
     """Step (from 0) to the share of the peak learning rate, in [0, 1]."""
 
     def factor(step: int) -> float:
@@ -81,9 +79,7 @@ def make_average(network: nn.Module, config: TrainConfig) -> AveragedModel | Non
     """The moving average of the weights; batch-norm statistics are averaged with them."""
     if config.ema == 0:
         return None
-    return AveragedModel(
-        network, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True
-    )
+    return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)
 
 
 def freeze_backbone(network: nn.Module, head_prefix: str) -> None:

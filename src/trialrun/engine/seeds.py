@@ -1,7 +1,7 @@
 """Random numbers that depend on what they are for, not on what was drawn before.
 
-Order, initial weights and augmentation each have a stream of their own, so that changing one setting
-leaves the others' draws as they were, and a resumed run draws what an unbroken one would have.
+Order, initial weights and augmentation each have a stream of their own, so that changing one
+setting leaves the others' draws as they were, and a resumed run draws what an unbroken one would.
 """
 
 import hashlib
@@ -31,12 +31,13 @@ def uniforms(seed: int, items: NDArray[np.int64], num_draws: int) -> NDArray[np.
     Source:
         SplitMix64: Steele, Lea and Flood 2014, Fast Splittable Pseudorandom Number Generators.
     """
-    counters = items.astype(np.uint64)[:, None] * np.uint64(num_draws) + np.arange(
-        num_draws, dtype=np.uint64
-    )
+    first = items.astype(np.uint64)[:, None] * np.uint64(num_draws)
+    counters = (first + np.arange(num_draws, dtype=np.uint64)).astype(np.uint64)
     with np.errstate(over="ignore"):
-        state = np.uint64(seed) + (counters + np.uint64(1)) * _SPLITMIX_STEP
+        state = np.full(counters.shape, seed, dtype=np.uint64)
+        state += (counters + np.uint64(1)) * _SPLITMIX_STEP
         state = (state ^ (state >> np.uint64(30))) * _SPLITMIX_FIRST
         state = (state ^ (state >> np.uint64(27))) * _SPLITMIX_SECOND
         state ^= state >> np.uint64(31)
-    return (state >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    draws: NDArray[np.float64] = (state >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return draws

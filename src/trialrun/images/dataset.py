@@ -11,7 +11,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class ImageItem:
-    """One image: its name below the set's root (with `/`), its label, and Azure's id if it has one."""
+    """One image: its name below the set's root (with `/`), its label, Azure's id if it has one."""
 
     name: str
     label: str | None = None

@@ -9,9 +9,7 @@ from PIL import Image, UnidentifiedImageError
 MAX_PIXELS = 89_478_485
 
 # Pillow runs Ghostscript for EPS and opens a few formats that are no pictures: neither is allowed.
-_FORMATS = (
-    "JPEG PNG BMP DIB GIF WEBP TIFF PPM TGA ICO JPEG2000 AVIF PCX SGI QOI".split()  # noqa: SIM905
-)
+_FORMATS = "JPEG PNG BMP DIB GIF WEBP TIFF PPM TGA ICO JPEG2000 AVIF PCX SGI QOI".split()
 _TELLTALES = (
     (b"version https://git-lfs", "a Git LFS pointer, not the image itself"),
     (b"<!doctype html", "an HTML page"),
@@ -25,7 +23,7 @@ _HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"mif1", b"msf1")
 
 
 class UndecodableError(Exception):
-    """This image cannot be used; the message says why, in a few words."""
+    """An image cannot be used; the message says why, in a few words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +50,9 @@ def open_lazily(data: bytes) -> Image.Image:
         raise UndecodableError(_what_it_is(data)) from None
     except Image.DecompressionBombError:
         raise UndecodableError(f"more than {MAX_PIXELS:,} pixels") from None
-    except Exception as error:  # a decoder may raise anything: ValueError, SyntaxError, struct.error
+    except (
+        Exception
+    ) as error:  # a decoder may raise anything: ValueError, SyntaxError, struct.error
         raise UndecodableError(f"damaged header: {error}") from error
     if image.width * image.height > MAX_PIXELS:
         raise UndecodableError(f"{image.width} by {image.height} is over {MAX_PIXELS:,} pixels")

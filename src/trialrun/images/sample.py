@@ -38,9 +38,7 @@ def _write_digits(folder: Path) -> None:
         with new_directory(folder) as draft:
             for number in range(10):
                 (draft / str(number)).mkdir()
-            for index, (pixels, label) in enumerate(
-                zip(digits.images, digits.target, strict=True)
-            ):
+            for index, (pixels, label) in enumerate(zip(digits.images, digits.target, strict=True)):
                 image = Image.fromarray((pixels * _GRAY_STEP).round().astype("uint8"))
                 image.save(draft / str(label) / f"{index:04}.png")
     except Exception:

@@ -1,4 +1,4 @@
-"""The image files below a folder, with no way out of it, no endless loop and nothing that blocks."""
+"""The image files below a folder: no way out of it, no endless loop, nothing that blocks."""
 
 import os
 from collections import Counter

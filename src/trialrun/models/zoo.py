@@ -95,7 +95,7 @@ def head_prefix(network: nn.Module) -> str:
 
 
 def pretrained_state(architecture: str) -> dict[str, Tensor]:
-    """torchvision's default weights, downloaded on first use and checked by their hash.
+    """Torchvision's default weights, downloaded on first use and checked by their hash.
 
     Raises:
         InvalidParameterError: They cannot be downloaded, or there are none.

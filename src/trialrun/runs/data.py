@@ -19,7 +19,7 @@ from trialrun.runs.plan import TrainPlan
 
 @dataclass(frozen=True, slots=True)
 class PreparedSet:
-    """One set, decoded: its files as found, why each was skipped if it was, what is learned from."""
+    """One set, decoded: its files, why each was skipped if it was, what is learned from."""
 
     surveyed: Survey
     reasons: tuple[str, ...]
@@ -56,9 +56,7 @@ def prepare(plan: TrainPlan, observer: Observer) -> PreparedData:
     asked = plan.config.image_size
     size = auto_image_size(surveys) if asked == AUTO_TEXT else int(asked)
     preprocessing = Preprocessing(size)
-    train, valid = (
-        _prepared(surveyed, preprocessing, plan, observer) for surveyed in surveys
-    )
+    train, valid = (_prepared(surveyed, preprocessing, plan, observer) for surveyed in surveys)
     return PreparedData(preprocessing, train, valid)
 
 

@@ -65,7 +65,7 @@ def plan_training(values: Mapping[str, Any]) -> TrainPlan:
 
 
 def _settings(values: Mapping[str, Any], problems: list[TrialrunError]) -> TrainConfig:
-    """The settings; where some are wrong, the others, so that the data is looked at all the same."""
+    """The settings; where some are wrong, the others, so that the data is looked at too."""
     try:
         return from_values(TrainConfig, values)
     except InvalidParameterError as error:

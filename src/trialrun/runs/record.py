@@ -138,9 +138,7 @@ def record_stop(run: TrackedRun, events: Events, result: TrainResult) -> None:
 def record_validation(run: TrackedRun, best: Standing, plan: TrainPlan, data: PreparedData) -> None:
     """The best epoch's confusion matrix and per-class table, as CSV."""
     labels = data.valid.pixels.labels
-    confusion = report.confusion_matrix(
-        labels, best.result.validation.predicted, len(plan.classes)
-    )
+    confusion = report.confusion_matrix(labels, best.result.validation.predicted, len(plan.classes))
     run.text("per_class.csv", as_csv(report.rows(report.per_class(confusion, plan.classes))))
     counts = [
         {"true \\ predicted": name, **dict(zip(plan.classes, row.tolist(), strict=True))}

@@ -17,6 +17,7 @@ from trialrun.scoring import LABEL_COLUMN, probability_columns, score
 if TYPE_CHECKING:
     import pandas as pd
 
+
 @dataclass(frozen=True, slots=True)
 class ScoreResult:
     """How many images were scored into which file."""
@@ -56,8 +57,9 @@ def score_table(classifier: ImageClassifier, images: ImageSet) -> "pd.DataFrame"
 
     scores = list(score(classifier, _contents(images)))
     missing = np.full(len(classifier.classes), np.nan, dtype=np.float32)
-    probabilities = np.stack([s.probabilities if not s.error else missing for s in scores])
-    labels = [classifier.classes[s.probabilities.argmax()] if not s.error else "" for s in scores]
+    known = [s.probabilities for s in scores]
+    probabilities = np.stack([missing if row is None else row for row in known])
+    labels = ["" if row is None else classifier.classes[row.argmax()] for row in known]
     columns = {"path": [printable(item.name) for item in images.items], "id": _ids(images.items)}
     if images.classes:
         columns["category"] = [item.label or "" for item in images.items]

@@ -2,12 +2,12 @@
 
 import tempfile
 from dataclasses import dataclass, field, replace
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from trialrun import __version__
 from trialrun.engine import stopping
 from trialrun.engine.fit import NonFiniteLossError, Task, begin, fit
 from trialrun.engine.precision import Arithmetic, resolve
@@ -48,7 +48,7 @@ def train(plan: TrainPlan, observer: Observer | None = None) -> TrainResult:
     math = resolve(plan.config.device, plan.config.precision)
     client = connect()
     experiment = experiment_id(client, plan.config.experiment)
-    tags = {"trialrun.version": __version__}
+    tags = {"trialrun.version": version("trialrun")}
     with open_run(client, experiment, name=plan.config.run_name, tags=tags) as run:
         observer.opened(run.name, run.run_id)
         data = prepare(plan, observer)
@@ -109,9 +109,7 @@ class _Training:
                 self.best = _Best(standing, when, _snapshot(state.deployed().state_dict()))
             self.events.epoch(standing)
             self.observer.epoch(standing, config.epochs)
-        return replace(
-            description, classes=self.plan.classes, preprocessing=data.preprocessing
-        )
+        return replace(description, classes=self.plan.classes, preprocessing=data.preprocessing)
 
     def _outcome(self, status: str, stop_reason: str) -> TrainResult:
         best = self.best.standing if self.best else None
@@ -140,7 +138,14 @@ class _Training:
         record_best_epoch(
             self.run, self.best.standing, self.best.timestamp_ms, model.model_id, self.data
         )
-        return replace(result, model_uri=model.uri, **self._registered(model, result))
+        result = replace(result, model_uri=model.uri)
+        name = self.plan.config.register_as
+        if name is None:
+            return result
+        number = register(
+            self.run.client, model, name=name, run_id=self.run.run_id, tags=self._model_tags(result)
+        )
+        return replace(result, model_name=name, model_version=number)
 
     def _model_tags(self, result: TrainResult) -> dict[str, str]:
         figures = {name: f"{value:.6g}" for name, value in result.metrics.items()}
@@ -171,19 +176,6 @@ class _Training:
             )
             upload(run.client, model, folder, run_id=run.run_id, step=result.best_epoch)
         return model
-
-    def _registered(self, model: LoggedModel, result: TrainResult) -> dict[str, str]:
-        name = self.plan.config.register_as
-        if name is None:
-            return {}
-        version = register(
-            self.run.client,
-            model,
-            name=name,
-            run_id=self.run.run_id,
-            tags=self._model_tags(result),
-        )
-        return {"model_name": name, "model_version": version}
 
 
 def _snapshot(state: dict[str, Tensor]) -> dict[str, Tensor]:

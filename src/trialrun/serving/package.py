@@ -4,7 +4,7 @@ import shutil
 from importlib.metadata import version
 from pathlib import Path
 
-import trialrun
+from trialrun import errors
 from trialrun.models.directory import CODE, LOADER_MODULE
 from trialrun.scoring import LABEL_COLUMN, probability_columns
 from trialrun.serving import IMAGE_COLUMN
@@ -40,7 +40,7 @@ def requirements() -> list[str]:
 def add_serving_files(
     folder: Path, classes: tuple[str, ...], *, model_id: str, run_id: str
 ) -> None:
-    """Complete a ModelDirectory, which holds its data files already, so that MLflow can serve it."""
+    """Add what MLflow needs to serve it to a ModelDirectory that holds its data files already."""
     from mlflow.models import Model
     from mlflow.pyfunc import add_to_model
     from mlflow.utils.environment import _PythonEnv
@@ -91,7 +91,7 @@ def _conda_yaml(pins: list[str]) -> str:
 
 
 def _copy_code(target: Path) -> None:
-    source = Path(trialrun.__file__).parent
+    source = Path(errors.__file__).parent
     target.mkdir(parents=True)
     skip = shutil.ignore_patterns("__pycache__")
     for name in _SERVED:

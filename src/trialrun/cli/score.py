@@ -1,0 +1,30 @@
+"""`trialrun score`."""
+
+from typing import Annotated
+
+import typer
+
+from trialrun.cli.app import Json, Model, app
+from trialrun.cli.output import show, show_json
+
+
+@app.command()
+def score(
+    model: Model,
+    data: Annotated[str, typer.Argument(help="Images, labelled or not.")],
+    output: Annotated[str, typer.Option(help="The table to write, .csv or .parquet.")],
+    json: Json = False,
+) -> None:
+    """Score every image of DATA with MODEL: a row an image, a probability a class."""
+    from dataclasses import asdict
+
+    from trialrun.runs.plan import check_output
+
+    check_output(output)
+    from trialrun.runs.score import score_data
+
+    result = score_data(model, data, output)
+    if json:
+        show_json(asdict(result))
+        return
+    show(f"{result.num_images} images scored into {result.output}, {result.num_errors} unreadable")

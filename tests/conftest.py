@@ -1,0 +1,87 @@
+"""What the tests share: small real images, and an MLflow store made once and copied."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def write_image(path: Path, color: tuple[int, int, int], *, size: int = 32, seed: int = 0) -> None:
+    """A noisy picture of one colour, different for every seed."""
+    noise = np.random.default_rng(seed).integers(0, 40, (size, size, 3))
+    pixels = np.clip(np.asarray(color) + noise - 20, 0, 255).astype(np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def write_classes(root: Path, classes: dict[str, int], *, size: int = 32, seed: int = 0) -> Path:
+    """A folder with so many pictures a class, each class of its own colour."""
+    colors = [(220, 40, 40), (40, 220, 40), (40, 40, 220), (220, 220, 40), (40, 220, 220)]
+    for place, (name, num_images) in enumerate(sorted(classes.items())):
+        for number in range(num_images):
+            color = colors[place % len(colors)]
+            path = root / name / f"{number:03}.png"
+            write_image(path, color, size=size, seed=seed + 1000 * place + number)
+    return root
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache of the session's own, so that nothing is found that an earlier run left."""
+    folder = tmp_path_factory.mktemp("cache")
+    before = os.environ.get("TRIALRUN_CACHE")
+    os.environ["TRIALRUN_CACHE"] = str(folder)
+    yield folder
+    if before is None:
+        del os.environ["TRIALRUN_CACHE"]
+    else:
+        os.environ["TRIALRUN_CACHE"] = before
+
+
+@pytest.fixture(scope="session")
+def initialised_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty MLflow database, made once: its tables take seconds."""
+    import mlflow
+
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def store(initialised_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The address of a copy of the empty store, with artifacts beside it; a run finds it set."""
+    import mlflow
+
+    folder = tmp_path / "store"
+    folder.mkdir()
+    shutil.copy(initialised_store, folder / "mlflow.db")
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    client = mlflow.MlflowClient(uri)
+    client.create_experiment("tests", artifact_location=str(folder / "artifacts"))
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "tests")
+    return uri
+
+
+@pytest.fixture
+def colors(tmp_path: Path) -> Path:
+    """Three easily told classes of 12 pictures each, 32 pixels square."""
+    return write_classes(tmp_path / "colors", {"blue": 12, "green": 12, "red": 12})
+
+
+@pytest.fixture
+def azure() -> Path:
+    """The ancestor's own files; they lie beside the checkout where they are to be had."""
+    folder = SHARED / "azure"
+    if not folder.is_dir():
+        pytest.skip("the ancestor's files are not beside this checkout")
+    return folder

@@ -1,5 +1,6 @@
 """Decoded images where there is no room to keep them: decoded again for every batch, by threads."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +11,9 @@ from torch import Tensor
 from trialrun.errors import InvalidDatasetError
 from trialrun.images.dataset import printable
 from trialrun.images.preprocessing import Preprocessing
-from trialrun.images.survey import Survey
-from trialrun.packing.verdicts import decode_all
+from trialrun.images.survey import Survey, no_progress
+from trialrun.packing.likeness import Likenesses, as_array
+from trialrun.packing.verdicts import decode_all, judge
 
 
 @dataclass(slots=True)
@@ -21,7 +23,7 @@ class LiveImages:
     surveyed: Survey
     preprocessing: Preprocessing
     reasons: tuple[str, ...]
-    likenesses: NDArray[np.uint64]
+    likenesses: Likenesses
     threads: int
     num_decoded: int = 0
 
@@ -48,3 +50,22 @@ class LiveImages:
             images.append(decoded.pixels)
         self.num_decoded += len(images)
         return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+
+
+def looked_at(
+    surveyed: Survey,
+    preprocessing: Preprocessing,
+    *,
+    threads: int,
+    progress: Callable[[int], None] = no_progress,
+) -> LiveImages:
+    """The images of a set, each decoded once for its verdict and then forgotten."""
+    verdicts = judge(surveyed, preprocessing, threads=threads, progress=progress)
+    return LiveImages(
+        surveyed,
+        preprocessing,
+        tuple(verdicts.reasons),
+        as_array(bytes(verdicts.likenesses)),
+        threads,
+        num_decoded=len(surveyed.sightings),
+    )

@@ -21,18 +21,19 @@ from trialrun.images.decoder import DECODER_VERSION
 from trialrun.images.preprocessing import Preprocessing
 from trialrun.images.survey import Survey, no_progress
 from trialrun.packing import cache
+from trialrun.packing.likeness import Likenesses, as_array
 from trialrun.packing.live import LiveImages
 from trialrun.packing.pack import Pack, pack_bytes, read_pack, write_pack
 from trialrun.packing.verdicts import judge, read_verdicts, write_verdicts
 
-_FORMAT = 2  # of the files of a pack
+_FORMAT = 3  # of the files of a pack
 
 
 class DecodedImages(Protocol):
     """A row an image of a set; a `Pack`, or what stands in for one."""
 
     reasons: tuple[str, ...]
-    likenesses: NDArray[np.uint64]
+    likenesses: Likenesses
     num_decoded: int
 
     def usable(self) -> list[int]:
@@ -146,7 +147,7 @@ def _live(
         surveyed,
         preprocessing,
         tuple(verdicts.reasons),
-        verdicts.likeness_array(),
+        as_array(bytes(verdicts.likenesses)),
         threads,
         num_decoded,
     )

@@ -22,6 +22,7 @@ from trialrun.files import storage_errors
 from trialrun.images.preprocessing import Preprocessing
 from trialrun.images.survey import Survey
 from trialrun.images.workers import ITEM_SECONDS
+from trialrun.packing.likeness import Likenesses, as_array
 from trialrun.packing.verdicts import Verdicts, decode_all, read_verdicts, write_verdicts
 
 PIXELS = "pixels.npy"
@@ -40,7 +41,7 @@ class Pack:
 
     rows: NDArray[np.uint8]
     reasons: tuple[str, ...]
-    likenesses: NDArray[np.uint64]
+    likenesses: Likenesses
     num_decoded: int = 0
 
     def usable(self) -> list[int]:
@@ -126,7 +127,7 @@ def read_pack(folder: Path, *, threads: int) -> Pack | None:
         rows = _mapped(path, len(verdicts.reasons), size)
     except (OSError, ValueError):
         return None
-    return Pack(rows, tuple(verdicts.reasons), verdicts.likeness_array())
+    return Pack(rows, tuple(verdicts.reasons), as_array(bytes(verdicts.likenesses)))
 
 
 def _mapped(path: Path, num_rows: int, size: int) -> NDArray[np.uint8]:

@@ -1,7 +1,8 @@
 """What decoding found of every image of a set: a reason where it failed, else how it looks."""
 
+import base64
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -17,7 +18,7 @@ from trialrun.images.header import UndecodableError
 from trialrun.images.preprocessing import Preprocessing
 from trialrun.images.survey import TOO_SLOW, Sighting, Survey
 from trialrun.images.workers import ITEM_SECONDS, in_order
-from trialrun.packing.likeness import likeness_of
+from trialrun.packing.likeness import NO_LIKENESS, likeness_of
 
 Pixels = NDArray[np.uint8]
 Pair = tuple[ImageItem, Sighting]
@@ -29,24 +30,20 @@ class Decoded:
 
     pixels: Pixels | None
     reason: str = ""
-    likeness: int = 0
+    likeness: bytes = NO_LIKENESS
 
 
 @dataclass(slots=True)
 class Verdicts:
-    """A reason an image, empty where it is usable, and its likeness (0 where there is none)."""
+    """A reason an image, empty where it is usable, and all likenesses one after the other."""
 
     reasons: list[str] = field(default_factory=list)
-    likenesses: list[int] = field(default_factory=list)
+    likenesses: bytearray = field(default_factory=bytearray)
 
     def add(self, decoded: Decoded) -> None:
         """The next image's verdict."""
         self.reasons.append(decoded.reason)
-        self.likenesses.append(decoded.likeness)
-
-    def likeness_array(self) -> NDArray[np.uint64]:
-        """(N,) 64-bit perceptual hashes."""
-        return np.asarray(self.likenesses, dtype=np.uint64)
+        self.likenesses += decoded.likeness
 
 
 def decode_all(
@@ -117,7 +114,7 @@ def write_verdicts(path: Path, verdicts: Verdicts, facts: dict[str, Any]) -> Non
             **facts,
             "num_images": len(verdicts.reasons),
             "reasons": {row: reason for row, reason in enumerate(verdicts.reasons) if reason},
-            "likenesses": verdicts.likeness_array().tobytes().hex(),
+            "likenesses": base64.b64encode(verdicts.likenesses).decode(),
         }
     )
     write_durably(path, f"{sha256(content.encode()).hexdigest()}\n{content}\n")
@@ -135,7 +132,4 @@ def read_verdicts(path: Path) -> tuple[Verdicts, dict[str, Any]] | None:
     reasons = [""] * int(facts["num_images"])
     for row, reason in facts["reasons"].items():
         reasons[int(row)] = reason
-    likenesses: Sequence[int] = np.frombuffer(
-        bytes.fromhex(facts["likenesses"]), dtype=np.uint64
-    ).tolist()
-    return Verdicts(reasons, list(likenesses)), facts
+    return Verdicts(reasons, bytearray(base64.b64decode(facts["likenesses"]))), facts

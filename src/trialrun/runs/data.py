@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from trialrun.config import AUTO_TEXT
-from trialrun.config.folders import cache_folder, cache_limit_bytes
+from trialrun.config.folders import cache_limit_bytes
 from trialrun.engine.batches import LabelledPixels
 from trialrun.images import ImageSet, label_indices, printable
 from trialrun.images.preprocessing import Preprocessing
@@ -22,10 +22,10 @@ from trialrun.images.transforms import (
 from trialrun.packing import DecodedImages, Skipped, open_pack, skipped_images, usable_subset
 from trialrun.packing.ledger import surveyed_again
 from trialrun.runs.findings import Findings, look_for
+from trialrun.runs.kept import ledgers_folder, packs_folder
 from trialrun.runs.observer import Observer
 from trialrun.runs.plan import TrainPlan
 
-PACKS = "packs"
 TRAIN_MARGIN = 8 / 7  # 256 for 224, as torchvision's recipes have it
 
 
@@ -89,7 +89,7 @@ def prepare(plan: TrainPlan, observer: Observer) -> PreparedData:
 
 def surveyed_set(images: ImageSet) -> Survey:
     """Every file looked at, those excepted that have not changed since they were."""
-    return surveyed_again(images, cache_folder() / "ledgers", threads=num_threads())
+    return surveyed_again(images, ledgers_folder(), threads=num_threads())
 
 
 def _image_size(plan: TrainPlan, surveys: Sequence[Survey]) -> int:
@@ -128,7 +128,7 @@ def _prepared(
     decoded = open_pack(
         surveyed,
         preprocessing,
-        cache_folder() / PACKS,
+        packs_folder(),
         threads=num_threads(),
         limit_bytes=cache_limit_bytes(),
         progress=observer.decoded,

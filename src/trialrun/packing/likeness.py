@@ -44,7 +44,7 @@ def near_pairs(first: Likenesses, second: Likenesses) -> list[tuple[int, int]]:
     hashes = [_hashes(each) for each in (first, second)]
     pairs: set[tuple[int, int]] = set()
     for band in range(_BANDS):
-        left, right = _sharing(*hashes, band)
+        left, right = _sharing(hashes[0], hashes[1], band)
         bits = np.bitwise_count(hashes[0][left] ^ hashes[1][right])
         left, right = left[bits <= MAX_BITS_APART], right[bits <= MAX_BITS_APART]
         grays = np.abs(first[left, 8:].astype(np.int16) - second[right, 8:]).mean(axis=1)

@@ -267,3 +267,12 @@ def test_azure_directories_train(store: str, azure: Path) -> None:
     params = the_run(store, result.run_id).data.params
     assert (params["num_train_images"], params["num_classes"]) == ("200", "10")
     assert "valid_top5_accuracy" in result.metrics
+
+
+def test_experiment_is_set_up_for_training(store: str, colors: Path) -> None:
+    """MLflow's page shows the experiment as model training, its best metric named."""
+    trialrun.train(train_data=str(colors), **QUICK)
+    experiment = mlflow.MlflowClient(store).get_experiment_by_name("tests")
+    assert experiment is not None
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+    assert experiment.tags["mlflow.experiment.primaryMetric.name"] == "valid_accuracy"

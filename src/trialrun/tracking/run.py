@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trialrun.errors import CutBySignalError
-from trialrun.store import experiment_id, tracking_errors
+from trialrun.store import describe_experiment, experiment_id, tracking_errors
 from trialrun.tracking.last_word import leave_behind
 
 if TYPE_CHECKING:
@@ -106,6 +106,7 @@ def open_run(
     run = TrackedRun(client, opened or _new_run(client, experiment, name, tags))
     if opened:
         run.tags(tags)
+    describe_experiment(client, run.experiment_id)
     status = "FAILED"
     try:
         with _system_metrics(run.run_id):

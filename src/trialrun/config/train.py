@@ -21,7 +21,8 @@ class TrainConfig:
     )
     train_data: str = knob(
         "sample:digits",
-        "Labelled images: a folder with one sub-folder a class, an ImageDirectory, sample:digits.",
+        "Labelled images: a folder with one sub-folder a class, an ImageDirectory, a folder with "
+        "metadata.csv, an archive of these, a URI, sample:digits.",
         searchable=False,
     )
     valid_data: str | None = knob(
@@ -43,6 +44,17 @@ class TrainConfig:
     valid_fraction: float = knob(
         0.2, "Share of train_data held out where valid_data is none.", low=1e-6, below=1
     )
+    group_column: str | None = knob(
+        None,
+        "Column of the image list (a patient, say) whose images all go to one side of the split.",
+        searchable=False,
+    )
+    group_pattern: str | None = knob(
+        None,
+        "Regular expression whose match in an image's name (its first group, if it has one) says "
+        "which images go to one side of the split.",
+        searchable=False,
+    )
     image_size: int | str = knob(
         "auto",
         "Height and width in pixels that images are resized to; auto is 224, or less where "
@@ -56,6 +68,12 @@ class TrainConfig:
         "Random changes to training images: flip mirrors, standard crops and mirrors, strong "
         "adds TrivialAugment.",
         choices=("none", "flip", "standard", "strong"),
+    )
+    transforms: str | None = knob(
+        None,
+        "A list of transforms as Azure's Init Image Transformation writes it (the JSON file or its "
+        "TransformationDirectory), in place of augment; Random... entries act in training only.",
+        searchable=False,
     )
     optimizer: str = knob(
         "sgd", "sgd with Nesterov momentum 0.9, or adamw.", choices=("sgd", "adamw")

@@ -37,6 +37,7 @@ from trialrun.engine.recipe import (
 from trialrun.engine.seeds import seed_for
 from trialrun.errors import InvalidParameterError, OutOfMemoryError, TrialrunError
 from trialrun.images.preprocessing import Preprocessing
+from trialrun.images.transforms import Step
 
 # Validation keeps no activations for a backward pass, so that twice the batch fits where one did.
 _VALID_BATCH_FACTOR = 2
@@ -86,12 +87,16 @@ class EpochResult:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What is to be learned: the two sets, the number of classes, what is done to every image."""
+    """What is to be learned: the two sets, the number of classes, what is done to every image.
+
+    `train_steps` are done to training images alone, in place of what `augment` says.
+    """
 
     train: LabelledPixels
     valid: LabelledPixels
     num_classes: int
     preprocessing: Preprocessing
+    train_steps: tuple[Step, ...] = ()
 
 
 @dataclass(slots=True)
@@ -265,6 +270,8 @@ class _Step:
             augment=self._config.augment,
             epoch=epoch,
             random_seed=self._config.random_seed,
+            size=self._task.preprocessing.image_size,
+            steps=self._task.train_steps,
         )
         return changed, batch.labels.to(self._math.device, non_blocking=True)
 

@@ -103,7 +103,13 @@ class _Training:
         description, network = new_network(
             config.model, num_classes, image_size=size, weights=config.weights
         )
-        task = Task(data.train.pixels, data.valid.pixels, num_classes, data.preprocessing)
+        task = Task(
+            data.train.pixels,
+            data.valid.pixels,
+            num_classes,
+            data.preprocessing,
+            data.train_steps,
+        )
         state = begin(network, head_prefix(network), task, config, self.math)
         for standing in until_stopped(fit(state, task, config, self.math), config):
             when = record_epoch(self.run, standing)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from trialrun.engine import stopping
+from trialrun.engine.allocator import keep_freed_memory
 from trialrun.engine.fit import NonFiniteLossError, Task, begin, fit
 from trialrun.engine.precision import Arithmetic, resolve
 from trialrun.engine.seeds import seed_for
@@ -33,7 +34,7 @@ from trialrun.runs.record import (
 )
 from trialrun.runs.result import TrainResult
 from trialrun.serving.package import add_serving_files
-from trialrun.store import connect, experiment_id
+from trialrun.store import connect
 from trialrun.tracking import TrackedRun, dataset_digest, open_run
 
 
@@ -45,11 +46,13 @@ def train(plan: TrainPlan, observer: Observer | None = None) -> TrainResult:
         CutBySignalError: A signal came; the run is then KILLED.
     """
     observer = observer or Silent()
+    keep_freed_memory()
     math = resolve(plan.config.device, plan.config.precision)
     client = connect()
-    experiment = experiment_id(client, plan.config.experiment)
     tags = {"trialrun.version": version("trialrun")}
-    with open_run(client, experiment, name=plan.config.run_name, tags=tags) as run:
+    with open_run(
+        client, experiment=plan.config.experiment, name=plan.config.run_name, tags=tags
+    ) as run:
         observer.opened(run.name, run.run_id)
         data = prepare(plan, observer)
         record_beginning(run, plan, data, math)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import write_classes, write_image
 
 import trialrun
+from conftest import write_classes, write_image
 from trialrun.errors import DataError, InvalidDatasetError, NotLabeledDatasetError, TrialrunError
 from trialrun.images import ImageItem, ImageSet, check_trainable, open_data, printable
 from trialrun.images.preprocessing import Preprocessing

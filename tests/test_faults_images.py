@@ -5,14 +5,15 @@ import itertools
 import struct
 import time
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import write_classes
 from PIL import Image
 
+from conftest import write_classes
 from trialrun.errors import InvalidDatasetError
 from trialrun.images.decoder import decode
 from trialrun.images.header import UndecodableError
@@ -206,10 +207,8 @@ def test_fault_15_a_decoder_that_fails_in_its_own_way_is_caught(kind: str) -> No
     data = encoded(picture(16, 16), kind)
     for place, value in itertools.product(range(0, min(len(data), 400), 3), (0x00, 0xFF)):
         damaged = data[:place] + bytes([value]) + data[place + 1 :]
-        try:
+        with suppress(UndecodableError):
             assert decode(damaged).dtype == torch.uint8
-        except UndecodableError as error:
-            assert str(error)
 
 
 def test_fault_16_what_hangs_is_given_up() -> None:

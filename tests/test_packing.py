@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from conftest import write_classes
@@ -137,11 +138,12 @@ def test_a_damaged_pack_is_made_again(
 ) -> None:
     """One flipped bit, a missing byte or a spoilt verdict: decoded again, and right."""
     before = packed(surveyed).pixels(np.arange(36)).clone()
-    for name, spoil in (
+    spoilt: list[tuple[str, Callable[[bytes], bytes]]] = [
         ("pixels.npy", lambda data: data[:3000] + bytes([data[3000] ^ 1]) + data[3001:]),
         ("pixels.npy", lambda data: data[:-1]),
         ("pack.json", lambda data: data.replace(b'"reasons": {}', b'"reasons": {"1": "x"}')),
-    ):
+    ]
+    for name, spoil in spoilt:
         path = only_pack(tmp_path) / name
         content = path.read_bytes()
         path.unlink()  # a mapping of the old file stays as it is
@@ -235,7 +237,7 @@ def test_fault_49_two_processes_do_the_work_once(tmp_path: Path) -> None:
 def test_pictures_that_look_alike_are_found(tmp_path: Path) -> None:
     """One saved again as a poor JPEG is near its original; others, and flat ones, are not."""
 
-    def shapes(seed: int) -> np.ndarray:  # type: ignore[type-arg]  # of any type
+    def shapes(seed: int) -> NDArray[np.uint8]:
         random = np.random.default_rng(seed)
         coarse = random.integers(0, 255, (6, 6, 3), dtype=np.uint8)
         return np.asarray(Image.fromarray(coarse).resize((96, 96), Image.Resampling.BICUBIC))

@@ -31,11 +31,12 @@ pytestmark = pytest.mark.corpus
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of test images out of Pillow's source distribution."""
-    pip = shutil.which("pip")
+    pip = shutil.which("pip", path=Path(sys.executable).parent) or shutil.which("pip")
     if pip is None:
         pytest.skip("there is no pip to fetch Pillow's source distribution with")
     folder = tmp_path_factory.mktemp("pillow")
-    command = [pip, "download", "-q", "--no-deps", "--no-binary", "pillow", PILLOW, "-d", str(folder)]
+    options = ["-q", "--no-deps", "--no-binary", "pillow", "-d", str(folder)]
+    command = [pip, "download", *options, PILLOW]
     try:
         fetched = subprocess.run(command, capture_output=True, text=True, timeout=FETCH_SECONDS)
     except subprocess.TimeoutExpired:

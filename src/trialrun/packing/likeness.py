@@ -17,7 +17,7 @@ NO_LIKENESS = bytes(LIKENESS_BYTES)
 
 _BANDS = 4  # of 16 bits: two hashes within 3 bits of each other share one whole
 _MAX_ALIKE = 64  # images in one band's bucket beyond which the bucket says nothing; keeps it linear
-_SAMPLED = 56  # rows and columns looked at: enough to average, a tenth of the time
+_SAMPLED = 28  # rows and columns looked at: enough to average, a tenth of the time
 _GRAYS = (8, 8)
 _MIN_SPREAD = 8  # grays between the darkest and the brightest: a flat picture looks like any other
 

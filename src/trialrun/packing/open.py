@@ -119,7 +119,7 @@ def _made(
     except StorageError as error:
         note(f"{error}; images are decoded as they are needed")
         return None
-    made = read_pack(place, threads=threads)
+    made = read_pack(place, threads=threads, check=False)
     if made is None:
         raise StorageError(f"{place} does not hold what was written", "Check the disk for faults.")
     made.num_decoded = len(surveyed.sightings)

@@ -21,11 +21,15 @@ from trialrun.engine.batches import (
     training_batches,
 )
 from trialrun.engine.evaluate import Evaluation, evaluate
-from trialrun.engine.fit import EpochResult, NonFiniteLossError, Task, begin, fit
+from trialrun.engine.faults import NonFiniteLossError
+from trialrun.engine.fit import fit
 from trialrun.engine.precision import Arithmetic, resolve
 from trialrun.engine.recipe import make_loss, schedule_factor
+from trialrun.engine.results import EpochResult
 from trialrun.engine.seeds import permutation, seed_for, uniforms
+from trialrun.engine.state import begin
 from trialrun.engine.stopping import until_stopped
+from trialrun.engine.task import Task
 from trialrun.errors import InvalidParameterError
 from trialrun.images.preprocessing import Preprocessing
 from trialrun.models.weights import sha256, to_bytes
@@ -64,7 +68,7 @@ def trained(config: TrainConfig, task: Task = TASK) -> tuple[str, list[EpochResu
     torch.manual_seed(seed_for(config.random_seed, "weights"))
     network = build("shufflenet_v2_x0_5", 3, image_size=SIZE)
     state = begin(network, head_prefix(network), task, config, CPU)
-    results = list(fit(state, task, config, CPU))
+    results = list(fit(state, config, CPU))
     return sha256(to_bytes(state.deployed().state_dict())), results
 
 
@@ -179,7 +183,7 @@ def test_setting_changes_the_weights_and_is_repeatable(setting: dict[str, object
         torch.manual_seed(seed_for(config.random_seed, "weights"))
         network = build("shufflenet_v2_x0_5", 3, image_size=SIZE)
         state = begin(network, head_prefix(network), TASK, config, math)
-        list(fit(state, TASK, config, math))
+        list(fit(state, config, math))
         return sha256(to_bytes(state.deployed().state_dict()))
 
     first = weights()
@@ -194,7 +198,7 @@ def test_frozen_backbone_changes_the_head_alone() -> None:
     network = build("shufflenet_v2_x0_5", 3, image_size=SIZE)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     state = begin(network, head_prefix(network), TASK, config, CPU)
-    list(fit(state, TASK, config, CPU))
+    list(fit(state, config, CPU))
     changed = {k for k, v in network.state_dict().items() if not torch.equal(v, before[k])}
     assert changed == {"fc.weight", "fc.bias"}
 
@@ -229,7 +233,7 @@ def test_loss_that_is_no_number_stops_before_the_step() -> None:
     network = build("shufflenet_v2_x0_5", 3, image_size=SIZE)
     state = begin(network, head_prefix(network), TASK, config, CPU)
     with pytest.raises(NonFiniteLossError):
-        list(fit(state, TASK, config, CPU))
+        list(fit(state, config, CPU))
 
 
 def test_batch_of_one_is_told_where_batch_norm_cannot_take_it() -> None:
@@ -238,15 +242,15 @@ def test_batch_of_one_is_told_where_batch_norm_cannot_take_it() -> None:
     network = build("resnet18", 3, image_size=SIZE)
     state = begin(network, head_prefix(network), TASK, config, CPU)
     with pytest.raises(InvalidParameterError, match="batch_size=1"):
-        list(fit(state, TASK, config, CPU))
+        list(fit(state, config, CPU))
 
 
 def test_validation_counts_every_image_once() -> None:
     """The figures do not depend on how the set is cut into batches."""
     torch.manual_seed(1)
     network = build("shufflenet_v2_x0_5", 3, image_size=SIZE)
-    whole = evaluate(network, ordered_batches(TASK.valid, 9), TASK.preprocessing, CPU)
-    parts = evaluate(network, ordered_batches(TASK.valid, 4), TASK.preprocessing, CPU)
+    whole = evaluate(network, ordered_batches(TASK.valid, 9), TASK.preprocessing, CPU, num_images=9)
+    parts = evaluate(network, ordered_batches(TASK.valid, 4), TASK.preprocessing, CPU, num_images=9)
     assert whole.loss == pytest.approx(parts.loss, rel=1e-5)
     assert whole.predicted.tolist() == parts.predicted.tolist()
     assert whole.top5_accuracy is None

@@ -1,8 +1,8 @@
 """Our training images/s over what the machine does with the data already in memory.
 
 The limit is a bare loop over one batch that stays where it is: the fastest of fp32 and bf16, plain
-and channels-last layout, with the allocator's settings. Ours is `engine.fit` out of a pack, loading,
-checks and all. Both run in turn in one process; the ratio is the median over the rounds.
+and channels-last layout, with the allocator's settings. Ours is `engine.fit` out of a pack, with
+loading and checks. Both run in turn in one process; the ratio is the median over the rounds.
 
     python -m benchmarks.engine [--rounds 3] [--device cpu] [--quick]
 """

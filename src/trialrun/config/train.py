@@ -79,6 +79,15 @@ class TrainConfig:
         "sgd", "sgd with Nesterov momentum 0.9, or adamw.", choices=("sgd", "adamw")
     )
     weight_decay: float = knob(1e-4, "Weight decay of the optimizer.", low=0, logarithmic=True)
+    decay_norms: bool = knob(
+        True, "Whether weight decay reaches biases and norms too, as the ancestor's does."
+    )
+    clip_grad_norm: float | None = knob(
+        None,
+        "Gradients are scaled down to this norm where theirs is larger.",
+        low=SMALLEST_POSITIVE_DOUBLE,
+        logarithmic=True,
+    )
     schedule: str = knob(
         "cosine",
         "How the learning rate falls to 0 over the run; polynomial is the ancestor's, power 2.",
@@ -117,6 +126,19 @@ class TrainConfig:
         choices=("auto", "fp32", "bf16", "fp16"),
     )
     device: str = knob("auto", "Where to compute: auto, cpu, cuda, cuda:N, mps.", searchable=False)
+    tf32: bool = knob(
+        True, "fp32 on CUDA may round the factors of products to TF32.", searchable=False
+    )
+    compile: bool = knob(
+        False,
+        "Compile the network with torch.compile; pays on a GPU in long runs only.",
+        searchable=False,
+    )
+    scale_learning_rate: bool = knob(
+        False,
+        "Multiply the learning rate by the number of ranks, as the ancestor does.",
+        searchable=False,
+    )
     max_minutes: float | None = knob(
         None,
         "Minutes of training after which the epoch under way is the last.",

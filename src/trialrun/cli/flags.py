@@ -29,7 +29,11 @@ def flags_for(config: type) -> Callable[[Callable[..., None]], Callable[..., Non
         names = {item.name for item in knobs(config)}
 
         def called(**values: Any) -> None:
-            given = {k: v for k, v in values.items() if k not in names or v is not None}
+            given = {
+                name: ",".join(value) if name in names and isinstance(value, list) else value
+                for name, value in values.items()
+                if name not in names or value not in (None, [])
+            }
             command(**given)
 
         called.__name__, called.__doc__ = command.__name__, command.__doc__
@@ -49,9 +53,9 @@ def _flag(item: Knob) -> inspect.Parameter:
         help=f"{item.rule.help} [default: {as_text(item.default)}]",
         show_default=False,
     )
+    annotation = (
+        Annotated[list[str] | None, option] if item.rule.repeats else Annotated[str | None, option]
+    )
     return inspect.Parameter(
-        item.name,
-        inspect.Parameter.KEYWORD_ONLY,
-        default=None,
-        annotation=Annotated[str | None, option],
+        item.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
     )

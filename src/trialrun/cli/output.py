@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import os
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -46,5 +47,7 @@ def tell(kind: str, message: str, hint: str) -> None:
 
 def quieten_mlflow() -> None:
     """Keep MLflow's notices of its own housekeeping off the terminal; its warnings stay."""
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # MLflow sets it when imported
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)

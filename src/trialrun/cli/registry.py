@@ -9,7 +9,7 @@ from trialrun.cli.app import Json, app
 from trialrun.cli.flags import flags_for
 from trialrun.cli.output import quieten_mlflow, say, show, show_json, show_table
 from trialrun.cli.tables import aligned
-from trialrun.config.promote import CHAMPION, PromoteConfig
+from trialrun.config.promote import CHAMPION, METRICS, PromoteConfig
 
 if TYPE_CHECKING:
     from trialrun.runs.champions import History, Reign
@@ -104,7 +104,9 @@ def _history_lines(found: "History") -> list[str]:
 
 def _history_row(reign: "Reign") -> tuple[str, ...]:
     why = reign.reason if reign.kind == "promotion" else f"{reign.kind}: {reign.reason}"
-    figures = ", ".join(f"{name} {value:.4g}" for name, value in reign.figures.items())
+    figures = ", ".join(
+        f"{name} {value:.4g}" for name, value in reign.figures.items() if name in METRICS
+    )
     return (
         reign.version or "none",
         reign.since or "unknown",

@@ -264,7 +264,7 @@ def _moved(
         replaced=result.champion,
         at=now(),
         user=user_name(),
-        reason=config.reason or "passed: " + ", ".join(g.name for g in result.verdict.gates),
+        reason=config.reason or _default_reason(result),
         run_id=result.run_id,
         data=result.data,
         data_digest=result.data_digest,
@@ -275,6 +275,16 @@ def _moved(
     except PromotionRefusedError as refusal:
         return replace(result, refusal=refusal)
     return result
+
+
+def _default_reason(result: Promotion) -> str:
+    found = result.comparison
+    if found is None:
+        return "the first"
+    return (
+        f"{found.metric} {found.difference:+.4f} [{found.low:+.4f}, {found.high:+.4f}] "
+        f"against version {result.champion}"
+    )
 
 
 def _figures(result: Promotion) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """Runs side by side: what was set, what came of it, on what, and with what."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ _MODEL_SCHEMES = ("models:/", "runs:/")
 _COMPARED = ("accuracy", "macro_f1", "log_loss")
 _FACTS = ("stop_reason", "stopped_epoch", "best_epoch", "weights_sha256")
 _MAX_CURVES = 12
+_HASH = re.compile("[0-9a-f]{40,64}")
+_SHOWN_HASH = 12
 _SYSTEM = "system/"
 _NOTHING = "-"
 
@@ -86,7 +89,9 @@ class Comparison:
             ("Environments where they differ", self.environment, "They do not."),
         )
         sections = [
-            Section(title, heading, [(row.name, *row.values) for row in rows], text)
+            Section(
+                title, heading, [(row.name, *map(_shortened, row.values)) for row in rows], text
+            )
             for title, rows, text in told
         ]
         sections.insert(2, self._paired_section())
@@ -142,6 +147,11 @@ def compare_runs(names: Sequence[str], output: str | None) -> Comparison:
         picture = curves_png(histories, order=labels) if histories else None
         write_durably(Path(output), page("Runs compared", found.sections(), picture))
     return found
+
+
+def _shortened(value: str) -> str:
+    """A hash by its beginning, which tells it from others; any other text as it is."""
+    return value[:_SHOWN_HASH] + "..." if _HASH.fullmatch(value) else value
 
 
 def _run_id(client: "MlflowClient", name: str) -> str:

@@ -1,0 +1,266 @@
+"""Who holds an alias: the log, the stack of those who stand, and races for the next turn."""
+
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trialrun.errors import InvalidParameterError, PromotionRefusedError, TrackingError
+from trialrun.registry import alias as aliases
+from trialrun.registry.history import (
+    PROMOTION,
+    ROLLBACK,
+    Entry,
+    entries_in,
+    from_text,
+    now,
+    stack_of,
+    tag_name,
+)
+from trialrun.registry.rollback import roll_back
+
+NUM_RIVALS = 6
+
+
+def entry(version: str, replaced: str | None = None, kind: str = PROMOTION) -> Entry:
+    """A change of who holds the alias."""
+    return Entry(
+        number=0,
+        kind=kind,
+        version=version,
+        replaced=replaced,
+        at=now(),
+        user="somebody",
+        reason="test",
+        figures={"accuracy": 0.9},
+    )
+
+
+@pytest.fixture
+def client(store: str, tmp_path: Path) -> Any:
+    """A client of a store with a registered model `m` of six versions."""
+    import mlflow
+
+    client = mlflow.MlflowClient(store)
+    register(client, tmp_path)
+    return client
+
+
+def register(client: Any, folder: Path) -> None:
+    """Make the registered model and its versions."""
+    client.create_registered_model("m")
+    for _ in range(NUM_RIVALS):
+        client.create_model_version("m", source=str(folder))
+
+
+def promote(client: Any, version: str) -> Entry:
+    """Move the alias to `version`, whoever holds it."""
+    judged = aliases.read_succession(client, "m", "champion")
+    return aliases.succeed(client, judged, entry(version, judged.holder))
+
+
+def holder(client: Any, alias: str = "champion") -> str | None:
+    """The version that a plain MLflow client finds under the alias."""
+    found = client.get_registered_model("m").aliases.get(alias)
+    return None if found is None else str(found)
+
+
+texts = st.text(max_size=20)
+
+
+@given(
+    st.builds(
+        Entry,
+        number=st.integers(1, 999_999),
+        kind=st.sampled_from([PROMOTION, ROLLBACK]),
+        version=texts,
+        replaced=st.none() | texts,
+        at=texts,
+        user=texts,
+        reason=texts,
+        figures=st.dictionaries(texts, st.floats(allow_nan=False), max_size=3),
+    )
+)
+def test_an_entry_survives_its_tag(given_entry: Entry) -> None:
+    """What is read back is what was written, in any script."""
+    assert from_text(given_entry.to_text()) == given_entry
+
+
+@given(st.lists(st.sampled_from(["1", "2", "3", "back"]), max_size=12))
+def test_rollbacks_undo_promotions(moves: list[str]) -> None:
+    """The stack after promotions and rollbacks is that of a plain undo."""
+    entries: list[Entry] = []
+    plain: list[str] = []
+    for move in moves:
+        if move == "back" and len(plain) > 1:
+            entries.append(entry(plain[-2], plain[-1], ROLLBACK))
+            plain.pop()
+        elif move != "back" and (not plain or plain[-1] != move):
+            entries.append(entry(move, plain[-1] if plain else None))
+            plain.append(move)
+    # Going back to a version below another stay of it ends at the nearer one: the same version.
+    assert stack_of(tuple(entries))[-1:] == plain[-1:]
+
+
+def test_tags_of_other_things_are_no_entries() -> None:
+    """Only the alias's own numbered tags are read."""
+    tags = {
+        tag_name("champion", 2): replace(entry("2"), number=2).to_text(),
+        tag_name("champion", 1): replace(entry("1"), number=1).to_text(),
+        "trialrun.champions.000001": "x",
+        "trialrun.champion.note": "y",
+    }
+    assert [each.version for each in entries_in(tags, "champion")] == ["1", "2"]
+
+
+def test_a_promotion_moves_both_aliases(client: Any) -> None:
+    """The new version is champion, the old one keeps `previous`, and both are tagged."""
+    promote(client, "1")
+    promote(client, "2")
+    assert (holder(client), holder(client, "previous")) == ("2", "1")
+    new, old = (client.get_model_version("m", number).tags for number in ("2", "1"))
+    assert new["champion.promoted.from_version"] == "1"
+    assert old["champion.replaced.by_version"] == "2"
+    assert new["champion.promoted.user"] == "somebody"
+    assert '"accuracy": 0.9' in new["champion.promoted.figures"]
+
+
+def test_who_judged_another_champion_loses(client: Any) -> None:
+    """A promotion that was judged against yesterday's champion is told so, and moves nothing."""
+    promote(client, "1")
+    judged = aliases.read_succession(client, "m", "champion")
+    promote(client, "2")
+    with pytest.raises(PromotionRefusedError, match="now version 2, not 1"):
+        aliases.succeed(client, judged, entry("3", "1"))
+    assert holder(client) == "2"
+
+
+def test_a_half_done_move_is_finished(client: Any) -> None:
+    """Who died after taking a turn has its entry carried out by whoever comes next."""
+    promote(client, "1")
+    judged = aliases.read_succession(client, "m", "champion")
+    claimed = replace(entry("2", "1"), number=2, claim="of a process that died")
+    assert aliases._claim(client, judged, claimed)
+    assert holder(client) == "1"
+    found = aliases.read_succession(client, "m", "champion")
+    assert (found.holder, found.last_number, holder(client)) == ("2", 2, "2")
+
+
+def test_a_latecomer_undoes_nothing(client: Any) -> None:
+    """A process that was held up after its turn puts back what others did meanwhile."""
+    promote(client, "1")
+    before = aliases.read_succession(client, "m", "champion")
+    late = promote(client, "2")
+    promote(client, "3")
+    aliases._carry_out(client, before, late)
+    assert holder(client) == "2"
+    aliases._settle(client, before, late)
+    assert (holder(client), holder(client, "previous")) == ("3", "2")
+
+
+def test_turns_leave_no_experiment_behind(client: Any) -> None:
+    """What a turn is taken by is hidden from the list of experiments."""
+    promote(client, "1")
+    assert not [e.name for e in client.search_experiments() if e.name.startswith("trialrun ")]
+
+
+def test_a_model_made_anew_starts_over(client: Any, tmp_path: Path) -> None:
+    """A registered model deleted and made again under its name has a history of its own."""
+    promote(client, "1")
+    client.delete_registered_model("m")
+    time.sleep(0.01)  # its time of creation, in milliseconds, tells it from the old one
+    register(client, tmp_path)
+    assert aliases.read_succession(client, "m", "champion").entries == ()
+    promote(client, "2")
+    assert holder(client) == "2"
+
+
+def test_a_move_from_outside_is_seen(client: Any) -> None:
+    """An alias that somebody set by hand counts, and the history says that it was."""
+    promote(client, "1")
+    client.set_registered_model_alias("m", "champion", "4")
+    found = aliases.read_succession(client, "m", "champion")
+    assert [each.kind for each in found.seen()] == [PROMOTION, "outside"]
+    promote(client, "5")
+    assert holder(client, "previous") == "4"
+    assert roll_back(client, "m", "champion", "back").version == "4"
+
+
+def test_rollback_goes_back_step_by_step(client: Any) -> None:
+    """A second rollback goes further back, and not forward again; the first has none."""
+    for version in ("1", "2", "3"):
+        promote(client, version)
+    assert roll_back(client, "m", "champion", "too slow").version == "2"
+    assert holder(client, "previous") == "1"
+    assert roll_back(client, "m", "champion", "too slow as well").version == "1"
+    assert holder(client, "previous") is None
+    with pytest.raises(PromotionRefusedError, match="no champion before version 1"):
+        roll_back(client, "m", "champion", "and again")
+    assert client.get_model_version("m", "3").tags["champion.rolled_back.reason"] == "too slow"
+
+
+def test_rollback_wants_a_reason(client: Any) -> None:
+    """An empty reason is refused."""
+    with pytest.raises(InvalidParameterError, match="reason"):
+        roll_back(client, "m", "champion", "  ")
+
+
+def test_rollback_to_a_deleted_version_is_told(client: Any) -> None:
+    """What is gone cannot be champion again."""
+    promote(client, "1")
+    promote(client, "2")
+    client.delete_model_version("m", "1")
+    with pytest.raises(TrackingError, match="version 1"):
+        roll_back(client, "m", "champion", "back")
+    assert holder(client) == "2"
+
+
+_RIVAL = """
+import sys, time
+from pathlib import Path
+from trialrun.errors import PromotionRefusedError
+from trialrun.registry.alias import read_succession, succeed
+from trialrun.registry.history import Entry, now
+from trialrun.store import connect
+version, folder = sys.argv[1], Path(sys.argv[2])
+client = connect()
+judged = read_succession(client, "m", "champion")
+(folder / f"ready{version}").touch()
+while not (folder / "go").exists():
+    time.sleep(0.002)
+try:
+    succeed(client, judged, Entry(number=0, kind="promotion", version=version,
+            replaced=judged.holder, at=now(), user="rival " + version, reason="race"))
+except PromotionRefusedError as error:
+    print("lost:", error)
+    sys.exit(5)
+"""
+
+
+def test_of_six_promotions_at_once_one_wins(client: Any, tmp_path: Path) -> None:
+    """Six processes that judged one champion: one moves the alias, five learn that they lost."""
+    rivals = [
+        subprocess.Popen(
+            [sys.executable, "-c", _RIVAL, str(version), str(tmp_path)],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for version in range(1, NUM_RIVALS + 1)
+    ]
+    while len(list(tmp_path.glob("ready*"))) < NUM_RIVALS:
+        assert all(rival.poll() is None for rival in rivals)
+        time.sleep(0.02)
+    (tmp_path / "go").touch()
+    told = [rival.communicate()[0] for rival in rivals]
+    codes = [rival.returncode for rival in rivals]
+    assert sorted(codes) == [0, 5, 5, 5, 5, 5]
+    winner = str(codes.index(0) + 1)
+    assert all(f"now version {winner}, not none" in text for text in told if text)
+    found = aliases.read_succession(client, "m", "champion")
+    assert [each.version for each in found.entries] == [winner] == [found.holder]

@@ -14,6 +14,7 @@ and our move. Its move is lost, and the history does not show it.
 import getpass
 import json
 import os
+import time
 import uuid
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _ENTRY_TAG = "trialrun.entry"
+_PATIENCE_SECONDS = 2.0  # a move takes about a tenth of a second
+_LOOK_AGAIN_SECONDS = 0.1
+_ATTEMPTS = 5
 _EXPLANATION = (
     "Made by trialrun to take its turn at moving an alias, and hidden at once. The history itself "
     "is in the registered model's tags; nothing is lost when this is deleted for good."
@@ -47,12 +51,16 @@ def read_succession(client: "MlflowClient", name: str, alias: str) -> Succession
     Raises:
         TrackingError: There is no registered model `name`, or the store fails.
     """
+    patience = time.monotonic() + _PATIENCE_SECONDS
     while True:
         found = _look(client, name, alias)
         pending = _claimed(client, found, found.last_number + 1)
         if pending is None:
             return found
-        _carry_out(client, found, pending)
+        if time.monotonic() < patience:
+            time.sleep(_LOOK_AGAIN_SECONDS)  # most likely it is just being carried out
+        else:
+            _carry_out(client, found, pending)
 
 
 def _look(client: "MlflowClient", name: str, alias: str) -> Succession:
@@ -134,20 +142,37 @@ def _claimed(client: "MlflowClient", succession: Succession, number: int) -> Ent
 
 
 def _carry_out(client: "MlflowClient", before: Succession, entry: Entry) -> None:
-    """Do what a claimed entry says, the history's tag last."""
-    assert entry.version is not None
+    """Do what a claimed entry says; again where another process, doing the same, got between.
+
+    MLflow's databases answer BAD_REQUEST where two add one row at once.
+    """
+    from mlflow.exceptions import MlflowException
+
     with tracking_errors(f"{before.alias} of {before.name} cannot be moved"):
-        _tag_versions(client, before, entry)
-        client.set_registered_model_alias(before.name, before.alias, entry.version)
-        stack = stack_of((*before.entries, entry))
-        earlier = previous_alias(before.alias)
-        if len(stack) > 1:
-            client.set_registered_model_alias(before.name, earlier, stack[-2])
-        else:
-            client.delete_registered_model_alias(before.name, earlier)
-        client.set_registered_model_tag(
-            before.name, tag_name(before.alias, entry.number), entry.to_text()
-        )
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                _write(client, before, entry)
+                return
+            except MlflowException as error:
+                if error.error_code != "BAD_REQUEST" or attempt == _ATTEMPTS:
+                    raise
+                time.sleep(_LOOK_AGAIN_SECONDS)
+
+
+def _write(client: "MlflowClient", before: Succession, entry: Entry) -> None:
+    """Version tags, aliases, and last the history's tag."""
+    assert entry.version is not None
+    _tag_versions(client, before, entry)
+    client.set_registered_model_alias(before.name, before.alias, entry.version)
+    stack = stack_of((*before.entries, entry))
+    earlier = previous_alias(before.alias)
+    if len(stack) > 1:
+        client.set_registered_model_alias(before.name, earlier, stack[-2])
+    else:
+        client.delete_registered_model_alias(before.name, earlier)
+    client.set_registered_model_tag(
+        before.name, tag_name(before.alias, entry.number), entry.to_text()
+    )
 
 
 def _tag_versions(client: "MlflowClient", before: Succession, entry: Entry) -> None:

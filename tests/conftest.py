@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests share two cores; threads would spin
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 

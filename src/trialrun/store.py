@@ -120,7 +120,7 @@ def experiment_id(client: "MlflowClient", name: str | None) -> str:
         found = client.get_experiment_by_name(name)
         if found is None:
             try:
-                return str(client.create_experiment(name, tags=_EXPERIMENT_TAGS))
+                return str(client.create_experiment(name))
             except MlflowException:  # another process made it meanwhile
                 found = client.get_experiment_by_name(name)
     if found is None or found.lifecycle_stage != "active":
@@ -128,3 +128,12 @@ def experiment_id(client: "MlflowClient", name: str | None) -> str:
             f"experiment {name} was deleted", "Restore it, or choose another experiment."
         )
     return str(found.experiment_id)
+
+
+def describe_experiment(client: "MlflowClient", experiment_id: str) -> None:
+    """Set up an experiment's page for training runs, where nobody has set it up yet."""
+    with tracking_errors("the experiment cannot be described"):
+        tags = client.get_experiment(experiment_id).tags
+        for name, value in _EXPERIMENT_TAGS.items():
+            if name not in tags:
+                client.set_experiment_tag(experiment_id, name, value)

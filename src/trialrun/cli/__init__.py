@@ -1,11 +1,16 @@
 """The command line: it parses, prints and exits, and decides nothing."""
 
+import os
 import sys
 import traceback
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
 
 import typer
 
+from trialrun.cli.flags import with_values
 from trialrun.cli.output import tell
+from trialrun.distributed import ranks_of
 from trialrun.errors import CutBySignalError, TrialrunError
 
 _USAGE_EXIT = 2
@@ -22,8 +27,19 @@ def run(arguments: list[str]) -> int:
     """Run one command line; its exit code, the two lines of an error having been said."""
     from trialrun.cli.commands import app
 
+    if not ranks_of(os.environ).is_first:  # one of several ranks speaks, the others keep silent
+        with (
+            Path(os.devnull).open("w") as nowhere,
+            redirect_stdout(nowhere),
+            redirect_stderr(nowhere),
+        ):
+            return _run(app, arguments)
+    return _run(app, arguments)
+
+
+def _run(app: typer.Typer, arguments: list[str]) -> int:
     debug = "--debug" in arguments
-    arguments = [argument for argument in arguments if argument != "--debug"]
+    arguments = with_values([argument for argument in arguments if argument != "--debug"])
     try:
         typer.main.get_command(app).main(arguments, prog_name="trialrun", standalone_mode=False)
     except BaseException as error:

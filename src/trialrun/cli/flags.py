@@ -12,6 +12,22 @@ import typer
 
 from trialrun.config import Knob, as_text, knobs
 
+_SWITCHES: set[str] = set()  # the flags of truth values, gathered as commands are declared
+
+
+def with_values(arguments: list[str]) -> list[str]:
+    """`arguments` with a `true` after every switch that stands alone.
+
+    MLproject hands every setting over with its value, `--strict false`; people write `--strict`.
+    """
+    given: list[str] = []
+    for place, argument in enumerate(arguments):
+        given.append(argument)
+        following = arguments[place + 1 : place + 2]
+        if argument in _SWITCHES and (not following or following[0].startswith("-")):
+            given.append("true")
+    return given
+
 
 def flags_for(config: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command one flag a setting of `config`; it is called with those given, as texts.
@@ -27,6 +43,7 @@ def flags_for(config: type) -> Callable[[Callable[..., None]], Callable[..., Non
         ]
         flags = [_flag(item) for item in knobs(config)]
         names = {item.name for item in knobs(config)}
+        _SWITCHES.update(item.flag for item in knobs(config) if item.type is bool)
 
         def called(**values: Any) -> None:
             given = {

@@ -1,12 +1,13 @@
 """What the command line says: results on standard output, everything else on standard error."""
 
 import json
-import logging
 import math
 import os
 import sys
 from collections.abc import Mapping
 from typing import Any
+
+from trialrun.config import as_text
 
 
 def say(text: str) -> None:
@@ -36,7 +37,7 @@ def show_table(rows: Mapping[str, Any]) -> None:
     """Names and values, the names aligned."""
     width = max((len(name) for name in rows), default=0)
     for name, value in rows.items():
-        show(f"{name:<{width}}  {value}")
+        show(f"{name:<{width}}  {as_text(value)}")
 
 
 def tell(kind: str, message: str, hint: str) -> None:
@@ -46,8 +47,9 @@ def tell(kind: str, message: str, hint: str) -> None:
 
 
 def quieten_mlflow() -> None:
-    """Keep MLflow's notices of its own housekeeping off the terminal; its warnings stay."""
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # MLflow sets it when imported
+    """Keep MLflow's notices of its own housekeeping off the terminal; its warnings stay.
+
+    MLflow reads these as it is imported, and sets up its logging itself.
+    """
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
-    logging.getLogger("alembic").setLevel(logging.WARNING)

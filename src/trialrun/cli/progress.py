@@ -2,10 +2,12 @@
 
 import sys
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trialrun.cli.output import say
-from trialrun.engine.stopping import Standing
+
+if TYPE_CHECKING:
+    from trialrun.engine.stopping import Standing
 
 _PLAIN_STEP = 10_000  # images between two plain lines where there is no terminal
 
@@ -66,7 +68,7 @@ class Terminal:
         elif self._num_decoded % _PLAIN_STEP == 0:
             say(f"{self._num_decoded} images decoded")
 
-    def epoch(self, standing: Standing, epochs: int) -> None:
+    def epoch(self, standing: "Standing", epochs: int) -> None:
         """One line an epoch."""
         self._close_bar()
         result = standing.result

@@ -4,7 +4,8 @@ from typing import Any
 
 from trialrun.cli.app import Json, app
 from trialrun.cli.flags import flags_for
-from trialrun.cli.output import quieten_mlflow, show_json, show_table
+from trialrun.cli.output import quieten_mlflow, say, show_json, show_table
+from trialrun.cli.progress import Terminal
 from trialrun.config import TrainConfig
 
 
@@ -12,20 +13,17 @@ from trialrun.config import TrainConfig
 @flags_for(TrainConfig)
 def train(json: Json = False, **settings: Any) -> None:
     """Train a classifier on labelled images and record the run in MLflow."""
-    from trialrun.runs.plan import plan_training
-    from trialrun.runs.signals import cut_by_signals
+    from trialrun.runs.entry import run_training
 
-    plan = plan_training(settings)
-    with cut_by_signals():
-        quieten_mlflow()
-        from trialrun.cli.progress import Terminal
-        from trialrun.runs.train import train as train_plan
-
-        with Terminal() as terminal:
-            result = train_plan(plan, terminal)
+    quieten_mlflow()
+    result = run_training(settings, Terminal)
     values = result.to_json()
     if json:
         show_json(values)
         return
     metrics = {name: f"{value:.6g}" for name, value in values.pop("metrics").items()}
     show_table({**values, **metrics})
+    if result.model_version:
+        say(
+            f"Score with it: trialrun score models:/{result.model_name}/{result.model_version} DATA"
+        )

@@ -1,10 +1,17 @@
-"""Where trialrun keeps what it can make again."""
+"""Where trialrun keeps what it can make again, and how much of it."""
 
+import math
 import os
 import tempfile
 from pathlib import Path
 
+from trialrun.errors import InvalidParameterError
+
 CACHE_VARIABLE = "TRIALRUN_CACHE"
+CACHE_LIMIT_VARIABLE = "TRIALRUN_CACHE_GB"
+DEFAULT_CACHE_GB = 50.0
+
+_GB = 10**9
 
 
 def cache_folder() -> Path:
@@ -17,3 +24,22 @@ def cache_folder() -> Path:
         return Path.home() / ".cache" / "trialrun"
     except RuntimeError:
         return Path(tempfile.gettempdir()) / "trialrun-cache"
+
+
+def cache_limit_bytes() -> int:
+    """How large the packs may grow together: `$TRIALRUN_CACHE_GB`, in 10^9 bytes, else 50.
+
+    Raises:
+        InvalidParameterError: It is no number, or negative.
+    """
+    text = os.environ.get(CACHE_LIMIT_VARIABLE) or str(DEFAULT_CACHE_GB)
+    try:
+        gigabytes = float(text)
+    except ValueError:
+        gigabytes = -1.0
+    if not 0 <= gigabytes < math.inf:
+        raise InvalidParameterError(
+            f"{CACHE_LIMIT_VARIABLE}={text} is no size in gigabytes",
+            "Give a number such as 20; 0 keeps no decoded images.",
+        )
+    return int(gigabytes * _GB)

@@ -21,7 +21,8 @@ class TrainConfig:
     )
     train_data: str = knob(
         "sample:digits",
-        "Labelled images: a folder with one sub-folder a class, an ImageDirectory, sample:digits.",
+        "Labelled images: a folder with one sub-folder a class, an ImageDirectory, a folder with "
+        "metadata.csv, an archive of these, a URI, sample:digits.",
         searchable=False,
     )
     valid_data: str | None = knob(
@@ -43,6 +44,17 @@ class TrainConfig:
     valid_fraction: float = knob(
         0.2, "Share of train_data held out where valid_data is none.", low=1e-6, below=1
     )
+    group_column: str | None = knob(
+        None,
+        "Column of the image list (a patient, say) whose images all go to one side of the split.",
+        searchable=False,
+    )
+    group_pattern: str | None = knob(
+        None,
+        "Regular expression whose match in an image's name (its first group, if it has one) says "
+        "which images go to one side of the split.",
+        searchable=False,
+    )
     image_size: int | str = knob(
         "auto",
         "Height and width in pixels that images are resized to; auto is 224, or less where "
@@ -57,10 +69,25 @@ class TrainConfig:
         "adds TrivialAugment.",
         choices=("none", "flip", "standard", "strong"),
     )
+    transforms: str | None = knob(
+        None,
+        "A list of transforms as Azure's Init Image Transformation writes it (the JSON file or its "
+        "TransformationDirectory), in place of augment; Random... entries act in training only.",
+        searchable=False,
+    )
     optimizer: str = knob(
         "sgd", "sgd with Nesterov momentum 0.9, or adamw.", choices=("sgd", "adamw")
     )
     weight_decay: float = knob(1e-4, "Weight decay of the optimizer.", low=0, logarithmic=True)
+    decay_norms: bool = knob(
+        True, "Whether weight decay reaches biases and norms too, as the ancestor's does."
+    )
+    clip_grad_norm: float | None = knob(
+        None,
+        "Gradients are scaled down to this norm where theirs is larger.",
+        low=SMALLEST_POSITIVE_DOUBLE,
+        logarithmic=True,
+    )
     schedule: str = knob(
         "cosine",
         "How the learning rate falls to 0 over the run; polynomial is the ancestor's, power 2.",
@@ -99,6 +126,19 @@ class TrainConfig:
         choices=("auto", "fp32", "bf16", "fp16"),
     )
     device: str = knob("auto", "Where to compute: auto, cpu, cuda, cuda:N, mps.", searchable=False)
+    tf32: bool = knob(
+        True, "fp32 on CUDA may round the factors of products to TF32.", searchable=False
+    )
+    compile: bool = knob(
+        False,
+        "Compile the network with torch.compile; pays on a GPU in long runs only.",
+        searchable=False,
+    )
+    scale_learning_rate: bool = knob(
+        False,
+        "Multiply the learning rate by the number of ranks, as the ancestor does.",
+        searchable=False,
+    )
     max_minutes: float | None = knob(
         None,
         "Minutes of training after which the epoch under way is the last.",

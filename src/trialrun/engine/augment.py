@@ -5,6 +5,7 @@ what an image looks like. Tensor letters: N images, S the image size, P the stor
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -12,8 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional
 
 from trialrun.engine.seeds import seed_for, uniforms
+from trialrun.images.transforms import Step
 
 # Area and aspect ratio of the crop: Szegedy et al. 2015, arXiv:1409.4842, section 6.
 _CROP_AREA = (0.08, 1.0)
@@ -22,15 +25,31 @@ _NUM_DRAWS = 5  # area, ratio, left, top, mirror
 
 
 def augmented(
-    pixels: Tensor, positions: NDArray[np.int64], *, augment: str, epoch: int, random_seed: int
+    pixels: Tensor,
+    positions: NDArray[np.int64],
+    *,
+    augment: str,
+    epoch: int,
+    random_seed: int,
+    size: int | None = None,
+    steps: Sequence[Step] = (),
 ) -> Tensor:
-    """(N, 3, S, S) uint8 images changed as `augment` (none, flip, standard, strong) says."""
+    """(N, 3, P, P) uint8 images to (N, 3, S, S), S being `size` (P where it is None).
+
+    Changed as `augment` (none, flip, standard, strong) says; or by `steps`, the user's own list,
+    each image by draws of its own as well.
+    """
+    size = size or pixels.shape[-1]
+    if steps:
+        return _transformed(pixels, positions, steps, size, seed_for(random_seed, "steps", epoch))
+    if augment in ("none", "flip") and pixels.shape[-1] != size:
+        pixels = _square(pixels, size)
     if augment == "none":
         return pixels
     draws = uniforms(seed_for(random_seed, "augment", epoch), positions, _NUM_DRAWS)
     if augment == "flip":
         return _mirrored(pixels, draws[:, 4])
-    cropped = _cropped(pixels, draws)
+    cropped = _cropped(pixels, draws, size)
     if augment == "standard":
         return cropped
     return _trivially_augmented(cropped, positions, epoch, random_seed)
@@ -41,9 +60,17 @@ def _mirrored(pixels: Tensor, draws: NDArray[np.float64]) -> Tensor:
     return torch.where(chosen, pixels.flip(-1), pixels)
 
 
-def _cropped(pixels: Tensor, draws: NDArray[np.float64]) -> Tensor:
-    """A random rectangle of each image, resized to the whole, half of them mirrored."""
-    size = pixels.shape[-1]
+def _square(images: Tensor, size: int) -> Tensor:
+    """Images of one size, their central squares resized."""
+    side = min(images.shape[-2:])
+    resized: Tensor = functional.resize(
+        functional.center_crop(images, [side, side]), [size, size], antialias=True
+    )
+    return resized
+
+
+def _cropped(pixels: Tensor, draws: NDArray[np.float64], size: int) -> Tensor:
+    """A random rectangle of each image, resized to `size`, half of them mirrored."""
     area = _CROP_AREA[0] + draws[:, 0] * (_CROP_AREA[1] - _CROP_AREA[0])
     log_low, log_high = math.log(_CROP_RATIO[0]), math.log(_CROP_RATIO[1])
     ratio = np.exp(log_low + draws[:, 1] * (log_high - log_low))
@@ -65,10 +92,28 @@ def _trivially_augmented(
     pixels: Tensor, positions: NDArray[np.int64], epoch: int, random_seed: int
 ) -> Tensor:
     """TrivialAugment (Mueller and Hutter 2021, arXiv:2103.10158), drawn for each image."""
-    transform = v2.TrivialAugmentWide()
+    seed = seed_for(random_seed, "trivial", epoch)
+    return torch.stack(_each_by_its_draws(v2.TrivialAugmentWide(), pixels, positions, seed))
+
+
+def _transformed(
+    pixels: Tensor, positions: NDArray[np.int64], steps: Sequence[Step], size: int, seed: int
+) -> Tensor:
+    """Torchvision's transforms of those names in their order, then the square that is learned."""
+    transform = v2.Compose([getattr(v2, step.name)(**step.arguments) for step in steps])
+    changed = _each_by_its_draws(transform, pixels, positions, seed)
+    fitting = [
+        image if image.shape[-2:] == (size, size) else _square(image, size) for image in changed
+    ]
+    return torch.stack(fitting)
+
+
+def _each_by_its_draws(
+    transform: v2.Transform, pixels: Tensor, positions: NDArray[np.int64], seed: int
+) -> list[Tensor]:
     changed = []
     with torch.random.fork_rng(devices=[]):  # torchvision draws from torch's global generator
         for image, position in zip(pixels, positions.tolist(), strict=True):
-            torch.manual_seed(seed_for(random_seed, "trivial", epoch, position))
+            torch.manual_seed(seed_for(seed, "image", position))
             changed.append(transform(image))
-    return torch.stack(changed)
+    return changed

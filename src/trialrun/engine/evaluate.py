@@ -13,11 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from trialrun.distributed import ALONE, Ranks
 from trialrun.engine.batches import Batch
 from trialrun.engine.precision import Arithmetic
-from trialrun.images.preprocessing import Preprocessing
+from trialrun.engine.task import Inputs
 
 MIN_CLASSES_FOR_TOP5 = 5
+
+_NUM_COLUMNS = 6  # of `_judged`
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,31 +37,36 @@ class Evaluation:
 
 
 def evaluate(
-    network: nn.Module, batches: Iterable[Batch], preprocessing: Preprocessing, math: Arithmetic
+    network: nn.Module,
+    batches: Iterable[Batch],
+    preprocessing: Inputs,
+    math: Arithmetic,
+    *,
+    num_images: int,
+    ranks: Ranks = ALONE,
 ) -> Evaluation:
     """Loss (cross entropy in nats, unweighted), accuracies and predictions of `network`.
 
-    Raises:
-        ValueError: There are no batches.
+    `batches` hold this rank's share of the set's `num_images`; the figures are of the whole set.
     """
     was_training = network.training
     network.eval()
     started = time.perf_counter()
-    columns: list[Tensor] = []
+    table = torch.zeros(num_images, _NUM_COLUMNS, device=math.device)
     try:
         with torch.inference_mode():
-            columns.extend(_judged(network, batch, preprocessing, math) for batch in batches)
+            for batch in batches:
+                positions = torch.from_numpy(batch.positions).to(math.device)
+                table[positions] = _judged(network, batch, preprocessing, math)
     finally:
         network.train(was_training)
-    if not columns:
-        raise ValueError("nothing to evaluate")
-    table = torch.cat(columns).cpu().double()  # read off the device once
+    table = ranks.sum(table).cpu().double()  # read off the device once
     seconds = time.perf_counter() - started
     loss, correct, in_top5, predicted, confidence, label_probability = table.unbind(1)
     return Evaluation(
         loss=float(loss.mean()),
         accuracy=float(correct.mean()),
-        top5_accuracy=None if bool(in_top5.isnan().any()) else float(in_top5.mean()),
+        top5_accuracy=None if bool((in_top5 < 0).any()) else float(in_top5.mean()),
         predicted=predicted.long().numpy(),
         confidence=confidence.float().numpy(),
         label_probability=label_probability.float().numpy(),
@@ -66,15 +74,13 @@ def evaluate(
     )
 
 
-def _judged(
-    network: nn.Module, batch: Batch, preprocessing: Preprocessing, math: Arithmetic
-) -> Tensor:
+def _judged(network: nn.Module, batch: Batch, preprocessing: Inputs, math: Arithmetic) -> Tensor:
     """(N, 6) float32: loss, correct, in top 5, predicted, confidence, label probability."""
     pixels = batch.pixels.to(math.device, non_blocking=True)
     labels = batch.labels.to(math.device, non_blocking=True)
-    images = preprocessing.normalised(pixels).contiguous(memory_format=math.memory_format)
+    inputs = preprocessing.normalised(pixels)
     with math.autocast():
-        logits = network(images)
+        logits = network(math.laid_out(inputs))
     log_probabilities = F.log_softmax(logits.float(), dim=1)
     of_label = log_probabilities.gather(1, labels[:, None])[:, 0]
     confidence, predicted = log_probabilities.max(dim=1)
@@ -93,6 +99,6 @@ def _judged(
 
 def _in_top5(log_probabilities: Tensor, labels: Tensor) -> Tensor:
     if log_probabilities.shape[1] < MIN_CLASSES_FOR_TOP5:
-        return torch.full_like(log_probabilities[:, 0], torch.nan)
+        return torch.full_like(log_probabilities[:, 0], -1)
     top5 = log_probabilities.topk(5, dim=1).indices
     return (top5 == labels[:, None]).any(dim=1).float()

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from trialrun.errors import InvalidParameterError
 
@@ -30,14 +31,28 @@ class Arithmetic:
         plain = self.device.type == "mps"
         return torch.contiguous_format if plain else torch.channels_last
 
+    def laid_out(self, inputs: Tensor) -> Tensor:
+        """Images in the layout that the device computes fastest in; features as they are."""
+        if inputs.ndim != 4:
+            return inputs
+        return inputs.contiguous(memory_format=self.memory_format)
 
-def resolve(device: str, precision: str) -> Arithmetic:
-    """The arithmetic of a run.
+    @property
+    def pins_memory(self) -> bool:
+        """Whether batches go to the device from page-locked memory."""
+        return self.device.type == "cuda"
+
+
+def resolve(device: str, precision: str, *, tf32: bool = True, local_rank: int = 0) -> Arithmetic:
+    """The arithmetic of a run; of a machine's ranks each has a GPU of its own.
 
     Raises:
         InvalidParameterError: The device is not there, or cannot compute in `precision`.
     """
-    resolved = _device(device)
+    resolved = _device(device, local_rank)
+    # "high" lets CUDA round the factors of fp32 products to TF32; CPUs are not affected.
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = tf32
     if precision == "auto":
         precision = "bf16" if _has_bf16(resolved) else "fp32"
     if precision == "fp16" and resolved.type == "cpu":
@@ -45,10 +60,10 @@ def resolve(device: str, precision: str) -> Arithmetic:
     return Arithmetic(resolved, precision)
 
 
-def _device(name: str) -> torch.device:
+def _device(name: str, local_rank: int) -> torch.device:
+    if name in ("auto", "cuda") and torch.cuda.is_available():
+        return torch.device("cuda", local_rank % torch.cuda.device_count())
     if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda", torch.cuda.current_device())
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,21 +17,31 @@ _MOMENTUM = 0.9  # the ancestor's, with Nesterov's correction
 _POLYNOMIAL_POWER = 2  # the ancestor's
 
 
-def make_optimizer(network: nn.Module, config: TrainConfig) -> Optimizer:
+def make_optimizer(network: nn.Module, config: TrainConfig, world_size: int = 1) -> Optimizer:
     """The optimizer over the parameters that learn."""
-    learning = [p for p in network.parameters() if p.requires_grad]
+    learning_rate = config.learning_rate * (world_size if config.scale_learning_rate else 1)
+    groups = _parameter_groups(network, config)
     if config.optimizer == "adamw":
-        return AdamW(
-            learning, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
-        )
+        return AdamW(groups, lr=learning_rate, weight_decay=config.weight_decay, fused=True)
     return SGD(
-        learning,
-        lr=config.learning_rate,
+        groups,
+        lr=learning_rate,
         momentum=_MOMENTUM,
         nesterov=True,
         weight_decay=config.weight_decay,
         fused=True,
     )
+
+
+def _parameter_groups(network: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
+    """The learning parameters; vectors (biases and norms) apart where they are not to decay."""
+    learning = [p for p in network.parameters() if p.requires_grad]
+    if config.decay_norms:
+        return [{"params": learning}]
+    return [
+        {"params": [p for p in learning if p.ndim > 1]},
+        {"params": [p for p in learning if p.ndim <= 1], "weight_decay": 0.0},
+    ]
 
 
 def make_scheduler(optimizer: Optimizer, config: TrainConfig, num_steps: int) -> LambdaLR:

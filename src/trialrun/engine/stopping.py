@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from trialrun.config import TrainConfig
-from trialrun.engine.fit import EpochResult
+from trialrun.engine.results import EpochResult
 
 COMPLETED = "completed"
 EARLY_STOP = "early_stop"

@@ -6,16 +6,20 @@ Nothing here opens an image, so that a wrong layout is told in well under a seco
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 
 @dataclass(frozen=True, slots=True)
 class ImageItem:
-    """One image: its name below the set's root (with `/`), its label, Azure's id if it has one."""
+    """One image: its name below the set's root (with `/`), its label, Azure's id if it has one.
+
+    Images of one `group` show the same thing, and no split parts them.
+    """
 
     name: str
     label: str | None = None
     id: int | str | None = None
+    group: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,12 @@ def label_indices(items: Sequence[ImageItem], classes: Sequence[str]) -> list[in
     """
     index_of: dict[str | None, int] = {name: index for index, name in enumerate(classes)}
     return [index_of[item.label] for item in items]
+
+
+def leads_out(name: str) -> bool:
+    """Whether a name in a list is absolute or climbs with `..`, and so may lie elsewhere."""
+    path = PurePosixPath(name)
+    return path.is_absolute() or ".." in path.parts or "\0" in name
 
 
 def printable(name: str) -> str:

@@ -4,7 +4,7 @@ Tensor letters: N images, H and W pixels, S the image size.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,22 +12,28 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional
 
 from trialrun.images.decoder import decode
+from trialrun.images.header import MAX_PIXELS, UndecodableError
+from trialrun.images.transforms import MAX_SIDE, Step, step_of
 
 # Channel statistics of ImageNet as torchvision's weights expect them.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+_JSON_NAMES = frozenset({"image_size", "mean", "std", "steps"})
 
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
     """What is done to every image: its central square resized to `image_size`, then normalised.
 
-    With `image_size` None images are taken as they are, which Azure's models want.
+    With `image_size` None images are taken as they are, which Azure's models want. `steps`, where
+    there are some, come first: transforms that do the same every time.
     """
 
     image_size: int | None
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
+    steps: tuple[Step, ...] = ()
 
     def pixels(self, data: bytes) -> Tensor:
         """(3, S, S) uint8 out of an image file's bytes.
@@ -36,6 +42,8 @@ class Preprocessing:
             UndecodableError: With the reason in a few words.
         """
         image = decode(data)
+        for step in self.steps:
+            image = applied(step, image)
         return image if self.image_size is None else central_square(image, self.image_size)
 
     def normalised(self, pixels: Tensor) -> Tensor:
@@ -46,20 +54,35 @@ class Preprocessing:
         return pixels.to(torch.float32).mul_(1 / (255 * std)).sub_(mean / std)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for `model.json`."""
-        return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
+        """Plain values for `model.json`; `steps` where there are some."""
+        values: dict[str, Any] = {
+            "image_size": self.image_size,
+            "mean": list(self.mean),
+            "std": list(self.std),
+        }
+        if self.steps:
+            values["steps"] = [step.to_json() for step in self.steps]
+        return values
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Preprocessing":
         """The inverse of `to_json`.
 
         Raises:
-            ValueError: A value is missing, of another type or out of range.
+            ValueError: A value is missing, unknown, of another type or out of range.
         """
+        if unknown := set(values) - _JSON_NAMES:
+            raise ValueError(f"{min(map(str, unknown))!r} is not known")
         size = values.get("image_size")
-        if size is not None and (not isinstance(size, int) or not 1 <= size <= 4096):
+        if size is not None and (not isinstance(size, int) or not 1 <= size <= MAX_SIDE):
             raise ValueError(f"image_size {size!r} is no size in pixels")
-        return cls(size, _three(values.get("mean")), _three(values.get("std")))
+        entries = values.get("steps", [])
+        if not isinstance(entries, list):
+            raise ValueError("steps are no list")
+        steps = tuple(step_of(entry) for entry in entries)
+        if stray := next((step for step in steps if not step.is_fixed), None):
+            raise ValueError(f"{stray.name} draws, and is not for inference")
+        return cls(size, _three(values.get("mean")), _three(values.get("std")), steps)
 
 
 def _three(values: object) -> tuple[float, ...]:
@@ -78,7 +101,33 @@ def central_square(image: Tensor, size: int) -> Tensor:
     if (height, width) != (side, side):
         top, left = (height - side) // 2, (width - side) // 2
         image = image[:, top : top + side, left : left + side]
+        # Colours side by side in memory: torchvision then resizes in two thirds of the time.
+        image = image.permute(1, 2, 0).contiguous().permute(2, 0, 1)
     if side == size:
-        return image.contiguous()
+        return image
     resized: Tensor = functional.resize(image, [size, size], antialias=True)
     return resized
+
+
+def applied(step: Step, image: Tensor) -> Tensor:
+    """A (3, H, W) uint8 image after a fixed step.
+
+    Raises:
+        UndecodableError: It would become too large: a shorter side of one pixel, resized to 256,
+            makes the longer one 256 times as long.
+    """
+    changed: Tensor
+    if step.name == "Pad":
+        padding, fill = step.arguments["padding"], step.arguments.get("fill")
+        changed = functional.pad(image, padding, fill=fill or 0)
+        return changed
+    size = step.arguments["size"]
+    sides = [size] if isinstance(size, int) else list(size)
+    if step.name == "CenterCrop":
+        changed = functional.center_crop(image, sides)
+        return changed
+    short, long = sorted(image.shape[-2:])
+    if len(sides) == 1 and sides[0] * sides[0] * long > MAX_PIXELS * short:
+        raise UndecodableError(f"too long to be resized: {long} by {short} pixels")
+    changed = functional.resize(image, sides, antialias=True)
+    return changed

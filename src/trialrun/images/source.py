@@ -4,34 +4,51 @@ from pathlib import Path
 
 from trialrun.errors import InvalidDatasetError
 from trialrun.images import sample
+from trialrun.images.archives import archive_in, unpacked
 from trialrun.images.dataset import ImageSet
 from trialrun.images.readers import READERS
 
 
-def open_data(source: str, cache_folder: Path) -> ImageSet:
+def open_data(
+    source: str,
+    cache_folder: Path,
+    *,
+    path: Path | None = None,
+    group_column: str | None = None,
+) -> ImageSet:
     """Names and labels of the images in `source`; no image is opened.
 
+    `path` is where it lies on this machine, where that is not what `source` says. An archive is
+    unpacked into the cache.
+
     Raises:
-        InvalidParameterError: A sample that does not exist.
+        InvalidParameterError: A sample or a group column that does not exist.
         InvalidDatasetError: There is no such folder, or it holds no image.
+        InvalidArchiveError: An archive that is damaged or means harm.
     """
-    if source.startswith(sample.PREFIX):
-        folder = sample.materialised(source, cache_folder)
-    else:
-        folder = Path(source).expanduser()
+    folder = path or _path_of(source, cache_folder)
     if not folder.exists():
         raise InvalidDatasetError(
             f"there is no {source} (looked in {Path.cwd()})",
             "Give a folder of images; an absolute path is safest with `mlflow run`.",
         )
+    if (archive := archive_in(folder)) is not None:
+        folder = unpacked(archive, cache_folder)
     for reader in READERS:
         if reader.reads(folder):
-            images = reader.read(folder, source)
+            images = reader.read(folder, source, group_column)
             break
     else:
         raise InvalidDatasetError(
-            f"{source} is no folder of images", "Give a folder with one sub-folder a class."
+            f"{source} is neither a folder of images nor an archive",
+            "Give a folder with one sub-folder a class, or a .zip or .tar of one.",
         )
     if not images.items and not images.declared_classes:
         raise InvalidDatasetError(f"{source} holds no images", "Give a folder with images in it.")
     return images
+
+
+def _path_of(source: str, cache_folder: Path) -> Path:
+    if source.startswith(sample.PREFIX):
+        return sample.materialised(source, cache_folder)
+    return Path(source).expanduser()

@@ -6,28 +6,46 @@ of its pack come from it.
 
 import hashlib
 import statistics
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from trialrun.images.content import content_of
 from trialrun.images.dataset import ImageItem, ImageSet
 from trialrun.images.header import UndecodableError, read_header
+from trialrun.images.workers import ITEM_SECONDS, in_order
 
 DEFAULT_IMAGE_SIZE = 224
+TOO_SLOW = f"took longer than {ITEM_SECONDS:g} seconds"
 _SIZE_STEP = 32  # what torchvision's networks divide height and width by
 
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """One file as found: `reason` is empty where its header is that of a usable image."""
+    """One file as found: `reason` is empty where its header is that of a usable image.
+
+    `warning` says what a person should know of an image that is used all the same.
+    """
 
     sha256: str
     num_bytes: int
     width: int
     height: int
     reason: str = ""
+    warning: str = ""
+
+
+Known = Callable[[ImageItem], Sighting | None]
+Progress = Callable[[int], None]
+
+
+def no_progress(_num_images: int) -> None:
+    """Tell nobody."""
+
+
+def nothing_known(_item: ImageItem) -> None:
+    """Every file is to be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,24 +64,40 @@ class Survey:
         return digest.hexdigest()
 
 
-def survey(images: ImageSet, *, threads: int) -> Survey:
-    """Read every file of `images` with `threads` threads."""
-    with ThreadPoolExecutor(threads) as pool:
-        look = partial(_look, images.root)
-        return Survey(images, tuple(pool.map(look, images.items)))
+def survey(
+    images: ImageSet,
+    *,
+    threads: int,
+    known: Known = nothing_known,
+    progress: Progress = no_progress,
+) -> Survey:
+    """Read every file of `images` that is not `known` already, with `threads` threads."""
+    sightings: list[Sighting] = []
+    look = partial(_look, images.root, known)
+    for seen in in_order(look, images.items, threads=threads, late=_too_slow):
+        sightings.append(seen)
+        progress(1)
+    return Survey(images, tuple(sightings))
 
 
-def _look(root: Path, item: ImageItem) -> Sighting:
+def _too_slow(_item: ImageItem) -> Sighting:
+    return Sighting("", 0, 0, 0, TOO_SLOW)
+
+
+def _look(root: Path, known: Known, item: ImageItem) -> Sighting:
+    if (seen := known(item)) is not None:
+        return seen
     try:
-        data = (root / item.name).read_bytes()
-    except OSError as error:
-        return Sighting("", 0, 0, 0, f"cannot be read: {error.strerror or error}")
+        data = content_of(root, item.name)
+    except UndecodableError as error:
+        return Sighting("", 0, 0, 0, str(error))
     digest = hashlib.sha256(data).hexdigest()
     try:
         header = read_header(data)
     except UndecodableError as error:
         return Sighting(digest, len(data), 0, 0, str(error))
-    return Sighting(digest, len(data), header.width, header.height)
+    warning = header.warning(item.name)
+    return Sighting(digest, len(data), header.width, header.height, "", warning)
 
 
 def auto_image_size(surveys: Sequence[Survey]) -> int:

@@ -6,6 +6,7 @@ safetensors and torch's own loader both accept a flipped bit: callers check a sh
 import hashlib
 import io
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -53,7 +54,9 @@ def from_torch_save(data: bytes, source: Path) -> dict[str, Tensor]:
         InvalidModelDirectoryError: Damaged, not a state dict, or asking to run code.
     """
     try:
-        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # torch muses on pickle protocols; the outcome is ours
+            warnings.simplefilter("ignore")
+            state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InvalidModelDirectoryError(
             f"{source} asks to run code while loading, and is refused", _SOURCE_HINT

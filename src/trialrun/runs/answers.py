@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from trialrun.config.folders import cache_folder
 from trialrun.errors import InvalidDatasetError, NotLabeledDatasetError
-from trialrun.images import open_data, printable
-from trialrun.images.survey import Survey, survey
+from trialrun.images import printable
+from trialrun.images.survey import Survey
 from trialrun.models.classifier import ImageClassifier
 from trialrun.packing import MAX_UNREADABLE_FRACTION
 from trialrun.registry.versions import artifact_bytes
 from trialrun.report.predictions import Predictions, from_probabilities
-from trialrun.runs.data import num_threads
+from trialrun.runs.data import surveyed_set
 from trialrun.runs.score import contents
+from trialrun.runs.sources import open_source
 from trialrun.scoring import Score, score
 from trialrun.tracking import TrackedRun
 
@@ -47,14 +47,14 @@ def open_labelled(source: str) -> Survey:
 
     Raises:
         NotLabeledDatasetError: No image has a label.
-        DataError: As `open_data` says.
+        DataError: As `open_source` says.
     """
-    images = open_data(source, cache_folder()).labelled()
+    images = open_source(source).labelled()
     if not images.items:
         raise NotLabeledDatasetError(
             f"{source} has no labels to judge by", "Sort the images into one sub-folder a class."
         )
-    return survey(images, threads=num_threads())
+    return surveyed_set(images)
 
 
 def answers(classifier: ImageClassifier, surveyed: Survey) -> list[Score]:

@@ -1,20 +1,32 @@
 """A plan's image sets as pixels: surveyed, decoded once, and what could not be decoded left out."""
 
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from trialrun.config import AUTO_TEXT
-from trialrun.config.folders import cache_folder
+from trialrun.config.folders import cache_limit_bytes
 from trialrun.engine.batches import LabelledPixels
-from trialrun.images import ImageSet, label_indices
+from trialrun.images import ImageSet, label_indices, printable
 from trialrun.images.preprocessing import Preprocessing
-from trialrun.images.survey import Survey, auto_image_size, survey
-from trialrun.packing import Pack, Skipped, open_pack, skipped_images, usable_subset
+from trialrun.images.survey import Survey, auto_image_size
+from trialrun.images.transforms import (
+    MAX_SIDE,
+    Step,
+    fixed_steps,
+    side_after,
+    split_at_chance,
+)
+from trialrun.packing import DecodedImages, Skipped, open_pack, skipped_images, usable_subset
+from trialrun.packing.ledger import surveyed_again
+from trialrun.runs.findings import Findings, look_for
+from trialrun.runs.kept import ledgers_folder, packs_folder
 from trialrun.runs.observer import Observer
 from trialrun.runs.plan import TrainPlan
+
+TRAIN_MARGIN = 8 / 7  # 256 for 224, as torchvision's recipes have it
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +34,13 @@ class PreparedSet:
     """One set, decoded: its files, why each was skipped if it was, what is learned from."""
 
     surveyed: Survey
-    reasons: tuple[str, ...]
+    decoded: DecodedImages
     pixels: LabelledPixels
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """One an image, empty where it is used."""
+        return self.decoded.reasons
 
     @property
     def skipped(self) -> list[Skipped]:
@@ -33,11 +50,18 @@ class PreparedSet:
 
 @dataclass(frozen=True, slots=True)
 class PreparedData:
-    """Both sets and the preprocessing that they share."""
+    """Both sets, the preprocessing that inference does, and what training does besides."""
 
     preprocessing: Preprocessing
     train: PreparedSet
     valid: PreparedSet
+    findings: Findings
+    train_steps: tuple[Step, ...] = ()
+
+    @property
+    def num_decoded(self) -> int:
+        """Images that were decoded for it; 0 where both packs were found."""
+        return self.train.decoded.num_decoded + self.valid.decoded.num_decoded
 
 
 def num_threads() -> int:
@@ -46,18 +70,53 @@ def num_threads() -> int:
 
 
 def prepare(plan: TrainPlan, observer: Observer) -> PreparedData:
-    """Survey and decode both sets.
+    """Survey and decode both sets, and look for what is in both.
 
     Raises:
         InvalidDatasetError: Too many images cannot be read, or a class has none left.
         StorageError: The cache folder cannot be written.
     """
-    surveys = [survey(images, threads=num_threads()) for images in (plan.train, plan.valid)]
-    asked = plan.config.image_size
-    size = auto_image_size(surveys) if asked == AUTO_TEXT else int(asked)
-    preprocessing = Preprocessing(size)
-    train, valid = (_prepared(surveyed, preprocessing, plan, observer) for surveyed in surveys)
-    return PreparedData(preprocessing, train, valid)
+    surveys = [surveyed_set(images) for images in (plan.train, plan.valid)]
+    preprocessing = Preprocessing(_image_size(plan, surveys), steps=fixed_steps(plan.steps))
+    stored, train_steps = _stored_for_training(plan, preprocessing)
+    train = _prepared(surveys[0], stored, plan, observer)
+    valid = _prepared(surveys[1], preprocessing, plan, observer)
+    findings = look_for(surveys, [train.decoded, valid.decoded])
+    for note in findings.notes():
+        observer.note(note)
+    return PreparedData(preprocessing, train, valid, findings, train_steps)
+
+
+def surveyed_set(images: ImageSet) -> Survey:
+    """Every file looked at, those excepted that have not changed since they were."""
+    return surveyed_again(images, ledgers_folder(), threads=num_threads())
+
+
+def _image_size(plan: TrainPlan, surveys: Sequence[Survey]) -> int:
+    if plan.config.image_size != AUTO_TEXT:
+        return int(plan.config.image_size)
+    listed = side_after(fixed_steps(plan.steps)) or side_after(plan.steps)
+    return listed or auto_image_size(surveys)
+
+
+def _stored_for_training(
+    plan: TrainPlan, preprocessing: Preprocessing
+) -> tuple[Preprocessing, tuple[Step, ...]]:
+    """How training images are kept, and which steps are left to be drawn for every epoch.
+
+    What crops at random is given an eighth more than it needs, so that it does not enlarge.
+    """
+    assert preprocessing.image_size is not None
+    with_margin = round(preprocessing.image_size * TRAIN_MARGIN)
+    if not plan.steps:
+        crops = plan.config.augment in ("standard", "strong")
+        return (replace(preprocessing, image_size=with_margin) if crops else preprocessing), ()
+    kept, drawn = split_at_chance(plan.steps)
+    if not drawn:
+        return preprocessing, ()
+    crops = any(step.name in ("RandomResizedCrop", "RandomCrop") for step in drawn)
+    side = side_after(kept) or (with_margin if crops else preprocessing.image_size)
+    return replace(preprocessing, image_size=min(side, MAX_SIDE), steps=kept), drawn
 
 
 def _prepared(
@@ -66,21 +125,38 @@ def _prepared(
     for note in surveyed.images.notes:
         observer.note(f"{surveyed.images.source}: {note}")
     observer.decoding(len(surveyed.images))
-    pack = open_pack(
+    decoded = open_pack(
         surveyed,
         preprocessing,
-        cache_folder() / "packs",
+        packs_folder(),
         threads=num_threads(),
+        limit_bytes=cache_limit_bytes(),
         progress=observer.decoded,
+        note=observer.note,
     )
-    usable = usable_subset(surveyed.images, pack, strict=plan.config.strict)
-    prepared = PreparedSet(surveyed, pack.reasons, _labelled(pack, usable, plan.classes))
-    for each in prepared.skipped:
-        observer.note(f"skipped {each.name}: {each.reason}")
+    usable = usable_subset(surveyed.images, decoded.reasons, strict=plan.config.strict)
+    prepared = PreparedSet(surveyed, decoded, _labelled(decoded, usable, plan.classes))
+    _tell(prepared, observer)
     return prepared
 
 
-def _labelled(pack: Pack, usable: ImageSet, classes: Iterable[str]) -> LabelledPixels:
+def _tell(prepared: PreparedSet, observer: Observer) -> None:
+    """Name what was skipped, and count what is odd: the manifest names the latter."""
+    for each in prepared.skipped:
+        observer.note(f"skipped {each.name}: {each.reason}")
+    surveyed = prepared.surveyed
+    odd = [
+        f"{printable(item.name)} {seen.warning}"
+        for item, seen, reason in zip(
+            surveyed.images.items, surveyed.sightings, prepared.reasons, strict=True
+        )
+        if seen.warning and not reason
+    ]
+    if odd:
+        observer.note(f"{len(odd)} images in {surveyed.images.source} are odd, such as {odd[0]}")
+
+
+def _labelled(pack: DecodedImages, usable: ImageSet, classes: Iterable[str]) -> LabelledPixels:
     labels = label_indices(usable.items, tuple(classes))
     rows = np.asarray(pack.usable(), dtype=np.int64)
     return LabelledPixels(pack, rows, np.asarray(labels, dtype=np.int64))

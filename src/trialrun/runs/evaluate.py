@@ -26,7 +26,7 @@ from trialrun.runs.answers import (
 )
 from trialrun.runs.observer import Observer, Silent
 from trialrun.runs.tables import as_csv
-from trialrun.store import connect, experiment_id
+from trialrun.store import connect
 from trialrun.tracking import TrackedRun, dataset_digest, dataset_input, open_run
 
 DATASET_NAME = "test"
@@ -64,9 +64,8 @@ def evaluate(
     client = connect()
     origin = origin_of(client, model)
     classifier = open_classifier(model_folder(model))
-    experiment = experiment_id(client, config.experiment)
     tags = {"trialrun.kind": "evaluation", "trialrun.model": model}
-    with open_run(client, experiment, name=config.run_name, tags=tags) as run:
+    with open_run(client, experiment=config.experiment, name=config.run_name, tags=tags) as run:
         observer.opened(run.name, run.run_id)
         run.params(config.params() | {"model": model, "data": data})
         scores = answers(classifier, surveyed)

@@ -8,29 +8,33 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trialrun.config import TrainConfig, from_values
-from trialrun.config.folders import cache_folder
+from trialrun.config import NONE_TEXT, TrainConfig, from_values
 from trialrun.errors import InvalidParameterError, TrialrunError, merged
 from trialrun.images import (
     ImageSet,
     check_same_classes,
     check_trainable,
-    open_data,
     stratified_split,
 )
 from trialrun.images.sample import PREFIX as SAMPLE_PREFIX
+from trialrun.images.transforms import Step, read_transforms
 from trialrun.models import check_name
+from trialrun.runs.sources import open_source
 
 _TABLE_SUFFIXES = (".csv", ".parquet")
 
 
 @dataclass(frozen=True, slots=True)
 class TrainPlan:
-    """Settings and both sets, fit to be learned from as far as names tell."""
+    """Settings and both sets, fit to be learned from as far as names tell.
+
+    `steps` are what `transforms` lists.
+    """
 
     config: TrainConfig
     train: ImageSet
     valid: ImageSet
+    steps: tuple[Step, ...] = ()
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -50,8 +54,9 @@ def plan_training(values: Mapping[str, Any]) -> TrainPlan:
         check_name(config.model)
     except TrialrunError as error:
         problems.append(error)
-    train = _labelled(config.train_data, problems)
-    valid = _labelled(config.valid_data, problems)
+    steps = _steps(config, problems)
+    train = _labelled(config.train_data, config, problems)
+    valid = _labelled(config.valid_data, config, problems)
     if problems:
         raise merged(problems)
     assert train is not None
@@ -61,7 +66,24 @@ def plan_training(values: Mapping[str, Any]) -> TrainPlan:
         )
     if problems := [*check_same_classes(train, valid), *_too_large_batch(config, train)]:
         raise merged(problems)
-    return TrainPlan(config, train, valid)
+    return TrainPlan(config, train, valid, steps)
+
+
+def _steps(config: TrainConfig, problems: list[TrialrunError]) -> tuple[Step, ...]:
+    if config.transforms is None:
+        return ()
+    if config.augment != NONE_TEXT:
+        problems.append(
+            InvalidParameterError(
+                f"augment={config.augment} and transforms={config.transforms} are both set",
+                "Set one of them: transforms takes augment's place.",
+            )
+        )
+    try:
+        return read_transforms(config.transforms)
+    except InvalidParameterError as error:
+        problems.append(error)
+        return ()
 
 
 def _settings(values: Mapping[str, Any], problems: list[TrialrunError]) -> TrainConfig:
@@ -80,11 +102,15 @@ def _settings(values: Mapping[str, Any], problems: list[TrialrunError]) -> Train
     return from_values(TrainConfig, kept)
 
 
-def _labelled(source: str | None, problems: list[TrialrunError]) -> ImageSet | None:
+def _labelled(
+    source: str | None, config: TrainConfig, problems: list[TrialrunError]
+) -> ImageSet | None:
     if source is None or (problems and source.startswith(SAMPLE_PREFIX)):
         return None  # a sample is never at fault, and writing it takes seconds
     try:
-        images = open_data(source, cache_folder())
+        images = open_source(
+            source, group_column=config.group_column, group_pattern=config.group_pattern
+        )
     except TrialrunError as error:
         problems.append(error)
         return None

@@ -40,7 +40,7 @@ from trialrun.runs.evaluate import record_dataset, record_metrics, record_tables
 from trialrun.runs.observer import Observer, Silent
 from trialrun.runs.score import contents
 from trialrun.scoring import score
-from trialrun.store import connect, experiment_id
+from trialrun.store import connect
 from trialrun.tracking import TrackedRun, dataset_digest, open_run
 
 if TYPE_CHECKING:
@@ -125,8 +125,7 @@ def promote(
     champion = find_version(client, name, holder) if holder else None
     surveyed = open_labelled(data)
     tags = {"trialrun.kind": "promotion", "trialrun.registered_model": name}
-    experiment = experiment_id(client, config.experiment)
-    with open_run(client, experiment, name=config.run_name, tags=tags) as run:
+    with open_run(client, experiment=config.experiment, name=config.run_name, tags=tags) as run:
         observer.opened(run.name, run.run_id)
         run.params(config.params() | {"name": name, "version": challenger.number, "data": data})
         link_models(

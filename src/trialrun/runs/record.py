@@ -49,6 +49,11 @@ def record_beginning(
     )
     rows = [*_manifest_rows(TRAIN_NAME, data.train), *_manifest_rows(VALID_NAME, data.valid)]
     run.text("manifest.jsonl", as_lines(rows))
+    run.text("duplicates.json", as_json(data.findings.to_json()))
+    run.tags(
+        {"decoded_images": str(data.num_decoded)}
+        | {name: str(count) for name, count in data.findings.counts().items() if count}
+    )
     if skipped := [row for row in rows if row["skipped"]]:
         run.text("skipped.csv", as_csv(skipped))
         run.tags({"skipped_images": str(len(skipped))})
@@ -65,7 +70,10 @@ def _manifest_rows(name: str, prepared: PreparedSet) -> list[dict[str, Any]]:
             "bytes": seen.num_bytes,
             "width": seen.width,
             "height": seen.height,
+            "verdict": "skipped" if reason else "warned" if seen.warning else "good",
             "skipped": reason,
+            "warning": seen.warning,
+            **({} if item.group is None else {"group": item.group}),
         }
         for item, seen, reason in zip(
             surveyed.images.items, surveyed.sightings, prepared.reasons, strict=True

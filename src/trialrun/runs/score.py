@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trialrun.config.folders import cache_folder
 from trialrun.files import write_durably
-from trialrun.images import ImageItem, ImageSet, open_data, printable
+from trialrun.images import ImageItem, ImageSet, printable
 from trialrun.models.classifier import ImageClassifier
 from trialrun.models.open import open_classifier
 from trialrun.registry import model_folder
 from trialrun.runs.plan import check_output
+from trialrun.runs.sources import open_source
 from trialrun.scoring import LABEL_COLUMN, probability_columns, score
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def score_data(model: str, data: str, output: str) -> ScoreResult:
         TrialrunError: As its kinds say; a bad image is no error but a row with its reason.
     """
     path = check_output(output)
-    images = open_data(data, cache_folder())
+    images = open_source(data)
     table = score_table(load_model(model), images)
     write_table(table, path)
     return ScoreResult(str(path), len(table), int((table["error"] != "").sum()))

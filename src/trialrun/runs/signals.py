@@ -1,6 +1,7 @@
 """SIGINT and SIGTERM as an exception in the main thread, once."""
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,20 +17,38 @@ def cut_by_signals() -> Iterator[None]:
     """Raise `CutBySignalError` at the first SIGINT or SIGTERM; ignore those that follow.
 
     `mlflow run` sends its child both, one after the other: the second must not break the closing of
-    the run. Outside the main thread, where Python takes no handlers, nothing is changed.
+    the run, so after the first they are ignored for good: the process is leaving. Outside the main
+    thread, where Python takes no handlers, nothing is changed.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-
-    def cut(number: int, _frame: FrameType | None) -> None:
-        for each in _SIGNALS:
-            signal.signal(each, signal.SIG_IGN)
-        raise CutBySignalError(signal.Signals(number).name)
-
-    before = {each: signal.signal(each, cut) for each in _SIGNALS}
+    before = {each: signal.signal(each, _cut) for each in _SIGNALS}
+    unraisable, sys.unraisablehook = sys.unraisablehook, _raise_again
     try:
         yield
     finally:
+        sys.unraisablehook = unraisable
         for each, handler in before.items():
-            signal.signal(each, handler)
+            if signal.getsignal(each) is _cut:
+                signal.signal(each, handler)
+
+
+def _cut(number: int, _frame: FrameType | None) -> None:
+    for each in _SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
+    raise CutBySignalError(signal.Signals(number).name)
+
+
+def _raise_again(unraisable: "sys.UnraisableHookArgs") -> None:
+    """Send the signal once more where Python dropped its exception.
+
+    A handler runs between any two bytecodes, those of a finaliser or a weak reference's callback
+    among them, and what is raised there is only reported.
+    """
+    if isinstance(unraisable.exc_value, CutBySignalError):
+        number = signal.Signals[unraisable.exc_value.signal_name]
+        signal.signal(number, _cut)
+        signal.raise_signal(number)
+    else:
+        sys.__unraisablehook__(unraisable)

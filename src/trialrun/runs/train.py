@@ -5,22 +5,21 @@ from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
+from trialrun.distributed import Ranks, joined
 from trialrun.engine import stopping
-from trialrun.engine.fit import NonFiniteLossError, Task, begin, fit
-from trialrun.engine.precision import Arithmetic, resolve
-from trialrun.engine.seeds import seed_for
-from trialrun.engine.stopping import Standing, until_stopped
+from trialrun.engine.allocator import keep_freed_memory
+from trialrun.engine.faults import NonFiniteLossError
+from trialrun.engine.precision import Arithmetic
+from trialrun.engine.stopping import Standing
 from trialrun.errors import CutBySignalError
 from trialrun.models import directory, weights
 from trialrun.models.directory import ModelDescription
-from trialrun.models.open import new_network
-from trialrun.models.zoo import head_prefix
 from trialrun.registry import LoggedModel, new_model, register, upload
 from trialrun.runs.card import model_card
 from trialrun.runs.data import PreparedData, prepare
+from trialrun.runs.learning import Forecast, arithmetic_of, learning
 from trialrun.runs.observer import Observer, Silent
 from trialrun.runs.plan import TrainPlan
 from trialrun.runs.record import (
@@ -33,27 +32,41 @@ from trialrun.runs.record import (
 )
 from trialrun.runs.result import TrainResult
 from trialrun.serving.package import add_serving_files
-from trialrun.store import connect, experiment_id
+from trialrun.store import connect
 from trialrun.tracking import TrackedRun, dataset_digest, open_run
 
 
 def train(plan: TrainPlan, observer: Observer | None = None) -> TrainResult:
     """Train what `plan` says as an MLflow run, and register the model where it says so.
 
+    Of several ranks the first keeps the record; all return its result.
+
     Raises:
         TrialrunError: As its kinds say; the run is then FAILED.
         CutBySignalError: A signal came; the run is then KILLED.
     """
     observer = observer or Silent()
-    math = resolve(plan.config.device, plan.config.precision)
+    keep_freed_memory()
+    math = arithmetic_of(plan)
+    with joined(math.device.type) as ranks:
+        if ranks.is_first:
+            return ranks.agree(_recorded(plan, math, ranks, observer))
+        under_way = learning(plan, prepare(plan, Silent()), math, ranks)
+        for _ in under_way.standings(lambda: None):
+            pass
+        return ranks.agree(None)  # type: ignore[return-value] # the first rank's is what comes
+
+
+def _recorded(plan: TrainPlan, math: Arithmetic, ranks: Ranks, observer: Observer) -> TrainResult:
     client = connect()
-    experiment = experiment_id(client, plan.config.experiment)
     tags = {"trialrun.version": version("trialrun")}
-    with open_run(client, experiment, name=plan.config.run_name, tags=tags) as run:
+    with open_run(
+        client, experiment=plan.config.experiment, name=plan.config.run_name, tags=tags
+    ) as run:
         observer.opened(run.name, run.run_id)
         data = prepare(plan, observer)
         record_beginning(run, plan, data, math)
-        return _Training(plan, run, data, math, observer).result()
+        return _Training(plan, run, data, math, ranks, observer).result()
 
 
 @dataclass(slots=True)
@@ -73,6 +86,7 @@ class _Training:
     run: TrackedRun
     data: PreparedData
     math: Arithmetic
+    ranks: Ranks
     observer: Observer
     events: Events = field(default_factory=Events)
     last: Standing | None = None
@@ -93,23 +107,17 @@ class _Training:
         return self._stored(description)
 
     def _train(self) -> ModelDescription:
-        config, data, num_classes = self.plan.config, self.data, len(self.plan.classes)
-        size = data.preprocessing.image_size
-        assert size is not None
-        torch.manual_seed(seed_for(config.random_seed, "weights"))
-        description, network = new_network(
-            config.model, num_classes, image_size=size, weights=config.weights
-        )
-        task = Task(data.train.pixels, data.valid.pixels, num_classes, data.preprocessing)
-        state = begin(network, head_prefix(network), task, config, self.math)
-        for standing in until_stopped(fit(state, task, config, self.math), config):
+        under_way = learning(self.plan, self.data, self.math, self.ranks)
+        forecast = Forecast(under_way, self.observer)
+        for standing in under_way.standings(forecast.step):
             when = record_epoch(self.run, standing)
             self.last = standing
             if standing.is_best:
-                self.best = _Best(standing, when, _snapshot(state.deployed().state_dict()))
+                state = _snapshot(under_way.state.deployed().state_dict())
+                self.best = _Best(standing, when, state)
             self.events.epoch(standing)
-            self.observer.epoch(standing, config.epochs)
-        return replace(description, classes=self.plan.classes, preprocessing=data.preprocessing)
+            self.observer.epoch(standing, self.plan.config.epochs)
+        return under_way.description
 
     def _outcome(self, status: str, stop_reason: str) -> TrainResult:
         best = self.best.standing if self.best else None

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trialrun.errors import CutBySignalError
-from trialrun.store import tracking_errors
+from trialrun.store import describe_experiment, experiment_id, tracking_errors
+from trialrun.tracking.last_word import leave_behind
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -93,14 +94,19 @@ class TrackedRun:
 
 @contextmanager
 def open_run(
-    client: "MlflowClient", experiment_id: str, *, name: str | None, tags: Mapping[str, str]
+    client: "MlflowClient", *, experiment: str | None, name: str | None, tags: Mapping[str, str]
 ) -> Iterator[TrackedRun]:
     """A run that is always ended: FINISHED, FAILED on an error, KILLED on a signal.
 
-    Below `mlflow run` it is the run that MLflow has opened, else a new one. System metrics are
-    recorded meanwhile.
+    Below `mlflow run` it is the run that MLflow has opened, whose experiment and name stand; else a
+    new one in `experiment`, for None what MLflow's environment says. System metrics are recorded
+    meanwhile.
     """
-    run = TrackedRun(client, _opened_by_mlflow() or _new_run(client, experiment_id, name, tags))
+    opened = opened_by_mlflow()
+    run = TrackedRun(client, opened or _new_run(client, experiment, name, tags))
+    if opened:
+        run.tags(tags)
+    describe_experiment(client, run.experiment_id)
     status = "FAILED"
     try:
         with _system_metrics(run.run_id):
@@ -115,19 +121,23 @@ def open_run(
         raise
     finally:
         run.end(status)
+        if opened and status == "KILLED":
+            leave_behind(run.run_id)
 
 
-def _opened_by_mlflow() -> str | None:
+def opened_by_mlflow() -> str | None:
+    """The run that `mlflow run` has opened for this process."""
     return os.environ.get(RUN_ID_VARIABLE) or None
 
 
 def _new_run(
-    client: "MlflowClient", experiment_id: str, name: str | None, tags: Mapping[str, str]
+    client: "MlflowClient", experiment: str | None, name: str | None, tags: Mapping[str, str]
 ) -> str:
     from mlflow.tracking.context.registry import resolve_tags
 
+    where = experiment_id(client, experiment)
     with tracking_errors("the run cannot be opened"):
-        run = client.create_run(experiment_id, run_name=name, tags=resolve_tags(dict(tags)))
+        run = client.create_run(where, run_name=name, tags=resolve_tags(dict(tags)))
     return str(run.info.run_id)
 
 
@@ -142,16 +152,21 @@ def _system_metrics(run_id: str) -> Iterator[None]:
         yield
     finally:
         monitor.finish()
+        # It samples at the start of each interval and records at its end: a run shorter than one
+        # would have no sample, a longer one no last.
+        monitor.publish_metrics(monitor.aggregate_metrics())
+        monitor.mlflow_logger.flush()
 
 
-def end_unopened_run(status: str) -> None:
-    """End the run that `mlflow run` opened for us, where we were stopped before taking it up."""
-    run_id = _opened_by_mlflow()
+def kill_unopened_run() -> None:
+    """End as KILLED the run that `mlflow run` opened for us, stopped before we took it up."""
+    run_id = opened_by_mlflow()
     if run_id is None:
         return
-    from mlflow import MlflowClient
+    import mlflow
 
     with tracking_errors("the run cannot be ended"):
-        client = MlflowClient()
+        client = mlflow.MlflowClient()
         if client.get_run(run_id).info.status == "RUNNING":
-            client.set_terminated(run_id, status)
+            client.set_terminated(run_id, "KILLED")
+            leave_behind(run_id)

@@ -1,14 +1,15 @@
 """A reader for each layout an image set can have.
 
-A reader is a module with `reads(folder) -> bool` and `read(folder, source) -> ImageSet`. To add a
-layout, write its module and name it in `READERS`: the first that recognises a folder reads it.
+A reader is a module with `reads(folder) -> bool` and `read(folder, source, group_column) ->
+ImageSet`. To add a layout, write its module and name it in `READERS`: the first that recognises a
+folder reads it.
 """
 
 from pathlib import Path
 from typing import Protocol
 
 from trialrun.images.dataset import ImageSet
-from trialrun.images.readers import class_folders, image_directory
+from trialrun.images.readers import class_folders, image_directory, metadata_table
 
 
 class Reader(Protocol):
@@ -18,11 +19,18 @@ class Reader(Protocol):
         """Whether `folder` has this layout, judged by names alone."""
         ...
 
-    def read(self, folder: Path, source: str) -> ImageSet:
-        """The images of `folder`; `source` is what the user called it."""
+    def read(self, folder: Path, source: str, group_column: str | None = None) -> ImageSet:
+        """The images of `folder`; `source` is what the user called it.
+
+        The column of that name, where a layout has columns, says which images belong together.
+        """
         ...
 
 
-READERS: tuple[Reader, ...] = (image_directory, class_folders)  # class folders take what is left
+READERS: tuple[Reader, ...] = (
+    image_directory,
+    metadata_table,
+    class_folders,  # which take what is left
+)
 
 __all__ = ["READERS", "Reader"]

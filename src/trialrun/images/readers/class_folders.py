@@ -6,6 +6,7 @@ where there are no class folders at all, nothing has one.
 
 from pathlib import Path
 
+from trialrun.errors import InvalidParameterError
 from trialrun.images.dataset import ImageItem, ImageSet
 from trialrun.images.walk import walk
 
@@ -15,8 +16,16 @@ def reads(folder: Path) -> bool:
     return folder.is_dir()
 
 
-def read(folder: Path, source: str) -> ImageSet:
-    """The images below `folder`, labelled by their first folder."""
+def read(folder: Path, source: str, group_column: str | None = None) -> ImageSet:
+    """The images below `folder`, labelled by their first folder.
+
+    Raises:
+        InvalidParameterError: A `group_column` is asked for: folders have no columns.
+    """
+    if group_column is not None:
+        raise InvalidParameterError(
+            f"group_column={group_column}: {source} has no columns", "Set group_pattern instead."
+        )
     found = walk(folder)
     top = [name for name in found.folders if "/" not in name]
     items = tuple(ImageItem(name, _label(name)) for name in found.images)

@@ -7,13 +7,13 @@ Directory*, and by us.
 
 import json
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import yaml
 
-from trialrun.errors import InvalidDatasetError
-from trialrun.images.dataset import ImageItem, ImageSet, printable
+from trialrun.errors import InvalidDatasetError, InvalidParameterError
+from trialrun.images.dataset import ImageItem, ImageSet, leads_out, printable
 
 META = "_meta.yaml"
 IMAGE_LIST = "images.lst"
@@ -28,16 +28,22 @@ def reads(folder: Path) -> bool:
     return (folder / META).is_file() and _meta(folder).get("type") == "ImageDirectory"
 
 
-def read(folder: Path, source: str) -> ImageSet:
+def read(folder: Path, source: str, group_column: str | None = None) -> ImageSet:
     """The images that the list names, labelled by the annotation column.
 
     Raises:
         InvalidDatasetError: A file is missing or damaged, or an image is given by address only.
+        InvalidParameterError: No image has the `group_column`.
     """
     meta = _meta(folder)
     schema = _json_object(folder / str(meta.get("schema", SCHEMA)))
     column, categories = _annotation(schema)
-    items = tuple(_items(folder / str(meta.get("image_list", IMAGE_LIST)), column))
+    image_list = folder / str(meta.get("image_list", IMAGE_LIST))
+    items = tuple(_items(image_list, column, group_column))
+    if group_column is not None and not any(item.group for item in items):
+        raise InvalidParameterError(
+            f"group_column={group_column} is not in {image_list}", "Name a field of its rows."
+        )
     return ImageSet(source, folder.resolve(), items, categories)
 
 
@@ -73,24 +79,25 @@ def _annotation(schema: Mapping[str, Any]) -> tuple[str | None, tuple[str, ...]]
     return None, ()
 
 
-def _items(image_list: Path, column: str | None) -> list[ImageItem]:
+def _items(image_list: Path, column: str | None, group_column: str | None) -> list[ImageItem]:
     try:
-        lines = image_list.read_text("utf-8").splitlines()
+        lines = image_list.read_text("utf-8").split("\n")  # names may hold other line breaks
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidDatasetError(f"{image_list} cannot be read: {error}", _DAMAGED_HINT) from error
     return [
-        _item(line, column, f"{image_list.name} line {number}")
+        _item(line, column, group_column, f"{image_list.name} line {number}")
         for number, line in enumerate(lines, start=1)
         if line.strip()
     ]
 
 
-def _item(line: str, column: str | None, place: str) -> ImageItem:
+def _item(line: str, column: str | None, group_column: str | None, place: str) -> ImageItem:
     try:
         row = json.loads(line)
         info = row["image_info"]
         label = row.get(column) if column else None
         identifier = row.get("id")
+        group = row.get(group_column) if group_column else None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InvalidDatasetError(f"{place} is no image entry: {error}", _DAMAGED_HINT) from error
     name = info.get("file_name") if isinstance(info, dict) else None
@@ -99,8 +106,9 @@ def _item(line: str, column: str | None, place: str) -> ImageItem:
             f"{place} gives an address (coco_url) instead of a file",
             "Images are not downloaded one by one: put the files beside the list.",
         )
-    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+    if leads_out(str(name)):
         raise InvalidDatasetError(
             f"{place} leads out of the folder: {printable(name)}", _DAMAGED_HINT
         )
-    return ImageItem(str(name), None if label in (None, "") else str(label), identifier)
+    label = None if label in (None, "") else str(label)
+    return ImageItem(str(name), label, identifier, None if group in (None, "") else str(group))

@@ -1,0 +1,156 @@
+"""`trialrun data`: sets checked, converted and split, and the cache of decoded images."""
+
+from typing import Annotated
+
+import typer
+
+from trialrun.cli.app import Json, app
+from trialrun.cli.output import say, show, show_json, show_table
+
+data_app = typer.Typer(help="Images: check, convert, split, cache.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+Source = Annotated[
+    str,
+    typer.Argument(
+        help="A folder with one sub-folder a class, an ImageDirectory, a folder with metadata.csv, "
+        ".jsonl or .parquet, an archive of these, a URI, or sample:digits."
+    ),
+]
+_SHOWN = 20  # bad files named on a terminal; --json names all
+
+
+@data_app.command("check")
+def check(
+    data: Source,
+    valid: Annotated[str | None, typer.Argument(help="A second set, to be kept apart.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="One bad image is an error.")] = False,
+    json: Json = False,
+) -> None:
+    """Decode every image; count, name what is bad, find duplicates and leaks. Writes nothing."""
+    from trialrun.cli.progress import Terminal
+    from trialrun.runs.datasets import check as check_sets
+
+    with Terminal() as terminal:
+        checked = check_sets(data, valid, strict=strict, observer=terminal)
+    if json:
+        show_json(checked.to_json())
+    else:
+        for each in checked.sets:
+            _show_set(each.to_json())
+        for note in checked.findings.notes():
+            show(note)
+        if repeated := checked.findings.duplicates.num_repeated:
+            show(f"{repeated} images are copies of another in the same set and class")
+    checked.raise_for_problems()
+
+
+def _show_set(values: dict[str, object]) -> None:
+    skipped, warned = values.pop("skipped"), values.pop("warned")
+    notes, classes = values.pop("notes"), values.pop("images_by_class")
+    assert isinstance(skipped, dict)
+    assert isinstance(warned, dict)
+    assert isinstance(notes, list)
+    assert isinstance(classes, dict)
+    show_table(values)
+    for name, count in classes.items():
+        show(f"  {count:>7} {name!s}")
+    for word, rows in (("skipped", skipped), ("warned", warned)):
+        for name, reason in list(rows.items())[:_SHOWN]:
+            show(f"{word} {name}: {reason}")
+        if len(rows) > _SHOWN:
+            show(f"and {len(rows) - _SHOWN} more {word}; --json names them all")
+    for note in notes:
+        show(f"note: {note}")
+
+
+@data_app.command("convert")
+def convert(
+    source: Source,
+    out: Annotated[str, typer.Argument(help="The ImageDirectory to write.")],
+    json: Json = False,
+) -> None:
+    """Write any source as an ImageDirectory, which Azure ML designer's modules read as well."""
+    from dataclasses import asdict
+
+    from trialrun.cli.progress import Terminal
+    from trialrun.runs.datasets import convert as convert_source
+
+    with Terminal() as terminal:
+        written = convert_source(source, out, observer=terminal)
+    if json:
+        show_json(asdict(written))
+        return
+    show(f"{written.num_images} images written to {written.folder}, {written.num_skipped} left out")
+
+
+@data_app.command("split")
+def split(
+    data: Source,
+    out: Annotated[str, typer.Argument(help="The folder for train and valid.")],
+    fraction: Annotated[float, typer.Option(help="Share of each class in train.")] = 0.9,
+    random_seed: Annotated[int, typer.Option(help="Decides which image goes where.")] = 1,
+    group_column: Annotated[
+        str | None, typer.Option(help="Column whose images all go to one side.")
+    ] = None,
+    group_pattern: Annotated[
+        str | None, typer.Option(help="Regular expression that finds the group in a name.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Split a labelled set, stratified, into the ImageDirectories OUT/train and OUT/valid."""
+    from dataclasses import asdict
+
+    from trialrun.cli.progress import Terminal
+    from trialrun.runs.datasets import split as split_set
+
+    with Terminal() as terminal:
+        train, valid = split_set(
+            data,
+            out,
+            fraction=fraction,
+            random_seed=random_seed,
+            group_column=group_column,
+            group_pattern=group_pattern,
+            observer=terminal,
+        )
+    if json:
+        show_json({"train": asdict(train), "valid": asdict(valid)})
+        return
+    for part in (train, valid):
+        show(f"{part.num_images} images written to {part.folder}, {part.num_skipped} left out")
+
+
+@data_app.command("pack")
+def pack(
+    list_packs: Annotated[bool, typer.Option("--list", help="List what is kept.")] = False,
+    clear: Annotated[bool, typer.Option("--clear", help="Delete what is kept.")] = False,
+    json: Json = False,
+) -> None:
+    """Look at the cache of decoded images, or empty it."""
+    from dataclasses import asdict
+
+    from trialrun.config.folders import cache_limit_bytes
+    from trialrun.errors import InvalidParameterError
+    from trialrun.runs.kept import clear_kept, kept_packs, packs_folder
+
+    if list_packs == clear:
+        raise InvalidParameterError("give --list or --clear", "`trialrun data pack --list`.")
+    folder = str(packs_folder())
+    if clear:
+        num_packs, num_bytes = clear_kept()
+        if json:
+            show_json({"folder": folder, "num_packs": num_packs, "num_bytes": num_bytes})
+        else:
+            show(f"{num_packs} packs and unpacked archives deleted, {num_bytes / 1e6:.1f} MB")
+        return
+    rows = [asdict(row) for row in kept_packs()]
+    if json:
+        show_json({"folder": folder, "limit_bytes": cache_limit_bytes(), "packs": rows})
+        return
+    for row in rows:
+        show(
+            f"{row['key'][:12]}  {row['num_bytes'] / 1e6:>9.1f} MB  {row['num_images']:>8} images "
+            f"of {row['image_size']} pixels  {row['source']}"
+        )
+    say(f"{len(rows)} packs in {folder}, limit {cache_limit_bytes() / 1e9:g} GB")

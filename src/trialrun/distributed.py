@@ -1,0 +1,112 @@
+"""The ranks of one training: who they are, and what they tell each other.
+
+`torchrun` starts a process a rank and names them in the environment. A single process is a rank
+alone, for which every exchange is the identity. gloo serves on CPUs, nccl on CUDA.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from trialrun.errors import InvalidParameterError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """A process among the ranks; `local_rank` counts those of its machine."""
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this rank is the one that keeps the record."""
+        return self.rank == 0
+
+    @property
+    def is_first_here(self) -> bool:
+        """Whether this rank does what one process of a machine does for all."""
+        return self.local_rank == 0
+
+    def sum(self, tensor: "Tensor") -> "Tensor":
+        """`tensor` summed over the ranks, in place."""
+        if self.world_size > 1:
+            import torch.distributed as dist
+
+            dist.all_reduce(tensor)
+        return tensor
+
+    def take_from_first(self, tensors: "Iterable[Tensor]") -> None:
+        """Overwrite tensors with the first rank's, where ranks have let them drift apart."""
+        if self.world_size > 1:
+            import torch.distributed as dist
+
+            for tensor in tensors:
+                dist.broadcast(tensor, src=0)
+
+    def agree(self, value: Value) -> Value:
+        """The first rank's `value`, on every rank."""
+        if self.world_size == 1:
+            return value
+        import torch.distributed as dist
+
+        holder = [value]
+        dist.broadcast_object_list(holder, src=0)
+        return holder[0]
+
+    def wait(self) -> None:
+        """Go on when every rank is here."""
+        if self.world_size > 1:
+            import torch.distributed as dist
+
+            dist.barrier()
+
+
+ALONE = Ranks()
+
+
+def ranks_of(environment: Mapping[str, str]) -> Ranks:
+    """The ranks that `torchrun` names; a process that it did not start is alone.
+
+    Raises:
+        InvalidParameterError: A number is missing, no number, or out of range.
+    """
+    if "WORLD_SIZE" not in environment:
+        return ALONE
+    try:
+        rank, world_size = int(environment["RANK"]), int(environment["WORLD_SIZE"])
+        local_rank = int(environment.get("LOCAL_RANK", rank))
+    except (KeyError, ValueError) as error:
+        raise InvalidParameterError(
+            f"WORLD_SIZE is set, but RANK or LOCAL_RANK is wrong: {error}",
+            "Start with `torchrun --nproc-per-node=N -m trialrun train …`, or unset WORLD_SIZE.",
+        ) from error
+    if not 0 <= rank < world_size:
+        raise InvalidParameterError(
+            f"RANK={rank} is none of WORLD_SIZE={world_size}", "Start with `torchrun`."
+        )
+    return Ranks(rank, world_size, local_rank)
+
+
+@contextmanager
+def joined(device_type: str) -> Iterator[Ranks]:
+    """The ranks, able to talk to each other until the end of the block."""
+    ranks = ranks_of(os.environ)
+    if ranks.world_size == 1:
+        yield ALONE
+        return
+    import torch.distributed as dist
+
+    dist.init_process_group("nccl" if device_type == "cuda" else "gloo")
+    try:
+        yield ranks
+    finally:
+        dist.destroy_process_group()

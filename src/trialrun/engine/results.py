@@ -1,0 +1,40 @@
+"""What one epoch came to."""
+
+from dataclasses import dataclass
+
+from trialrun.engine.evaluate import Evaluation
+
+
+@dataclass(frozen=True, slots=True)
+class EpochResult:
+    """What one epoch came to; epochs count from 1, accuracies are shares from 0 to 1."""
+
+    epoch: int
+    train_loss: float
+    train_accuracy: float
+    learning_rate: float  # of the epoch's last step
+    train_images_per_second: float
+    data_wait_fraction: float  # of the training time, spent waiting for batches
+    epoch_seconds: float
+    validation: Evaluation
+
+    @property
+    def valid_loss(self) -> float:
+        """The validation loss, by which epochs are compared."""
+        return self.validation.loss
+
+    def metrics(self) -> dict[str, float]:
+        """The epoch's figures by the names under which they are recorded."""
+        named = {
+            "train_loss": self.train_loss,
+            "train_accuracy": self.train_accuracy,
+            "valid_loss": self.validation.loss,
+            "valid_accuracy": self.validation.accuracy,
+            "valid_top5_accuracy": self.validation.top5_accuracy,
+            "learning_rate": self.learning_rate,
+            "train_images_per_second": self.train_images_per_second,
+            "valid_images_per_second": self.validation.images_per_second,
+            "data_wait_fraction": self.data_wait_fraction,
+            "epoch_seconds": self.epoch_seconds,
+        }
+        return {name: value for name, value in named.items() if value is not None}

@@ -1,0 +1,97 @@
+"""All that training changes, and how it begins."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel
+
+from trialrun.config import TrainConfig
+from trialrun.distributed import ALONE, Ranks
+from trialrun.engine.batches import num_batches
+from trialrun.engine.features import with_features
+from trialrun.engine.precision import Arithmetic
+from trialrun.engine.recipe import freeze_backbone, make_average, make_optimizer, make_scheduler
+from trialrun.engine.task import Task
+
+
+@dataclass(slots=True)
+class TrainState:
+    """A network and what trains it.
+
+    What learns is `core`: `network` itself, or its last layer alone where the backbone is frozen
+    and `task` holds the backbone's features. `learner` is the core as a step runs it, compiled or
+    wrapped for several ranks.
+    """
+
+    network: nn.Module
+    core: nn.Module
+    learner: nn.Module
+    task: Task
+    optimizer: Optimizer
+    scheduler: LambdaLR
+    scaler: torch.amp.GradScaler
+    average: AveragedModel | None
+    frozen: bool
+    epoch: int = 0  # epochs done
+
+    def deployed(self) -> nn.Module:
+        """The network that is kept: the moving average where there is one."""
+        if self.average is None:
+            return self.network
+        averaged: nn.Module = self.average.module
+        return averaged
+
+    def evaluated(self) -> nn.Module:
+        """What takes the task's inputs and computes as `deployed` does."""
+        return self.deployed() if self.core is self.network else self.core
+
+    def set_training(self) -> None:
+        """Training mode; a frozen backbone keeps its batch-norm statistics."""
+        self.learner.train(not self.frozen)
+
+
+def begin(
+    network: nn.Module,
+    head_prefix: str,
+    task: Task,
+    config: TrainConfig,
+    math: Arithmetic,
+    ranks: Ranks = ALONE,
+) -> TrainState:
+    """The state before the first epoch, `network` moved to the device."""
+    if ranks.world_size > 1 and math.device.type == "cuda":
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # CUDA has it, CPUs do not
+    network.to(math.device).to(memory_format=math.memory_format)
+    frozen = config.freeze == "backbone"
+    core, learned = network, task
+    if frozen:
+        freeze_backbone(network, head_prefix)
+        core, learned = with_features(network, head_prefix, task, config, math)
+    optimizer = make_optimizer(core, config, ranks.world_size)
+    step_images = config.batch_size * ranks.world_size
+    num_steps = config.epochs * num_batches(len(task.train), step_images, 2 * ranks.world_size)
+    return TrainState(
+        network=network,
+        core=core,
+        learner=_wrapped(core, config, math, ranks),
+        task=learned,
+        optimizer=optimizer,
+        scheduler=make_scheduler(optimizer, config, num_steps),
+        scaler=torch.amp.GradScaler(math.device.type, enabled=math.precision == "fp16"),
+        average=make_average(network, config),
+        frozen=frozen,
+    )
+
+
+def _wrapped(learner: nn.Module, config: TrainConfig, math: Arithmetic, ranks: Ranks) -> nn.Module:
+    if ranks.world_size > 1:
+        on_cuda = math.device.type == "cuda"
+        learner = DistributedDataParallel(learner, [math.device] if on_cuda else None)
+    if config.compile:
+        compiled: nn.Module = torch.compile(learner)  # type: ignore[assignment]
+        return compiled
+    return learner

@@ -1,0 +1,85 @@
+"""One optimizer step: pixels of a batch in, loss and hits out, nothing read off the device.
+
+Tensor letters: N images in a batch, C classes, S the image size.
+"""
+
+import torch
+from torch import Tensor
+
+from trialrun.config import TrainConfig
+from trialrun.distributed import Ranks
+from trialrun.engine.augment import augmented
+from trialrun.engine.batches import Batch
+from trialrun.engine.faults import NonFiniteLossError
+from trialrun.engine.precision import Arithmetic
+from trialrun.engine.recipe import make_loss, make_mixer
+from trialrun.engine.state import TrainState
+
+
+class TrainingStep:
+    """A step of one epoch, with what does not change between steps made once."""
+
+    def __init__(
+        self, state: TrainState, config: TrainConfig, math: Arithmetic, ranks: Ranks, epoch: int
+    ) -> None:
+        self._state, self._config, self._math = state, config, math
+        self._ranks, self._epoch = ranks, epoch
+        labels = torch.from_numpy(state.task.train.labels)
+        self._loss = make_loss(config, labels, state.task.num_classes).to(math.device)
+        self._mixer = make_mixer(config, state.task.num_classes)
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """Learn from this rank's share of a step; (2,) float64: loss times N, number correct.
+
+        Raises:
+            NonFiniteLossError: On a CPU, before the step is applied. On other devices looking
+                would make the host wait: there the device leaves the step out, and the epoch's
+                sum tells.
+        """
+        math = self._math
+        pixels, labels = self._on_device(batch)
+        inputs = self._state.task.preprocessing.normalised(pixels)
+        inputs, targets = self._mixer(inputs, labels) if self._mixer else (inputs, labels)
+        with math.autocast():
+            logits = self._state.learner(math.laid_out(inputs))
+        loss = self._loss(logits.float(), targets)
+        self._apply(loss, len(batch) * self._ranks.world_size / batch.num_in_step)
+        correct = (logits.detach().argmax(dim=1) == labels).sum()
+        return torch.stack([loss.detach().double() * len(batch), correct.double()])
+
+    def _on_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        task, device = self._state.task, self._math.device
+        pixels = batch.pixels.to(device, non_blocking=True)
+        changed = augmented(
+            pixels,
+            batch.positions,
+            augment=self._config.augment,
+            epoch=self._epoch,
+            random_seed=self._config.random_seed,
+            size=task.preprocessing.image_size,
+            steps=task.train_steps,
+        )
+        return changed, batch.labels.to(device, non_blocking=True)
+
+    def _apply(self, loss: Tensor, share: float) -> None:
+        """Step down the gradient; `share` undoes that ranks of unequal batches count alike."""
+        state = self._state
+        found_inf = self._ranks.sum((~loss.detach().isfinite()).float()).clamp_(max=1)
+        if self._math.device.type == "cpu" and bool(found_inf):
+            raise NonFiniteLossError(
+                f"the training loss became {loss.item()} in epoch {self._epoch}"
+            )
+        state.optimizer.zero_grad(set_to_none=True)
+        state.scaler.scale(loss * share).backward()
+        if self._config.clip_grad_norm is not None:
+            state.scaler.unscale_(state.optimizer)
+            parameters = state.learner.parameters()
+            torch.nn.utils.clip_grad_norm_(parameters, self._config.clip_grad_norm)
+        if not state.scaler.is_enabled():
+            # Fused optimizers leave a step out on the device where this tensor is not 0.
+            state.optimizer.found_inf = found_inf  # type: ignore[attr-defined]
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+        state.scheduler.step()
+        if state.average is not None:
+            state.average.update_parameters(state.network)

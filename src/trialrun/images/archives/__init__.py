@@ -1,0 +1,10 @@
+"""Archives of images: unpacked once into the cache, under the hash of their bytes.
+
+Refused as a whole: an entry that is a link or a device, leads out of the folder or is there twice;
+more bytes than the disk or a sane ratio allows; anything damaged, truncated or encrypted. Only
+images and image lists are unpacked.
+"""
+
+from trialrun.images.archives.place import archive_in, unpacked
+
+__all__ = ["archive_in", "unpacked"]

@@ -1,0 +1,112 @@
+"""A folder with a `metadata.csv`, `.jsonl` or `.parquet` that says which label each image has.
+
+The columns `file_name` (below the folder, with `/`) and `label`, where there is one; an empty label
+is none. Any other column may name the groups of a split.
+"""
+
+import csv
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from trialrun.errors import InvalidDatasetError, InvalidParameterError
+from trialrun.images.dataset import ImageItem, ImageSet, leads_out, printable
+
+TABLES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+NAME_COLUMN, LABEL_COLUMN = "file_name", "label"
+_HINT = "Give it the columns file_name and label, one row an image."
+
+
+def reads(folder: Path) -> bool:
+    """Whether the folder holds one of the tables."""
+    return any((folder / name).is_file() for name in TABLES)
+
+
+def read(folder: Path, source: str, group_column: str | None = None) -> ImageSet:
+    """The images that the table names, in its order.
+
+    Raises:
+        InvalidDatasetError: The table is damaged, has no `file_name`, names an image twice or one
+            that lies elsewhere.
+        InvalidParameterError: It has no `group_column`.
+    """
+    found = [folder / name for name in TABLES if (folder / name).is_file()]
+    if len(found) > 1:
+        names = " and ".join(path.name for path in found)
+        raise InvalidDatasetError(f"{source} has {names}", "Keep one of them.")
+    table = found[0]
+    columns, rows = _table(table)
+    if NAME_COLUMN not in columns:
+        raise InvalidDatasetError(f"{table} has no column {NAME_COLUMN}, but {columns}", _HINT)
+    if group_column is not None and group_column not in columns:
+        raise InvalidParameterError(
+            f"group_column={group_column} is not in {table.name}", f"Its columns are {columns}."
+        )
+    items = tuple(_items(table, rows, group_column))
+    return ImageSet(source, folder.resolve(), items)
+
+
+def _table(path: Path) -> tuple[list[str], Iterable[Mapping[str, Any]]]:
+    read = {".csv": _csv, ".jsonl": _jsonl, ".parquet": _parquet}[path.suffix]
+    try:
+        return read(path)
+    except (OSError, UnicodeDecodeError, ValueError, csv.Error) as error:
+        raise InvalidDatasetError(f"{path} is damaged: {error}", _HINT) from error
+
+
+def _csv(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
+    with path.open(encoding="utf-8-sig", newline="") as file:  # Excel begins with a byte order mark
+        reader = csv.DictReader(file, strict=True)
+        rows = list(reader)
+        return list(reader.fieldnames or ()), rows
+
+
+def _jsonl(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
+    rows = [json.loads(line) for line in path.read_text("utf-8").split("\n") if line.strip()]
+    if not all(isinstance(row, dict) for row in rows):
+        raise ValueError("a line holds no JSON object")
+    return list(dict.fromkeys(name for row in rows for name in row)), rows
+
+
+def _parquet(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
+    import pyarrow.parquet
+    from pyarrow import ArrowException
+
+    try:
+        table = pyarrow.parquet.read_table(path)
+    except ArrowException as error:
+        raise ValueError(str(error).splitlines()[0]) from error
+    return table.column_names, table.to_pylist()
+
+
+def _items(
+    table: Path, rows: Iterable[Mapping[str, Any]], group_column: str | None
+) -> Iterator[ImageItem]:
+    seen: set[str] = set()
+    for number, row in enumerate(rows, start=1):
+        name = row.get(NAME_COLUMN)
+        if not isinstance(name, str) or not name:
+            raise InvalidDatasetError(f"{table}: row {number} has no {NAME_COLUMN}", _HINT)
+        name = name.removeprefix("./")
+        if leads_out(name):
+            raise InvalidDatasetError(
+                f"{table}: row {number} leads out of the folder: {printable(name)}", _HINT
+            )
+        if name in seen:
+            raise InvalidDatasetError(
+                f"{table}: row {number} names {printable(name)} again", "Name each image once."
+            )
+        seen.add(name)
+        group = as_word(row.get(group_column)) if group_column else None
+        yield ImageItem(name, as_word(row.get(LABEL_COLUMN)), group=group)
+
+
+def as_word(value: Any) -> str | None:
+    """A cell as a name; None where it is empty. A whole number has no decimal point."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value).strip() or None

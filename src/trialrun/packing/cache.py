@@ -1,0 +1,145 @@
+"""The folder of packs: how much lies there, what was used last, and what has to go.
+
+A pack is a folder named by its key, with a lock file beside it; names that begin with a dot are
+drafts. A pack that is deleted while a process has it mapped stays readable to that process.
+"""
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from trialrun.files import storage_errors
+from trialrun.packing.pack import CONTENTS
+from trialrun.packing.verdicts import read_verdicts
+
+_LOCK_SUFFIX = ".lock"
+_FREE_SHARE = 0.9  # of the disk's free space, at most so much for a new pack
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One pack: its key, where it lies, how large it is, when it was last opened (s since 1970)."""
+
+    key: str
+    folder: Path
+    num_bytes: int
+    used: float
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """A pack as people want to know it."""
+
+    key: str
+    source: str
+    num_images: int
+    image_size: int
+    num_bytes: int
+    used: float
+
+
+def entries(folder: Path) -> list[Entry]:
+    """The packs below `folder`, the one used longest ago first."""
+    found = []
+    if folder.is_dir():
+        for path in folder.iterdir():
+            if path.name.startswith(".") or not path.is_dir():
+                continue
+            with suppress(OSError):  # another process deletes it meanwhile
+                num_bytes = sum(file.stat().st_size for file in path.iterdir())
+                used = (path / CONTENTS).stat().st_mtime
+                found.append(Entry(path.name, path, num_bytes, used))
+    return sorted(found, key=lambda entry: entry.used)
+
+
+def described(folder: Path) -> list[Described]:
+    """The packs below `folder` with what they hold, the one used longest ago first."""
+    rows = []
+    for entry in entries(folder):
+        if (found := read_verdicts(entry.folder / CONTENTS)) is not None:
+            verdicts, facts = found
+            source, size = str(facts["source"]), int(facts["size"])
+            num_images = len(verdicts.reasons)
+            rows.append(Described(entry.key, source, num_images, size, entry.num_bytes, entry.used))
+    return rows
+
+
+def touch(place: Path) -> None:
+    """Note that a pack is in use now."""
+    with suppress(OSError):  # a cache that cannot be written is still good to read
+        os.utime(place / CONTENTS)
+
+
+@contextmanager
+def locked(place: Path, *, waiting: str, note: Callable[[str], None]) -> Iterator[None]:
+    """Be the only process that makes the pack at `place`; say `waiting` if another one does."""
+    with storage_errors(place.parent):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(place.with_name(place.name + _LOCK_SUFFIX))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            note(waiting)
+            lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def remove(place: Path) -> None:
+    """Delete a pack so that no process opens half of it."""
+    trash = place.with_name(f".{place.name}.trash-{os.getpid()}-{time.monotonic_ns()}")
+    with suppress(OSError):  # another process was faster
+        place.rename(trash)
+        shutil.rmtree(trash, ignore_errors=True)
+
+
+def sweep_drafts(place: Path) -> None:
+    """Delete what a killed writer of this pack left; its lock must be held."""
+    for draft in place.parent.glob(f".{place.name}.*"):
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def make_room(folder: Path, num_bytes: int, *, limit_bytes: int) -> bool:
+    """Delete packs, least recently used first, until `num_bytes` more fit; False where they cannot.
+
+    Nothing is deleted for a pack that would not fit even then.
+    """
+    if num_bytes > limit_bytes:
+        return False
+    packs = entries(folder)
+    total = sum(entry.num_bytes for entry in packs)
+    free = shutil.disk_usage(folder).free
+    if num_bytes > (free + total) * _FREE_SHARE:
+        return False
+    for entry in packs:
+        if total + num_bytes <= limit_bytes and num_bytes <= free * _FREE_SHARE:
+            break
+        remove(entry.folder)
+        total -= entry.num_bytes
+        free = shutil.disk_usage(folder).free
+    return num_bytes <= free * _FREE_SHARE
+
+
+def clear(folder: Path) -> tuple[int, int]:
+    """Delete every pack that no process is writing, and left-over drafts; how many, and bytes."""
+    packs = entries(folder)
+    for entry in packs:
+        remove(entry.folder)
+    if folder.is_dir():
+        for path in folder.glob(f"*{_LOCK_SUFFIX}"):
+            _sweep_if_idle(folder / path.name.removesuffix(_LOCK_SUFFIX))
+    return len(packs), sum(entry.num_bytes for entry in packs)
+
+
+def _sweep_if_idle(place: Path) -> None:
+    lock = FileLock(place.with_name(place.name + _LOCK_SUFFIX))
+    with suppress(Timeout, OSError), lock.acquire(timeout=0):
+        sweep_drafts(place)

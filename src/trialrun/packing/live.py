@@ -1,0 +1,71 @@
+"""Decoded images where there is no room to keep them: decoded again for every batch, by threads."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from trialrun.errors import InvalidDatasetError
+from trialrun.images.dataset import printable
+from trialrun.images.preprocessing import Preprocessing
+from trialrun.images.survey import Survey, no_progress
+from trialrun.packing.likeness import Likenesses, as_array
+from trialrun.packing.verdicts import decode_all, judge
+
+
+@dataclass(slots=True)
+class LiveImages:
+    """As a `Pack` to those who read it; `num_decoded` grows with every batch."""
+
+    surveyed: Survey
+    preprocessing: Preprocessing
+    reasons: tuple[str, ...]
+    likenesses: Likenesses
+    threads: int
+    num_decoded: int = 0
+
+    def usable(self) -> list[int]:
+        """The rows that hold an image."""
+        return [row for row, reason in enumerate(self.reasons) if not reason]
+
+    def pixels(self, rows: NDArray[np.int64]) -> Tensor:
+        """(N, 3, S, S) uint8, channels last in memory, the images at `rows` in that order.
+
+        Raises:
+            InvalidDatasetError: An image is gone or was changed since it was looked at.
+        """
+        made = decode_all(self.surveyed, self.preprocessing, rows.tolist(), threads=self.threads)
+        images = []
+        for row, decoded in zip(rows.tolist(), made, strict=True):
+            if decoded.pixels is None:
+                name = printable(self.surveyed.images.items[row].name)
+                raise InvalidDatasetError(
+                    f"{name} could be read when the run began: {decoded.reason}",
+                    "Leave the images alone while a run reads them, or give the cache of decoded "
+                    "images more room (TRIALRUN_CACHE_GB).",
+                )
+            images.append(decoded.pixels)
+        self.num_decoded += len(images)
+        return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+
+
+def looked_at(
+    surveyed: Survey,
+    preprocessing: Preprocessing,
+    *,
+    threads: int,
+    progress: Callable[[int], None] = no_progress,
+) -> LiveImages:
+    """The images of a set, each decoded once for its verdict and then forgotten."""
+    verdicts = judge(surveyed, preprocessing, threads=threads, progress=progress)
+    return LiveImages(
+        surveyed,
+        preprocessing,
+        tuple(verdicts.reasons),
+        as_array(bytes(verdicts.likenesses)),
+        threads,
+        num_decoded=len(surveyed.sightings),
+    )

@@ -1,0 +1,163 @@
+"""The decoded images of a surveyed set: found in the cache, made, or decoded as they are asked for.
+
+A pack's key is the hash of its files' contents, of the preprocessing and of the decoder's version,
+so that a pack is never stale and the same images under other names are not decoded again.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from trialrun.errors import StorageError
+from trialrun.files import new_directory
+from trialrun.images.decoder import DECODER_VERSION
+from trialrun.images.preprocessing import Preprocessing
+from trialrun.images.survey import Survey, no_progress
+from trialrun.packing import cache
+from trialrun.packing.likeness import Likenesses, as_array
+from trialrun.packing.live import LiveImages
+from trialrun.packing.pack import Pack, pack_bytes, read_pack, write_pack
+from trialrun.packing.verdicts import judge, read_verdicts, write_verdicts
+
+_FORMAT = 3  # of the files of a pack
+
+
+class DecodedImages(Protocol):
+    """A row an image of a set; a `Pack`, or what stands in for one."""
+
+    reasons: tuple[str, ...]
+    likenesses: Likenesses
+    num_decoded: int
+
+    def usable(self) -> list[int]:
+        """The rows that hold an image."""
+        ...
+
+    def pixels(self, rows: NDArray[np.int64]) -> Tensor:
+        """(N, 3, S, S) uint8, the images at `rows` in that order."""
+        ...
+
+
+def no_note(_text: str) -> None:
+    """Tell nobody."""
+
+
+def open_pack(
+    surveyed: Survey,
+    preprocessing: Preprocessing,
+    folder: Path,
+    *,
+    threads: int,
+    limit_bytes: int,
+    progress: Callable[[int], None] = no_progress,
+    note: Callable[[str], None] = no_note,
+) -> DecodedImages:
+    """The decoded images of a surveyed set: the pack below `folder`, made if it is not there.
+
+    Where a pack would not fit under `limit_bytes` or on the disk, images are decoded as they are
+    asked for, and `note` is told.
+
+    Raises:
+        StorageError: The folder cannot be written.
+    """
+    place = folder / pack_key(surveyed, preprocessing)
+    if (found := read_pack(place, threads=threads)) is not None:
+        cache.touch(place)
+        return found
+    source = surveyed.images.source
+    waiting = f"another process is decoding {source}; waiting for it"
+    with cache.locked(place, waiting=waiting, note=note):
+        if (found := read_pack(place, threads=threads)) is not None:
+            return found  # another process made it meanwhile
+        cache.sweep_drafts(place)
+        if place.exists():
+            note(f"the cached copy of {source} is damaged and is made again")
+            cache.remove(place)
+        made = None
+        if _has_room(surveyed, preprocessing, folder, limit_bytes, note):
+            made = _made(surveyed, preprocessing, place, threads, progress, note)
+        return made or _live(surveyed, preprocessing, place, threads, progress)
+
+
+def _has_room(
+    surveyed: Survey,
+    preprocessing: Preprocessing,
+    folder: Path,
+    limit_bytes: int,
+    note: Callable[[str], None],
+) -> bool:
+    assert preprocessing.image_size is not None, "a pack has one size"
+    needed = pack_bytes(len(surveyed.sightings), preprocessing.image_size)
+    if cache.make_room(folder, needed, limit_bytes=limit_bytes):
+        return True
+    note(
+        f"{surveyed.images.source} would take {needed / 1e9:.3g} GB decoded, which does not fit "
+        f"into {folder} (limit {limit_bytes / 1e9:g} GB): images are decoded as they are needed"
+    )
+    return False
+
+
+def _made(
+    surveyed: Survey,
+    preprocessing: Preprocessing,
+    place: Path,
+    threads: int,
+    progress: Callable[[int], None],
+    note: Callable[[str], None],
+) -> Pack | None:
+    """A new pack; None where the disk turned out to be too small after all."""
+    try:
+        with new_directory(place) as draft:
+            write_pack(surveyed, preprocessing, draft, threads=threads, progress=progress)
+    except StorageError as error:
+        note(f"{error}; images are decoded as they are needed")
+        return None
+    made = read_pack(place, threads=threads)
+    if made is None:
+        raise StorageError(f"{place} does not hold what was written", "Check the disk for faults.")
+    made.num_decoded = len(surveyed.sightings)
+    return made
+
+
+def _live(
+    surveyed: Survey,
+    preprocessing: Preprocessing,
+    place: Path,
+    threads: int,
+    progress: Callable[[int], None],
+) -> LiveImages:
+    """Images without a pack; what a first look at all of them found is kept."""
+    path = place.with_name(place.name + ".verdicts.json")
+    num_decoded = 0
+    if (found := read_verdicts(path)) is not None:
+        verdicts = found[0]
+    else:
+        verdicts = judge(surveyed, preprocessing, threads=threads, progress=progress)
+        num_decoded = len(surveyed.sightings)
+        with suppress(StorageError):  # the next run looks again
+            write_verdicts(path, verdicts, {})
+    return LiveImages(
+        surveyed,
+        preprocessing,
+        tuple(verdicts.reasons),
+        as_array(bytes(verdicts.likenesses)),
+        threads,
+        num_decoded,
+    )
+
+
+def pack_key(surveyed: Survey, preprocessing: Preprocessing) -> str:
+    """The name of a set's pack: what of its files and its preprocessing decides the pixels."""
+    spatial = {**preprocessing.to_json(), "mean": None, "std": None}
+    version = json.dumps([_FORMAT, DECODER_VERSION, spatial], sort_keys=True)
+    digest = hashlib.sha256(version.encode() + b"\n")
+    for seen in surveyed.sightings:
+        digest.update(f"{seen.sha256 or seen.reason}\n".encode())
+    return digest.hexdigest()

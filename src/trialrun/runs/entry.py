@@ -1,0 +1,36 @@
+"""A training from settings to result, with signals heeded from the first moment to the last."""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+from trialrun.errors import CutBySignalError
+from trialrun.runs.plan import plan_training
+from trialrun.runs.signals import cut_by_signals
+
+if TYPE_CHECKING:
+    from trialrun.runs.observer import Observer
+    from trialrun.runs.result import TrainResult
+
+
+def run_training(
+    settings: Mapping[str, Any], watch: "Callable[[], AbstractContextManager[Observer]]"
+) -> "TrainResult":
+    """Plan and train; torch and MLflow are loaded once the plan stands.
+
+    Raises:
+        TrialrunError: As its kinds say.
+        CutBySignalError: A signal came; whatever run there was has ended as KILLED.
+    """
+    with cut_by_signals():
+        try:
+            plan = plan_training(settings)
+            from trialrun.runs.train import train
+
+            with watch() as observer:
+                return train(plan, observer)
+        except CutBySignalError:
+            from trialrun.tracking import kill_unopened_run
+
+            kill_unopened_run()
+            raise

@@ -1,0 +1,81 @@
+"""What is suspicious about two sets together: images that are in both, or under two labels."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from trialrun.images.dataset import ImageSet, printable
+from trialrun.images.duplicates import Duplicates, find_duplicates
+from trialrun.images.groups import shared_groups
+from trialrun.images.survey import Survey
+from trialrun.packing import DecodedImages
+from trialrun.packing.likeness import near_pairs
+
+_SHOWN = 3  # examples in a note
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """Duplicates by content, pairs that look alike, and groups on both sides."""
+
+    duplicates: Duplicates
+    near: tuple[tuple[str, str], ...] = ()
+    groups: tuple[str, ...] = ()
+
+    def counts(self) -> dict[str, int]:
+        """How many of each, by the names under which they are recorded."""
+        return {
+            "leaked_images": len(self.duplicates.leaked),
+            "conflicting_labels": len(self.duplicates.conflicting),
+            "near_duplicates": len(self.near),
+            "shared_groups": len(self.groups),
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, by name."""
+        return {
+            **self.counts(),
+            **asdict(self.duplicates),
+            "near": list(self.near),
+            "groups": list(self.groups),
+        }
+
+    def notes(self) -> list[str]:
+        """A sentence a finding, with examples."""
+        found = self.duplicates
+        told = [
+            (found.leaked, "validation images are training images too"),
+            (
+                [[f"{name} ({label})" for name, label in group] for group in found.conflicting],
+                "images stand under more than one label",
+            ),
+            (self.near, "pairs of a training and a validation image look alike"),
+            ([[group] for group in self.groups], "groups have images in both sets"),
+        ]
+        return [f"{len(cases)} {what}: {_examples(cases)}" for cases, what in told if cases]
+
+
+def _examples(cases: Sequence[Sequence[str]]) -> str:
+    shown = "; ".join(" = ".join(case) for case in cases[:_SHOWN])
+    return shown + (f"; and {len(cases) - _SHOWN} more" if len(cases) > _SHOWN else "")
+
+
+def look_for(surveys: Sequence[Survey], decoded: Sequence[DecodedImages]) -> Findings:
+    """What there is to be found in one or two sets."""
+    duplicates = find_duplicates(surveys)
+    if len(surveys) < 2:
+        return Findings(duplicates)
+    sets = [surveyed.images for surveyed in surveys]
+    return Findings(duplicates, _near(surveys, sets, decoded), shared_groups(sets[0], sets[1]))
+
+
+def _near(
+    surveys: Sequence[Survey], sets: Sequence[ImageSet], decoded: Sequence[DecodedImages]
+) -> tuple[tuple[str, str], ...]:
+    """Pairs that look alike without being the same file."""
+    pairs = near_pairs(decoded[0].likenesses, decoded[1].likenesses)
+    return tuple(
+        (printable(sets[0].items[left].name), printable(sets[1].items[right].name))
+        for left, right in pairs
+        if surveys[0].sightings[left].sha256 != surveys[1].sightings[right].sha256
+    )

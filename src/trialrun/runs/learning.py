@@ -1,0 +1,115 @@
+"""A plan and its data as a network under training: the part of a run that every rank does."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+
+from trialrun.distributed import Ranks, ranks_of
+from trialrun.engine.batches import num_batches
+from trialrun.engine.fit import fit
+from trialrun.engine.precision import Arithmetic, resolve
+from trialrun.engine.seeds import seed_for
+from trialrun.engine.state import TrainState, begin
+from trialrun.engine.stopping import Standing, until_stopped
+from trialrun.engine.task import Task
+from trialrun.models.directory import ModelDescription
+from trialrun.models.open import new_network
+from trialrun.models.zoo import head_prefix
+from trialrun.runs.data import PreparedData
+from trialrun.runs.observer import Observer
+from trialrun.runs.plan import TrainPlan
+
+_FORECAST_STEPS = 10  # the first steps are slower than the rest: count from here
+_LONG_SECONDS = 600
+
+
+@dataclass(slots=True)
+class Learning:
+    """A network under training, and what describes it once it is trained."""
+
+    plan: TrainPlan
+    description: ModelDescription
+    state: TrainState
+    math: Arithmetic
+    ranks: Ranks
+
+    def standings(self, on_step: Callable[[], None]) -> Iterator[Standing]:
+        """Train; an item an epoch. Every rank stops after the same epoch: the first's clock counts.
+
+        Raises:
+            TrialrunError: As `engine.fit.fit`.
+        """
+        config = self.plan.config
+        results = fit(self.state, config, self.math, ranks=self.ranks, on_step=on_step)
+        return until_stopped(results, config, lambda: self.ranks.agree(time.monotonic()))
+
+
+def arithmetic_of(plan: TrainPlan) -> Arithmetic:
+    """Device and precision of this rank.
+
+    Raises:
+        InvalidParameterError: The device is not there, or cannot compute in that precision.
+    """
+    config = plan.config
+    local_rank = ranks_of(os.environ).local_rank
+    return resolve(config.device, config.precision, tf32=config.tf32, local_rank=local_rank)
+
+
+def learning(plan: TrainPlan, data: PreparedData, math: Arithmetic, ranks: Ranks) -> Learning:
+    """The network of a plan before its first epoch.
+
+    Raises:
+        InvalidModelDirectoryError: The model or its weights cannot be used.
+        InvalidParameterError: The image size does not fit the network.
+    """
+    config, size = plan.config, data.preprocessing.image_size
+    assert size is not None, "what is trained on has one size"
+    torch.manual_seed(seed_for(config.random_seed, "weights"))
+    description, network = new_network(
+        config.model, len(plan.classes), image_size=size, weights=config.weights
+    )
+    task = Task(
+        data.train.pixels,
+        data.valid.pixels,
+        len(plan.classes),
+        data.preprocessing,
+        data.train_steps,
+    )
+    state = begin(network, head_prefix(network), task, config, math, ranks)
+    trained = replace(description, classes=plan.classes, preprocessing=data.preprocessing)
+    return Learning(plan, trained, state, math, ranks)
+
+
+class Forecast:
+    """Says, once and early, how long a long training on a CPU will take."""
+
+    def __init__(self, under_way: Learning, observer: Observer) -> None:
+        config, ranks = under_way.plan.config, under_way.ranks
+        num_images = len(under_way.state.task.train)
+        step_images = config.batch_size * ranks.world_size
+        per_epoch = num_batches(num_images, step_images, 2 * ranks.world_size)
+        self._num_steps = config.epochs * per_epoch
+        self._on_cpu = under_way.math.device.type == "cpu"
+        self._observer = observer
+        self._steps = 0
+        self._started = 0.0
+
+    def step(self) -> None:
+        """Count a step."""
+        self._steps += 1
+        if self._steps == _FORECAST_STEPS:
+            self._started = time.perf_counter()
+        if self._steps == 2 * _FORECAST_STEPS and self._on_cpu:
+            self._tell((time.perf_counter() - self._started) / _FORECAST_STEPS)
+
+    def _tell(self, step_seconds: float) -> None:
+        seconds = step_seconds * (self._num_steps - self._steps)
+        if seconds >= _LONG_SECONDS:
+            hours, minutes = divmod(round(seconds / 60), 60)
+            self._observer.note(
+                f"at this pace the epochs take about {hours} h {minutes} min on this CPU; "
+                "a GPU is advised"
+            )

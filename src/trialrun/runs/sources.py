@@ -1,0 +1,73 @@
+"""DATA, as the user names it, to an image set: what MLflow has elsewhere is downloaded first."""
+
+import atexit
+import shutil
+import tempfile
+from pathlib import Path
+
+from trialrun.config.folders import cache_folder
+from trialrun.errors import InvalidParameterError, TrackingError
+from trialrun.images import ImageSet, open_data
+from trialrun.images.groups import grouped_by_pattern
+
+_URI_SCHEMES = (
+    "runs:/",
+    "models:/",
+    "mlflow-artifacts:/",
+    "dbfs:/",
+    "file:",
+    "ftp://",
+    "gs://",
+    "hdfs://",
+    "http://",
+    "https://",
+    "s3://",
+    "sftp://",
+    "wasbs://",
+    "abfss://",
+)
+
+
+def open_source(
+    source: str,
+    *,
+    group_column: str | None = None,
+    group_pattern: str | None = None,
+    cache: Path | None = None,
+) -> ImageSet:
+    """Names and labels of the images in DATA, each in its group where groups are asked for.
+
+    Raises:
+        InvalidParameterError: A sample, a column or a match that there is not.
+        DataError: As `open_data`.
+        TrackingError: MLflow cannot download it.
+    """
+    if group_column is not None and group_pattern is not None:
+        raise InvalidParameterError(
+            "group_column and group_pattern are both set", "Set one of them."
+        )
+    path = downloaded(source) if source.startswith(_URI_SCHEMES) else None
+    images = open_data(source, cache or cache_folder(), path=path, group_column=group_column)
+    return images if group_pattern is None else grouped_by_pattern(images, group_pattern)
+
+
+def downloaded(uri: str) -> Path:
+    """Where a copy of `uri` lies on this machine until the process ends.
+
+    Raises:
+        TrackingError: MLflow cannot download it.
+    """
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    scratch = Path(tempfile.mkdtemp(prefix="trialrun-data-"))
+    atexit.register(shutil.rmtree, scratch, ignore_errors=True)
+    try:
+        return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(scratch)))
+    except (MlflowException, OSError, ImportError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise TrackingError(
+            f"{uri} cannot be downloaded: {reason}",
+            "Check the address, MLFLOW_TRACKING_URI, and that the package its scheme needs "
+            "(boto3 for s3) is installed.",
+        ) from error

@@ -1,0 +1,320 @@
+"""The engine: order, stopping, determinism, and what each setting changes."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from torch import Tensor
+
+from trialrun.config import TrainConfig
+from trialrun.engine.augment import augmented
+from trialrun.engine.batches import (
+    LabelledPixels,
+    Prefetched,
+    cut,
+    num_batches,
+    ordered_batches,
+    training_batches,
+)
+from trialrun.engine.evaluate import Evaluation, evaluate
+from trialrun.engine.faults import NonFiniteLossError
+from trialrun.engine.fit import fit
+from trialrun.engine.precision import Arithmetic, resolve
+from trialrun.engine.recipe import make_loss, schedule_factor
+from trialrun.engine.results import EpochResult
+from trialrun.engine.seeds import permutation, seed_for, uniforms
+from trialrun.engine.state import begin
+from trialrun.engine.stopping import until_stopped
+from trialrun.engine.task import Task
+from trialrun.errors import InvalidParameterError
+from trialrun.images.preprocessing import Preprocessing
+from trialrun.models.weights import sha256, to_bytes
+from trialrun.models.zoo import build, head_prefix
+
+CPU = Arithmetic(torch.device("cpu"), "fp32")
+SIZE = 32
+
+
+class Pictures:
+    """Pictures in memory; a class is a colour channel that is brighter."""
+
+    def __init__(self, num_images: int, *, seed: int) -> None:
+        random = np.random.default_rng(seed)
+        self.labels = np.arange(num_images) % 3
+        pixels = random.integers(0, 120, (num_images, 3, SIZE, SIZE))
+        pixels[np.arange(num_images), self.labels] += 100
+        self._pixels = torch.from_numpy(pixels.astype(np.uint8))
+
+    def pixels(self, rows: NDArray[np.int64]) -> Tensor:
+        """(N, 3, S, S) uint8."""
+        return self._pixels[torch.from_numpy(rows)]
+
+
+def labelled(num_images: int, *, seed: int = 0) -> LabelledPixels:
+    """So many pictures of three classes."""
+    pictures = Pictures(num_images, seed=seed)
+    return LabelledPixels(pictures, np.arange(num_images), pictures.labels)
+
+
+TASK = Task(labelled(24), labelled(9, seed=1), 3, Preprocessing(SIZE))
+
+
+def trained(config: TrainConfig, task: Task = TASK) -> tuple[str, list[EpochResult]]:
+    """The weights' hash and the epochs of a training from scratch."""
+    torch.manual_seed(seed_for(config.random_seed, "weights"))
+    network = build("shufflenet_v2_x0_5", 3, image_size=SIZE)
+    state = begin(network, head_prefix(network), task, config, CPU)
+    results = list(fit(state, config, CPU))
+    return sha256(to_bytes(state.deployed().state_dict())), results
+
+
+BASE = TrainConfig(epochs=2, batch_size=8, learning_rate=0.05)
+
+
+@given(num_images=st.integers(1, 200), batch_size=st.integers(1, 64))
+def test_every_image_is_in_one_batch(num_images: int, batch_size: int) -> None:
+    """No image is lost or doubled, and no batch of one is left for batch norm."""
+    batches = cut(np.arange(num_images), batch_size)
+    assert np.concatenate(batches).tolist() == list(range(num_images))
+    assert len(batches) == num_batches(num_images, batch_size)
+    if batch_size > 1 and num_images > 1:
+        assert min(len(batch) for batch in batches) > 1
+    assert max(len(batch) for batch in batches) <= batch_size + 1
+
+
+@given(num_items=st.integers(1, 500), seed=st.integers(0, 2**63 - 1))
+def test_permutation_is_one(num_items: int, seed: int) -> None:
+    """An order holds every number once and depends on the seed alone."""
+    order = permutation(num_items, seed)
+    assert sorted(order.tolist()) == list(range(num_items))
+    assert (order == permutation(num_items, seed)).all()
+
+
+def test_epochs_differ_in_order() -> None:
+    """The second epoch does not repeat the first."""
+    data = labelled(30)
+    orders = [
+        np.concatenate(
+            [
+                batch.positions
+                for batch in training_batches(data, epoch=e, batch_size=7, random_seed=1)
+            ]
+        )
+        for e in (1, 2)
+    ]
+    assert (orders[0] != orders[1]).any()
+
+
+@given(seed=st.integers(), purpose=st.text(max_size=5))
+def test_any_integer_makes_a_torch_seed(seed: int, purpose: str) -> None:
+    """Seeds of any size and sign fit what torch takes."""
+    torch.manual_seed(seed_for(seed, purpose))
+
+
+def test_draws_belong_to_images() -> None:
+    """An image's draw does not depend on which others are in its batch."""
+    alone = uniforms(5, np.array([3]), 4)
+    together = uniforms(5, np.array([9, 3, 1]), 4)
+    assert (together[1] == alone[0]).all()
+    assert ((together >= 0) & (together < 1)).all()
+
+
+def test_prefetching_changes_nothing() -> None:
+    """The batches a thread makes are those the loop would have made."""
+    plain = [b.positions.tolist() for b in ordered_batches(labelled(20), 6)]
+    ahead = [b.positions.tolist() for b in Prefetched(ordered_batches(labelled(20), 6))]
+    assert plain == ahead
+
+
+def test_error_in_the_loading_thread_reaches_the_loop() -> None:
+    """What goes wrong while batches are made is raised where they are used."""
+
+    def failing() -> Iterator[object]:
+        yield next(ordered_batches(labelled(4), 2))
+        raise OSError("gone")
+
+    batches = iter(Prefetched(failing()))  # type: ignore[arg-type]
+    next(batches)
+    with pytest.raises(OSError, match="gone"):
+        next(batches)
+
+
+def test_same_seed_gives_the_same_weights() -> None:
+    """Two runs on one processor agree to the last bit; another seed does not."""
+    first, _ = trained(BASE)
+    again, _ = trained(BASE)
+    other, _ = trained(TrainConfig(epochs=2, batch_size=8, learning_rate=0.05, random_seed=-7))
+    assert first == again
+    assert first != other
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"optimizer": "adamw", "learning_rate": 0.001},
+        {"schedule": "constant"},
+        {"schedule": "polynomial"},
+        {"warmup_steps": 3},
+        {"label_smoothing": 0.1},
+        {"mixup": 0.4},
+        {"cutmix": 1.0},
+        {"mixup": 0.4, "cutmix": 1.0},
+        {"ema": 0.9},
+        {"freeze": "backbone"},
+        {"augment": "flip"},
+        {"augment": "standard"},
+        {"augment": "strong"},
+        {"weight_decay": 0.0},
+        {"precision": "bf16"},
+    ],
+    ids=str,
+)
+def test_setting_changes_the_weights_and_is_repeatable(setting: dict[str, object]) -> None:
+    """Each setting of the recipe has an effect, and the same one each time."""
+    values = {"epochs": 2, "batch_size": 8, "learning_rate": 0.05, **setting}
+    config = TrainConfig(**values)  # type: ignore[arg-type]
+    math = Arithmetic(torch.device("cpu"), "bf16" if "precision" in setting else "fp32")
+
+    def weights() -> str:
+        torch.manual_seed(seed_for(config.random_seed, "weights"))
+        network = build("shufflenet_v2_x0_5", 3, image_size=SIZE)
+        state = begin(network, head_prefix(network), TASK, config, math)
+        list(fit(state, config, math))
+        return sha256(to_bytes(state.deployed().state_dict()))
+
+    first = weights()
+    assert first == weights()
+    assert first != trained(BASE)[0]
+
+
+def test_frozen_backbone_changes_the_head_alone() -> None:
+    """Nothing but the last layer moves, batch-norm statistics included."""
+    config = TrainConfig(epochs=1, batch_size=8, learning_rate=0.05, freeze="backbone")
+    torch.manual_seed(1)
+    network = build("shufflenet_v2_x0_5", 3, image_size=SIZE)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    state = begin(network, head_prefix(network), TASK, config, CPU)
+    list(fit(state, config, CPU))
+    changed = {k for k, v in network.state_dict().items() if not torch.equal(v, before[k])}
+    assert changed == {"fc.weight", "fc.bias"}
+
+
+def test_balanced_weights_count_rare_classes_more() -> None:
+    """A class with a third of the images weighs three times as much."""
+    labels = torch.tensor([0, 0, 0, 1])
+    weight = make_loss(TrainConfig(class_weights="balanced"), labels, 2).weight
+    assert weight is not None
+    assert weight.tolist() == pytest.approx([4 / 6, 4 / 2])
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "polynomial"])
+def test_schedule_falls_from_the_peak_to_zero(schedule: str) -> None:
+    """The first step has the peak rate, the end none."""
+    factor = schedule_factor(schedule, 0, 10)
+    assert factor(0) == 1
+    assert factor(10) == pytest.approx(0)
+    assert all(factor(step) >= factor(step + 1) for step in range(10))
+
+
+def test_warm_up_rises_to_the_peak() -> None:
+    """The rate rises in equal steps, then the schedule begins."""
+    factor = schedule_factor("constant", 3, 10)
+    assert [factor(step) for step in range(4)] == [0.25, 0.5, 0.75, 1.0]
+
+
+def test_loss_that_is_no_number_stops_before_the_step() -> None:
+    """The weights stay finite: the step that would spoil them is not applied."""
+    config = TrainConfig(epochs=3, batch_size=8, learning_rate=1e30)
+    torch.manual_seed(1)
+    network = build("shufflenet_v2_x0_5", 3, image_size=SIZE)
+    state = begin(network, head_prefix(network), TASK, config, CPU)
+    with pytest.raises(NonFiniteLossError):
+        list(fit(state, config, CPU))
+
+
+def test_batch_of_one_is_told_where_batch_norm_cannot_take_it() -> None:
+    """One image at 32 pixels leaves one value a channel."""
+    config = TrainConfig(epochs=1, batch_size=1)
+    network = build("resnet18", 3, image_size=SIZE)
+    state = begin(network, head_prefix(network), TASK, config, CPU)
+    with pytest.raises(InvalidParameterError, match="batch_size=1"):
+        list(fit(state, config, CPU))
+
+
+def test_validation_counts_every_image_once() -> None:
+    """The figures do not depend on how the set is cut into batches."""
+    torch.manual_seed(1)
+    network = build("shufflenet_v2_x0_5", 3, image_size=SIZE)
+    whole = evaluate(network, ordered_batches(TASK.valid, 9), TASK.preprocessing, CPU, num_images=9)
+    parts = evaluate(network, ordered_batches(TASK.valid, 4), TASK.preprocessing, CPU, num_images=9)
+    assert whole.loss == pytest.approx(parts.loss, rel=1e-5)
+    assert whole.predicted.tolist() == parts.predicted.tolist()
+    assert whole.top5_accuracy is None
+
+
+def epochs_with(losses: list[float]) -> Iterator[EpochResult]:
+    """Results with these validation losses."""
+    nothing = np.zeros(0)
+    for epoch, loss in enumerate(losses, start=1):
+        found = Evaluation(
+            loss, 0.5, None, nothing.astype(np.int64), nothing.astype(np.float32),
+            nothing.astype(np.float32), 1.0,
+        )  # fmt: skip
+        yield EpochResult(epoch, 1.0, 0.5, 0.1, 1.0, 0.0, 1.0, found)
+
+
+def test_patience_counts_epochs_without_a_new_best() -> None:
+    """An epoch that beats its predecessor but not the best so far is no progress."""
+    standings = list(
+        until_stopped(epochs_with([1.0, 3.0, 2.0, 0.5]), TrainConfig(epochs=9, patience=2))
+    )
+    last = standings[-1]
+    assert (last.result.epoch, last.best_epoch, last.stop_reason) == (3, 1, "early_stop")
+
+
+def test_min_delta_asks_for_real_progress() -> None:
+    """A smaller gain than min_delta stalls, but the lowest loss stays the best."""
+    config = TrainConfig(epochs=9, patience=2, min_delta=0.1)
+    last = list(until_stopped(epochs_with([1.0, 0.95, 0.92, 0.1]), config))[-1]
+    assert (last.result.epoch, last.best_epoch, last.stop_reason) == (3, 3, "early_stop")
+
+
+def test_loss_that_is_no_number_never_improves() -> None:
+    """A validation loss of NaN counts as a stall."""
+    losses = [1.0, float("nan"), float("nan")]
+    last = list(until_stopped(epochs_with(losses), TrainConfig(epochs=9, patience=2)))[-1]
+    assert (last.best_epoch, last.stop_reason) == (1, "early_stop")
+
+
+def test_time_budget_ends_after_the_epoch_under_way() -> None:
+    """The clock is looked at between epochs."""
+    ticks = iter([0.0, 30.0, 61.0])
+    config = TrainConfig(epochs=9, max_minutes=1.0)
+    last = list(until_stopped(epochs_with([3.0, 2.0, 1.0]), config, lambda: next(ticks)))[-1]
+    assert (last.result.epoch, last.stop_reason) == (2, "time_budget")
+
+
+@pytest.mark.parametrize("augment", ["flip", "standard", "strong"])
+def test_augmentation_depends_on_image_epoch_and_seed_alone(augment: str) -> None:
+    """An image looks the same in any batch, and different in another epoch."""
+    pixels = labelled(6).source.pixels(np.arange(6))
+    whole = augmented(pixels, np.arange(6), augment=augment, epoch=1, random_seed=1)
+    part = augmented(pixels[2:4], np.arange(2, 4), augment=augment, epoch=1, random_seed=1)
+    later = augmented(pixels, np.arange(6), augment=augment, epoch=2, random_seed=1)
+    assert torch.equal(whole[2:4], part)
+    assert not torch.equal(whole, later)
+    assert (whole.dtype, whole.shape) == (torch.uint8, pixels.shape)
+
+
+def test_device_that_is_not_there_is_refused() -> None:
+    """A device is checked before anything is computed."""
+    with pytest.raises(InvalidParameterError, match="cuda:77"):
+        resolve("cuda:77", "auto")
+    with pytest.raises(InvalidParameterError, match="no device"):
+        resolve("abacus", "auto")
+    with pytest.raises(InvalidParameterError, match="fp16"):
+        resolve("cpu", "fp16")

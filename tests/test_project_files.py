@@ -1,0 +1,44 @@
+"""MLproject, conda.yaml, README's table and the lock agree with the configuration."""
+
+import importlib.metadata
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from scripts.project_files import ROOT, expected, locked_versions
+
+from trialrun.config import TrainConfig, knobs
+
+LOCK = (ROOT / "requirements.lock").read_text("utf-8")
+
+
+@pytest.mark.parametrize("path", expected(), ids=lambda path: path.name)
+def test_generated_file_is_current(path: Path) -> None:
+    """`make generate` would change nothing."""
+    assert path.read_text("utf-8") == expected()[path]
+
+
+def test_every_setting_is_an_mlproject_parameter() -> None:
+    """`mlflow run -P` reaches every setting of train."""
+    project = yaml.safe_load((ROOT / "MLproject").read_text("utf-8"))
+    main = project["entry_points"]["main"]
+    names = [item.name for item in knobs(TrainConfig)]
+    assert list(main["parameters"]) == names
+    assert all(f"--{name.replace('_', '-')} {{{name}}}" in main["command"] for name in names)
+
+
+def test_lock_pins_every_version_and_names_no_address() -> None:
+    """A lock is versions alone."""
+    lines = [line for line in LOCK.splitlines() if line and not line.startswith("#")]
+    assert all(re.match(r"[A-Za-z0-9._-]+==\S+", line) for line in lines)
+    assert "://" not in LOCK
+
+
+def test_lock_satisfies_the_declared_dependencies() -> None:
+    """Every dependency of the project is locked within its range."""
+    locked = locked_versions(LOCK)
+    for text in importlib.metadata.requires("trialrun") or ():
+        requirement = Requirement(text)
+        assert requirement.specifier.contains(locked[requirement.name.lower()]), text

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import typer
 
+from trialrun.cli.flags import with_values
 from trialrun.cli.output import tell
 from trialrun.distributed import ranks_of
 from trialrun.errors import CutBySignalError, TrialrunError
@@ -38,7 +39,7 @@ def run(arguments: list[str]) -> int:
 
 def _run(app: typer.Typer, arguments: list[str]) -> int:
     debug = "--debug" in arguments
-    arguments = [argument for argument in arguments if argument != "--debug"]
+    arguments = with_values([argument for argument in arguments if argument != "--debug"])
     try:
         typer.main.get_command(app).main(arguments, prog_name="trialrun", standalone_mode=False)
     except BaseException as error:

@@ -3,7 +3,26 @@
 Torch and MLflow are imported inside the commands, so that --help answers at once.
 """
 
-from trialrun.cli import data, model, score, train
+from trialrun.cli import (
+    compare,
+    data,
+    evaluate,
+    model,
+    registry,
+    reproduce,
+    score,
+    train,
+)
 from trialrun.cli.app import app
 
-__all__ = ["app", "data", "model", "score", "train"]
+__all__ = [
+    "app",
+    "compare",
+    "data",
+    "evaluate",
+    "model",
+    "registry",
+    "reproduce",
+    "score",
+    "train",
+]

@@ -12,6 +12,22 @@ import typer
 
 from trialrun.config import Knob, as_text, knobs
 
+_SWITCHES: set[str] = set()  # the flags of truth values, gathered as commands are declared
+
+
+def with_values(arguments: list[str]) -> list[str]:
+    """`arguments` with a `true` after every switch that stands alone.
+
+    MLproject hands every setting over with its value, `--strict false`; people write `--strict`.
+    """
+    given: list[str] = []
+    for place, argument in enumerate(arguments):
+        given.append(argument)
+        following = arguments[place + 1 : place + 2]
+        if argument in _SWITCHES and (not following or following[0].startswith("-")):
+            given.append("true")
+    return given
+
 
 def flags_for(config: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command one flag a setting of `config`; it is called with those given, as texts.
@@ -27,9 +43,14 @@ def flags_for(config: type) -> Callable[[Callable[..., None]], Callable[..., Non
         ]
         flags = [_flag(item) for item in knobs(config)]
         names = {item.name for item in knobs(config)}
+        _SWITCHES.update(item.flag for item in knobs(config) if item.type is bool)
 
         def called(**values: Any) -> None:
-            given = {k: v for k, v in values.items() if k not in names or v is not None}
+            given = {
+                name: ",".join(value) if name in names and isinstance(value, list) else value
+                for name, value in values.items()
+                if name not in names or value not in (None, [])
+            }
             command(**given)
 
         called.__name__, called.__doc__ = command.__name__, command.__doc__
@@ -49,9 +70,9 @@ def _flag(item: Knob) -> inspect.Parameter:
         help=f"{item.rule.help} [default: {as_text(item.default)}]",
         show_default=False,
     )
+    annotation = (
+        Annotated[list[str] | None, option] if item.rule.repeats else Annotated[str | None, option]
+    )
     return inspect.Parameter(
-        item.name,
-        inspect.Parameter.KEYWORD_ONLY,
-        default=None,
-        annotation=Annotated[str | None, option],
+        item.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
     )

@@ -32,6 +32,7 @@ class Rule:
     auto: bool = False
     logarithmic: bool = False
     searchable: bool = True
+    repeats: bool = False  # a flag that may be given several times; its texts are joined by commas
 
 
 def knob(default: Any, help: str, **rule: Any) -> Any:  # noqa: A002 - the field's own word

@@ -1,4 +1,4 @@
-"""Trained models in MLflow: logged with their run, registered as versions, found by URI."""
+"""Trained models in MLflow: logged with their run, registered, judged, found by URI and alias."""
 
 from trialrun.registry.models import LoggedModel, new_model, register, upload
 from trialrun.registry.resolve import model_folder

@@ -4,12 +4,18 @@ import json
 import time
 from typing import Any
 
+import numpy as np
+
 from trialrun import report
 from trialrun.config import as_text
 from trialrun.engine.precision import Arithmetic
 from trialrun.engine.stopping import Standing
 from trialrun.files import as_json
+from trialrun.images import printable
+from trialrun.report.predictions import Predictions
+from trialrun.runs.answers import AnsweredImages, keep
 from trialrun.runs.data import PreparedData, PreparedSet
+from trialrun.runs.environment import ENVIRONMENT, environment
 from trialrun.runs.plan import TrainPlan
 from trialrun.runs.result import TrainResult
 from trialrun.runs.tables import as_csv
@@ -34,6 +40,7 @@ def record_beginning(
         "num_valid_images": str(len(data.valid.pixels)),
     }
     run.params(plan.config.params() | resolved)
+    run.text(ENVIRONMENT, as_json(environment(math)))
     run.inputs(
         [
             dataset_input(data.train.surveyed, name=TRAIN_NAME, context="training"),
@@ -145,7 +152,8 @@ def record_stop(run: TrackedRun, events: Events, result: TrainResult) -> None:
 
 
 def record_validation(run: TrackedRun, best: Standing, plan: TrainPlan, data: PreparedData) -> None:
-    """The best epoch's confusion matrix and per-class table, as CSV."""
+    """The best epoch's answers, confusion matrix and per-class table."""
+    keep(run, _valid_answers(best, plan, data.valid))
     labels = data.valid.pixels.labels
     confusion = report.confusion_matrix(labels, best.result.validation.predicted, len(plan.classes))
     run.text("per_class.csv", as_csv(report.rows(report.per_class(confusion, plan.classes))))
@@ -154,3 +162,18 @@ def record_validation(run: TrackedRun, best: Standing, plan: TrainPlan, data: Pr
         for name, row in zip(plan.classes, confusion, strict=True)
     ]
     run.text("confusion_matrix.csv", as_csv(counts))
+
+
+def _valid_answers(best: Standing, plan: TrainPlan, valid: PreparedSet) -> AnsweredImages:
+    surveyed, found = valid.surveyed, best.result.validation
+    rows = valid.pixels.rows.tolist()
+    return AnsweredImages(
+        tuple(printable(surveyed.images.items[row].name) for row in rows),
+        tuple(surveyed.sightings[row].sha256 for row in rows),
+        Predictions(
+            plan.classes,
+            valid.pixels.labels,
+            found.predicted,
+            found.label_probability.astype(np.float64),
+        ),
+    )

@@ -55,7 +55,7 @@ def score_table(classifier: ImageClassifier, images: ImageSet) -> "pd.DataFrame"
     import numpy as np
     import pandas as pd
 
-    scores = list(score(classifier, _contents(images)))
+    scores = list(score(classifier, contents(images)))
     missing = np.full(len(classifier.classes), np.nan, dtype=np.float32)
     known = [s.probabilities for s in scores]
     probabilities = np.stack([missing if row is None else row for row in known])
@@ -71,7 +71,8 @@ def score_table(classifier: ImageClassifier, images: ImageSet) -> "pd.DataFrame"
     )
 
 
-def _contents(images: ImageSet) -> Iterator[bytes | None]:
+def contents(images: ImageSet) -> Iterator[bytes | None]:
+    """The bytes of every image file, in order; None where a file cannot be read."""
     for item in images.items:
         try:
             yield images.path_of(item).read_bytes()

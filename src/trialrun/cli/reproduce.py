@@ -1,0 +1,63 @@
+"""`trialrun reproduce`."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from trialrun.cli.app import Json, app
+from trialrun.cli.output import quieten_mlflow, show, show_json
+from trialrun.cli.tables import aligned
+
+if TYPE_CHECKING:
+    from trialrun.runs.reproduce import Reproduction
+
+
+@app.command()
+def reproduce(
+    run_id: Annotated[str, typer.Argument(help="A training run.")],
+    tolerance: Annotated[
+        float, typer.Option(min=0, help="Relative deviation of a metric that still counts as same.")
+    ] = 1e-3,
+    allow_changed_data: Annotated[
+        bool, typer.Option("--allow-changed-data", help="Train although the data has changed.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Train RUN_ID again from its record and compare it epoch by epoch."""
+    from trialrun.runs.signals import cut_by_signals
+
+    with cut_by_signals():
+        quieten_mlflow()
+        from trialrun.cli.progress import Terminal
+        from trialrun.runs.reproduce import reproduce as train_again
+
+        with Terminal() as terminal:
+            result = train_again(
+                run_id,
+                tolerance=tolerance,
+                allow_changed_data=allow_changed_data,
+                observer=terminal,
+            )
+    if json:
+        show_json(result.to_json())
+        return
+    for line in _lines(result):
+        show(line)
+
+
+def _lines(result: "Reproduction") -> list[str]:
+    since = f" since epoch {result.since_epoch}" if result.since_epoch is not None else ""
+    rows = [
+        (each.metric, str(each.num_epochs), f"{each.largest:.3g}", str(each.first_epoch or "-"))
+        for each in result.history.deviations
+    ]
+    differences = [(name, str(then), str(now)) for name, (then, now) in result.differences.items()]
+    return [
+        f"{result.verdict}{since}; weights "
+        + ("identical" if result.weights_identical else "differ")
+        + f"; run {result.run_id}",
+        *(f"data: {change}" for change in result.data_changes),
+        *result.notes,
+        *aligned([("metric", "epochs", "largest deviation", "first in epoch"), *rows]),
+        *aligned([("differs", "then", "now"), *differences] if differences else []),
+    ]

@@ -1,0 +1,22 @@
+"""The settings of an evaluation, beside the model and the data."""
+
+from dataclasses import dataclass
+
+from trialrun.config.knobs import as_texts, knob
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateConfig:
+    """How a model is evaluated; build it with `from_values`, which checks it."""
+
+    confidence: float = knob(0.95, "Share of the draws that an interval holds.", low=0.5, below=1)
+    draws: int = knob(10_000, "Bootstrap draws.", low=100, high=1_000_000)
+    random_seed: int = knob(1, "Decides the bootstrap draws.")
+    experiment: str | None = knob(
+        None, "MLflow experiment of the evaluation; none takes MLflow's own default."
+    )
+    run_name: str | None = knob(None, "MLflow run name; none lets MLflow draw one.")
+
+    def params(self) -> dict[str, str]:
+        """Name to text, as MLflow stores parameters."""
+        return as_texts(self)

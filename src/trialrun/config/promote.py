@@ -1,0 +1,84 @@
+"""The settings of a promotion: by what a version is judged, and how well it must do."""
+
+from dataclasses import dataclass
+
+from trialrun.config.knobs import as_texts, knob
+from trialrun.errors import InvalidParameterError
+
+METRICS = ("accuracy", "macro_f1", "balanced_accuracy", "log_loss")
+CHAMPION = "champion"
+BETTER, NOT_WORSE = "better", "not-worse"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromoteConfig:
+    """What a version must show to take an alias; build it with `from_values`, which checks it."""
+
+    alias: str = knob(CHAMPION, "The alias to move.")
+    metric: str = knob("accuracy", "What challenger and champion are compared by.", choices=METRICS)
+    require: str = knob(
+        NOT_WORSE,
+        "better wants the difference's interval above 0, not-worse above minus the margin.",
+        choices=(BETTER, NOT_WORSE),
+    )
+    margin: float = knob(0.01, "How much worse not-worse allows.", low=0)
+    min: str | None = knob(
+        None,
+        "METRIC=VALUE that the challenger must reach (for log_loss: stay below); several with "
+        "commas. The first champion needs one.",
+        repeats=True,
+    )
+    max_latency_ms: float | None = knob(
+        None, "Milliseconds one image may take on this machine (median).", low=0
+    )
+    max_size_mb: float | None = knob(
+        None, "Megabytes (10^6 bytes) the model's folder may have.", low=0
+    )
+    max_class_drop: float | None = knob(
+        None, "How far the recall of any class may fall below the champion's.", low=0, high=1
+    )
+    allow_overlap: bool = knob(
+        False, "Judge although test images were trained on, or although nobody can tell."
+    )
+    allow_class_change: bool = knob(
+        False,
+        "Judge although the classes differ; images of a class that a model lacks count as wrong.",
+    )
+    confidence: float = knob(0.95, "Share of the draws that an interval holds.", low=0.5, below=1)
+    draws: int = knob(10_000, "Bootstrap draws.", low=100, high=1_000_000)
+    random_seed: int = knob(1, "Decides the bootstrap draws.")
+    reason: str | None = knob(None, "Why, in words, for the history.")
+    experiment: str | None = knob(
+        None, "MLflow experiment of the evaluation; none takes MLflow's own default."
+    )
+    run_name: str | None = knob(None, "MLflow run name; none lets MLflow draw one.")
+
+    def params(self) -> dict[str, str]:
+        """Name to text, as MLflow stores parameters."""
+        return as_texts(self)
+
+    def minimums(self) -> dict[str, float]:
+        """What `min` asks, by metric.
+
+        Raises:
+            InvalidParameterError: Not METRIC=VALUE, or there is no such metric.
+        """
+        asked: dict[str, float] = {}
+        for part in (self.min or "").split(","):
+            if not part.strip():
+                continue
+            metric, _, text = part.partition("=")
+            try:
+                asked[metric.strip()] = float(text)
+            except ValueError:
+                raise _bad_minimum(part) from None
+            if metric.strip() not in METRICS:
+                raise _bad_minimum(part)
+        return asked
+
+
+def _bad_minimum(part: str) -> InvalidParameterError:
+    return InvalidParameterError(
+        f"min={part.strip()} is not METRIC=VALUE",
+        f"Write accuracy=0.9, say; the metrics are {', '.join(METRICS)}.",
+    )

@@ -1,0 +1,229 @@
+"""Moving an alias so that of several who try at once one wins, and the others learn it.
+
+MLflow sets an alias without asking what it was. What it does refuse is a second experiment of one
+name, so that is what a turn is taken by: entry 7 of a model's history belongs to whoever makes the
+experiment named after it, which bears the entry in its tags and is deleted (hidden) at once. Then
+the entry is carried out: version tags, aliases, and last the history tag, which says that it is
+done. Every step can be repeated: who finds an entry claimed and not done (its process died)
+carries it out before doing anything else.
+
+Not covered: a program that moves the alias past trialrun in the milliseconds between our last look
+and our move. Its move is lost, and the history does not show it.
+"""
+
+import getpass
+import json
+import os
+import time
+import uuid
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from trialrun.errors import PromotionRefusedError, TrackingError
+from trialrun.registry.history import (
+    ROLLBACK,
+    Entry,
+    Succession,
+    entries_in,
+    from_text,
+    previous_alias,
+    stack_of,
+    tag_name,
+)
+from trialrun.store import tracking_errors
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_ENTRY_TAG = "trialrun.entry"
+_PATIENCE_SECONDS = 2.0  # a move takes about a tenth of a second
+_LOOK_AGAIN_SECONDS = 0.1
+_ATTEMPTS = 5
+_EXPLANATION = (
+    "Made by trialrun to take its turn at moving an alias, and hidden at once. The history itself "
+    "is in the registered model's tags; nothing is lost when this is deleted for good."
+)
+
+
+def read_succession(client: "MlflowClient", name: str, alias: str) -> Succession:
+    """Who holds `alias` and who did before; an entry that somebody left half done is finished.
+
+    Raises:
+        TrackingError: There is no registered model `name`, or the store fails.
+    """
+    patience = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        found = _look(client, name, alias)
+        pending = _claimed(client, found, found.last_number + 1)
+        if pending is None:
+            return found
+        if time.monotonic() < patience:
+            time.sleep(_LOOK_AGAIN_SECONDS)  # most likely it is just being carried out
+        else:
+            _carry_out(client, found, pending)
+
+
+def _look(client: "MlflowClient", name: str, alias: str) -> Succession:
+    with tracking_errors(f"registered model {name} cannot be read"):
+        model = client.get_registered_model(name)
+    try:
+        entries = entries_in(model.tags, alias)
+    except ValueError as error:
+        raise TrackingError(
+            f"the history of {name} is damaged: {error}",
+            f"Look at its tags trialrun.{alias}.*, and delete the damaged one.",
+        ) from error
+    holder = model.aliases.get(alias)
+    return Succession(
+        name, alias, model.creation_timestamp, str(holder) if holder else None, entries
+    )
+
+
+def succeed(client: "MlflowClient", judged: Succession, entry: Entry) -> Entry:
+    """Move the alias to `entry.version`, unless the holder is no longer who was judged.
+
+    The entry as it stands in the history, numbered.
+
+    Raises:
+        PromotionRefusedError: Somebody else was first; nothing was moved on our behalf.
+        TrackingError: The store fails; what was begun is finished by the next command.
+    """
+    current = read_succession(client, judged.name, judged.alias)
+    if (current.last_number, current.holder) != (judged.last_number, judged.holder):
+        raise _lost(judged, current)
+    entry = replace(entry, number=judged.last_number + 1, claim=uuid.uuid4().hex)
+    if not _claim(client, judged, entry):
+        raise _lost(judged, read_succession(client, judged.name, judged.alias))
+    _carry_out(client, judged, entry)
+    _settle(client, judged, entry)
+    return entry
+
+
+def _lost(judged: Succession, current: Succession) -> PromotionRefusedError:
+    who = current.entries[-1].user if current.entries else None
+    return PromotionRefusedError(
+        f"{judged.alias} of {judged.name} was moved meanwhile: it is now version "
+        f"{current.holder or 'none'}, not {judged.holder or 'none'}"
+        + (f" (by {who})" if who else ""),
+        "Judge again: the evidence was about another champion.",
+    )
+
+
+def _claim_name(succession: Succession, number: int) -> str:
+    return (
+        f"trialrun {succession.alias} of {succession.name} "
+        f"({succession.created_ms}), entry {number}"
+    )
+
+
+def _claim(client: "MlflowClient", succession: Succession, entry: Entry) -> bool:
+    """Take the turn of `entry.number`; whether it is ours."""
+    from mlflow.exceptions import MlflowException
+
+    tags = {_ENTRY_TAG: entry.to_text(), "mlflow.note.content": _EXPLANATION}
+    with tracking_errors("the turn to move the alias cannot be taken"):
+        try:
+            experiment = client.create_experiment(_claim_name(succession, entry.number), tags=tags)
+            client.delete_experiment(experiment)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            # A request that was sent twice, its first answer lost, finds its own claim here.
+            holder = _claimed(client, succession, entry.number)
+            return holder is not None and holder.claim == entry.claim
+    return True
+
+
+def _claimed(client: "MlflowClient", succession: Succession, number: int) -> Entry | None:
+    """The entry that somebody took turn `number` for."""
+    with tracking_errors("the history cannot be read"):
+        experiment = client.get_experiment_by_name(_claim_name(succession, number))
+    return from_text(experiment.tags[_ENTRY_TAG]) if experiment else None
+
+
+def _carry_out(client: "MlflowClient", before: Succession, entry: Entry) -> None:
+    """Do what a claimed entry says; again where another process, doing the same, got between.
+
+    MLflow's databases answer BAD_REQUEST where two add one row at once.
+    """
+    from mlflow.exceptions import MlflowException
+
+    with tracking_errors(f"{before.alias} of {before.name} cannot be moved"):
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                _write(client, before, entry)
+                return
+            except MlflowException as error:
+                if error.error_code != "BAD_REQUEST" or attempt == _ATTEMPTS:
+                    raise
+                time.sleep(_LOOK_AGAIN_SECONDS)
+
+
+def _write(client: "MlflowClient", before: Succession, entry: Entry) -> None:
+    """Version tags, aliases, and last the history's tag."""
+    assert entry.version is not None
+    _tag_versions(client, before, entry)
+    client.set_registered_model_alias(before.name, before.alias, entry.version)
+    stack = stack_of((*before.entries, entry))
+    earlier = previous_alias(before.alias)
+    if len(stack) > 1:
+        client.set_registered_model_alias(before.name, earlier, stack[-2])
+    else:
+        client.delete_registered_model_alias(before.name, earlier)
+    client.set_registered_model_tag(
+        before.name, tag_name(before.alias, entry.number), entry.to_text()
+    )
+
+
+def _tag_versions(client: "MlflowClient", before: Succession, entry: Entry) -> None:
+    told = {
+        "at": entry.at,
+        "user": entry.user,
+        "reason": entry.reason,
+        "data_digest": entry.data_digest,
+        "run_id": entry.run_id,
+        "figures": json.dumps(dict(entry.figures)) if entry.figures else None,
+    }
+    start = "restored" if entry.kind == ROLLBACK else "promoted"
+    end = "rolled_back" if entry.kind == ROLLBACK else "replaced"
+    for version, prefix, other in (
+        (entry.version, start, {"from_version": entry.replaced or "none"}),
+        (entry.replaced, end, {"by_version": entry.version}),
+    ):
+        if version is None or not _is_there(client, before.name, version):
+            continue
+        for key, text in {**told, **other}.items():
+            if text:
+                name = f"{before.alias}.{prefix}.{key}"
+                client.set_model_version_tag(before.name, version, name, text)
+
+
+def _is_there(client: "MlflowClient", name: str, version: str) -> bool:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.get_model_version(name, version)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return False
+    return True
+
+
+def _settle(client: "MlflowClient", before: Succession, entry: Entry) -> None:
+    """Where others went on while we were held up, put back what our late moves undid."""
+    latest = _look(client, before.name, before.alias)
+    if latest.last_number <= entry.number:
+        return
+    newest = latest.entries[-1]
+    _carry_out(client, replace(latest, entries=latest.entries[:-1]), newest)
+
+
+def user_name() -> str:
+    """Who is at work: the tracking server's user, else the operating system's."""
+    if name := os.environ.get("MLFLOW_TRACKING_USERNAME"):
+        return name
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return "unknown"

@@ -1,0 +1,153 @@
+"""Who holds an alias, and who held it before: a log in the registered model's own tags.
+
+One tag an entry, `trialrun.<alias>.000007`, holding JSON. Entries are only ever added, numbered
+from 1 without a gap.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from trialrun.config.promote import CHAMPION
+
+PROMOTION, ROLLBACK, OUTSIDE = "promotion", "rollback", "outside"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One change of who holds the alias.
+
+    `at` is in ISO 8601, UTC; `claim` tells this attempt from every other. An entry of kind
+    `outside` is not in the log: the alias was moved by something else than trialrun.
+    """
+
+    number: int
+    kind: str
+    version: str | None
+    replaced: str | None
+    at: str | None
+    user: str | None
+    reason: str
+    run_id: str | None = None
+    data: str | None = None
+    data_digest: str | None = None
+    figures: Mapping[str, float] = field(default_factory=dict)
+    claim: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values under the names of the fields."""
+        return asdict(self)
+
+    def to_text(self) -> str:
+        """The tag's value."""
+        return json.dumps(self.to_json(), ensure_ascii=False)
+
+
+def from_text(text: str) -> Entry:
+    """The inverse of `Entry.to_text`.
+
+    Raises:
+        ValueError: Not an entry.
+    """
+    try:
+        return Entry(**json.loads(text))
+    except TypeError as error:
+        raise ValueError(f"no entry of a history: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Tenure:
+    """From when to when a version held the alias; `until` is None for the one that does."""
+
+    entry: Entry
+    until: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Succession:
+    """An alias of a registered model: the version that holds it now, and the log."""
+
+    name: str
+    alias: str
+    created_ms: int  # of the registered model: one made anew under the name has a log of its own
+    holder: str | None
+    entries: tuple[Entry, ...]
+
+    @property
+    def last_number(self) -> int:
+        """The number of the newest entry, 0 before the first."""
+        return self.entries[-1].number if self.entries else 0
+
+    @property
+    def moved_outside(self) -> bool:
+        """Whether something else than trialrun moved the alias since the newest entry."""
+        return self.holder != (self.entries[-1].version if self.entries else None)
+
+    def seen(self) -> tuple[Entry, ...]:
+        """The log, and the move from outside where there was one."""
+        if not self.moved_outside:
+            return self.entries
+        outside = Entry(
+            number=self.last_number + 1,
+            kind=OUTSIDE,
+            version=self.holder,
+            replaced=self.entries[-1].version if self.entries else None,
+            at=None,
+            user=None,
+            reason="moved by something else than trialrun",
+        )
+        return (*self.entries, outside)
+
+    def tenures(self) -> list[Tenure]:
+        """Who held the alias from when to when, oldest first."""
+        seen = self.seen()
+        ends = [entry.at for entry in seen[1:]]
+        return [Tenure(entry, until) for entry, until in zip(seen, [*ends, None], strict=True)]
+
+    def standing(self) -> list[str]:
+        """The holders that no rollback took back, oldest first; the last one holds the alias."""
+        return stack_of(self.seen())
+
+
+def stack_of(entries: tuple[Entry, ...]) -> list[str]:
+    """The versions that stand after `entries`: a rollback takes off all above its target."""
+    stack: list[str] = []
+    for entry in entries:
+        if entry.kind == ROLLBACK and entry.version in stack:
+            while stack[-1] != entry.version:
+                stack.pop()
+        elif entry.version is not None and (not stack or stack[-1] != entry.version):
+            # What was replaced without an entry (an alias moved from outside) stood, too.
+            if entry.replaced is not None and (not stack or stack[-1] != entry.replaced):
+                stack.append(entry.replaced)
+            stack.append(entry.version)
+    return stack
+
+
+def previous_alias(alias: str) -> str:
+    """The alias of the holder before: `previous` beside `champion`, else `previous-<alias>`."""
+    return "previous" if alias == CHAMPION else f"previous-{alias}"
+
+
+def tag_name(alias: str, number: int) -> str:
+    """The tag that holds an entry."""
+    return f"trialrun.{alias}.{number:06}"
+
+
+def entries_in(tags: Mapping[str, str], alias: str) -> tuple[Entry, ...]:
+    """The entries among a registered model's tags, oldest first.
+
+    Raises:
+        ValueError: One of them is damaged.
+    """
+    pattern = re.compile(re.escape(f"trialrun.{alias}.") + r"\d{6}")
+    texts = [text for name, text in tags.items() if pattern.fullmatch(name)]
+    return tuple(sorted(map(from_text, texts), key=lambda entry: entry.number))
+
+
+def now() -> str:
+    """The time as entries hold it."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,136 @@
+"""Bootstrap draws: how a figure would scatter, were the test images drawn again.
+
+Drawing N images with replacement is drawing the counts of cells of like images from a multinomial
+distribution, so that 10,000 draws cost by the number of cells and not of images.
+Array letters: N images, K cells, D draws.
+"""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trialrun.report.metrics import (
+    COUNT_METRICS,
+    LOG_LOSS,
+    Counts,
+    Values,
+    cells_of,
+    losses,
+)
+from trialrun.report.predictions import Predictions
+
+_CHUNK_NUMBERS = 2_000_000  # counts held at a time by a thread, 16 MB
+_MAX_CHUNK_DRAWS = 1000  # the same on every machine: the draws must not depend on its cores
+_EXTREMES = 64  # values at either end that stay cells of their own
+_MIDDLE_CELLS = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resampling:
+    """How intervals are drawn: how many draws, how much of them an interval holds, from where."""
+
+    draws: int = 10_000
+    confidence: float = 0.95
+    random_seed: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """Where a figure lies in the middle `confidence` of the draws."""
+
+    low: float
+    high: float
+
+
+def difference_draws(
+    metric: str, baseline: Predictions, challenger: Predictions, resampling: Resampling
+) -> Values:
+    """(D,) by how much the challenger is better, each draw giving both the same images."""
+    if metric == LOG_LOSS:
+        return _mean_draws(losses(baseline) - losses(challenger), resampling)
+    counted = COUNT_METRICS[metric]
+    cells = cells_of(counted, [baseline, challenger])
+
+    def difference(counts: Counts) -> Values:
+        first, second = (
+            counted.statistic(counts, cells.labels, answers, cells.num_classes)
+            for answers in cells.predicted
+        )
+        return second - first
+
+    return _draws(cells.counts, difference, resampling)
+
+
+def value_draws(metric: str, predictions: Predictions, resampling: Resampling) -> Values:
+    """(D,) values of one model's metric."""
+    if metric == LOG_LOSS:
+        return _mean_draws(losses(predictions), resampling)
+    counted = COUNT_METRICS[metric]
+    cells = cells_of(counted, [predictions])
+    return _draws(
+        cells.counts,
+        lambda counts: counted.statistic(
+            counts, cells.labels, cells.predicted[0], cells.num_classes
+        ),
+        resampling,
+    )
+
+
+def percentile_interval(draws: Values, confidence: float) -> Interval:
+    """The middle `confidence` of the draws.
+
+    Source:
+        Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13.
+    """
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(draws, [tail, 1 - tail])
+    return Interval(float(low), float(high))
+
+
+def _draws(counts: Counts, statistic: Callable[[Counts], Values], resampling: Resampling) -> Values:
+    """The statistic of each of D draws of the cells' counts."""
+    size = int(counts.sum())
+    shares = counts / size
+    chunk = min(max(_CHUNK_NUMBERS // len(counts), 1), _MAX_CHUNK_DRAWS)
+    lengths = [min(chunk, resampling.draws - done) for done in range(0, resampling.draws, chunk)]
+    seeds = np.random.SeedSequence(abs(resampling.random_seed)).spawn(len(lengths))
+
+    def part(length: int, seed: np.random.SeedSequence) -> Values:
+        generator = np.random.default_rng(seed)
+        return statistic(generator.multinomial(size, shares, size=length))
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # numpy draws without holding Python's lock
+        return np.concatenate(list(pool.map(part, lengths, seeds)))
+
+
+def _mean_draws(values: Values, resampling: Resampling) -> Values:
+    """(D,) means of draws from (N,) values.
+
+    The values are sorted into cells of neighbours. Within a cell, what `k` draws sum to scatters
+    by `k` times the cell's variance: drawn as one normal number a draw, since the cells are narrow
+    (the extreme values are cells of their own).
+    """
+    ordered = np.sort(values)
+    starts = _cell_starts(len(ordered))
+    counts = np.diff([*starts, len(ordered)])
+    means = np.add.reduceat(ordered, starts) / counts
+    variances = np.add.reduceat((ordered - np.repeat(means, counts)) ** 2, starts) / counts
+    noise = np.random.default_rng([abs(resampling.random_seed), 1]).standard_normal(
+        resampling.draws
+    )
+    columns = np.stack([means, variances], axis=1)
+    sums = _draws(np.asarray(counts, dtype=np.int64), lambda drawn: drawn @ columns, resampling)
+    drawn: Values = (sums[:, 0] + noise * np.sqrt(sums[:, 1])) / len(values)
+    return drawn
+
+
+def _cell_starts(size: int) -> NDArray[np.intp]:
+    if size <= 2 * _EXTREMES + _MIDDLE_CELLS:
+        return np.arange(size)
+    middle = np.linspace(_EXTREMES, size - _EXTREMES, _MIDDLE_CELLS, endpoint=False).astype(np.intp)
+    ends = np.arange(_EXTREMES), np.arange(size - _EXTREMES, size)
+    return np.concatenate([ends[0], middle, ends[1]])

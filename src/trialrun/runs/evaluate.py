@@ -1,0 +1,170 @@
+"""A model judged on labelled images, as an MLflow run linked to the model and the data."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from trialrun import report
+from trialrun.config import from_values
+from trialrun.config.evaluate import EvaluateConfig
+from trialrun.config.promote import METRICS
+from trialrun.images.survey import Survey
+from trialrun.models.open import open_classifier
+from trialrun.registry import model_folder
+from trialrun.registry.versions import link_models, origin_of
+from trialrun.report.bootstrap import Interval, Resampling
+from trialrun.report.metrics import values_of
+from trialrun.report.paired import interval_of
+from trialrun.report.predictions import Predictions
+from trialrun.runs.answers import (
+    AnsweredImages,
+    answered,
+    answers,
+    keep,
+    open_labelled,
+    readable_rows,
+)
+from trialrun.runs.observer import Observer, Silent
+from trialrun.runs.tables import as_csv
+from trialrun.store import connect
+from trialrun.tracking import TrackedRun, dataset_digest, dataset_input, open_run
+
+DATASET_NAME = "test"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """What a model came to on a set; `intervals` go with `metrics`."""
+
+    run_id: str
+    model: str
+    data: str
+    data_digest: str
+    num_images: int
+    num_unreadable: int
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    intervals: Mapping[str, Interval] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values under the names of the fields."""
+        return asdict(self)
+
+
+def evaluate(
+    model: str, data: str, values: Mapping[str, Any], observer: Observer | None = None
+) -> Evaluation:
+    """Judge `model` on `data`.
+
+    Raises:
+        TrialrunError: As its kinds say.
+    """
+    config = from_values(EvaluateConfig, values)
+    observer = observer or Silent()
+    surveyed = open_labelled(data)
+    client = connect()
+    origin = origin_of(client, model)
+    classifier = open_classifier(model_folder(model))
+    tags = {"trialrun.kind": "evaluation", "trialrun.model": model}
+    with open_run(client, experiment=config.experiment, name=config.run_name, tags=tags) as run:
+        observer.opened(run.name, run.run_id)
+        run.params(config.params() | {"model": model, "data": data})
+        scores = answers(classifier, surveyed)
+        rows = readable_rows(surveyed, scores)
+        images = answered(surveyed, rows, classifier.classes, scores)
+        link_models(client, run.run_id, [origin.model_id])
+        result = _result(run.run_id, model, surveyed, images.predictions, config)
+        record_dataset(run, surveyed)
+        _record(run, surveyed, images, result, origin.model_id)
+    return result
+
+
+def _result(
+    run_id: str, model: str, surveyed: Survey, predictions: Predictions, config: EvaluateConfig
+) -> Evaluation:
+    resampling = Resampling(
+        draws=config.draws, confidence=config.confidence, random_seed=config.random_seed
+    )
+    return Evaluation(
+        run_id=run_id,
+        model=model,
+        data=surveyed.images.source,
+        data_digest=dataset_digest(surveyed),
+        num_images=len(predictions),
+        num_unreadable=len(surveyed.images) - len(predictions),
+        metrics=values_of(predictions),
+        intervals={metric: interval_of(metric, predictions, resampling) for metric in METRICS},
+    )
+
+
+def record_dataset(run: TrackedRun, surveyed: Survey) -> None:
+    """The test set as an input of the run."""
+    run.inputs([dataset_input(surveyed, name=DATASET_NAME, context="test")])
+
+
+def record_metrics(
+    run: TrackedRun, metrics: Mapping[str, float], surveyed: Survey, model_id: str | None
+) -> None:
+    """Figures linked to the test set, and to the model where MLflow has it."""
+    links: dict[str, Any] = {"model_id": model_id} if model_id else {}
+    run.metrics(
+        metrics,
+        0,
+        dataset_name=DATASET_NAME,
+        dataset_digest=dataset_digest(surveyed),
+        **links,
+    )
+
+
+def record_tables(run: TrackedRun, predictions: Predictions) -> None:
+    """The confusion matrix and the per-class table, as CSV."""
+    classes = predictions.classes
+    confusion = report.confusion_matrix(predictions.labels, predictions.predicted, len(classes))
+    run.text("per_class.csv", as_csv(report.rows(report.per_class(confusion, classes))))
+    counts = [
+        {"true \\ predicted": name, **dict(zip(classes, row.tolist(), strict=True))}
+        for name, row in zip(classes, confusion, strict=True)
+    ]
+    run.text("confusion_matrix.csv", as_csv(counts))
+
+
+def _record(
+    run: TrackedRun,
+    surveyed: Survey,
+    images: AnsweredImages,
+    result: Evaluation,
+    model_id: str | None,
+) -> None:
+    bounds = {
+        f"{metric}_{side}": bound
+        for metric, interval in result.intervals.items()
+        for side, bound in asdict(interval).items()
+    }
+    record_metrics(run, {**result.metrics, **bounds}, surveyed, model_id)
+    record_tables(run, images.predictions)
+    keep(run, images)
+    run.tags({"mlflow.note.content": _card(result)})
+
+
+def _card(result: Evaluation) -> str:
+    lines = [
+        f"## {result.model} on {result.data}",
+        "",
+        f"{result.num_images} images, {result.num_unreadable} unreadable.",
+        "",
+        "| metric | value | interval |",
+        "|---|---|---|",
+    ]
+    lines += [f"| {' | '.join(row)} |" for row in figure_rows(result)]
+    return "\n".join(lines)
+
+
+def figure_rows(result: Evaluation) -> Sequence[tuple[str, str, str]]:
+    """Metric, value and interval as people read them."""
+    return [
+        (
+            name,
+            f"{value:.4f}",
+            f"{result.intervals[name].low:.4f} to {result.intervals[name].high:.4f}",
+        )
+        for name, value in result.metrics.items()
+    ]

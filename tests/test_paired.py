@@ -1,0 +1,180 @@
+"""Two models on the same images: differences, intervals, and how often they mislead."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from trialrun.config.promote import METRICS, PromoteConfig
+from trialrun.registry.gates import Evidence, judge
+from trialrun.report.bootstrap import Resampling, percentile_interval
+from trialrun.report.metrics import losses, value_of, values_of
+from trialrun.report.paired import compare, interval_of, mcnemar_exact, wilson
+from trialrun.report.predictions import Predictions, aligned, from_probabilities
+
+FEW_DRAWS = Resampling(draws=2000)
+
+
+def answers(
+    generator: np.random.Generator, labels: NDArray[np.int64], chance: NDArray[np.float64]
+) -> Predictions:
+    """A model that is right on image n with `chance[n]`, and else gives a random class."""
+    num_classes = 10
+    right = generator.random(len(labels)) < chance
+    wrong = (labels + generator.integers(1, num_classes, len(labels))) % num_classes
+    probability = np.where(right, 0.5 + 0.5 * chance, 0.4 * chance)
+    return Predictions(
+        tuple("0123456789"), labels, np.where(right, labels, wrong), probability + 1e-3
+    )
+
+
+def pair(seed: int, num_images: int, gain: float = 0.0) -> tuple[Predictions, Predictions]:
+    """Two trainings of one network: most images are easy, some hard, each training draws anew."""
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, 10, num_images)
+    easy = generator.random(num_images) < 0.8
+    chance = np.where(easy, 0.99, 0.5)
+    better = np.where(easy, 0.99, 0.5 + gain / 0.2)
+    return answers(generator, labels, chance), answers(generator, labels, better)
+
+
+def promoted(baseline: Predictions, challenger: Predictions) -> bool:
+    """Whether `--require better` lets the challenger pass, all else being fine."""
+    comparison = compare("accuracy", baseline, challenger, FEW_DRAWS)
+    evidence = Evidence(metrics=values_of(challenger), size_mb=1, comparison=comparison)
+    return judge(PromoteConfig(require="better"), evidence).passed
+
+
+@pytest.mark.parametrize("num_images", [300, 2000])
+def test_a_mere_retrain_is_seldom_promoted(num_images: int) -> None:
+    """Of 200 retrains that differ in nothing but their draws, at most 5% pass for better."""
+    count = sum(promoted(*pair(seed, num_images)) for seed in range(200))
+    assert count <= 10
+
+
+def test_a_true_gain_is_promoted() -> None:
+    """A gain of 3 points shows on 2,000 images in at least 90% of 200 pairs."""
+    count = sum(promoted(*pair(1000 + seed, 2000, gain=0.03)) for seed in range(200))
+    assert count >= 180
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_intervals_equal_those_of_drawing_images(metric: str) -> None:
+    """Drawing cells of like images gives the interval that drawing the images gives."""
+    first, second = pair(7, 800, gain=0.02)
+    found = compare(metric, first, second)
+    generator = np.random.default_rng(0)
+    differences = []
+    for _ in range(1500):
+        rows = generator.integers(0, len(first), len(first))
+        values = [
+            value_of(
+                metric,
+                Predictions(
+                    each.classes,
+                    each.labels[rows],
+                    each.predicted[rows],
+                    each.label_probability[rows],
+                ),
+            )
+            for each in (first, second)
+        ]
+        differences.append(values[1] - values[0])
+    sign = -1 if metric == "log_loss" else 1
+    plain = percentile_interval(sign * np.array(differences), 0.95)
+    width = plain.high - plain.low
+    assert found.low == pytest.approx(plain.low, abs=0.1 * width)
+    assert found.high == pytest.approx(plain.high, abs=0.1 * width)
+
+
+def test_log_loss_of_many_images_scatters_as_it_should() -> None:
+    """Values gathered into cells keep the spread of their mean, which theory gives."""
+    first, second = pair(3, 20_000)
+    found = compare("log_loss", first, second)
+    spread = (losses(first) - losses(second)).std() / np.sqrt(len(first))
+    assert found.high - found.low == pytest.approx(2 * 1.96 * spread, rel=0.05)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.data())
+def test_metrics_agree_with_scikit_learn(data: st.DataObject) -> None:
+    """Macro F1 and balanced accuracy are those of scikit-learn over the classes that occur."""
+    from sklearn.metrics import balanced_accuracy_score, f1_score
+
+    size = data.draw(st.integers(1, 60))
+    column = st.lists(st.integers(0, 3), min_size=size, max_size=size)
+    labels = np.array(data.draw(column), dtype=np.int64)
+    predicted = np.array(data.draw(column), dtype=np.int64)
+    given_ = Predictions(tuple("abcd"), labels, predicted, np.full(size, 0.5))
+    occurring = np.unique(labels)
+    recalls = [np.mean(predicted[labels == each] == each) for each in occurring]
+    f1 = f1_score(labels, predicted, labels=occurring, average="macro", zero_division=0.0)
+    assert value_of("macro_f1", given_) == pytest.approx(f1)
+    assert value_of("balanced_accuracy", given_) == pytest.approx(np.mean(recalls))
+    if set(predicted) <= set(labels) and len(occurring) > 1:
+        expected = balanced_accuracy_score(labels, predicted)
+        assert value_of("balanced_accuracy", given_) == pytest.approx(expected)
+
+
+def test_equal_models_differ_by_nothing() -> None:
+    """A model beside itself: no difference, an interval of 0 width, p of 1."""
+    model, _ = pair(1, 100)
+    for metric in METRICS:
+        found = compare(metric, model, model, FEW_DRAWS)
+        assert (found.difference, found.low, found.high, found.mcnemar_p) == (0, 0, 0, 1)
+
+
+def test_the_same_seed_gives_the_same_interval() -> None:
+    """An interval can be had again."""
+    first, second = pair(2, 500)
+    assert compare("macro_f1", first, second) == compare("macro_f1", first, second)
+
+
+def test_mcnemar_is_exact() -> None:
+    """Four against none is one chance in eight, ten against none one in 512."""
+    assert mcnemar_exact(4, 0) == pytest.approx(0.125)
+    assert mcnemar_exact(0, 10) == pytest.approx(2 / 1024)
+    assert mcnemar_exact(5, 5) == 1
+    assert mcnemar_exact(0, 0) == 1
+
+
+def test_wilson_interval_is_the_textbook_one() -> None:
+    """81 of 263 at 95%: 0.2553 to 0.3662 (Newcombe 1998, Statistics in Medicine 17, table I)."""
+    found = wilson(81, 263, 0.95)
+    assert (found.low, found.high) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_models_own_interval_holds_its_value(metric: str) -> None:
+    """Each metric lies inside its interval."""
+    model, _ = pair(5, 400)
+    interval = interval_of(metric, model, FEW_DRAWS)
+    assert interval.low < value_of(metric, model) < interval.high
+
+
+def test_classes_are_matched_by_name() -> None:
+    """Two models that list their classes in another order agree where they mean the same."""
+    labels = ["cat", "dog", "dog"]
+    first = from_probabilities(
+        labels, ("cat", "dog"), np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3]], np.float32)
+    )
+    second = from_probabilities(
+        labels, ("dog", "cat"), np.array([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7]], np.float32)
+    )
+    assert compare("accuracy", first, second, FEW_DRAWS).difference == 0
+    assert values_of(first) == values_of(second)
+
+
+def test_an_unknown_class_counts_as_wrong() -> None:
+    """An image of a class that the model lacks is wrong, and costs as much as a loss can."""
+    found = from_probabilities(["owl"], ("cat", "dog"), np.array([[0.6, 0.4]], np.float32))
+    assert value_of("accuracy", found) == 0
+    assert value_of("log_loss", found) == pytest.approx(-np.log(np.finfo(np.float32).eps))
+
+
+def test_other_images_are_not_compared() -> None:
+    """Answers about other labels are refused."""
+    first, second = pair(1, 50)[0], pair(2, 50)[0]
+    with pytest.raises(ValueError, match="same labelled images"):
+        aligned(first, second)

@@ -3,7 +3,7 @@
 Torch and MLflow are imported inside the commands, so that --help answers at once.
 """
 
-from trialrun.cli import model, score, train
+from trialrun.cli import model, score, search, train
 from trialrun.cli.app import app
 
-__all__ = ["app", "model", "score", "train"]
+__all__ = ["app", "model", "score", "search", "train"]

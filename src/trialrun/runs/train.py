@@ -1,6 +1,7 @@
 """One tracked training run, end to end: data, network, epochs, record, model, registry."""
 
 import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -12,7 +13,7 @@ from trialrun.engine import stopping
 from trialrun.engine.fit import NonFiniteLossError, Task, begin, fit
 from trialrun.engine.precision import Arithmetic, resolve
 from trialrun.engine.seeds import seed_for
-from trialrun.engine.stopping import Standing, until_stopped
+from trialrun.engine.stopping import PrunedError, Standing, until_stopped
 from trialrun.errors import CutBySignalError
 from trialrun.models import directory, weights
 from trialrun.models.directory import ModelDescription
@@ -37,7 +38,23 @@ from trialrun.store import connect, experiment_id
 from trialrun.tracking import TrackedRun, dataset_digest, open_run
 
 
-def train(plan: TrainPlan, observer: Observer | None = None) -> TrainResult:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Nested:
+    """What is different where a run is one of many below a parent, in one process.
+
+    Its observer may raise `PrunedError` after an epoch: the run then ends without a model.
+    """
+
+    parent_run_id: str
+    name: str
+    tags: Mapping[str, str]
+    data: PreparedData
+    keeps_model: Callable[[TrainResult], bool]  # whether the model is worth logging
+
+
+def train(
+    plan: TrainPlan, observer: Observer | None = None, *, nested: Nested | None = None
+) -> TrainResult:
     """Train what `plan` says as an MLflow run, and register the model where it says so.
 
     Raises:
@@ -48,12 +65,18 @@ def train(plan: TrainPlan, observer: Observer | None = None) -> TrainResult:
     math = resolve(plan.config.device, plan.config.precision)
     client = connect()
     experiment = experiment_id(client, plan.config.experiment)
-    tags = {"trialrun.version": version("trialrun")}
-    with open_run(client, experiment, name=plan.config.run_name, tags=tags) as run:
+    tags = {"trialrun.version": version("trialrun"), **(nested.tags if nested else {})}
+    with open_run(
+        client,
+        experiment,
+        name=nested.name if nested else plan.config.run_name,
+        tags=tags,
+        parent_run_id=nested.parent_run_id if nested else None,
+    ) as run:
         observer.opened(run.name, run.run_id)
-        data = prepare(plan, observer)
+        data = nested.data if nested else prepare(plan, observer)
         record_beginning(run, plan, data, math)
-        return _Training(plan, run, data, math, observer).result()
+        return _Training(plan, run, data, math, observer, nested).result()
 
 
 @dataclass(slots=True)
@@ -74,6 +97,7 @@ class _Training:
     data: PreparedData
     math: Arithmetic
     observer: Observer
+    nested: Nested | None = None
     events: Events = field(default_factory=Events)
     last: Standing | None = None
     best: _Best | None = None
@@ -85,6 +109,10 @@ class _Training:
         except CutBySignalError:
             record_stop(self.run, self.events, self._outcome("KILLED", stopping.KILLED))
             raise
+        except PrunedError:
+            result = self._outcome("FINISHED", stopping.PRUNED)
+            record_stop(self.run, self.events, result)
+            return result
         except NonFiniteLossError:
             record_stop(self.run, self.events, self._outcome("FAILED", stopping.NON_FINITE_LOSS))
             raise
@@ -134,6 +162,8 @@ class _Training:
         record_stop(self.run, self.events, result)
         record_validation(self.run, self.best.standing, self.plan, self.data)
         self.run.tags({"mlflow.note.content": model_card(self.plan, result, self.data)})
+        if self.nested and not self.nested.keeps_model(result):
+            return result
         model = self._logged(description, content, result)
         record_best_epoch(
             self.run, self.best.standing, self.best.timestamp_ms, model.model_id, self.data

@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from mlflow.entities import DatasetInput
 
 RUN_ID_VARIABLE = "MLFLOW_RUN_ID"  # set by `mlflow run` for its child
+
+PARENT_TAG = "mlflow.parentRunId"
 
 _BATCH_PARAMS = 100  # MLflow's limit for one call
 
@@ -93,17 +95,31 @@ class TrackedRun:
 
 @contextmanager
 def open_run(
-    client: "MlflowClient", experiment_id: str, *, name: str | None, tags: Mapping[str, str]
+    client: "MlflowClient",
+    experiment_id: str,
+    *,
+    name: str | None,
+    tags: Mapping[str, str],
+    run_id: str | None = None,
+    parent_run_id: str | None = None,
 ) -> Iterator[TrackedRun]:
     """A run that is always ended: FINISHED, FAILED on an error, KILLED on a signal.
 
-    Below `mlflow run` it is the run that MLflow has opened, else a new one. System metrics are
-    recorded meanwhile.
+    With `run_id` it is that one, opened again; with `parent_run_id` a new one nested below it; else
+    below `mlflow run` the one that MLflow has opened, or a new one. System metrics are recorded
+    meanwhile, except for a nested run: its parent records the same machine.
     """
-    run = TrackedRun(client, _opened_by_mlflow() or _new_run(client, experiment_id, name, tags))
+    if run_id is not None:
+        with tracking_errors(f"run {run_id} cannot be opened again"):
+            client.update_run(run_id, status="RUNNING")
+    elif parent_run_id is not None:
+        run_id = _new_run(client, experiment_id, name, {**tags, PARENT_TAG: parent_run_id})
+    else:
+        run_id = opened_by_mlflow() or _new_run(client, experiment_id, name, tags)
+    run = TrackedRun(client, run_id)
     status = "FAILED"
     try:
-        with _system_metrics(run.run_id):
+        with nullcontext() if parent_run_id else _system_metrics(run.run_id):
             yield run
         status = "FINISHED"
     except (KeyboardInterrupt, CutBySignalError) as cut:
@@ -117,7 +133,8 @@ def open_run(
         run.end(status)
 
 
-def _opened_by_mlflow() -> str | None:
+def opened_by_mlflow() -> str | None:
+    """The run that `mlflow run` has opened for this process."""
     return os.environ.get(RUN_ID_VARIABLE) or None
 
 
@@ -146,7 +163,7 @@ def _system_metrics(run_id: str) -> Iterator[None]:
 
 def end_unopened_run(status: str) -> None:
     """End the run that `mlflow run` opened for us, where we were stopped before taking it up."""
-    run_id = _opened_by_mlflow()
+    run_id = opened_by_mlflow()
     if run_id is None:
         return
     from mlflow import MlflowClient

@@ -94,7 +94,7 @@ class Desk:
             return self._ask(worker, len(trials)) or Wait()
 
     def _ask(self, worker: str, number: int) -> Claim | None:
-        """A trial, sampled under the lock so that it knows of every other; None where it is moot."""
+        """A trial, sampled under the lock to know of every other; None where it cannot fit."""
         limit: int | None = self.study.user_attrs.get(BATCH_LIMIT)
         self._refuse_endless_memory(limit)
         self.study.sampler = make_sampler(self.plan, number, limit)

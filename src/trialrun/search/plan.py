@@ -13,6 +13,7 @@ from typing import Any
 from trialrun.config import (
     AUTO_TEXT,
     METRIC_DIRECTIONS,
+    Knob,
     SearchConfig,
     TrainConfig,
     as_text,
@@ -115,7 +116,16 @@ def _settings(values: Mapping[str, Any], problems: list[TrialrunError]) -> Searc
         return from_values(SearchConfig, values)
     except InvalidParameterError as error:
         problems.append(error)
-        return SearchConfig()
+    kept = {item.name: values[item.name] for item in knobs(SearchConfig) if _is_legal(item, values)}
+    return from_values(SearchConfig, kept)
+
+
+def _is_legal(item: Knob, values: Mapping[str, Any]) -> bool:
+    try:
+        item.parse(values[item.name])
+    except (KeyError, InvalidParameterError):
+        return False
+    return True
 
 
 def _divided(
@@ -252,7 +262,7 @@ def _starts(
             problems.append(
                 InvalidParameterError(
                     f"enqueue={source}: {told} (entry {number}) is not within what is searched",
-                    f"The search is over {', '.join(f'{k}={v}' for k, v in space.texts().items())}.",
+                    f"What is searched: {space.texts()}.",
                 )
             )
     return tuple(rows)

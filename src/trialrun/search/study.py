@@ -39,6 +39,7 @@ def open_study(storage: Storage, name: str, plan: SearchPlan) -> "Study":
     import optuna
 
     with storage_errors(storage.url), quiet_optuna(), storage.lock(f"{name}/trials"):
+        others = _other_study(storage, plan)
         study = optuna.create_study(
             study_name=name,
             storage=storage.rdb,
@@ -47,7 +48,7 @@ def open_study(storage: Storage, name: str, plan: SearchPlan) -> "Study":
             load_if_exists=True,
         )
         _check_same(study, plan)
-        for settings in _starts(storage, study, plan):
+        for settings in _starts(plan, others):
             study.enqueue_trial(settings, skip_if_exists=True)
     return study
 
@@ -73,12 +74,12 @@ def _check_same(study: "Study", plan: SearchPlan) -> None:
         )
 
 
-def _starts(storage: Storage, study: "Study", plan: SearchPlan) -> list[dict[str, Any]]:
+def _starts(plan: SearchPlan, others: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """What is to be tried first: the defaults, the file's, another study's best; or the grid."""
     if plan.config.sampler == "grid":
         return plan.space.grid(plan.config.trials, seed_for(plan.base.config.random_seed, "grid"))
     defaults = {name: getattr(TrainConfig(), name) for name in plan.space.dimensions}
-    starts = [defaults, *plan.starts, *_other_study(storage, plan)]
+    starts = [defaults, *plan.starts, *others]
     fitting = [plan.space.fitting(settings) for settings in starts]
     return [settings for settings in fitting if settings]
 

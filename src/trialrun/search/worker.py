@@ -30,7 +30,8 @@ def main(file: str) -> int:
 
 def _end_with_parent() -> None:
     """Treat the end of standard input, which the search holds open, as a request to stop."""
-    sys.stdin.buffer.read()
+    while os.read(0, 1):  # not through sys.stdin, whose lock would break the interpreter's end
+        pass
     os.kill(os.getpid(), signal.SIGTERM)
 
 

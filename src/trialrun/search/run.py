@@ -6,7 +6,7 @@ that run the same command join with their workers, and conclude should the owner
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -44,7 +44,7 @@ def search(plan: SearchPlan, observer: SearchObserver | None = None) -> SearchRe
     storage = open_storage(
         plan.config.storage or default_storage(), heartbeat_seconds=plan.config.heartbeat_seconds
     )
-    with storage_errors(storage.url):
+    with storage_errors(storage.url), closing(storage):
         study = studies.open_study(storage, plan.config.study or studies.new_name(), plan)
         deadline = time.time() + plan.config.timeout if plan.config.timeout else None
         under_way = _Search(plan, observer or SilentSearch(), client, storage, study, deadline)

@@ -118,6 +118,11 @@ class Storage:
                     connection.execute(freed, {"key": _key(name)})
                     connection.commit()
 
+    def close(self) -> None:
+        """Let go of its connections."""
+        self.rdb.remove_session()
+        self.rdb.engine.dispose()
+
     @property
     def _sqlite_path(self) -> Path | None:
         return Path(self.url.removeprefix(_SQLITE)) if self.url.startswith(_SQLITE) else None

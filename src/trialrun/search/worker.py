@@ -6,11 +6,20 @@ import os
 import signal
 import sys
 import threading
+from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trialrun.errors import CutBySignalError, TrialrunError
 from trialrun.runs.signals import cut_by_signals
 from trialrun.search.workers import Orders, answer
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from optuna import Study
+
+    from trialrun.search.plan import SearchPlan
+    from trialrun.search.storage import Storage
 
 
 def main(file: str) -> int:
@@ -43,12 +52,8 @@ def _work(orders: Orders) -> None:
     import optuna
     import torch
 
-    from trialrun.runs.observer import Silent
-    from trialrun.search.parent import end_lost
     from trialrun.search.storage import open_storage, quiet_optuna, storage_errors
-    from trialrun.search.study import open_desk
-    from trialrun.search.trial import Bench, shared_device
-    from trialrun.search.workers import work
+    from trialrun.search.trial import shared_device
     from trialrun.store import connect
 
     if threads := os.environ.get("OMP_NUM_THREADS"):
@@ -56,8 +61,21 @@ def _work(orders: Orders) -> None:
     plan = shared_device(plan, orders.place)
     client = connect()
     storage = open_storage(orders.storage, heartbeat_seconds=plan.config.heartbeat_seconds)
-    with storage_errors(storage.url), quiet_optuna():
+    with storage_errors(storage.url), closing(storage), quiet_optuna():
         study = optuna.load_study(study_name=orders.study, storage=storage.rdb)
+        _train(orders, plan, client, storage, study)
+
+
+def _train(
+    orders: Orders, plan: "SearchPlan", client: "MlflowClient", storage: "Storage", study: "Study"
+) -> None:
+    """Take trials until there are no more."""
+    from trialrun.runs.observer import Silent
+    from trialrun.search.parent import end_lost
+    from trialrun.search.study import open_desk
+    from trialrun.search.trial import Bench
+    from trialrun.search.workers import work
+
     desk = open_desk(
         storage,
         study,

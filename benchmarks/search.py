@@ -127,7 +127,7 @@ def growth() -> dict[str, str]:
     with tempfile.TemporaryDirectory(prefix="trialrun-benchmark-") as folder:
         os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
         times = dummy_trials(f"sqlite:///{folder}/optuna.db")
-    table = {}
+    table: dict[str, str] = {}
     for kind, column in zip(("elapsed", "processor"), zip(*times, strict=True), strict=True):
         first, last = column[:50], column[-50:]
         table |= {

@@ -141,17 +141,17 @@ def test_a_study_is_not_gone_on_with_other_settings(store: str, colors: Path) ->
 
 def test_a_hopeless_trial_is_pruned(store: str, colors: Path, tmp_path: Path) -> None:
     """Far worse than the median after an epoch, it ends FINISHED, without a model."""
-    starts = [{"learning_rate": rate} for rate in (0.001, 0.002, 0.003, 0.004, 0.09)]
+    starts = [{"learning_rate": rate} for rate in (0.001, 0.0011, 0.0012, 0.0013, 0.0014, 0.1)]
     file = tmp_path / "starts.json"
     file.write_text(json.dumps(starts))
-    given = settings(colors, trials=5, epochs=2, batch_size=4, enqueue=str(file))
+    given = settings(colors, trials=6, epochs=2, batch_size=4, enqueue=str(file))
     result = trialrun.run_search(**given)
     last = nested_runs(store, result.run_id)[-1]
-    desk_values = result.num_trials
-    assert desk_values["complete"] + desk_values["pruned"] == 5
-    if desk_values["pruned"]:
-        assert last.info.status == "FINISHED"
-        assert last.data.tags["stop_reason"] == "pruned"
+    assert (result.num_trials["complete"], result.num_trials["pruned"]) == (5, 1)
+    assert last.info.status == "FINISHED"
+    assert last.data.tags["stop_reason"] == "pruned"
+    assert last.data.tags["stopped_epoch"] == "1"
+    assert last.info.run_id != result.best_run_id
 
 
 def test_the_pruner_sees_every_epoch(store: str, colors: Path) -> None:
@@ -321,6 +321,14 @@ def test_worker_processes_share_a_study(store: str, colors: Path) -> None:
     assert result.num_trials["complete"] + result.num_trials["pruned"] == 4
     assert len({run.data.params["learning_rate"] for run in runs}) == 4
     assert len({run.data.params["random_seed"] for run in runs}) == 4
+
+
+def test_no_trial_is_begun_after_the_timeout(store: str, colors: Path) -> None:
+    """What was trained until then is concluded as usual."""
+    result = trialrun.run_search(**settings(colors, trials=1000, timeout=1.0))
+    assert 1 <= sum(result.num_trials.values()) < 1000
+    assert result.search_stop_reason == "time_budget"
+    assert result.status == "FINISHED"
 
 
 def test_several_metrics_give_a_pareto_front(store: str, colors: Path) -> None:

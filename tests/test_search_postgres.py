@@ -1,22 +1,88 @@
-"""Several workers on one study in PostgreSQL, some of them killed."""
+"""Several workers on one study in a real PostgreSQL, some of them killed.
+
+The server is the tests' own: Debian's programs, a temporary cluster of an unprivileged user,
+loopback, a free port.
+"""
 
 import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from postgres import cluster, programs
-from test_search import nested_runs, settings
 from trialrun.search.storage import open_storage
+
+_USER = "nobody"  # PostgreSQL refuses to run as root
+
+
+def programs() -> Path | None:
+    """The folder of `initdb` and `pg_ctl`; Debian keeps them off the PATH."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    if found:
+        return found[-1].parent
+    on_path = shutil.which("initdb")
+    return Path(on_path).parent if on_path else None
+
+
+@contextmanager
+def cluster() -> Iterator[str]:
+    """The address of a database that is there until the context is left."""
+    folder = Path(tempfile.mkdtemp(prefix="trialrun-postgres-"))
+    bin_folder = programs()
+    assert bin_folder is not None
+    if os.getuid() == 0:
+        shutil.chown(folder, _USER)
+    data, port = folder / "data", _free_port()
+    options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
+    _run(bin_folder / "initdb", "-D", data, "-U", "trialrun", "-A", "trust", "-E", "UTF8")
+    control = (bin_folder / "pg_ctl", "-D", data, "-w", "-l", folder / "log")
+    _run(*control, "-o", options, "start")
+    try:
+        yield f"postgresql://trialrun@127.0.0.1:{port}/postgres"
+    finally:
+        _run(*control, "-m", "immediate", "stop")
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _run(*command: object) -> None:
+    words = [str(word) for word in command]
+    if os.getuid() == 0:
+        words = ["runuser", "-u", _USER, "--", *words]
+    subprocess.run(words, check=True, cwd="/", stdout=subprocess.DEVNULL)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def settings(colors: Path, **more: Any) -> dict[str, Any]:
+    """A search of short trials."""
+    fixed = {"model": "shufflenet_v2_x0_5", "precision": "fp32", "device": "cpu", "pruner": "none"}
+    own = {"train_data": str(colors), "epochs": 1, "batch_size": 16, "learning_rate": "1e-3:1e-1"}
+    return {**fixed, **own, **more}
+
+
+def nested_runs(store: str, parent_run_id: str) -> list[Any]:
+    """The runs below a search's."""
+    import mlflow
+
+    client = mlflow.MlflowClient(store)
+    experiment = client.get_run(parent_run_id).info.experiment_id
+    found = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{parent_run_id}'")
+    return list(found)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +151,6 @@ def test_killed_workers_lose_no_trial(postgres: str, store: str, colors: Path) -
         study="killed",
         storage=postgres,
         heartbeat_seconds=1,
-        pruner="none",
     )
     process = begin(given)
     for pid in workers_in_trials(process, postgres, "killed")[:2]:
@@ -106,9 +171,7 @@ def test_two_machines_share_a_study(postgres: str, store: str, colors: Path) -> 
     """The same command twice at once: as many trials as asked for in all, and one version."""
     import mlflow
 
-    given = settings(
-        colors, trials=6, study="shared", storage=postgres, register_as="shared", pruner="none"
-    )
+    given = settings(colors, trials=6, study="shared", storage=postgres, register_as="shared")
     one, other = (answer(process) for process in [begin(given), begin(given)])
     assert one["run_id"] == other["run_id"]
     assert one["weights_sha256"] == other["weights_sha256"]

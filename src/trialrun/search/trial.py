@@ -88,6 +88,7 @@ class Bench:
             raise
         except OutOfMemoryError:
             desk.does_not_fit(claim, self._plan_of(claim).config.batch_size)
+            _free_memory()
         except optuna.exceptions.UpdateFinishedTrialError:
             return  # silent for too long: another worker has the trial by now
         except _NOT_OF_THE_TRIAL as error:
@@ -132,6 +133,17 @@ def values_of(result: TrainResult, plan: SearchPlan) -> list[float]:
         if not math.isfinite(value):
             raise ValueError(f"{goal.metric} is {value}")
     return values
+
+
+def _free_memory() -> None:
+    """Give back what the trial that did not fit holds on a GPU, for the next one."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _name(claim: Claim) -> str:

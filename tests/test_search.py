@@ -109,6 +109,23 @@ def test_trials_train_with_what_was_proposed_and_seeds_of_their_own(
     assert first.weights_sha256 == again.weights_sha256
 
 
+def test_below_mlflow_run_the_search_takes_its_run(
+    store: str, colors: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run that `mlflow run` has opened is the parent; trials have runs of their own."""
+    import mlflow
+
+    client = mlflow.MlflowClient(store)
+    experiment = client.get_experiment_by_name("tests")
+    assert experiment is not None
+    opened = client.create_run(experiment.experiment_id).info.run_id
+    monkeypatch.setenv("MLFLOW_RUN_ID", opened)
+    result = trialrun.run_search(**settings(colors, trials=1))
+    assert result.run_id == opened
+    assert [run.info.run_id for run in nested_runs(store, opened)] == [result.best_run_id]
+    assert result.best_run_id != opened
+
+
 def test_images_are_decoded_once_for_all_trials(
     store: str, colors: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -46,6 +46,7 @@ class Nested:
     """
 
     parent_run_id: str
+    experiment_id: str
     name: str
     tags: Mapping[str, str]
     data: PreparedData
@@ -64,7 +65,7 @@ def train(
     observer = observer or Silent()
     math = resolve(plan.config.device, plan.config.precision)
     client = connect()
-    experiment = experiment_id(client, plan.config.experiment)
+    experiment = nested.experiment_id if nested else experiment_id(client, plan.config.experiment)
     tags = {"trialrun.version": version("trialrun"), **(nested.tags if nested else {})}
     with open_run(
         client,

@@ -80,8 +80,7 @@ class Desk:
         if self.deadline is not None and time.time() >= self.deadline:
             return Done()
         with self._locked():
-            self._recover()
-            trials = self.study.get_trials(deepcopy=False)
+            trials = self._recovered()
             num_done = sum(map(is_done, trials))
             if num_done >= self.num_trials:
                 return Done()
@@ -95,10 +94,11 @@ class Desk:
 
     def _ask(self, worker: str, number: int) -> Claim | None:
         """A trial, sampled under the lock to know of every other; None where it cannot fit."""
-        limit: int | None = self.study.user_attrs.get(BATCH_LIMIT)
+        attributes = self.study.user_attrs
+        limit: int | None = attributes.get(BATCH_LIMIT)
         self._refuse_endless_memory(limit)
         self.study.sampler = make_sampler(self.plan, number, limit)
-        searched = not self.study.user_attrs.get(SETTINGS, False)
+        searched = not attributes.get(SETTINGS, False)
         trial = self.study.ask(self.plan.space.distributions() if searched else {})
         settings = trial.user_attrs.get(SETTINGS, trial.params)
         self.storage.rdb.record_heartbeat(self._id_of(trial.number))
@@ -192,20 +192,22 @@ class Desk:
             told = self.study.tell(claim.trial, values, state=state, skip_if_finished=True)
             return bool(told.state == state)
 
-    def _recover(self) -> None:
-        """Give up trials whose worker is silent or died while claiming, and queue them again."""
+    def _recovered(self) -> "list[FrozenTrial]":
+        """All trials, those whose worker is silent or died while claiming queued again."""
         import optuna
         from optuna.trial import TrialState
 
-        running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        trials = self.study.get_trials(deepcopy=False)
+        running = [trial for trial in trials if trial.state == TrialState.RUNNING]
         for trial in running:
             if WORKER not in trial.user_attrs:  # nobody else claims while we hold the lock
                 self._lose(trial.number)
         if running:
             optuna.storages.fail_stale_trials(self.study)
-        trials = self.study.get_trials(deepcopy=False)
+            trials = self.study.get_trials(deepcopy=False)
         again = {number for trial in trials for number in trial.system_attrs.get(_HISTORY, [])}
         silent = {trial.number for trial in running}
+        num_queued = 0
         for trial in trials:
             if trial.state != TrialState.FAIL or ERROR in trial.user_attrs:
                 continue
@@ -214,6 +216,8 @@ class Desk:
             tried = len(trial.system_attrs.get(_HISTORY, []))
             if trial.number not in again and tried < self.plan.config.retries:
                 self._requeue(trial)
+                num_queued += 1
+        return self.study.get_trials(deepcopy=False) if num_queued else trials
 
     def _lose(self, number: int) -> None:
         from optuna.trial import TrialState

@@ -138,7 +138,8 @@ class _Search:
         if self.bench is None:
             from trialrun.search.trial import Bench
 
-            self.bench = Bench(self.plan, parent_run_id, self.observer)
+            experiment = TrackedRun(self.client, parent_run_id).experiment_id
+            self.bench = Bench(self.plan, parent_run_id, experiment, self.observer)
             self.bench.check_same_data(self.study)
         worker = worker_name()
         try:

@@ -44,6 +44,7 @@ class Bench:
 
     plan: SearchPlan
     parent_run_id: str
+    experiment_id: str  # the parent's
     observer: Observer
     prepared: dict[int | str, PreparedData] = field(default_factory=dict)
 
@@ -101,6 +102,7 @@ class Bench:
         plan = self._plan_of(claim)
         nested = Nested(
             parent_run_id=self.parent_run_id,
+            experiment_id=self.experiment_id,
             name=_name(claim),
             tags=_tags(desk, claim, self.plan),
             data=self.data(plan),

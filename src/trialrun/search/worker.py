@@ -75,6 +75,7 @@ def _train(
     from trialrun.search.study import open_desk
     from trialrun.search.trial import Bench
     from trialrun.search.workers import work
+    from trialrun.tracking import TrackedRun
 
     desk = open_desk(
         storage,
@@ -83,7 +84,8 @@ def _train(
         deadline=orders.deadline,
         on_lost=lambda trial: end_lost(client, trial),
     )
-    bench = Bench(plan, orders.parent_run_id, Silent())
+    experiment = TrackedRun(client, orders.parent_run_id).experiment_id
+    bench = Bench(plan, orders.parent_run_id, experiment, Silent())
     bench.check_same_data(study)
     work(desk, bench, orders.worker, lambda: None)
 

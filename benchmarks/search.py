@@ -1,8 +1,9 @@
 """What a search costs beside its training: `python -m benchmarks.search [PART ...]`.
 
 Parts: `overhead` (16 trials of 3 epochs on the digits, against training time and against as many
-separate runs), `digits` (what 20 trials find, and whether it is what is registered), `growth` (500 trials of dummy training, first fifty against last fifty), `workers`
-(two worker processes against one). Every figure is a ratio within one run of this program.
+separate runs), `digits` (what 20 trials find, and whether it is what is registered), `growth` (500
+trials of dummy training, first fifty against last fifty), `workers` (two worker processes against
+one). Every figure is a ratio within one run of this program.
 """
 
 import json

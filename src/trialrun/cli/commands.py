@@ -11,6 +11,7 @@ from trialrun.cli import (
     registry,
     reproduce,
     score,
+    search,
     train,
 )
 from trialrun.cli.app import app
@@ -24,5 +25,6 @@ __all__ = [
     "registry",
     "reproduce",
     "score",
+    "search",
     "train",
 ]

@@ -10,12 +10,15 @@ from trialrun.config.knobs import (
     knob,
     knobs,
 )
+from trialrun.config.search import METRIC_DIRECTIONS, SearchConfig
 from trialrun.config.train import TrainConfig
 
 __all__ = [
     "AUTO_TEXT",
+    "METRIC_DIRECTIONS",
     "NONE_TEXT",
     "Knob",
+    "SearchConfig",
     "TrainConfig",
     "as_text",
     "as_texts",

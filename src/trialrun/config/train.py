@@ -36,13 +36,19 @@ class TrainConfig:
         low=SMALLEST_POSITIVE_DOUBLE,
         logarithmic=True,
     )
-    random_seed: int = knob(1, "Decides order, initial weights, augmentation and split.")
+    random_seed: int = knob(
+        1, "Decides order, initial weights, augmentation and split.", searchable=False
+    )
     patience: int = knob(
         3, "Epochs in a row without a lower validation loss before training stops.", low=1
     )
 
     valid_fraction: float = knob(
-        0.2, "Share of train_data held out where valid_data is none.", low=1e-6, below=1
+        0.2,
+        "Share of train_data held out where valid_data is none.",
+        low=1e-6,
+        below=1,
+        searchable=False,
     )
     group_column: str | None = knob(
         None,

@@ -13,6 +13,11 @@ EARLY_STOP = "early_stop"
 TIME_BUDGET = "time_budget"
 NON_FINITE_LOSS = "non_finite_loss"
 KILLED = "killed"
+PRUNED = "pruned"
+
+
+class PrunedError(Exception):
+    """Training is hopeless beside other trials: raised by who watches it, after an epoch."""
 
 
 @dataclass(frozen=True, slots=True)

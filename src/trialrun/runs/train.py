@@ -1,17 +1,19 @@
 """One tracked training run, end to end: data, network, epochs, record, model, registry."""
 
 import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
 from torch import Tensor
 
-from trialrun.distributed import Ranks, joined
+from trialrun.distributed import ALONE, Ranks, joined
 from trialrun.engine import stopping
 from trialrun.engine.faults import NonFiniteLossError
 from trialrun.engine.precision import Arithmetic
-from trialrun.engine.stopping import Standing
+from trialrun.engine.stopping import PrunedError, Standing
 from trialrun.errors import CutBySignalError
 from trialrun.models import directory, weights
 from trialrun.models.directory import ModelDescription
@@ -32,10 +34,27 @@ from trialrun.runs.record import (
 from trialrun.runs.result import TrainResult
 from trialrun.serving.package import add_serving_files
 from trialrun.store import connect
-from trialrun.tracking import TrackedRun, dataset_digest, open_run
+from trialrun.tracking import TrackedRun, dataset_digest, open_nested_run, open_run
 
 
-def train(plan: TrainPlan, observer: Observer | None = None) -> TrainResult:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Nested:
+    """What is different where a run is one of many below a parent, in one process.
+
+    Its observer may raise `PrunedError` after an epoch: the run then ends without a model.
+    """
+
+    parent_run_id: str
+    experiment_id: str
+    name: str
+    tags: Mapping[str, str]
+    data: PreparedData
+    keeps_model: Callable[[TrainResult], bool]  # whether the model is worth logging
+
+
+def train(
+    plan: TrainPlan, observer: Observer | None = None, *, nested: Nested | None = None
+) -> TrainResult:
     """Train what `plan` says as an MLflow run, and register the model where it says so.
 
     Of several ranks the first keeps the record; all return its result.
@@ -46,6 +65,9 @@ def train(plan: TrainPlan, observer: Observer | None = None) -> TrainResult:
     """
     observer = observer or Silent()
     math = arithmetic_of(plan)
+    if nested is not None:
+        with _nested_run(nested) as run:
+            return _trained(plan, run, nested.data, math, ALONE, observer, nested)
     with joined(math.device.type) as ranks:
         if ranks.is_first:
             return ranks.agree(_recorded(plan, math, ranks, observer))
@@ -55,16 +77,40 @@ def train(plan: TrainPlan, observer: Observer | None = None) -> TrainResult:
         return ranks.agree(None)  # type: ignore[return-value] # the first rank's is what comes
 
 
+def _nested_run(nested: Nested) -> AbstractContextManager[TrackedRun]:
+    return open_nested_run(
+        connect(),
+        parent_run_id=nested.parent_run_id,
+        experiment_id=nested.experiment_id,
+        name=nested.name,
+        tags={**_version_tag(), **nested.tags},
+    )
+
+
 def _recorded(plan: TrainPlan, math: Arithmetic, ranks: Ranks, observer: Observer) -> TrainResult:
-    client = connect()
-    tags = {"trialrun.version": version("trialrun")}
+    config = plan.config
     with open_run(
-        client, experiment=plan.config.experiment, name=plan.config.run_name, tags=tags
+        connect(), experiment=config.experiment, name=config.run_name, tags=_version_tag()
     ) as run:
         observer.opened(run.name, run.run_id)
-        data = prepare(plan, observer)
-        record_beginning(run, plan, data, math)
-        return _Training(plan, run, data, math, ranks, observer).result()
+        return _trained(plan, run, prepare(plan, observer), math, ranks, observer)
+
+
+def _version_tag() -> dict[str, str]:
+    return {"trialrun.version": version("trialrun")}
+
+
+def _trained(
+    plan: TrainPlan,
+    run: TrackedRun,
+    data: PreparedData,
+    math: Arithmetic,
+    ranks: Ranks,
+    observer: Observer,
+    nested: Nested | None = None,
+) -> TrainResult:
+    record_beginning(run, plan, data, math)
+    return _Training(plan, run, data, math, ranks, observer, nested).result()
 
 
 @dataclass(slots=True)
@@ -86,6 +132,7 @@ class _Training:
     math: Arithmetic
     ranks: Ranks
     observer: Observer
+    nested: Nested | None = None
     events: Events = field(default_factory=Events)
     last: Standing | None = None
     best: _Best | None = None
@@ -97,6 +144,10 @@ class _Training:
         except CutBySignalError:
             record_stop(self.run, self.events, self._outcome("KILLED", stopping.KILLED))
             raise
+        except PrunedError:
+            result = self._outcome("FINISHED", stopping.PRUNED)
+            record_stop(self.run, self.events, result)
+            return result
         except NonFiniteLossError:
             record_stop(self.run, self.events, self._outcome("FAILED", stopping.NON_FINITE_LOSS))
             raise
@@ -140,6 +191,8 @@ class _Training:
         record_stop(self.run, self.events, result)
         record_validation(self.run, self.best.standing, self.plan, self.data)
         self.run.tags({"mlflow.note.content": model_card(self.plan, result, self.data)})
+        if self.nested and not self.nested.keeps_model(result):
+            return result
         model = self._logged(description, content, result)
         record_best_epoch(
             self.run, self.best.standing, self.best.timestamp_ms, model.model_id, self.data

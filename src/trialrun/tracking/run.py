@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 RUN_ID_VARIABLE = "MLFLOW_RUN_ID"  # set by `mlflow run` for its child
 
+PARENT_TAG = "mlflow.parentRunId"
+
 _BATCH_PARAMS = 100  # MLflow's limit for one call
 
 
@@ -94,23 +96,54 @@ class TrackedRun:
 
 @contextmanager
 def open_run(
-    client: "MlflowClient", *, experiment: str | None, name: str | None, tags: Mapping[str, str]
+    client: "MlflowClient",
+    *,
+    experiment: str | None,
+    name: str | None,
+    tags: Mapping[str, str],
+    run_id: str | None = None,
 ) -> Iterator[TrackedRun]:
     """A run that is always ended: FINISHED, FAILED on an error, KILLED on a signal.
 
-    Below `mlflow run` it is the run that MLflow has opened, whose experiment and name stand; else a
-    new one in `experiment`, for None what MLflow's environment says. System metrics are recorded
-    meanwhile.
+    With `run_id` it is that one, opened again; else below `mlflow run` the run that MLflow has
+    opened, whose experiment and name stand; else a new one in `experiment`, for None what MLflow's
+    environment says. System metrics are recorded meanwhile.
     """
-    opened = opened_by_mlflow()
-    run = TrackedRun(client, opened or _new_run(client, experiment, name, tags))
-    if opened:
-        run.tags(tags)
+    opened = opened_by_mlflow() if run_id is None else None
+    if run_id is not None:
+        with tracking_errors(f"run {run_id} cannot be opened again"):
+            client.update_run(run_id, status="RUNNING")
+    else:
+        run_id = opened or _new_run(client, experiment_id(client, experiment), name, tags)
+    run = TrackedRun(client, run_id)
+    run.tags(tags)
     describe_experiment(client, run.experiment_id)
+    with _ended(run, by_mlflow=opened is not None), _system_metrics(run_id):
+        yield run
+
+
+@contextmanager
+def open_nested_run(
+    client: "MlflowClient",
+    *,
+    parent_run_id: str,
+    experiment_id: str,
+    name: str | None,
+    tags: Mapping[str, str],
+) -> Iterator[TrackedRun]:
+    """A new run below another, always ended; its parent records the machine for both."""
+    run_id = _new_run(client, experiment_id, name, {**tags, PARENT_TAG: parent_run_id})
+    run = TrackedRun(client, run_id)
+    with _ended(run, by_mlflow=False):
+        yield run
+
+
+@contextmanager
+def _ended(run: TrackedRun, *, by_mlflow: bool) -> Iterator[None]:
+    """End `run` with a status that is true of how the block was left."""
     status = "FAILED"
     try:
-        with _system_metrics(run.run_id):
-            yield run
+        yield
         status = "FINISHED"
     except (KeyboardInterrupt, CutBySignalError) as cut:
         status = "KILLED"
@@ -121,7 +154,7 @@ def open_run(
         raise
     finally:
         run.end(status)
-        if opened and status == "KILLED":
+        if by_mlflow and status == "KILLED":
             leave_behind(run.run_id)
 
 
@@ -131,13 +164,12 @@ def opened_by_mlflow() -> str | None:
 
 
 def _new_run(
-    client: "MlflowClient", experiment: str | None, name: str | None, tags: Mapping[str, str]
+    client: "MlflowClient", experiment_id: str, name: str | None, tags: Mapping[str, str]
 ) -> str:
     from mlflow.tracking.context.registry import resolve_tags
 
-    where = experiment_id(client, experiment)
     with tracking_errors("the run cannot be opened"):
-        run = client.create_run(where, run_name=name, tags=resolve_tags(dict(tags)))
+        run = client.create_run(experiment_id, run_name=name, tags=resolve_tags(dict(tags)))
     return str(run.info.run_id)
 
 

@@ -1,0 +1,276 @@
+"""What is to be searched on what, checked as far as names go: no torch, no MLflow, no Optuna.
+
+All complaints about settings, ranges and data are found together.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trialrun.config import (
+    AUTO_TEXT,
+    METRIC_DIRECTIONS,
+    Knob,
+    SearchConfig,
+    TrainConfig,
+    as_text,
+    from_values,
+    knobs,
+)
+from trialrun.errors import InvalidParameterError, TrialrunError, merged
+from trialrun.runs.plan import TrainPlan, plan_training
+from trialrun.search.space import (
+    DEFAULT_RANGES,
+    Choice,
+    Dimension,
+    Range,
+    Space,
+    is_searched,
+    parse_dimension,
+)
+
+STORAGE_SCHEMES = ("sqlite:///", "postgresql://", "postgresql+psycopg://", "postgres://")
+
+# What may differ between two calls on one study without making its trials unlike.
+_NOT_COMPARED = ("train_data", "valid_data", "device", "experiment", "run_name", "register_as")
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What a trial is judged by, and which way is better (`minimize` or `maximize`)."""
+
+    metric: str
+    direction: str
+
+    @property
+    def sign(self) -> int:
+        """What makes the smaller the better when multiplied."""
+        return 1 if self.direction == "minimize" else -1
+
+
+@dataclass(frozen=True, slots=True)
+class SearchPlan:
+    """Settings, the space, and the plan that every trial varies."""
+
+    config: SearchConfig
+    space: Space
+    goals: tuple[Goal, ...]
+    starts: tuple[Mapping[str, Any], ...]  # settings to try first, of `--enqueue`
+    base: TrainPlan
+    notes: tuple[str, ...]
+    given: Mapping[str, Any]  # as it was given, so that a worker can plan the same
+
+    def signature(self) -> dict[str, str]:
+        """What must be the same in every call on one study."""
+        fixed = {
+            name: text
+            for name, text in self.base.config.params().items()
+            if name not in _NOT_COMPARED
+        }
+        goals = ",".join(f"{goal.metric} {goal.direction}" for goal in self.goals)
+        return fixed | self.space.texts() | {"metric": goals}
+
+    def params(self) -> dict[str, str]:
+        """Every setting by name as the parent run records it, ranges as they are typed."""
+        storage = {"storage": masked(self.config.storage)}
+        return self.base.config.params() | self.space.texts() | self.config.params() | storage
+
+
+def masked(url: str | None) -> str:
+    """A storage's address without its password."""
+    text = as_text(url)
+    scheme, found, rest = text.partition("://")
+    credentials, at, place = rest.rpartition("@")
+    if not (found and at and ":" in credentials):
+        return text
+    return f"{scheme}://{credentials.partition(':')[0]}:***@{place}"
+
+
+def plan_search(values: Mapping[str, Any]) -> SearchPlan:
+    """Settings of the search and of training by name, as texts or Python values, to a plan.
+
+    Raises:
+        TrialrunError: One error that names everything wrong with settings, ranges and data.
+    """
+    problems: list[TrialrunError] = []
+    own = {item.name for item in knobs(SearchConfig)}
+    config = _settings({k: v for k, v in values.items() if k in own}, problems)
+    rest = {k: v for k, v in values.items() if k not in own}
+    searched, fixed = _divided(rest, problems)
+    goals = _goals(config, problems)
+    problems += _of_the_search(config, Space(searched))
+    base = _base(searched, fixed, problems)
+    starts = _starts(config.enqueue, Space(searched), problems)
+    if problems:
+        raise merged(problems)
+    assert base is not None
+    fitting, notes = _fitting(searched, len(base.train))
+    return SearchPlan(config, Space(fitting), goals, starts, base, notes, dict(values))
+
+
+def _settings(values: Mapping[str, Any], problems: list[TrialrunError]) -> SearchConfig:
+    try:
+        return from_values(SearchConfig, values)
+    except InvalidParameterError as error:
+        problems.append(error)
+    kept = {item.name: values[item.name] for item in knobs(SearchConfig) if _is_legal(item, values)}
+    return from_values(SearchConfig, kept)
+
+
+def _is_legal(item: Knob, values: Mapping[str, Any]) -> bool:
+    try:
+        item.parse(values[item.name])
+    except (KeyError, InvalidParameterError):
+        return False
+    return True
+
+
+def _divided(
+    values: Mapping[str, Any], problems: list[TrialrunError]
+) -> tuple[dict[str, Dimension], dict[str, Any]]:
+    """The ranges and choices on one hand, what is fixed on the other."""
+    settings = {item.name: item for item in knobs(TrainConfig)}
+    searched: dict[str, Dimension] = {}
+    fixed: dict[str, Any] = {}
+    if not any(name in settings and is_searched(settings[name], v) for name, v in values.items()):
+        values = {**{k: v for k, v in DEFAULT_RANGES.items() if k not in values}, **values}
+    for name, value in values.items():
+        if name not in settings or not is_searched(settings[name], value):
+            fixed[name] = value
+            continue
+        try:
+            searched[name] = parse_dimension(settings[name], value)
+        except InvalidParameterError as error:
+            problems.append(error)
+    return searched, fixed
+
+
+def _base(
+    searched: Mapping[str, Dimension], fixed: Mapping[str, Any], problems: list[TrialrunError]
+) -> TrainPlan | None:
+    """The plan at one corner of the space, which stands for its data and fixed settings."""
+    corner = {name: each.value_at(0) for name, each in _smallest(searched).items()}
+    try:
+        return plan_training({**corner, **fixed})
+    except TrialrunError as error:
+        problems.append(error)
+        return None
+
+
+def _smallest(searched: Mapping[str, Dimension]) -> dict[str, Dimension]:
+    """The dimensions with a choice of batches in ascending order."""
+    ordered = dict(searched)
+    batches = ordered.get("batch_size")
+    if isinstance(batches, Choice):
+        ordered["batch_size"] = Choice(tuple(sorted(batches.options)))
+    return ordered
+
+
+def _fitting(
+    searched: dict[str, Dimension], num_images: int
+) -> tuple[dict[str, Dimension], tuple[str, ...]]:
+    """The dimensions without batches larger than the training set, and a note of those."""
+    batches = searched.get("batch_size")
+    if isinstance(batches, Range) and batches.high > num_images:
+        raise InvalidParameterError(
+            f"batch_size={batches.text()} goes beyond the training set ({num_images} images)",
+            f"End it at {num_images} or before.",
+        )
+    if not isinstance(batches, Choice):
+        return searched, ()
+    kept = Choice(tuple(size for size in batches.options if size <= num_images))
+    if kept == batches:
+        return searched, ()
+    note = f"batch_size={kept.text()} is searched: larger ones exceed the {num_images} images"
+    return {**searched, "batch_size": kept}, (note,)
+
+
+def _goals(config: SearchConfig, problems: list[TrialrunError]) -> tuple[Goal, ...]:
+    metrics = [name.strip() for name in config.metric.split(",")]
+    directions = [word.strip().lower() for word in config.direction.split(",")]
+    if directions == [AUTO_TEXT]:
+        directions = [METRIC_DIRECTIONS.get(name, "minimize") for name in metrics]
+    if unknown := [name for name in metrics if name not in METRIC_DIRECTIONS]:
+        problems.append(
+            InvalidParameterError(
+                f"there is no metric {', '.join(unknown)}",
+                f"The metrics are: {', '.join(METRIC_DIRECTIONS)}.",
+            )
+        )
+    if len(directions) != len(metrics) or not set(directions) <= {"minimize", "maximize"}:
+        problems.append(
+            InvalidParameterError(
+                f"direction={config.direction} does not fit metric={config.metric}",
+                "Give auto, or minimize or maximize once for each metric.",
+            )
+        )
+        directions = ["minimize"] * len(metrics)
+    return tuple(Goal(*pair) for pair in zip(metrics, directions, strict=True))
+
+
+def _of_the_search(config: SearchConfig, space: Space) -> list[TrialrunError]:
+    """What of the search's own settings does not go together."""
+    problems: list[TrialrunError] = []
+    if config.storage is not None and not config.storage.startswith(STORAGE_SCHEMES):
+        problems.append(
+            InvalidParameterError(
+                f"storage={masked(config.storage)} is no storage of studies",
+                "Give sqlite:///FILE or postgresql://USER@HOST/DATABASE.",
+            )
+        )
+    if config.sampler == "grid" and (endless := space.endless()):
+        problems.append(
+            InvalidParameterError(
+                f"sampler=grid cannot go through all values of {', '.join(endless)}",
+                "Give a choice, as 1e-3,1e-2, or a range in steps.",
+            )
+        )
+    if config.replicates == 1:
+        problems.append(
+            InvalidParameterError(
+                "replicates=1 tells nothing of how much seeds differ", "Give 2 or more, or 0."
+            )
+        )
+    return problems
+
+
+def _starts(
+    source: str | None, space: Space, problems: list[TrialrunError]
+) -> tuple[Mapping[str, Any], ...]:
+    """The settings in the file `--enqueue` names, each within the space."""
+    if source is None:
+        return ()
+    try:
+        rows = json.loads(Path(source).expanduser().read_text("utf-8"))
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise ValueError("it holds no list of objects")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        problems.append(
+            InvalidParameterError(
+                f"enqueue={source} cannot be read: {reason}",
+                'Write a JSON list, as [{"learning_rate": 0.01, "batch_size": 16}].',
+            )
+        )
+        return ()
+    for number, row in enumerate(rows, start=1):
+        if outside := sorted(row.keys() - space.fitting(row).keys()):
+            told = ", ".join(f"{name}={as_text(row[name])}" for name in outside)
+            problems.append(
+                InvalidParameterError(
+                    f"enqueue={source}: {told} (entry {number}) is not within what is searched",
+                    f"What is searched: {space.texts()}.",
+                )
+            )
+    return tuple(rows)
+
+
+def trial_plan(base: TrainPlan, settings: Mapping[str, Any], random_seed: int) -> TrainPlan:
+    """The plan of one trial: the base's sets with settings and a seed of its own."""
+    config = dataclasses.replace(
+        base.config, **settings, random_seed=random_seed, run_name=None, register_as=None
+    )
+    return dataclasses.replace(base, config=config)

@@ -1,0 +1,256 @@
+"""A whole search: its parent run, its trials, its replicates, and what is made of the best.
+
+Whoever holds the study's `owner` lock owns the parent run and concludes the search; other machines
+that run the same command join with their workers, and conclude should the owner die.
+"""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from trialrun.errors import TrackingError, TrialrunError
+from trialrun.search import desk as kept
+from trialrun.search import study as studies
+from trialrun.search.desk import Desk, best_first
+from trialrun.search.observer import Announcer, SearchObserver, SilentSearch
+from trialrun.search.parent import end_lost, end_orphans, register_once
+from trialrun.search.plan import SearchPlan, masked
+from trialrun.search.record import count_by_state, record_best, record_pictures, record_trials
+from trialrun.search.replicates import NoiseFloor, noise_floor, replicate_study
+from trialrun.search.result import SearchResult
+from trialrun.search.storage import Storage, default_storage, open_storage, storage_errors
+from trialrun.search.workers import POLL_SECONDS, Crew, work, worker_name
+from trialrun.store import connect
+from trialrun.tracking import TrackedRun, open_run, opened_by_mlflow
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from optuna import Study
+
+_OWNER_SECONDS = 60  # that the machine which began a study has for opening its parent run
+
+
+def search(plan: SearchPlan, observer: SearchObserver | None = None) -> SearchResult:
+    """Search as `plan` says: a parent run in MLflow, a nested run a trial, the best registered.
+
+    Raises:
+        TrialrunError: As its kinds say; the parent run is then FAILED.
+        CutBySignalError: A signal came; running trials are KILLED and wait to be begun again.
+    """
+    client = connect()
+    storage = open_storage(
+        plan.config.storage or default_storage(), heartbeat_seconds=plan.config.heartbeat_seconds
+    )
+    with storage_errors(storage.url), closing(storage):
+        study = studies.open_study(storage, plan.config.study or studies.new_name(), plan)
+        deadline = time.time() + plan.config.timeout if plan.config.timeout else None
+        under_way = _Search(plan, observer or SilentSearch(), client, storage, study, deadline)
+        return under_way.result()
+
+
+@dataclass(slots=True)
+class _Search:
+    plan: SearchPlan
+    observer: SearchObserver
+    client: "MlflowClient"
+    storage: Storage
+    study: "Study"
+    deadline: float | None
+    bench: Any = None  # a Bench, once this process trains itself: torch is not imported before
+
+    def result(self) -> SearchResult:
+        """Own the search, or join it."""
+        for note in self.plan.notes:
+            self.observer.note(note)
+        with self._owner_lock(wait=False) as owns:
+            if owns:
+                return self._owned()
+        return self._joined()
+
+    def _owned(self) -> SearchResult:
+        known: str | None = self.study.user_attrs.get(studies.PARENT_RUN)
+        tags = {"trialrun.version": version("trialrun"), "study": self.study.study_name}
+        with open_run(
+            self.client,
+            experiment=self.plan.base.config.experiment,
+            name=self.plan.base.config.run_name or self.study.study_name,
+            tags=tags,
+            run_id=known,
+        ) as run:
+            self.observer.opened(run.name, run.run_id)
+            run.tags(tags)
+            run.params({**self.plan.params(), "study": self.study.study_name})
+            self.study.set_user_attr(studies.PARENT_RUN, run.run_id)
+            self._train(self.study, run.run_id)
+            result = self._concluded(run)
+        self._mark_call(result)
+        return result
+
+    def _joined(self) -> SearchResult:
+        """Work beside the owner, then take its result; conclude where it has died."""
+        parent_run_id = self._parent_of_owner()
+        self.observer.note(f"study {self.study.study_name} is under way: joining it")
+        self._train(self.study, parent_run_id)
+        timed_out = self.deadline is not None and time.time() >= self.deadline
+        with self._owner_lock(wait=not timed_out) as owns:
+            if owns and not self._is_concluded():
+                run = TrackedRun(self.client, parent_run_id)
+                result = self._concluded(run)
+                run.end("FINISHED")
+            else:
+                result = self._summary(parent_run_id, None)
+        self._mark_call(result)
+        return result
+
+    def _parent_of_owner(self) -> str:
+        deadline = time.monotonic() + _OWNER_SECONDS
+        while time.monotonic() < deadline:
+            known: str | None = self.study.user_attrs.get(studies.PARENT_RUN)
+            if known is not None:
+                return known
+            time.sleep(POLL_SECONDS)
+        raise TrackingError(
+            f"study {self.study.study_name} is locked, but has no parent run",
+            "Look at the machine that began it, or give another --study.",
+        )
+
+    @contextmanager
+    def _owner_lock(self, *, wait: bool) -> Iterator[bool]:
+        name = f"{self.study.study_name}/owner"
+        if wait:
+            with self.storage.lock(name):
+                yield True
+            return
+        with self.storage.try_lock(name) as held:
+            yield held
+
+    def _train(self, study: "Study", parent_run_id: str) -> None:
+        """Have the trials of a study run, here or by worker processes."""
+        desk = self._desk(study)
+        after = Announcer(study, self.plan, self.observer)
+        if self.plan.config.workers > 1:
+            Crew(desk, parent_run_id, after).work()
+            return
+        if self.bench is None:
+            from trialrun.search.trial import Bench
+
+            experiment = TrackedRun(self.client, parent_run_id).experiment_id
+            self.bench = Bench(self.plan, parent_run_id, experiment, self.observer)
+            self.bench.check_same_data(self.study)
+        worker = worker_name()
+        try:
+            work(desk, self.bench, worker, after)
+        except BaseException:
+            desk.release(worker)
+            raise
+
+    def _desk(self, study: "Study") -> Desk:
+        return studies.open_desk(
+            self.storage,
+            study,
+            self.plan,
+            deadline=self.deadline,
+            on_lost=lambda trial: end_lost(self.client, trial),
+        )
+
+    def _is_concluded(self) -> bool:
+        concluded: Mapping[str, Any] | None = self.study.user_attrs.get(studies.CONCLUDED)
+        return concluded is not None and concluded["trials"] >= self._num_done()
+
+    def _num_done(self) -> int:
+        return sum(map(kept.is_done, self.study.get_trials(deepcopy=False)))
+
+    def _concluded(self, run: TrackedRun) -> SearchResult:
+        """Everything that follows the last trial."""
+        floor = self._replicated(run.run_id)
+        trials = self.study.get_trials(deepcopy=False)
+        best = self._best(floor)
+        if best is not None:
+            record_best(run, best, trials, self.plan, floor)
+            record_pictures(run, self.study, self.plan, self.observer)
+        record_trials(run, trials, self.plan)
+        end_orphans(self.client, run.experiment_id, run.run_id, self._running_runs())
+        if best is None:
+            raise TrialrunError(
+                f"none of {len(trials)} trials was trained to its end",
+                "Allow more time or trials, or look at the failed runs' error tags.",
+            )
+        self._register(run, best)
+        facts = {"trials": self._num_done(), "floor": floor.facts() if floor else None}
+        facts["best"] = best.number
+        self.study.set_user_attr(studies.CONCLUDED, facts)
+        return self._summary(run.run_id, run)
+
+    def _replicated(self, parent_run_id: str) -> NoiseFloor | None:
+        if not self.plan.config.replicates:
+            return None
+        again = replicate_study(self.storage, self.study, self.plan)
+        if again is None:
+            self.observer.note("no replicates: fewer than two settings were trained to their end")
+            return None
+        self._train(again, parent_run_id)
+        floor = noise_floor(again.get_trials(deepcopy=False), self.plan)
+        if floor is not None:
+            self.observer.note(floor.text())
+        return floor
+
+    def _best(self, floor: NoiseFloor | None) -> Any:
+        trials = self.study.get_trials(deepcopy=False)
+        if floor is not None:
+            return trials[floor.chosen]
+        return next(iter(best_first(trials, self.plan.goals)), None)
+
+    def _running_runs(self) -> set[str]:
+        from optuna.trial import TrialState
+
+        running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        return {str(trial.user_attrs.get(kept.RUN_ID)) for trial in running}
+
+    def _register(self, run: TrackedRun, best: Any) -> None:
+        name = self.plan.base.config.register_as
+        if name is None:
+            return
+        number = register_once(
+            self.client,
+            name=name,
+            model_uri=best.user_attrs[kept.MODEL_URI],
+            run_id=best.user_attrs[kept.RUN_ID],
+        )
+        run.tags({"model_name": name, "model_version": number})
+
+    def _summary(self, run_id: str, run: TrackedRun | None) -> SearchResult:
+        trials = self.study.get_trials(deepcopy=False)
+        concluded = self.study.user_attrs.get(studies.CONCLUDED) or {}
+        ranked = best_first(trials, self.plan.goals)
+        if not ranked:
+            raise TrialrunError("no trial was trained to its end", "Allow more time or trials.")
+        best = trials[concluded["best"]] if "best" in concluded else ranked[0]
+        tags = self.client.get_run(run_id).data.tags
+        several = len(self.plan.goals) > 1
+        completed = self._num_done() >= self.plan.config.trials
+        told = dict(best.user_attrs[kept.RESULT])
+        told |= {"run_id": run_id, "status": "FINISHED"}
+        told |= {name: tags.get(name) for name in ("model_name", "model_version")}
+        return SearchResult(
+            **told,
+            study=self.study.study_name,
+            storage=masked(self.storage.url),
+            search_stop_reason="completed" if completed else "time_budget",
+            num_trials=count_by_state(trials),
+            best_trial=best.number,
+            best_run_id=best.user_attrs[kept.RUN_ID],
+            best_params=best.params,
+            pareto_trials=tuple(t.number for t in self.study.best_trials) if several else (),
+            noise_floor=concluded.get("floor"),
+        )
+
+    def _mark_call(self, result: SearchResult) -> None:
+        """Point from the run that `mlflow run` opened for this call to the search's, if another."""
+        own = opened_by_mlflow()
+        if own is not None and own != result.run_id:
+            TrackedRun(self.client, own).tags(
+                {"search_run_id": result.run_id, "study": result.study}
+            )

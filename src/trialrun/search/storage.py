@@ -1,0 +1,192 @@
+"""Where studies are kept: SQLite or PostgreSQL, made under a lock, and its locks.
+
+A lock here holds between all processes of all machines on one storage: a file beside the SQLite
+database, an advisory lock of PostgreSQL, which both let go when their process dies.
+"""
+
+import hashlib
+import sqlite3
+import warnings
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock, Timeout
+
+from trialrun.errors import TrackingError
+from trialrun.search.plan import masked
+
+if TYPE_CHECKING:
+    from optuna.storages import RDBStorage
+
+_SQLITE = "sqlite:///"
+_GRACE_BEATS = 3  # heartbeats missed before a worker is given up
+_SQLITE_BUSY_SECONDS = 60
+_CONNECT_SECONDS = 10
+DATABASE = "optuna.db"
+
+
+def default_storage() -> str:
+    """`optuna.db` beside a tracking store in SQLite, else in the current folder."""
+    import mlflow
+
+    uri = mlflow.get_tracking_uri()
+    folder = Path(uri.removeprefix(_SQLITE)).parent if uri.startswith(_SQLITE) else Path.cwd()
+    return f"{_SQLITE}{folder.absolute() / DATABASE}"
+
+
+def driven(url: str) -> str:
+    """The address with the driver named: which one is SQLAlchemy's default depends on its age."""
+    for scheme in ("postgresql://", "postgres://"):
+        if url.startswith(scheme):
+            return "postgresql+psycopg://" + url.removeprefix(scheme)
+    return url
+
+
+@contextmanager
+def storage_errors(url: str) -> Iterator[None]:
+    """Translate what a storage that is not there, or goes away, makes Optuna raise."""
+    import optuna.exceptions
+    import sqlalchemy.exc
+
+    try:
+        yield
+    except (
+        sqlalchemy.exc.SQLAlchemyError,
+        optuna.exceptions.StorageInternalError,
+        sqlite3.Error,
+        RuntimeError,
+    ) as error:
+        if isinstance(error, RuntimeError) and "schema" not in str(error):
+            raise
+        cause = error.__cause__ or error
+        reason = (str(cause).splitlines() or [type(cause).__name__])[0]
+        raise TrackingError(
+            f"the storage {masked(url)} cannot be used: {reason}",
+            "Check --storage: the server must be up and the database there; a folder writable.",
+        ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """A storage of studies that is there."""
+
+    url: str
+    rdb: "RDBStorage"
+
+    @contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        """Hold the lock `name`, waiting for it."""
+        if self._sqlite_path is not None:
+            with FileLock(self._lock_file(name)):
+                yield
+            return
+        from sqlalchemy import text
+
+        with self.rdb.engine.begin() as connection:  # let go of with the transaction
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _key(name)})
+            yield
+
+    @contextmanager
+    def try_lock(self, name: str) -> Iterator[bool]:
+        """Hold the lock `name` if nobody else does; yields whether."""
+        if self._sqlite_path is not None:
+            lock = FileLock(self._lock_file(name))
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                yield False
+                return
+            try:
+                yield True
+            finally:
+                lock.release()
+            return
+        from sqlalchemy import text
+
+        with self.rdb.engine.connect() as connection:
+            asked = text("SELECT pg_try_advisory_lock(:key)")
+            held = bool(connection.execute(asked, {"key": _key(name)}).scalar())
+            connection.commit()  # the lock is the session's; no transaction need stay open
+            try:
+                yield held
+            finally:
+                if held:
+                    freed = text("SELECT pg_advisory_unlock(:key)")
+                    connection.execute(freed, {"key": _key(name)})
+                    connection.commit()
+
+    def close(self) -> None:
+        """Let go of its connections."""
+        self.rdb.remove_session()
+        self.rdb.engine.dispose()
+
+    @property
+    def _sqlite_path(self) -> Path | None:
+        return Path(self.url.removeprefix(_SQLITE)) if self.url.startswith(_SQLITE) else None
+
+    def _lock_file(self, name: str) -> str:
+        assert self._sqlite_path is not None
+        return f"{self._sqlite_path}.{_key(name):x}.lock"
+
+
+def _key(name: str) -> int:
+    """A name as the 63-bit number that PostgreSQL locks by."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1
+
+
+def open_storage(url: str, *, heartbeat_seconds: int) -> Storage:
+    """The storage at `url`, its tables made if they are not there.
+
+    Raises:
+        TrackingError: There is no such server, database or folder.
+    """
+    url = driven(url)
+    with storage_errors(url), quiet_optuna():
+        if not url.startswith(_SQLITE):
+            return Storage(url, _rdb(url, heartbeat_seconds))
+        path = Path(url.removeprefix(_SQLITE))
+        if not path.parent.is_dir():
+            raise TrackingError(
+                f"the storage {url} cannot be used: there is no folder {path.parent}",
+                "Make the folder, or give another --storage.",
+            )
+        try:
+            # Several processes that make the tables at once spoil each other's.
+            with FileLock(f"{path}.lock"):
+                rdb = _rdb(url, heartbeat_seconds)
+                with closing(sqlite3.connect(path)) as database:
+                    database.execute("PRAGMA journal_mode=WAL")
+        except OSError as error:
+            raise TrackingError(
+                f"the storage {url} cannot be used: {error.strerror or error}",
+                "Give a --storage in a folder you may write to.",
+            ) from error
+    return Storage(url, rdb)
+
+
+def _rdb(url: str, heartbeat_seconds: int) -> "RDBStorage":
+    from optuna.storages import RDBStorage
+
+    sqlite = url.startswith(_SQLITE)
+    limits = {"timeout": _SQLITE_BUSY_SECONDS} if sqlite else {"connect_timeout": _CONNECT_SECONDS}
+    return RDBStorage(
+        url,
+        engine_kwargs={"connect_args": limits} | ({} if sqlite else {"pool_pre_ping": True}),
+        heartbeat_interval=heartbeat_seconds,
+        grace_period=_GRACE_BEATS * heartbeat_seconds,
+    )
+
+
+@contextmanager
+def quiet_optuna() -> Iterator[None]:
+    """Without Optuna's warnings of what it calls experimental, and of heartbeats we send."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        warnings.filterwarnings("ignore", message="Heartbeat of storage")
+        yield

@@ -1,0 +1,122 @@
+"""A study in its storage: made or gone on with, and what waits in it to be tried first."""
+
+import json
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from trialrun.config import TrainConfig
+from trialrun.engine.seeds import seed_for
+from trialrun.errors import InvalidParameterError
+from trialrun.search.desk import SETTINGS, Desk, best_first
+from trialrun.search.plan import Goal, SearchPlan
+from trialrun.search.sampling import make_pruner
+from trialrun.search.storage import Storage, quiet_optuna, storage_errors
+
+if TYPE_CHECKING:
+    from optuna import Study
+    from optuna.study import StudyDirection
+    from optuna.trial import FrozenTrial
+
+# What a study carries.
+SIGNATURE, PARENT_RUN, CONCLUDED, DATA = "signature", "parent_run_id", "concluded", "data_digest"
+
+_NUM_STARTS = 3  # taken from another study
+
+
+def new_name() -> str:
+    """A name that no study has."""
+    return f"search-{secrets.token_hex(4)}"
+
+
+def open_study(storage: Storage, name: str, plan: SearchPlan) -> "Study":
+    """The study called `name`, made if it is not there, with what is to be tried first.
+
+    Raises:
+        InvalidParameterError: It is there and searches something else, or `from_study` is not.
+        TrackingError: The storage fails.
+    """
+    import optuna
+
+    with storage_errors(storage.url), quiet_optuna(), storage.lock(f"{name}/trials"):
+        others = _other_study(storage, plan)
+        study = optuna.create_study(
+            study_name=name,
+            storage=storage.rdb,
+            directions=directions(plan),
+            pruner=make_pruner(plan),
+            load_if_exists=True,
+        )
+        _check_same(study, plan)
+        for settings in _starts(plan, others):
+            study.enqueue_trial(settings, skip_if_exists=True)
+    return study
+
+
+def directions(plan: SearchPlan) -> "list[StudyDirection]":
+    """Which way is better, in Optuna's words."""
+    from optuna.study import StudyDirection
+
+    return [StudyDirection[goal.direction.upper()] for goal in plan.goals]
+
+
+def _check_same(study: "Study", plan: SearchPlan) -> None:
+    ours, theirs = plan.signature(), study.user_attrs.get(SIGNATURE)
+    if theirs is None:
+        study.set_user_attr(SIGNATURE, ours)
+        return
+    names = [name for name in {**theirs, **ours} if ours.get(name) != theirs.get(name)]
+    if names:
+        told = ", ".join(f"{name}={theirs.get(name)}" for name in names)
+        raise InvalidParameterError(
+            f"study {study.study_name} was begun with {told}",
+            "Give the same settings, or another --study.",
+        )
+
+
+def _starts(plan: SearchPlan, others: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What is to be tried first: the defaults, the file's, another study's best; or the grid."""
+    if plan.config.sampler == "grid":
+        return plan.space.grid(plan.config.trials, seed_for(plan.base.config.random_seed, "grid"))
+    defaults = {name: getattr(TrainConfig(), name) for name in plan.space.dimensions}
+    starts = [defaults, *plan.starts, *others]
+    fitting = [plan.space.fitting(settings) for settings in starts]
+    return [settings for settings in fitting if settings]
+
+
+def _other_study(storage: Storage, plan: SearchPlan) -> Sequence[Mapping[str, Any]]:
+    import optuna
+
+    name = plan.config.from_study
+    if name is None:
+        return []
+    try:
+        other = optuna.load_study(study_name=name, storage=storage.rdb)
+    except KeyError:
+        raise InvalidParameterError(
+            f"from_study={name}: there is no such study in {storage.url.rpartition('@')[2]}",
+            "`optuna studies --storage URL` lists those there are.",
+        ) from None
+    goals = [Goal("", way.name.lower()) for way in other.directions]
+    return [trial.params for trial in best_first(other.get_trials(), goals)[:_NUM_STARTS]]
+
+
+def open_desk(
+    storage: Storage,
+    study: "Study",
+    plan: SearchPlan,
+    *,
+    deadline: float | None,
+    on_lost: Callable[["FrozenTrial"], None],
+) -> Desk:
+    """The desk of a study; for one of replicates, of those that wait there."""
+    num_trials = plan.config.trials
+    only_waiting = plan.config.sampler == "grid"
+    if study.user_attrs.get(SETTINGS, False):
+        num_trials, only_waiting, deadline = len(study.get_trials(deepcopy=False)), True, None
+    return Desk(storage, study, plan, num_trials, deadline, only_waiting, on_lost)
+
+
+def settings_text(settings: Mapping[str, Any]) -> str:
+    """Settings as one line that does not depend on their order."""
+    return json.dumps(dict(settings), sort_keys=True)

@@ -1,0 +1,94 @@
+"""A worker process of a search: `python -m trialrun.search.worker FILE`."""
+
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trialrun.errors import CutBySignalError, TrialrunError
+from trialrun.runs.signals import cut_by_signals
+from trialrun.search.workers import Orders, answer
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from optuna import Study
+
+    from trialrun.search.plan import SearchPlan
+    from trialrun.search.storage import Storage
+
+
+def main(file: str) -> int:
+    """Work as the orders in `file` say; the exit code."""
+    orders = Orders(**json.loads(Path(file).read_text("utf-8")))
+    try:
+        with cut_by_signals():
+            threading.Thread(target=_end_with_parent, daemon=True).start()
+            _work(orders)
+    except CutBySignalError as cut:
+        return cut.exit_code
+    except TrialrunError as error:
+        answer(orders.answer, error)
+        return error.exit_code
+    return 0
+
+
+def _end_with_parent() -> None:
+    """Treat the end of standard input, which the search holds open, as a request to stop."""
+    while os.read(0, 1):  # not through sys.stdin, whose lock would break the interpreter's end
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _work(orders: Orders) -> None:
+    from trialrun.search.plan import plan_search
+
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    plan = plan_search(orders.given)
+    import optuna
+    import torch
+
+    from trialrun.search.storage import open_storage, quiet_optuna, storage_errors
+    from trialrun.search.trial import shared_device
+    from trialrun.store import connect
+
+    if threads := os.environ.get("OMP_NUM_THREADS"):
+        torch.set_num_threads(int(threads))
+    plan = shared_device(plan, orders.place)
+    client = connect()
+    storage = open_storage(orders.storage, heartbeat_seconds=plan.config.heartbeat_seconds)
+    with storage_errors(storage.url), closing(storage), quiet_optuna():
+        study = optuna.load_study(study_name=orders.study, storage=storage.rdb)
+        _train(orders, plan, client, storage, study)
+
+
+def _train(
+    orders: Orders, plan: "SearchPlan", client: "MlflowClient", storage: "Storage", study: "Study"
+) -> None:
+    """Take trials until there are no more."""
+    from trialrun.runs.observer import Silent
+    from trialrun.search.parent import end_lost
+    from trialrun.search.study import open_desk
+    from trialrun.search.trial import Bench
+    from trialrun.search.workers import work
+    from trialrun.tracking import TrackedRun
+
+    desk = open_desk(
+        storage,
+        study,
+        plan,
+        deadline=orders.deadline,
+        on_lost=lambda trial: end_lost(client, trial),
+    )
+    experiment = TrackedRun(client, orders.parent_run_id).experiment_id
+    bench = Bench(plan, orders.parent_run_id, experiment, Silent())
+    bench.check_same_data(study)
+    work(desk, bench, orders.worker, lambda: None)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

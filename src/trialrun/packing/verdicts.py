@@ -16,8 +16,8 @@ from trialrun.images.content import content_of
 from trialrun.images.dataset import ImageItem
 from trialrun.images.header import UndecodableError
 from trialrun.images.preprocessing import Preprocessing
-from trialrun.images.survey import TOO_SLOW, Sighting, Survey
-from trialrun.images.workers import ITEM_SECONDS, in_order
+from trialrun.images.survey import Sighting, Survey
+from trialrun.images.workers import ITEM_SECONDS, TOO_SLOW, in_order
 from trialrun.packing.likeness import NO_LIKENESS, likeness_of
 
 Pixels = NDArray[np.uint8]

@@ -136,7 +136,7 @@ def _live(
     progress: Callable[[int], None],
 ) -> LiveImages:
     """Images without a pack; what a first look at all of them found is kept."""
-    path = place.with_name(place.name + ".verdicts.json")
+    path = place.with_name(place.name + cache.VERDICTS_SUFFIX)
     num_decoded = 0
     if (found := read_verdicts(path)) is not None:
         verdicts = found[0]

@@ -36,9 +36,9 @@ from benchmarks.photos import write_photos
 from trialrun.engine.augment import augmented
 from trialrun.images import open_data
 from trialrun.images.preprocessing import Preprocessing
+from trialrun.images.workers import num_threads
 from trialrun.packing import DecodedImages, open_pack
 from trialrun.packing.ledger import surveyed_again
-from trialrun.runs.data import num_threads
 
 SIZE, STORED = 224, 256
 BATCH = 32

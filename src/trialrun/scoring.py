@@ -5,6 +5,7 @@ Tensor letters: N images, C classes, S the image size.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trialrun.images.header import UndecodableError
+from trialrun.images.workers import TOO_SLOW, in_order, num_threads
 from trialrun.models.classifier import ImageClassifier
 
 LABEL_COLUMN = "Scored Labels"
@@ -37,8 +39,9 @@ def probability_columns(classes: Iterable[str]) -> list[str]:
 def score(classifier: ImageClassifier, images: Iterable[bytes | None]) -> Iterator[Score]:
     """A score an image, in order; `None` stands for an image that could not be read."""
     batch: list[Tensor | str] = []
-    for data in images:
-        batch.append(_pixels(classifier, data))
+    decode = partial(_pixels, classifier)
+    for pixels in in_order(decode, images, threads=num_threads(), late=lambda _: TOO_SLOW):
+        batch.append(pixels)
         if len(batch) == _BATCH_IMAGES:
             yield from _scored(classifier, batch)
             batch = []

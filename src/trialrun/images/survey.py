@@ -14,10 +14,9 @@ from pathlib import Path
 from trialrun.images.content import content_of
 from trialrun.images.dataset import ImageItem, ImageSet
 from trialrun.images.header import UndecodableError, read_header
-from trialrun.images.workers import ITEM_SECONDS, in_order
+from trialrun.images.workers import TOO_SLOW, in_order
 
 DEFAULT_IMAGE_SIZE = 224
-TOO_SLOW = f"took longer than {ITEM_SECONDS:g} seconds"
 _SIZE_STEP = 32  # what torchvision's networks divide height and width by
 
 

@@ -5,6 +5,7 @@ that has been at an image for too long is given up: it keeps its core and its me
 process ends, a new thread takes its place, and the image counts as timed out.
 """
 
+import os
 import queue
 import threading
 import time
@@ -18,6 +19,7 @@ Item = TypeVar("Item")
 Made = TypeVar("Made")
 
 ITEM_SECONDS = 30.0  # the largest image that is let through takes about 2 s to decode
+TOO_SLOW = f"took longer than {ITEM_SECONDS:g} seconds"
 _AHEAD = 32  # items a thread that may wait to be taken: bounds what is in memory
 _LOOK_SECONDS = 0.5
 
@@ -31,6 +33,11 @@ class _Job(Generic[Item, Made]):
     made: Made | None = None
     error: BaseException | None = None
     done: threading.Event = field(default_factory=threading.Event)
+
+
+def num_threads() -> int:
+    """The processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def in_order(

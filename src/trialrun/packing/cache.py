@@ -18,6 +18,8 @@ from trialrun.files import storage_errors
 from trialrun.packing.pack import CONTENTS
 from trialrun.packing.verdicts import read_verdicts
 
+VERDICTS_SUFFIX = ".verdicts.json"  # of what was looked at and did not fit
+
 _LOCK_SUFFIX = ".lock"
 _FREE_SHARE = 0.9  # of the disk's free space, at most so much for a new pack
 
@@ -134,6 +136,8 @@ def clear(folder: Path) -> tuple[int, int]:
     for entry in packs:
         remove(entry.folder)
     if folder.is_dir():
+        for path in folder.glob(f"*{VERDICTS_SUFFIX}"):
+            path.unlink(missing_ok=True)
         for path in folder.glob(f"*{_LOCK_SUFFIX}"):
             _sweep_if_idle(folder / path.name.removesuffix(_LOCK_SUFFIX))
     return len(packs), sum(entry.num_bytes for entry in packs)

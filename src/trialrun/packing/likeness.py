@@ -18,7 +18,7 @@ NO_LIKENESS = bytes(LIKENESS_BYTES)
 _BANDS = 4  # of 16 bits: two hashes within 3 bits of each other share one whole
 _MAX_ALIKE = 64  # images in one band's bucket beyond which the bucket says nothing; keeps it linear
 _SAMPLED = 28  # rows and columns looked at: enough to average, a tenth of the time
-_GRAYS = (8, 8)
+_TILES = 8
 _MIN_SPREAD = 8  # grays between the darkest and the brightest: a flat picture looks like any other
 
 Likenesses = NDArray[np.uint8]
@@ -27,11 +27,22 @@ Likenesses = NDArray[np.uint8]
 def likeness_of(pixels: NDArray[np.uint8]) -> bytes:
     """What an (S, S, 3) picture is compared by; zeros where it has too little in it to tell."""
     step = max(pixels.shape[0] // _SAMPLED, 1)
-    gray = Image.fromarray(np.ascontiguousarray(pixels[::step, ::step])).convert("L")
-    shrunk = np.asarray(gray.resize(_GRAYS, Image.Resampling.BOX))
+    green = np.ascontiguousarray(pixels[::step, ::step, 1])  # the most of what is seen as bright
+    shrunk = _shrunk(green)
     if int(shrunk.max()) - int(shrunk.min()) < _MIN_SPREAD:
         return NO_LIKENESS
-    return np.packbits(imagehash.dhash(gray).hash).tobytes() + shrunk.tobytes()
+    return np.packbits(imagehash.dhash(Image.fromarray(green)).hash).tobytes() + shrunk.tobytes()
+
+
+def _shrunk(green: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The means of 8 by 8 tiles, (8, 8) uint8; smaller pictures are repeated first."""
+    if (factor := green.shape[0] // _TILES) == 0:
+        green = green.repeat(_TILES, axis=0).repeat(_TILES, axis=1)
+        factor = green.shape[0] // _TILES
+    side = _TILES * factor
+    tiles = green[:side, :side].reshape(_TILES, factor, _TILES, factor)
+    means: NDArray[np.uint8] = (tiles.sum(axis=(1, 3)) // factor**2).astype(np.uint8)
+    return means
 
 
 def as_array(likenesses: bytes) -> Likenesses:

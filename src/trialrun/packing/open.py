@@ -26,7 +26,7 @@ from trialrun.packing.live import LiveImages
 from trialrun.packing.pack import Pack, pack_bytes, read_pack, sync_later, write_pack
 from trialrun.packing.verdicts import judge, read_verdicts, write_verdicts
 
-_FORMAT = 3  # of the files of a pack
+_FORMAT = 5  # of the files of a pack
 
 
 class DecodedImages(Protocol):
@@ -136,7 +136,7 @@ def _live(
     progress: Callable[[int], None],
 ) -> LiveImages:
     """Images without a pack; what a first look at all of them found is kept."""
-    path = place.with_name(place.name + ".verdicts.json")
+    path = place.with_name(place.name + cache.VERDICTS_SUFFIX)
     num_decoded = 0
     if (found := read_verdicts(path)) is not None:
         verdicts = found[0]

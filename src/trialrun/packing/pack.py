@@ -10,12 +10,11 @@ A pack bears its name once the first two are whole. Tensor letters: N images, S 
 import os
 import threading
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -34,6 +33,7 @@ CONTENTS = "pack.json"
 SYNCED = "synced"
 
 _BLOCK_ROWS = 256
+_READ_BYTES = 1 << 20
 # Read again on opening, about 0.1 s; of more, evenly spread blocks. All of it where the pack is not
 # known to have reached the disk.
 _CHECKED_BYTES = 256 * 10**6
@@ -81,44 +81,67 @@ def write_pack(
     """
     size = preprocessing.image_size
     assert size is not None, "a pack has one size"
-    verdicts, checksums = Verdicts(), _Checksums()
-    blank = np.zeros((size, size, 3), dtype=np.uint8)
+    verdicts, checksums = Verdicts(), []
     rows = range(len(surveyed.sightings))
-    # Written, not mapped: a full disk is then an error with a name, not a bus error, and what is
-    # written does not count as this process's memory.
-    with storage_errors(folder), (folder / PIXELS).open("wb") as file:
-        np.lib.format.write_array_header_2_0(
-            file, {"descr": "|u1", "fortran_order": False, "shape": (len(rows), size, size, 3)}
-        )
-        for decoded in decode_all(surveyed, preprocessing, rows, threads=threads, seconds=seconds):
-            pixels = blank if decoded.pixels is None else decoded.pixels
-            file.write(pixels.data)
-            checksums.add(pixels)
+    with storage_errors(folder), _RowFile(folder / PIXELS, len(rows), size) as file:
+        for decoded in decode_all(
+            surveyed, preprocessing, rows, threads=threads, seconds=seconds, keep=file.put
+        ):
             verdicts.add(decoded)
+            checksums.append(decoded.checksum)
             progress(1)
-    facts = {"size": size, "checksums": checksums.done(), "source": surveyed.images.source}
+    facts = {"size": size, "checksums": _of_blocks(checksums), "source": surveyed.images.source}
     write_verdicts(folder / CONTENTS, verdicts, facts)
 
 
-class _Checksums:
-    """A CRC-32 for every block of rows, made as they go by."""
+class _RowFile:
+    """The file of pixels while it is written, by any thread, in any order.
 
-    def __init__(self) -> None:
-        self._blocks: list[int] = []
-        self._current = 0
-        self._num_rows = 0
+    Written, not mapped: a full disk is then an error with a name, not a bus error, and what is
+    written does not count as this process's memory.
+    """
 
-    def add(self, pixels: NDArray[np.uint8]) -> None:
-        """The next row."""
-        self._current = zlib.crc32(pixels.data, self._current)
-        self._num_rows += 1
-        if self._num_rows % _BLOCK_ROWS == 0:
-            self._blocks.append(self._current)
-            self._current = 0
+    def __init__(self, path: Path, num_rows: int, size: int) -> None:
+        self._file = path.open("wb")
+        shape = (num_rows, size, size, 3)
+        np.lib.format.write_array_header_2_0(
+            self._file, {"descr": "|u1", "fortran_order": False, "shape": shape}
+        )
+        self._start = self._file.tell()
+        self._row_bytes = 3 * size * size
+        self._lock = threading.Lock()
+        self._file.truncate(self._start + num_rows * self._row_bytes)
 
-    def done(self) -> list[int]:
-        """All blocks, the last one perhaps short."""
-        return self._blocks + ([self._current] if self._num_rows % _BLOCK_ROWS else [])
+    def __enter__(self) -> "_RowFile":
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        with self._lock:
+            self._file.close()
+
+    def put(self, row: int, pixels: NDArray[np.uint8]) -> int:
+        """Write a row; its CRC-32. Nothing is written by a thread that was given up and comes late.
+
+        Raises:
+            OSError: The disk is full.
+        """
+        checksum = zlib.crc32(pixels.data)
+        rest, place = pixels.data.cast("B"), self._start + row * self._row_bytes
+        with self._lock:
+            while rest and not self._file.closed:
+                written = os.pwrite(self._file.fileno(), rest, place)
+                rest, place = rest[written:], place + written
+        return checksum
+
+
+def _of_blocks(checksums: list[int]) -> list[int]:
+    """A checksum for each block, out of its rows' own; 0 stands for a row without pixels."""
+    blocks = range(0, len(checksums), _BLOCK_ROWS)
+    return [_of_rows(checksums[start : start + _BLOCK_ROWS]) for start in blocks]
+
+
+def _of_rows(checksums: list[int]) -> int:
+    return zlib.crc32(np.asarray(checksums, dtype="<u4").tobytes())
 
 
 def sync_later(folder: Path) -> None:
@@ -151,7 +174,7 @@ def read_pack(folder: Path, *, threads: int, check: bool = True) -> Pack | None:
     verdicts, facts = found
     path, size = folder / PIXELS, int(facts["size"])
     try:
-        if check and not _is_sound(path, len(verdicts.reasons), size, facts["checksums"], threads):
+        if check and not _is_sound(path, verdicts.reasons, size, facts["checksums"], threads):
             return None
         rows = _mapped(path, len(verdicts.reasons), size)
     except (OSError, ValueError):
@@ -168,34 +191,31 @@ def _mapped(path: Path, num_rows: int, size: int) -> NDArray[np.uint8]:
     return rows
 
 
-def _is_sound(path: Path, num_rows: int, size: int, checksums: list[int], threads: int) -> bool:
-    row_bytes = 3 * size * size
+def _is_sound(
+    path: Path, reasons: list[str], size: int, checksums: list[int], threads: int
+) -> bool:
+    num_rows, row_bytes = len(reasons), 3 * size * size
     start = path.stat().st_size - num_rows * row_bytes
     if start < 0 or len(checksums) != -(-num_rows // _BLOCK_ROWS):
         return False
-    block_bytes = _BLOCK_ROWS * row_bytes
     is_synced = (path.parent / SYNCED).exists()
     stride = max(-(-num_rows * row_bytes // _CHECKED_BYTES), 1) if is_synced else 1
 
     def is_whole(block: int) -> bool:
-        with path.open("rb", buffering=0) as file:
-            file.seek(start + block * block_bytes)
-            remaining = min(block_bytes, (num_rows - block * _BLOCK_ROWS) * row_bytes)
-            return _checksum(file, remaining) == checksums[block]
+        first = block * _BLOCK_ROWS
+        with path.open("rb", buffering=_READ_BYTES) as file:
+            file.seek(start + first * row_bytes)
+            found = [
+                _row_checksum(file.read(row_bytes), reason)
+                for reason in reasons[first : first + _BLOCK_ROWS]
+            ]
+        return _of_rows(found) == checksums[block]
 
     blocks = sorted({*range(0, len(checksums), stride), len(checksums) - 1} - {-1})
     with ThreadPoolExecutor(threads) as pool:
         return all(pool.map(is_whole, blocks))
 
 
-def _checksum(file: Any, num_bytes: int) -> int:
-    checksum = 0
-    for piece in _pieces(file, num_bytes):
-        checksum = zlib.crc32(piece, checksum)
-    return checksum
-
-
-def _pieces(file: BinaryIO, num_bytes: int) -> Iterator[bytes]:
-    while num_bytes > 0 and (piece := file.read(min(num_bytes, 1 << 22))):
-        num_bytes -= len(piece)
-        yield piece
+def _row_checksum(data: bytes, reason: str) -> int:
+    """0 for an image that is not used: a decoder that was given up may still have written it."""
+    return 0 if reason else zlib.crc32(data)

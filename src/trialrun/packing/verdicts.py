@@ -16,21 +16,28 @@ from trialrun.images.content import content_of
 from trialrun.images.dataset import ImageItem
 from trialrun.images.header import UndecodableError
 from trialrun.images.preprocessing import Preprocessing
-from trialrun.images.survey import TOO_SLOW, Sighting, Survey
-from trialrun.images.workers import ITEM_SECONDS, in_order
+from trialrun.images.survey import Sighting, Survey
+from trialrun.images.workers import ITEM_SECONDS, TOO_SLOW, in_order
 from trialrun.packing.likeness import NO_LIKENESS, likeness_of
 
 Pixels = NDArray[np.uint8]
-Pair = tuple[ImageItem, Sighting]
+Job = tuple[int, ImageItem, Sighting]  # the row, and what is known of its file
+# Takes a row's pixels in the thread that decoded them, where they are still in its processor's
+# cache; gives a checksum of them.
+Keep = Callable[[int, Pixels], int]
 
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """One image as (S, S, 3) uint8 with its likeness, or the reason why there is none."""
+    """One image as (S, S, 3) uint8 with its likeness, or the reason why there is none.
+
+    Where the pixels were kept elsewhere there is a checksum in their place.
+    """
 
     pixels: Pixels | None
     reason: str = ""
     likeness: bytes = NO_LIKENESS
+    checksum: int = 0
 
 
 @dataclass(slots=True)
@@ -53,16 +60,16 @@ def decode_all(
     *,
     threads: int,
     seconds: float = ITEM_SECONDS,
+    keep: Keep | None = None,
 ) -> Iterator[Decoded]:
-    """The images at `rows`, decoded by `threads` threads, in that order.
+    """The images at `rows`, decoded by `threads` threads, in that order; `keep` takes the pixels.
 
     A file whose bytes are no longer those that were surveyed is refused.
     """
     items, sightings = surveyed.images.items, surveyed.sightings
-    pairs = ((items[row], sightings[row]) for row in rows)
     return in_order(
-        _decoder(surveyed.images.root, preprocessing),
-        pairs,
+        _decoder(surveyed.images.root, preprocessing, keep),
+        ((row, items[row], sightings[row]) for row in rows),
         threads=threads,
         late=_too_slow,
         seconds=seconds,
@@ -80,19 +87,27 @@ def judge(
     """Decode every image and keep the verdict alone."""
     verdicts = Verdicts()
     rows = range(len(surveyed.sightings))
-    for decoded in decode_all(surveyed, preprocessing, rows, threads=threads, seconds=seconds):
+    for decoded in decode_all(
+        surveyed, preprocessing, rows, threads=threads, seconds=seconds, keep=_keep_nothing
+    ):
         verdicts.add(decoded)
         progress(1)
     return verdicts
 
 
-def _too_slow(_pair: Pair) -> Decoded:
+def _keep_nothing(_row: int, _pixels: Pixels) -> int:
+    return 0
+
+
+def _too_slow(_job: Job) -> Decoded:
     return Decoded(None, TOO_SLOW)
 
 
-def _decoder(root: Path, preprocessing: Preprocessing) -> Callable[[Pair], Decoded]:
-    def decoded(pair: Pair) -> Decoded:
-        item, seen = pair
+def _decoder(
+    root: Path, preprocessing: Preprocessing, keep: Keep | None
+) -> Callable[[Job], Decoded]:
+    def decoded(job: Job) -> Decoded:
+        row, item, seen = job
         if seen.reason:
             return Decoded(None, seen.reason)
         try:
@@ -102,7 +117,9 @@ def _decoder(root: Path, preprocessing: Preprocessing) -> Callable[[Pair], Decod
             pixels = preprocessing.pixels(data).permute(1, 2, 0).contiguous().numpy()
         except UndecodableError as error:
             return Decoded(None, str(error))
-        return Decoded(pixels, "", likeness_of(pixels))
+        if keep is None:
+            return Decoded(pixels)
+        return Decoded(None, "", likeness_of(pixels), keep(row, pixels))
 
     return decoded
 

@@ -1,6 +1,5 @@
 """A plan's image sets as pixels: surveyed, decoded once, and what could not be decoded left out."""
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -19,6 +18,7 @@ from trialrun.images.transforms import (
     side_after,
     split_at_chance,
 )
+from trialrun.images.workers import num_threads
 from trialrun.packing import DecodedImages, Skipped, open_pack, skipped_images, usable_subset
 from trialrun.packing.ledger import surveyed_again
 from trialrun.runs.findings import Findings, look_for
@@ -62,11 +62,6 @@ class PreparedData:
     def num_decoded(self) -> int:
         """Images that were decoded for it; 0 where both packs were found."""
         return self.train.decoded.num_decoded + self.valid.decoded.num_decoded
-
-
-def num_threads() -> int:
-    """The processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def prepare(plan: TrainPlan, observer: Observer) -> PreparedData:

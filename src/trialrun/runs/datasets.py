@@ -12,10 +12,10 @@ from trialrun.images import ImageSet, check_same_classes, check_trainable, print
 from trialrun.images.preprocessing import Preprocessing
 from trialrun.images.split import stratified_split
 from trialrun.images.survey import Survey, auto_image_size, survey
+from trialrun.images.workers import num_threads
 from trialrun.images.writer import Written, verdict, write_image_directory
 from trialrun.packing import skipped_images, usable_subset
 from trialrun.packing.live import LiveImages, looked_at
-from trialrun.runs.data import num_threads
 from trialrun.runs.findings import Findings, look_for
 from trialrun.runs.observer import Observer, Silent
 from trialrun.runs.sources import open_source

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from trialrun.files import write_durably
 from trialrun.images import ImageItem, ImageSet, printable
+from trialrun.images.content import content_of
+from trialrun.images.header import UndecodableError
 from trialrun.models.classifier import ImageClassifier
 from trialrun.models.open import open_classifier
 from trialrun.registry import model_folder
@@ -75,8 +77,8 @@ def contents(images: ImageSet) -> Iterator[bytes | None]:
     """The bytes of every image file, in order; None where a file cannot be read."""
     for item in images.items:
         try:
-            yield images.path_of(item).read_bytes()
-        except OSError:
+            yield content_of(images.root, item.name)
+        except UndecodableError:
             yield None
 
 

@@ -6,9 +6,13 @@
 import re
 import sys
 import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from trialrun.config import Knob, TrainConfig, as_text, knobs
+from trialrun.config.evaluate import EvaluateConfig
+from trialrun.config.promote import PromoteConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 PYTHON = "3.11"  # `mlflow run --env-manager=uv` takes a pinned one only
@@ -18,25 +22,51 @@ TABLE_ENDS = "<!-- /parameters -->"
 
 def mlproject() -> str:
     """MLproject: an entry point a command, a parameter a setting."""
-    train = {item.name: as_text(item.default) for item in knobs(TrainConfig)}
+    entries = [
+        EntryPoint("main", "train", settings=TrainConfig),
+        EntryPoint("evaluate", "evaluate", ("model", "data"), settings=EvaluateConfig),
+        EntryPoint("score", "score", ("model", "data"), options={"output": "scored.csv"}),
+        EntryPoint(
+            "promote",
+            "promote",
+            ("name",),
+            options={"version": None, "data": None},
+            settings=PromoteConfig,
+        ),
+    ]
     lines = ["name: trialrun", "conda_env: conda.yaml", "", "entry_points:"]
-    lines += _entry_point("main", "train", train, {})
-    lines += _entry_point("score", "score", {"output": "scored.csv"}, {"model": None, "data": None})
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *(line for entry in entries for line in entry.lines())]) + "\n"
 
 
-def _entry_point(
-    name: str, command: str, flags: dict[str, str], arguments: dict[str, str | None]
-) -> list[str]:
-    """Lines of one entry point; an argument without a default must be given."""
-    lines = [f"  {name}:", "    parameters:"]
-    for parameter, default in {**arguments, **flags}.items():
-        given = "" if default is None else f', default: "{default}"'
-        lines.append(f"      {parameter}: {{type: string{given}}}")
-    words = [f"python -m trialrun {command}"]
-    words += [f"{{{argument}}}" for argument in arguments]
-    words += [f"--{flag.replace('_', '-')} {{{flag}}}" for flag in flags]
-    return [*lines, "    command: >-", *(f"      {word}" for word in words)]
+@dataclass(frozen=True)
+class EntryPoint:
+    """A command as MLproject calls it: arguments by place, options by name, None where required."""
+
+    name: str
+    command: str
+    arguments: tuple[str, ...] = ()
+    options: Mapping[str, str | None] = field(default_factory=dict)
+    settings: type | None = None
+
+    def lines(self) -> list[str]:
+        """Its lines in MLproject."""
+        declared = knobs(self.settings) if self.settings else ()
+        flags = {**self.options, **{item.name: as_text(item.default) for item in declared}}
+        parameters: dict[str, str | None] = {**dict.fromkeys(self.arguments), **flags}
+        words = [f"python -m trialrun {self.command}"]
+        words += [f"{{{argument}}}" for argument in self.arguments]
+        words += [f"--{flag.replace('_', '-')} {{{flag}}}" for flag in flags]
+        return [
+            f"  {self.name}:",
+            "    parameters:",
+            *(f"      {name}: {_declared(default)}" for name, default in parameters.items()),
+            "    command: >-",
+            *(f"      {word}" for word in words),
+        ]
+
+
+def _declared(default: str | None) -> str:
+    return "{type: string}" if default is None else f'{{type: string, default: "{default}"}}'
 
 
 def conda_yaml(pyproject: str, lock: str) -> str:

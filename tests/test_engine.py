@@ -21,16 +21,16 @@ from trialrun.engine.batches import (
     training_batches,
 )
 from trialrun.engine.evaluate import Evaluation, evaluate
-from trialrun.engine.faults import NonFiniteLossError
+from trialrun.engine.faults import NonFiniteLossError, torch_errors
 from trialrun.engine.fit import fit
 from trialrun.engine.precision import Arithmetic, resolve
-from trialrun.engine.recipe import make_loss, schedule_factor
+from trialrun.engine.recipe import make_loss, make_optimizer, schedule_factor
 from trialrun.engine.results import EpochResult
 from trialrun.engine.seeds import permutation, seed_for, uniforms
 from trialrun.engine.state import begin
 from trialrun.engine.stopping import until_stopped
 from trialrun.engine.task import Task
-from trialrun.errors import InvalidParameterError
+from trialrun.errors import InvalidParameterError, OutOfMemoryError
 from trialrun.images.preprocessing import Preprocessing
 from trialrun.models.weights import sha256, to_bytes
 from trialrun.models.zoo import build, head_prefix
@@ -169,6 +169,8 @@ def test_same_seed_gives_the_same_weights() -> None:
         {"augment": "standard"},
         {"augment": "strong"},
         {"weight_decay": 0.0},
+        {"decay_norms": False, "weight_decay": 0.1},
+        {"clip_grad_norm": 0.1},
         {"precision": "bf16"},
     ],
     ids=str,
@@ -318,3 +320,59 @@ def test_device_that_is_not_there_is_refused() -> None:
         resolve("abacus", "auto")
     with pytest.raises(InvalidParameterError, match="fp16"):
         resolve("cpu", "fp16")
+
+
+def test_features_of_a_frozen_backbone_stand_for_the_images() -> None:
+    """The last layer learns from a table of features what the whole network then computes."""
+    config = TrainConfig(epochs=2, batch_size=8, learning_rate=0.05, freeze="backbone")
+    torch.manual_seed(1)
+    network = build("shufflenet_v2_x0_5", 3, image_size=SIZE)
+    state = begin(network, head_prefix(network), TASK, config, CPU)
+    assert state.core is network.get_submodule("fc")
+    last = list(fit(state, config, CPU))[-1]
+    whole = evaluate(
+        network, ordered_batches(TASK.valid, 16), TASK.preprocessing, CPU, num_images=9
+    )
+    assert whole.loss == pytest.approx(last.valid_loss, rel=1e-5)
+
+
+@pytest.mark.parametrize("setting", [{"augment": "flip"}, {"mixup": 0.5}, {"ema": 0.9}], ids=str)
+def test_random_inputs_keep_the_backbone_running(setting: dict[str, object]) -> None:
+    """Where images differ from epoch to epoch no table of features is made."""
+    config = TrainConfig(freeze="backbone", **setting)  # type: ignore[arg-type]
+    network = build("shufflenet_v2_x0_5", 3, image_size=SIZE)
+    state = begin(network, head_prefix(network), TASK, config, CPU)
+    assert state.core is network
+
+
+def test_network_that_goes_on_after_its_last_layer_keeps_running() -> None:
+    """SqueezeNet pools after its last layer, which is no linear one: no table of features."""
+    config = TrainConfig(freeze="backbone")
+    network = build("squeezenet1_1", 3, image_size=SIZE)
+    state = begin(network, head_prefix(network), TASK, config, CPU)
+    assert state.core is network
+
+
+def test_norms_and_biases_can_be_spared_the_decay() -> None:
+    """Vectors stand in a group of their own whose decay is zero."""
+    config = TrainConfig(decay_norms=False, weight_decay=0.1)
+    optimizer = make_optimizer(build("shufflenet_v2_x0_5", 3, image_size=SIZE), config)
+    matrices, vectors = optimizer.param_groups
+    assert (matrices["weight_decay"], vectors["weight_decay"]) == (0.1, 0.0)
+    assert {p.ndim for p in vectors["params"]} == {1}
+    assert 1 not in {p.ndim for p in matrices["params"]}
+
+
+def test_learning_rate_can_follow_the_number_of_ranks() -> None:
+    """As given by default; multiplied where asked, as the ancestor does."""
+    network = build("shufflenet_v2_x0_5", 3, image_size=SIZE)
+    scaled = TrainConfig(learning_rate=0.1, scale_learning_rate=True)
+    assert make_optimizer(network, TrainConfig(learning_rate=0.1), 4).defaults["lr"] == 0.1
+    assert make_optimizer(network, scaled, 4).defaults["lr"] == pytest.approx(0.4)
+
+
+def test_memory_that_runs_out_names_a_batch_size() -> None:
+    """Fault 47: exit 7 and half the batch as the size to try."""
+    with pytest.raises(OutOfMemoryError) as raised, torch_errors(64):
+        torch.empty(1 << 60)
+    assert "batch_size=32" in raised.value.hint

@@ -61,11 +61,11 @@ def write_durably(path: Path, content: bytes | str) -> None:
 
 
 @contextmanager
-def new_directory(path: Path) -> Iterator[Path]:
+def new_directory(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """A folder to fill, which bears its name only once it is whole.
 
     Yields an empty folder beside `path`; on leaving, its files are synced and it is renamed. After
-    an error nothing is left.
+    an error nothing is left. What is not `durable` is not synced: for files that carry checksums.
 
     Raises:
         StorageError: `path` exists and is not an empty folder, or cannot be written.
@@ -77,7 +77,8 @@ def new_directory(path: Path) -> Iterator[Path]:
         draft = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         try:
             yield draft
-            _sync_all([file for file in draft.rglob("*") if file.is_file()])
+            if durable:
+                _sync_all([file for file in draft.rglob("*") if file.is_file()])
             draft.chmod(0o755)
             sync_folder(draft)
             draft.replace(path)

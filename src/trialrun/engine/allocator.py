@@ -16,9 +16,14 @@ _KEEP_BYTES = 1 << 30  # blocks below this come from the heap, which keeps as mu
 
 
 def keep_freed_memory() -> bool:
-    """Raise glibc's thresholds for this process; False where the C library is another."""
+    """Raise glibc's thresholds from now on; False where the C library is another.
+
+    What was freed before goes back to the kernel first: decoding images leaves gaps that training's
+    blocks would not fit.
+    """
     if platform.libc_ver()[0] != "glibc":
         return False
     libc = ctypes.CDLL(ctypes.util.find_library("c"))
+    libc.malloc_trim(0)
     accepted = [libc.mallopt(name, _KEEP_BYTES) for name in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD)]
     return all(accepted)

@@ -7,6 +7,7 @@ Tensor letters: H and W pixels.
 
 import re
 import struct
+import warnings
 import zlib
 
 import numpy as np
@@ -16,6 +17,9 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from trialrun.images.header import UndecodableError, first_line, open_lazily, plain_jpeg_size
+
+# torchvision says once a process that its decoders will move to torchcodec; users cannot act on it.
+warnings.filterwarnings("ignore", message="The image decoding and encoding capabilities")
 
 DECODER_VERSION = 1  # part of every pack's key: raise it when any image would decode differently
 

@@ -1,6 +1,7 @@
 """What an image's first bytes say of it: format, size, pixel type. Torch is not needed for it."""
 
 import io
+import logging
 import os
 import struct
 import warnings
@@ -13,6 +14,8 @@ MAX_PIXELS = 89_478_485
 
 # What Pillow warns of (odd EXIF, say) is judged here and told with the image's name, or not at all.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 # Pillow runs Ghostscript for EPS and opens a few formats that are no pictures: neither is allowed.
 _FORMATS = "JPEG PNG BMP DIB GIF WEBP TIFF PPM TGA ICO JPEG2000 AVIF PCX SGI QOI".split()

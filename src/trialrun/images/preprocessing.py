@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional
@@ -101,8 +102,10 @@ def central_square(image: Tensor, size: int) -> Tensor:
     if (height, width) != (side, side):
         top, left = (height - side) // 2, (width - side) // 2
         image = image[:, top : top + side, left : left + side]
-        # Colours side by side in memory: torchvision then resizes in two thirds of the time.
-        image = image.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+        # Colours side by side in memory: torchvision then resizes in two thirds of the time. Copied
+        # by numpy: torch would share so small a copy out among threads that wait for each other.
+        image = torch.from_numpy(np.ascontiguousarray(image.permute(1, 2, 0).numpy()))
+        image = image.permute(2, 0, 1)
     if side == size:
         return image
     resized: Tensor = functional.resize(image, [size, size], antialias=True)

@@ -17,7 +17,7 @@ NO_LIKENESS = bytes(LIKENESS_BYTES)
 
 _BANDS = 4  # of 16 bits: two hashes within 3 bits of each other share one whole
 _MAX_ALIKE = 64  # images in one band's bucket beyond which the bucket says nothing; keeps it linear
-_SAMPLED = 56  # rows and columns looked at: enough to average, a tenth of the time
+_SAMPLED = 28  # rows and columns looked at: enough to average, a tenth of the time
 _GRAYS = (8, 8)
 _MIN_SPREAD = 8  # grays between the darkest and the brightest: a flat picture looks like any other
 
@@ -44,7 +44,7 @@ def near_pairs(first: Likenesses, second: Likenesses) -> list[tuple[int, int]]:
     hashes = [_hashes(each) for each in (first, second)]
     pairs: set[tuple[int, int]] = set()
     for band in range(_BANDS):
-        left, right = _sharing(*hashes, band)
+        left, right = _sharing(hashes[0], hashes[1], band)
         bits = np.bitwise_count(hashes[0][left] ^ hashes[1][right])
         left, right = left[bits <= MAX_BITS_APART], right[bits <= MAX_BITS_APART]
         grays = np.abs(first[left, 8:].astype(np.int16) - second[right, 8:]).mean(axis=1)

@@ -23,7 +23,7 @@ from trialrun.images.survey import Survey, no_progress
 from trialrun.packing import cache
 from trialrun.packing.likeness import Likenesses, as_array
 from trialrun.packing.live import LiveImages
-from trialrun.packing.pack import Pack, pack_bytes, read_pack, write_pack
+from trialrun.packing.pack import Pack, pack_bytes, read_pack, sync_later, write_pack
 from trialrun.packing.verdicts import judge, read_verdicts, write_verdicts
 
 _FORMAT = 3  # of the files of a pack
@@ -70,6 +70,7 @@ def open_pack(
     place = folder / pack_key(surveyed, preprocessing)
     if (found := read_pack(place, threads=threads)) is not None:
         cache.touch(place)
+        sync_later(place)
         return found
     source = surveyed.images.source
     waiting = f"another process is decoding {source}; waiting for it"
@@ -114,14 +115,15 @@ def _made(
 ) -> Pack | None:
     """A new pack; None where the disk turned out to be too small after all."""
     try:
-        with new_directory(place) as draft:
+        with new_directory(place, durable=False) as draft:
             write_pack(surveyed, preprocessing, draft, threads=threads, progress=progress)
     except StorageError as error:
         note(f"{error}; images are decoded as they are needed")
         return None
-    made = read_pack(place, threads=threads)
+    made = read_pack(place, threads=threads, check=False)
     if made is None:
         raise StorageError(f"{place} does not hold what was written", "Check the disk for faults.")
+    sync_later(place)
     made.num_decoded = len(surveyed.sightings)
     return made
 

@@ -2,13 +2,17 @@
 
     pixels.npy   (N, S, S, 3) uint8; a row of zeros for an image that could not be decoded
     pack.json    verdicts, and a checksum for each block of rows
+    synced       empty; there once the disk has the pixels for good
 
-A pack bears its name only once both are whole. Tensor letters: N images, S the stored size.
+A pack bears its name once the first two are whole. Tensor letters: N images, S the stored size.
 """
 
+import os
+import threading
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -27,9 +31,12 @@ from trialrun.packing.verdicts import Verdicts, decode_all, read_verdicts, write
 
 PIXELS = "pixels.npy"
 CONTENTS = "pack.json"
+SYNCED = "synced"
 
 _BLOCK_ROWS = 256
-_CHECKED_BYTES = 256 * 10**6  # read again on opening, about 0.1 s; of more, evenly spread blocks
+# Read again on opening, about 0.1 s; of more, evenly spread blocks. All of it where the pack is not
+# known to have reached the disk.
+_CHECKED_BYTES = 256 * 10**6
 
 
 @dataclass(slots=True)
@@ -114,15 +121,37 @@ class _Checksums:
         return self._blocks + ([self._current] if self._num_rows % _BLOCK_ROWS else [])
 
 
-def read_pack(folder: Path, *, threads: int) -> Pack | None:
-    """The pack in `folder`; None where it is missing, incomplete or damaged."""
+def sync_later(folder: Path) -> None:
+    """Have the pixels brought to the disk by a thread, and note when they are there.
+
+    Waiting for the disk would take as long as decoding; the checksums stand in until it is done.
+    """
+    if not (folder / SYNCED).exists():
+        threading.Thread(target=_sync_and_note, args=(folder,), daemon=True).start()
+
+
+def _sync_and_note(folder: Path) -> None:
+    with suppress(OSError):  # deleted meanwhile, or not ours to write
+        descriptor = os.open(folder / PIXELS, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        (folder / SYNCED).touch()
+
+
+def read_pack(folder: Path, *, threads: int, check: bool = True) -> Pack | None:
+    """The pack in `folder`; None where it is missing, incomplete or damaged.
+
+    Without `check` pixels are taken for what was written, as whoever just wrote them may do.
+    """
     found = read_verdicts(folder / CONTENTS)
     if found is None:
         return None
     verdicts, facts = found
     path, size = folder / PIXELS, int(facts["size"])
     try:
-        if not _is_sound(path, len(verdicts.reasons), size, facts["checksums"], threads):
+        if check and not _is_sound(path, len(verdicts.reasons), size, facts["checksums"], threads):
             return None
         rows = _mapped(path, len(verdicts.reasons), size)
     except (OSError, ValueError):
@@ -145,7 +174,8 @@ def _is_sound(path: Path, num_rows: int, size: int, checksums: list[int], thread
     if start < 0 or len(checksums) != -(-num_rows // _BLOCK_ROWS):
         return False
     block_bytes = _BLOCK_ROWS * row_bytes
-    stride = max(-(-num_rows * row_bytes // _CHECKED_BYTES), 1)
+    is_synced = (path.parent / SYNCED).exists()
+    stride = max(-(-num_rows * row_bytes // _CHECKED_BYTES), 1) if is_synced else 1
 
     def is_whole(block: int) -> bool:
         with path.open("rb", buffering=0) as file:

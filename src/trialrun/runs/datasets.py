@@ -81,7 +81,7 @@ class Checked:
 
 
 def check(
-    data: str, valid: str | None, *, strict: bool = False, observer: Observer | None = None
+    data: str, valid: str | None = None, *, strict: bool = False, observer: Observer | None = None
 ) -> Checked:
     """Decode every image of one or two sets; nothing is written that stays.
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from trialrun.distributed import Ranks, ranks_of
+from trialrun.engine.allocator import keep_freed_memory
 from trialrun.engine.batches import num_batches
 from trialrun.engine.fit import fit
 from trialrun.engine.precision import Arithmetic, resolve
@@ -67,6 +68,7 @@ def learning(plan: TrainPlan, data: PreparedData, math: Arithmetic, ranks: Ranks
     """
     config, size = plan.config, data.preprocessing.image_size
     assert size is not None, "what is trained on has one size"
+    keep_freed_memory()
     torch.manual_seed(seed_for(config.random_seed, "weights"))
     description, network = new_network(
         config.model, len(plan.classes), image_size=size, weights=config.weights

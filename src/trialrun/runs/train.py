@@ -9,7 +9,6 @@ from torch import Tensor
 
 from trialrun.distributed import Ranks, joined
 from trialrun.engine import stopping
-from trialrun.engine.allocator import keep_freed_memory
 from trialrun.engine.faults import NonFiniteLossError
 from trialrun.engine.precision import Arithmetic
 from trialrun.engine.stopping import Standing
@@ -46,7 +45,6 @@ def train(plan: TrainPlan, observer: Observer | None = None) -> TrainResult:
         CutBySignalError: A signal came; the run is then KILLED.
     """
     observer = observer or Silent()
-    keep_freed_memory()
     math = arithmetic_of(plan)
     with joined(math.device.type) as ranks:
         if ranks.is_first:

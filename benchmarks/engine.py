@@ -1,0 +1,166 @@
+"""Our training images/s over what the machine does with the data already in memory.
+
+The limit is a bare loop over one batch that stays where it is: the fastest of fp32 and bf16, plain
+and channels-last layout, with the allocator's settings. Ours is `engine.fit` out of a pack, with
+loading and checks. Both run in turn in one process; the ratio is the median over the rounds.
+
+    python -m benchmarks.engine [--rounds 3] [--device cpu] [--quick]
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from benchmarks.photos import write_photos
+from benchmarks.table import heading, table
+from trialrun.config import TrainConfig
+from trialrun.engine.allocator import keep_freed_memory
+from trialrun.engine.batches import LabelledPixels
+from trialrun.engine.fit import fit
+from trialrun.engine.precision import Arithmetic, resolve
+from trialrun.engine.state import begin
+from trialrun.engine.task import Task
+from trialrun.images import label_indices, open_data
+from trialrun.images.preprocessing import Preprocessing
+from trialrun.images.survey import survey
+from trialrun.models.zoo import build, head_prefix
+from trialrun.packing import open_pack
+
+NUM_CLASSES = 2
+CASES = (("resnet18", 224), ("resnet50", 224), ("densenet121", 224), ("resnet18", 64))
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One network at one size, and how many steps are long enough to measure."""
+
+    model: str
+    size: int
+    batch_size: int
+    steps: int
+
+
+def resident_step(case: Case, math: Arithmetic, layout: torch.memory_format) -> Callable[[], None]:
+    """A step of a bare loop on a batch that stays in memory."""
+    torch.manual_seed(0)
+    network: nn.Module = build(case.model, NUM_CLASSES, image_size=case.size)
+    network.to(math.device).to(memory_format=layout).train()
+    optimizer = torch.optim.SGD(
+        network.parameters(), lr=0.001, momentum=0.9, nesterov=True, weight_decay=1e-4, fused=True
+    )
+    images = torch.randn(case.batch_size, 3, case.size, case.size, device=math.device)
+    images = images.contiguous(memory_format=layout)
+    labels = torch.randint(0, NUM_CLASSES, (case.batch_size,), device=math.device)
+
+    def step() -> None:
+        with math.autocast():
+            loss = F.cross_entropy(network(images).float(), labels)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def images_per_second(step: Callable[[], None], case: Case, device: torch.device) -> float:
+    """The rate of so many steps, one more before them uncounted."""
+    step()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    started = time.perf_counter()
+    for _ in range(case.steps):
+        step()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return case.batch_size * case.steps / (time.perf_counter() - started)
+
+
+def fastest(case: Case, device: torch.device) -> tuple[Arithmetic, torch.memory_format]:
+    """Of the four choices the one with the highest rate."""
+    short = Case(case.model, case.size, case.batch_size, max(case.steps // 4, 2))
+    choices = [
+        (Arithmetic(device, precision), layout)
+        for precision in ("fp32", "bf16")
+        for layout in (torch.contiguous_format, torch.channels_last)
+    ]
+    rates = [images_per_second(resident_step(short, *each), short, device) for each in choices]
+    return choices[rates.index(max(rates))]
+
+
+def our_rate(case: Case, data: LabelledPixels, math: Arithmetic) -> float:
+    """The rate that a run would record for its second epoch."""
+    config = TrainConfig(epochs=2, batch_size=case.batch_size)
+    valid = LabelledPixels(data.source, data.rows[:2], data.labels[:2])
+    task = Task(data, valid, NUM_CLASSES, Preprocessing(case.size))
+    torch.manual_seed(0)
+    network = build(case.model, NUM_CLASSES, image_size=case.size)
+    state = begin(network, head_prefix(network), task, config, math)
+    return list(fit(state, config, math))[-1].train_images_per_second
+
+
+def packed(case: Case, photos: Path, cache: Path) -> LabelledPixels:
+    """So many photos out of a pack that an epoch has the case's number of steps."""
+    images = open_data(str(photos), cache)
+    pack = open_pack(
+        survey(images, threads=2), Preprocessing(case.size), cache, threads=2, limit_bytes=1 << 40
+    )
+    rows = np.arange(case.steps * case.batch_size) % len(images)
+    labels = np.asarray(label_indices(images.items, images.classes))
+    return LabelledPixels(pack, rows, labels[rows])
+
+
+def measured(
+    case: Case, photos: Path, cache: Path, device: torch.device, rounds: int
+) -> list[object]:
+    """One row of the table."""
+    data = packed(case, photos, cache)
+    ours = resolve(str(device), "auto")
+    best, layout = fastest(case, device)
+    pairs = []
+    for _ in range(rounds):
+        limit = images_per_second(resident_step(case, best, layout), case, device)
+        pairs.append((our_rate(case, data, ours), limit))
+    ratio = statistics.median(rate / limit for rate, limit in pairs)
+    rate = statistics.median(rate for rate, _ in pairs)
+    limit = statistics.median(limit for _, limit in pairs)
+    chosen = f"{best.precision} {'NHWC' if layout is torch.channels_last else 'NCHW'}"
+    return [case.model, case.size, case.batch_size, ours.precision, rate, chosen, limit, ratio]
+
+
+def main() -> int:
+    """Print the table."""
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--rounds", type=int, default=3)
+    arguments.add_argument("--device", default="auto")
+    arguments.add_argument("--quick", action="store_true", help="the two ResNet-18 alone")
+    chosen = arguments.parse_args()
+    keep_freed_memory()
+    device = resolve(chosen.device, "fp32").device
+    on_gpu = device.type == "cuda"
+    rows = []
+    with tempfile.TemporaryDirectory() as scratch:
+        photos = write_photos(Path(scratch) / "photos", 64, seed=1)
+        for model, size in CASES:
+            if chosen.quick and model != "resnet18":
+                continue
+            steps = 60 if on_gpu else (40 if size < 224 else 8)
+            case = Case(model, size, 256 if on_gpu else 16, steps)
+            rows.append(measured(case, photos, Path(scratch) / "packs", device, chosen.rounds))
+    columns = ("model", "pixels", "batch", "ours", "images/s", "limit's", "limit", "ratio")
+    sys.stdout.write(heading("Training out of a pack over the resident-data limit"))
+    sys.stdout.write("\n" + table(columns, rows))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,96 @@
+"""Pillow's own thousand test images, broken and odd ones among them: none crashes or hangs.
+
+Left out of an ordinary `pytest`, as it fetches 47 MB: `pytest -m corpus` runs it.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from trialrun.images.decoder import decode
+
+PILLOW = "pillow==13.0.0"
+FETCH_SECONDS = 90
+CHECK_SECONDS = 120
+# Modes that Pillow converts to RGB without a judgement of its own.
+PLAIN_MODES = {"1", "L", "RGB", "CMYK", "YCbCr"}
+# Two inverse cosine transforms may differ by a few grays at a pixel, not over a picture.
+MAX_MEAN_DIFFERENCE = 2.0
+
+pytestmark = pytest.mark.corpus
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of test images out of Pillow's source distribution."""
+    pip = shutil.which("pip", path=Path(sys.executable).parent) or shutil.which("pip")
+    if pip is None:
+        pytest.skip("there is no pip to fetch Pillow's source distribution with")
+    folder = tmp_path_factory.mktemp("pillow")
+    options = ["-q", "--no-deps", "--no-binary", "pillow", "-d", str(folder)]
+    command = [pip, "download", *options, PILLOW]
+    try:
+        fetched = subprocess.run(command, capture_output=True, text=True, timeout=FETCH_SECONDS)
+    except subprocess.TimeoutExpired:
+        pytest.skip(f"Pillow's source distribution did not come within {FETCH_SECONDS} s")
+    archives = list(folder.glob("*.tar.gz"))
+    if not archives:
+        reason = (fetched.stderr.strip().splitlines() or ["no reason given"])[-1]
+        pytest.skip(f"Pillow's source distribution cannot be fetched: {reason}")
+    with tarfile.open(archives[0]) as archive:
+        archive.extractall(folder, filter="data")
+    return next(folder.glob("*/Tests/images"))
+
+
+def checked(images: Path) -> dict[str, Any]:
+    """What `data check` says of the set."""
+    done = subprocess.run(
+        [sys.executable, "-m", "trialrun", "data", "check", str(images), "--json"],
+        capture_output=True,
+        text=True,
+        timeout=CHECK_SECONDS,
+    )
+    assert done.returncode == 3, done.stderr  # far more than a tenth is broken on purpose
+    assert "Traceback" not in done.stderr
+    values: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])["sets"][0]
+    return values
+
+
+def test_every_image_has_a_verdict_that_is_stable(images: Path) -> None:
+    """No crash, no hang, a reason for whatever is skipped, and the same the next time."""
+    first = checked(images)
+    assert first["num_images"] > 700
+    assert first["num_good"] + first["num_warned"] + first["num_skipped"] == first["num_images"]
+    assert all(first["skipped"].values())
+    assert "took longer" not in " ".join(first["skipped"].values())
+    assert checked(images) == first
+
+
+def test_what_is_decoded_is_what_pillow_sees(images: Path) -> None:
+    """Images of plain modes come out with the pixels that Pillow gives them."""
+    num_compared = 0
+    wrong = {}
+    for path in sorted(images.rglob("*")):
+        try:
+            with Image.open(path) as image:
+                if image.mode not in PLAIN_MODES or image.has_transparency_data:
+                    continue
+                expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+            pixels = decode(path.read_bytes()).permute(1, 2, 0).numpy()
+        except Exception:
+            continue
+        num_compared += 1
+        if pixels.shape != expected.shape:
+            wrong[path.name] = f"{pixels.shape} for {expected.shape}"
+        elif (apart := np.abs(pixels.astype(int) - expected).mean()) > MAX_MEAN_DIFFERENCE:
+            wrong[path.name] = f"{apart:.1f} grays apart"
+    assert wrong == {}
+    assert num_compared > 250

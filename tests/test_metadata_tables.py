@@ -1,0 +1,84 @@
+"""Folders whose labels stand in a table."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from conftest import write_classes
+from trialrun.errors import DataError, InvalidDatasetError
+from trialrun.images import open_data
+from trialrun.images.readers import metadata_table
+
+ROWS = [("x/000.png", "3"), ("x/001.png", "4"), ("x/002.png", None)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three images without a label."""
+    return write_classes(tmp_path / "set", {"x": 3})
+
+
+def labels_in(folder: Path) -> list[tuple[str, str | None]]:
+    """Names and labels as read."""
+    return [(item.name, item.label) for item in open_data(str(folder), folder).items]
+
+
+def test_a_csv_says_the_labels(folder: Path) -> None:
+    """With a byte order mark, quotes and Windows' line ends."""
+    (folder / "metadata.csv").write_bytes(
+        '\ufefffile_name,label\r\n"x/000.png",3\r\nx/001.png,4\r\n./x/002.png,\r\n'.encode()
+    )
+    assert labels_in(folder) == ROWS
+
+
+def test_json_lines_say_the_labels(folder: Path) -> None:
+    """Numbers become names; null is no label."""
+    values = [3, 4, None]
+    lines = [
+        json.dumps({"file_name": n, "label": v}) for (n, _), v in zip(ROWS, values, strict=True)
+    ]
+    (folder / "metadata.jsonl").write_text("\n".join(lines))
+    assert labels_in(folder) == ROWS
+
+
+def test_parquet_says_the_labels(folder: Path) -> None:
+    """Whole numbers that a missing one made floats have no decimal point."""
+    import pandas as pd
+
+    table = pd.DataFrame({"file_name": [name for name, _ in ROWS], "label": [3, 4, None]})
+    table.to_parquet(folder / "metadata.parquet")
+    assert labels_in(folder) == ROWS
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("metadata.csv", "path,label\nx/000.png,a\n", "no column file_name"),
+        ("metadata.csv", "file_name,label\nx/000.png,a\nx/000.png,b\n", "again"),
+        ("metadata.csv", "file_name,label\n/etc/passwd,a\n", "leads out"),
+        ("metadata.csv", "file_name,label\n,a\n", "row 1 has no file_name"),
+        ("metadata.jsonl", "[1]\n", "damaged"),
+        ("metadata.parquet", "PAR1", "damaged"),
+    ],
+)
+def test_a_wrong_table_is_refused(folder: Path, name: str, content: str, said: str) -> None:
+    """One line says what is wrong with it."""
+    (folder / name).write_text(content)
+    with pytest.raises(InvalidDatasetError, match=said):
+        open_data(str(folder), folder)
+
+
+@given(content=st.binary(max_size=200), name=st.sampled_from(metadata_table.TABLES))
+def test_any_bytes_are_a_table_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes, name: str
+) -> None:
+    """Nothing but our errors comes of a spoilt table."""
+    folder = tmp_path_factory.mktemp("table")
+    (folder / name).write_bytes(content)
+    try:
+        metadata_table.read(folder, "set")
+    except DataError:
+        return

@@ -1,0 +1,252 @@
+"""Packs: decoded once, trusted only whole, kept within a limit, made by one process at a time."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from conftest import write_classes
+from trialrun.images import open_data
+from trialrun.images.preprocessing import Preprocessing
+from trialrun.images.survey import Survey, survey
+from trialrun.packing import DecodedImages, Pack, cache, open_pack
+from trialrun.packing.ledger import surveyed_again
+from trialrun.packing.likeness import as_array, likeness_of, near_pairs
+from trialrun.packing.live import LiveImages
+
+SIZE = 16
+PACK_BYTES = 36 * (3 * SIZE * SIZE + 64)
+
+PACKER = """
+import sys
+from pathlib import Path
+from trialrun.images import open_data
+from trialrun.images.preprocessing import Preprocessing
+from trialrun.images.survey import survey
+from trialrun.packing import open_pack
+
+surveyed = survey(open_data(sys.argv[1], Path("none")), threads=1)
+print("ready", flush=True)
+sys.stdin.readline()
+say = lambda number: print("decoding", flush=True)
+pack = open_pack(surveyed, Preprocessing(64), Path(sys.argv[2]), threads=1, limit_bytes=10**9,
+                 progress=say, note=lambda text: print(text, flush=True))
+print("decoded", pack.num_decoded, flush=True)
+"""
+
+
+def packer(images: Path, packs: Path) -> "subprocess.Popen[str]":
+    """A process that is ready to pack and waits for a line."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", PACKER, str(images), str(packs)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def begin(process: "subprocess.Popen[str]") -> None:
+    """Let a ready process go."""
+    assert process.stdin is not None
+    process.stdin.write("go\n")
+    process.stdin.flush()
+
+
+@pytest.fixture
+def surveyed(colors: Path) -> Survey:
+    """Three classes of twelve, surveyed."""
+    return survey(open_data(str(colors), colors), threads=2)
+
+
+@pytest.fixture
+def packed(tmp_path: Path) -> Callable[..., DecodedImages]:
+    """Open a survey's pack in a folder of this test's own."""
+
+    def opened(surveyed: Survey, size: int = SIZE, *, limit_bytes: int = 10**9) -> DecodedImages:
+        return open_pack(
+            surveyed, Preprocessing(size), tmp_path / "packs", threads=2, limit_bytes=limit_bytes
+        )
+
+    return opened
+
+
+def only_pack(tmp_path: Path) -> Path:
+    """The one pack there is."""
+    (entry,) = cache.entries(tmp_path / "packs")
+    return entry.folder
+
+
+def test_a_second_run_decodes_nothing(
+    surveyed: Survey, packed: Callable[..., DecodedImages]
+) -> None:
+    """The counter says what was decoded: everything, then nothing."""
+    first, again = packed(surveyed), packed(surveyed)
+    assert (first.num_decoded, again.num_decoded) == (36, 0)
+    rows = np.arange(36)
+    assert (first.pixels(rows) == again.pixels(rows)).all()
+
+
+def test_a_pack_holds_what_the_decoder_makes(
+    surveyed: Survey, packed: Callable[..., DecodedImages]
+) -> None:
+    """A row is what scoring would make of the file, bit for bit."""
+    pack = packed(surveyed)
+    for row in (0, 17, 35):
+        data = surveyed.images.path_of(surveyed.images.items[row]).read_bytes()
+        assert (pack.pixels(np.asarray([row]))[0] == Preprocessing(SIZE).pixels(data)).all()
+
+
+def test_the_same_bytes_under_other_names_are_not_decoded_again(
+    surveyed: Survey, packed: Callable[..., DecodedImages], colors: Path
+) -> None:
+    """The key is made of contents."""
+    packed(surveyed)
+    moved = colors.rename(colors.with_name("moved"))
+    assert packed(survey(open_data(str(moved), moved), threads=2)).num_decoded == 0
+
+
+def test_an_unchanged_file_is_not_read_again(colors: Path, tmp_path: Path) -> None:
+    """The ledger knows files by size and times; one that changed is looked at anew."""
+    for path in colors.rglob("*.png"):
+        os.utime(path, (1, 1))  # which sets the time of change to now
+    images = open_data(str(colors), tmp_path)
+    time.sleep(2.1)  # what changed just now is not trusted
+    first = surveyed_again(images, tmp_path / "ledgers", threads=2)
+    (ledger,) = (tmp_path / "ledgers").iterdir()
+    forged = ledger.read_text().replace(first.sightings[0].sha256, "f" * 64)
+    ledger.write_text(forged)
+    (colors / images.items[1].name).write_bytes(b"")
+    again = surveyed_again(images, tmp_path / "ledgers", threads=2)
+    assert again.sightings[0].sha256 == "f" * 64  # so it was not read
+    assert again.sightings[1].reason == "empty file"
+    assert again.sightings[2:] == first.sightings[2:]
+
+
+def test_a_damaged_pack_is_made_again(
+    surveyed: Survey, packed: Callable[..., DecodedImages], tmp_path: Path
+) -> None:
+    """One flipped bit, a missing byte or a spoilt verdict: decoded again, and right."""
+    before = packed(surveyed).pixels(np.arange(36)).clone()
+    spoilt: list[tuple[str, Callable[[bytes], bytes]]] = [
+        ("pixels.npy", lambda data: data[:3000] + bytes([data[3000] ^ 1]) + data[3001:]),
+        ("pixels.npy", lambda data: data[:-1]),
+        ("pack.json", lambda data: data.replace(b'"reasons": {}', b'"reasons": {"1": "x"}')),
+    ]
+    for name, spoil in spoilt:
+        path = only_pack(tmp_path) / name
+        content = path.read_bytes()
+        path.unlink()  # a mapping of the old file stays as it is
+        path.write_bytes(spoil(content))
+        again = packed(surveyed)
+        assert again.num_decoded == 36
+        assert (again.pixels(np.arange(36)) == before).all()
+
+
+def test_the_least_recently_used_pack_leaves_first(
+    surveyed: Survey, packed: Callable[..., DecodedImages], tmp_path: Path
+) -> None:
+    """A pack that was opened again stays, the one before it goes."""
+    limit = int(2.5 * PACK_BYTES)
+    packed(surveyed, 15, limit_bytes=limit)
+    packed(surveyed, 14, limit_bytes=limit)
+    for entry, used in zip(cache.described(tmp_path / "packs"), (100, 200), strict=True):
+        os.utime(tmp_path / "packs" / entry.key / "pack.json", (used, used))
+    packed(surveyed, 15, limit_bytes=limit)
+    packed(surveyed, SIZE, limit_bytes=limit)
+    sizes = {row.image_size for row in cache.described(tmp_path / "packs")}
+    assert sizes == {15, SIZE}
+
+
+def test_a_pack_that_is_pushed_out_stays_readable(
+    surveyed: Survey, packed: Callable[..., DecodedImages], tmp_path: Path
+) -> None:
+    """Who has it mapped does not notice."""
+    pack = packed(surveyed)
+    before = pack.pixels(np.arange(36)).clone()
+    assert cache.clear(tmp_path / "packs")[0] == 1
+    assert (pack.pixels(np.arange(36)) == before).all()
+
+
+def test_what_does_not_fit_is_decoded_as_it_is_needed(surveyed: Survey, tmp_path: Path) -> None:
+    """Under too small a limit images are decoded for each batch, alike, and the run says so."""
+    notes: list[str] = []
+
+    def opened(limit_bytes: int) -> DecodedImages:
+        return open_pack(
+            surveyed,
+            Preprocessing(SIZE),
+            tmp_path / "packs",
+            threads=2,
+            limit_bytes=limit_bytes,
+            note=notes.append,
+        )
+
+    live = opened(PACK_BYTES - 1)
+    assert isinstance(live, LiveImages)
+    assert "decoded as they are needed" in notes[0]
+    assert live.num_decoded == 36
+    rows = np.asarray([5, 0, 35])
+    pixels = live.pixels(rows)
+    assert live.num_decoded == 39
+    assert opened(PACK_BYTES - 1).num_decoded == 0  # the verdicts are kept
+    pack = opened(PACK_BYTES)
+    assert isinstance(pack, Pack)
+    assert (pack.pixels(rows) == pixels).all()
+    assert pixels.stride() == pack.pixels(rows).stride()
+
+
+def test_a_killed_writer_leaves_nothing_that_is_trusted(tmp_path: Path) -> None:
+    """After SIGKILL in the middle, the next run makes the pack and sweeps the draft away."""
+    folder = write_classes(tmp_path / "set", {"a": 300, "b": 300})
+    killed = packer(folder, tmp_path / "packs")
+    begin(killed)
+    assert killed.stdout is not None
+    for _ in range(100):
+        assert killed.stdout.readline() == "decoding\n"
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    assert cache.entries(tmp_path / "packs") == []
+    assert list((tmp_path / "packs").glob(".*"))
+    surveyed = survey(open_data(str(folder), folder), threads=2)
+    pack = open_pack(surveyed, Preprocessing(64), tmp_path / "packs", threads=2, limit_bytes=10**9)
+    assert pack.num_decoded == 600
+    assert not list((tmp_path / "packs").glob(".*"))
+
+
+def test_fault_49_two_processes_do_the_work_once(tmp_path: Path) -> None:
+    """Of two that pack the same at once, one decodes and the other waits for it."""
+    folder = write_classes(tmp_path / "set", {"a": 300, "b": 300})
+    processes = [packer(folder, tmp_path / "packs") for _ in range(2)]
+    for process in processes:
+        begin(process)
+    said = [process.communicate(timeout=60)[0].splitlines() for process in processes]
+    assert sorted(lines[-1] for lines in said) == ["decoded 0", "decoded 600"]
+
+
+def test_pictures_that_look_alike_are_found(tmp_path: Path) -> None:
+    """One saved again as a poor JPEG is near its original; others, and flat ones, are not."""
+
+    def shapes(seed: int) -> NDArray[np.uint8]:
+        random = np.random.default_rng(seed)
+        coarse = random.integers(0, 255, (6, 6, 3), dtype=np.uint8)
+        return np.asarray(Image.fromarray(coarse).resize((96, 96), Image.Resampling.BICUBIC))
+
+    path = tmp_path / "again.jpg"
+    Image.fromarray(shapes(1)).save(path, quality=40)
+    with Image.open(path) as opened:
+        again = np.asarray(opened)
+    flat = np.full((96, 96, 3), 7, dtype=np.uint8)
+    first = as_array(b"".join(map(likeness_of, [shapes(0), shapes(1), flat])))
+    second = as_array(b"".join(map(likeness_of, [shapes(2), flat, again])))
+    assert near_pairs(first, second) == [(1, 2)]

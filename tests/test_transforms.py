@@ -1,0 +1,172 @@
+"""Lists of transforms: what training draws, what inference repeats."""
+
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from trialrun.engine.augment import augmented
+from trialrun.errors import InvalidParameterError
+from trialrun.images.preprocessing import Preprocessing
+from trialrun.images.transforms import (
+    Step,
+    fixed_steps,
+    read_transforms,
+    side_after,
+    split_at_chance,
+    step_of,
+)
+from trialrun.runs.plan import plan_training
+
+KNOWN: list[list[object]] = [
+    ["Resize", 40],
+    ["CenterCrop", 32],
+    ["Pad", [2, 3]],
+    ["ColorJitter", {"brightness": 0.4}],
+    ["RandomResizedCrop", {"size": 24, "scale": [0.5, 1.0]}],
+    ["RandomCrop", 20],
+    ["RandomHorizontalFlip", {}],
+    ["RandomVerticalFlip", 0.5],
+    ["RandomRotation", 10],
+    ["RandomAffine", {"degrees": 5, "translate": [0.1, 0.1]}],
+    ["RandomPerspective", 0.2],
+]
+
+
+def steps_of(*entries: Sequence[object]) -> tuple[Step, ...]:
+    """Steps out of their JSON pairs."""
+    return tuple(step_of(entry) for entry in entries)
+
+
+def batch(num_images: int, size: int) -> torch.Tensor:
+    """Noise, (N, 3, S, S) uint8."""
+    noise = np.random.default_rng(3).integers(0, 256, (num_images, 3, size, size), dtype=np.uint8)
+    return torch.from_numpy(noise)
+
+
+def test_the_ancestors_directory_is_read(azure: Path) -> None:
+    """A TransformationDirectory written by Init Image Transformation."""
+    steps = read_transforms(str(azure / "transformation_directory"))
+    assert [step.name for step in steps] == ["Resize", "CenterCrop", "RandomHorizontalFlip"]
+    assert side_after(fixed_steps(steps)) == 224
+
+
+def test_every_known_transform_is_drawn_for_each_image_alone() -> None:
+    """A batch of all of them in any order and size gives every image the same pixels."""
+    steps = steps_of(*KNOWN)
+    pixels = batch(4, 48)
+
+    def drawn(positions: list[int]) -> torch.Tensor:
+        return augmented(
+            pixels[positions],
+            np.asarray(positions),
+            augment="none",
+            epoch=2,
+            random_seed=9,
+            size=32,
+            steps=steps,
+        )
+
+    whole = drawn([0, 1, 2, 3])
+    assert whole.shape == (4, 3, 32, 32)
+    assert torch.equal(drawn([3, 1]), whole[[3, 1]])
+    assert not torch.equal(whole[0], pixels[0, :, :32, :32])
+
+
+@pytest.mark.parametrize("augment", ["none", "flip", "standard", "strong"])
+def test_images_with_a_margin_come_out_at_their_size(augment: str) -> None:
+    """Whatever was stored, the network sees its own size, and the same draws every time."""
+    pixels, positions = batch(6, 37), np.arange(6)
+
+    def drawn(chosen: list[int]) -> torch.Tensor:
+        return augmented(
+            pixels[chosen],
+            positions[chosen],
+            augment=augment,
+            epoch=1,
+            random_seed=1,
+            size=32,
+        )
+
+    whole = drawn([0, 1, 2, 3, 4, 5])
+    assert whole.shape == (6, 3, 32, 32)
+    assert whole.dtype == torch.uint8
+    assert torch.equal(drawn([4, 0]), whole[[4, 0]])
+
+
+def test_inference_repeats_the_fixed_steps_alone() -> None:
+    """Resize, CenterCrop and Pad are kept in model.json, and read back the same."""
+    steps = fixed_steps(steps_of(*KNOWN))
+    assert [step.name for step in steps] == ["Resize", "CenterCrop", "Pad"]
+    preprocessing = Preprocessing(36, steps=steps)
+    again = Preprocessing.from_json(json.loads(json.dumps(preprocessing.to_json())))
+    file = io.BytesIO()
+    Image.fromarray(batch(1, 50)[0].permute(1, 2, 0).numpy()).save(file, "PNG")
+    pixels = preprocessing.pixels(file.getvalue())
+    assert pixels.shape == (3, 36, 36)
+    assert torch.equal(again.pixels(file.getvalue()), pixels)
+
+
+def test_a_model_cannot_bring_other_steps() -> None:
+    """model.json is read strictly: no chance, no unknown name, no unknown value."""
+    good = Preprocessing(8).to_json()
+    for wrong in (
+        {"steps": [["RandomCrop", 4]]},
+        {"steps": [["Compose", {}]]},
+        {"steps": [["Resize", 10**9]]},
+        {"steps": "Resize"},
+        {"loader": "os.system"},
+    ):
+        with pytest.raises(ValueError, match=r".+"):
+            Preprocessing.from_json({**good, **wrong})
+
+
+def test_the_pack_holds_what_comes_before_chance() -> None:
+    """The steps are cut before the first that draws."""
+    kept, drawn = split_at_chance(steps_of(["Resize", 64], ["RandomCrop", 32], ["Pad", 2]))
+    assert [step.name for step in kept] == ["Resize"]
+    assert [step.name for step in drawn] == ["RandomCrop", "Pad"]
+    assert side_after(drawn) == 36
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"Resize": 3}',
+        '[["Lambda", "os.system"]]',
+        '[["Resize", "big"]]',
+        '[["Resize", 0]]',
+        '[["Resize", {}]]',
+        '[["Resize", {"interpolation": 2}]]',
+        '[["RandomHorizontalFlip", 2]]',
+        '[["CenterCrop", [1, 2, 3]]]',
+        "[[]]",
+        "not json",
+    ],
+)
+def test_a_wrong_list_is_refused(tmp_path: Path, content: str) -> None:
+    """One line says which entry, before anything is trained."""
+    path = tmp_path / "transforms.json"
+    path.write_text(content)
+    with pytest.raises(InvalidParameterError, match="transforms="):
+        plan_training({"transforms": str(path)})
+
+
+def test_a_pickled_list_is_refused(tmp_path: Path) -> None:
+    """An older TransformationDirectory holds code, which is not run."""
+    (tmp_path / "_meta.yaml").write_text("type: TransformationDirectory\ntransform_type: Pickle\n")
+    (tmp_path / "_transforms.pkl").write_bytes(b"\x80\x04.")
+    with pytest.raises(InvalidParameterError, match="Pickle: a pickle may run code"):
+        read_transforms(str(tmp_path))
+
+
+def test_transforms_and_augment_exclude_each_other(tmp_path: Path) -> None:
+    """One takes the other's place."""
+    (tmp_path / "t.json").write_text('[["Resize", 32]]')
+    with pytest.raises(InvalidParameterError, match="both set"):
+        plan_training({"transforms": str(tmp_path / "t.json"), "augment": "flip"})

@@ -73,7 +73,7 @@ def trained(
             train_data=str(digits / "train"),
             epochs=epochs,
             batch_size=16,
-            learning_rate=0.05,
+            learning_rate=0.02,
             random_seed=seed,
             patience=10,
             precision="fp32",

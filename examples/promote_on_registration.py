@@ -6,7 +6,8 @@
 It listens on this machine alone and speaks plain HTTP: MLflow delivers to https addresses only, so
 put your web server's TLS in front of it. Deliveries must bear the secret's signature and be fresh.
 Versions are judged one after the other; the answer (202) does not wait for the verdict, since
-MLflow gives a receiver 30 seconds. What comes of it stands in the registry: `trialrun history NAME`.
+MLflow gives a receiver 30 seconds. What comes of it stands in the registry, as
+`trialrun history NAME` shows.
 """
 
 import argparse

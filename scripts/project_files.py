@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from trialrun.config import Knob, TrainConfig, as_text, knobs
+from trialrun.config import Knob, SearchConfig, TrainConfig, as_text, knobs
 from trialrun.config.evaluate import EvaluateConfig
 from trialrun.config.promote import PromoteConfig
+from trialrun.search.space import DEFAULT_RANGES
 
 ROOT = Path(__file__).resolve().parents[1]
 PYTHON = "3.11"  # `mlflow run --env-manager=uv` takes a pinned one only
@@ -23,15 +24,18 @@ TABLE_ENDS = "<!-- /parameters -->"
 def mlproject() -> str:
     """MLproject: an entry point a command, a parameter a setting."""
     entries = [
-        EntryPoint("main", "train", settings=TrainConfig),
-        EntryPoint("evaluate", "evaluate", ("model", "data"), settings=EvaluateConfig),
+        EntryPoint("main", "train", settings=(TrainConfig,)),
+        EntryPoint(
+            "search", "search", settings=(TrainConfig, SearchConfig), defaults=DEFAULT_RANGES
+        ),
+        EntryPoint("evaluate", "evaluate", ("model", "data"), settings=(EvaluateConfig,)),
         EntryPoint("score", "score", ("model", "data"), options={"output": "scored.csv"}),
         EntryPoint(
             "promote",
             "promote",
             ("name",),
             options={"version": None, "data": None},
-            settings=PromoteConfig,
+            settings=(PromoteConfig,),
         ),
     ]
     lines = ["name: trialrun", "conda_env: conda.yaml", "", "entry_points:"]
@@ -46,12 +50,17 @@ class EntryPoint:
     command: str
     arguments: tuple[str, ...] = ()
     options: Mapping[str, str | None] = field(default_factory=dict)
-    settings: type | None = None
+    settings: tuple[type, ...] = ()
+    defaults: Mapping[str, str] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
         """Its lines in MLproject."""
-        declared = knobs(self.settings) if self.settings else ()
-        flags = {**self.options, **{item.name: as_text(item.default) for item in declared}}
+        declared = [item for config in self.settings for item in knobs(config)]
+        flags = {
+            **self.options,
+            **{item.name: as_text(item.default) for item in declared},
+            **self.defaults,
+        }
         parameters: dict[str, str | None] = {**dict.fromkeys(self.arguments), **flags}
         words = [f"python -m trialrun {self.command}"]
         words += [f"{{{argument}}}" for argument in self.arguments]

@@ -292,6 +292,13 @@ def test_loss_that_is_no_number_never_improves() -> None:
     assert (last.best_epoch, last.stop_reason) == (1, "early_stop")
 
 
+def test_first_epoch_without_a_loss_does_not_block_the_rest() -> None:
+    """A later epoch with a loss is the best, whatever the first one came to."""
+    losses = [float("nan"), 2.0, 1.0]
+    last = list(until_stopped(epochs_with(losses), TrainConfig(epochs=3, patience=2)))[-1]
+    assert (last.best_epoch, last.best_valid_loss) == (3, 1.0)
+
+
 def test_time_budget_ends_after_the_epoch_under_way() -> None:
     """The clock is looked at between epochs."""
     ticks = iter([0.0, 30.0, 61.0])

@@ -18,6 +18,7 @@ import torch
 import trialrun
 from trialrun.cli import run as command
 from trialrun.config.folders import cache_folder
+from trialrun.errors import PromotionRefusedError
 from trialrun.images.sample import materialised
 from trialrun.runs.answers import kept_answers
 
@@ -72,7 +73,7 @@ def trained(
             train_data=str(digits / "train"),
             epochs=epochs,
             batch_size=16,
-            learning_rate=0.05,
+            learning_rate=0.02,
             random_seed=seed,
             patience=10,
             precision="fp32",
@@ -187,6 +188,16 @@ def test_the_evaluation_is_linked(registry: Any, digits: Path, cli: Commands) ->
     assert np.mean(kept.predictions.right) == done["metrics"]["accuracy"]
     tags = versions[0].tags | registry.get_model_version("digits", "2").tags
     assert tags["champion.promoted.data_digest"] == done["data_digest"]
+
+
+def test_the_library_raises_a_refusal(registry: Any, digits: Path) -> None:
+    """From Python a refusal is an exception, and a promotion returns its evidence."""
+    data = str(digits / "test")
+    with pytest.raises(PromotionRefusedError, match="accuracy"):
+        trialrun.promote("digits", 2, data, min="accuracy=1")
+    done = trialrun.promote("digits", "2", data, min="accuracy=0.05")
+    assert champion(registry) == "2"
+    assert done.metrics == trialrun.evaluate("models:/digits@champion", data).metrics
 
 
 def test_first_champion_needs_a_minimum(registry: Any, digits: Path, cli: Commands) -> None:

@@ -1,20 +1,22 @@
 """trialrun trains PyTorch image classifiers as MLflow runs.
 
-`trialrun.train(...)`, `trialrun.run_search(...)`, `trialrun.score(...)` and
-`trialrun.load_model(...)` are the third door beside `mlflow run .` and the command line. Importing
-the package loads neither torch nor MLflow.
+`trialrun.train(...)`, `run_search`, `score`, `evaluate`, `promote` and `load_model` are the third
+door beside `mlflow run .` and the command line. Importing the package loads neither torch nor
+MLflow.
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from trialrun.runs.evaluate import Evaluation
+    from trialrun.runs.promote import Promotion
     from trialrun.runs.result import TrainResult
     from trialrun.runs.score import ScoreResult, load_model
     from trialrun.search.result import SearchResult
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "load_model", "run_search", "score", "train"]
+__all__ = ["__version__", "evaluate", "load_model", "promote", "run_search", "score", "train"]
 
 
 def train(**settings: Any) -> "TrainResult":
@@ -56,6 +58,33 @@ def score(model: str, data: str, output: str) -> "ScoreResult":
     from trialrun.runs.score import score_data
 
     return score_data(model, data, output)
+
+
+def evaluate(model: str, data: str, **settings: Any) -> "Evaluation":
+    """Judge `model` on the labelled images of `data` as an MLflow run.
+
+    Raises:
+        TrialrunError: As its kinds say.
+    """
+    from trialrun.runs.evaluate import evaluate as judge
+
+    return judge(model, data, settings)
+
+
+def promote(name: str, version: str | int, data: str, **settings: Any) -> "Promotion":
+    """Make `version` of `name` the champion if it passes every gate on `data`.
+
+    Settings as `trialrun promote --help` lists them.
+
+    Raises:
+        PromotionRefusedError: A gate said no, or somebody else was first; nothing was moved.
+        TrialrunError: As its kinds say.
+    """
+    from trialrun.runs.promote import promote as judge
+
+    result = judge(name, str(version), data, settings)
+    result.check()
+    return result
 
 
 def __getattr__(name: str) -> Any:

@@ -50,10 +50,11 @@ def until_stopped(
     best_epoch, best_loss, stalled = 0, math.inf, 0
     reference = math.inf  # the loss that the next must undercut by min_delta
     for result in results:
-        if result.valid_loss < best_loss or best_epoch == 0:
-            best_epoch, best_loss = result.epoch, result.valid_loss
-        if result.valid_loss < reference - config.min_delta or reference == math.inf:
-            reference, stalled = result.valid_loss, 0
+        loss = result.valid_loss if math.isfinite(result.valid_loss) else math.inf
+        if loss < best_loss or best_epoch == 0:
+            best_epoch, best_loss = result.epoch, loss
+        if loss < reference - config.min_delta:
+            reference, stalled = loss, 0
         else:
             stalled += 1
         reason = _reason(result.epoch, stalled, clock() - started, config)

@@ -25,6 +25,7 @@ from trialrun.report.predictions import Predictions
 
 _CHUNK_NUMBERS = 2_000_000  # counts held at a time by a thread, 16 MB
 _MAX_CHUNK_DRAWS = 1000  # the same on every machine: the draws must not depend on its cores
+_SMALL_CELL = 10  # images; see _Multinomial
 _EXTREMES = 64  # values at either end that stay cells of their own
 _MIDDLE_CELLS = 256
 
@@ -93,18 +94,49 @@ def percentile_interval(draws: Values, confidence: float) -> Interval:
 
 def _draws(counts: Counts, statistic: Callable[[Counts], Values], resampling: Resampling) -> Values:
     """The statistic of each of D draws of the cells' counts."""
-    size = int(counts.sum())
-    shares = counts / size
+    drawn_counts = _Multinomial(counts)
     chunk = min(max(_CHUNK_NUMBERS // len(counts), 1), _MAX_CHUNK_DRAWS)
     lengths = [min(chunk, resampling.draws - done) for done in range(0, resampling.draws, chunk)]
     seeds = np.random.SeedSequence(abs(resampling.random_seed)).spawn(len(lengths))
 
     def part(length: int, seed: np.random.SeedSequence) -> Values:
-        generator = np.random.default_rng(seed)
-        return statistic(generator.multinomial(size, shares, size=length))
+        return statistic(drawn_counts(np.random.default_rng(seed), length))
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # numpy draws without holding Python's lock
         return np.concatenate(list(pool.map(part, lengths, seeds)))
+
+
+class _Multinomial:
+    """Draws the counts of cells, (K,) as they were found, as drawing images with replacement does.
+
+    A draw of a cell's count costs about as much as drawing ten images: what lies in small cells is
+    drawn image by image, and cells are counted afterwards.
+    """
+
+    def __init__(self, counts: Counts) -> None:
+        self._num_cells = len(counts)
+        self._num_images = int(counts.sum())
+        self._large = np.flatnonzero(counts >= _SMALL_CELL)
+        self._small = np.flatnonzero(counts < _SMALL_CELL)
+        self._cell_of_image = np.repeat(np.arange(len(self._small)), counts[self._small])
+        in_small = len(self._cell_of_image)
+        self._shares = np.array([*counts[self._large], in_small]) / self._num_images
+
+    def __call__(self, generator: np.random.Generator, num_draws: int) -> Counts:
+        """(num_draws, K) counts, each row summing to the number of images."""
+        drawn = generator.multinomial(self._num_images, self._shares, size=num_draws)
+        counts = np.empty((num_draws, self._num_cells), dtype=np.int64)
+        counts[:, self._large] = drawn[:, :-1]
+        if len(self._small):
+            counts[:, self._small] = self._counts_of_small(generator, drawn[:, -1])
+        return counts
+
+    def _counts_of_small(self, generator: np.random.Generator, num_images: Counts) -> Counts:
+        num_draws, width = len(num_images), len(self._small)
+        images = generator.integers(0, len(self._cell_of_image), int(num_images.sum()))
+        rows = np.repeat(np.arange(0, num_draws * width, width), num_images)
+        cells = rows + self._cell_of_image[images]
+        return np.bincount(cells, minlength=num_draws * width).reshape(num_draws, width)
 
 
 def _mean_draws(values: Values, resampling: Resampling) -> Values:

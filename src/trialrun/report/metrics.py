@@ -83,19 +83,19 @@ def _balanced_accuracy(
     counts: Counts, labels: Counts, predicted: Counts, num_classes: int
 ) -> Values:
     of_class = _sums(counts, labels, num_classes)
-    hits = _sums(counts * (labels == predicted), labels, num_classes)
+    hits = _sums(counts, np.where(labels == predicted, labels, num_classes), num_classes)
     return _mean_over_present(hits, of_class, of_class)
 
 
 def _macro_f1(counts: Counts, labels: Counts, predicted: Counts, num_classes: int) -> Values:
     of_class = _sums(counts, labels, num_classes)
     as_class = _sums(counts, predicted, num_classes)
-    hits = _sums(counts * (labels == predicted), labels, num_classes)
+    hits = _sums(counts, np.where(labels == predicted, labels, num_classes), num_classes)
     return _mean_over_present(2 * hits, of_class + as_class, of_class)
 
 
 def _sums(counts: Counts, groups: Counts, num_groups: int) -> Values:
-    """(D, K) to (D, C): the counts of the cells of each class."""
+    """(D, K) to (D, C): the counts of each class's cells; a group past the last is left out."""
     from scipy.sparse import csr_array
 
     size = len(groups)

@@ -81,11 +81,11 @@ def _declared(default: str | None) -> str:
 def conda_yaml(pyproject: str, lock: str) -> str:
     """conda.yaml: the direct dependencies at the lock's versions, and the project itself."""
     wanted = tomllib.loads(pyproject)["project"]["dependencies"]
-    names = [re.split(r"[<>=!~ ]", requirement)[0] for requirement in wanted]
+    names = [re.split(r"[<>=!~ ]", requirement)[0] for requirement in wanted]  # psycopg[binary]
     locked = locked_versions(lock)
     lines = ["name: trialrun", "channels:", "  - conda-forge", "dependencies:"]
     lines += [f"  - python={PYTHON}", "  - pip", "  - pip:"]
-    lines += [f"      - {name}=={locked[name]}" for name in names]
+    lines += [f"      - {name}=={locked[name.partition('[')[0]]}" for name in names]
     return "\n".join([*lines, "      - -e ."]) + "\n"
 
 

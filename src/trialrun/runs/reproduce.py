@@ -13,6 +13,7 @@ from trialrun.errors import InvalidDatasetError, TrackingError, TrialrunError
 from trialrun.files import as_json
 from trialrun.images import printable
 from trialrun.images.survey import Survey, survey
+from trialrun.images.workers import num_threads
 from trialrun.registry.versions import manifest_rows
 from trialrun.report.histories import (
     IDENTICAL,
@@ -20,7 +21,6 @@ from trialrun.report.histories import (
     HistoryComparison,
     compare_histories,
 )
-from trialrun.runs.data import num_threads
 from trialrun.runs.environment import environment
 from trialrun.runs.observer import Observer, Silent
 from trialrun.runs.plan import TrainPlan, plan_training

@@ -56,7 +56,7 @@ def server(
     assert missing.returncode != 0
     command = [python, "-m", "mlflow", "models", "serve", "-m", "models:/colors/1"]
     command += ["--env-manager", "local", "--port", str(port), "--host", "127.0.0.1"]
-    path = f"{python.parent}:{os.environ['PATH']}"
+    path = f"{python.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}"  # uvicorn
     log = (tmp_path / "server.log").open("w")
     process = subprocess.Popen(
         [str(word) for word in command],

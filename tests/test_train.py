@@ -123,7 +123,7 @@ def test_early_stop_keeps_and_registers_the_best_epoch(store: str, colors: Path)
         train_data=str(colors),
         register_as="colors",
         schedule="constant",
-        **{**QUICK, "epochs": 30, "patience": 1, "learning_rate": 0.5},
+        **{**QUICK, "epochs": 30, "patience": 1, "learning_rate": 0.05},
     )
     assert result.stop_reason == "early_stop"
     assert result.best_epoch < result.stopped_epoch
@@ -137,7 +137,7 @@ def test_early_stop_keeps_and_registers_the_best_epoch(store: str, colors: Path)
     alone = trialrun.train(
         train_data=str(colors),
         schedule="constant",
-        **{**QUICK, "epochs": result.best_epoch, "patience": 30, "learning_rate": 0.5},
+        **{**QUICK, "epochs": result.best_epoch, "patience": 30, "learning_rate": 0.05},
     )
     assert alone.weights_sha256 == result.weights_sha256
 

@@ -67,6 +67,7 @@ def train(
     math = arithmetic_of(plan)
     if nested is not None:
         with _nested_run(nested) as run:
+            observer.opened(run.name, run.run_id)
             return _trained(plan, run, nested.data, math, ALONE, observer, nested)
     with joined(math.device.type) as ranks:
         if ranks.is_first:

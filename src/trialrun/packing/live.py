@@ -13,7 +13,7 @@ from trialrun.images.dataset import printable
 from trialrun.images.preprocessing import Preprocessing
 from trialrun.images.survey import Survey, no_progress
 from trialrun.packing.likeness import Likenesses, as_array
-from trialrun.packing.verdicts import decode_all, judge
+from trialrun.packing.verdicts import Verdicts, decode_all, judge
 
 
 @dataclass(slots=True)
@@ -61,11 +61,23 @@ def looked_at(
 ) -> LiveImages:
     """The images of a set, each decoded once for its verdict and then forgotten."""
     verdicts = judge(surveyed, preprocessing, threads=threads, progress=progress)
+    return live_images(surveyed, preprocessing, verdicts, threads=threads)
+
+
+def live_images(
+    surveyed: Survey,
+    preprocessing: Preprocessing,
+    verdicts: Verdicts,
+    *,
+    threads: int,
+    num_decoded: int | None = None,
+) -> LiveImages:
+    """The images that `verdicts` were found of; all of them decoded for it, unless it is said."""
     return LiveImages(
         surveyed,
         preprocessing,
         tuple(verdicts.reasons),
         as_array(bytes(verdicts.likenesses)),
         threads,
-        num_decoded=len(surveyed.sightings),
+        len(surveyed.sightings) if num_decoded is None else num_decoded,
     )

@@ -21,8 +21,8 @@ from trialrun.images.decoder import DECODER_VERSION
 from trialrun.images.preprocessing import Preprocessing
 from trialrun.images.survey import Survey, no_progress
 from trialrun.packing import cache
-from trialrun.packing.likeness import Likenesses, as_array
-from trialrun.packing.live import LiveImages
+from trialrun.packing.likeness import Likenesses
+from trialrun.packing.live import LiveImages, live_images
 from trialrun.packing.pack import Pack, pack_bytes, read_pack, sync_later, write_pack
 from trialrun.packing.verdicts import judge, read_verdicts, write_verdicts
 
@@ -145,14 +145,7 @@ def _live(
         num_decoded = len(surveyed.sightings)
         with suppress(StorageError):  # the next run looks again
             write_verdicts(path, verdicts, {})
-    return LiveImages(
-        surveyed,
-        preprocessing,
-        tuple(verdicts.reasons),
-        as_array(bytes(verdicts.likenesses)),
-        threads,
-        num_decoded,
-    )
+    return live_images(surveyed, preprocessing, verdicts, threads=threads, num_decoded=num_decoded)
 
 
 def pack_key(surveyed: Survey, preprocessing: Preprocessing) -> str:

@@ -56,7 +56,7 @@ def train_plainly(ranks: Ranks, batch_size: int) -> list[dict[str, float]]:
     wanted = ("train_loss", "train_accuracy", "valid_loss", "valid_accuracy", "learning_rate")
     return [
         {name: result.metrics()[name] for name in wanted}
-        for result in fit(state, config, CPU, ranks=ranks)
+        for result in fit(state, config, ranks=ranks)
     ]
 
 

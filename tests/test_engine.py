@@ -68,7 +68,7 @@ def trained(config: TrainConfig, task: Task = TASK) -> tuple[str, list[EpochResu
     torch.manual_seed(seed_for(config.random_seed, "weights"))
     network = build("shufflenet_v2_x0_5", 3, image_size=SIZE)
     state = begin(network, head_prefix(network), task, config, CPU)
-    results = list(fit(state, config, CPU))
+    results = list(fit(state, config))
     return sha256(to_bytes(state.deployed().state_dict())), results
 
 
@@ -185,7 +185,7 @@ def test_setting_changes_the_weights_and_is_repeatable(setting: dict[str, object
         torch.manual_seed(seed_for(config.random_seed, "weights"))
         network = build("shufflenet_v2_x0_5", 3, image_size=SIZE)
         state = begin(network, head_prefix(network), TASK, config, math)
-        list(fit(state, config, math))
+        list(fit(state, config))
         return sha256(to_bytes(state.deployed().state_dict()))
 
     first = weights()
@@ -200,7 +200,7 @@ def test_frozen_backbone_changes_the_head_alone() -> None:
     network = build("shufflenet_v2_x0_5", 3, image_size=SIZE)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     state = begin(network, head_prefix(network), TASK, config, CPU)
-    list(fit(state, config, CPU))
+    list(fit(state, config))
     changed = {k for k, v in network.state_dict().items() if not torch.equal(v, before[k])}
     assert changed == {"fc.weight", "fc.bias"}
 
@@ -235,7 +235,7 @@ def test_loss_that_is_no_number_stops_before_the_step() -> None:
     network = build("shufflenet_v2_x0_5", 3, image_size=SIZE)
     state = begin(network, head_prefix(network), TASK, config, CPU)
     with pytest.raises(NonFiniteLossError):
-        list(fit(state, config, CPU))
+        list(fit(state, config))
 
 
 def test_batch_of_one_is_told_where_batch_norm_cannot_take_it() -> None:
@@ -244,7 +244,7 @@ def test_batch_of_one_is_told_where_batch_norm_cannot_take_it() -> None:
     network = build("resnet18", 3, image_size=SIZE)
     state = begin(network, head_prefix(network), TASK, config, CPU)
     with pytest.raises(InvalidParameterError, match="batch_size=1"):
-        list(fit(state, config, CPU))
+        list(fit(state, config))
 
 
 def test_validation_counts_every_image_once() -> None:
@@ -336,7 +336,7 @@ def test_features_of_a_frozen_backbone_stand_for_the_images() -> None:
     network = build("shufflenet_v2_x0_5", 3, image_size=SIZE)
     state = begin(network, head_prefix(network), TASK, config, CPU)
     assert state.core is network.get_submodule("fc")
-    last = list(fit(state, config, CPU))[-1]
+    last = list(fit(state, config))[-1]
     whole = evaluate(
         network, ordered_batches(TASK.valid, 16), TASK.preprocessing, CPU, num_images=9
     )

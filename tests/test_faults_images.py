@@ -211,14 +211,22 @@ def test_fault_15_a_decoder_that_fails_in_its_own_way_is_caught(kind: str) -> No
             assert decode(damaged).dtype == torch.uint8
 
 
-def test_fault_16_what_hangs_is_given_up() -> None:
+@pytest.mark.parametrize("together", [1, 8, 40])
+def test_fault_16_what_hangs_is_given_up(together: int) -> None:
     """One item that never ends is told as late; the others come, in their order."""
 
     def make(number: int) -> str:
         time.sleep(60 if number == 3 else 0.001)
         return str(number)
 
-    made = in_order(make, range(20), threads=2, late=lambda number: f"late {number}", seconds=0.2)
+    made = in_order(
+        make,
+        range(20),
+        threads=2,
+        late=lambda number: f"late {number}",
+        seconds=0.2,
+        together=together,
+    )
     assert list(made) == [f"late {n}" if n == 3 else str(n) for n in range(20)]
 
 

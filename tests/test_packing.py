@@ -19,7 +19,7 @@ from trialrun.images.preprocessing import Preprocessing
 from trialrun.images.survey import Survey, survey
 from trialrun.packing import DecodedImages, Pack, cache, open_pack
 from trialrun.packing.ledger import surveyed_again
-from trialrun.packing.likeness import as_array, likeness_of, near_pairs
+from trialrun.packing.likeness import grays_of, likenesses_of, near_pairs, sample_of
 from trialrun.packing.live import LiveImages
 
 SIZE = 16
@@ -208,11 +208,11 @@ def test_what_does_not_fit_is_decoded_as_it_is_needed(surveyed: Survey, tmp_path
 
 def test_a_killed_writer_leaves_nothing_that_is_trusted(tmp_path: Path) -> None:
     """After SIGKILL in the middle, the next run makes the pack and sweeps the draft away."""
-    folder = write_classes(tmp_path / "set", {"a": 300, "b": 300})
+    folder = write_classes(tmp_path / "set", {"a": 600, "b": 600})
     killed = packer(folder, tmp_path / "packs")
     begin(killed)
     assert killed.stdout is not None
-    for _ in range(100):
+    for _ in range(3):
         assert killed.stdout.readline() == "decoding\n"
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
@@ -220,7 +220,7 @@ def test_a_killed_writer_leaves_nothing_that_is_trusted(tmp_path: Path) -> None:
     assert list((tmp_path / "packs").glob(".*"))
     surveyed = survey(open_data(str(folder), folder), threads=2)
     pack = open_pack(surveyed, Preprocessing(64), tmp_path / "packs", threads=2, limit_bytes=10**9)
-    assert pack.num_decoded == 600
+    assert pack.num_decoded == 1200
     assert not list((tmp_path / "packs").glob(".*"))
 
 
@@ -247,6 +247,6 @@ def test_pictures_that_look_alike_are_found(tmp_path: Path) -> None:
     with Image.open(path) as opened:
         again = np.asarray(opened)
     flat = np.full((96, 96, 3), 7, dtype=np.uint8)
-    first = as_array(b"".join(map(likeness_of, [shapes(0), shapes(1), flat])))
-    second = as_array(b"".join(map(likeness_of, [shapes(2), flat, again])))
+    first = likenesses_of(grays_of([sample_of(shapes(0)), sample_of(shapes(1)), sample_of(flat)]))
+    second = likenesses_of(grays_of([sample_of(shapes(2)), sample_of(flat), sample_of(again)]))
     assert near_pairs(first, second) == [(1, 2)]

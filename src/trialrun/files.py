@@ -43,6 +43,21 @@ def write_durably(path: Path, content: bytes | str) -> None:
     Raises:
         StorageError: The disk is full or the folder is not writable.
     """
+    _write(path, content, is_durable=True)
+
+
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """As `write_durably` as long as the power stays on: for what is checked when it is read.
+
+    Syncing a small file may take as long as the disk has large ones to write.
+
+    Raises:
+        StorageError: The disk is full or the folder is not writable.
+    """
+    _write(path, content, is_durable=False)
+
+
+def _write(path: Path, content: bytes | str, *, is_durable: bool) -> None:
     data = content.encode() if isinstance(content, str) else content
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -51,13 +66,15 @@ def write_durably(path: Path, content: bytes | str) -> None:
             with os.fdopen(handle, "wb") as file:
                 file.write(data)
                 file.flush()
-                os.fsync(file.fileno())
+                if is_durable:
+                    os.fsync(file.fileno())
             Path(name).chmod(0o644)
             Path(name).replace(path)
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
-        sync_folder(path.parent)
+        if is_durable:
+            sync_folder(path.parent)
 
 
 @contextmanager
@@ -79,13 +96,14 @@ def new_directory(path: Path, *, durable: bool = True) -> Iterator[Path]:
             yield draft
             if durable:
                 _sync_all([file for file in draft.rglob("*") if file.is_file()])
+                sync_folder(draft)
             draft.chmod(0o755)
-            sync_folder(draft)
             draft.replace(path)
         except BaseException:
             shutil.rmtree(draft, ignore_errors=True)
             raise
-        sync_folder(path.parent)
+        if durable:
+            sync_folder(path.parent)
 
 
 def _sync_all(files: list[Path]) -> None:

@@ -3,7 +3,7 @@
 Nothing here prints, logs, saves or reads a file; the caller does.
 """
 
-import math as numbers
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,7 +15,6 @@ from trialrun.distributed import ALONE, Ranks
 from trialrun.engine.batches import Prefetched, ordered_batches, training_batches
 from trialrun.engine.evaluate import evaluate
 from trialrun.engine.faults import NonFiniteLossError, torch_errors
-from trialrun.engine.precision import Arithmetic
 from trialrun.engine.results import EpochResult
 from trialrun.engine.seeds import seed_for
 from trialrun.engine.state import TrainState
@@ -32,7 +31,6 @@ def _ignore_step() -> None:
 def fit(
     state: TrainState,
     config: TrainConfig,
-    math: Arithmetic,
     *,
     ranks: Ranks = ALONE,
     on_step: Callable[[], None] = _ignore_step,
@@ -51,15 +49,15 @@ def fit(
         started = time.perf_counter()
         epoch = state.epoch + 1
         with torch_errors(config.batch_size):
-            trained = _train_epoch(state, config, math, ranks, epoch, on_step)
+            trained = _train_epoch(state, config, ranks, epoch, on_step)
             ranks.take_from_first(state.deployed().buffers())
             batch_size = VALID_BATCH_FACTOR * config.batch_size
             batches = ordered_batches(state.task.valid, batch_size, ranks)
             validation = evaluate(
                 state.evaluated(),
-                Prefetched(batches, pin=math.pins_memory),
+                Prefetched(batches, pin=state.math.pins_memory),
                 state.task.preprocessing,
-                math,
+                state.math,
                 num_images=len(state.task.valid),
                 ranks=ranks,
             )
@@ -88,7 +86,6 @@ class _TrainedEpoch:
 def _train_epoch(
     state: TrainState,
     config: TrainConfig,
-    math: Arithmetic,
     ranks: Ranks,
     epoch: int,
     on_step: Callable[[], None],
@@ -96,7 +93,7 @@ def _train_epoch(
     started = time.perf_counter()
     torch.manual_seed(seed_for(config.random_seed, "dropout", epoch))  # and MixUp's draws
     state.set_training()
-    step = TrainingStep(state, config, math, ranks, epoch)
+    step = TrainingStep(state, config, ranks, epoch)
     batches = Prefetched(
         training_batches(
             state.task.train,
@@ -105,15 +102,15 @@ def _train_epoch(
             random_seed=config.random_seed,
             ranks=ranks,
         ),
-        pin=math.pins_memory,
+        pin=state.math.pins_memory,
     )
-    totals = torch.zeros(2, dtype=torch.float64, device=math.device)  # loss sum, correct
+    totals = torch.zeros(2, dtype=torch.float64, device=state.math.device)  # loss sum, correct
     for batch in batches:
         learning_rate = float(state.scheduler.get_last_lr()[0])
         totals += step(batch)
         on_step()
     loss_sum, num_correct = ranks.sum(totals).tolist()  # the one read off the device
-    if not numbers.isfinite(loss_sum):
+    if not math.isfinite(loss_sum):
         raise NonFiniteLossError(f"the training loss became {loss_sum} in epoch {epoch}")
     return _TrainedEpoch(
         loss=loss_sum / len(state.task.train),

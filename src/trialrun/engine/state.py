@@ -31,6 +31,7 @@ class TrainState:
     core: nn.Module
     learner: nn.Module
     task: Task
+    math: Arithmetic
     optimizer: Optimizer
     scheduler: LambdaLR
     scaler: torch.amp.GradScaler
@@ -63,6 +64,7 @@ def begin(
     ranks: Ranks = ALONE,
 ) -> TrainState:
     """The state before the first epoch, `network` moved to the device."""
+    math = math.suited_to(network, task.preprocessing.image_size)
     if ranks.world_size > 1 and math.device.type == "cuda":
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # CUDA has it, CPUs do not
     network.to(math.device).to(memory_format=math.memory_format)
@@ -79,6 +81,7 @@ def begin(
         core=core,
         learner=_wrapped(core, config, math, ranks),
         task=learned,
+        math=math,
         optimizer=optimizer,
         scheduler=make_scheduler(optimizer, config, num_steps),
         scaler=torch.amp.GradScaler(math.device.type, enabled=math.precision == "fp16"),

@@ -11,7 +11,6 @@ from trialrun.distributed import Ranks
 from trialrun.engine.augment import augmented
 from trialrun.engine.batches import Batch
 from trialrun.engine.faults import NonFiniteLossError
-from trialrun.engine.precision import Arithmetic
 from trialrun.engine.recipe import make_loss, make_mixer
 from trialrun.engine.state import TrainState
 
@@ -19,13 +18,11 @@ from trialrun.engine.state import TrainState
 class TrainingStep:
     """A step of one epoch, with what does not change between steps made once."""
 
-    def __init__(
-        self, state: TrainState, config: TrainConfig, math: Arithmetic, ranks: Ranks, epoch: int
-    ) -> None:
-        self._state, self._config, self._math = state, config, math
+    def __init__(self, state: TrainState, config: TrainConfig, ranks: Ranks, epoch: int) -> None:
+        self._state, self._config, self._math = state, config, state.math
         self._ranks, self._epoch = ranks, epoch
         labels = torch.from_numpy(state.task.train.labels)
-        self._loss = make_loss(config, labels, state.task.num_classes).to(math.device)
+        self._loss = make_loss(config, labels, state.task.num_classes).to(state.math.device)
         self._mixer = make_mixer(config, state.task.num_classes)
 
     def __call__(self, batch: Batch) -> Tensor:

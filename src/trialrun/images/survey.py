@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from trialrun.images.content import content_of
+from trialrun.images.content import Stamp, stamped_content_of
 from trialrun.images.dataset import ImageItem, ImageSet
 from trialrun.images.header import UndecodableError, read_header
 from trialrun.images.workers import TOO_SLOW, in_order
 
 DEFAULT_IMAGE_SIZE = 224
+_TOGETHER = 32  # files a thread takes at once: one takes 0.05 ms where it is in memory
 _SIZE_STEP = 32  # what torchvision's networks divide height and width by
 
 
@@ -24,7 +25,8 @@ _SIZE_STEP = 32  # what torchvision's networks divide height and width by
 class Sighting:
     """One file as found: `reason` is empty where its header is that of a usable image.
 
-    `warning` says what a person should know of an image that is used all the same.
+    `warning` says what a person should know of an image that is used all the same, `stamp` by what
+    it can be told that the file has not changed.
     """
 
     sha256: str
@@ -33,6 +35,7 @@ class Sighting:
     height: int
     reason: str = ""
     warning: str = ""
+    stamp: Stamp | None = None
 
 
 Known = Callable[[ImageItem], Sighting | None]
@@ -73,7 +76,8 @@ def survey(
     """Read every file of `images` that is not `known` already, with `threads` threads."""
     sightings: list[Sighting] = []
     look = partial(_look, images.root, known)
-    for seen in in_order(look, images.items, threads=threads, late=_too_slow):
+    looked = in_order(look, images.items, threads=threads, late=_too_slow, together=_TOGETHER)
+    for seen in looked:
         sightings.append(seen)
         progress(1)
     return Survey(images, tuple(sightings))
@@ -87,16 +91,16 @@ def _look(root: Path, known: Known, item: ImageItem) -> Sighting:
     if (seen := known(item)) is not None:
         return seen
     try:
-        data = content_of(root, item.name)
+        content = stamped_content_of(root, item.name)
     except UndecodableError as error:
         return Sighting("", 0, 0, 0, str(error))
-    digest = hashlib.sha256(data).hexdigest()
+    digest, size = hashlib.sha256(content.data).hexdigest(), len(content.data)
     try:
-        header = read_header(data)
+        header = read_header(content.data)
     except UndecodableError as error:
-        return Sighting(digest, len(data), 0, 0, str(error))
+        return Sighting(digest, size, 0, 0, str(error), stamp=content.stamp)
     warning = header.warning(item.name)
-    return Sighting(digest, len(data), header.width, header.height, "", warning)
+    return Sighting(digest, size, header.width, header.height, "", warning, content.stamp)
 
 
 def auto_image_size(surveys: Sequence[Survey]) -> int:

@@ -10,7 +10,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Generic, TypeVar
@@ -26,13 +26,30 @@ _LOOK_SECONDS = 0.5
 
 @dataclass(slots=True)
 class _Job(Generic[Item, Made]):
-    """One item on its way: `started` is 0 until a thread has taken it."""
+    """Some items on their way; `began` says when the one now worked at was taken, 0 for none."""
 
-    item: Item
-    started: float = 0.0
-    made: Made | None = None
+    items: Sequence[Item]
+    made: list[Made] = field(default_factory=list)
+    began: float = 0.0
     error: BaseException | None = None
     done: threading.Event = field(default_factory=threading.Event)
+    _is_given_up: bool = False
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, made: Made) -> bool:
+        """Take what was made of the next item; False where nobody waits for it any more."""
+        with self._lock:
+            if not self._is_given_up:
+                self.made.append(made)
+                self.began = time.monotonic()
+            return not self._is_given_up
+
+    def give_up(self, seconds: float) -> bool:
+        """Wait no longer if one item has taken more than `seconds`."""
+        with self._lock:
+            is_late = 0 < self.began < time.monotonic() - seconds and not self.done.is_set()
+            self._is_given_up = is_late
+            return is_late
 
 
 def num_threads() -> int:
@@ -47,38 +64,53 @@ def in_order(
     threads: int,
     late: Callable[[Item], Made],
     seconds: float = ITEM_SECONDS,
+    together: int = 1,
 ) -> Iterator[Made]:
     """`make(item)` of every item, in the items' order, made by `threads` threads.
 
     `late(item)` stands in for an item that took longer than `seconds`. What `make` raises is raised
-    here, in its item's turn.
+    here, in its item's turn. A thread takes `together` items at once: threads that hand over after
+    every short item wait for each other longer than they work.
     """
     team = _Team(make, threads)
     waiting: deque[_Job[Item, Made]] = deque()
-    remaining = iter(items)
+    jobs = batched(items, together)
     try:
         while True:
-            for item in islice(remaining, threads * _AHEAD - len(waiting)):
-                waiting.append(team.begin(item))
+            for some in islice(jobs, threads * _jobs_ahead(together) - len(waiting)):
+                waiting.append(team.begin(some))
             if not waiting:
                 return
             job = waiting.popleft()
-            if not _finished(job, seconds):
-                team.replace_one()
-                yield late(job.item)
-            elif job.error is not None:
-                raise job.error
+            if _finished(job, seconds):
+                yield from job.made
             else:
-                yield job.made  # type: ignore[misc]  # set, since the job ended without an error
+                yield from job.made
+                yield late(job.items[len(job.made)])
+                team.replace_one()
+                waiting.appendleft(team.begin(job.items[len(job.made) + 1 :]))
+            if job.error is not None:
+                raise job.error
     finally:
         team.dismiss()
 
 
+def batched(items: Iterable[Item], together: int) -> Iterator[list[Item]]:
+    """Lists of `together` items, the last one shorter; itertools has it from Python 3.12 on."""
+    remaining = iter(items)
+    while some := list(islice(remaining, together)):
+        yield some
+
+
+def _jobs_ahead(together: int) -> int:
+    return max(_AHEAD // together, 2)
+
+
 def _finished(job: _Job[Item, Made], seconds: float) -> bool:
-    """Wait for a job; False where it has been under way for longer than `seconds`."""
+    """Wait for a job; False where it has been at one item for longer than `seconds`."""
     while not job.done.wait(min(seconds, _LOOK_SECONDS)):
-        if job.started and time.monotonic() - job.started > seconds:
-            return job.done.is_set()
+        if job.give_up(seconds):
+            return False
     return True
 
 
@@ -92,9 +124,9 @@ class _Team(Generic[Item, Made]):
         for _ in range(max(threads, 1)):
             self.replace_one()
 
-    def begin(self, item: Item) -> _Job[Item, Made]:
-        """Hand an item to whoever is free first."""
-        job: _Job[Item, Made] = _Job(item)
+    def begin(self, items: Sequence[Item]) -> _Job[Item, Made]:
+        """Hand items to whoever is free first."""
+        job: _Job[Item, Made] = _Job(items)
         self._jobs.put(job)
         return job
 
@@ -115,9 +147,11 @@ class _Team(Generic[Item, Made]):
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
-            job.started = time.monotonic()
+            job.began = time.monotonic()
             try:
-                job.made = self._make(job.item)
+                for item in job.items:
+                    if not job.add(self._make(item)):
+                        return  # another thread has taken this one's place
             except BaseException as error:  # raised again where the result is taken
                 job.error = error
             job.done.set()

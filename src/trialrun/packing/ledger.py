@@ -7,21 +7,18 @@ ledger a root folder, kept in the cache.
 
 import json
 import os
-import time
-from dataclasses import astuple
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from trialrun.errors import StorageError
-from trialrun.files import write_durably
+from trialrun.files import write_atomically
+from trialrun.images.content import Stamp, stamp_of
 from trialrun.images.dataset import ImageItem, ImageSet
 from trialrun.images.survey import Progress, Sighting, Survey, no_progress, survey
 
 _FORMAT = 1  # raised when a header would be judged differently
-_SETTLED_SECONDS = 2.0  # coarser than the time stamps of any file system in use
-
-Stamp = tuple[int, int, int, int]
+_STAMP_VALUES = 4
 
 
 def surveyed_again(
@@ -35,41 +32,42 @@ def surveyed_again(
 
 
 class _Ledger:
-    """Sightings by name, with the stamp that each file had."""
+    """Sightings by name, each with the stamp that its file had."""
 
     def __init__(self, root: Path, folder: Path) -> None:
         self._root = str(root)
         self._path = folder / f"{sha256(os.fsencode(root)).hexdigest()[:32]}.json"
         self._rows: dict[str, list[Any]] = _read(self._path)
-        self._stamps: dict[str, Stamp] = {}
 
     def known(self, item: ImageItem) -> Sighting | None:
         """What was found of a file that has not changed since."""
-        try:
-            status = os.stat(os.path.join(self._root, item.name))  # noqa: PTH116, PTH118 - speed
-        except OSError:
+        if (row := self._rows.get(item.name)) is None:
             return None
-        stamp = (status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns)
-        row = self._rows.get(item.name)
-        if row is not None and tuple(row[:4]) == stamp:
-            return Sighting(*row[4:])
-        newest = max(status.st_mtime, status.st_ctime)
-        if time.time() - newest > _SETTLED_SECONDS:
-            self._stamps[item.name] = stamp
-        return None
+        stamp = stamp_of(self._root, item.name)
+        if stamp is None or stamp != tuple(row[:_STAMP_VALUES]):
+            return None
+        digest, num_bytes, width, height, reason, warning = row[_STAMP_VALUES:]
+        return Sighting(digest, num_bytes, width, height, reason, warning, stamp)
 
     def keep(self, surveyed: Survey) -> None:
         """Write down what is new; a cache that cannot be written is no fault."""
-        if not self._stamps:
+        new = {
+            item.name: row
+            for item, seen in zip(surveyed.images.items, surveyed.sightings, strict=True)
+            if seen.stamp and self._rows.get(item.name) != (row := _row(seen, seen.stamp))
+        }
+        if not new:
             return
-        for item, seen in zip(surveyed.images.items, surveyed.sightings, strict=True):
-            if (stamp := self._stamps.get(item.name)) is not None and seen.sha256:
-                self._rows[item.name] = [*stamp, *astuple(seen)]
-        content = {"format": _FORMAT, "rows": self._rows}
+        content = {"format": _FORMAT, "rows": self._rows | new}
         try:
-            write_durably(self._path, json.dumps(content, separators=(",", ":")))
+            write_atomically(self._path, json.dumps(content, separators=(",", ":")))
         except StorageError:
             return
+
+
+def _row(seen: Sighting, stamp: Stamp) -> list[Any]:
+    found = (seen.sha256, seen.num_bytes, seen.width, seen.height, seen.reason, seen.warning)
+    return [*stamp, *found]
 
 
 def _read(path: Path) -> dict[str, list[Any]]:

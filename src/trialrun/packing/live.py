@@ -12,7 +12,7 @@ from trialrun.errors import InvalidDatasetError
 from trialrun.images.dataset import printable
 from trialrun.images.preprocessing import Preprocessing
 from trialrun.images.survey import Survey, no_progress
-from trialrun.packing.likeness import Likenesses, as_array
+from trialrun.packing.likeness import Likenesses
 from trialrun.packing.verdicts import Verdicts, decode_all, judge
 
 
@@ -76,8 +76,8 @@ def live_images(
     return LiveImages(
         surveyed,
         preprocessing,
-        tuple(verdicts.reasons),
-        as_array(bytes(verdicts.likenesses)),
+        verdicts.reasons,
+        verdicts.likenesses,
         threads,
         len(surveyed.sightings) if num_decoded is None else num_decoded,
     )

@@ -26,7 +26,7 @@ from trialrun.packing.live import LiveImages, live_images
 from trialrun.packing.pack import Pack, pack_bytes, read_pack, sync_later, write_pack
 from trialrun.packing.verdicts import judge, read_verdicts, write_verdicts
 
-_FORMAT = 5  # of the files of a pack
+_FORMAT = 6  # of the files of a pack
 
 
 class DecodedImages(Protocol):

@@ -9,7 +9,6 @@ A pack bears its name once the first two are whole. Tensor letters: N images, S 
 
 import os
 import threading
-import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -20,13 +19,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from xxhash import xxh3_64_intdigest
 
 from trialrun.files import storage_errors
 from trialrun.images.preprocessing import Preprocessing
 from trialrun.images.survey import Survey
-from trialrun.images.workers import ITEM_SECONDS
-from trialrun.packing.likeness import Likenesses, as_array
-from trialrun.packing.verdicts import Verdicts, decode_all, read_verdicts, write_verdicts
+from trialrun.images.workers import ITEM_SECONDS, batched
+from trialrun.packing.likeness import Likenesses
+from trialrun.packing.verdicts import (
+    JUDGED_TOGETHER,
+    Tally,
+    decode_all,
+    read_verdicts,
+    write_verdicts,
+)
 
 PIXELS = "pixels.npy"
 CONTENTS = "pack.json"
@@ -81,17 +87,18 @@ def write_pack(
     """
     size = preprocessing.image_size
     assert size is not None, "a pack has one size"
-    verdicts, checksums = Verdicts(), []
+    tally, checksums = Tally(), list[int]()
     rows = range(len(surveyed.sightings))
     with storage_errors(folder), _RowFile(folder / PIXELS, len(rows), size) as file:
-        for decoded in decode_all(
+        decoded = decode_all(
             surveyed, preprocessing, rows, threads=threads, seconds=seconds, keep=file.put
-        ):
-            verdicts.add(decoded)
-            checksums.append(decoded.checksum)
-            progress(1)
+        )
+        for some in batched(decoded, JUDGED_TOGETHER):
+            tally.extend(some)
+            checksums += [each.checksum for each in some]
+            progress(len(some))
     facts = {"size": size, "checksums": _of_blocks(checksums), "source": surveyed.images.source}
-    write_verdicts(folder / CONTENTS, verdicts, facts)
+    write_verdicts(folder / CONTENTS, tally.verdicts(), facts)
 
 
 class _RowFile:
@@ -110,6 +117,8 @@ class _RowFile:
         self._start = self._file.tell()
         self._row_bytes = 3 * size * size
         self._lock = threading.Lock()
+        self._num_writing = 0
+        self._is_complete = False
         self._file.truncate(self._start + num_rows * self._row_bytes)
 
     def __enter__(self) -> "_RowFile":
@@ -117,21 +126,35 @@ class _RowFile:
 
     def __exit__(self, *_error: object) -> None:
         with self._lock:
-            self._file.close()
+            self._is_complete = True
+            self._close_if_unused()
 
     def put(self, row: int, pixels: NDArray[np.uint8]) -> int:
-        """Write a row; its CRC-32. Nothing is written by a thread that was given up and comes late.
+        """Write a row; its checksum. A thread that was given up and comes late writes nothing.
 
         Raises:
             OSError: The disk is full.
         """
-        checksum = zlib.crc32(pixels.data)
-        rest, place = pixels.data.cast("B"), self._start + row * self._row_bytes
         with self._lock:
-            while rest and not self._file.closed:
-                written = os.pwrite(self._file.fileno(), rest, place)
-                rest, place = rest[written:], place + written
-        return checksum
+            if self._is_complete:
+                return 0
+            self._num_writing += 1
+        try:
+            self._write(pixels.data.cast("B"), self._start + row * self._row_bytes)
+        finally:
+            with self._lock:
+                self._num_writing -= 1
+                self._close_if_unused()
+        return xxh3_64_intdigest(pixels.data)
+
+    def _write(self, rest: memoryview, place: int) -> None:
+        while rest:
+            written = os.pwrite(self._file.fileno(), rest, place)
+            rest, place = rest[written:], place + written
+
+    def _close_if_unused(self) -> None:
+        if self._is_complete and not self._num_writing:
+            self._file.close()
 
 
 def _of_blocks(checksums: list[int]) -> list[int]:
@@ -141,7 +164,7 @@ def _of_blocks(checksums: list[int]) -> list[int]:
 
 
 def _of_rows(checksums: list[int]) -> int:
-    return zlib.crc32(np.asarray(checksums, dtype="<u4").tobytes())
+    return xxh3_64_intdigest(np.asarray(checksums, dtype="<u8").tobytes())
 
 
 def sync_later(folder: Path) -> None:
@@ -179,7 +202,7 @@ def read_pack(folder: Path, *, threads: int, check: bool = True) -> Pack | None:
         rows = _mapped(path, len(verdicts.reasons), size)
     except (OSError, ValueError):
         return None
-    return Pack(rows, tuple(verdicts.reasons), as_array(bytes(verdicts.likenesses)))
+    return Pack(rows, verdicts.reasons, verdicts.likenesses)
 
 
 def _mapped(path: Path, num_rows: int, size: int) -> NDArray[np.uint8]:
@@ -192,7 +215,7 @@ def _mapped(path: Path, num_rows: int, size: int) -> NDArray[np.uint8]:
 
 
 def _is_sound(
-    path: Path, reasons: list[str], size: int, checksums: list[int], threads: int
+    path: Path, reasons: tuple[str, ...], size: int, checksums: list[int], threads: int
 ) -> bool:
     num_rows, row_bytes = len(reasons), 3 * size * size
     start = path.stat().st_size - num_rows * row_bytes
@@ -218,4 +241,4 @@ def _is_sound(
 
 def _row_checksum(data: bytes, reason: str) -> int:
     """0 for an image that is not used: a decoder that was given up may still have written it."""
-    return 0 if reason else zlib.crc32(data)
+    return 0 if reason else xxh3_64_intdigest(data)

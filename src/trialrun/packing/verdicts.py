@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -11,52 +11,72 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trialrun.files import write_durably
-from trialrun.images.content import content_of
-from trialrun.images.dataset import ImageItem
+from trialrun.files import write_atomically
+from trialrun.images.content import Content, stamped_content_of
 from trialrun.images.header import UndecodableError
 from trialrun.images.preprocessing import Preprocessing
 from trialrun.images.survey import Sighting, Survey
-from trialrun.images.workers import ITEM_SECONDS, TOO_SLOW, in_order
-from trialrun.packing.likeness import NO_LIKENESS, likeness_of
+from trialrun.images.workers import ITEM_SECONDS, TOO_SLOW, batched, in_order
+from trialrun.packing.likeness import (
+    Likenesses,
+    Sample,
+    as_array,
+    grays_of,
+    likenesses_of,
+    sample_of,
+)
 
 Pixels = NDArray[np.uint8]
-Job = tuple[int, ImageItem, Sighting]  # the row, and what is known of its file
 # Takes a row's pixels in the thread that decoded them, where they are still in its processor's
 # cache; gives a checksum of them.
 Keep = Callable[[int, Pixels], int]
 
+JUDGED_TOGETHER = 64  # images that are counted at once
+_TOGETHER = 8  # images a thread decodes before it takes others, about 10 ms
+
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """One image as (S, S, 3) uint8 with its likeness, or the reason why there is none.
+    """One image as (S, S, 3) uint8, or the reason why there is none.
 
-    Where the pixels were kept elsewhere there is a checksum in their place.
+    Where the pixels were kept elsewhere there are a checksum and a sample in their place.
     """
 
     pixels: Pixels | None
     reason: str = ""
-    likeness: bytes = NO_LIKENESS
+    sample: Sample | None = None
     checksum: int = 0
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Verdicts:
-    """A reason an image, empty where it is usable, and all likenesses one after the other."""
+    """A reason an image, empty where it is usable, and the likenesses."""
 
-    reasons: list[str] = field(default_factory=list)
-    likenesses: bytearray = field(default_factory=bytearray)
+    reasons: tuple[str, ...]
+    likenesses: Likenesses
 
-    def add(self, decoded: Decoded) -> None:
-        """The next image's verdict."""
-        self.reasons.append(decoded.reason)
-        self.likenesses += decoded.likeness
+
+@dataclass(slots=True)
+class Tally:
+    """Verdicts while images come in."""
+
+    _reasons: list[str] = field(default_factory=list)
+    _grays: bytearray = field(default_factory=bytearray)
+
+    def extend(self, decoded: Sequence[Decoded]) -> None:
+        """Count the next images."""
+        self._reasons += [each.reason for each in decoded]
+        self._grays += grays_of([each.sample for each in decoded])
+
+    def verdicts(self) -> Verdicts:
+        """Of all images; hashed now, when no other thread waits for Python's lock."""
+        return Verdicts(tuple(self._reasons), likenesses_of(bytes(self._grays)))
 
 
 def decode_all(
     surveyed: Survey,
     preprocessing: Preprocessing,
-    rows: Iterable[int],
+    rows: Sequence[int],
     *,
     threads: int,
     seconds: float = ITEM_SECONDS,
@@ -66,13 +86,13 @@ def decode_all(
 
     A file whose bytes are no longer those that were surveyed is refused.
     """
-    items, sightings = surveyed.images.items, surveyed.sightings
     return in_order(
-        _decoder(surveyed.images.root, preprocessing, keep),
-        ((row, items[row], sightings[row]) for row in rows),
+        _decoder(surveyed, preprocessing, keep),
+        rows,
         threads=threads,
         late=_too_slow,
         seconds=seconds,
+        together=min(max(len(rows) // (2 * threads), 1), _TOGETHER),
     )
 
 
@@ -85,56 +105,67 @@ def judge(
     seconds: float = ITEM_SECONDS,
 ) -> Verdicts:
     """Decode every image and keep the verdict alone."""
-    verdicts = Verdicts()
+    tally = Tally()
     rows = range(len(surveyed.sightings))
-    for decoded in decode_all(
+    decoded = decode_all(
         surveyed, preprocessing, rows, threads=threads, seconds=seconds, keep=_keep_nothing
-    ):
-        verdicts.add(decoded)
-        progress(1)
-    return verdicts
+    )
+    for some in batched(decoded, JUDGED_TOGETHER):
+        tally.extend(some)
+        progress(len(some))
+    return tally.verdicts()
 
 
 def _keep_nothing(_row: int, _pixels: Pixels) -> int:
     return 0
 
 
-def _too_slow(_job: Job) -> Decoded:
+def _too_slow(_row: int) -> Decoded:
     return Decoded(None, TOO_SLOW)
 
 
 def _decoder(
-    root: Path, preprocessing: Preprocessing, keep: Keep | None
-) -> Callable[[Job], Decoded]:
-    def decoded(job: Job) -> Decoded:
-        row, item, seen = job
+    surveyed: Survey, preprocessing: Preprocessing, keep: Keep | None
+) -> Callable[[int], Decoded]:
+    root, items, sightings = surveyed.images.root, surveyed.images.items, surveyed.sightings
+
+    def decoded(row: int) -> Decoded:
+        seen = sightings[row]
         if seen.reason:
             return Decoded(None, seen.reason)
         try:
-            data = content_of(root, item.name)
-            if sha256(data).hexdigest() != seen.sha256:
+            content = stamped_content_of(root, items[row].name)
+            if not _is_as_seen(content, seen):
                 return Decoded(None, "changed while it was being read")
-            pixels = preprocessing.pixels(data).permute(1, 2, 0).contiguous().numpy()
+            pixels = preprocessing.pixels(content.data).numpy().transpose(1, 2, 0)
         except UndecodableError as error:
             return Decoded(None, str(error))
+        pixels = np.ascontiguousarray(pixels)
         if keep is None:
             return Decoded(pixels)
-        return Decoded(None, "", likeness_of(pixels), keep(row, pixels))
+        return Decoded(None, "", sample_of(pixels), keep(row, pixels))
 
     return decoded
 
 
+def _is_as_seen(content: Content, seen: Sighting) -> bool:
+    """By its stamp where it has one: hashing takes as long as reading."""
+    if content.stamp is not None and content.stamp == seen.stamp:
+        return True
+    return sha256(content.data).hexdigest() == seen.sha256
+
+
 def write_verdicts(path: Path, verdicts: Verdicts, facts: dict[str, Any]) -> None:
-    """Write the verdicts and what else is to be known, under a checksum, whole or not at all."""
+    """Write the verdicts and what else is to be known, under a checksum: a part is no whole."""
     content = json.dumps(
         {
             **facts,
             "num_images": len(verdicts.reasons),
             "reasons": {row: reason for row, reason in enumerate(verdicts.reasons) if reason},
-            "likenesses": base64.b64encode(verdicts.likenesses).decode(),
+            "likenesses": base64.b64encode(verdicts.likenesses.tobytes()).decode(),
         }
     )
-    write_durably(path, f"{sha256(content.encode()).hexdigest()}\n{content}\n")
+    write_atomically(path, f"{sha256(content.encode()).hexdigest()}\n{content}\n")
 
 
 def read_verdicts(path: Path) -> tuple[Verdicts, dict[str, Any]] | None:
@@ -149,4 +180,4 @@ def read_verdicts(path: Path) -> tuple[Verdicts, dict[str, Any]] | None:
     reasons = [""] * int(facts["num_images"])
     for row, reason in facts["reasons"].items():
         reasons[int(row)] = reason
-    return Verdicts(reasons, bytearray(base64.b64decode(facts["likenesses"]))), facts
+    return Verdicts(tuple(reasons), as_array(base64.b64decode(facts["likenesses"]))), facts

@@ -34,7 +34,6 @@ class Learning:
     plan: TrainPlan
     description: ModelDescription
     state: TrainState
-    math: Arithmetic
     ranks: Ranks
 
     def standings(self, on_step: Callable[[], None]) -> Iterator[Standing]:
@@ -44,7 +43,7 @@ class Learning:
             TrialrunError: As `engine.fit.fit`.
         """
         config = self.plan.config
-        results = fit(self.state, config, self.math, ranks=self.ranks, on_step=on_step)
+        results = fit(self.state, config, ranks=self.ranks, on_step=on_step)
         return until_stopped(results, config, lambda: self.ranks.agree(time.monotonic()))
 
 
@@ -82,7 +81,7 @@ def learning(plan: TrainPlan, data: PreparedData, math: Arithmetic, ranks: Ranks
     )
     state = begin(network, head_prefix(network), task, config, math, ranks)
     trained = replace(description, classes=plan.classes, preprocessing=data.preprocessing)
-    return Learning(plan, trained, state, math, ranks)
+    return Learning(plan, trained, state, ranks)
 
 
 class Forecast:
@@ -94,7 +93,7 @@ class Forecast:
         step_images = config.batch_size * ranks.world_size
         per_epoch = num_batches(num_images, step_images, 2 * ranks.world_size)
         self._num_steps = config.epochs * per_epoch
-        self._on_cpu = under_way.math.device.type == "cpu"
+        self._on_cpu = under_way.state.math.device.type == "cpu"
         self._observer = observer
         self._steps = 0
         self._started = 0.0

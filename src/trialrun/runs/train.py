@@ -158,6 +158,7 @@ class _Training:
 
     def _train(self) -> ModelDescription:
         under_way = learning(self.plan, self.data, self.math, self.ranks)
+        self.run.params({"resolved_layout": under_way.state.math.layout})
         forecast = Forecast(under_way, self.observer)
         for standing in under_way.standings(forecast.step):
             when = record_epoch(self.run, standing)

@@ -14,6 +14,7 @@ import trialrun
 from trialrun.cli import run as command_line
 from trialrun.config import METRIC_DIRECTIONS
 from trialrun.errors import InvalidParameterError, OutOfMemoryError, TrialrunError
+from trialrun.runs.observer import DECODING
 from trialrun.search.desk import Claim, Desk, Done, Wait
 from trialrun.search.observer import SilentSearch
 from trialrun.search.plan import plan_search
@@ -58,10 +59,15 @@ class Counting(SilentSearch):
     """Counts the images that are decoded."""
 
     num_decoded = 0
+    what = ""
 
-    def decoded(self, num_images: int) -> None:
-        """Count."""
-        self.num_decoded += num_images
+    def scanning(self, what: str, num_images: int) -> None:
+        """Remember what is counted."""
+        self.what = what
+
+    def scanned(self, num_images: int) -> None:
+        """Count what is decoded."""
+        self.num_decoded += num_images * (self.what == DECODING)
 
 
 def test_the_best_trial_is_recorded_and_registered_alone(store: str, colors: Path) -> None:
@@ -129,12 +135,12 @@ def test_below_mlflow_run_the_search_takes_its_run(
 def test_images_are_decoded_once_for_all_trials(
     store: str, colors: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three trials decode each of 36 images once."""
+    """Sixteen trials decode each of 36 images once."""
     from trialrun.search.run import search
 
     monkeypatch.setenv("TRIALRUN_CACHE", str(tmp_path / "cache"))
     watching = Counting()
-    search(plan_search(settings(colors, trials=3)), watching)
+    search(plan_search(settings(colors, trials=16)), watching)
     assert watching.num_decoded == 36
 
 

@@ -1,4 +1,4 @@
-"""A run as the terminal shows it: a bar while images are decoded, a line an epoch."""
+"""A run as the terminal shows it: a bar while images are read and decoded, a line an epoch."""
 
 import sys
 from types import TracebackType
@@ -18,7 +18,8 @@ class Terminal:
     def __init__(self) -> None:
         self._bar: Any = None
         self._task: Any = None
-        self._num_decoded = 0
+        self._what = ""
+        self._num_scanned = 0
 
     def __enter__(self) -> Self:
         return self
@@ -40,33 +41,33 @@ class Terminal:
         self._close_bar()
         say(f"Note: {text}")
 
-    def decoding(self, num_images: int) -> None:
+    def scanning(self, what: str, num_images: int) -> None:
         """Begin a bar on a terminal."""
         self._close_bar()
-        self._num_decoded = 0
+        self._what, self._num_scanned = what, 0
         if not sys.stderr.isatty():
             return
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
         self._bar = Progress(
-            "Decoding images",
+            what,
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
             console=Console(stderr=True),
             transient=True,
         )
-        self._task = self._bar.add_task("decode", total=num_images)
+        self._task = self._bar.add_task(what, total=num_images)
         self._bar.start()
 
-    def decoded(self, num_images: int) -> None:
+    def scanned(self, num_images: int) -> None:
         """Move the bar on; a plain line now and then where there is none."""
-        self._num_decoded += num_images
+        before, self._num_scanned = self._num_scanned, self._num_scanned + num_images
         if self._bar is not None:
             self._bar.advance(self._task, num_images)
-        elif self._num_decoded % _PLAIN_STEP == 0:
-            say(f"{self._num_decoded} images decoded")
+        elif before // _PLAIN_STEP != self._num_scanned // _PLAIN_STEP:
+            say(f"{self._what}: {self._num_scanned} done")
 
     def epoch(self, standing: "Standing", epochs: int) -> None:
         """One line an epoch."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from trialrun.images.content import Stamp, stamped_content_of
 from trialrun.images.dataset import ImageItem, ImageSet
 from trialrun.images.header import UndecodableError, read_header
-from trialrun.images.workers import TOO_SLOW, in_order
+from trialrun.images.workers import TOO_SLOW, batched, in_order
 
 DEFAULT_IMAGE_SIZE = 224
 _TOGETHER = 32  # files a thread takes at once: one takes 0.05 ms where it is in memory
@@ -77,9 +77,9 @@ def survey(
     sightings: list[Sighting] = []
     look = partial(_look, images.root, known)
     looked = in_order(look, images.items, threads=threads, late=_too_slow, together=_TOGETHER)
-    for seen in looked:
-        sightings.append(seen)
-        progress(1)
+    for some in batched(looked, _TOGETHER):
+        sightings += some
+        progress(len(some))
     return Survey(images, tuple(sightings))
 
 

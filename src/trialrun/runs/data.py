@@ -23,7 +23,7 @@ from trialrun.packing import DecodedImages, Skipped, open_pack, skipped_images, 
 from trialrun.packing.ledger import surveyed_again
 from trialrun.runs.findings import Findings, look_for
 from trialrun.runs.kept import ledgers_folder, packs_folder
-from trialrun.runs.observer import Observer
+from trialrun.runs.observer import DECODING, READING, Observer, Silent
 from trialrun.runs.plan import TrainPlan
 
 TRAIN_MARGIN = 8 / 7  # 256 for 224, as torchvision's recipes have it
@@ -71,7 +71,7 @@ def prepare(plan: TrainPlan, observer: Observer) -> PreparedData:
         InvalidDatasetError: Too many images cannot be read, or a class has none left.
         StorageError: The cache folder cannot be written.
     """
-    surveys = [surveyed_set(images) for images in (plan.train, plan.valid)]
+    surveys = [surveyed_set(images, observer) for images in (plan.train, plan.valid)]
     preprocessing = Preprocessing(_image_size(plan, surveys), steps=fixed_steps(plan.steps))
     stored, train_steps = _stored_for_training(plan, preprocessing)
     train = _prepared(surveys[0], stored, plan, observer)
@@ -82,9 +82,13 @@ def prepare(plan: TrainPlan, observer: Observer) -> PreparedData:
     return PreparedData(preprocessing, train, valid, findings, train_steps)
 
 
-def surveyed_set(images: ImageSet) -> Survey:
+def surveyed_set(images: ImageSet, observer: Observer | None = None) -> Survey:
     """Every file looked at, those excepted that have not changed since they were."""
-    return surveyed_again(images, ledgers_folder(), threads=num_threads())
+    observer = observer or Silent()
+    observer.scanning(READING, len(images))
+    return surveyed_again(
+        images, ledgers_folder(), threads=num_threads(), progress=observer.scanned
+    )
 
 
 def _image_size(plan: TrainPlan, surveys: Sequence[Survey]) -> int:
@@ -119,14 +123,14 @@ def _prepared(
 ) -> PreparedSet:
     for note in surveyed.images.notes:
         observer.note(f"{surveyed.images.source}: {note}")
-    observer.decoding(len(surveyed.images))
+    observer.scanning(DECODING, len(surveyed.images))
     decoded = open_pack(
         surveyed,
         preprocessing,
         packs_folder(),
         threads=num_threads(),
         limit_bytes=cache_limit_bytes(),
-        progress=observer.decoded,
+        progress=observer.scanned,
         note=observer.note,
     )
     usable = usable_subset(surveyed.images, decoded.reasons, strict=plan.config.strict)

@@ -17,7 +17,7 @@ from trialrun.images.writer import Written, verdict, write_image_directory
 from trialrun.packing import skipped_images, usable_subset
 from trialrun.packing.live import LiveImages, looked_at
 from trialrun.runs.findings import Findings, look_for
-from trialrun.runs.observer import Observer, Silent
+from trialrun.runs.observer import DECODING, READING, Observer, Silent
 from trialrun.runs.sources import open_source
 
 
@@ -99,10 +99,11 @@ def check(
 
 
 def _checked(images: ImageSet, observer: Observer) -> CheckedSet:
-    surveyed = survey(images, threads=num_threads())
-    observer.decoding(len(images))
+    observer.scanning(READING, len(images))
+    surveyed = survey(images, threads=num_threads(), progress=observer.scanned)
+    observer.scanning(DECODING, len(images))
     preprocessing = Preprocessing(auto_image_size([surveyed]))
-    decoded = looked_at(surveyed, preprocessing, threads=num_threads(), progress=observer.decoded)
+    decoded = looked_at(surveyed, preprocessing, threads=num_threads(), progress=observer.scanned)
     return CheckedSet(surveyed, decoded)
 
 

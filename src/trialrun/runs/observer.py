@@ -4,6 +4,8 @@ from typing import Protocol
 
 from trialrun.engine.stopping import Standing
 
+READING, DECODING = "Reading files", "Decoding images"
+
 
 class Observer(Protocol):
     """Someone who watches a run."""
@@ -14,10 +16,10 @@ class Observer(Protocol):
     def note(self, text: str) -> None:
         """Something a person should know."""
 
-    def decoding(self, num_images: int) -> None:
-        """So many images of a set are about to be decoded."""
+    def scanning(self, what: str, num_images: int) -> None:
+        """So many images of a set are about to be read or decoded: `what` says which."""
 
-    def decoded(self, num_images: int) -> None:
+    def scanned(self, num_images: int) -> None:
         """So many more have been."""
 
     def epoch(self, standing: Standing, epochs: int) -> None:
@@ -33,10 +35,10 @@ class Silent:
     def note(self, text: str) -> None:
         """Nothing."""
 
-    def decoding(self, num_images: int) -> None:
+    def scanning(self, what: str, num_images: int) -> None:
         """Nothing."""
 
-    def decoded(self, num_images: int) -> None:
+    def scanned(self, num_images: int) -> None:
         """Nothing."""
 
     def epoch(self, standing: Standing, epochs: int) -> None:

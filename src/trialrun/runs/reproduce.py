@@ -209,13 +209,13 @@ class _Linking:
         """Pass it on."""
         self._observer.note(text)
 
-    def decoding(self, num_images: int) -> None:
+    def scanning(self, what: str, num_images: int) -> None:
         """Pass it on."""
-        self._observer.decoding(num_images)
+        self._observer.scanning(what, num_images)
 
-    def decoded(self, num_images: int) -> None:
+    def scanned(self, num_images: int) -> None:
         """Pass it on."""
-        self._observer.decoded(num_images)
+        self._observer.scanned(num_images)
 
     def epoch(self, standing: Standing, epochs: int) -> None:
         """Pass it on."""

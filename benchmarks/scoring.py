@@ -1,0 +1,78 @@
+"""From files to probabilities over what the network alone does: `python -m benchmarks.scoring`.
+
+The limit is a bare forward pass over one batch that stays in memory, in the faster of both layouts.
+Ours is `scoring.score` on JPEG bytes: decoding, resizing, normalising, the network, probabilities.
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from benchmarks.photos import write_photos
+from benchmarks.table import heading, table
+from trialrun.images.preprocessing import Preprocessing
+from trialrun.models.classifier import ImageClassifier
+from trialrun.models.zoo import build
+from trialrun.scoring import score
+
+MODELS = ("resnet18", "resnet50", "densenet121", "mobilenet_v3_small")
+NUM_PHOTOS, BATCH_SIZE, SIZE = 256, 32, 224
+CLASSES = ("china", "flower")
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """How long it took."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def limit(model: str) -> float:
+    """Images a second of the network alone."""
+    rates = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        network = build(model, len(CLASSES), image_size=SIZE).eval().to(memory_format=layout)
+        images = torch.randn(BATCH_SIZE, 3, SIZE, SIZE).contiguous(memory_format=layout)
+        with torch.inference_mode():
+            network(images)
+            taken = [seconds(lambda: network(images)) for _ in range(8)]  # noqa: B023 - at once
+        rates.append(BATCH_SIZE / statistics.median(taken))
+    return max(rates)
+
+
+def ours(model: str, files: list[bytes]) -> float:
+    """Images a second of scoring."""
+    network = build(model, len(CLASSES), image_size=SIZE).eval()
+    classifier = ImageClassifier(network, CLASSES, Preprocessing(SIZE)).eval()
+    list(score(classifier, files[:BATCH_SIZE]))
+    return len(files) / seconds(lambda: list(score(classifier, files)))
+
+
+def main() -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    chosen = parser.parse_args()
+    rows: list[list[object]] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        photos = write_photos(Path(scratch), NUM_PHOTOS, seed=1)
+        files = [path.read_bytes() for path in sorted(photos.rglob("*.jpg"))]
+    for model in MODELS:
+        pairs = [(ours(model, files), limit(model)) for _ in range(chosen.rounds)]
+        rate, most = (statistics.median(column) for column in zip(*pairs, strict=True))
+        rows.append([model, rate, most, statistics.median(a / b for a, b in pairs)])
+    columns = ("model", "ours, images/s", "network alone", "ratio")
+    sys.stdout.write(
+        heading(f"Scoring {NUM_PHOTOS} photos at {SIZE}") + "\n" + table(columns, rows)
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -105,12 +105,14 @@ def overhead() -> dict[str, str]:
         # A run's own cost is what its training did not take; it is the same for every run.
         beside = sum(again) - training_seconds(env, timed)
         separate = training + beside * len(runs) / len(timed)
+        _, by_two = call(["search", *asked, "--workers", "2", "--study", "two"], env, folder)
     return {
         f"search of {NUM_TRIALS} trials, {EPOCHS} epochs each": f"{seconds:.1f} s",
         "of which training": f"{training:.1f} s",
         "not training / training (at most 0.10)": f"{(seconds - training) / training:.3f}",
         f"separate runs, {len(timed)} timed, scaled to {NUM_TRIALS}": f"{separate:.1f} s",
         "search / separate runs (at most 0.55)": f"{seconds / separate:.3f}",
+        "search by two workers / separate runs": f"{by_two / separate:.3f}",
     }
 
 

@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 # MLflow's default store, but the same one from whatever folder it is used.
 MLFLOW_TRACKING_URI ?= sqlite:///$(CURDIR)/mlflow.db
 
-.PHONY: run ui test check format generate lock screenshot clean
+.PHONY: run ui test check bench format generate lock screenshot clean
 
 $(INSTALLED): requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -38,6 +38,10 @@ check: $(INSTALLED) ## format, lint, types, layers, tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest
+
+bench: $(INSTALLED) ## training speed: over the machine's limit, and over other trainers
+	$(BIN)/python -m benchmarks.engine
+	$(BIN)/python -m benchmarks.peers $(if $(TIMM_TRAIN),--timm-train $(TIMM_TRAIN))
 
 format: $(INSTALLED)
 	$(BIN)/ruff format .

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -46,10 +47,22 @@ def noise(num_images: int) -> LabelledPixels:
     return LabelledPixels(Noise(num_images), np.arange(num_images), np.arange(num_images) % 3)
 
 
-def train_plainly(ranks: Ranks, batch_size: int) -> list[dict[str, float]]:
+def unequal(num_images: int) -> LabelledPixels:
+    """As many, most of them of the first class."""
+    data = noise(num_images)
+    return replace(data, labels=np.maximum(np.arange(num_images) % 9 - 6, 0))
+
+
+def train_plainly(ranks: Ranks, batch_size: int, class_weights: str) -> list[dict[str, float]]:
     """The epochs' figures of a network without batch norm, whose statistics ranks do not share."""
-    task = Task(noise(29), noise(7), 3, Preprocessing(SIZE))
-    config = TrainConfig(epochs=3, batch_size=batch_size, learning_rate=0.05, augment="flip")
+    task = Task(unequal(29), noise(7), 3, Preprocessing(SIZE))
+    config = TrainConfig(
+        epochs=3,
+        batch_size=batch_size,
+        learning_rate=0.05,
+        augment="flip",
+        class_weights=class_weights,
+    )
     torch.manual_seed(1)
     layers = (nn.Conv2d(3, 4, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(196, 3))
     state = begin(nn.Sequential(*layers), "3.", task, config, CPU, ranks)
@@ -94,10 +107,11 @@ def in_ranks(world_size: int, *command: str, **variables: str) -> list[str]:
     return outputs
 
 
-def test_two_ranks_learn_what_one_learns_with_the_double_batch() -> None:
-    """Every figure of every epoch agrees within 1e-4, uneven last batches included."""
-    alone = train_plainly(ALONE, 8)
-    for output in in_ranks(2, __file__):
+@pytest.mark.parametrize("class_weights", ["none", "balanced"])
+def test_two_ranks_learn_what_one_learns_with_the_double_batch(class_weights: str) -> None:
+    """Every figure of every epoch agrees within 1e-4, uneven last batches and classes included."""
+    alone = train_plainly(ALONE, 8, class_weights)
+    for output in in_ranks(2, __file__, class_weights):
         ranked = json.loads(output)
         for one, other in zip(alone, ranked, strict=True):
             assert other == pytest.approx(one, abs=1e-4)
@@ -148,4 +162,4 @@ def test_process_that_torchrun_did_not_start_is_alone() -> None:
 
 if __name__ == "__main__":  # what the ranks run
     with joined("cpu") as joined_ranks:
-        sys.stdout.write(json.dumps(train_plainly(joined_ranks, 4)))
+        sys.stdout.write(json.dumps(train_plainly(joined_ranks, 4, sys.argv[1])))

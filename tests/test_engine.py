@@ -205,6 +205,25 @@ def test_frozen_backbone_changes_the_head_alone() -> None:
     assert changed == {"fc.weight", "fc.bias"}
 
 
+@pytest.mark.parametrize(
+    ("model", "precision", "size", "layout"),
+    [
+        ("resnet18", "fp32", 64, "NCHW"),
+        ("resnet18", "fp32", 224, "NHWC"),
+        ("resnet18", "bf16", 64, "NHWC"),
+        ("densenet121", "fp32", 64, "NHWC"),
+    ],
+)
+def test_layout_follows_from_network_precision_and_size(
+    model: str, precision: str, size: int, layout: str
+) -> None:
+    """Small images of a network of dense convolutions stay NCHW in fp32; all else is NHWC."""
+    with torch.device("meta"):
+        network = build(model, 2, image_size=None)
+    chosen = Arithmetic(torch.device("cpu"), precision).suited_to(network, size)
+    assert chosen.layout == layout
+
+
 def test_balanced_weights_count_rare_classes_more() -> None:
     """A class with a third of the images weighs three times as much."""
     labels = torch.tensor([0, 0, 0, 1])

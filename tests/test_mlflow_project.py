@@ -30,12 +30,16 @@ def environment(store: str) -> dict[str, str]:
     return os.environ | {"PATH": path, "MLFLOW_TRACKING_URI": store}
 
 
+def only_experiment(store: str) -> str:
+    """The id of the tests' experiment."""
+    experiment = mlflow.MlflowClient(store).get_experiment_by_name("tests")
+    assert experiment is not None
+    return str(experiment.experiment_id)
+
+
 def only_run(store: str) -> Run:
     """The one run of the tests' experiment."""
-    client = mlflow.MlflowClient(store)
-    experiment = client.get_experiment_by_name("tests")
-    assert experiment is not None
-    (run,) = client.search_runs([experiment.experiment_id])
+    (run,) = mlflow.MlflowClient(store).search_runs([only_experiment(store)])
     return run
 
 
@@ -64,6 +68,28 @@ def test_project_runs_from_another_folder(store: str, tmp_path: Path) -> None:
     assert run.data.params["learning_rate"] == "1e-3"
     assert run.data.params["resolved_image_size"] == "32"
     assert mlflow.MlflowClient(store).get_model_version("ab", "1").run_id == run.info.run_id
+
+
+def test_project_searches(store: str, tmp_path: Path) -> None:
+    """`-e search` fills the run that MLflow opened, with a nested run a trial."""
+    train = write_classes(tmp_path / "train", {"a": 8, "b": 8})
+    command = mlflow_run(
+        store, tmp_path, train_data=train, epochs=1, model=NETWORK, batch_size="4,8", trials=2
+    )
+    done = subprocess.run(
+        [*command, "-e", "search"],
+        cwd=tmp_path,
+        env=environment(store),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    runs = mlflow.MlflowClient(store).search_runs([only_experiment(store)])
+    parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    assert len(parents) == 1
+    assert [run.info.status for run in runs] == ["FINISHED"] * 3
+    assert parents[0].data.params["batch_size"] == "4,8"
 
 
 def test_bad_parameter_fails_the_run(store: str, tmp_path: Path) -> None:

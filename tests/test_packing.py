@@ -133,6 +133,20 @@ def test_an_unchanged_file_is_not_read_again(colors: Path, tmp_path: Path) -> No
     assert again.sightings[2:] == first.sightings[2:]
 
 
+def test_a_change_is_seen_though_size_and_time_are_put_back(
+    colors: Path, packed: Callable[..., DecodedImages]
+) -> None:
+    """A file whose content was changed between survey and decoding is refused, whatever its date."""
+    time.sleep(2.1)  # files that have just been written are known by their hash
+    surveyed = survey(open_data(str(colors), colors), threads=2)
+    assert all(seen.stamp for seen in surveyed.sightings)
+    path = colors / surveyed.images.items[0].name
+    before, content = path.stat(), path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert packed(surveyed).reasons[0] == "changed while it was being read"
+
+
 def test_a_damaged_pack_is_made_again(
     surveyed: Survey, packed: Callable[..., DecodedImages], tmp_path: Path
 ) -> None:

@@ -46,6 +46,8 @@ def test_run_records_settings_and_what_they_came_to(store: str, colors: Path) ->
     params = the_run(store, result.run_id).data.params
     assert (params["epochs"], params["random_seed"], params["valid_data"]) == ("2", "-5", "none")
     assert (params["resolved_image_size"], params["num_classes"]) == ("32", "3")
+    assert params["resolved_precision"] in ("fp32", "bf16")  # as the processor has it
+    assert params["resolved_layout"] == "NHWC"
     assert (params["num_train_images"], params["num_valid_images"]) == ("30", "6")
 
 

@@ -26,7 +26,7 @@ class TrainingStep:
         self._mixer = make_mixer(config, state.task.num_classes)
 
     def __call__(self, batch: Batch) -> Tensor:
-        """Learn from this rank's share of a step; (2,) float64: loss times N, number correct.
+        """Learn from this rank's share of a step; (2,) float64: sum of losses, number correct.
 
         Raises:
             NonFiniteLossError: On a CPU, before the step is applied. On other devices looking
@@ -40,9 +40,10 @@ class TrainingStep:
         with math.autocast():
             logits = self._state.learner(math.laid_out(inputs))
         loss = self._loss(logits.float(), targets)
-        self._apply(loss, len(batch) * self._ranks.world_size / batch.num_in_step)
+        share = self._apply(loss, targets)
         correct = (logits.detach().argmax(dim=1) == labels).sum()
-        return torch.stack([loss.detach().double() * len(batch), correct.double()])
+        loss_sum = loss.detach().double() * share * (batch.num_in_step / self._ranks.world_size)
+        return torch.stack([loss_sum, correct.double()])
 
     def _on_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
         task, device = self._state.task, self._math.device
@@ -58,10 +59,17 @@ class TrainingStep:
         )
         return changed, batch.labels.to(device, non_blocking=True)
 
-    def _apply(self, loss: Tensor, share: float) -> None:
-        """Step down the gradient; `share` undoes that ranks of unequal batches count alike."""
+    def _apply(self, loss: Tensor, targets: Tensor) -> Tensor:
+        """Step down the gradient; what the loss was multiplied by, 1 where there is one rank.
+
+        Ranks' gradients are averaged: the share undoes that unequal batches would count alike.
+        """
         state = self._state
-        found_inf = self._ranks.sum((~loss.detach().isfinite()).float()).clamp_(max=1)
+        counted = self._counted(targets)
+        is_spoilt = (~loss.detach().isfinite()).to(counted.dtype)
+        num_spoilt, counted_by_all = self._ranks.sum(torch.stack([is_spoilt, counted]))
+        found_inf = num_spoilt.clamp(max=1)
+        share = counted * self._ranks.world_size / counted_by_all
         if self._math.device.type == "cpu" and bool(found_inf):
             raise NonFiniteLossError(
                 f"the training loss became {loss.item()} in epoch {self._epoch}"
@@ -80,3 +88,11 @@ class TrainingStep:
         state.scheduler.step()
         if state.average is not None:
             state.average.update_parameters(state.network)
+        return share
+
+    def _counted(self, targets: Tensor) -> Tensor:
+        """What the loss divides its sum by: images, or the weights of their classes."""
+        weight = self._loss.weight
+        if weight is None or targets.ndim > 1:
+            return torch.tensor(float(len(targets)), device=targets.device)
+        return weight[targets].sum()

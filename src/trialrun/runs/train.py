@@ -164,7 +164,7 @@ class _Training:
             when = record_epoch(self.run, standing)
             self.last = standing
             if standing.is_best:
-                state = _snapshot(under_way.state.deployed().state_dict())
+                state = _copied(under_way.state.deployed().state_dict(), self.best)
                 self.best = _Best(standing, when, state)
             self.events.epoch(standing)
             self.observer.epoch(standing, self.plan.config.epochs)
@@ -239,6 +239,10 @@ class _Training:
         return model
 
 
-def _snapshot(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A copy on the CPU that later training does not change."""
-    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()}
+def _copied(state: dict[str, Tensor], before: _Best | None) -> dict[str, Tensor]:
+    """A copy on the CPU that later training does not change, in the memory of the one before."""
+    if before is None:
+        return {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()}
+    for name, tensor in state.items():
+        before.state[name].copy_(tensor.detach())
+    return before.state

@@ -136,7 +136,7 @@ def test_an_unchanged_file_is_not_read_again(colors: Path, tmp_path: Path) -> No
 def test_a_change_is_seen_though_size_and_time_are_put_back(
     colors: Path, packed: Callable[..., DecodedImages]
 ) -> None:
-    """A file whose content was changed between survey and decoding is refused, whatever its date."""
+    """A file that was changed between survey and decoding is refused, whatever its date."""
     time.sleep(2.1)  # files that have just been written are known by their hash
     surveyed = survey(open_data(str(colors), colors), threads=2)
     assert all(seen.stamp for seen in surveyed.sightings)

@@ -95,4 +95,5 @@ class TrainingStep:
         weight = self._loss.weight
         if weight is None or targets.ndim > 1:
             return torch.tensor(float(len(targets)), device=targets.device)
-        return weight[targets].sum()
+        counted: Tensor = weight[targets].sum()
+        return counted

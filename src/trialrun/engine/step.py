@@ -69,7 +69,7 @@ class TrainingStep:
         is_spoilt = (~loss.detach().isfinite()).to(counted.dtype)
         num_spoilt, counted_by_all = self._ranks.sum(torch.stack([is_spoilt, counted]))
         found_inf = num_spoilt.clamp(max=1)
-        share = counted * self._ranks.world_size / counted_by_all
+        share: Tensor = counted * self._ranks.world_size / counted_by_all
         if self._math.device.type == "cpu" and bool(found_inf):
             raise NonFiniteLossError(
                 f"the training loss became {loss.item()} in epoch {self._epoch}"

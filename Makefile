@@ -30,14 +30,14 @@ ui: $(INSTALLED) ## MLflow's pages on what was run here
 	$(BIN)/mlflow ui --backend-store-uri $(MLFLOW_TRACKING_URI)
 
 test: $(INSTALLED) ## the tests
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto
 
 check: $(INSTALLED) ## format, lint, types, layers, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto
 
 bench: $(INSTALLED) ## training speed: over the machine's limit, and over other trainers
 	$(BIN)/python -m benchmarks.engine

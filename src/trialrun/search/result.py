@@ -9,8 +9,8 @@ from typing import Any
 class SearchResult:
     """The end of a search; what is said of training is said of the best trial.
 
-    `run_id` is the parent's, `best_run_id` the best trial's. `search_stop_reason` is `completed` or
-    `time_budget`.
+    `run_id` is the parent's, `best_run_id` the best trial's. `search_stop_reason` is `completed`,
+    `time_budget`, or `exhausted` where a grid had no more points that fit in memory.
     """
 
     run_id: str

@@ -230,7 +230,6 @@ class _Search:
         best = trials[concluded["best"]] if "best" in concluded else ranked[0]
         tags = self.client.get_run(run_id).data.tags
         several = len(self.plan.goals) > 1
-        completed = self._num_done() >= self.plan.config.trials
         told = dict(best.user_attrs[kept.RESULT])
         told |= {"run_id": run_id, "status": "FINISHED"}
         told |= {name: tags.get(name) for name in ("model_name", "model_version")}
@@ -238,7 +237,7 @@ class _Search:
             **told,
             study=self.study.study_name,
             storage=masked(self.storage.url),
-            search_stop_reason="completed" if completed else "time_budget",
+            search_stop_reason=self._stop_reason(),
             num_trials=count_by_state(trials),
             best_trial=best.number,
             best_run_id=best.user_attrs[kept.RUN_ID],
@@ -246,6 +245,12 @@ class _Search:
             pareto_trials=tuple(t.number for t in self.study.best_trials) if several else (),
             noise_floor=concluded.get("floor"),
         )
+
+    def _stop_reason(self) -> str:
+        if self._num_done() >= self.plan.config.trials:
+            return "completed"
+        timed_out = self.deadline is not None and time.time() >= self.deadline
+        return "time_budget" if timed_out else "exhausted"
 
     def _mark_call(self, result: SearchResult) -> None:
         """Point from the run that `mlflow run` opened for this call to the search's, if another."""

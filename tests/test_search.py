@@ -306,6 +306,17 @@ def test_starts_come_from_a_file_and_from_another_study(
     assert rates == [0.001, 0.05, best]
 
 
+def test_starts_that_leave_a_setting_open_do_not_share_it(
+    store: str, colors: Path, tmp_path: Path
+) -> None:
+    """What a start of the file does not say is drawn for each start anew."""
+    file = tmp_path / "starts.json"
+    file.write_text('[{"batch_size": 4}, {"batch_size": 8}, {"batch_size": 4}]')
+    desk = desk_of(store, colors, batch_size="4,8", enqueue=str(file))
+    rates = [claimed(desk).settings["learning_rate"] for _ in range(5)]
+    assert len(set(rates)) == 5
+
+
 def test_a_search_that_is_cut_goes_on(store: str, colors: Path) -> None:
     """SIGINT ends run and trial as KILLED with exit 75; the same study then completes."""
     import mlflow

@@ -90,7 +90,7 @@ class Desk:
                 return Wait()
             if self.only_waiting and not any(t.state == TrialState.WAITING for t in trials):
                 return Wait() if num_running else Done()
-            return self._ask(worker, len(trials)) or Wait()
+            return self._ask(worker, _next_number(trials)) or Wait()
 
     def _ask(self, worker: str, number: int) -> Claim | None:
         """A trial, sampled under the lock to know of every other; None where it cannot fit."""
@@ -319,6 +319,14 @@ def best_first(trials: Sequence["FrozenTrial"], goals: Sequence[Goal]) -> list["
         return [goal.sign * value for goal, value in pairs], trial.number
 
     return sorted(completed, key=place)
+
+
+def _next_number(trials: Sequence["FrozenTrial"]) -> int:
+    """The number of the trial that Optuna hands out next: one that waits, else a new one."""
+    from optuna.trial import TrialState
+
+    waiting = (trial.number for trial in trials if trial.state == TrialState.WAITING)
+    return min(waiting, default=len(trials))
 
 
 def _refuse_endless_failure(trials: Sequence["FrozenTrial"]) -> None:

@@ -23,7 +23,7 @@ from trialrun.engine.batches import (
 from trialrun.engine.evaluate import Evaluation, evaluate
 from trialrun.engine.faults import NonFiniteLossError, torch_errors
 from trialrun.engine.fit import fit
-from trialrun.engine.precision import Arithmetic, resolve
+from trialrun.engine.precision import Arithmetic
 from trialrun.engine.recipe import make_loss, make_optimizer, schedule_factor
 from trialrun.engine.results import EpochResult
 from trialrun.engine.seeds import permutation, seed_for, uniforms
@@ -205,25 +205,6 @@ def test_frozen_backbone_changes_the_head_alone() -> None:
     assert changed == {"fc.weight", "fc.bias"}
 
 
-@pytest.mark.parametrize(
-    ("model", "precision", "size", "layout"),
-    [
-        ("resnet18", "fp32", 64, "NCHW"),
-        ("resnet18", "fp32", 224, "NHWC"),
-        ("resnet18", "bf16", 64, "NHWC"),
-        ("densenet121", "fp32", 64, "NHWC"),
-    ],
-)
-def test_layout_follows_from_network_precision_and_size(
-    model: str, precision: str, size: int, layout: str
-) -> None:
-    """Small images of a network of dense convolutions stay NCHW in fp32; all else is NHWC."""
-    with torch.device("meta"):
-        network = build(model, 2, image_size=None)
-    chosen = Arithmetic(torch.device("cpu"), precision).suited_to(network, size)
-    assert chosen.layout == layout
-
-
 def test_balanced_weights_count_rare_classes_more() -> None:
     """A class with a third of the images weighs three times as much."""
     labels = torch.tensor([0, 0, 0, 1])
@@ -336,16 +317,6 @@ def test_augmentation_depends_on_image_epoch_and_seed_alone(augment: str) -> Non
     assert torch.equal(whole[2:4], part)
     assert not torch.equal(whole, later)
     assert (whole.dtype, whole.shape) == (torch.uint8, pixels.shape)
-
-
-def test_device_that_is_not_there_is_refused() -> None:
-    """A device is checked before anything is computed."""
-    with pytest.raises(InvalidParameterError, match="cuda:77"):
-        resolve("cuda:77", "auto")
-    with pytest.raises(InvalidParameterError, match="no device"):
-        resolve("abacus", "auto")
-    with pytest.raises(InvalidParameterError, match="fp16"):
-        resolve("cpu", "fp16")
 
 
 def test_features_of_a_frozen_backbone_stand_for_the_images() -> None:

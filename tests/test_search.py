@@ -12,48 +12,14 @@ import pytest
 
 import trialrun
 from conftest import write_classes
+from searching import SMALL, desk_of, nested_runs, settings
 from trialrun.cli import run as command_line
 from trialrun.config import METRIC_DIRECTIONS
-from trialrun.errors import InvalidParameterError, OutOfMemoryError, TrialrunError
+from trialrun.errors import InvalidParameterError
 from trialrun.runs.observer import DECODING
-from trialrun.search.desk import Claim, Desk, Done, Wait
 from trialrun.search.observer import SilentSearch
 from trialrun.search.plan import plan_search
 from trialrun.search.replicates import NoiseFloor, mean_interval
-from trialrun.search.storage import open_storage
-from trialrun.search.study import open_desk, open_study
-
-SMALL = {"model": "shufflenet_v2_x0_5", "precision": "fp32", "device": "cpu", "batch_size": 16}
-
-
-def settings(colors: Path, **more: Any) -> dict[str, Any]:
-    """A search that takes seconds."""
-    return {"train_data": str(colors), "epochs": 1, **SMALL, "learning_rate": "1e-3:1e-1", **more}
-
-
-def nested_runs(store: str, parent_run_id: str) -> list[Any]:
-    """The runs below a search's, by trial."""
-    import mlflow
-
-    client = mlflow.MlflowClient(store)
-    experiment = client.get_run(parent_run_id).info.experiment_id
-    runs = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{parent_run_id}'")
-    return sorted(runs, key=lambda run: int(run.data.tags["trial"]))
-
-
-def desk_of(store: str, colors: Path, **more: Any) -> Desk:
-    """The desk of a new study beside `store`, for trials that train nothing."""
-    plan = plan_search(settings(colors, **more))
-    storage = open_storage(store.replace("mlflow.db", "optuna.db"), heartbeat_seconds=1)
-    study = open_study(storage, plan.config.study or "desk", plan)
-    return open_desk(storage, study, plan, deadline=None, on_lost=lambda _trial: None)
-
-
-def claimed(desk: Desk) -> Claim:
-    """The next trial, which must be there."""
-    claim = desk.claim("tester")
-    assert isinstance(claim, Claim)
-    return claim
 
 
 class Counting(SilentSearch):
@@ -176,145 +142,6 @@ def test_a_hopeless_trial_is_pruned(store: str, colors: Path, tmp_path: Path) ->
     assert last.data.tags["stop_reason"] == "pruned"
     assert last.data.tags["stopped_epoch"] == "1"
     assert last.info.run_id != result.best_run_id
-
-
-def test_the_pruner_sees_every_epoch(store: str, colors: Path) -> None:
-    """After five trials, one worse than their median is to be pruned, and counts as done."""
-    desk = desk_of(store, colors, trials=6)
-    for _ in range(5):
-        claim = claimed(desk)
-        assert not desk.report(claim, 1.0, 1)
-        assert desk.complete(claim, [1.0])
-    claim = claimed(desk)
-    assert desk.report(claim, 2.0, 1)
-    assert desk.prune(claim)
-    assert isinstance(desk.claim("tester"), Done)
-
-
-def test_a_failing_trial_is_replaced(store: str, colors: Path) -> None:
-    """A loss that is no number fails its trial; the study still completes as many as asked."""
-    result = trialrun.run_search(
-        **settings(colors, trials=2, learning_rate="1e-3,1e30", sampler="random", random_seed=3)
-    )
-    runs = nested_runs(store, result.run_id)
-    failed = [run for run in runs if run.info.status == "FAILED"]
-    assert result.num_trials["complete"] == 2
-    assert len(failed) == result.num_trials["failed"] == len(runs) - 2
-    assert all("NonFiniteLossError" in run.data.tags["error"] for run in failed)
-
-
-def test_endless_failure_ends_the_search(store: str, colors: Path) -> None:
-    """Ten failures in a row are told with the last one's reason."""
-    desk = desk_of(store, colors)
-    for _ in range(10):
-        desk.fail(claimed(desk), "ValueError: wrong")
-    with pytest.raises(TrialrunError, match="ValueError: wrong"):
-        desk.claim("tester")
-
-
-def test_batches_that_do_not_fit_are_not_tried_again(store: str, colors: Path) -> None:
-    """After a batch of 8 did not fit, none as large is proposed, and the count is kept."""
-    desk = desk_of(store, colors, trials=20, batch_size="2,4,8,16")
-    desk.does_not_fit(claimed(desk), 8)
-    sizes = []
-    while isinstance(claim := desk.claim("tester"), Claim):
-        sizes.append(claim.settings["batch_size"])
-        desk.complete(claim, [1.0])
-    assert len(sizes) == 20
-    assert set(sizes) == {2, 4}
-    desk.study.set_user_attr("batch_size_too_large", 2)
-    desk.num_trials = 21
-    with pytest.raises(OutOfMemoryError):
-        desk.claim("tester")
-
-
-def test_no_more_trials_are_begun_than_were_asked_for(store: str, colors: Path) -> None:
-    """While the last trials run there is nothing to claim; a lost one is handed out again."""
-    desk = desk_of(store, colors, trials=2)
-    first, second = claimed(desk), claimed(desk)
-    assert first.settings != second.settings
-    assert isinstance(desk.claim("other"), Wait)
-    desk.complete(first, [1.0])
-    desk.release("tester")
-    third = claimed(desk)
-    assert third.settings == second.settings
-    assert third.seed_number == second.seed_number
-    assert not desk.complete(second, [1.0])
-    assert desk.complete(third, [1.0])
-    assert isinstance(desk.claim("other"), Done)
-
-
-def test_a_trial_is_retried_up_to_a_limit(store: str, colors: Path) -> None:
-    """A trial that takes its worker with it each time gives way to another."""
-    desk = desk_of(store, colors, retries=1)
-    rates = []
-    for _ in range(3):
-        rates.append(claimed(desk).settings["learning_rate"])
-        desk.release("tester")
-    assert rates[0] == rates[1] != rates[2]
-
-
-def test_a_silent_worker_is_given_up(store: str, colors: Path) -> None:
-    """Without a heartbeat for three intervals, a trial is begun again by another worker."""
-    desk = desk_of(store, colors, trials=1, heartbeat_seconds=1)
-    lost = claimed(desk)
-    deadline = time.monotonic() + 20
-    while isinstance(claim := desk.claim("other"), Wait):
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    assert isinstance(claim, Claim)
-    assert claim.settings == lost.settings
-
-
-def test_a_grid_goes_through_all_combinations_once(store: str, colors: Path) -> None:
-    """Six combinations are six trials, though more were asked for."""
-    given = {"sampler": "grid", "learning_rate": "1e-3,1e-2", "batch_size": "2,4,8"}
-    desk = desk_of(store, colors, trials=50, **given)
-    seen = []
-    while isinstance(claim := desk.claim("tester"), Claim):
-        seen.append(tuple(claim.settings.values()))
-        desk.complete(claim, [1.0])
-    assert len(seen) == len(set(seen)) == 6
-
-
-@pytest.mark.parametrize("sampler", ["tpe", "gp", "cmaes", "random"])
-def test_samplers_propose_within_the_space(store: str, colors: Path, sampler: str) -> None:
-    """Every sampler works trial by trial; the defaults come first."""
-    given = {"batch_size": "4,8,16", "weight_decay": "1e-5:1e-2", "label_smoothing": "0.0:0.3"}
-    desk = desk_of(store, colors, trials=13, sampler=sampler, **given)
-    for number in range(13):
-        claim = claimed(desk)
-        assert desk.plan.space.fitting(claim.settings) == claim.settings
-        if number == 0:
-            assert claim.settings["learning_rate"] == 0.001
-        desk.complete(claim, [float(claim.settings["learning_rate"])])
-
-
-def test_starts_come_from_a_file_and_from_another_study(
-    store: str, colors: Path, tmp_path: Path
-) -> None:
-    """After the defaults come the file's settings, then the other study's best."""
-    other = desk_of(store, colors, study="other", trials=2)
-    for loss in (2.0, 1.0):
-        claim = claimed(other)
-        other.complete(claim, [loss])
-        best = claim.settings["learning_rate"]
-    file = tmp_path / "starts.json"
-    file.write_text('[{"learning_rate": 0.05}]')
-    desk = desk_of(store, colors, study="new", from_study="other", enqueue=str(file))
-    rates = [claimed(desk).settings["learning_rate"] for _ in range(3)]
-    assert rates == [0.001, 0.05, best]
-
-
-def test_starts_that_leave_a_setting_open_do_not_share_it(
-    store: str, colors: Path, tmp_path: Path
-) -> None:
-    """What a start of the file does not say is drawn for each start anew."""
-    file = tmp_path / "starts.json"
-    file.write_text('[{"batch_size": 4}, {"batch_size": 8}, {"batch_size": 4}]')
-    desk = desk_of(store, colors, batch_size="4,8", enqueue=str(file))
-    rates = [claimed(desk).settings["learning_rate"] for _ in range(5)]
-    assert len(set(rates)) == 5
 
 
 def test_a_search_that_is_cut_goes_on(store: str, colors: Path) -> None:

@@ -1,0 +1,41 @@
+"""Searches that take seconds, and a study's desk without any training: for tests of search."""
+
+from pathlib import Path
+from typing import Any
+
+from trialrun.search.desk import Claim, Desk
+from trialrun.search.plan import plan_search
+from trialrun.search.storage import open_storage
+from trialrun.search.study import open_desk, open_study
+
+SMALL = {"model": "shufflenet_v2_x0_5", "precision": "fp32", "device": "cpu", "batch_size": 16}
+
+
+def settings(colors: Path, **more: Any) -> dict[str, Any]:
+    """A search that takes seconds."""
+    return {"train_data": str(colors), "epochs": 1, **SMALL, "learning_rate": "1e-3:1e-1", **more}
+
+
+def nested_runs(store: str, parent_run_id: str) -> list[Any]:
+    """The runs below a search's, by trial."""
+    import mlflow
+
+    client = mlflow.MlflowClient(store)
+    experiment = client.get_run(parent_run_id).info.experiment_id
+    runs = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{parent_run_id}'")
+    return sorted(runs, key=lambda run: int(run.data.tags["trial"]))
+
+
+def desk_of(store: str, colors: Path, **more: Any) -> Desk:
+    """The desk of a new study beside `store`, for trials that train nothing."""
+    plan = plan_search(settings(colors, **more))
+    storage = open_storage(store.replace("mlflow.db", "optuna.db"), heartbeat_seconds=1)
+    study = open_study(storage, plan.config.study or "desk", plan)
+    return open_desk(storage, study, plan, deadline=None, on_lost=lambda _trial: None)
+
+
+def claimed(desk: Desk) -> Claim:
+    """The next trial, which must be there."""
+    claim = desk.claim("tester")
+    assert isinstance(claim, Claim)
+    return claim

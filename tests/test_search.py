@@ -190,13 +190,13 @@ import json, resource, sys
 from pathlib import Path
 import trialrun
 
-data = {"train_data": sys.argv[1], "epochs": "1", "model": "resnet18", "image_size": "224"}
+data = {"train_data": sys.argv[1], "epochs": "1", "model": "resnet18", "image_size": "320"}
 trialrun.train(**data, batch_size=2)  # everything is imported, and a small batch has its memory
 taken = int(Path("/proc/self/status").read_text().split("VmSize:")[1].split()[0]) * 1024
-limit = taken + 350 * 10**6  # a batch of 30 takes 0.6 GB more
+limit = taken + 500 * 10**6  # a batch of 24 takes over 1 GB more
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 result = trialrun.run_search(
-    **data, batch_size="2,30", learning_rate="0.001", trials=2, sampler="grid"
+    **data, batch_size="2,24", learning_rate="0.001", trials=2, sampler="grid"
 )
 print(json.dumps(result.to_json()))
 """
@@ -206,7 +206,7 @@ def test_a_batch_that_does_not_fit_is_pruned_and_the_study_goes_on(
     store: str, tmp_path: Path
 ) -> None:
     """With memory for one of two batches, one trial is pruned and the other completes."""
-    images = write_classes(tmp_path / "set", {"a": 19, "b": 19})
+    images = write_classes(tmp_path / "set", {"a": 15, "b": 15})
     done = subprocess.run(
         [sys.executable, "-c", SHORT_OF_MEMORY, str(images)],
         cwd=tmp_path,

@@ -21,7 +21,7 @@ $(INSTALLED): requirements.lock pyproject.toml
 run: export MLFLOW_TRACKING_URI := $(MLFLOW_TRACKING_URI)
 run: export PATH := $(BIN):$(PATH)
 run: $(INSTALLED) ## train on the sample digits and register the model
-	mlflow run . --env-manager=local --experiment-name digits -P learning_rate=0.01 -P warmup_steps=90 -P weight_decay=0.0005 -P register_as=digits
+	mlflow run . --env-manager=local --experiment-name digits -P learning_rate=0.01 -P warmup_steps=90 -P weight_decay=0.0005 -P label_smoothing=0.1 -P register_as=digits
 	@echo
 	@echo "Look at the run:    make ui"
 	@echo "Serve the model:    MLFLOW_TRACKING_URI=$(MLFLOW_TRACKING_URI) $(BIN)/mlflow models serve -m models:/digits/1 --env-manager local"

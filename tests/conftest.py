@@ -85,5 +85,6 @@ def azure() -> Path:
     """The ancestor's own files; they lie beside the checkout where they are to be had."""
     folder = SHARED / "azure"
     if not folder.is_dir():
+        # They are the ancestor's and not ours to commit: no CI of a bare checkout can have them.
         pytest.skip("the ancestor's files are not beside this checkout")
     return folder

@@ -21,6 +21,7 @@ from typing import Any
 import psutil
 import pytest
 
+from searching import nested_runs, settings
 from trialrun.search.storage import open_storage
 
 _USER = "nobody"  # PostgreSQL refuses to run as root
@@ -66,23 +67,6 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def settings(colors: Path, **more: Any) -> dict[str, Any]:
-    """A search of short trials."""
-    fixed = {"model": "shufflenet_v2_x0_5", "precision": "fp32", "device": "cpu", "pruner": "none"}
-    own = {"train_data": str(colors), "epochs": 1, "batch_size": 16, "learning_rate": "1e-3:1e-1"}
-    return {**fixed, **own, **more}
-
-
-def nested_runs(store: str, parent_run_id: str) -> list[Any]:
-    """The runs below a search's."""
-    import mlflow
-
-    client = mlflow.MlflowClient(store)
-    experiment = client.get_run(parent_run_id).info.experiment_id
-    found = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{parent_run_id}'")
-    return list(found)
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +130,7 @@ def test_killed_workers_lose_no_trial(postgres: str, store: str, colors: Path) -
 
     given = settings(
         colors,
+        pruner="none",
         trials=40,
         workers=4,
         study="killed",
@@ -171,7 +156,9 @@ def test_two_machines_share_a_study(postgres: str, store: str, colors: Path) -> 
     """The same command twice at once: as many trials as asked for in all, and one version."""
     import mlflow
 
-    given = settings(colors, trials=6, study="shared", storage=postgres, register_as="shared")
+    given = settings(
+        colors, pruner="none", trials=6, study="shared", storage=postgres, register_as="shared"
+    )
     one, other = (answer(process) for process in [begin(given), begin(given)])
     assert one["run_id"] == other["run_id"]
     assert one["weights_sha256"] == other["weights_sha256"]

@@ -26,7 +26,7 @@ _DAMAGE = (
     zipfile.BadZipFile,
     tarfile.TarError,
     zlib.error,
-    NotImplementedError,
+    NotImplementedError,  # zipfile's word for a compression or a flag that it does not know
     RuntimeError,
     EOFError,
     ValueError,

@@ -161,5 +161,5 @@ def test_process_that_torchrun_did_not_start_is_alone() -> None:
 
 
 if __name__ == "__main__":  # what the ranks run
-    with joined("cpu") as joined_ranks:
+    with joined(torch.device("cpu")) as joined_ranks:
         sys.stdout.write(json.dumps(train_plainly(joined_ranks, 4, sys.argv[1])))

@@ -3,13 +3,16 @@
 import pytest
 import torch
 
+from trialrun.engine import precision
 from trialrun.engine.precision import Arithmetic, resolve
 from trialrun.errors import InvalidParameterError
 from trialrun.models.zoo import build
+from trialrun.runs.learning import arithmetic_of
+from trialrun.runs.plan import plan_training
 
 
 @pytest.mark.parametrize(
-    ("model", "precision", "size", "layout"),
+    ("model", "arithmetic", "size", "layout"),
     [
         ("resnet18", "fp32", 64, "NCHW"),
         ("resnet18", "fp32", 224, "NHWC"),
@@ -18,13 +21,60 @@ from trialrun.models.zoo import build
     ],
 )
 def test_layout_follows_from_network_precision_and_size(
-    model: str, precision: str, size: int, layout: str
+    model: str, arithmetic: str, size: int, layout: str
 ) -> None:
     """Small images of a network of dense convolutions stay NCHW in fp32; all else is NHWC."""
     with torch.device("meta"):
         network = build(model, 2, image_size=None)
-    chosen = Arithmetic(torch.device("cpu"), precision).suited_to(network, size)
+    chosen = Arithmetic(torch.device("cpu"), arithmetic).suited_to(network, size)
     assert chosen.layout == layout
+
+
+@pytest.mark.parametrize(
+    ("vendor", "flags", "chosen"),
+    [
+        ("AuthenticAMD", "avx512f avx512_bf16", "bf16"),
+        ("GenuineIntel", "avx512f avx512_bf16 amx_tile amx_bf16", "bf16"),
+        ("GenuineIntel", "avx512f avx512_bf16", "fp32"),
+        ("AuthenticAMD", "avx2", "fp32"),
+    ],
+)
+def test_bf16_is_chosen_where_the_processor_multiplies_it_faster(
+    vendor: str, flags: str, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """AMX and AMD's AVX-512 outrun fp32; Intel's AVX-512 alone has the instruction, but slow."""
+    described = f"processor\t: 0\nvendor_id\t: {vendor}\nflags\t\t: fpu {flags}\n\n"
+    monkeypatch.setattr(precision, "_cpuinfo", lambda: described)
+    assert resolve("cpu", "auto").precision == chosen
+
+
+def test_rank_without_a_gpu_of_its_own_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two ranks on one GPU would wait for each other for ever."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert resolve("auto", "fp32", local_rank=1).device == torch.device("cuda", 1)
+    with pytest.raises(InvalidParameterError, match="rank 2 of this machine"):
+        resolve("cuda", "fp32", local_rank=2)
+
+
+def test_one_gpu_named_for_several_ranks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`device=cuda:1` under torchrun is told before the ranks meet."""
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    plan = plan_training({"train_data": "sample:digits", "device": "cuda:1"})
+    with pytest.raises(InvalidParameterError, match="one for 2 ranks"):
+        arithmetic_of(plan)
+
+
+@pytest.mark.parametrize("model", ["resnet18", "densenet121", "mobilenet_v3_small"])
+def test_gradients_lie_in_memory_as_their_parameters_do(model: str) -> None:
+    """Fused optimizers go through memory in its order: other strides would mix values up."""
+    network = build(model, 2, image_size=64).to(memory_format=torch.channels_last)
+    images = torch.rand(4, 3, 64, 64).contiguous(memory_format=torch.channels_last)
+    network(images).sum().backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None
+        assert parameter.grad.stride() == parameter.stride(), name
 
 
 def test_device_that_is_not_there_is_refused() -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from trialrun.errors import InvalidParameterError
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, device
 
 Value = TypeVar("Value")
 
@@ -97,15 +97,20 @@ def ranks_of(environment: Mapping[str, str]) -> Ranks:
 
 
 @contextmanager
-def joined(device_type: str) -> Iterator[Ranks]:
-    """The ranks, able to talk to each other until the end of the block."""
+def joined(on: "device") -> Iterator[Ranks]:
+    """The ranks, able to talk to each other until the end of the block, this one computing `on`."""
     ranks = ranks_of(os.environ)
     if ranks.world_size == 1:
         yield ALONE
         return
+    import torch
     import torch.distributed as dist
 
-    dist.init_process_group("nccl" if device_type == "cuda" else "gloo")
+    if on.type == "cuda":
+        torch.cuda.set_device(on)  # what nccl takes where it is not told
+        dist.init_process_group("nccl", device_id=on)
+    else:
+        dist.init_process_group("gloo")
     try:
         yield ranks
     finally:

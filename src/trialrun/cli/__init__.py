@@ -9,6 +9,7 @@ from pathlib import Path
 import typer
 
 from trialrun.cli.flags import with_values
+from trialrun.cli.lifetime import Departure, load_without_collections
 from trialrun.cli.output import tell
 from trialrun.distributed import ranks_of
 from trialrun.errors import CutBySignalError, TrialrunError
@@ -20,7 +21,10 @@ _OUT_OF_MEMORY_EXIT = 7
 
 def main() -> None:
     """Run `trialrun` with the process's arguments and exit."""
-    sys.exit(run(sys.argv[1:]))
+    departure = Departure()
+    load_without_collections()
+    departure.exit_code = run(sys.argv[1:])
+    sys.exit(departure.exit_code)
 
 
 def run(arguments: list[str]) -> int:

@@ -128,7 +128,7 @@ class TrainConfig:
     )
     precision: str = knob(
         "auto",
-        "Arithmetic of training; auto is bf16 where the hardware has it, else fp32.",
+        "Arithmetic of training; auto is bf16 where the hardware is faster in it, else fp32.",
         choices=("auto", "fp32", "bf16", "fp16"),
     )
     device: str = knob("auto", "Where to compute: auto, cpu, cuda, cuda:N, mps.", searchable=False)

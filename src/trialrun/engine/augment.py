@@ -16,6 +16,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
 from trialrun.engine.seeds import seed_for, uniforms
+from trialrun.engine.transfer import sent
 from trialrun.images.transforms import Step
 
 # Area and aspect ratio of the crop: Szegedy et al. 2015, arXiv:1409.4842, section 6.
@@ -56,7 +57,7 @@ def augmented(
 
 
 def _mirrored(pixels: Tensor, draws: NDArray[np.float64]) -> Tensor:
-    chosen = torch.from_numpy(draws < 0.5).to(pixels.device).view(-1, 1, 1, 1)
+    chosen = sent(torch.from_numpy(draws < 0.5), pixels.device).view(-1, 1, 1, 1)
     return torch.where(chosen, pixels.flip(-1), pixels)
 
 
@@ -82,7 +83,7 @@ def _cropped(pixels: Tensor, draws: NDArray[np.float64], size: int) -> Tensor:
     centre_y = (2 * draws[:, 3] - 1) * (1 - height)
     zero = np.zeros_like(width)
     theta = np.stack([width * mirror, zero, centre_x, zero, height, centre_y], axis=1)
-    matrices = torch.from_numpy(theta).float().view(-1, 2, 3).to(pixels.device)
+    matrices = sent(torch.from_numpy(theta).float(), pixels.device).view(-1, 2, 3)
     grid = F.affine_grid(matrices, [len(pixels), 3, size, size], align_corners=False)
     sampled = F.grid_sample(pixels.float(), grid, padding_mode="border", align_corners=False)
     return sampled.round_().clamp_(0, 255).to(torch.uint8)
@@ -112,8 +113,9 @@ def _each_by_its_draws(
     transform: v2.Transform, pixels: Tensor, positions: NDArray[np.int64], seed: int
 ) -> list[Tensor]:
     changed = []
-    with torch.random.fork_rng(devices=[]):  # torchvision draws from torch's global generator
+    with torch.random.fork_rng(devices=[]):  # torchvision draws from the CPU's global generator
         for image, position in zip(pixels, positions.tolist(), strict=True):
-            torch.manual_seed(seed_for(seed, "image", position))
+            # torch.manual_seed would seed the GPU's as well, which dropout draws from.
+            torch.default_generator.manual_seed(seed_for(seed, "image", position))
             changed.append(transform(image))
     return changed

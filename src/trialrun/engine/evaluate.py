@@ -17,6 +17,7 @@ from trialrun.distributed import ALONE, Ranks
 from trialrun.engine.batches import Batch
 from trialrun.engine.precision import Arithmetic
 from trialrun.engine.task import Inputs
+from trialrun.engine.transfer import sent
 
 MIN_CLASSES_FOR_TOP5 = 5
 
@@ -56,7 +57,7 @@ def evaluate(
     try:
         with torch.inference_mode():
             for batch in batches:
-                positions = torch.from_numpy(batch.positions).to(math.device)
+                positions = sent(torch.from_numpy(batch.positions), math.device)
                 table[positions] = _judged(network, batch, preprocessing, math)
     finally:
         network.train(was_training)
@@ -76,9 +77,8 @@ def evaluate(
 
 def _judged(network: nn.Module, batch: Batch, preprocessing: Inputs, math: Arithmetic) -> Tensor:
     """(N, 6) float32: loss, correct, in top 5, predicted, confidence, label probability."""
-    pixels = batch.pixels.to(math.device, non_blocking=True)
-    labels = batch.labels.to(math.device, non_blocking=True)
-    inputs = preprocessing.normalised(pixels)
+    labels = sent(batch.labels, math.device)
+    inputs = preprocessing.normalised(sent(batch.pixels, math.device))
     with math.autocast():
         logits = network(math.laid_out(inputs))
     log_probabilities = F.log_softmax(logits.float(), dim=1)

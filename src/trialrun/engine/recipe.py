@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchvision.transforms import v2
 
 from trialrun.config import TrainConfig
@@ -84,13 +83,6 @@ def make_mixer(config: TrainConfig, num_classes: int) -> v2.Transform | None:
     if len(mixers) < 2:
         return mixers[0] if mixers else None
     return v2.RandomChoice(mixers)
-
-
-def make_average(network: nn.Module, config: TrainConfig) -> AveragedModel | None:
-    """The moving average of the weights; batch-norm statistics are averaged with them."""
-    if config.ema == 0:
-        return None
-    return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)
 
 
 def freeze_backbone(network: nn.Module, head_prefix: str) -> None:

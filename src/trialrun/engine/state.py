@@ -7,14 +7,14 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from torch.optim.swa_utils import AveragedModel
 
 from trialrun.config import TrainConfig
 from trialrun.distributed import ALONE, Ranks
+from trialrun.engine.average import MovingAverage
 from trialrun.engine.batches import num_batches
 from trialrun.engine.features import with_features
 from trialrun.engine.precision import Arithmetic
-from trialrun.engine.recipe import freeze_backbone, make_average, make_optimizer, make_scheduler
+from trialrun.engine.recipe import freeze_backbone, make_optimizer, make_scheduler
 from trialrun.engine.task import Task
 
 
@@ -35,7 +35,7 @@ class TrainState:
     optimizer: Optimizer
     scheduler: LambdaLR
     scaler: torch.amp.GradScaler
-    average: AveragedModel | None
+    average: MovingAverage | None
     frozen: bool
     epoch: int = 0  # epochs done
 
@@ -85,7 +85,7 @@ def begin(
         optimizer=optimizer,
         scheduler=make_scheduler(optimizer, config, num_steps),
         scaler=torch.amp.GradScaler(math.device.type, enabled=math.precision == "fp16"),
-        average=make_average(network, config),
+        average=MovingAverage(network, config.ema) if config.ema else None,
         frozen=frozen,
     )
 

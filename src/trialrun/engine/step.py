@@ -13,6 +13,7 @@ from trialrun.engine.batches import Batch
 from trialrun.engine.faults import NonFiniteLossError
 from trialrun.engine.recipe import make_loss, make_mixer
 from trialrun.engine.state import TrainState
+from trialrun.engine.transfer import sent
 
 
 class TrainingStep:
@@ -47,9 +48,8 @@ class TrainingStep:
 
     def _on_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
         task, device = self._state.task, self._math.device
-        pixels = batch.pixels.to(device, non_blocking=True)
         changed = augmented(
-            pixels,
+            sent(batch.pixels, device),
             batch.positions,
             augment=self._config.augment,
             epoch=self._epoch,
@@ -57,7 +57,7 @@ class TrainingStep:
             size=task.preprocessing.image_size,
             steps=task.train_steps,
         )
-        return changed, batch.labels.to(device, non_blocking=True)
+        return changed, sent(batch.labels, device)
 
     def _apply(self, loss: Tensor, targets: Tensor) -> Tensor:
         """Step down the gradient; what the loss was multiplied by, 1 where there is one rank.
@@ -94,6 +94,6 @@ class TrainingStep:
         """What the loss divides its sum by: images, or the weights of their classes."""
         weight = self._loss.weight
         if weight is None or targets.ndim > 1:
-            return torch.tensor(float(len(targets)), device=targets.device)
+            return torch.full((), float(len(targets)), device=targets.device)
         counted: Tensor = weight[targets].sum()
         return counted

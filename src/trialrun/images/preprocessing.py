@@ -5,6 +5,7 @@ Tensor letters: N images, H and W pixels, S the image size.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -50,10 +51,8 @@ class Preprocessing:
 
     def normalised(self, pixels: Tensor) -> Tensor:
         """(N, 3, S, S) uint8 to float32 of about zero mean and unit variance."""
-        mean = torch.tensor(self.mean, device=pixels.device).view(1, -1, 1, 1)
-        std = torch.tensor(self.std, device=pixels.device).view(1, -1, 1, 1)
-        # One multiplication and one addition: (x / 255 - mean) / std.
-        return pixels.to(torch.float32).mul_(1 / (255 * std)).sub_(mean / std)
+        factor, shift = _channel_constants(self.mean, self.std, pixels.device)
+        return pixels.to(torch.float32).mul_(factor).sub_(shift)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for `model.json`; `steps` where there are some."""
@@ -85,6 +84,19 @@ class Preprocessing:
         if stray := next((step for step in steps if not step.is_fixed), None):
             raise ValueError(f"{stray.name} draws, and is not for inference")
         return cls(size, _three(values.get("mean")), _three(values.get("std")), steps)
+
+
+@cache
+def _channel_constants(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Factor and shift, (1, 3, 1, 1), with which (x / 255 - mean) / std is x * factor - shift.
+
+    Kept, since each copy to a GPU would wait for all that it still computes.
+    """
+    with torch.inference_mode(False):  # what is made here serves training as well
+        means, deviations = (torch.tensor(values).view(1, -1, 1, 1) for values in (mean, std))
+        return (1 / (255 * deviations)).to(device), (means / deviations).to(device)
 
 
 def _three(values: object) -> tuple[float, ...]:

@@ -16,6 +16,7 @@ from trialrun.engine.seeds import seed_for
 from trialrun.engine.state import TrainState, begin
 from trialrun.engine.stopping import Standing, until_stopped
 from trialrun.engine.task import Task
+from trialrun.errors import InvalidParameterError
 from trialrun.models.directory import ModelDescription
 from trialrun.models.open import new_network
 from trialrun.models.zoo import head_prefix
@@ -51,11 +52,16 @@ def arithmetic_of(plan: TrainPlan) -> Arithmetic:
     """Device and precision of this rank.
 
     Raises:
-        InvalidParameterError: The device is not there, or cannot compute in that precision.
+        InvalidParameterError: The device is not there, is not enough for all ranks, or cannot
+            compute in that precision.
     """
-    config = plan.config
-    local_rank = ranks_of(os.environ).local_rank
-    return resolve(config.device, config.precision, tf32=config.tf32, local_rank=local_rank)
+    config, ranks = plan.config, ranks_of(os.environ)
+    if ranks.world_size > 1 and ":" in config.device:
+        raise InvalidParameterError(
+            f"device={config.device} is one for {ranks.world_size} ranks",
+            "Take device=cuda: each rank then has a GPU of its own.",
+        )
+    return resolve(config.device, config.precision, tf32=config.tf32, local_rank=ranks.local_rank)
 
 
 def learning(plan: TrainPlan, data: PreparedData, math: Arithmetic, ranks: Ranks) -> Learning:

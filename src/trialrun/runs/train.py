@@ -69,7 +69,7 @@ def train(
         with _nested_run(nested) as run:
             observer.opened(run.name, run.run_id)
             return _trained(plan, run, nested.data, math, ALONE, observer, nested)
-    with joined(math.device.type) as ranks:
+    with joined(math.device) as ranks:
         if ranks.is_first:
             return ranks.agree(_recorded(plan, math, ranks, observer))
         under_way = learning(plan, prepare(plan, Silent()), math, ranks)

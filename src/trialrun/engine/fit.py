@@ -104,7 +104,7 @@ def _train_epoch(
         ),
         pin=state.math.pins_memory,
     )
-    totals = torch.zeros(2, dtype=torch.float64, device=state.math.device)  # loss sum, correct
+    totals = torch.zeros(2, dtype=state.math.sums, device=state.math.device)  # loss sum, correct
     for batch in batches:
         learning_rate = float(state.scheduler.get_last_lr()[0])
         totals += step(batch)

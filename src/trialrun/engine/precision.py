@@ -58,6 +58,11 @@ class Arithmetic:
         return inputs.contiguous(memory_format=self.memory_format)
 
     @property
+    def sums(self) -> torch.dtype:
+        """What an epoch's figures are summed in; MPS has nothing wider than float32."""
+        return torch.float32 if self.device.type == "mps" else torch.float64
+
+    @property
     def pins_memory(self) -> bool:
         """Whether batches go to the device from page-locked memory."""
         return self.device.type == "cuda"

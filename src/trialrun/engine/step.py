@@ -27,7 +27,7 @@ class TrainingStep:
         self._mixer = make_mixer(config, state.task.num_classes)
 
     def __call__(self, batch: Batch) -> Tensor:
-        """Learn from this rank's share of a step; (2,) float64: sum of losses, number correct.
+        """Learn from this rank's share of a step; (2,): sum of losses, number correct.
 
         Raises:
             NonFiniteLossError: On a CPU, before the step is applied. On other devices looking
@@ -43,8 +43,9 @@ class TrainingStep:
         loss = self._loss(logits.float(), targets)
         share = self._apply(loss, targets)
         correct = (logits.detach().argmax(dim=1) == labels).sum()
-        loss_sum = loss.detach().double() * share * (batch.num_in_step / self._ranks.world_size)
-        return torch.stack([loss_sum, correct.double()])
+        images = batch.num_in_step / self._ranks.world_size
+        loss_sum = loss.detach().to(math.sums) * share * images
+        return torch.stack([loss_sum, correct.to(math.sums)])
 
     def _on_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
         task, device = self._state.task, self._math.device

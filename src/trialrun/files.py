@@ -27,14 +27,18 @@ def storage_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        remedy = {
-            errno.ENOSPC: "Free some space, or choose another folder.",
-            errno.EDQUOT: "Free some of your quota, or choose another folder.",
-            errno.EACCES: "Choose a folder you may write to.",
-            errno.EROFS: "Choose a folder on a disk that is not read-only.",
-        }.get(error.errno or 0, "Look at the folder's disk and permissions.")
-        reason = error.strerror or str(error)
-        raise StorageError(f"cannot write {path}: {reason}", remedy) from error
+        raise as_storage_error(f"cannot write {path}", error) from error
+
+
+def as_storage_error(doing: str, error: OSError) -> StorageError:
+    """What the operating system said while `doing` something, and what to do about it."""
+    remedy = {
+        errno.ENOSPC: "Free some space, or choose another folder.",
+        errno.EDQUOT: "Free some of your quota, or choose another folder.",
+        errno.EACCES: "Choose a folder you may write to.",
+        errno.EROFS: "Choose a folder on a disk that is not read-only.",
+    }.get(error.errno or 0, "Look at the folder's disk and permissions.")
+    return StorageError(f"{doing}: {error.strerror or error}", remedy)
 
 
 def write_durably(path: Path, content: bytes | str) -> None:

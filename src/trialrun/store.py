@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 
 from filelock import FileLock
 
-from trialrun.errors import TrackingError
+from trialrun.errors import StorageError, TrackingError
+from trialrun.files import as_storage_error
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -28,7 +29,7 @@ _EXPERIMENT_TAGS = {
 
 @contextmanager
 def tracking_errors(doing: str) -> Iterator[None]:
-    """Translate what MLflow, its database or the network raise while `doing` something."""
+    """Translate what MLflow, its database, the network or a disk raise while `doing` something."""
     import requests
     import sqlalchemy.exc
     from mlflow.exceptions import MlflowException
@@ -41,8 +42,20 @@ def tracking_errors(doing: str) -> Iterator[None]:
         requests.RequestException,
         sqlite3.Error,
     ) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = _reason(error)
+        if "disk is full" in reason:  # SQLite's words
+            raise StorageError(f"{doing}: {reason}", "Free some space for the database.") from error
         raise TrackingError(f"{doing}: {reason}", _remedy(str(error))) from error
+    except ConnectionError as error:
+        raise TrackingError(f"{doing}: {error}", _remedy(str(error))) from error
+    except OSError as error:  # artifacts are files where there is no server
+        raise as_storage_error(doing, error) from error
+
+
+def _reason(error: Exception) -> str:
+    """The line of an error that says what happened; SQLAlchemy puts when it happened first."""
+    lines = [line for line in str(error).splitlines() if not line.startswith("(raised as a result")]
+    return (lines or [type(error).__name__])[0]
 
 
 def _remedy(text: str) -> str:

@@ -49,7 +49,11 @@ def tell(kind: str, message: str, hint: str) -> None:
 def quieten_mlflow() -> None:
     """Keep MLflow's notices of its own housekeeping off the terminal; its warnings stay.
 
-    MLflow reads these as it is imported, and sets up its logging itself.
+    MLflow reads these as it is imported, and sets up its logging itself. What its database says it
+    prints with a traceback and then raises: the error that we tell is enough.
     """
+    import logging
+
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")

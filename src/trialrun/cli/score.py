@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from trialrun.cli.app import Json, Model, app
-from trialrun.cli.output import show, show_json
+from trialrun.cli.output import quieten_mlflow, show, show_json
 
 
 @app.command()
@@ -23,6 +23,7 @@ def score(
     check_output(output)
     from trialrun.runs.score import score_data
 
+    quieten_mlflow()
     result = score_data(model, data, output)
     if json:
         show_json(asdict(result))

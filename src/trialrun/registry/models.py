@@ -1,12 +1,13 @@
 """A ModelDirectory as MLflow's LoggedModel, and as a version of a registered model."""
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trialrun.errors import InvalidModelDirectoryError, TrackingError
+from trialrun.errors import InvalidModelDirectoryError, TrackingError, TrialrunError
 from trialrun.models import directory
 from trialrun.store import tracking_errors
 
@@ -60,14 +61,28 @@ def upload(
 
     Raises:
         TrackingError: The upload failed, or what arrived is not what was sent.
+        StorageError: The artifacts' disk is full, or may not be written to.
     """
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus
 
-    with tracking_errors("the model cannot be stored"):
+    with _failed_unless_whole(client, model), tracking_errors("the model cannot be stored"):
         client.log_model_artifacts(model.model_id, str(folder))
         _check_arrived(model)
         client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
         client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step)])
+
+
+@contextmanager
+def _failed_unless_whole(client: "MlflowClient", model: LoggedModel) -> Iterator[None]:
+    """Call the model failed, if the store still listens, where the block does not end well."""
+    from mlflow.entities import LoggedModelStatus
+
+    try:
+        yield
+    except BaseException:
+        with suppress(TrialrunError), tracking_errors("the model cannot be called failed"):
+            client.finalize_logged_model(model.model_id, LoggedModelStatus.FAILED)
+        raise
 
 
 def _check_arrived(model: LoggedModel) -> None:

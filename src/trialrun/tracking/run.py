@@ -3,11 +3,11 @@
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trialrun.errors import CutBySignalError
+from trialrun.errors import CutBySignalError, TrialrunError
 from trialrun.store import describe_experiment, experiment_id, tracking_errors
 from trialrun.tracking.last_word import leave_behind
 
@@ -141,21 +141,25 @@ def open_nested_run(
 @contextmanager
 def _ended(run: TrackedRun, *, by_mlflow: bool) -> Iterator[None]:
     """End `run` with a status that is true of how the block was left."""
-    status = "FAILED"
     try:
         yield
-        status = "FINISHED"
     except (KeyboardInterrupt, CutBySignalError) as cut:
-        status = "KILLED"
-        run.tags({"error": str(cut) or "stopped by SIGINT"})
-        raise
-    except Exception as error:
-        run.tags({"error": f"{type(error).__name__}: {error}"})
-        raise
-    finally:
-        run.end(status)
-        if by_mlflow and status == "KILLED":
+        _end_with(run, "KILLED", str(cut) or "stopped by SIGINT")
+        if by_mlflow:
             leave_behind(run.run_id)
+        raise
+    except BaseException as error:
+        _end_with(run, "FAILED", f"{type(error).__name__}: {error}")
+        raise
+    run.end("FINISHED")
+
+
+def _end_with(run: TrackedRun, status: str, error: str) -> None:
+    """End a run that did not end well; what the store says to that is not what went wrong first."""
+    with suppress(TrialrunError):
+        run.tags({"error": error})
+    with suppress(TrialrunError):
+        run.end(status)
 
 
 def opened_by_mlflow() -> str | None:
@@ -185,9 +189,10 @@ def _system_metrics(run_id: str) -> Iterator[None]:
     finally:
         monitor.finish()
         # It samples at the start of each interval and records at its end: a run shorter than one
-        # would have no sample, a longer one no last.
-        monitor.publish_metrics(monitor.aggregate_metrics())
-        monitor.mlflow_logger.flush()
+        # would have no sample, a longer one no last. No run shall end for want of that.
+        with suppress(TrialrunError), tracking_errors("the last sample cannot be recorded"):
+            monitor.publish_metrics(monitor.aggregate_metrics())
+            monitor.mlflow_logger.flush()
 
 
 def kill_unopened_run() -> None:

@@ -1,10 +1,7 @@
 """A version judged for an alias, as an MLflow run; the alias moves where every gate says so."""
 
-import statistics
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trialrun.config import from_values
@@ -12,43 +9,20 @@ from trialrun.config.promote import PromoteConfig
 from trialrun.errors import PromotionRefusedError
 from trialrun.files import as_json
 from trialrun.images.survey import Survey
-from trialrun.models.classifier import ImageClassifier
-from trialrun.models.open import open_classifier
-from trialrun.registry import model_folder
 from trialrun.registry.alias import read_succession, succeed, user_name
-from trialrun.registry.gates import Evidence, Overlap, Verdict, judge
+from trialrun.registry.gates import Verdict, judge
 from trialrun.registry.history import PROMOTION, Entry, Succession, now
-from trialrun.registry.versions import (
-    TRAINED_ON,
-    Version,
-    file_hashes,
-    find_version,
-    link_models,
-)
-from trialrun.report.bootstrap import Resampling
-from trialrun.report.metrics import recall_by_class, values_of
-from trialrun.report.paired import PairedComparison, compare
-from trialrun.runs.answers import (
-    AnsweredImages,
-    answered,
-    answers,
-    keep,
-    open_labelled,
-    readable_rows,
-)
-from trialrun.runs.evaluate import record_dataset, record_metrics, record_tables
+from trialrun.registry.versions import Version, find_version, link_models
+from trialrun.report.paired import PairedComparison
+from trialrun.runs.answers import open_labelled
+from trialrun.runs.contest import contested, record
+from trialrun.runs.evaluate import record_dataset
 from trialrun.runs.observer import Observer, Silent
-from trialrun.runs.score import contents
-from trialrun.scoring import score
 from trialrun.store import connect
 from trialrun.tracking import TrackedRun, dataset_digest, open_run
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-
-CHAMPION_PREDICTIONS = "champion_predictions.parquet"
-_LATENCY_IMAGES, _WARM_UP_IMAGES = 30, 3
-_BYTES_PER_MB = 1e6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,33 +120,9 @@ def _judged(
     challenger: Version,
     champion: Version | None,
 ) -> Promotion:
-    folder = model_folder(challenger.uri)
-    network = open_classifier(folder)
-    scores = answers(network, surveyed)
-    rival = open_classifier(model_folder(champion.uri)) if champion else None
-    rival_scores = answers(rival, surveyed) if rival else scores
-    rows = readable_rows(surveyed, scores, rival_scores)
-    mine = answered(surveyed, rows, network.classes, scores)
-    theirs = answered(surveyed, rows, rival.classes, rival_scores) if rival else None
-    evidence = Evidence(
-        metrics=values_of(mine.predictions),
-        size_mb=_folder_bytes(folder) / _BYTES_PER_MB,
-        latency_ms=_latency_ms(network, surveyed) if config.max_latency_ms is not None else None,
-        overlaps=_overlaps(run.client, surveyed, challenger, champion),
-        class_differences=_class_differences(
-            surveyed, network.classes, rival.classes if rival else None
-        ),
-        comparison=_comparison(config, mine, theirs),
-        recall=recall_by_class(mine.predictions),
-        champion_recall=recall_by_class(theirs.predictions) if theirs else {},
-    )
-    verdict = judge(config, evidence)
-    _record_evidence(run, surveyed, challenger, mine, evidence)
-    if champion and theirs:
-        keep(run, theirs, name=CHAMPION_PREDICTIONS)
-        figures = values_of(theirs.predictions)
-        named = {f"champion_{metric}": value for metric, value in figures.items()}
-        record_metrics(run, named, surveyed, champion.origin.model_id)
+    contest = contested(run.client, config, surveyed, challenger, champion)
+    record(run, surveyed, contest)
+    verdict = judge(config, contest.evidence)
     return Promotion(
         name=challenger.name,
         version=challenger.number,
@@ -181,65 +131,12 @@ def _judged(
         run_id=run.run_id,
         data=surveyed.images.source,
         data_digest=dataset_digest(surveyed),
-        num_images=len(rows),
+        num_images=len(contest.mine.predictions),
         verdict=verdict,
-        metrics=evidence.metrics,
-        comparison=evidence.comparison,
+        metrics=contest.evidence.metrics,
+        comparison=contest.evidence.comparison,
         refusal=None if verdict.passed else _refusal(challenger, config, verdict),
     )
-
-
-def _comparison(
-    config: PromoteConfig, mine: AnsweredImages, theirs: AnsweredImages | None
-) -> PairedComparison | None:
-    if theirs is None:
-        return None
-    resampling = Resampling(
-        draws=config.draws, confidence=config.confidence, random_seed=config.random_seed
-    )
-    return compare(config.metric, theirs.predictions, mine.predictions, resampling)
-
-
-def _overlaps(
-    client: "MlflowClient", surveyed: Survey, *versions: Version | None
-) -> tuple[Overlap, ...]:
-    test = {seen.sha256 for seen in surveyed.sightings} - {""}
-    found = []
-    for version in versions:
-        if version is None:
-            continue
-        hashes = file_hashes(client, version.origin.run_id)
-        count = None if hashes is None else len(test & hashes[TRAINED_ON])
-        found.append(Overlap(f"version {version.number}", count))
-    return tuple(found)
-
-
-def _class_differences(
-    surveyed: Survey, classes: Sequence[str], rival: Sequence[str] | None
-) -> tuple[str, ...]:
-    known, labelled = set(classes), set(surveyed.images.classes)
-    told = [("the challenger lacks, though the test data has it", labelled - known)]
-    if rival is not None:
-        told += [
-            ("only the challenger knows", known - set(rival)),
-            ("only the champion knows", set(rival) - known),
-        ]
-    return tuple(f"{what}: {', '.join(sorted(names))}" for what, names in told if names)
-
-
-def _folder_bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-def _latency_ms(network: ImageClassifier, surveyed: Survey) -> float:
-    """From one image's bytes to its probabilities, the median of a few."""
-    data = [each for each in contents(surveyed.images) if each is not None][:_LATENCY_IMAGES]
-    seconds = []
-    for each in data[:_WARM_UP_IMAGES] + data:
-        started = time.perf_counter()
-        list(score(network, [each]))
-        seconds.append(time.perf_counter() - started)
-    return 1000 * statistics.median(seconds[_WARM_UP_IMAGES:] or [float("nan")])
 
 
 def _refusal(challenger: Version, config: PromoteConfig, verdict: Verdict) -> PromotionRefusedError:
@@ -297,28 +194,6 @@ def _figures(result: Promotion) -> dict[str, float]:
             "mcnemar_p": float(f"{found.mcnemar_p:.4g}"),
         }
     return figures
-
-
-def _record_evidence(
-    run: TrackedRun,
-    surveyed: Survey,
-    challenger: Version,
-    images: AnsweredImages,
-    evidence: Evidence,
-) -> None:
-    figures = dict(evidence.metrics) | {"size_mb": evidence.size_mb}
-    if evidence.latency_ms is not None:
-        figures["latency_ms"] = evidence.latency_ms
-    if (found := evidence.comparison) is not None:
-        figures |= {
-            "difference": found.difference,
-            "difference_low": found.low,
-            "difference_high": found.high,
-            "mcnemar_p": found.mcnemar_p,
-        }
-    record_metrics(run, figures, surveyed, challenger.origin.model_id)
-    record_tables(run, images.predictions)
-    keep(run, images)
 
 
 def _record_decision(run: TrackedRun, result: Promotion) -> None:

@@ -1,6 +1,7 @@
 """How the process of a command begins and ends."""
 
 import gc
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -51,11 +52,24 @@ def test_process_leaves_with_all_said_and_done_but_takes_nothing_apart() -> None
     assert ended.stdout == "saidthread\nhandler\n"
 
 
+HELP = [sys.executable, "-m", "trialrun", "--help"]
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is full")
-def test_output_that_cannot_be_written_is_no_success() -> None:
-    """A full disk under a redirected output is told, with Python's exit code for it."""
-    command = [sys.executable, "-m", "trialrun", "--help"]
+def test_output_onto_a_full_disk_is_told() -> None:
+    """Two lines and the exit code of storage."""
     with Path("/dev/full").open("w") as full:
-        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
-    assert ended.returncode != 0
-    assert ended.stderr
+        ended = subprocess.run(HELP, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert ended.returncode == 6
+    first, second = ended.stderr.splitlines()
+    assert first.startswith("Error: StorageError: cannot write")
+    assert second.startswith("Hint: Free some space")
+
+
+def test_output_that_nobody_reads_ends_the_command_in_silence() -> None:
+    """`trialrun … | head` is nobody's fault."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    ended = subprocess.run(HELP, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (1, "")

@@ -1,5 +1,6 @@
 """The command line: it parses, prints and exits, and decides nothing."""
 
+import errno
 import os
 import sys
 import traceback
@@ -13,10 +14,11 @@ from trialrun.cli.lifetime import Departure, load_without_collections
 from trialrun.cli.output import tell
 from trialrun.distributed import ranks_of
 from trialrun.errors import CutBySignalError, TrialrunError
+from trialrun.files import as_storage_error
 
 _USAGE_EXIT = 2
 _INTERNAL_EXIT = 1
-_OUT_OF_MEMORY_EXIT = 7
+_DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def main() -> None:
@@ -61,6 +63,8 @@ def _exit_code(error: BaseException) -> int:
         return error.exit_code
     if isinstance(error, typer.Abort | KeyboardInterrupt):
         error = CutBySignalError("SIGINT")
+    if isinstance(error, OSError) and error.errno in _DISK_IS_FULL:
+        error = as_storage_error("cannot write", error)
     if isinstance(error, CutBySignalError):
         tell("Interrupted", str(error), "Its MLflow run has ended as KILLED; start it again.")
         return error.exit_code

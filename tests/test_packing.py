@@ -1,5 +1,6 @@
 """Packs: decoded once, trusted only whole, kept within a limit, made by one process at a time."""
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -165,6 +166,20 @@ def test_a_damaged_pack_is_made_again(
         again = packed(surveyed)
         assert again.num_decoded == 36
         assert (again.pixels(np.arange(36)) == before).all()
+
+
+def test_a_pack_of_another_version_is_listed_and_made_again(
+    surveyed: Survey, packed: Callable[..., DecodedImages], tmp_path: Path
+) -> None:
+    """Whole by its checksum, but written otherwise: `data pack --list` says so and goes on."""
+    packed(surveyed)
+    path = only_pack(tmp_path) / "pack.json"
+    content = '{"num_images": 36, "reasons": {}, "likenesses": "AAAA"}'
+    path.write_text(f"{hashlib.sha256(content.encode()).hexdigest()}\n{content}\n")
+    [listed] = cache.described(tmp_path / "packs")
+    assert (listed.source, listed.num_images) == (cache.UNREADABLE, 0)
+    assert listed.num_bytes > 36 * SIZE * SIZE * 3
+    assert packed(surveyed).num_decoded == 36
 
 
 def test_the_least_recently_used_pack_leaves_first(

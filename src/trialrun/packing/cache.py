@@ -18,6 +18,7 @@ from trialrun.files import storage_errors
 from trialrun.packing.pack import CONTENTS
 from trialrun.packing.verdicts import read_verdicts
 
+UNREADABLE = "damaged, or another version's"  # instead of a pack's source
 VERDICTS_SUFFIX = ".verdicts.json"  # of what was looked at and did not fit
 
 _LOCK_SUFFIX = ".lock"
@@ -64,11 +65,12 @@ def described(folder: Path) -> list[Described]:
     """The packs below `folder` with what they hold, the one used longest ago first."""
     rows = []
     for entry in entries(folder):
+        source, num_images, size = UNREADABLE, 0, 0
         if (found := read_verdicts(entry.folder / CONTENTS)) is not None:
             verdicts, facts = found
             source, size = str(facts["source"]), int(facts["size"])
             num_images = len(verdicts.reasons)
-            rows.append(Described(entry.key, source, num_images, size, entry.num_bytes, entry.used))
+        rows.append(Described(entry.key, source, num_images, size, entry.num_bytes, entry.used))
     return rows
 
 

@@ -182,15 +182,18 @@ def write_verdicts(path: Path, verdicts: Verdicts, facts: dict[str, Any]) -> Non
 
 
 def read_verdicts(path: Path) -> tuple[Verdicts, dict[str, Any]] | None:
-    """What `write_verdicts` wrote; None where the file is missing or damaged."""
+    """What `write_verdicts` wrote; None where it is missing, damaged, or another version's."""
     try:
         checksum, content, _ = path.read_text("utf-8").split("\n")
     except (OSError, ValueError):
         return None
     if sha256(content.encode()).hexdigest() != checksum:
         return None
-    facts = json.loads(content)
-    reasons = [""] * int(facts["num_images"])
-    for row, reason in facts["reasons"].items():
-        reasons[int(row)] = reason
-    return Verdicts(tuple(reasons), as_array(base64.b64decode(facts["likenesses"]))), facts
+    try:
+        facts = json.loads(content)
+        reasons = [""] * int(facts["num_images"])
+        for row, reason in facts["reasons"].items():
+            reasons[int(row)] = reason
+        return Verdicts(tuple(reasons), as_array(base64.b64decode(facts["likenesses"]))), facts
+    except (KeyError, TypeError, ValueError):
+        return None

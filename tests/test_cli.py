@@ -47,6 +47,24 @@ def test_error_is_two_lines_and_a_code(
     assert len(lines) == 2
 
 
+def test_name_without_a_command_shows_the_help_and_no_error(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Commands stand in the order of the work, each with a whole sentence on one line."""
+    assert run([]) == 2
+    shown = capsys.readouterr().err
+    _, _, commands = shown.partition("Commands:\n")
+    names = [line.split()[0] for line in commands.splitlines()]
+    assert names[:4] == ["data", "model", "train", "search"]
+    assert all(line.endswith(".") and "..." not in line for line in commands.splitlines())
+
+
+def test_hint_names_the_command_that_was_mistaken(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its help lists what it takes."""
+    assert run(["data", "pack", "--limit", "3"]) == 2
+    assert "trialrun data pack --help" in capsys.readouterr().err
+
+
 def test_debug_shows_where_an_error_came_from(capsys: pytest.CaptureFixture[str]) -> None:
     """--debug adds the traceback."""
     assert run(["train", "--epochs", "0", "--debug"]) == 2

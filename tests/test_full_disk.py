@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
@@ -61,6 +62,17 @@ def test_model_that_does_not_fit_fails_the_run_and_is_no_version(
     assert (run.info.status, str(model.status)) == ("FAILED", "FAILED")
     assert run.data.tags["error"].startswith("StorageError")
     assert client.search_model_versions("name = 'colors'") == []
+
+
+def test_full_folder_for_temporary_files_is_told(
+    store: str, colors: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model is written there first: the error names the folder, not MLflow."""
+    small = disk(1_000_000)
+    monkeypatch.setattr(tempfile, "tempdir", str(small))
+    with pytest.raises(StorageError, match=f"{small}.*No space left"):
+        trialrun.train(train_data=str(colors), **QUICK)
+    assert [path.name for path in small.iterdir() if path.name.startswith("trialrun-")] == []
 
 
 def test_full_disk_under_the_database_is_told_in_two_lines(

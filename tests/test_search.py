@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 import trialrun
-from conftest import write_classes
 from searching import SMALL, desk_of, nested_runs, settings
 from trialrun.cli import run as command_line
 from trialrun.config import METRIC_DIRECTIONS
@@ -183,42 +182,6 @@ def test_worker_processes_share_a_study(store: str, colors: Path) -> None:
     assert result.num_trials["complete"] + result.num_trials["pruned"] == 4
     assert len({run.data.params["learning_rate"] for run in runs}) == 4
     assert len({run.data.params["random_seed"] for run in runs}) == 4
-
-
-SHORT_OF_MEMORY = """
-import json, resource, sys
-from pathlib import Path
-import trialrun
-
-data = {"train_data": sys.argv[1], "epochs": "1", "model": "resnet18", "image_size": "320"}
-trialrun.train(**data, batch_size=2)  # everything is imported, and a small batch has its memory
-taken = int(Path("/proc/self/status").read_text().split("VmSize:")[1].split()[0]) * 1024
-limit = taken + 500 * 10**6  # a batch of 24 takes over 1 GB more
-resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-result = trialrun.run_search(
-    **data, batch_size="2,24", learning_rate="0.001", trials=2, sampler="grid"
-)
-print(json.dumps(result.to_json()))
-"""
-
-
-def test_a_batch_that_does_not_fit_is_pruned_and_the_study_goes_on(
-    store: str, tmp_path: Path
-) -> None:
-    """With memory for one of two batches, one trial is pruned and the other completes."""
-    images = write_classes(tmp_path / "set", {"a": 15, "b": 15})
-    done = subprocess.run(
-        [sys.executable, "-c", SHORT_OF_MEMORY, str(images)],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout.splitlines()[-1])
-    assert (result["num_trials"]["complete"], result["num_trials"]["does_not_fit"]) == (1, 1)
-    assert result["best_params"] == {"batch_size": 2}
-    assert result["search_stop_reason"] == "exhausted"
 
 
 def test_no_trial_is_begun_after_the_timeout(store: str, colors: Path) -> None:

@@ -110,6 +110,22 @@ def new_directory(path: Path, *, durable: bool = True) -> Iterator[Path]:
             sync_folder(path.parent)
 
 
+@contextmanager
+def scratch_directory() -> Iterator[Path]:
+    """An empty folder for as long as the block lasts, where the system keeps what is temporary.
+
+    What cannot be removed afterwards is left there: threads of a download that failed may still
+    be writing, and what is to be told is why it failed.
+
+    Raises:
+        StorageError: No folder for temporary files can be written to.
+    """
+    with storage_errors(Path("a temporary folder")):
+        scratch = tempfile.TemporaryDirectory(prefix="trialrun-", ignore_cleanup_errors=True)
+    with scratch as name:
+        yield Path(name)
+
+
 def _sync_all(files: list[Path]) -> None:
     """Sync each file; where they are many, everything at once, as each sync costs milliseconds."""
     if len(files) > _MANY_FILES:

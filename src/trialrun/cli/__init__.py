@@ -11,7 +11,7 @@ import typer
 
 from trialrun.cli.flags import with_values
 from trialrun.cli.lifetime import Departure, load_without_collections
-from trialrun.cli.output import tell
+from trialrun.cli.output import say, tell
 from trialrun.distributed import ranks_of
 from trialrun.errors import CutBySignalError, TrialrunError
 from trialrun.files import as_storage_error
@@ -72,8 +72,19 @@ def _exit_code(error: BaseException) -> int:
         tell(type(error).__name__, str(error), error.hint)
         return error.exit_code
     if isinstance(error, typer.TyperException):
-        if message := error.format_message():
-            tell("InvalidParameterError", message, "`trialrun --help` lists the commands.")
+        _tell_usage(error)
         return _USAGE_EXIT
     tell(type(error).__name__, str(error), "This is a fault of trialrun's: --debug shows where.")
     return _INTERNAL_EXIT
+
+
+def _tell_usage(error: typer.TyperException) -> None:
+    """What is wrong with the command line; the help, where no more than a group was named."""
+    context = getattr(error, "ctx", None)  # typer's parser is a part it does not export
+    command = context.command_path if context else "trialrun"
+    if type(error).__name__ == "NoArgsIsHelpError":
+        say(error.format_message())
+        return
+    tell(
+        "InvalidParameterError", error.format_message(), f"`{command} --help` lists what it takes."
+    )

@@ -1,4 +1,4 @@
-"""Every command, in the order in which help lists them.
+"""Every command of the application.
 
 Torch and MLflow are imported inside the commands, so that --help answers at once.
 """

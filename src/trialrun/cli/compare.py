@@ -19,7 +19,7 @@ def compare(
     ),
     json: Json = False,
 ) -> None:
-    """Show runs side by side: parameters, metrics, curves, data and environments."""
+    """Show runs side by side. Parameters, metrics, curves, data and environments."""
     quieten_mlflow()
     from trialrun.config import NONE_TEXT
     from trialrun.runs.compare import compare_runs

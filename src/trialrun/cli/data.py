@@ -27,7 +27,7 @@ def check(
     strict: Annotated[bool, typer.Option("--strict", help="One bad image is an error.")] = False,
     json: Json = False,
 ) -> None:
-    """Decode every image; count, name what is bad, find duplicates and leaks. Writes nothing."""
+    """Count images; name bad ones, duplicates and leaks. Writes nothing."""
     from trialrun.cli.progress import Terminal
     from trialrun.runs.datasets import check as check_sets
 
@@ -70,7 +70,7 @@ def convert(
     out: Annotated[str, typer.Argument(help="The ImageDirectory to write.")],
     json: Json = False,
 ) -> None:
-    """Write any source as an ImageDirectory, which Azure ML designer's modules read as well."""
+    """Write any source as an ImageDirectory. Azure ML designer's modules read it as well."""
     from dataclasses import asdict
 
     from trialrun.cli.progress import Terminal
@@ -98,7 +98,7 @@ def split(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Split a labelled set, stratified, into the ImageDirectories OUT/train and OUT/valid."""
+    """Split a labelled set into OUT/train and OUT/valid. Stratified; both are ImageDirectories."""
     from dataclasses import asdict
 
     from trialrun.cli.progress import Terminal

@@ -19,7 +19,7 @@ def evaluate(
     json: Json = False,
     **settings: Any,
 ) -> None:
-    """Judge MODEL on the labelled images of DATA and record it as an MLflow run."""
+    """Judge MODEL on the labelled images of DATA, as an MLflow run."""
     from trialrun.config import from_values
     from trialrun.runs.signals import cut_by_signals
 

@@ -28,7 +28,7 @@ def promote(
     json: Json = False,
     **settings: Any,
 ) -> None:
-    """Make a version of NAME the champion if it passes every gate on the test images DATA."""
+    """Make a version of NAME champion if it passes its gates on DATA."""
     from trialrun.config import from_values
     from trialrun.runs.signals import cut_by_signals
 
@@ -70,7 +70,7 @@ def rollback(
     alias: Alias = CHAMPION,
     json: Json = False,
 ) -> None:
-    """Give the champion's alias of NAME back to the champion before."""
+    """Make the champion before champion of NAME again."""
     quieten_mlflow()
     from trialrun.runs.champions import rollback as go_back
 
@@ -83,7 +83,7 @@ def rollback(
 
 @app.command()
 def history(name: Name, alias: Alias = CHAMPION, json: Json = False) -> None:
-    """Show who was champion of NAME from when to when, and why."""
+    """Show who was champion of NAME, from when to when, and why."""
     quieten_mlflow()
     from trialrun.runs.champions import history as read
 

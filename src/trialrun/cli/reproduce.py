@@ -23,7 +23,7 @@ def reproduce(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Train RUN_ID again from its record and compare it epoch by epoch."""
+    """Train RUN_ID again from its record and compare every epoch."""
     from trialrun.runs.signals import cut_by_signals
 
     with cut_by_signals():

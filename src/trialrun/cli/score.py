@@ -15,7 +15,7 @@ def score(
     output: Annotated[str, typer.Option(help="The table to write, .csv or .parquet.")],
     json: Json = False,
 ) -> None:
-    """Score every image of DATA with MODEL: a row an image, a probability a class."""
+    """Score the images of DATA. A row an image, a probability a class."""
     from dataclasses import asdict
 
     from trialrun.runs.plan import check_output

@@ -12,7 +12,7 @@ from trialrun.config import SearchConfig, TrainConfig
 @flags_for(SearchConfig)
 @flags_for(TrainConfig)
 def search(json: Json = False, **settings: Any) -> None:
-    """Search the settings of `train` for the best, a trial an MLflow run.
+    """Search the settings of `train`, each trial an MLflow run.
 
     Every setting of `train` takes a range (1e-4:1e-1, or in steps 8:64:8) or a choice (8,16,32)
     beside a value. Without any, learning_rate 1e-4:1e-1 and batch_size 8,16,32,64 are searched.

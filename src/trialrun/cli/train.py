@@ -12,7 +12,7 @@ from trialrun.config import TrainConfig
 @app.command()
 @flags_for(TrainConfig)
 def train(json: Json = False, **settings: Any) -> None:
-    """Train a classifier on labelled images and record the run in MLflow."""
+    """Train a classifier on labelled images, as an MLflow run."""
     from trialrun.runs.entry import run_training
 
     quieten_mlflow()

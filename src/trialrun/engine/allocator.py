@@ -23,9 +23,9 @@ def keep_freed_memory() -> bool:
     What was freed before goes back to the kernel first: decoding images leaves gaps that training's
     blocks would not fit.
     """
-    if platform.libc_ver()[0] != "glibc":
+    libc = _glibc()
+    if libc is None:
         return False
-    libc = ctypes.CDLL(ctypes.util.find_library("c"))
     libc.malloc_trim(0)
     settings = {
         _M_MMAP_THRESHOLD: _KEEP_BYTES,
@@ -34,3 +34,15 @@ def keep_freed_memory() -> bool:
     }
     accepted = [libc.mallopt(name, value) for name, value in settings.items()]
     return all(accepted)
+
+
+def give_back_freed_memory() -> None:
+    """Let the kernel have what is free, gaps and all, before something of another size is asked."""
+    if libc := _glibc():
+        libc.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    if platform.libc_ver()[0] != "glibc":
+        return None
+    return ctypes.CDLL(ctypes.util.find_library("c"))

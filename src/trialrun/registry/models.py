@@ -1,6 +1,5 @@
 """A ModelDirectory as MLflow's LoggedModel, and as a version of a registered model."""
 
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trialrun.errors import InvalidModelDirectoryError, TrackingError, TrialrunError
+from trialrun.files import scratch_directory
 from trialrun.models import directory
 from trialrun.store import tracking_errors
 
@@ -89,8 +89,8 @@ def _check_arrived(model: LoggedModel) -> None:
     """Fetch the model back and hold it to its manifest: a version must never be half a model."""
     import mlflow
 
-    with tempfile.TemporaryDirectory() as scratch:
-        arrived = mlflow.artifacts.download_artifacts(artifact_uri=model.uri, dst_path=scratch)
+    with scratch_directory() as scratch:
+        arrived = mlflow.artifacts.download_artifacts(artifact_uri=model.uri, dst_path=str(scratch))
         try:
             directory.read(Path(arrived))
         except InvalidModelDirectoryError as error:

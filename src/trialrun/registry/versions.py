@@ -1,13 +1,13 @@
 """A version of a registered model: where it came from, and what it was trained on."""
 
 import json
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trialrun.errors import TrackingError
+from trialrun.files import scratch_directory
 from trialrun.store import tracking_errors
 
 if TYPE_CHECKING:
@@ -144,8 +144,8 @@ def artifact_bytes(client: "MlflowClient", run_id: str, name: str) -> bytes | No
     with tracking_errors(f"{name} of run {run_id} cannot be read"):
         if name not in _names(client, run_id):
             return None
-        with tempfile.TemporaryDirectory(prefix="trialrun-") as scratch:
-            return Path(client.download_artifacts(run_id, name, scratch)).read_bytes()
+        with scratch_directory() as scratch:
+            return Path(client.download_artifacts(run_id, name, str(scratch))).read_bytes()
 
 
 def _names(client: "MlflowClient", run_id: str) -> set[str]:

@@ -5,16 +5,15 @@ that runs which answered the same images can be compared later.
 """
 
 import io
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trialrun.errors import InvalidDatasetError, NotLabeledDatasetError
+from trialrun.files import scratch_directory
 from trialrun.images import printable
 from trialrun.images.survey import Survey
 from trialrun.models.classifier import ImageClassifier
@@ -117,8 +116,8 @@ def keep(run: TrackedRun, images: AnsweredImages, *, name: str = PREDICTIONS) ->
             "label_probability": given.label_probability,
         }
     )
-    with tempfile.TemporaryDirectory(prefix="trialrun-") as scratch:
-        path = Path(scratch) / name
+    with scratch_directory() as scratch:
+        path = scratch / name
         table.to_parquet(path, index=False)
         run.artifact(path)
 

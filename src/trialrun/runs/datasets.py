@@ -1,13 +1,12 @@
 """Image sets apart from training: checked, converted, split."""
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from trialrun.errors import InvalidDatasetError, InvalidParameterError, TrialrunError, merged
-from trialrun.files import new_directory
+from trialrun.files import new_directory, scratch_directory
 from trialrun.images import ImageSet, check_same_classes, check_trainable, printable
 from trialrun.images.preprocessing import Preprocessing
 from trialrun.images.split import stratified_split
@@ -89,9 +88,9 @@ def check(
         TrialrunError: A set cannot be opened; what else is wrong stands in `problems`.
     """
     observer = observer or Silent()
-    with tempfile.TemporaryDirectory(prefix="trialrun-check-") as scratch:
+    with scratch_directory() as scratch:
         sources = [data] if valid is None else [data, valid]
-        opened = [open_source(source, cache=Path(scratch)) for source in sources]
+        opened = [open_source(source, cache=scratch) for source in sources]
         sets = tuple(_checked(images, observer) for images in opened)
         surveys = [checked.surveyed for checked in sets]
         findings = look_for(surveys, [checked.decoded for checked in sets])

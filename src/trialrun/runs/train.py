@@ -1,11 +1,9 @@
 """One tracked training run, end to end: data, network, epochs, record, model, registry."""
 
-import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
-from pathlib import Path
 
 from torch import Tensor
 
@@ -15,6 +13,7 @@ from trialrun.engine.faults import NonFiniteLossError
 from trialrun.engine.precision import Arithmetic
 from trialrun.engine.stopping import PrunedError, Standing
 from trialrun.errors import CutBySignalError
+from trialrun.files import scratch_directory
 from trialrun.models import directory, weights
 from trialrun.models.directory import ModelDescription
 from trialrun.registry import LoggedModel, new_model, register, upload
@@ -229,8 +228,8 @@ class _Training:
             params=self.plan.config.params(),
             tags=self._model_tags(result),
         )
-        with tempfile.TemporaryDirectory(prefix="trialrun-") as scratch:
-            folder = Path(scratch) / "model"
+        with scratch_directory() as scratch:
+            folder = scratch / "model"
             directory.write(folder, description, content)
             add_serving_files(
                 folder, description.classes, model_id=model.model_id, run_id=run.run_id

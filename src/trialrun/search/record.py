@@ -1,13 +1,12 @@
 """What a search writes into its parent run: the trials' table, the pictures, the best, the card."""
 
 import json
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trialrun.config import as_text
+from trialrun.files import scratch_directory
 from trialrun.runs.tables import as_csv
 from trialrun.search import desk as kept
 from trialrun.search.desk import best_first
@@ -69,8 +68,8 @@ def record_pictures(
     run: TrackedRun, study: "Study", plan: SearchPlan, observer: SearchObserver
 ) -> None:
     """Optuna's pictures, as PNG in `plots`."""
-    with tempfile.TemporaryDirectory(prefix="trialrun-") as scratch:
-        for path, reason in draw(study, plan, Path(scratch)):
+    with scratch_directory() as scratch:
+        for path, reason in draw(study, plan, scratch):
             if path is None:
                 observer.note(reason)
             else:

@@ -80,6 +80,12 @@ class Bench:
             TrialrunError: Data, model, disk or tracking store are at fault, not the settings.
             CutBySignalError: A signal came; the trial is back in the queue.
         """
+        if not self._fits(desk, claim):
+            # Not while the error is handled: until then the frames it names hold the tensors.
+            _free_memory()
+
+    def _fits(self, desk: Desk, claim: Claim) -> bool:
+        """Train a trial and tell the desk; False where memory did not suffice."""
         import optuna.exceptions
 
         try:
@@ -90,14 +96,15 @@ class Bench:
             raise
         except OutOfMemoryError:
             desk.does_not_fit(claim, self._plan_of(claim).config.batch_size)
-            _free_memory()
+            return False
         except optuna.exceptions.UpdateFinishedTrialError:
-            return  # silent for too long: another worker has the trial by now
+            pass  # silent for too long: another worker has the trial by now
         except _NOT_OF_THE_TRIAL as error:
             desk.give_back(claim, f"{type(error).__name__}: {error}")
             raise
         except Exception as error:
             desk.fail(claim, f"{type(error).__name__}: {error}")
+        return True
 
     def _train(self, desk: Desk, claim: Claim) -> None:
         plan = self._plan_of(claim)
@@ -139,12 +146,15 @@ def values_of(result: TrainResult, plan: SearchPlan) -> list[float]:
 
 
 def _free_memory() -> None:
-    """Give back what the trial that did not fit holds on a GPU, for the next one."""
+    """Give back what the trial that did not fit has taken, for the next one."""
     import gc
 
     import torch
 
+    from trialrun.engine.allocator import give_back_freed_memory
+
     gc.collect()
+    give_back_freed_memory()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 

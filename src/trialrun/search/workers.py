@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from trialrun import errors
 from trialrun.errors import TrialrunError
+from trialrun.files import scratch_directory
 from trialrun.search.desk import Desk, Done, Wait
 
 if TYPE_CHECKING:
@@ -84,12 +84,12 @@ class Crew:
             TrialrunError: A worker ended with it, or workers keep dying.
             CutBySignalError: A signal came; the workers have put their trials back.
         """
-        with tempfile.TemporaryDirectory(prefix="trialrun-search-") as scratch:
-            crew = [self._begin(Path(scratch), place) for place in range(self._num_workers)]
+        with scratch_directory() as scratch:
+            crew = [self._begin(scratch, place) for place in range(self._num_workers)]
             try:
                 while crew:
                     time.sleep(POLL_SECONDS)
-                    crew = [w for each in crew for w in self._looked_after(each, Path(scratch))]
+                    crew = [w for each in crew for w in self._looked_after(each, scratch)]
                     self._after()
             except BaseException:
                 _stop(crew)

@@ -128,29 +128,56 @@ def pack(
     json: Json = False,
 ) -> None:
     """Look at the cache of decoded images, or empty it."""
-    from dataclasses import asdict
-
-    from trialrun.config.folders import cache_limit_bytes
     from trialrun.errors import InvalidParameterError
-    from trialrun.runs.kept import clear_kept, kept_packs, packs_folder
 
     if list_packs == clear:
         raise InvalidParameterError("give --list or --clear", "`trialrun data pack --list`.")
-    folder = str(packs_folder())
     if clear:
-        num_packs, num_bytes = clear_kept()
-        if json:
-            show_json({"folder": folder, "num_packs": num_packs, "num_bytes": num_bytes})
-        else:
-            show(f"{num_packs} packs and unpacked archives deleted, {num_bytes / 1e6:.1f} MB")
-        return
-    rows = [asdict(row) for row in kept_packs()]
+        _clear_cache(json)
+    else:
+        _list_cache(json)
+
+
+def _clear_cache(json: bool) -> None:
+    from dataclasses import asdict
+
+    from trialrun.runs.kept import clear_kept, packs_folder
+
+    cleared = clear_kept()
     if json:
-        show_json({"folder": folder, "limit_bytes": cache_limit_bytes(), "packs": rows})
+        show_json({"folder": str(packs_folder()), **asdict(cleared)})
         return
-    for row in rows:
-        show(
-            f"{row['key'][:12]}  {row['num_bytes'] / 1e6:>9.1f} MB  {row['num_images']:>8} images "
-            f"of {row['image_size']} pixels  {row['source']}"
-        )
-    say(f"{len(rows)} packs in {folder}, limit {cache_limit_bytes() / 1e9:g} GB")
+    show(
+        f"{cleared.num_packs} packs and {cleared.num_archives} unpacked archives deleted, "
+        f"{cleared.num_bytes / 1e6:.1f} MB"
+    )
+    if cleared.num_in_use:
+        say(f"{cleared.num_in_use} unpacked archives stay: processes use them")
+
+
+def _list_cache(json: bool) -> None:
+    from dataclasses import asdict
+
+    from trialrun.config.folders import cache_folder, cache_limit_bytes
+    from trialrun.runs.kept import kept_archives, kept_packs, packs_folder
+
+    packs, archives, limit_bytes = kept_packs(), kept_archives(), cache_limit_bytes()
+    if json:
+        unpacked = [
+            {"folder": str(each.folder), **asdict(each.contents), "used": each.used}
+            for each in archives
+        ]
+        answer = {"folder": str(packs_folder()), "limit_bytes": limit_bytes}
+        show_json(answer | {"packs": [asdict(row) for row in packs], "archives": unpacked})
+        return
+    for pack in packs:
+        images = f"{pack.num_images:>8} images of {pack.image_size} pixels"
+        show(f"{pack.key[:12]}  {pack.num_bytes / 1e6:>9.1f} MB  {images}  {pack.source}")
+    for each in archives:
+        size = f"{each.contents.num_bytes / 1e6:>9.1f} MB  {each.contents.num_files:>8} files"
+        show(f"{each.folder.name[:12]}  {size} unpacked  {each.contents.source}")
+    total = sum(pack.num_bytes for pack in packs) + sum(e.contents.num_bytes for e in archives)
+    say(
+        f"{len(packs)} packs and {len(archives)} unpacked archives in {cache_folder()}, "
+        f"{total / 1e9:.3g} of {limit_bytes / 1e9:g} GB"
+    )

@@ -27,7 +27,7 @@ def cache_folder() -> Path:
 
 
 def cache_limit_bytes() -> int:
-    """How large the packs may grow together: `$TRIALRUN_CACHE_GB`, in 10^9 bytes, else 50.
+    """How large the cache may grow: `$TRIALRUN_CACHE_GB`, in 10^9 bytes, else 50.
 
     Raises:
         InvalidParameterError: It is no number, or negative.

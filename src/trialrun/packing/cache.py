@@ -1,4 +1,4 @@
-"""The folder of packs: how much lies there, what was used last, and what has to go.
+"""The folder of packs: how much lies there, what was used last, and how it goes.
 
 A pack is a folder named by its key, with a lock file beside it; names that begin with a dot are
 drafts. A pack that is deleted while a process has it mapped stays readable to that process.
@@ -10,19 +10,20 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from trialrun.files import storage_errors
 from trialrun.packing.pack import CONTENTS
+from trialrun.packing.room import Kept
 from trialrun.packing.verdicts import read_verdicts
 
 UNREADABLE = "damaged, or another version's"  # instead of a pack's source
 VERDICTS_SUFFIX = ".verdicts.json"  # of what was looked at and did not fit
 
 _LOCK_SUFFIX = ".lock"
-_FREE_SHARE = 0.9  # of the disk's free space, at most so much for a new pack
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,25 +112,12 @@ def sweep_drafts(place: Path) -> None:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def make_room(folder: Path, num_bytes: int, *, limit_bytes: int) -> bool:
-    """Delete packs, least recently used first, until `num_bytes` more fit; False where they cannot.
-
-    Nothing is deleted for a pack that would not fit even then.
-    """
-    if num_bytes > limit_bytes:
-        return False
-    packs = entries(folder)
-    total = sum(entry.num_bytes for entry in packs)
-    free = shutil.disk_usage(folder).free
-    if num_bytes > (free + total) * _FREE_SHARE:
-        return False
-    for entry in packs:
-        if total + num_bytes <= limit_bytes and num_bytes <= free * _FREE_SHARE:
-            break
-        remove(entry.folder)
-        total -= entry.num_bytes
-        free = shutil.disk_usage(folder).free
-    return num_bytes <= free * _FREE_SHARE
+def evictable(folder: Path) -> list[Kept]:
+    """The packs below `folder`, as what may go when room is needed."""
+    return [
+        Kept(entry.num_bytes, entry.used, partial(remove, entry.folder))
+        for entry in entries(folder)
+    ]
 
 
 def clear(folder: Path) -> tuple[int, int]:

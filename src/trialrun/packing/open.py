@@ -6,7 +6,7 @@ so that a pack is never stale and the same images under other names are not deco
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
@@ -24,6 +24,7 @@ from trialrun.packing import cache
 from trialrun.packing.likeness import Likenesses
 from trialrun.packing.live import LiveImages, live_images
 from trialrun.packing.pack import Pack, pack_bytes, read_pack, sync_later, write_pack
+from trialrun.packing.room import Kept, make_room
 from trialrun.packing.verdicts import judge, read_verdicts, write_verdicts
 
 _FORMAT = 6  # of the files of a pack
@@ -49,6 +50,11 @@ def no_note(_text: str) -> None:
     """Tell nobody."""
 
 
+def nothing_else() -> Sequence[Kept]:
+    """Only packs may go for a new one."""
+    return ()
+
+
 def open_pack(
     surveyed: Survey,
     preprocessing: Preprocessing,
@@ -58,11 +64,13 @@ def open_pack(
     limit_bytes: int,
     progress: Callable[[int], None] = no_progress,
     note: Callable[[str], None] = no_note,
+    others: Callable[[], Sequence[Kept]] = nothing_else,
 ) -> DecodedImages:
     """The decoded images of a surveyed set: the pack below `folder`, made if it is not there.
 
-    Where a pack would not fit under `limit_bytes` or on the disk, images are decoded as they are
-    asked for, and `note` is told.
+    For a new pack older ones go, and of `others` too what was used longer ago. Where it would still
+    not fit under `limit_bytes` or on the disk, images are decoded as they are asked for, and `note`
+    is told.
 
     Raises:
         StorageError: The folder cannot be written.
@@ -82,7 +90,8 @@ def open_pack(
             note(f"the cached copy of {source} is damaged and is made again")
             cache.remove(place)
         made = None
-        if _has_room(surveyed, preprocessing, folder, limit_bytes, note):
+        kept = [*cache.evictable(folder), *others()]
+        if _has_room(surveyed, preprocessing, folder, kept, limit_bytes, note):
             made = _made(surveyed, preprocessing, place, threads, progress, note)
         return made or _live(surveyed, preprocessing, place, threads, progress)
 
@@ -91,12 +100,13 @@ def _has_room(
     surveyed: Survey,
     preprocessing: Preprocessing,
     folder: Path,
+    kept: Sequence[Kept],
     limit_bytes: int,
     note: Callable[[str], None],
 ) -> bool:
     assert preprocessing.image_size is not None, "a pack has one size"
     needed = pack_bytes(len(surveyed.sightings), preprocessing.image_size)
-    if cache.make_room(folder, needed, limit_bytes=limit_bytes):
+    if make_room(folder, kept, needed, limit_bytes=limit_bytes):
         return True
     note(
         f"{surveyed.images.source} would take {needed / 1e9:.3g} GB decoded, which does not fit "

@@ -22,7 +22,12 @@ from trialrun.images.workers import num_threads
 from trialrun.packing import DecodedImages, Skipped, open_pack, skipped_images, usable_subset
 from trialrun.packing.ledger import surveyed_again
 from trialrun.runs.findings import Findings, look_for
-from trialrun.runs.kept import ledgers_folder, packs_folder
+from trialrun.runs.kept import (
+    evictable_archives,
+    keep_within_limit,
+    ledgers_folder,
+    packs_folder,
+)
 from trialrun.runs.observer import DECODING, READING, Observer, Silent
 from trialrun.runs.plan import TrainPlan
 
@@ -84,6 +89,7 @@ def prepare(plan: TrainPlan, observer: Observer) -> PreparedData:
 
 def surveyed_set(images: ImageSet, observer: Observer | None = None) -> Survey:
     """Every file looked at, those excepted that have not changed since they were."""
+    keep_within_limit()  # an archive may just have been unpacked
     observer = observer or Silent()
     observer.scanning(READING, len(images))
     return surveyed_again(
@@ -132,6 +138,7 @@ def _prepared(
         limit_bytes=cache_limit_bytes(),
         progress=observer.scanned,
         note=observer.note,
+        others=evictable_archives,
     )
     usable = usable_subset(surveyed.images, decoded.reasons, strict=plan.config.strict)
     prepared = PreparedSet(surveyed, decoded, _labelled(decoded, usable, plan.classes))

@@ -16,6 +16,7 @@ from trialrun.images.writer import Written, verdict, write_image_directory
 from trialrun.packing import skipped_images, usable_subset
 from trialrun.packing.live import LiveImages, looked_at
 from trialrun.runs.findings import Findings, look_for
+from trialrun.runs.kept import keep_within_limit
 from trialrun.runs.observer import DECODING, READING, Observer, Silent
 from trialrun.runs.sources import open_source
 
@@ -129,7 +130,9 @@ def convert(source: str, out: str, *, observer: Observer | None = None) -> Writt
     Raises:
         TrialrunError: DATA cannot be opened, or `out` exists or cannot be written.
     """
-    checked = _checked(open_source(source), observer or Silent())
+    images = open_source(source)
+    keep_within_limit()
+    checked = _checked(images, observer or Silent())
     return _written(checked, Path(out).expanduser(), observer or Silent())
 
 
@@ -155,6 +158,7 @@ def split(
         )
     observer = observer or Silent()
     images = open_source(data, group_column=group_column, group_pattern=group_pattern)
+    keep_within_limit()
     if problems := check_trainable(images):
         raise merged(problems)
     parts = stratified_split(

@@ -1,12 +1,26 @@
 """What the cache holds that can be made again: packs, unpacked archives, ledgers."""
 
 import shutil
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from trialrun.config.folders import cache_folder
-from trialrun.packing.cache import Described, clear, described
+from trialrun.config.folders import cache_folder, cache_limit_bytes
+from trialrun.images.archives import Unpacked, archives_folder, remove_idle, unpacked_archives
+from trialrun.packing.cache import Described, clear, described, evictable
+from trialrun.packing.room import Kept, make_room
 
-PACKS, LEDGERS, ARCHIVES = "packs", "ledgers", "archives"
+PACKS, LEDGERS = "packs", "ledgers"
+
+
+@dataclass(frozen=True, slots=True)
+class Cleared:
+    """Packs and unpacked archives that were deleted, their bytes, and archives in use that stay."""
+
+    num_packs: int
+    num_archives: int
+    num_bytes: int
+    num_in_use: int
 
 
 def packs_folder() -> Path:
@@ -24,13 +38,40 @@ def kept_packs() -> list[Described]:
     return described(packs_folder())
 
 
-def clear_kept() -> tuple[int, int]:
-    """Delete packs, unpacked archives and ledgers; how many folders, and their bytes."""
+def kept_archives() -> list[Unpacked]:
+    """Every unpacked archive, the one used longest ago first."""
+    return unpacked_archives(archives_folder(cache_folder()))
+
+
+def evictable_archives() -> list[Kept]:
+    """The unpacked archives, as what may go for a pack; those that a process uses stay."""
+    return [
+        Kept(each.contents.num_bytes, each.used, partial(remove_idle, each.folder))
+        for each in kept_archives()
+    ]
+
+
+def keep_within_limit() -> None:
+    """Delete what was used longest ago where packs and idle archives are more than the limit.
+
+    Raises:
+        InvalidParameterError: The limit is no size.
+    """
+    limit_bytes = cache_limit_bytes()
+    if archives := evictable_archives():
+        kept = [*evictable(packs_folder()), *archives]
+        make_room(cache_folder(), kept, 0, limit_bytes=limit_bytes)
+
+
+def clear_kept() -> Cleared:
+    """Delete packs, ledgers and those unpacked archives that no process uses."""
     num_packs, num_bytes = clear(packs_folder())
-    archives = cache_folder() / ARCHIVES
-    folders = [path for path in archives.iterdir() if path.is_dir()] if archives.is_dir() else []
-    for folder in folders:
-        num_bytes += sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-        shutil.rmtree(folder, ignore_errors=True)
+    archives = kept_archives()
+    removed = [each for each in archives if remove_idle(each.folder)]
     shutil.rmtree(ledgers_folder(), ignore_errors=True)
-    return num_packs + len(folders), num_bytes
+    return Cleared(
+        num_packs,
+        len(removed),
+        num_bytes + sum(each.contents.num_bytes for each in removed),
+        len(archives) - len(removed),
+    )

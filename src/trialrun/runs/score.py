@@ -12,6 +12,7 @@ from trialrun.images.header import UndecodableError
 from trialrun.models.classifier import ImageClassifier
 from trialrun.models.open import open_classifier
 from trialrun.registry import model_folder
+from trialrun.runs.kept import keep_within_limit
 from trialrun.runs.plan import check_output
 from trialrun.runs.sources import open_source
 from trialrun.scoring import LABEL_COLUMN, probability_columns, score
@@ -47,6 +48,7 @@ def score_data(model: str, data: str, output: str) -> ScoreResult:
     """
     path = check_output(output)
     images = open_source(data)
+    keep_within_limit()
     table = score_table(load_model(model), images)
     write_table(table, path)
     return ScoreResult(str(path), len(table), int((table["error"] != "").sum()))

@@ -5,6 +5,14 @@ more bytes than the disk or a sane ratio allows; anything damaged, truncated or 
 images and image lists are unpacked.
 """
 
-from trialrun.images.archives.place import archive_in, unpacked
+from trialrun.images.archives.place import archive_in, archives_folder, unpacked
+from trialrun.images.archives.unpacked import Unpacked, remove_idle, unpacked_archives
 
-__all__ = ["archive_in", "unpacked"]
+__all__ = [
+    "Unpacked",
+    "archive_in",
+    "archives_folder",
+    "remove_idle",
+    "unpacked",
+    "unpacked_archives",
+]

@@ -8,6 +8,7 @@ from trialrun.errors import InvalidArchiveError
 from trialrun.files import new_directory, sha256_of, storage_errors
 from trialrun.images.archives.entries import Allowance, extract, is_list_name
 from trialrun.images.archives.tars import tar_members
+from trialrun.images.archives.unpacked import alone_with, hold, sweep_drafts
 from trialrun.images.archives.zips import zip_members
 from trialrun.images.walk import is_image_name, is_system_name
 
@@ -53,29 +54,30 @@ def unpacked(archive: Path, cache_folder: Path) -> Path:
         InvalidArchiveError: Damaged, encrypted, no archive, or meaning harm.
         StorageError: The cache folder cannot be written.
     """
-    from filelock import FileLock
-
     try:
         digest = sha256_of(archive)
     except OSError as error:
         raise InvalidArchiveError(
             f"{archive} cannot be read: {error.strerror or error}", "Look at its permissions."
         ) from error
-    place = cache_folder / "archives" / f"{digest[:40]}-{_FORMAT}"
-    if not place.is_dir():
-        with storage_errors(place):
-            place.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(place.with_name(place.name + ".lock")):
-            _sweep_drafts(place)
-            if not place.is_dir():
-                _unpack(archive, place)
+    place = archives_folder(cache_folder) / f"{digest[:40]}-{_FORMAT}"
+    if not (place.is_dir() and not os.access(place.parent, os.W_OK)):  # else nobody can delete it
+        _open(archive, place)
     return _without_wrapping(place)
 
 
-def _sweep_drafts(place: Path) -> None:
-    """Delete what a killed process left."""
-    for draft in place.parent.glob(f".{place.name}.*"):
-        shutil.rmtree(draft, ignore_errors=True)
+def archives_folder(cache_folder: Path) -> Path:
+    """Where unpacked archives lie."""
+    return cache_folder / "archives"
+
+
+def _open(archive: Path, place: Path) -> None:
+    """Unpack what is not there yet, and keep it from being deleted while this process lives."""
+    with storage_errors(place), alone_with(place):
+        sweep_drafts(place)
+        if not place.is_dir():
+            _unpack(archive, place)
+        hold(place, str(archive))
 
 
 def _unpack(archive: Path, place: Path) -> None:

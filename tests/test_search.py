@@ -1,6 +1,7 @@
 """Searches, end to end on real stores: what they record, that none is lost, what they decide."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
 
 import trialrun
@@ -15,6 +17,7 @@ from searching import SMALL, desk_of, nested_runs, settings
 from trialrun.cli import run as command_line
 from trialrun.config import METRIC_DIRECTIONS
 from trialrun.errors import InvalidParameterError
+from trialrun.runs import sources
 from trialrun.runs.observer import DECODING
 from trialrun.search.observer import SilentSearch
 from trialrun.search.plan import plan_search
@@ -182,6 +185,31 @@ def test_worker_processes_share_a_study(store: str, colors: Path) -> None:
     assert result.num_trials["complete"] + result.num_trials["pruned"] == 4
     assert len({run.data.params["learning_rate"] for run in runs}) == 4
     assert len({run.data.params["random_seed"] for run in runs}) == 4
+
+
+def test_workers_share_what_the_search_downloaded(
+    store: str, colors: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Images from the artifact store are fetched once, not by each worker.
+
+    The store's copy is gone when the workers begin.
+    """
+    client = mlflow.MlflowClient(store)
+    experiment = client.get_experiment_by_name("tests")
+    assert experiment is not None
+    run = client.create_run(experiment.experiment_id)
+    client.log_artifacts(run.info.run_id, str(colors), "set")
+
+    def download(uri: str) -> Path:
+        path = downloaded(uri)
+        shutil.rmtree(Path(run.info.artifact_uri) / "set")
+        return path
+
+    downloaded = sources.downloaded
+    monkeypatch.setattr(sources, "downloaded", download)
+    plan = settings(Path("unused"), trials=2, workers=2)
+    result = trialrun.run_search(**plan | {"train_data": f"runs:/{run.info.run_id}/set"})
+    assert result.num_trials["complete"] + result.num_trials["pruned"] == 2
 
 
 def test_no_trial_is_begun_after_the_timeout(store: str, colors: Path) -> None:

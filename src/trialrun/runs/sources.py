@@ -3,10 +3,12 @@
 import atexit
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from trialrun.config.folders import cache_folder
 from trialrun.errors import InvalidParameterError, TrackingError
+from trialrun.files import storage_errors
 from trialrun.images import ImageSet, open_data
 from trialrun.images.groups import grouped_by_pattern
 
@@ -27,6 +29,19 @@ _URI_SCHEMES = (
     "abfss://",
 )
 
+_copies: dict[str, Path] = {}  # where the last download of each address lies
+_given: dict[str, Path] = {}
+
+
+def copies() -> dict[str, str]:
+    """Where this process has what it downloaded, by address, for processes that it begins."""
+    return {uri: str(path) for uri, path in _copies.items()}
+
+
+def take_copies(downloaded_by_parent: Mapping[str, str]) -> None:
+    """Read these addresses from their copies, which whoever began this process keeps."""
+    _given.update({uri: Path(path) for uri, path in downloaded_by_parent.items()})
+
 
 def open_source(
     source: str,
@@ -46,7 +61,10 @@ def open_source(
         raise InvalidParameterError(
             "group_column and group_pattern are both set", "Set one of them."
         )
-    path = downloaded(source) if source.startswith(_URI_SCHEMES) else None
+    path = None
+    if source.startswith(_URI_SCHEMES):
+        path = _given.get(source) or downloaded(source)
+        _copies[source] = path
     images = open_data(source, cache or cache_folder(), path=path, group_column=group_column)
     return images if group_pattern is None else grouped_by_pattern(images, group_pattern)
 
@@ -60,7 +78,8 @@ def downloaded(uri: str) -> Path:
     import mlflow
     from mlflow.exceptions import MlflowException
 
-    scratch = Path(tempfile.mkdtemp(prefix="trialrun-data-"))
+    with storage_errors(Path("a temporary folder")):
+        scratch = Path(tempfile.mkdtemp(prefix="trialrun-data-"))
     atexit.register(shutil.rmtree, scratch, ignore_errors=True)
     try:
         return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(scratch)))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from trialrun.errors import CutBySignalError, TrialrunError
 from trialrun.runs.signals import cut_by_signals
+from trialrun.runs.sources import take_copies
 from trialrun.search.workers import Orders, answer
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def _work(orders: Orders) -> None:
     from trialrun.search.plan import plan_search
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)
+    take_copies(orders.copies)
     plan = plan_search(orders.given)
     import optuna
     import torch

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from trialrun import errors
 from trialrun.errors import TrialrunError
 from trialrun.files import scratch_directory
+from trialrun.runs.sources import copies
 from trialrun.search.desk import Desk, Done, Wait
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class Orders:
     """What a worker process is told."""
 
     given: Mapping[str, Any]  # the search's settings, as they were given
+    copies: Mapping[str, str]  # of the images that the search downloaded, by address
     storage: str
     study: str
     parent_run_id: str
@@ -121,6 +123,7 @@ class Crew:
         desk, number = self._desk, self._num_begun
         orders = Orders(
             given=desk.plan.given,
+            copies=copies(),
             storage=desk.storage.url,
             study=desk.study.study_name,
             parent_run_id=self._parent_run_id,

@@ -1,8 +1,10 @@
 """The zoo and model directories: ours and Azure's, whole, damaged and malicious."""
 
 import csv
+import io
 import json
 import pickle
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,12 +12,14 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
+from PIL import Image
 from torch import nn
 
 from trialrun.errors import InvalidModelDirectoryError, InvalidParameterError
 from trialrun.images import open_data
 from trialrun.images.preprocessing import Preprocessing
 from trialrun.models import ARCHITECTURES, directory
+from trialrun.models.classifier import ImageClassifier
 from trialrun.models.directory import ModelDescription
 from trialrun.models.names import check_name
 from trialrun.models.open import new_network, open_classifier
@@ -23,6 +27,7 @@ from trialrun.models.weights import to_bytes
 from trialrun.models.zoo import build, head_prefix
 from trialrun.runs.init_model import init_model
 from trialrun.runs.score import score_table
+from trialrun.scoring import score
 
 SMALL = "shufflenet_v2_x0_5"
 
@@ -102,6 +107,52 @@ def test_initial_weights_come_from_a_file_but_for_the_head(tmp_path: Path) -> No
         network.state_dict()["conv1.0.weight"], source.state_dict()["conv1.0.weight"]
     )
     assert network.state_dict()["fc.weight"].shape[0] == 3
+
+
+@pytest.mark.parametrize(
+    "name", ["densenet121", "efficientnet_b0", "googlenet", "mnasnet0_5", "squeezenet1_1", "swin_t"]
+)
+def test_weights_of_every_family_survive_the_disk(name: str, tmp_path: Path) -> None:
+    """Stored and read again, each tensor is what it was."""
+    network = build(name, 2, image_size=224)
+    description = ModelDescription(name, {}, ("cat", "dog"), Preprocessing(224))
+    directory.write(tmp_path / "model", description, to_bytes(network.state_dict()))
+    read = open_classifier(tmp_path / "model").network.state_dict()
+    assert all(torch.equal(read[key], value) for key, value in network.state_dict().items())
+
+
+def test_weights_under_the_names_of_old_start_a_network(tmp_path: Path) -> None:
+    """Torchvision's published DenseNet weights say `norm.1`, and count no batches."""
+    source = build("densenet121", 5, image_size=32)
+    published = {
+        re.sub(r"(denselayer\d+\.(?:norm|conv))([12])\.", r"\1.\2.", name): tensor
+        for name, tensor in source.state_dict().items()
+        if not name.endswith("num_batches_tracked")
+    }
+    torch.save(published, tmp_path / "densenet121.pth")
+    weights = str(tmp_path / "densenet121.pth")
+    _, network = new_network("densenet121", 3, image_size=32, weights=weights)
+    name = "features.denseblock1.denselayer2.conv1.weight"
+    assert name not in published
+    assert torch.equal(network.state_dict()[name], source.state_dict()[name])
+
+
+@pytest.mark.parametrize(
+    "content", [bytes(50), b"\x89PNG\r\n\x1a\n" + bytes(40), pickle.dumps({1: 2}, protocol=2)]
+)
+def test_file_that_holds_no_weights_is_not_accused(content: bytes, tmp_path: Path) -> None:
+    """Damage is told as damage, and torch's advice to run the file is not passed on."""
+    (tmp_path / "weights.pth").write_bytes(content)
+    with pytest.raises(InvalidModelDirectoryError, match=r"damaged|no state dict") as raised:
+        new_network(SMALL, 3, image_size=32, weights=str(tmp_path / "weights.pth"))
+    assert "weights_only" not in str(raised.value)
+
+
+@pytest.mark.parametrize("values", [{"std": [0, 1, 1]}, {"mean": [float("nan"), 0, 0]}], ids=str)
+def test_preprocessing_that_gives_no_numbers_is_refused(values: dict[str, object]) -> None:
+    """A deviation of 0 would make every answer NaN."""
+    with pytest.raises(ValueError, match=r"numbers|above 0"):
+        Preprocessing.from_json({"image_size": 32, "mean": [0, 0, 0], "std": [1, 1, 1]} | values)
 
 
 @pytest.fixture
@@ -308,8 +359,24 @@ def test_pickle_payload_is_refused_and_not_run(azure_model: Path, tmp_path: Path
         {"model_file": "../../model"},
         {"label_map_file": "/etc/passwd"},
         {"label_map_file": None},
+        {"label_map_file": ".."},
+        {"flavor": "pytorch"},
+        {"flavor_extras": {"class": "ResNet", "init_params": ["resnet18"]}},
+        {"flavor_extras": {"class": ["ResNet"], "init_params": {"model_name": ["resnet18"]}}},
+        {"inputs": [{"pre_processor": "ImageNormalizer"}]},
     ],
-    ids=["not pytorch", "foreign class", "path out", "absolute path", "untrained"],
+    ids=[
+        "not pytorch",
+        "foreign class",
+        "path out",
+        "absolute path",
+        "untrained",
+        "folder",
+        "flavor is text",
+        "arguments are a list",
+        "class is a list",
+        "pre_processor is text",
+    ],
 )
 def test_foreign_azure_spec_is_refused(azure_model: Path, changes: dict[str, object]) -> None:
     """Faults 38, 39 and 42 for Azure's format."""
@@ -323,6 +390,25 @@ def test_azure_labels_must_fit_the_classes(azure_model: Path) -> None:
     (azure_model / "index_to_label.csv").write_text(",label\n0,a\n1,b\n2,c\n")
     with pytest.raises(InvalidModelDirectoryError, match="3 labels"):
         open_classifier(azure_model)
+    (azure_model / "index_to_label.csv").write_text(",label\n0,a\n1,a\n")
+    with pytest.raises(InvalidModelDirectoryError, match="two classes one name"):
+        open_classifier(azure_model)
+
+
+def test_image_too_small_for_the_network_gets_its_reason() -> None:
+    """Of images that are taken as they are, the others are scored all the same."""
+    network = build("squeezenet1_1", 2, image_size=None)
+    classifier = ImageClassifier(network, ("a", "b"), Preprocessing(None)).eval()
+    pictures = []
+    for size in (64, 8, 64):
+        file = io.BytesIO()
+        Image.new("RGB", (size, size), (200, 30, 30)).save(file, "PNG")
+        pictures.append(file.getvalue())
+    first, small, last = score(classifier, pictures)
+    assert small.probabilities is None
+    assert "8 by 8 pixels" in small.error
+    assert first.probabilities is not None
+    assert last.probabilities == pytest.approx(first.probabilities)
 
 
 def test_azure_untrained_directory_becomes_a_network(azure: Path) -> None:

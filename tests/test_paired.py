@@ -1,5 +1,7 @@
 """Two models on the same images: differences, intervals, and how often they mislead."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -129,6 +131,22 @@ def test_the_same_seed_gives_the_same_interval() -> None:
     """An interval can be had again."""
     first, second = pair(2, 500)
     assert compare("macro_f1", first, second) == compare("macro_f1", first, second)
+
+
+def test_draws_of_many_small_cells_stay_in_little_memory() -> None:
+    """18,000 images in cells of nine: no more at a time than a chunk."""
+    num_images = 18_000
+    labels = np.arange(num_images) % 2000
+    given_ = Predictions(
+        tuple(map(str, range(2000))), labels, labels, np.full(num_images, 0.9, dtype=np.float32)
+    )
+    tracemalloc.start()
+    try:
+        interval_of("macro_f1", given_, Resampling(draws=200))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 300e6
 
 
 def test_mcnemar_is_exact() -> None:

@@ -77,6 +77,16 @@ def test_gradients_lie_in_memory_as_their_parameters_do(model: str) -> None:
         assert parameter.grad.stride() == parameter.stride(), name
 
 
+def test_tf32_is_of_cuda_alone() -> None:
+    """OneDNN on a CPU goes on computing in fp32."""
+    resolve("cpu", "fp32", tf32=True)
+    assert torch.backends.cuda.matmul.allow_tf32
+    on_cpu = torch.backends.mkldnn.matmul.fp32_precision  # type: ignore[attr-defined]
+    assert on_cpu in ("none", "ieee")
+    resolve("cpu", "fp32", tf32=False)
+    assert not torch.backends.cuda.matmul.allow_tf32
+
+
 def test_device_that_is_not_there_is_refused() -> None:
     """A device is checked before anything is computed."""
     with pytest.raises(InvalidParameterError, match="cuda:77"):

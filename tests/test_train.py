@@ -185,6 +185,21 @@ def test_mostly_unreadable_data_is_an_error(store: str, tmp_path: Path) -> None:
     assert "InvalidDatasetError" in run.data.tags["error"]
 
 
+def test_model_of_no_numbers_is_not_kept(store: str, colors: Path) -> None:
+    """Only validation judges the last step: where no loss is a number, nothing is registered."""
+    settings = {**QUICK, "epochs": 1, "batch_size": 36, "learning_rate": 1e38}
+    with pytest.raises(trialrun.errors.TrialrunError, match="no epoch had a validation loss"):
+        trialrun.train(
+            train_data=str(colors), valid_data=str(colors), register_as="colors", **settings
+        )
+    client = mlflow.MlflowClient(store)
+    experiment = client.get_experiment_by_name("tests")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert (run.info.status, run.data.tags["stop_reason"]) == ("FAILED", "non_finite_loss")
+    assert client.search_registered_models() == []
+
+
 def test_non_finite_loss_fails_and_registers_nothing(store: str, colors: Path) -> None:
     """Fault 46: FAILED, stop_reason, no model."""
     with pytest.raises(trialrun.errors.TrialrunError, match="loss became"):

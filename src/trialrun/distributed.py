@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
 from trialrun.errors import InvalidParameterError
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from torch import Tensor, device
 
 Value = TypeVar("Value")
+
+# The first rank alone talks to MLflow, and the others wait for it through an outage or a long
+# upload. torchrun ends them should it die.
+_PATIENCE = timedelta(days=7)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +35,6 @@ class Ranks:
     def is_first(self) -> bool:
         """Whether this rank is the one that keeps the record."""
         return self.rank == 0
-
-    @property
-    def is_first_here(self) -> bool:
-        """Whether this rank does what one process of a machine does for all."""
-        return self.local_rank == 0
 
     def sum(self, tensor: "Tensor") -> "Tensor":
         """`tensor` summed over the ranks, in place."""
@@ -61,13 +61,6 @@ class Ranks:
         holder = [value]
         dist.broadcast_object_list(holder, src=0)
         return holder[0]
-
-    def wait(self) -> None:
-        """Go on when every rank is here."""
-        if self.world_size > 1:
-            import torch.distributed as dist
-
-            dist.barrier()
 
 
 ALONE = Ranks()
@@ -108,9 +101,9 @@ def joined(on: "device") -> Iterator[Ranks]:
 
     if on.type == "cuda":
         torch.cuda.set_device(on)  # what nccl takes where it is not told
-        dist.init_process_group("nccl", device_id=on)
+        dist.init_process_group("nccl", timeout=_PATIENCE, device_id=on)
     else:
-        dist.init_process_group("gloo")
+        dist.init_process_group("gloo", timeout=_PATIENCE)
     try:
         yield ranks
     finally:

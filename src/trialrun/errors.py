@@ -113,3 +113,8 @@ def merged(errors: Sequence[TrialrunError]) -> TrialrunError:
     ]
     hints = dict.fromkeys(error.hint for error in ordered if error.hint)
     return lead("; ".join(messages), " ".join(hints))
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, on one line; its kind where it says nothing."""
+    return (str(error).splitlines() or [""])[0] or type(error).__name__

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from trialrun.errors import first_line
 from trialrun.images.header import UndecodableError
 from trialrun.images.workers import TOO_SLOW, in_order, num_threads
 from trialrun.models.classifier import ImageClassifier
@@ -21,6 +22,8 @@ LABEL_COLUMN = "Scored Labels"
 PROBABILITY_PREFIX = "Scored Probabilities_"
 
 _BATCH_IMAGES = 32
+_BATCH_PIXELS = _BATCH_IMAGES * 512**2  # for networks that take images as they are
+_NO_NUMBER = "the network's answer is no number"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +42,14 @@ def probability_columns(classes: Iterable[str]) -> list[str]:
 def score(classifier: ImageClassifier, images: Iterable[bytes | None]) -> Iterator[Score]:
     """A score an image, in order; `None` stands for an image that could not be read."""
     batch: list[Tensor | str] = []
+    num_pixels = 0
     decode = partial(_pixels, classifier)
     for pixels in in_order(decode, images, threads=num_threads(), late=lambda _: TOO_SLOW):
         batch.append(pixels)
-        if len(batch) == _BATCH_IMAGES:
+        num_pixels += 0 if isinstance(pixels, str) else pixels[0].numel()
+        if len(batch) == _BATCH_IMAGES or num_pixels >= _BATCH_PIXELS:
             yield from _scored(classifier, batch)
-            batch = []
+            batch, num_pixels = [], 0
     yield from _scored(classifier, batch)
 
 
@@ -65,7 +70,19 @@ def _scored(classifier: ImageClassifier, batch: list[Tensor | str]) -> Iterator[
             yield from (Score(None, str(reason)) for reason in group)
             continue
         pixels = torch.stack([image for image in group if isinstance(image, Tensor)])
-        yield from (Score(row) for row in _probabilities(classifier, pixels))
+        yield from _of_one_size(classifier, pixels)
+
+
+def _of_one_size(classifier: ImageClassifier, pixels: Tensor) -> list[Score]:
+    try:
+        rows = _probabilities(classifier, pixels)
+    except RuntimeError as error:
+        if classifier.preprocessing.image_size is not None:
+            raise  # a size that was tried when the network was made
+        height, width = pixels.shape[-2:]
+        reason = f"the network does not take {width} by {height} pixels: {first_line(error)}"
+        return [Score(None, reason)] * len(pixels)
+    return [Score(row) if np.isfinite(row).all() else Score(None, _NO_NUMBER) for row in rows]
 
 
 def _probabilities(classifier: ImageClassifier, pixels: Tensor) -> NDArray[np.float32]:

@@ -15,10 +15,11 @@ _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 _M_ARENA_MAX = -8
 _KEEP_BYTES = 1 << 30  # blocks below this come from the heap, which keeps as much when freed
+_KEEP_BYTES_OF_OLD = 1 << 25  # what versions of glibc that refuse the former take at most
 
 
 def keep_freed_memory() -> bool:
-    """Raise glibc's thresholds from now on; False where the C library is another.
+    """Raise glibc's thresholds from now on; False where the C library is another, or refuses.
 
     What was freed before goes back to the kernel first: decoding images leaves gaps that training's
     blocks would not fit.
@@ -27,13 +28,13 @@ def keep_freed_memory() -> bool:
     if libc is None:
         return False
     libc.malloc_trim(0)
-    settings = {
-        _M_MMAP_THRESHOLD: _KEEP_BYTES,
-        _M_TRIM_THRESHOLD: _KEEP_BYTES,
-        _M_ARENA_MAX: 1,
-    }
-    accepted = [libc.mallopt(name, value) for name, value in settings.items()]
-    return all(accepted)
+    # This one first: any of them ends glibc's own adjusting, which would leave it at 128 kB.
+    raised = libc.mallopt(_M_MMAP_THRESHOLD, _KEEP_BYTES) or libc.mallopt(
+        _M_MMAP_THRESHOLD, _KEEP_BYTES_OF_OLD
+    )
+    return bool(
+        raised and libc.mallopt(_M_TRIM_THRESHOLD, _KEEP_BYTES) and libc.mallopt(_M_ARENA_MAX, 1)
+    )
 
 
 def give_back_freed_memory() -> None:

@@ -75,12 +75,20 @@ def evaluate(
     )
 
 
+def logits_of(
+    network: nn.Module, pixels: Tensor, preprocessing: Inputs, math: Arithmetic
+) -> Tensor:
+    """(N, C) logits of a batch's inputs, which may be on the CPU still."""
+    inputs = preprocessing.normalised(sent(pixels, math.device))
+    with math.autocast():
+        logits: Tensor = network(math.laid_out(inputs))
+    return logits
+
+
 def _judged(network: nn.Module, batch: Batch, preprocessing: Inputs, math: Arithmetic) -> Tensor:
     """(N, 6) float32: loss, correct, in top 5, predicted, confidence, label probability."""
     labels = sent(batch.labels, math.device)
-    inputs = preprocessing.normalised(sent(batch.pixels, math.device))
-    with math.autocast():
-        logits = network(math.laid_out(inputs))
+    logits = logits_of(network, batch.pixels, preprocessing, math)
     log_probabilities = F.log_softmax(logits.float(), dim=1)
     of_label = log_probabilities.gather(1, labels[:, None])[:, 0]
     confidence, predicted = log_probabilities.max(dim=1)

@@ -9,7 +9,7 @@ from trialrun.errors import InvalidParameterError, OutOfMemoryError, TrialrunErr
 
 
 class NonFiniteLossError(TrialrunError):
-    """The training loss is no longer a number; the step that made it was not applied."""
+    """The loss is no longer a number: no further step was applied, and nothing is kept of it."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message, hint or "Lower learning_rate, or set warmup_steps.")
@@ -17,7 +17,7 @@ class NonFiniteLossError(TrialrunError):
 
 @contextmanager
 def torch_errors(batch_size: int) -> Iterator[None]:
-    """Translate what a step of `batch_size` images may raise.
+    """Translate what batches of `batch_size` images may raise.
 
     Raises:
         OutOfMemoryError: The batch does not fit; the hint names a size to try.
@@ -44,4 +44,5 @@ def torch_errors(batch_size: int) -> Iterator[None]:
 def _is_out_of_memory(error: Exception) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return "can't allocate memory" in str(error)  # a RuntimeError is all that a CPU gets
+    said = str(error).lower()  # a RuntimeError is all that CPUs and MPS get
+    return "can't allocate memory" in said or "out of memory" in said

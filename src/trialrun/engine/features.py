@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from trialrun.config import TrainConfig
 from trialrun.engine.batches import LabelledPixels, ordered_batches
+from trialrun.engine.evaluate import logits_of
 from trialrun.engine.precision import Arithmetic
 from trialrun.engine.task import Task
 
@@ -68,9 +69,12 @@ def with_features(
 
 def _ends_with(network: nn.Module, head: nn.Linear, task: Task, math: Arithmetic) -> bool:
     """Whether the network's output is its last layer's, tried on one image."""
+    network.eval()
     with _inputs_of(head) as seen, torch.inference_mode():
-        output = _run(network, task.valid, 1, task, math, limit=1)[0]
-        return torch.equal(head(seen[0]), output)
+        first = next(ordered_batches(task.valid, 1))
+        output = logits_of(network, first.pixels, task.preprocessing, math)
+        with math.autocast():
+            return torch.equal(head(seen[0].to(math.device)), output)
 
 
 def _table(
@@ -81,37 +85,20 @@ def _table(
     config: TrainConfig,
     math: Arithmetic,
 ) -> FeatureTable:
-    with _inputs_of(head) as seen, torch.inference_mode():
-        _run(network, data, 2 * config.batch_size, task, math)
-    return FeatureTable(torch.cat([features.float().cpu() for features in seen]))
-
-
-def _run(
-    network: nn.Module,
-    data: LabelledPixels,
-    batch_size: int,
-    task: Task,
-    math: Arithmetic,
-    limit: int | None = None,
-) -> list[Tensor]:
     network.eval()
-    outputs = []
-    for batch in ordered_batches(data, batch_size):
-        images = task.preprocessing.normalised(batch.pixels.to(math.device))
-        with math.autocast():
-            outputs.append(network(images.contiguous(memory_format=math.memory_format)))
-        if limit is not None and len(outputs) == limit:
-            break
-    return outputs
+    with _inputs_of(head) as seen, torch.inference_mode():
+        for batch in ordered_batches(data, 2 * config.batch_size):
+            logits_of(network, batch.pixels, task.preprocessing, math)
+    return FeatureTable(torch.cat([features.float() for features in seen]))
 
 
 @contextmanager
 def _inputs_of(layer: nn.Module) -> Iterator[list[Tensor]]:
-    """What `layer` is given, call by call."""
+    """What `layer` is given, call by call, on the CPU."""
     seen: list[Tensor] = []
 
     def note(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        seen.append(inputs[0].clone())
+        seen.append(inputs[0].to("cpu", copy=True))
 
     handle = layer.register_forward_pre_hook(note)
     try:

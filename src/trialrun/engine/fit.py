@@ -41,7 +41,7 @@ def fit(
     longer iterating. Of several ranks each learns from its share and yields the same figures.
 
     Raises:
-        NonFiniteLossError: The loss is no number; the step was not applied.
+        NonFiniteLossError: The training loss is no number; its step was not applied.
         OutOfMemoryError: The batch does not fit; the hint names a size to try.
         InvalidParameterError: The network cannot learn from a batch this small.
     """

@@ -71,12 +71,14 @@ class Arithmetic:
 def resolve(device: str, precision: str, *, tf32: bool = True, local_rank: int = 0) -> Arithmetic:
     """The arithmetic of a run; of a machine's ranks each has a GPU of its own.
 
+    `tf32` is set for the whole process, as torch has it.
+
     Raises:
         InvalidParameterError: The device is not there, or cannot compute in `precision`.
     """
     resolved = _device(device, local_rank)
-    # "high" lets CUDA round the factors of fp32 products to TF32; CPUs are not affected.
-    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    # Of CUDA alone: torch.set_float32_matmul_precision would let CPUs round as well.
+    torch.backends.cuda.matmul.allow_tf32 = tf32
     torch.backends.cudnn.allow_tf32 = tf32
     if precision == "auto":
         precision = "bf16" if _has_bf16(resolved) else "fp32"

@@ -16,7 +16,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from trialrun.images.header import UndecodableError, first_line, open_lazily, plain_jpeg_size
+from trialrun.errors import first_line
+from trialrun.images.header import UndecodableError, open_lazily, plain_jpeg_size
 
 # torchvision says once a process that its decoders will move to torchcodec; users cannot act on it.
 warnings.filterwarnings("ignore", message="The image decoding and encoding capabilities")

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from PIL import Image, UnidentifiedImageError
 
+from trialrun.errors import first_line
+
 # Pillow's own alarm level, a quarter of a gigabyte of RGB; what is larger is taken for a bomb.
 MAX_PIXELS = 89_478_485
 
@@ -153,11 +155,6 @@ def _is_animated(image: Image.Image) -> bool:
         return bool(getattr(image, "is_animated", False))
     except Exception:  # the second frame is damaged, which is none of ours
         return True
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, on one line; its kind where it says nothing."""
-    return (str(error).splitlines() or [""])[0] or type(error).__name__
 
 
 def _what_it_is(data: bytes) -> str:

@@ -3,6 +3,7 @@
 Tensor letters: N images, H and W pixels, S the image size.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -75,7 +76,7 @@ class Preprocessing:
         if unknown := set(values) - _JSON_NAMES:
             raise ValueError(f"{min(map(str, unknown))!r} is not known")
         size = values.get("image_size")
-        if size is not None and (not isinstance(size, int) or not 1 <= size <= MAX_SIDE):
+        if size is not None and (type(size) is not int or not 1 <= size <= MAX_SIDE):
             raise ValueError(f"image_size {size!r} is no size in pixels")
         entries = values.get("steps", [])
         if not isinstance(entries, list):
@@ -83,7 +84,7 @@ class Preprocessing:
         steps = tuple(step_of(entry) for entry in entries)
         if stray := next((step for step in steps if not step.is_fixed), None):
             raise ValueError(f"{stray.name} draws, and is not for inference")
-        return cls(size, _three(values.get("mean")), _three(values.get("std")), steps)
+        return cls(size, _three(values.get("mean")), _deviations(values.get("std")), steps)
 
 
 @cache
@@ -102,7 +103,20 @@ def _channel_constants(
 def _three(values: object) -> tuple[float, ...]:
     if not isinstance(values, Sequence) or len(values) != 3:
         raise ValueError(f"{values!r} are not three channel values")
-    return tuple(float(value) for value in values)
+    try:
+        channels = tuple(float(value) for value in values)
+    except TypeError:
+        raise ValueError(f"{values!r} are not three numbers") from None
+    if not all(map(math.isfinite, channels)):
+        raise ValueError(f"{values!r} are not three numbers")
+    return channels
+
+
+def _deviations(values: object) -> tuple[float, ...]:
+    channels = _three(values)
+    if min(channels) <= 0:
+        raise ValueError(f"std {values!r} is not above 0")
+    return channels
 
 
 def central_square(image: Tensor, size: int) -> Tensor:

@@ -110,25 +110,39 @@ def _spec(folder: Path) -> Mapping[str, Any]:
         raise _refused(folder, f"is damaged: {error}") from error
     if not isinstance(spec, dict) or not isinstance(spec.get("flavor_extras"), dict):
         raise _refused(folder, "describes no PyTorch image model")
-    if (spec.get("flavor") or {}).get("name") != "pytorch":
+    flavor = spec.get("flavor")
+    if not isinstance(flavor, dict) or flavor.get("name") != "pytorch":
         raise _refused(folder, "describes no PyTorch model")
     return spec
 
 
 def _architecture(folder: Path, spec: Mapping[str, Any]) -> tuple[str, dict[str, bool]]:
-    extras = spec["flavor_extras"]
-    init_params = extras.get("init_params") or {}
-    family, name = extras.get("class"), init_params.get("model_name")
-    if family not in _FAMILIES or name not in _FAMILIES[family]:
-        raise _refused(folder, f"class {family!s} with model {name!s} is not a known network")
+    init_params = _init_params(spec)
+    family, name = str(spec["flavor_extras"].get("class")), str(init_params.get("model_name"))
+    if name not in _FAMILIES.get(family, ()):
+        raise _refused(folder, f"class {family} with model {name} is not a known network")
     return name, {switch: True for switch in SWITCHES if init_params.get(switch) is True}
 
 
+def _init_params(spec: Mapping[str, Any]) -> Mapping[str, Any]:
+    init_params = spec["flavor_extras"].get("init_params")
+    return init_params if isinstance(init_params, dict) else {}
+
+
 def _model_file(folder: Path, spec: Mapping[str, Any]) -> Path:
-    name = str(spec.get("model_file", "model"))
-    if PurePosixPath(name).name != name or name in (".", ".."):
-        raise _refused(folder, f"model_file {name!r} leads out of the folder")
-    return folder / name
+    return _inside(folder, "model_file", spec.get("model_file", "model"))
+
+
+def _inside(folder: Path, what: str, name: object) -> Path:
+    """The file `name` of the folder, which a path through other folders is not."""
+    if (
+        not isinstance(name, str)
+        or PurePosixPath(name).name != name
+        or name == ".."
+        or "\0" in name
+    ):
+        raise _refused(folder, f"{what} {name!r} leads out of the folder")
+    return folder / str(name)
 
 
 def _bytes_of(path: Path) -> bytes:
@@ -144,17 +158,19 @@ def _classes(folder: Path, spec: Mapping[str, Any]) -> tuple[str, ...]:
     name = spec.get("label_map_file")
     if not name:
         raise _refused(folder, "has no label map: the model is not trained")
-    if PurePosixPath(str(name)).name != name:
-        raise _refused(folder, f"label_map_file {name!r} leads out of the folder")
+    path = _inside(folder, "label_map_file", name)
     try:
-        with (folder / name).open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8", newline="") as file:
             rows = [(int(row[0]), row[1]) for row in list(csv.reader(file))[1:] if row]
-    except (OSError, ValueError, IndexError) as error:
+    except (OSError, ValueError, IndexError, csv.Error) as error:
         raise _refused(folder, f"{name} is damaged: {error}") from error
-    num_classes = (spec["flavor_extras"].get("init_params") or {}).get("num_classes")
+    num_classes = _init_params(spec).get("num_classes")
     if [index for index, _ in rows] != list(range(len(rows))) or num_classes != len(rows):
         raise _refused(folder, f"{len(rows)} labels for num_classes {num_classes}")
-    return tuple(label for _, label in rows)
+    labels = tuple(label for _, label in rows)
+    if len(set(labels)) < len(labels):
+        raise _refused(folder, f"{name} gives two classes one name")
+    return labels
 
 
 def _preprocessing(folder: Path, spec: Mapping[str, Any]) -> Preprocessing:
@@ -164,8 +180,9 @@ def _preprocessing(folder: Path, spec: Mapping[str, Any]) -> Preprocessing:
         raise _refused(folder, "inputs are damaged") from error
     if not steps:
         return Preprocessing(None, _HALF, _HALF)
-    if steps[0].get("class") != "ImageNormalizer":
-        raise _refused(folder, f"unknown pre_processor {steps[0].get('class')!s}")
+    kind = steps[0].get("class") if isinstance(steps[0], dict) else steps[0]
+    if kind != "ImageNormalizer":
+        raise _refused(folder, f"unknown pre_processor {kind!s}")
     try:
         return Preprocessing.from_json({"image_size": None, **steps[0]["init_params"]})
     except (KeyError, TypeError, ValueError) as error:

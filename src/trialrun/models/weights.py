@@ -6,8 +6,8 @@ safetensors and torch's own loader both accept a flipped bit: callers check a sh
 import hashlib
 import io
 import pickle
+import re
 import warnings
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,8 +16,10 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from trialrun.errors import InvalidModelDirectoryError
+from trialrun.errors import InvalidModelDirectoryError, first_line
 
+_OLD_DENSENET_NAME = re.compile(r"(\bdenselayer\d+\.(?:norm|conv))\.([12])\.")
+_REFUSED_GLOBAL = "Unsupported global"  # torch's words for a pickle that names code
 _SOURCE_HINT = "Train or export the model again, or take another copy of it."
 
 
@@ -57,16 +59,15 @@ def from_torch_save(data: bytes, source: Path) -> dict[str, Tensor]:
         with warnings.catch_warnings():  # torch muses on pickle protocols; the outcome is ours
             warnings.simplefilter("ignore")
             state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise InvalidModelDirectoryError(
-            f"{source} asks to run code while loading, and is refused", _SOURCE_HINT
-        ) from error
-    except (RuntimeError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        first_line = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InvalidModelDirectoryError(
-            f"{source} is damaged: {first_line}", _SOURCE_HINT
-        ) from error
-    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
+    except Exception as error:  # torch's legacy reader raises whatever its bytes lead to
+        asks = _REFUSED_GLOBAL in str(error)
+        what = "asks to run code while loading, and is refused" if asks else "is damaged"
+        if not isinstance(error, pickle.UnpicklingError):  # whose text advises to run the code
+            what = f"{what}: {first_line(error)}"
+        raise InvalidModelDirectoryError(f"{source} {what}", _SOURCE_HINT) from error
+    if not isinstance(state, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
+    ):
         raise InvalidModelDirectoryError(f"{source} holds no state dict", _SOURCE_HINT)
     return dict(state)
 
@@ -96,7 +97,10 @@ def load_exactly(network: nn.Module, state: Mapping[str, Tensor], source: Path) 
     expected = network.state_dict()
     if problem := _first_misfit(expected, state):
         raise InvalidModelDirectoryError(f"{source}: {problem}", _SOURCE_HINT)
-    network.load_state_dict(state)
+    # Not by load_state_dict: MNASNet's wants to be told a version, which safetensors cannot hold.
+    with torch.no_grad():
+        for name, tensor in expected.items():
+            tensor.copy_(state[name])
 
 
 def load_initial(
@@ -104,18 +108,30 @@ def load_initial(
 ) -> None:
     """Start `network` from `state`, whose last layer may be for another number of classes.
 
+    Batch norm's count of batches may be missing: torch began to keep it after some of torchvision's
+    weights were published.
+
     Raises:
         InvalidModelDirectoryError: Something other than the last layer does not fit.
     """
     expected = network.state_dict()
     fitting = {
         name: tensor
-        for name, tensor in state.items()
+        for name, tensor in _by_present_names(state).items()
         if not name.startswith(("AuxLogits.", "aux1.", "aux2."))
         and not _is_other_head(name, tensor, head_prefix, expected)
     }
-    own_head = {name: t for name, t in expected.items() if name.startswith(head_prefix)}
-    load_exactly(network, {**own_head, **fitting}, source)
+    own = {
+        name: tensor
+        for name, tensor in expected.items()
+        if name.startswith(head_prefix) or name.endswith(".num_batches_tracked")
+    }
+    load_exactly(network, {**own, **fitting}, source)
+
+
+def _by_present_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """DenseNet's published weights name a layer `norm.1` that torchvision now calls `norm1`."""
+    return {_OLD_DENSENET_NAME.sub(r"\1\2.", name): tensor for name, tensor in state.items()}
 
 
 def _is_other_head(

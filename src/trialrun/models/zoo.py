@@ -7,7 +7,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from trialrun.errors import InvalidModelDirectoryError, InvalidParameterError
+from trialrun.errors import InvalidModelDirectoryError, InvalidParameterError, first_line
 from trialrun.models.names import ARCHITECTURES, SWITCHES, takes_switch
 
 _AUXILIARY_HEADS = ("googlenet", "inception_v3")  # trained without: one loss for every network
@@ -32,7 +32,9 @@ def build(
         )
     switches = _checked_switches(architecture, arguments or {})
     if architecture in _AUXILIARY_HEADS:
-        switches |= {"aux_logits": False, "init_weights": True}
+        # torchvision's weights for these want inputs of mean and deviation 0.5, and it then lets
+        # the network turn ImageNet's into those; always, so that a stored model computes alike.
+        switches |= {"aux_logits": False, "init_weights": True, "transform_input": True}
     if image_size is not None and architecture.startswith("vit_"):
         switches["image_size"] = image_size
     if image_size is not None and architecture.startswith("maxvit_"):
@@ -81,10 +83,10 @@ def check_image_size(network: nn.Module, architecture: str, image_size: int) -> 
 
 
 def _unfit(architecture: str, image_size: int | None, error: Exception) -> InvalidParameterError:
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    reason = first_line(error)
     return InvalidParameterError(
         f"{architecture} does not take images of {image_size} pixels ({reason})",
-        "Set image_size; 224 suits every network but inception_v3, which wants 299.",
+        "Set image_size; 224 suits every network.",
     )
 
 

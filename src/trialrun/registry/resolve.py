@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from trialrun.errors import InvalidModelDirectoryError, TrackingError
+from trialrun.errors import InvalidModelDirectoryError, TrackingError, first_line
 
 _URI_SCHEMES = ("models:/", "runs:/", "mlflow-artifacts:/", "s3://", "gs://", "http://", "https://")
 
@@ -30,7 +30,7 @@ def model_folder(model: str) -> Path:
     try:
         return Path(mlflow.artifacts.download_artifacts(artifact_uri=model))
     except (MlflowException, OSError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise TrackingError(
             f"{model} cannot be had: {reason}",
             "Check the name, the version and MLFLOW_TRACKING_URI.",

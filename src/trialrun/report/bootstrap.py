@@ -5,7 +5,6 @@ distribution, so that 10,000 draws cost by the number of cells and not of images
 Array letters: N images, K cells, D draws.
 """
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from trialrun.images.workers import num_threads
 from trialrun.report.metrics import (
     COUNT_METRICS,
     LOG_LOSS,
@@ -23,7 +23,8 @@ from trialrun.report.metrics import (
 )
 from trialrun.report.predictions import Predictions
 
-_CHUNK_NUMBERS = 2_000_000  # counts held at a time by a thread, 16 MB
+_CHUNK_NUMBERS = 2_000_000  # counts, or images drawn, at a time by a thread: some 60 MB
+_MAX_THREADS = 8
 _MAX_CHUNK_DRAWS = 1000  # the same on every machine: the draws must not depend on its cores
 _SMALL_CELL = 10  # images; see _Multinomial
 _EXTREMES = 64  # values at either end that stay cells of their own
@@ -95,14 +96,15 @@ def percentile_interval(draws: Values, confidence: float) -> Interval:
 def _draws(counts: Counts, statistic: Callable[[Counts], Values], resampling: Resampling) -> Values:
     """The statistic of each of D draws of the cells' counts."""
     drawn_counts = _Multinomial(counts)
-    chunk = min(max(_CHUNK_NUMBERS // len(counts), 1), _MAX_CHUNK_DRAWS)
+    chunk = min(max(_CHUNK_NUMBERS // drawn_counts.numbers_a_draw, 1), _MAX_CHUNK_DRAWS)
     lengths = [min(chunk, resampling.draws - done) for done in range(0, resampling.draws, chunk)]
     seeds = np.random.SeedSequence(abs(resampling.random_seed)).spawn(len(lengths))
 
     def part(length: int, seed: np.random.SeedSequence) -> Values:
         return statistic(drawn_counts(np.random.default_rng(seed), length))
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # numpy draws without holding Python's lock
+    threads = min(num_threads(), _MAX_THREADS)
+    with ThreadPoolExecutor(threads) as pool:  # numpy draws without holding Python's lock
         return np.concatenate(list(pool.map(part, lengths, seeds)))
 
 
@@ -121,6 +123,7 @@ class _Multinomial:
         self._cell_of_image = np.repeat(np.arange(len(self._small)), counts[self._small])
         in_small = len(self._cell_of_image)
         self._shares = np.array([*counts[self._large], in_small]) / self._num_images
+        self.numbers_a_draw = max(self._num_cells, in_small)
 
     def __call__(self, generator: np.random.Generator, num_draws: int) -> Counts:
         """(num_draws, K) counts, each row summing to the number of images."""

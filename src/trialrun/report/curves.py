@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 _INCHES = (4.2, 3.0)  # of one panel
 _COLUMNS = 2
 _MAX_LABEL = 40
+_NUM_COLORS = 10  # of matplotlib's cycle
+_DASHES = ("-", "--", ":")
 
 
 def curves_png(
@@ -26,17 +28,31 @@ def curves_png(
         figsize=(_INCHES[0] * _COLUMNS, _INCHES[1] * num_rows), dpi=110, layout="constrained"
     )
     panels = figure.subplots(num_rows, _COLUMNS, squeeze=False).ravel()
+    lines = {}  # of each run, one for the legend
     for panel, (metric, runs) in zip(panels, curves.items(), strict=False):
-        for run in order:
+        for place, run in enumerate(order):
             if points := sorted(runs.get(run, {}).items()):
                 epochs, values = zip(*points, strict=True)
-                panel.plot(epochs, values, marker=".", label=run[:_MAX_LABEL])
+                [lines[run]] = panel.plot(epochs, values, marker=".", **_style(place))
         panel.set_title(metric, fontsize="medium")
         panel.set_xlabel("epoch")
         panel.grid(alpha=0.3)
     for panel in panels[len(curves) :]:
         panel.axis("off")
-    panels[0].legend(fontsize="small")
+    shown = [run for run in order if run in lines]
+    figure.legend(
+        [lines[run] for run in shown],
+        [run[:_MAX_LABEL] for run in shown],
+        loc="outside lower center",
+        ncols=_COLUMNS,
+        fontsize="small",
+    )
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
     return picture.getvalue()
+
+
+def _style(place: int) -> dict[str, str]:
+    """Colour and dashes of the run at `place`, the same in every panel."""
+    dashes = _DASHES[place // _NUM_COLORS % len(_DASHES)]
+    return {"color": f"C{place % _NUM_COLORS}", "linestyle": dashes}

@@ -43,11 +43,6 @@ def per_class(confusion: NDArray[np.int64], classes: Sequence[str]) -> list[Clas
     ]
 
 
-def macro_f1(reports: Sequence[ClassReport]) -> float:
-    """The mean of the classes' F1, each class counting alike."""
-    return float(np.mean([report.f1 for report in reports]))
-
-
 def rows(reports: Sequence[ClassReport]) -> list[dict[str, Any]]:
     """The table as plain rows."""
     return [asdict(report) for report in reports]

@@ -10,6 +10,7 @@ import torch
 from trialrun.distributed import Ranks, ranks_of
 from trialrun.engine.allocator import keep_freed_memory
 from trialrun.engine.batches import num_batches
+from trialrun.engine.faults import torch_errors
 from trialrun.engine.fit import fit
 from trialrun.engine.precision import Arithmetic, resolve
 from trialrun.engine.seeds import seed_for
@@ -70,6 +71,7 @@ def learning(plan: TrainPlan, data: PreparedData, math: Arithmetic, ranks: Ranks
     Raises:
         InvalidModelDirectoryError: The model or its weights cannot be used.
         InvalidParameterError: The image size does not fit the network.
+        OutOfMemoryError: Network and batch do not fit.
     """
     config, size = plan.config, data.preprocessing.image_size
     assert size is not None, "what is trained on has one size"
@@ -85,7 +87,8 @@ def learning(plan: TrainPlan, data: PreparedData, math: Arithmetic, ranks: Ranks
         data.preprocessing,
         data.train_steps,
     )
-    state = begin(network, head_prefix(network), task, config, math, ranks)
+    with torch_errors(config.batch_size):
+        state = begin(network, head_prefix(network), task, config, math, ranks)
     trained = replace(description, classes=plan.classes, preprocessing=data.preprocessing)
     return Learning(plan, trained, state, ranks)
 

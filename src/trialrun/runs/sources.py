@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from trialrun.config.folders import cache_folder
-from trialrun.errors import InvalidParameterError, TrackingError
+from trialrun.errors import InvalidParameterError, TrackingError, first_line
 from trialrun.files import storage_errors
 from trialrun.images import ImageSet, open_data
 from trialrun.images.groups import grouped_by_pattern
@@ -84,7 +84,7 @@ def downloaded(uri: str) -> Path:
     try:
         return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(scratch)))
     except (MlflowException, OSError, ImportError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise TrackingError(
             f"{uri} cannot be downloaded: {reason}",
             "Check the address, MLFLOW_TRACKING_URI, and that the package its scheme needs "

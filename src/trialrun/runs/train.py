@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
+from math import isfinite
 
 from torch import Tensor
 
@@ -141,6 +142,7 @@ class _Training:
         """Train, record, store."""
         try:
             description = self._train()
+            self._check_learned()
         except CutBySignalError:
             record_stop(self.run, self.events, self._outcome("KILLED", stopping.KILLED))
             raise
@@ -168,6 +170,15 @@ class _Training:
             self.events.epoch(standing)
             self.observer.epoch(standing, self.plan.config.epochs)
         return under_way.description
+
+    def _check_learned(self) -> None:
+        """Hold the best epoch to a loss that is a number: weights without one must not be kept.
+
+        The last step's weights are judged by validation alone.
+        """
+        assert self.best is not None
+        if not isfinite(self.best.standing.best_valid_loss):
+            raise NonFiniteLossError("no epoch had a validation loss that is a number")
 
     def _outcome(self, status: str, stop_reason: str) -> TrainResult:
         best = self.best.standing if self.best else None

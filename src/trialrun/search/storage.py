@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from trialrun.errors import TrackingError
+from trialrun.errors import TrackingError, first_line
 from trialrun.search.plan import masked
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def storage_errors(url: str) -> Iterator[None]:
         if isinstance(error, RuntimeError) and "schema" not in str(error):
             raise
         cause = error.__cause__ or error
-        reason = (str(cause).splitlines() or [type(cause).__name__])[0]
+        reason = first_line(cause)
         raise TrackingError(
             f"the storage {masked(url)} cannot be used: {reason}",
             "Check --storage: the server must be up and the database there; a folder writable.",

@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from trialrun.errors import InvalidArchiveError, TrialrunError
+from trialrun.errors import InvalidArchiveError, TrialrunError, first_line
 from trialrun.files import storage_errors
 from trialrun.images.dataset import printable
-from trialrun.images.header import first_line
 from trialrun.images.walk import is_image_name, is_system_name
 
 MAX_ENTRIES = 5_000_000

@@ -65,6 +65,30 @@ def test_hint_names_the_command_that_was_mistaken(capsys: pytest.CaptureFixture[
     assert "trialrun data pack --help" in capsys.readouterr().err
 
 
+def test_switch_of_one_command_takes_no_value_in_another(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`--strict` is a setting of `train` and a plain switch of `data check`."""
+    images = write_classes(tmp_path / "set", {"a": 2, "b": 2})
+    assert run(["data", "check", str(images), "--strict", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["sets"]) == 1
+
+
+def test_other_ranks_say_what_went_wrong_with_them(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A second machine may lack the data that the first has; results are the first rank's."""
+    for name, value in {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    assert run(["train", "--train-data", "/no/such"]) == 3
+    assert "Error: InvalidDatasetError: rank 1: there is no /no/such" in capsys.readouterr().err
+    assert run(["model", "list"]) == 0
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.delenv("RANK")
+    assert run(["model", "list"]) == 2
+    assert capsys.readouterr().err.startswith("Error: InvalidParameterError: WORLD_SIZE is set")
+
+
 def test_debug_shows_where_an_error_came_from(capsys: pytest.CaptureFixture[str]) -> None:
     """--debug adds the traceback."""
     assert run(["train", "--epochs", "0", "--debug"]) == 2

@@ -40,6 +40,13 @@ def test_any_integer_is_a_seed(seed: str) -> None:
     assert from_values(TrainConfig, {"random_seed": seed}).random_seed == int(seed)
 
 
+@pytest.mark.parametrize("seed", ["9" * 5000, 10**5000], ids=["text", "number"])
+def test_integer_that_cannot_be_written_is_refused(seed: object) -> None:
+    """MLflow keeps settings as text, and Python writes no more than 4,300 digits."""
+    with pytest.raises(InvalidParameterError, match="random_seed"):
+        from_values(TrainConfig, {"random_seed": seed})
+
+
 @pytest.mark.parametrize("rate", ["nan", "inf", "-0.1", "0", "", "abc", "none"])
 def test_learning_rate_must_be_positive_and_finite(rate: str) -> None:
     """Not a number, infinity, zero and words are refused."""

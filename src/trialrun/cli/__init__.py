@@ -4,7 +4,8 @@ import errno
 import os
 import sys
 import traceback
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import typer
@@ -31,50 +32,69 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """Run one command line; its exit code, the two lines of an error having been said."""
-    from trialrun.cli.commands import app
-
-    if not ranks_of(os.environ).is_first:  # one of several ranks speaks, the others keep silent
-        with (
-            Path(os.devnull).open("w") as nowhere,
-            redirect_stdout(nowhere),
-            redirect_stderr(nowhere),
-        ):
-            return _run(app, arguments)
-    return _run(app, arguments)
-
-
-def _run(app: typer.Typer, arguments: list[str]) -> int:
     debug = "--debug" in arguments
-    arguments = with_values([argument for argument in arguments if argument != "--debug"])
+    rank = 0
     try:
-        typer.main.get_command(app).main(arguments, prog_name="trialrun", standalone_mode=False)
+        rank = ranks_of(os.environ).rank
+        with _silent(rank):
+            return _call([argument for argument in arguments if argument != "--debug"])
     except BaseException as error:
         if debug and not isinstance(error, SystemExit):
             traceback.print_exc()
-        return _exit_code(error)
-    return 0
+        return _exit_code(_as_meant(error), rank)
 
 
-def _exit_code(error: BaseException) -> int:
-    """Say what went wrong; the code to leave with."""
-    if isinstance(error, SystemExit):
-        return error.code if isinstance(error.code, int) else 1
-    if isinstance(error, typer.Exit):
-        return error.exit_code
+@contextmanager
+def _silent(rank: int) -> Iterator[None]:
+    """One of several ranks speaks; the others say no more than what went wrong with them."""
+    if rank == 0:
+        yield
+        return
+    with (
+        Path(os.devnull).open("w") as nowhere,
+        redirect_stdout(nowhere),
+        redirect_stderr(nowhere),
+    ):
+        yield
+
+
+def _call(arguments: list[str]) -> int:
+    from trialrun.cli.commands import app
+
+    command = typer.main.get_command(app)
+    code = command.main(with_values(arguments), prog_name="trialrun", standalone_mode=False)
+    return code if isinstance(code, int) else 0
+
+
+def _as_meant(error: BaseException) -> BaseException:
+    """The error behind what typer and the operating system make of it."""
+    if isinstance(error, typer.Abort) and isinstance(error.__cause__, EOFError):
+        return error.__cause__
     if isinstance(error, typer.Abort | KeyboardInterrupt):
-        error = CutBySignalError("SIGINT")
+        return CutBySignalError("SIGINT")
     if isinstance(error, OSError) and error.errno in _DISK_IS_FULL:
-        error = as_storage_error("cannot write", error)
+        return as_storage_error("cannot write", error)
+    return error
+
+
+def _exit_code(error: BaseException, rank: int) -> int:
+    """Say what went wrong; the code to leave with."""
+    who = f"rank {rank}: " if rank else ""
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
     if isinstance(error, CutBySignalError):
-        tell("Interrupted", str(error), "Its MLflow run has ended as KILLED; start it again.")
+        if not rank:
+            tell("Interrupted", str(error), "Its MLflow run has ended as KILLED; start it again.")
         return error.exit_code
     if isinstance(error, TrialrunError):
-        tell(type(error).__name__, str(error), error.hint)
+        tell(type(error).__name__, f"{who}{error}", error.hint)
         return error.exit_code
     if isinstance(error, typer.TyperException):
-        _tell_usage(error)
+        if not rank:
+            _tell_usage(error)
         return _USAGE_EXIT
-    tell(type(error).__name__, str(error), "This is a fault of trialrun's: --debug shows where.")
+    hint = "This is a fault of trialrun's: --debug shows where."
+    tell(type(error).__name__, f"{who}{error}", hint)
     return _INTERNAL_EXIT
 
 

@@ -46,6 +46,8 @@ def check(
 
 
 def _show_set(values: dict[str, object]) -> None:
+    from trialrun.images import printable
+
     skipped, warned = values.pop("skipped"), values.pop("warned")
     notes, classes = values.pop("notes"), values.pop("images_by_class")
     assert isinstance(skipped, dict)
@@ -54,7 +56,7 @@ def _show_set(values: dict[str, object]) -> None:
     assert isinstance(classes, dict)
     show_table(values)
     for name, count in classes.items():
-        show(f"  {count:>7} {name!s}")
+        show(f"  {count:>7} {printable(name)}")
     for word, rows in (("skipped", skipped), ("warned", warned)):
         for name, reason in list(rows.items())[:_SHOWN]:
             show(f"{word} {name}: {reason}")

@@ -12,7 +12,7 @@ import typer
 
 from trialrun.config import Knob, as_text, knobs
 
-_SWITCHES: set[str] = set()  # the flags of truth values, gathered as commands are declared
+_SWITCHES: dict[str, set[str]] = {}  # by command, its settings' flags of truth values
 
 
 def with_values(arguments: list[str]) -> list[str]:
@@ -20,11 +20,12 @@ def with_values(arguments: list[str]) -> list[str]:
 
     MLproject hands every setting over with its value, `--strict false`; people write `--strict`.
     """
+    switches = _SWITCHES.get(arguments[0], set()) if arguments else set()
     given: list[str] = []
     for place, argument in enumerate(arguments):
         given.append(argument)
         following = arguments[place + 1 : place + 2]
-        if argument in _SWITCHES and (not following or following[0].startswith("-")):
+        if argument in switches and (not following or following[0].startswith("-")):
             given.append("true")
     return given
 
@@ -43,7 +44,8 @@ def flags_for(config: type) -> Callable[[Callable[..., None]], Callable[..., Non
         ]
         flags = [_flag(item) for item in knobs(config)]
         names = {item.name for item in knobs(config)}
-        _SWITCHES.update(item.flag for item in knobs(config) if item.type is bool)
+        switches = _SWITCHES.setdefault(command.__name__, set())
+        switches.update(item.flag for item in knobs(config) if item.type is bool)
 
         def called(**values: Any) -> None:
             given = {

@@ -15,6 +15,7 @@ from trialrun.errors import InvalidParameterError, TrialrunError, merged
 
 NONE_TEXT = "none"  # MLproject knows no None, and MLflow logs an empty text as two quotes
 AUTO_TEXT = "auto"
+SMALLEST_POSITIVE_DOUBLE = 5e-324  # the ancestor's lower bound of the learning rate
 
 _METADATA_KEY = "knob"
 Config = TypeVar("Config")
@@ -70,7 +71,7 @@ class Knob:
         low, high, below = self.rule.low, self.rule.high, self.rule.below
         if low == -math.inf:
             return ""
-        if low == 5e-324:  # the smallest positive double, the ancestor's bound
+        if low == SMALLEST_POSITIVE_DOUBLE:
             return " > 0"
         words = f" >= {low:g}"
         if high < math.inf:
@@ -91,6 +92,7 @@ class Knob:
             return AUTO_TEXT
         try:
             parsed = _PARSERS[self.type](value)
+            as_text(parsed)  # Python writes no integer of more than 4,300 digits
         except (ValueError, TypeError, OverflowError):
             raise self._refusal(value) from None
         if not self._allows(parsed):
@@ -106,9 +108,16 @@ class Knob:
 
     def _refusal(self, value: Any) -> InvalidParameterError:
         return InvalidParameterError(
-            f"{self.name}={as_text(value)} is not {_ARTICLES[self.type]}{self.legal}",
+            f"{self.name}={_shown(value)} is not {_ARTICLES[self.type]}{self.legal}",
             "`--help` lists every setting with its range and default.",
         )
+
+
+def _shown(value: Any) -> str:
+    try:
+        return as_text(value)
+    except ValueError:
+        return f"(an integer of {value.bit_length()} bits)"
 
 
 def knobs(config: type) -> tuple[Knob, ...]:

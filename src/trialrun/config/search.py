@@ -5,9 +5,7 @@ What is searched are the settings of `train`, given as ranges or choices; these 
 
 from dataclasses import dataclass
 
-from trialrun.config.knobs import as_texts, knob
-
-SMALLEST_POSITIVE_DOUBLE = 5e-324
+from trialrun.config.knobs import SMALLEST_POSITIVE_DOUBLE, as_texts, knob
 
 # The metrics of an epoch, and which way is better; a test holds the names to the engine's.
 METRIC_DIRECTIONS = {

@@ -6,9 +6,7 @@ defaults and ranges.
 
 from dataclasses import dataclass
 
-from trialrun.config.knobs import as_texts, knob
-
-SMALLEST_POSITIVE_DOUBLE = 5e-324  # the ancestor's lower bound of the learning rate
+from trialrun.config.knobs import SMALLEST_POSITIVE_DOUBLE, as_texts, knob
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -88,6 +88,18 @@ def test_untrained_directory_is_what_model_takes(tmp_path: Path) -> None:
     assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 3)
 
 
+def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+    """Nothing is written that no training could start from."""
+    source = build("resnet18", 5, image_size=None)
+    (tmp_path / "weights.safetensors").write_bytes(to_bytes(source.state_dict()))
+    weights, out = str(tmp_path / "weights.safetensors"), tmp_path / "out"
+    with pytest.raises(InvalidModelDirectoryError, match="tensors are missing"):
+        init_model(SMALL, str(out), weights=weights, switches={})
+    assert not out.exists()
+    init_model("resnet18", str(out), weights=weights, switches={})
+    assert out.is_dir()
+
+
 def test_switch_of_another_family_is_refused(tmp_path: Path) -> None:
     """DenseNet's switch does nothing for a ResNet, and is not taken silently."""
     with pytest.raises(InvalidParameterError, match="memory_efficient"):

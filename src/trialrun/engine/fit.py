@@ -91,7 +91,8 @@ def _train_epoch(
     on_step: Callable[[], None],
 ) -> _TrainedEpoch:
     started = time.perf_counter()
-    torch.manual_seed(seed_for(config.random_seed, "dropout", epoch))  # and MixUp's draws
+    rank = (ranks.rank,) if ranks.rank else ()  # the first draws what a single process would
+    torch.manual_seed(seed_for(config.random_seed, "dropout", epoch, *rank))  # and MixUp's draws
     state.set_training()
     step = TrainingStep(state, config, ranks, epoch)
     batches = Prefetched(
@@ -111,7 +112,7 @@ def _train_epoch(
         on_step()
     loss_sum, num_correct = ranks.sum(totals).tolist()  # the one read off the device
     if not math.isfinite(loss_sum):
-        raise NonFiniteLossError(f"the training loss became {loss_sum} in epoch {epoch}")
+        raise NonFiniteLossError(f"the training loss is no longer a number in epoch {epoch}")
     return _TrainedEpoch(
         loss=loss_sum / len(state.task.train),
         accuracy=num_correct / len(state.task.train),

@@ -72,8 +72,9 @@ class TrainingStep:
         found_inf = num_spoilt.clamp(max=1)
         share: Tensor = counted * self._ranks.world_size / counted_by_all
         if self._math.device.type == "cpu" and bool(found_inf):
+            where = "" if bool(is_spoilt) else " on another rank"
             raise NonFiniteLossError(
-                f"the training loss became {loss.item()} in epoch {self._epoch}"
+                f"the training loss is no longer a number{where} in epoch {self._epoch}"
             )
         state.optimizer.zero_grad(set_to_none=True)
         state.scaler.scale(loss * share).backward()

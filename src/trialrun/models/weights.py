@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from trialrun.errors import InvalidModelDirectoryError, first_line
 
+_INITIAL_HINT = "Give weights of this very network; a ViT's and a MaxViT's are of one image_size."
 _OLD_DENSENET_NAME = re.compile(r"(\bdenselayer\d+\.(?:norm|conv))\.([12])\.")
 _REFUSED_GLOBAL = "Unsupported global"  # torch's words for a pickle that names code
 _SOURCE_HINT = "Train or export the model again, or take another copy of it."
@@ -88,7 +89,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return parse(data, path)
 
 
-def load_exactly(network: nn.Module, state: Mapping[str, Tensor], source: Path) -> None:
+def load_exactly(
+    network: nn.Module, state: Mapping[str, Tensor], source: Path, hint: str = _SOURCE_HINT
+) -> None:
     """Put `state` into `network`, every tensor of the right name, shape, type and finite.
 
     Raises:
@@ -96,7 +99,7 @@ def load_exactly(network: nn.Module, state: Mapping[str, Tensor], source: Path) 
     """
     expected = network.state_dict()
     if problem := _first_misfit(expected, state):
-        raise InvalidModelDirectoryError(f"{source}: {problem}", _SOURCE_HINT)
+        raise InvalidModelDirectoryError(f"{source}: {problem}", hint)
     # Not by load_state_dict: MNASNet's wants to be told a version, which safetensors cannot hold.
     with torch.no_grad():
         for name, tensor in expected.items():
@@ -114,19 +117,39 @@ def load_initial(
     Raises:
         InvalidModelDirectoryError: Something other than the last layer does not fit.
     """
+    initial = _initial(network.state_dict(), state, head_prefix)
+    load_exactly(network, initial, source, _INITIAL_HINT)
+
+
+def check_initial_names(
+    network: nn.Module, state: Mapping[str, Tensor], head_prefix: str, source: str
+) -> None:
+    """Hold weights to the network's names; their shapes may follow from an image size to come.
+
+    Raises:
+        InvalidModelDirectoryError: They are another network's.
+    """
     expected = network.state_dict()
+    if problem := _strange_names(expected, _initial(expected, state, head_prefix)):
+        raise InvalidModelDirectoryError(f"{source}: {problem}", _INITIAL_HINT)
+
+
+def _initial(
+    expected: Mapping[str, Tensor], state: Mapping[str, Tensor], head_prefix: str
+) -> dict[str, Tensor]:
+    """`state` under present names, what it may lack or have otherwise taken from `expected`."""
+    own = {
+        name: tensor
+        for name, tensor in expected.items()
+        if name.startswith(head_prefix) or name.endswith(".num_batches_tracked")
+    }
     fitting = {
         name: tensor
         for name, tensor in _by_present_names(state).items()
         if not name.startswith(("AuxLogits.", "aux1.", "aux2."))
         and not _is_other_head(name, tensor, head_prefix, expected)
     }
-    own = {
-        name: tensor
-        for name, tensor in expected.items()
-        if name.startswith(head_prefix) or name.endswith(".num_batches_tracked")
-    }
-    load_exactly(network, {**own, **fitting}, source)
+    return {**own, **fitting}
 
 
 def _by_present_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -142,11 +165,17 @@ def _is_other_head(
     )
 
 
-def _first_misfit(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
+def _strange_names(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
     if missing := sorted(expected.keys() - state.keys()):
         return f"{len(missing)} tensors are missing ({missing[0]})"
     if extra := sorted(state.keys() - expected.keys()):
         return f"{len(extra)} tensors are unknown to the network ({extra[0]})"
+    return ""
+
+
+def _first_misfit(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
+    if strange := _strange_names(expected, state):
+        return strange
     for name, tensor in state.items():
         if tensor.shape != expected[name].shape:
             return f"{name} has shape {tuple(tensor.shape)}, not {tuple(expected[name].shape)}"

@@ -28,7 +28,7 @@ def init_model(name: str, out: str, *, weights: str, switches: Mapping[str, bool
             raise InvalidParameterError(
                 f"{name} has no {switch}", f"It belongs to {' and '.join(SWITCHES[switch])}."
             )
-    content = None if weights == NONE_TEXT else _weights(name, weights)
+    content = None if weights == NONE_TEXT else _weights(name, weights, chosen)
     folder = Path(out).expanduser()
     with new_directory(folder) as draft:
         from trialrun.models.directory import ModelDescription, write
@@ -37,11 +37,14 @@ def init_model(name: str, out: str, *, weights: str, switches: Mapping[str, bool
     return folder
 
 
-def _weights(name: str, weights: str) -> bytes:
+def _weights(name: str, weights: str, switches: Mapping[str, bool]) -> bytes:
     from trialrun.models.open import DEFAULT_WEIGHTS
-    from trialrun.models.weights import read_state, to_bytes
-    from trialrun.models.zoo import pretrained_state
+    from trialrun.models.weights import check_initial_names, read_state, to_bytes
+    from trialrun.models.zoo import build, head_prefix, pretrained_state
 
     if weights == DEFAULT_WEIGHTS:
         return to_bytes(pretrained_state(name))
-    return to_bytes(read_state(Path(weights).expanduser()))
+    state = read_state(Path(weights).expanduser())
+    network = build(name, 2, image_size=None, arguments=switches)
+    check_initial_names(network, state, head_prefix(network), weights)
+    return to_bytes(state)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
@@ -57,6 +58,12 @@ def test_name_without_a_command_shows_the_help_and_no_error(
     names = [line.split()[0] for line in commands.splitlines()]
     assert names[:4] == ["data", "model", "train", "search"]
     assert all(line.endswith(".") and "..." not in line for line in commands.splitlines())
+
+
+def test_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    """What `pip show` says."""
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out == f"trialrun {version('trialrun')}\n"
 
 
 def test_hint_names_the_command_that_was_mistaken(capsys: pytest.CaptureFixture[str]) -> None:

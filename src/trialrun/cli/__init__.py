@@ -12,10 +12,11 @@ import typer
 
 from trialrun.cli.flags import with_values
 from trialrun.cli.lifetime import Departure, load_without_collections
-from trialrun.cli.output import say, tell
+from trialrun.cli.output import open_missing_streams, say, tell
 from trialrun.distributed import ranks_of
 from trialrun.errors import CutBySignalError, TrialrunError
 from trialrun.files import as_storage_error
+from trialrun.runs.signals import cut_by_signals
 
 _USAGE_EXIT = 2
 _INTERNAL_EXIT = 1
@@ -24,6 +25,7 @@ _DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 def main() -> None:
     """Run `trialrun` with the process's arguments and exit."""
+    open_missing_streams()
     departure = Departure()
     load_without_collections()
     departure.exit_code = run(sys.argv[1:])
@@ -36,7 +38,7 @@ def run(arguments: list[str]) -> int:
     rank = 0
     try:
         rank = ranks_of(os.environ).rank
-        with _silent(rank):
+        with _silent(rank), cut_by_signals():
             return _call([argument for argument in arguments if argument != "--debug"])
     except BaseException as error:
         if debug and not isinstance(error, SystemExit):

@@ -1,9 +1,12 @@
 """The Typer application that the commands join, and the arguments that they share."""
 
+from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
+
+from trialrun.cli.output import show
 
 _ORDER = (  # of the work: images, a network, runs, their judgement, the registry
     "data",
@@ -31,12 +34,33 @@ class _InOrder(TyperGroup):
 app = typer.Typer(
     name="trialrun",
     cls=_InOrder,
-    help="Train PyTorch image classifiers as MLflow runs; --debug shows where an error came from.",
+    help="Train PyTorch image classifiers as MLflow runs.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        show(f"trialrun {version('trialrun')}")
+        raise typer.Exit
+
+
+@app.callback()
+def whole_program(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", is_eager=True, callback=_show_version),
+    ] = False,
+    _debug: Annotated[  # taken off before typer sees it, wherever it stands
+        bool, typer.Option("--debug", help="Show where an error came from; for any command.")
+    ] = False,
+) -> None:
+    """Train PyTorch image classifiers as MLflow runs."""
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
 Model = Annotated[
     str,

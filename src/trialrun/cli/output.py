@@ -5,24 +5,52 @@ import math
 import os
 import sys
 from collections.abc import Mapping
-from typing import Any
+from contextlib import suppress
+from typing import Any, TextIO
 
 from trialrun.config import as_text
 
 
+def open_missing_streams() -> None:
+    """Give a process that was started without standard streams ones that lead nowhere.
+
+    Else the next file to be opened, a database perhaps, would get their numbers and be written to
+    by whatever writes there.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
+
+
 def say(text: str) -> None:
-    """A line for people, on standard error."""
-    print(text, file=sys.stderr, flush=True)
+    """A line for people, on standard error; no run is worth ending because none can be written."""
+    with suppress(OSError):
+        _print(text, sys.stderr)
 
 
 def show(text: str) -> None:
-    """A result for people, on standard output."""
-    print(text, flush=True)
+    """A result for people, on standard output.
+
+    Raises:
+        OSError: The disk that it goes to is full.
+    """
+    _print(text, sys.stdout)
+
+
+def _print(text: str, stream: TextIO) -> None:
+    try:
+        print(text, file=stream, flush=True)
+    except BrokenPipeError:  # whoever read has read enough
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def show_json(values: Mapping[str, Any]) -> None:
     """One JSON object on a line of its own; JSON knows no NaN or infinity, which become null."""
-    print(json.dumps(_finite(values), ensure_ascii=True), flush=True)
+    show(json.dumps(_finite(values), ensure_ascii=True))
 
 
 def _finite(value: Any) -> Any:

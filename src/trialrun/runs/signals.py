@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as an exception in the main thread, once."""
+"""What asks a process to end (SIGINT, SIGTERM, SIGHUP) as an exception in the main thread, once."""
 
 import signal
 import sys
@@ -9,21 +9,22 @@ from types import FrameType
 
 from trialrun.errors import CutBySignalError
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
 
 
 @contextmanager
 def cut_by_signals() -> Iterator[None]:
-    """Raise `CutBySignalError` at the first SIGINT or SIGTERM; ignore those that follow.
+    """Raise `CutBySignalError` at the first signal; ignore those that follow.
 
     `mlflow run` sends its child both, one after the other: the second must not break the closing of
-    the run, so after the first they are ignored for good: the process is leaving. Outside the main
-    thread, where Python takes no handlers, nothing is changed.
+    the run, so after the first they are ignored for good: the process is leaving. A process that
+    was started by nohup goes on ignoring SIGHUP. Outside the main thread, where Python takes no
+    handlers, nothing is changed.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {each: signal.signal(each, _cut) for each in _SIGNALS}
+    before = {each: signal.signal(each, _cut) for each in _SIGNALS if not _is_by_nohup(each)}
     unraisable, sys.unraisablehook = sys.unraisablehook, _raise_again
     try:
         yield
@@ -34,10 +35,18 @@ def cut_by_signals() -> Iterator[None]:
                 signal.signal(each, handler)
 
 
+def _is_by_nohup(number: signal.Signals) -> bool:
+    return number.name == "SIGHUP" and signal.getsignal(number) is signal.SIG_IGN
+
+
 def _cut(number: int, _frame: FrameType | None) -> None:
     for each in _SIGNALS:
-        signal.signal(each, signal.SIG_IGN)
+        signal.signal(each, _ignored)
     raise CutBySignalError(signal.Signals(number).name)
+
+
+def _ignored(_number: int, _frame: FrameType | None) -> None:
+    """Unlike SIG_IGN not inherited by children, nor complained of when a signal is on its way."""
 
 
 def _raise_again(unraisable: "sys.UnraisableHookArgs") -> None:

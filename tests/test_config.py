@@ -40,6 +40,24 @@ def test_any_integer_is_a_seed(seed: str) -> None:
     assert from_values(TrainConfig, {"random_seed": seed}).random_seed == int(seed)
 
 
+@pytest.mark.parametrize(
+    ("device", "is_one"), [("cuda:1", True), ("cuda:N", False), ("tpu", False)]
+)
+def test_device_is_judged_with_the_other_settings(device: str, is_one: bool) -> None:
+    """Whether a machine has it is seen later; what is none is told at once."""
+    if is_one:
+        assert from_values(TrainConfig, {"device": device}).device == device
+        return
+    with pytest.raises(InvalidParameterError, match="cuda:N"):
+        from_values(TrainConfig, {"device": device})
+
+
+def test_empty_value_is_called_empty() -> None:
+    """`train_data= is not text` would leave a hole where the value should stand."""
+    with pytest.raises(InvalidParameterError, match="train_data is empty"):
+        from_values(TrainConfig, {"train_data": " "})
+
+
 @pytest.mark.parametrize("seed", ["9" * 5000, 10**5000], ids=["text", "number"])
 def test_integer_that_cannot_be_written_is_refused(seed: object) -> None:
     """MLflow keeps settings as text, and Python writes no more than 4,300 digits."""

@@ -68,7 +68,7 @@ def flags_for(config: type) -> Callable[[Callable[..., None]], Callable[..., Non
 def _flag(item: Knob) -> inspect.Parameter:
     option = typer.Option(
         item.flag,
-        metavar=item.legal.upper() if not item.rule.choices else item.legal,
+        metavar=item.legal,
         help=f"{item.rule.help} [default: {as_text(item.default)}]",
         show_default=False,
     )

@@ -6,6 +6,7 @@ Python values; both go through `Knob.parse`, so that they are judged alike.
 
 import dataclasses
 import math
+import re
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ class Rule:
     high: float = math.inf
     below: float = math.inf
     choices: tuple[str, ...] = ()
+    pattern: str = ""  # that texts must match, described by `choices`
     auto: bool = False
     logarithmic: bool = False
     searchable: bool = True
@@ -100,6 +102,8 @@ class Knob:
         return parsed
 
     def _allows(self, value: Any) -> bool:
+        if self.rule.pattern:
+            return re.fullmatch(self.rule.pattern, value) is not None
         if self.rule.choices:
             return value in self.rule.choices
         if isinstance(value, bool) or not isinstance(value, int | float):
@@ -107,8 +111,10 @@ class Knob:
         return self.rule.low <= value <= self.rule.high and value < self.rule.below
 
     def _refusal(self, value: Any) -> InvalidParameterError:
+        shown = _shown(value)
+        what = f"{self.name}={shown} is not" if shown.strip() else f"{self.name} is empty, not"
         return InvalidParameterError(
-            f"{self.name}={_shown(value)} is not {_ARTICLES[self.type]}{self.legal}",
+            f"{what} {_ARTICLES[self.type]}{self.legal}",
             "`--help` lists every setting with its range and default.",
         )
 

@@ -129,7 +129,13 @@ class TrainConfig:
         "Arithmetic of training; auto is bf16 where the hardware is faster in it, else fp32.",
         choices=("auto", "fp32", "bf16", "fp16"),
     )
-    device: str = knob("auto", "Where to compute: auto, cpu, cuda, cuda:N, mps.", searchable=False)
+    device: str = knob(
+        "auto",
+        "Where to compute.",
+        choices=("auto", "cpu", "cuda", "cuda:N", "mps"),
+        pattern=r"auto|cpu|cuda(:\d{1,3})?|mps",
+        searchable=False,
+    )
     tf32: bool = knob(
         True, "fp32 on CUDA may round the factors of products to TF32.", searchable=False
     )

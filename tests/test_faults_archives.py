@@ -210,6 +210,18 @@ def test_fault_34_what_is_no_archive_is_refused(
     refused(tmp_path / name)
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("/".join("a" * 70), "more than 64 nested folders"), ("/".join(["b" * 99] * 11), "too long")],
+    ids=["deep", "long"],
+)
+def test_a_name_of_too_many_folders_is_refused(tmp_path: Path, name: str, said: str) -> None:
+    """Every folder on the way is counted: 60,000 of them would take a gigabyte and ten seconds."""
+    with zipfile.ZipFile(tmp_path / "deep.zip", "w") as archive:
+        archive.writestr(name + ".png", b"x")
+    assert said in refused(tmp_path / "deep.zip")
+
+
 SPOILT = st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1)
 
 

@@ -153,6 +153,12 @@ def test_fault_26_lookalike_classes_are_listed(tmp_path: Path) -> None:
     assert "'caf\\xe9'" in str(error)
 
 
+def test_words_that_only_an_old_spelling_makes_alike_are_two_classes(tmp_path: Path) -> None:
+    """Every file system tells Masse from Maße."""
+    items = tuple(ImageItem(f"{name}/1.png", name) for name in ("Masse", "Ma\u00dfe"))
+    assert check_trainable(ImageSet("set", tmp_path, items)) == []
+
+
 def test_fault_27_the_same_image_twice_is_counted(tmp_path: Path) -> None:
     """Images in both sets, and under two labels, are reported with counts and names."""
     train = write_classes(tmp_path / "train", {"a": 5, "b": 5})

@@ -85,6 +85,12 @@ def test_a_pattern_finds_the_group_in_the_name() -> None:
             grouped_by_pattern(images, wrong)
 
 
+def test_a_pattern_that_finds_no_character_groups_nothing() -> None:
+    """Names in which it matches the empty text stand for themselves, not all in one group."""
+    images = ImageSet("set", Path(), (ImageItem("p2_/1.png", "a"), ImageItem("b/3.png", "b")))
+    assert [item.group for item in grouped_by_pattern(images, r"p?\d*").items] == ["p2", None]
+
+
 def test_a_column_says_the_group(tmp_path: Path) -> None:
     """A metadata table's column, or a field of an image list; elsewhere it is an error."""
     folder = write_classes(tmp_path / "set", {"x": 4})

@@ -1,6 +1,9 @@
 """Layouts and labels, judged by names before any pixel is read."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -184,3 +187,96 @@ def test_split_does_not_depend_on_the_order_of_listing() -> None:
     other = ImageSet("", Path(), items[::-1])
     cuts = [stratified_split(s, second_fraction=0.3, random_seed=7)[1] for s in (one, other)]
     assert {i.name for i in cuts[0].items} == {i.name for i in cuts[1].items}
+
+
+@pytest.mark.parametrize("name", ["{outside}/images.lst", "../outside/images.lst", "/dev/zero"])
+@pytest.mark.parametrize("key", ["image_list", "schema"])
+def test_the_lists_lie_in_the_folder(tmp_path: Path, key: str, name: str) -> None:
+    """What `_meta.yaml` names elsewhere is not read, be it by a path or by a link."""
+    outside = image_directory(tmp_path / "outside", [row("1.png")], annotated=True)
+    folder = image_directory(tmp_path / "d", [row("1.png")], annotated=True)
+    path = name.format(outside=outside)
+    (folder / "_meta.yaml").write_text(f"type: ImageDirectory\n{key}: {path}\n")
+    with pytest.raises(InvalidDatasetError, match=f"{key} is .*no file in the folder"):
+        opened(folder)
+    (folder / "link").symlink_to(folder / path)
+    (folder / "_meta.yaml").write_text(f"type: ImageDirectory\n{key}: link\n")
+    with pytest.raises(InvalidDatasetError, match="leads out of the folder"):
+        opened(folder)
+
+
+def test_a_list_of_aliases_is_refused_in_a_line(tmp_path: Path) -> None:
+    """YAML that would grow to a gigabyte as text is no file name."""
+    folder = image_directory(tmp_path / "d", [row("1.png")], annotated=True)
+    doubled = "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 26))
+    text = f"type: ImageDirectory\na0: &a0 [x]\n{doubled}image_list: *a25\n"
+    (folder / "_meta.yaml").write_text(text)
+    with pytest.raises(InvalidDatasetError, match="image_list is a list") as raised:
+        opened(folder)
+    assert len(str(raised.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        '{"columnAttributes": ["x"]}',
+        '{"columnAttributes": null}',
+        '{"columnAttributes": [{"properties": {"annotation_type": "x"}, "name": ["a"]}]}',
+        "[" * 100_000,
+    ],
+    ids=["text", "null", "list", "deep"],
+)
+def test_a_damaged_schema_is_told(tmp_path: Path, schema: str) -> None:
+    """Whatever JSON it holds, the answer is one of our errors."""
+    folder = image_directory(tmp_path / "d", [row("1.png")], annotated=True)
+    (folder / "_schema.json").write_text(schema)
+    with pytest.raises(InvalidDatasetError, match="is damaged"):
+        opened(folder)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (json.dumps(row("a//1.png", category="b")), "line 2 names a/1.png again"),
+        (json.dumps({"image_info": {"file_name": ["1.png"]}}), "line 2 is no image entry"),
+        (json.dumps(row("\ud800.png")), "line 2 is no image entry"),
+        (json.dumps(row("2.png", category="\ud800")), "line 2 is no image entry"),
+        ("[" * 100_000, "line 2 is no image entry"),
+    ],
+    ids=["twice", "list", "name", "label", "deep"],
+)
+def test_a_line_that_cannot_be_meant_is_told(tmp_path: Path, line: str, said: str) -> None:
+    """An image twice, a name or a label that no file can have, a line nested without end."""
+    folder = image_directory(tmp_path / "d", [row("a/1.png", category="a")], annotated=True)
+    with (folder / "images.lst").open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(InvalidDatasetError, match=said):
+        opened(folder)
+
+
+def test_what_is_no_folder_is_told(tmp_path: Path) -> None:
+    """A pipe, a device, a name that is too long, a user that there is not."""
+    os.mkfifo(tmp_path / "pipe")
+    for source in (str(tmp_path / "pipe"), "/dev/null", "x" * 300, "~nosuchuser/x"):
+        with pytest.raises(InvalidDatasetError):
+            open_data(source, tmp_path)
+
+
+def test_a_folder_that_may_not_be_read_is_told(colors: Path, tmp_path: Path) -> None:
+    """By another user, whom its rights keep out."""
+    code = (
+        "import sys; from pathlib import Path; from trialrun.images import open_data\n"
+        "import os; os.geteuid() or os.setuid(65534)\n"
+        "try: open_data(sys.argv[1], Path('none'))\n"
+        "except Exception as error: print(type(error).__name__, error)\n"
+    )
+    colors.chmod(0)
+    tmp_path.chmod(0o755)
+    try:
+        said = subprocess.run(
+            [sys.executable, "-c", code, str(colors)], capture_output=True, text=True, check=True
+        ).stdout
+    finally:
+        colors.chmod(0o755)
+    assert said.startswith("InvalidDatasetError")
+    assert "cannot be read" in said

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import write_classes
@@ -58,9 +58,18 @@ def test_parquet_says_the_labels(folder: Path) -> None:
     [
         ("metadata.csv", "path,label\nx/000.png,a\n", "no column file_name"),
         ("metadata.csv", "file_name,label\nx/000.png,a\nx/000.png,b\n", "again"),
+        ("metadata.csv", "file_name,label\nx/000.png,a\nx//000.png,b\n", "again"),
+        ("metadata.csv", "file_name,label\nx/000.png,a\nx/./000.png,b\n", "again"),
         ("metadata.csv", "file_name,label\n/etc/passwd,a\n", "leads out"),
         ("metadata.csv", "file_name,label\n,a\n", "row 1 has no file_name"),
         ("metadata.jsonl", "[1]\n", "damaged"),
+        ("metadata.jsonl", "[" * 100_000, "damaged"),
+        (
+            "metadata.jsonl",
+            '{"file_name": "x/\\ud800.png", "label": "a"}',
+            "row 1 has no file_name",
+        ),
+        ("metadata.jsonl", '{"file_name": "x/000.png", "label": "\\ud800"}', "cannot be written"),
         ("metadata.parquet", "PAR1", "damaged"),
     ],
 )
@@ -71,6 +80,7 @@ def test_a_wrong_table_is_refused(folder: Path, name: str, content: str, said: s
         open_data(str(folder), folder)
 
 
+@settings(deadline=None)  # the first Parquet file imports its reader
 @given(content=st.binary(max_size=200), name=st.sampled_from(metadata_table.TABLES))
 def test_any_bytes_are_a_table_or_refused(
     tmp_path_factory: pytest.TempPathFactory, content: bytes, name: str

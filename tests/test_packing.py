@@ -1,6 +1,7 @@
 """Packs: decoded once, trusted only whole, kept within a limit, made by one process at a time."""
 
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -278,4 +279,32 @@ def test_pictures_that_look_alike_are_found(tmp_path: Path) -> None:
     flat = np.full((96, 96, 3), 7, dtype=np.uint8)
     first = likenesses_of(grays_of([sample_of(shapes(0)), sample_of(shapes(1)), sample_of(flat)]))
     second = likenesses_of(grays_of([sample_of(shapes(2)), sample_of(flat), sample_of(again)]))
-    assert near_pairs(first, second) == [(1, 2)]
+    found = near_pairs(first, second)
+    assert (found.pairs, found.num_unjudged) == ([(1, 2)], 0)
+
+
+@pytest.mark.parametrize("spoil", [list, lambda rows: {name: [1, 2] for name in rows}, str])
+def test_a_damaged_ledger_is_none(
+    colors: Path, tmp_path: Path, spoil: Callable[[dict[str, object]], object]
+) -> None:
+    """Rows that are no rows are passed over, and files read again."""
+    images = open_data(str(colors), tmp_path)
+    time.sleep(2.1)  # what changed just now is not trusted
+    first = surveyed_again(images, tmp_path / "ledgers", threads=2)
+    (ledger,) = (tmp_path / "ledgers").iterdir()
+    content = json.loads(ledger.read_text())
+    ledger.write_text(json.dumps(content | {"rows": spoil(content["rows"])}))
+    assert surveyed_again(images, tmp_path / "ledgers", threads=2) == first
+
+
+def test_the_ledger_forgets_files_that_are_gone(colors: Path, tmp_path: Path) -> None:
+    """But not those of another set in the same folder."""
+    images = open_data(str(colors), tmp_path)
+    halves = images.subset(range(18)), images.subset(range(18, 36))
+    time.sleep(2.1)  # what changed just now is not trusted
+    surveyed_again(halves[0], tmp_path / "ledgers", threads=2)
+    (colors / halves[0].items[0].name).unlink()
+    surveyed_again(halves[1], tmp_path / "ledgers", threads=2)
+    (ledger,) = (tmp_path / "ledgers").iterdir()
+    kept = set(json.loads(ledger.read_text())["rows"])
+    assert kept == {item.name for item in images.items[1:]}

@@ -12,6 +12,7 @@ from PIL import Image
 
 from trialrun.engine.augment import augmented
 from trialrun.errors import InvalidParameterError
+from trialrun.images.header import UndecodableError
 from trialrun.images.preprocessing import Preprocessing
 from trialrun.images.transforms import (
     Step,
@@ -47,6 +48,13 @@ def batch(num_images: int, size: int) -> torch.Tensor:
     """Noise, (N, 3, S, S) uint8."""
     noise = np.random.default_rng(3).integers(0, 256, (num_images, 3, size, size), dtype=np.uint8)
     return torch.from_numpy(noise)
+
+
+def encoded_png(image: Image.Image) -> bytes:
+    """A PNG file's bytes."""
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
 
 
 def test_the_ancestors_directory_is_read(azure: Path) -> None:
@@ -105,11 +113,10 @@ def test_inference_repeats_the_fixed_steps_alone() -> None:
     assert [step.name for step in steps] == ["Resize", "CenterCrop", "Pad"]
     preprocessing = Preprocessing(36, steps=steps)
     again = Preprocessing.from_json(json.loads(json.dumps(preprocessing.to_json())))
-    file = io.BytesIO()
-    Image.fromarray(batch(1, 50)[0].permute(1, 2, 0).numpy()).save(file, "PNG")
-    pixels = preprocessing.pixels(file.getvalue())
+    data = encoded_png(Image.fromarray(batch(1, 50)[0].permute(1, 2, 0).numpy()))
+    pixels = preprocessing.pixels(data)
     assert pixels.shape == (3, 36, 36)
-    assert torch.equal(again.pixels(file.getvalue()), pixels)
+    assert torch.equal(again.pixels(data), pixels)
 
 
 def test_a_model_cannot_bring_other_steps() -> None:
@@ -145,6 +152,26 @@ def test_the_pack_holds_what_comes_before_chance() -> None:
         '[["Resize", {"interpolation": 2}]]',
         '[["RandomHorizontalFlip", 2]]',
         '[["CenterCrop", [1, 2, 3]]]',
+        '[[["a"], 1]]',
+        '[["ColorJitter", {"brightness": -1}]]',
+        '[["ColorJitter", {"brightness": [2, 1]}]]',
+        '[["ColorJitter", {"hue": 0.6}]]',
+        '[["RandomResizedCrop", {"size": 24, "scale": 5}]]',
+        '[["RandomResizedCrop", {"size": 24, "scale": null}]]',
+        '[["RandomResizedCrop", {"size": 24, "ratio": [0, 1]}]]',
+        '[["RandomRotation", -10]]',
+        '[["RandomRotation", [1, 2, 3]]]',
+        '[["RandomRotation", {"degrees": 5, "center": 3}]]',
+        '[["RandomAffine", {"degrees": 5, "translate": [0.1, 1.1]}]]',
+        '[["RandomAffine", {"degrees": 5, "shear": [1, 2, 3]}]]',
+        '[["RandomHorizontalFlip", null]]',
+        '[["RandomVerticalFlip", [0.5]]]',
+        '[["RandomPerspective", 2]]',
+        '[["Pad", {"padding": 2, "fill": [1, 2]}]]',
+        f'[["Pad", 1{"0" * 400}]]',
+        '[["Pad", 4096], ["Pad", 4096]]',
+        '[["Resize", [4096, 4096]], ["Pad", 4096]]',
+        "[" * 100_000,
         "[[]]",
         "not json",
     ],
@@ -155,6 +182,47 @@ def test_a_wrong_list_is_refused(tmp_path: Path, content: str) -> None:
     path.write_text(content)
     with pytest.raises(InvalidParameterError, match="transforms="):
         plan_training({"transforms": str(path)})
+
+
+ACCEPTED: list[list[object]] = [
+    ["Resize", [20, 30]],
+    ["Pad", {"padding": [1, 2, 3, 4], "fill": [1, 2, 3]}],
+    ["Pad", {"padding": [1], "fill": None}],
+    ["ColorJitter", {"brightness": [0, 2], "contrast": None, "hue": [-0.5, 0.5]}],
+    ["ColorJitter", {"saturation": 3, "hue": 0.5}],
+    ["RandomResizedCrop", {"size": [24, 20], "scale": [0, 1.2], "ratio": [1, 1]}],
+    ["RandomCrop", {"size": 20, "padding": None, "pad_if_needed": True, "fill": 3}],
+    ["RandomCrop", {"size": [60], "padding": [1, 2], "pad_if_needed": True}],
+    ["RandomRotation", {"degrees": [-5, 5], "expand": True, "fill": None}],
+    ["RandomRotation", {"degrees": 5, "center": [3, 4], "fill": [1]}],
+    ["RandomAffine", {"degrees": 0, "scale": [0.5, 2], "shear": [1, 2, -3, 4], "fill": 9}],
+    ["RandomAffine", {"degrees": [1, 2], "translate": None, "scale": None, "shear": 3}],
+    ["RandomAffine", {"degrees": 1, "shear": [-3, 3], "center": None}],
+    ["RandomPerspective", {"distortion_scale": 1, "p": 1, "fill": [1, 2, 3]}],
+]
+
+
+@pytest.mark.parametrize("entry", ACCEPTED, ids=str)
+def test_what_is_taken_torchvision_takes(entry: list[object]) -> None:
+    """A list that passes the check fails in no epoch."""
+    for epoch in range(3):
+        drawn = augmented(
+            batch(2, 48),
+            np.arange(2),
+            augment="none",
+            epoch=epoch,
+            random_seed=9,
+            size=32,
+            steps=steps_of(entry),
+        )
+        assert drawn.shape == (2, 3, 32, 32)
+
+
+def test_an_image_that_padding_makes_too_large_is_skipped() -> None:
+    """It is refused by its size, before the memory is asked for."""
+    long = encoded_png(Image.new("L", (60_000, 10)))
+    with pytest.raises(UndecodableError, match="too large to be padded"):
+        Preprocessing(8, steps=steps_of(["Pad", 1000])).pixels(long)
 
 
 def test_a_pickled_list_is_refused(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from trialrun.images.header import UndecodableError
+from trialrun.images.header import TOO_LARGE_FOR_MEMORY, PassingError, UndecodableError
 
 MAX_FILE_BYTES = 1 << 30  # no image of an allowed size in pixels needs more
 
@@ -36,7 +36,8 @@ def content_of(root: Path, name: str) -> bytes:
     """The bytes of the file `name` below `root`.
 
     Raises:
-        UndecodableError: It is gone, no plain file, too large, or a link that leads out of `root`.
+        UndecodableError: No plain file, too large, or a link that leads out of `root`.
+        PassingError: It is gone or cannot be read now.
     """
     return stamped_content_of(root, name).data
 
@@ -55,7 +56,9 @@ def stamped_content_of(root: Path, name: str) -> Content:
         finally:
             os.close(descriptor)
     except OSError as error:
-        raise UndecodableError(f"cannot be read: {error.strerror or error}") from error
+        raise PassingError(f"cannot be read: {error.strerror or error}") from error
+    except MemoryError:
+        raise PassingError(TOO_LARGE_FOR_MEMORY) from None
 
 
 def stamp_of(root: str, name: str) -> Stamp | None:

@@ -82,6 +82,17 @@ def leads_out(name: str) -> bool:
     return path.is_absolute() or ".." in path.parts or "\0" in name
 
 
+def has_bytes(text: object) -> bool:
+    """Whether this is text that a file may be called: half a character, as JSON allows, is none."""
+    if not isinstance(text, str):
+        return False
+    try:
+        text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def printable(name: str) -> str:
     """A file's name as text that any terminal, log or CSV takes, even where it is not UTF-8."""
     text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

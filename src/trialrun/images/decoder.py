@@ -17,7 +17,13 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from trialrun.errors import first_line
-from trialrun.images.header import UndecodableError, open_lazily, plain_jpeg_size
+from trialrun.images.header import (
+    TOO_LARGE_FOR_MEMORY,
+    PassingError,
+    UndecodableError,
+    open_lazily,
+    plain_jpeg_size,
+)
 
 # torchvision says once a process that its decoders will move to torchcodec; users cannot act on it.
 warnings.filterwarnings("ignore", message="The image decoding and encoding capabilities")
@@ -25,6 +31,7 @@ warnings.filterwarnings("ignore", message="The image decoding and encoding capab
 DECODER_VERSION = 1  # part of every pack's key: raise it when any image would decode differently
 
 _PLACE_IN_SOURCE = re.compile(r"^.*\.cpp:\d+, ")  # of torchvision, which names it first
+_TORCH_OUT_OF_MEMORY = "can't allocate memory"  # in what is else an everyday RuntimeError
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _SIXTEEN_BIT_MODES = frozenset({"I;16", "I;16B", "I;16L", "I;16N"})
 _UINT16_TO_UINT8 = 257  # 65535 / 255
@@ -35,6 +42,7 @@ def decode(data: bytes) -> Tensor:
 
     Raises:
         UndecodableError: With the reason in a few words.
+        PassingError: Too large for the memory there is now.
     """
     try:
         if plain_jpeg_size(data) is not None:
@@ -46,8 +54,10 @@ def decode(data: bytes) -> Tensor:
     except UndecodableError:
         raise
     except MemoryError:
-        raise UndecodableError("too large for the memory there is") from None
+        raise PassingError(TOO_LARGE_FOR_MEMORY) from None
     except Exception as error:  # decoders raise OSError, ValueError, SyntaxError, RuntimeError, ...
+        if _TORCH_OUT_OF_MEMORY in str(error):
+            raise PassingError(TOO_LARGE_FOR_MEMORY) from None
         said = _PLACE_IN_SOURCE.sub("", first_line(error))
         raise UndecodableError(f"damaged: {said}") from error
 

@@ -32,14 +32,8 @@ def grouped_by_pattern(images: ImageSet, pattern: str) -> ImageSet:
     """
     check_pattern(pattern)
     compiled = re.compile(pattern)
-    items, num_matched = [], 0
-    for item in images.items:
-        if found := compiled.search(item.name):
-            num_matched += 1
-            named = found.group(1) if compiled.groups else found.group(0)
-            items.append(replace(item, group=named))
-        else:
-            items.append(replace(item, group=None))
+    items = [replace(item, group=_group_in(item.name, compiled)) for item in images.items]
+    num_matched = sum(item.group is not None for item in items)
     if images.items and not num_matched:
         raise InvalidParameterError(
             f"group_pattern={pattern} matches none of the names in {images.source} "
@@ -50,6 +44,14 @@ def grouped_by_pattern(images: ImageSet, pattern: str) -> ImageSet:
     if rest := len(images.items) - num_matched:
         notes = (*notes, f"{rest} images do not match group_pattern and stand for themselves")
     return replace(images, items=tuple(items), notes=notes)
+
+
+def _group_in(name: str, pattern: re.Pattern[str]) -> str | None:
+    """None where the pattern matches nothing, or no character: that is nothing to share."""
+    if (found := pattern.search(name)) is None:
+        return None
+    named: str | None = found.group(1) if pattern.groups else found.group(0)
+    return named or None
 
 
 def shared_groups(first: ImageSet, second: ImageSet) -> tuple[str, ...]:

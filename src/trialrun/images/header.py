@@ -61,6 +61,13 @@ class UndecodableError(Exception):
     """An image cannot be used; the message says why, in a few words."""
 
 
+class PassingError(UndecodableError):
+    """It cannot be used now, for what its bytes do not say: another time it may be. Not kept."""
+
+
+TOO_LARGE_FOR_MEMORY = "too large for the memory there is"
+
+
 @dataclass(frozen=True, slots=True)
 class Header:
     """Format, size in pixels as stored (before any turning by EXIF), and Pillow's pixel mode."""
@@ -90,6 +97,7 @@ def open_lazily(data: bytes) -> Image.Image:
 
     Raises:
         UndecodableError: Not an image, of an unsupported format, or too large to be unpacked.
+        PassingError: Too large for the memory there is now.
     """
     if not data:
         raise UndecodableError("empty file")
@@ -99,6 +107,8 @@ def open_lazily(data: bytes) -> Image.Image:
         raise UndecodableError(_what_it_is(data)) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise UndecodableError(f"more than {MAX_PIXELS:,} pixels") from None
+    except MemoryError:
+        raise PassingError(TOO_LARGE_FOR_MEMORY) from None
     except Exception as error:  # anything: ValueError, SyntaxError, struct.error, ...
         raise UndecodableError(f"damaged header: {first_line(error)}") from error
     _check_size(image.width, image.height)

@@ -75,7 +75,7 @@ def _single_class(images: ImageSet) -> list[DataError]:
 def _lookalikes(images: ImageSet) -> list[DataError]:
     alike: dict[str, list[str]] = defaultdict(list)
     for name in images.classes:
-        alike[unicodedata.normalize("NFC", name).casefold()].append(name)
+        alike[unicodedata.normalize("NFC", name).lower()].append(name)  # Maße is not Masse
     pairs = [" and ".join(map(ascii, names)) for names in alike.values() if len(names) > 1]
     if not pairs:
         return []

@@ -17,7 +17,7 @@ from torchvision.transforms.v2 import functional
 
 from trialrun.images.decoder import decode
 from trialrun.images.header import MAX_PIXELS, UndecodableError
-from trialrun.images.transforms import MAX_SIDE, Step, step_of
+from trialrun.images.transforms import MAX_SIDE, Step, padded_size, steps_of
 
 # Channel statistics of ImageNet as torchvision's weights expect them.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -78,10 +78,7 @@ class Preprocessing:
         size = values.get("image_size")
         if size is not None and (type(size) is not int or not 1 <= size <= MAX_SIDE):
             raise ValueError(f"image_size {size!r} is no size in pixels")
-        entries = values.get("steps", [])
-        if not isinstance(entries, list):
-            raise ValueError("steps are no list")
-        steps = tuple(step_of(entry) for entry in entries)
+        steps = steps_of(values.get("steps", []))
         if stray := next((step for step in steps if not step.is_fixed), None):
             raise ValueError(f"{stray.name} draws, and is not for inference")
         return cls(size, _three(values.get("mean")), _deviations(values.get("std")), steps)
@@ -105,7 +102,7 @@ def _three(values: object) -> tuple[float, ...]:
         raise ValueError(f"{values!r} are not three channel values")
     try:
         channels = tuple(float(value) for value in values)
-    except TypeError:
+    except (TypeError, OverflowError):
         raise ValueError(f"{values!r} are not three numbers") from None
     if not all(map(math.isfinite, channels)):
         raise ValueError(f"{values!r} are not three numbers")
@@ -149,6 +146,9 @@ def applied(step: Step, image: Tensor) -> Tensor:
     """
     changed: Tensor
     if step.name == "Pad":
+        width, height = padded_size(step, image.shape[-1], image.shape[-2])
+        if width * height > MAX_PIXELS:
+            raise UndecodableError(f"too large to be padded: {width} by {height} pixels")
         padding, fill = step.arguments["padding"], step.arguments.get("fill")
         changed = functional.pad(image, padding, fill=fill or 0)
         return changed

@@ -23,10 +23,35 @@ def open_data(
 
     Raises:
         InvalidParameterError: A sample or a group column that does not exist.
-        InvalidDatasetError: There is no such folder, or it holds no image.
+        InvalidDatasetError: There is no such folder, it cannot be read, or it holds no image.
         InvalidArchiveError: An archive that is damaged or means harm.
     """
-    folder = path or _path_of(source, cache_folder)
+    try:
+        images = _read(source, path or _path_of(source, cache_folder), cache_folder, group_column)
+    except OSError as error:
+        raise InvalidDatasetError(
+            f"{source} cannot be read: {error.strerror or error}", "Look at its name and rights."
+        ) from error
+    if not images.items and not images.declared_classes:
+        raise InvalidDatasetError(f"{source} holds no images", "Give a folder with images in it.")
+    return images
+
+
+def _path_of(source: str, cache_folder: Path) -> Path:
+    if source.startswith(sample.PREFIX):
+        return sample.materialised(source, cache_folder)
+    try:
+        return Path(source).expanduser()
+    except RuntimeError as error:  # ~name, and there is no such user
+        raise InvalidDatasetError(f"there is no {source}: {error}", "Give a full path.") from None
+
+
+def _read(source: str, folder: Path, cache_folder: Path, group_column: str | None) -> ImageSet:
+    """The images in `folder`, or in the archive that it is or holds.
+
+    Raises:
+        OSError: A folder or its name cannot be read.
+    """
     if not folder.exists():
         raise InvalidDatasetError(
             f"there is no {source} (looked in {Path.cwd()})",
@@ -36,19 +61,8 @@ def open_data(
         folder = unpacked(archive, cache_folder)
     for reader in READERS:
         if reader.reads(folder):
-            images = reader.read(folder, source, group_column)
-            break
-    else:
-        raise InvalidDatasetError(
-            f"{source} is neither a folder of images nor an archive",
-            "Give a folder with one sub-folder a class, or a .zip or .tar of one.",
-        )
-    if not images.items and not images.declared_classes:
-        raise InvalidDatasetError(f"{source} holds no images", "Give a folder with images in it.")
-    return images
-
-
-def _path_of(source: str, cache_folder: Path) -> Path:
-    if source.startswith(sample.PREFIX):
-        return sample.materialised(source, cache_folder)
-    return Path(source).expanduser()
+            return reader.read(folder, source, group_column)
+    raise InvalidDatasetError(
+        f"{source} is neither a folder of images nor an archive",
+        "Give a folder with one sub-folder a class, or a .zip or .tar of one.",
+    )

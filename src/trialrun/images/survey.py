@@ -13,7 +13,7 @@ from pathlib import Path
 
 from trialrun.images.content import Stamp, stamped_content_of
 from trialrun.images.dataset import ImageItem, ImageSet
-from trialrun.images.header import UndecodableError, read_header
+from trialrun.images.header import PassingError, UndecodableError, read_header
 from trialrun.images.workers import TOO_SLOW, batched, in_order
 
 DEFAULT_IMAGE_SIZE = 224
@@ -97,6 +97,8 @@ def _look(root: Path, known: Known, item: ImageItem) -> Sighting:
     digest, size = hashlib.sha256(content.data).hexdigest(), len(content.data)
     try:
         header = read_header(content.data)
+    except PassingError as error:  # no hash, no stamp: neither ledger nor pack may keep the reason
+        return Sighting("", size, 0, 0, str(error))
     except UndecodableError as error:
         return Sighting(digest, size, 0, 0, str(error), stamp=content.stamp)
     warning = header.warning(item.name)

@@ -6,34 +6,112 @@ which draws as well: what inference does must not depend on chance. A pickled li
 """
 
 import json
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from trialrun.errors import InvalidParameterError
+from trialrun.images.header import MAX_PIXELS
 
 TRANSFORMS = "_transforms.json"
 META = "_meta.yaml"
 MAX_SIDE = 4096
 
+_LARGEST, _SMALLEST = 1e9, 1e-9  # beyond these torchvision's own arithmetic fails
+
 _HINT = 'Give a list such as [["Resize", 256], ["CenterCrop", 224], ["RandomHorizontalFlip", {}]].'
+
+
+@dataclass(frozen=True, slots=True)
+class _Numbers:
+    """What a key takes: one number, or a list of so many, each from `low` to `high`.
+
+    A number alone may have a `lowest_alone` of its own: 10 degrees are those from -10 to 10.
+    Lists that `rise` are lower and upper bounds in turn.
+    """
+
+    low: float = -_LARGEST
+    high: float = _LARGEST
+    lowest_alone: float | None = None
+    lengths: tuple[int, ...] = ()
+    is_alone: bool = True
+    is_whole: bool = False
+    rises: bool = False
+    may_be_null: bool = False
+
+    def take(self, value: object) -> bool:
+        """Whether `value` is such."""
+        if value is None:
+            return self.may_be_null
+        if isinstance(value, list | tuple):
+            return len(value) in self.lengths and self._take_all(value)
+        low = self.low if self.lowest_alone is None else self.lowest_alone
+        return self.is_alone and self._takes_one(value, low)
+
+    def _take_all(self, values: Sequence[Any]) -> bool:
+        in_range = all(self._takes_one(each, self.low) for each in values)
+        return in_range and not (
+            self.rises and any(a > b for a, b in zip(values[::2], values[1::2], strict=True))
+        )
+
+    def _takes_one(self, value: object, low: float) -> bool:
+        if isinstance(value, bool) or not isinstance(value, int if self.is_whole else int | float):
+            return False
+        return low <= value <= self.high
+
+    def words(self) -> str:
+        """For people."""
+        kind = "whole numbers" if self.is_whole else "numbers"
+        counts = [*(["one"] if self.is_alone else []), *(f"a list of {n}" for n in self.lengths)]
+        bounds = f" from {self.low:g} to {self.high:g}" if self.high < _LARGEST else ""
+        low = f" from {self.low:g}" if not bounds and self.low > -_LARGEST else ""
+        return f"{kind}{bounds}{low} ({' or '.join(counts)}{', rising' if self.rises else ''})"
+
+
+_SIZE = _Numbers(1, MAX_SIDE, lengths=(1, 2), is_whole=True)
+_PADDING = _Numbers(0, MAX_SIDE, lengths=(1, 2, 4), is_whole=True)
+_FILL = _Numbers(0, 255, lengths=(1, 3), may_be_null=True)
+_SHARE = _Numbers(0, 1)
+_JITTER = _Numbers(0, lengths=(2,), rises=True, may_be_null=True)
+_HUE = _Numbers(-0.5, 0.5, lowest_alone=0, lengths=(2,), rises=True, may_be_null=True)
+_DEGREES = _Numbers(lowest_alone=0, lengths=(2,), rises=True)
+_CENTER = _Numbers(lengths=(2,), is_alone=False, may_be_null=True)
+_AREA = _Numbers(0, lengths=(2,), is_alone=False, rises=True)
+_RATIO = _Numbers(_SMALLEST, lengths=(2,), is_alone=False, rises=True)
+_SWITCH = None  # true or false
 # Keyword arguments by torchvision's names, the one that a bare number stands for first.
-_ARGUMENTS: dict[str, tuple[str, ...]] = {
-    "Resize": ("size",),
-    "CenterCrop": ("size",),
-    "Pad": ("padding", "fill"),
-    "ColorJitter": ("brightness", "contrast", "saturation", "hue"),
-    "RandomResizedCrop": ("size", "scale", "ratio"),
-    "RandomCrop": ("size", "padding", "pad_if_needed", "fill"),
-    "RandomHorizontalFlip": ("p",),
-    "RandomVerticalFlip": ("p",),
-    "RandomRotation": ("degrees", "expand", "center", "fill"),
-    "RandomAffine": ("degrees", "translate", "scale", "shear", "fill", "center"),
-    "RandomPerspective": ("distortion_scale", "p", "fill"),
+_ARGUMENTS: dict[str, dict[str, _Numbers | None]] = {
+    "Resize": {"size": _SIZE},
+    "CenterCrop": {"size": _SIZE},
+    "Pad": {"padding": _PADDING, "fill": _FILL},
+    "ColorJitter": {
+        "brightness": _JITTER,
+        "contrast": _JITTER,
+        "saturation": _JITTER,
+        "hue": _HUE,
+    },
+    "RandomResizedCrop": {"size": _SIZE, "scale": _AREA, "ratio": _RATIO},
+    "RandomCrop": {
+        "size": _SIZE,
+        "padding": replace(_PADDING, may_be_null=True),
+        "pad_if_needed": _SWITCH,
+        "fill": _FILL,
+    },
+    "RandomHorizontalFlip": {"p": _SHARE},
+    "RandomVerticalFlip": {"p": _SHARE},
+    "RandomRotation": {"degrees": _DEGREES, "expand": _SWITCH, "center": _CENTER, "fill": _FILL},
+    "RandomAffine": {
+        "degrees": _DEGREES,
+        "translate": _Numbers(0, 1, lengths=(2,), is_alone=False, may_be_null=True),
+        "scale": replace(_RATIO, may_be_null=True),
+        "shear": replace(_DEGREES, lengths=(2, 4), may_be_null=True),
+        "fill": _FILL,
+        "center": _CENTER,
+    },
+    "RandomPerspective": {"distortion_scale": _SHARE, "p": _SHARE, "fill": _FILL},
 }
 _REQUIRED = {
     "Resize": "size",
@@ -70,21 +148,19 @@ def read_transforms(source: str) -> tuple[Step, ...]:
     Raises:
         InvalidParameterError: No such file, damaged, pickled, or a step that is not known.
     """
-    path = Path(source).expanduser()
-    if path.is_dir():
-        _refuse_pickle(path)
-        path = path / TRANSFORMS
     try:
+        path = Path(source).expanduser()
+        if path.is_dir():
+            _refuse_pickle(path)
+            path = path / TRANSFORMS
         entries = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:  # of which RecursionError is one
         reason = error.strerror if isinstance(error, OSError) else error
         raise InvalidParameterError(
             f"transforms={source} cannot be read: {reason}", _HINT
         ) from None
-    if not isinstance(entries, list):
-        raise InvalidParameterError(f"transforms={source} holds no list", _HINT)
     try:
-        return tuple(step_of(entry) for entry in entries)
+        return steps_of(entries)
     except ValueError as error:
         raise InvalidParameterError(f"transforms={source}: {error}", _HINT) from None
 
@@ -92,7 +168,7 @@ def read_transforms(source: str) -> tuple[Step, ...]:
 def _refuse_pickle(folder: Path) -> None:
     try:
         meta = yaml.safe_load((folder / META).read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError):
         meta = None
     kind = meta.get("transform_type", "Image") if isinstance(meta, dict) else "Image"
     if kind != "Image" or not (folder / TRANSFORMS).is_file():
@@ -101,6 +177,23 @@ def _refuse_pickle(folder: Path) -> None:
             "when it is opened, and is not",
             "Write the transforms as a JSON list. " + _HINT,
         )
+
+
+def steps_of(entries: object) -> tuple[Step, ...]:
+    """The steps out of their JSON list.
+
+    Raises:
+        ValueError: No list, a step that is none, or steps that make any image too large.
+    """
+    if not isinstance(entries, list):
+        raise ValueError("no list of [name, argument] pairs")
+    steps = tuple(step_of(entry) for entry in entries)
+    width, height = 1, 1
+    for step in steps:
+        width, height = _least_size(step, width, height)
+        if width * height > MAX_PIXELS:
+            raise ValueError(f"{step.name} makes {width:,} by {height:,} pixels or more")
+    return steps
 
 
 def step_of(entry: object) -> Step:
@@ -112,10 +205,10 @@ def step_of(entry: object) -> Step:
     if not isinstance(entry, Sequence) or isinstance(entry, str) or len(entry) != 2:
         raise ValueError(f"{entry!r} is no [name, argument] pair")
     name, argument = entry
-    if name not in _ARGUMENTS:
+    if not isinstance(name, str) or name not in _ARGUMENTS:
         raise ValueError(f"{name!r} is none of {', '.join(_ARGUMENTS)}")
     known = _ARGUMENTS[name]
-    arguments = argument if isinstance(argument, Mapping) else {known[0]: argument}
+    arguments = argument if isinstance(argument, Mapping) else {next(iter(known)): argument}
     if unknown := set(arguments) - set(known):
         raise ValueError(f"{name} takes no {min(map(str, unknown))}, but {', '.join(known)}")
     if (required := _REQUIRED.get(name)) and required not in arguments:
@@ -125,36 +218,30 @@ def step_of(entry: object) -> Step:
     return Step(name, dict(arguments))
 
 
-def _check_value(name: str, key: str, value: Any) -> None:
-    values: list[Any] = (
-        list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
-    )
-    if value is None and _REQUIRED.get(name) != key:
-        return
-    if key in ("pad_if_needed", "expand"):
+def _check_value(name: str, key: str, value: object) -> None:
+    takes = _ARGUMENTS[name][key]
+    if takes is None:
         if not isinstance(value, bool):
             raise ValueError(f"{name}: {key} is true or false")
-        return
-    if not values or not all(_is_number(each) for each in values):
-        raise ValueError(f"{name}: {key}={value!r} is no number")
-    if key == "size" and not (
-        len(values) <= 2 and all(_is_whole(each) and 1 <= each <= MAX_SIDE for each in values)
-    ):
-        raise ValueError(f"{name}: size={value!r} is no size from 1 to {MAX_SIDE} pixels")
-    if key == "padding" and not (
-        len(values) in (1, 2, 4) and all(_is_whole(v) and 0 <= v <= MAX_SIDE for v in values)
-    ):
-        raise ValueError(f"{name}: padding={value!r} is no padding from 0 to {MAX_SIDE} pixels")
-    if key == "p" and not (len(values) == 1 and 0 <= values[0] <= 1):
-        raise ValueError(f"{name}: p={value!r} is no probability")
+    elif not takes.take(value):
+        raise ValueError(f"{name}: {key}={value!r}, but it takes {takes.words()}")
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _least_size(step: Step, width: int, height: int) -> tuple[int, int]:
+    """Width and height that a step leaves at least of an image that has these at least."""
+    if step.name == "Pad":
+        return padded_size(step, width, height)
+    if "size" not in step.arguments:
+        return width, height
+    size = step.arguments["size"]
+    sides = list(size) if isinstance(size, Sequence) else [size]
+    return sides[-1], sides[0]
 
 
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def padded_size(step: Step, width: int, height: int) -> tuple[int, int]:
+    """Width and height after a Pad."""
+    left, top, right, bottom = _four(step.arguments["padding"])
+    return left + width + right, top + height + bottom
 
 
 def fixed_steps(steps: Sequence[Step]) -> tuple[Step, ...]:

@@ -22,6 +22,8 @@ ITEM_SECONDS = 30.0  # the largest image that is let through takes about 2 s to 
 TOO_SLOW = f"took longer than {ITEM_SECONDS:g} seconds"
 _AHEAD = 32  # items a thread that may wait to be taken: bounds what is in memory
 _LOOK_SECONDS = 0.5
+# A look that lasts so much longer was not cut short by work: the whole process had been stopped.
+_STOPPED_SECONDS = 2.0
 
 
 @dataclass(slots=True)
@@ -44,12 +46,36 @@ class _Job(Generic[Item, Made]):
                 self.began = time.monotonic()
             return not self._is_given_up
 
-    def give_up(self, seconds: float) -> bool:
-        """Wait no longer if one item has taken more than `seconds`."""
+    def give_up(self, not_after: float) -> bool:
+        """Wait no longer if the item now worked at was taken before `not_after`."""
         with self._lock:
-            is_late = 0 < self.began < time.monotonic() - seconds and not self.done.is_set()
+            is_late = 0 < self.began < not_after and not self.done.is_set()
             self._is_given_up = is_late
             return is_late
+
+
+@dataclass(slots=True)
+class _Patience:
+    """How long an item may take; the time during which the process was stopped does not count."""
+
+    seconds: float
+    _resumed: float = 0.0
+
+    def outlasts(self, job: _Job[Item, Made]) -> bool:
+        """Wait for a job; False where it has been at one item for too long."""
+        look = min(self.seconds, _LOOK_SECONDS)
+        while not self._has_ended(job, look):
+            now = time.monotonic()
+            if now - self.seconds > self._resumed and job.give_up(now - self.seconds):
+                return False
+        return True
+
+    def _has_ended(self, job: _Job[Item, Made], look: float) -> bool:
+        began = time.monotonic()
+        has_ended = job.done.wait(look)
+        if (now := time.monotonic()) > began + look + _STOPPED_SECONDS:
+            self._resumed = now  # all clocks begin anew, those of the jobs that come next as well
+        return has_ended
 
 
 def num_threads() -> int:
@@ -74,6 +100,7 @@ def in_order(
     """
     team = _Team(make, threads)
     waiting: deque[_Job[Item, Made]] = deque()
+    patience = _Patience(seconds)
     jobs = batched(items, together)
     try:
         while True:
@@ -82,7 +109,7 @@ def in_order(
             if not waiting:
                 return
             job = waiting.popleft()
-            if _finished(job, seconds):
+            if patience.outlasts(job):
                 yield from job.made
             else:
                 yield from job.made
@@ -104,14 +131,6 @@ def batched(items: Iterable[Item], together: int) -> Iterator[list[Item]]:
 
 def _jobs_ahead(together: int) -> int:
     return max(_AHEAD // together, 2)
-
-
-def _finished(job: _Job[Item, Made], seconds: float) -> bool:
-    """Wait for a job; False where it has been at one item for longer than `seconds`."""
-    while not job.done.wait(min(seconds, _LOOK_SECONDS)):
-        if job.give_up(seconds):
-            return False
-    return True
 
 
 class _Team(Generic[Item, Made]):

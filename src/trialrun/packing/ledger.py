@@ -9,7 +9,7 @@ import json
 import os
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from trialrun.errors import StorageError
 from trialrun.files import write_atomically
@@ -17,8 +17,9 @@ from trialrun.images.content import Stamp, stamp_of
 from trialrun.images.dataset import ImageItem, ImageSet
 from trialrun.images.survey import Progress, Sighting, Survey, no_progress, survey
 
-_FORMAT = 1  # raised when a header would be judged differently
+_FORMAT = 2  # raised when a header would be judged differently
 _STAMP_VALUES = 4
+_ROW_TYPES = (int, int, int, int, str, int, int, int, str, str)  # the stamp, then the sighting
 
 
 def surveyed_again(
@@ -37,11 +38,12 @@ class _Ledger:
     def __init__(self, root: Path, folder: Path) -> None:
         self._root = str(root)
         self._path = folder / f"{sha256(os.fsencode(root)).hexdigest()[:32]}.json"
-        self._rows: dict[str, list[Any]] = _read(self._path)
+        self._rows = _read(self._path)
 
     def known(self, item: ImageItem) -> Sighting | None:
         """What was found of a file that has not changed since."""
-        if (row := self._rows.get(item.name)) is None:
+        row = self._rows.get(item.name)
+        if not _is_row(row):
             return None
         stamp = stamp_of(self._root, item.name)
         if stamp is None or stamp != tuple(row[:_STAMP_VALUES]):
@@ -50,7 +52,11 @@ class _Ledger:
         return Sighting(digest, num_bytes, width, height, reason, warning, stamp)
 
     def keep(self, surveyed: Survey) -> None:
-        """Write down what is new; a cache that cannot be written is no fault."""
+        """Write down what is new; a cache that cannot be written is no fault.
+
+        Another set of the same folder (validation, say) may have written the other rows: of those,
+        what is gone from the disk is forgotten.
+        """
         new = {
             item.name: row
             for item, seen in zip(surveyed.images.items, surveyed.sightings, strict=True)
@@ -58,7 +64,13 @@ class _Ledger:
         }
         if not new:
             return
-        content = {"format": _FORMAT, "rows": self._rows | new}
+        listed = {item.name for item in surveyed.images.items}
+        rows = {
+            name: row
+            for name, row in self._rows.items()
+            if name in listed or stamp_of(self._root, name)
+        }
+        content = {"format": _FORMAT, "rows": rows | new}
         try:
             write_atomically(self._path, json.dumps(content, separators=(",", ":")))
         except StorageError:
@@ -70,12 +82,21 @@ def _row(seen: Sighting, stamp: Stamp) -> list[Any]:
     return [*stamp, *found]
 
 
-def _read(path: Path) -> dict[str, list[Any]]:
+def _is_row(row: object) -> TypeGuard[list[Any]]:
+    """Whether this is what `_row` makes: what lies in the cache may have been damaged there."""
+    return (
+        isinstance(row, list)
+        and len(row) == len(_ROW_TYPES)
+        and all(map(isinstance, row, _ROW_TYPES))
+    )
+
+
+def _read(path: Path) -> dict[str, object]:
     try:
         content = json.loads(path.read_text("utf-8"))
-        if content["format"] == _FORMAT:
-            rows: dict[str, list[Any]] = content["rows"]
+        if content["format"] == _FORMAT and isinstance(content["rows"], dict):
+            rows: dict[str, object] = content["rows"]
             return rows
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         pass
     return {}

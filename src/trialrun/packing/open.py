@@ -93,7 +93,7 @@ def open_pack(
         kept = [*cache.evictable(folder), *others()]
         if _has_room(surveyed, preprocessing, folder, kept, limit_bytes, note):
             made = _made(surveyed, preprocessing, place, threads, progress, note)
-        return made or _live(surveyed, preprocessing, place, threads, progress)
+        return made or _live(surveyed, preprocessing, place, threads, progress, note)
 
 
 def _has_room(
@@ -123,19 +123,39 @@ def _made(
     progress: Callable[[int], None],
     note: Callable[[str], None],
 ) -> Pack | None:
-    """A new pack; None where the disk turned out to be too small after all."""
+    """A new pack; None where the disk turned out to be too small after all.
+
+    It is mapped before it has its name: another process may delete it from then on.
+    """
+    made, num_passing = None, 0
     try:
-        with new_directory(place, durable=False) as draft:
-            write_pack(surveyed, preprocessing, draft, threads=threads, progress=progress)
+        with suppress(_NotKeptError), new_directory(place, durable=False) as draft:
+            written = write_pack(surveyed, preprocessing, draft, threads=threads, progress=progress)
+            made = read_pack(draft, threads=threads, check=False)
+            if made is None:
+                raise StorageError(f"{draft} does not hold what was written")
+            made.num_decoded = len(surveyed.sightings)
+            if num_passing := written.num_passing:
+                raise _NotKeptError
     except StorageError as error:
         note(f"{error}; images are decoded as they are needed")
         return None
-    made = read_pack(place, threads=threads, check=False)
-    if made is None:
-        raise StorageError(f"{place} does not hold what was written", "Check the disk for faults.")
-    sync_later(place)
-    made.num_decoded = len(surveyed.sightings)
+    if num_passing:
+        _tell_not_kept(surveyed, num_passing, note)
+    else:
+        sync_later(place)
     return made
+
+
+class _NotKeptError(Exception):
+    """What was decoded serves this run and is then forgotten."""
+
+
+def _tell_not_kept(surveyed: Survey, num_passing: int, note: Callable[[str], None]) -> None:
+    note(
+        f"{num_passing} images in {surveyed.images.source} could not be decoded for a reason that "
+        "may pass: the next run decodes the set again"
+    )
 
 
 def _live(
@@ -144,8 +164,9 @@ def _live(
     place: Path,
     threads: int,
     progress: Callable[[int], None],
+    note: Callable[[str], None],
 ) -> LiveImages:
-    """Images without a pack; what a first look at all of them found is kept."""
+    """Images without a pack; what a first look at all of them found is kept if it is to last."""
     path = place.with_name(place.name + cache.VERDICTS_SUFFIX)
     num_decoded = 0
     if (found := read_verdicts(path)) is not None:
@@ -153,8 +174,11 @@ def _live(
     else:
         verdicts = judge(surveyed, preprocessing, threads=threads, progress=progress)
         num_decoded = len(surveyed.sightings)
-        with suppress(StorageError):  # the next run looks again
-            write_verdicts(path, verdicts, {})
+        if verdicts.num_passing:
+            _tell_not_kept(surveyed, verdicts.num_passing, note)
+        else:
+            with suppress(StorageError):  # the next run looks again
+                write_verdicts(path, verdicts, {})
     return live_images(surveyed, preprocessing, verdicts, threads=threads, num_decoded=num_decoded)
 
 

@@ -29,6 +29,7 @@ from trialrun.packing.likeness import Likenesses
 from trialrun.packing.verdicts import (
     JUDGED_TOGETHER,
     Tally,
+    Verdicts,
     decode_all,
     read_verdicts,
     write_verdicts,
@@ -79,8 +80,8 @@ def write_pack(
     threads: int,
     progress: Callable[[int], None],
     seconds: float = ITEM_SECONDS,
-) -> None:
-    """Decode every image into the files of a pack in `folder`.
+) -> Verdicts:
+    """Decode every image into the files of a pack in `folder`; what was found of them.
 
     Raises:
         StorageError: The disk is full, or the folder cannot be written.
@@ -98,7 +99,9 @@ def write_pack(
             checksums += [each.checksum for each in some]
             progress(len(some))
     facts = {"size": size, "checksums": _of_blocks(checksums), "source": surveyed.images.source}
-    write_verdicts(folder / CONTENTS, tally.verdicts(), facts)
+    verdicts = tally.verdicts()
+    write_verdicts(folder / CONTENTS, verdicts, facts)
+    return verdicts
 
 
 class _RowFile:

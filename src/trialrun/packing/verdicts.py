@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from trialrun.files import write_atomically
 from trialrun.images.content import Content, stamped_content_of
-from trialrun.images.header import UndecodableError
+from trialrun.images.header import PassingError, UndecodableError
 from trialrun.images.preprocessing import Preprocessing
 from trialrun.images.survey import Sighting, Survey
 from trialrun.images.workers import ITEM_SECONDS, TOO_SLOW, batched, in_order
@@ -41,21 +41,28 @@ _TOGETHER = 8  # images a thread decodes before it takes others, about 10 ms
 class Decoded:
     """One image as (S, S, 3) uint8, or the reason why there is none.
 
-    Where the pixels were kept elsewhere there are a checksum and a sample in their place.
+    Where the pixels were kept elsewhere there are a checksum and a sample in their place. What
+    `is_passing` failed for want of something other than the file's bytes.
     """
 
     pixels: Pixels | None
     reason: str = ""
     sample: Sample | None = None
     checksum: int = 0
+    is_passing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Verdicts:
-    """A reason an image, empty where it is usable, and the likenesses."""
+    """A reason an image, empty where it is usable, and the likenesses.
+
+    With `num_passing` above 0 they hold for now alone and must not be kept: so many reasons are
+    none that the files' bytes give.
+    """
 
     reasons: tuple[str, ...]
     likenesses: Likenesses
+    num_passing: int = 0
 
 
 @dataclass(slots=True)
@@ -64,15 +71,18 @@ class Tally:
 
     _reasons: list[str] = field(default_factory=list)
     _grays: bytearray = field(default_factory=bytearray)
+    _num_passing: int = 0
 
     def extend(self, decoded: Sequence[Decoded]) -> None:
         """Count the next images."""
         self._reasons += [each.reason for each in decoded]
         self._grays += grays_of([each.sample for each in decoded])
+        self._num_passing += sum(each.is_passing for each in decoded)
 
     def verdicts(self) -> Verdicts:
         """Of all images; hashed now, when no other thread waits for Python's lock."""
-        return Verdicts(tuple(self._reasons), likenesses_of(bytes(self._grays)))
+        likenesses = likenesses_of(bytes(self._grays))
+        return Verdicts(tuple(self._reasons), likenesses, self._num_passing)
 
 
 def decode_all(
@@ -134,7 +144,7 @@ def _keep_nothing(_row: int, _pixels: Pixels) -> int:
 
 
 def _too_slow(_row: int) -> Decoded:
-    return Decoded(None, TOO_SLOW)
+    return Decoded(None, TOO_SLOW, is_passing=True)
 
 
 def _decoder(
@@ -149,10 +159,10 @@ def _decoder(
         try:
             content = stamped_content_of(root, items[row].name)
             if not _is_as_seen(content, seen):
-                return Decoded(None, "changed while it was being read")
+                return Decoded(None, "changed while it was being read", is_passing=True)
             pixels = preprocessing.pixels(content.data).numpy().transpose(1, 2, 0)
         except UndecodableError as error:
-            return Decoded(None, str(error))
+            return Decoded(None, str(error), is_passing=isinstance(error, PassingError))
         pixels = np.ascontiguousarray(pixels)
         if keep is None:
             return Decoded(pixels)

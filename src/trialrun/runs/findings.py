@@ -16,11 +16,15 @@ _SHOWN = 3  # examples in a note
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """Duplicates by content, pairs that look alike, and groups on both sides."""
+    """Duplicates by content, pairs that look alike, and groups on both sides.
+
+    `num_unjudged` images of the second set look like too many of the first to be compared with all.
+    """
 
     duplicates: Duplicates
     near: tuple[tuple[str, str], ...] = ()
     groups: tuple[str, ...] = ()
+    num_unjudged: int = 0
 
     def counts(self) -> dict[str, int]:
         """How many of each, by the names under which they are recorded."""
@@ -37,6 +41,7 @@ class Findings:
             **self.counts(),
             **asdict(self.duplicates),
             "near": list(self.near),
+            "near_unjudged": self.num_unjudged,
             "groups": list(self.groups),
         }
 
@@ -52,7 +57,13 @@ class Findings:
             (self.near, "pairs of a training and a validation image look alike"),
             ([[group] for group in self.groups], "groups have images in both sets"),
         ]
-        return [f"{len(cases)} {what}: {_examples(cases)}" for cases, what in told if cases]
+        notes = [f"{len(cases)} {what}: {_examples(cases)}" for cases, what in told if cases]
+        if self.num_unjudged:
+            notes.append(
+                f"{self.num_unjudged} validation images resemble too many training images to be "
+                "compared with all: some that look alike may have been missed"
+            )
+        return notes
 
 
 def _examples(cases: Sequence[Sequence[str]]) -> str:
@@ -66,14 +77,15 @@ def look_for(surveys: Sequence[Survey], decoded: Sequence[DecodedImages]) -> Fin
     if len(surveys) < 2:
         return Findings(duplicates)
     sets = [surveyed.images for surveyed in surveys]
-    return Findings(duplicates, _near(surveys, sets, decoded), shared_groups(sets[0], sets[1]))
+    alike = near_pairs(decoded[0].likenesses, decoded[1].likenesses)
+    near = _named(alike.pairs, surveys, sets)
+    return Findings(duplicates, near, shared_groups(sets[0], sets[1]), alike.num_unjudged)
 
 
-def _near(
-    surveys: Sequence[Survey], sets: Sequence[ImageSet], decoded: Sequence[DecodedImages]
+def _named(
+    pairs: Sequence[tuple[int, int]], surveys: Sequence[Survey], sets: Sequence[ImageSet]
 ) -> tuple[tuple[str, str], ...]:
     """Pairs that look alike without being the same file."""
-    pairs = near_pairs(decoded[0].likenesses, decoded[1].likenesses)
     return tuple(
         (printable(sets[0].items[left].name), printable(sets[1].items[right].name))
         for left, right in pairs

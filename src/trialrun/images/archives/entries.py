@@ -36,6 +36,8 @@ _DAMAGE = (
 _LIST_SUFFIXES = (".lst", ".json", ".jsonl", ".csv", ".parquet", ".yaml")
 _COPY_BYTES = 1 << 20
 _MAX_NAME_BYTES = 255
+_MAX_PATH_BYTES = 1024
+_MAX_DEPTH = 64  # every folder on the way is counted, for every entry
 _HINT = "Unpack it yourself with a tool you trust, look at it, and give the folder."
 
 
@@ -113,7 +115,11 @@ class Allowance:
         return clean
 
     def _clean(self, name: str) -> str:
+        if len(name.encode("utf-8", "surrogateescape")) > _MAX_PATH_BYTES:
+            raise self.refused(f"has a name that is too long: {printable(name[:80])}...")
         path = PurePosixPath(name)
+        if len(path.parts) > _MAX_DEPTH:
+            raise self.refused(f"has more than {_MAX_DEPTH} nested folders: {name[:80]!a}...")
         if path.is_absolute() or ".." in path.parts or "\\" in name or name[1:2] == ":":
             raise self.refused(f"has an entry that leads out of the folder: {printable(name)}")
         if "\0" in name or (not path.parts and name not in (".", "./")):
@@ -153,7 +159,7 @@ def extract(members: Iterable[Member], folder: Path, allowance: Allowance) -> No
 
 
 def _copy(member: Member, target: Path, allowance: Allowance) -> int:
-    """Write one file, no more of it than declared and one byte; how many bytes came."""
+    """Write one file; how many bytes came, of which at most a piece is more than declared."""
     written = 0
     with storage_errors(target):
         file = target.open("xb")

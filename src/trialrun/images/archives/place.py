@@ -23,9 +23,15 @@ _RESERVED_SHARE = 0.9  # of the free space
 
 
 def archive_in(path: Path) -> Path | None:
-    """The archive at `path`, or the one that lies alone in the folder `path`; None for others."""
+    """The archive at `path`, or the one that lies alone in the folder `path`; None for others.
+
+    Raises:
+        OSError: The folder cannot be listed.
+    """
     if path.is_file():
         return path if _is_archive(path) else None
+    if not path.is_dir():
+        return None  # a pipe or a device
     entries = [entry for entry in path.iterdir() if not is_system_name(entry.name)]
     if len(entries) == 1 and entries[0].is_file() and _has_archive_name(entries[0]):
         return entries[0]

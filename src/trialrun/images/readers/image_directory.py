@@ -6,18 +6,20 @@ Directory*, and by us.
 """
 
 import json
-from collections.abc import Mapping
+import posixpath
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from trialrun.errors import InvalidDatasetError, InvalidParameterError
-from trialrun.images.dataset import ImageItem, ImageSet, leads_out, printable
+from trialrun.errors import InvalidDatasetError, InvalidParameterError, first_line
+from trialrun.images.dataset import ImageItem, ImageSet, has_bytes, leads_out, printable
 
 META = "_meta.yaml"
 IMAGE_LIST = "images.lst"
 SCHEMA = "_schema.json"
+_SHOWN = 80  # characters of a name that is refused
 _DAMAGED_HINT = "Write the ImageDirectory again, or give the folder of images itself."
 
 
@@ -32,83 +34,149 @@ def read(folder: Path, source: str, group_column: str | None = None) -> ImageSet
     """The images that the list names, labelled by the annotation column.
 
     Raises:
-        InvalidDatasetError: A file is missing or damaged, or an image is given by address only.
+        InvalidDatasetError: A file is missing or damaged, or an image is named twice or given by
+            address only.
         InvalidParameterError: No image has the `group_column`.
     """
     meta = _meta(folder)
-    schema = _json_object(folder / str(meta.get("schema", SCHEMA)))
-    column, categories = _annotation(schema)
-    image_list = folder / str(meta.get("image_list", IMAGE_LIST))
-    items = tuple(_items(image_list, column, group_column))
+    schema_path = _named(folder, meta, "schema", SCHEMA)
+    column, categories = _annotation(_schema(folder, schema_path), schema_path)
+    image_list = _named(folder, meta, "image_list", IMAGE_LIST)
+    items = _items(_lines(folder, image_list), image_list.name, column, group_column)
     if group_column is not None and not any(item.group for item in items):
         raise InvalidParameterError(
             f"group_column={group_column} is not in {image_list}", "Name a field of its rows."
         )
-    return ImageSet(source, folder.resolve(), items, categories)
+    return ImageSet(source, folder.resolve(), tuple(items), categories)
 
 
 def _meta(folder: Path) -> Mapping[str, Any]:
     try:
-        content = yaml.safe_load((folder / META).read_text("utf-8"))
+        content = yaml.safe_load(_text(folder, folder / META))
     except FileNotFoundError:
         return {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InvalidDatasetError(f"{folder / META} is damaged: {error}", _DAMAGED_HINT) from error
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise _damaged(folder / META, error) from error
     return content if isinstance(content, dict) else {}
 
 
-def _json_object(path: Path) -> Mapping[str, Any]:
+def _named(folder: Path, meta: Mapping[str, Any], key: str, default: str) -> Path:
+    """The file beside `_meta.yaml` that it calls `key`."""
+    name = meta.get(key, default)
+    if not isinstance(name, str) or not name or leads_out(name) or not has_bytes(name):
+        shown = ascii(name[:_SHOWN]) if isinstance(name, str) else f"a {type(name).__name__}"
+        raise InvalidDatasetError(
+            f"{folder / META}: {key} is {shown}, no file in the folder", _DAMAGED_HINT
+        )
+    return folder / name
+
+
+def _text(folder: Path, path: Path) -> str:
+    """What a plain file inside `folder` says.
+
+    Raises:
+        OSError: There is none, or it is a pipe, a device, or a link to what lies elsewhere.
+        ValueError: It is no UTF-8.
+    """
+    real = path.resolve()
+    if not real.is_relative_to(folder.resolve()):
+        raise OSError("a link that leads out of the folder")
+    if real.exists() and not real.is_file():
+        raise OSError("no plain file but a folder, pipe or device")
+    return real.read_text("utf-8")
+
+
+def _schema(folder: Path, path: Path) -> Mapping[str, Any]:
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = json.loads(_text(folder, path))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
-        raise InvalidDatasetError(f"{path} is damaged: {error}", _DAMAGED_HINT) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise _damaged(path, error) from error
     if not isinstance(content, dict):
         raise InvalidDatasetError(f"{path} holds no JSON object", _DAMAGED_HINT)
     return content
 
 
-def _annotation(schema: Mapping[str, Any]) -> tuple[str | None, tuple[str, ...]]:
+def _damaged(path: Path, error: Exception) -> InvalidDatasetError:
+    return InvalidDatasetError(f"{path} is damaged: {first_line(error)}", _DAMAGED_HINT)
+
+
+def _annotation(schema: Mapping[str, Any], path: Path) -> tuple[str | None, tuple[str, ...]]:
     """The annotation column's name and its categories' names; (None, ()) where there is none."""
-    for attribute in schema.get("columnAttributes", ()):
-        properties = attribute.get("properties") or {}
-        if properties.get("annotation_type"):
-            categories = properties.get("categories") or ()
-            return attribute["name"], tuple(sorted(str(entry["name"]) for entry in categories))
+    try:
+        for attribute in schema.get("columnAttributes", ()):
+            properties = attribute.get("properties") or {}
+            if properties.get("annotation_type"):
+                names = [str(entry["name"]) for entry in properties.get("categories") or ()]
+                if not all(map(has_bytes, [attribute["name"], *names])):
+                    raise ValueError("a name that cannot be written")
+                return attribute["name"], tuple(sorted(names))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise _damaged(path, error) from error
     return None, ()
 
 
-def _items(image_list: Path, column: str | None, group_column: str | None) -> list[ImageItem]:
+def _lines(folder: Path, image_list: Path) -> list[str]:
     try:
-        lines = image_list.read_text("utf-8").split("\n")  # names may hold other line breaks
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidDatasetError(f"{image_list} cannot be read: {error}", _DAMAGED_HINT) from error
-    return [
-        _item(line, column, group_column, f"{image_list.name} line {number}")
-        for number, line in enumerate(lines, start=1)
-        if line.strip()
-    ]
+        return _text(folder, image_list).split("\n")  # names may hold other line breaks
+    except (OSError, ValueError) as error:
+        raise InvalidDatasetError(
+            f"{image_list} cannot be read: {first_line(error)}", _DAMAGED_HINT
+        ) from error
+
+
+def _items(
+    lines: Iterable[str], list_name: str, column: str | None, group_column: str | None
+) -> list[ImageItem]:
+    items: dict[str, ImageItem] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        place = f"{list_name} line {number}"
+        item = _item(line, column, group_column, place)
+        if items.setdefault(item.name, item) is not item:
+            raise InvalidDatasetError(
+                f"{place} names {printable(item.name)} again", "Name each image once."
+            )
+    return list(items.values())
 
 
 def _item(line: str, column: str | None, group_column: str | None, place: str) -> ImageItem:
     try:
         row = json.loads(line)
         info = row["image_info"]
-        label = row.get(column) if column else None
+        label = _word(row.get(column)) if column else None
+        group = _word(row.get(group_column)) if group_column else None
+        name = _name(info, place)
         identifier = row.get("id")
-        group = row.get(group_column) if group_column else None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InvalidDatasetError(f"{place} is no image entry: {error}", _DAMAGED_HINT) from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InvalidDatasetError(
+            f"{place} is no image entry: {first_line(error)}", _DAMAGED_HINT
+        ) from error
+    is_plain = identifier is None or isinstance(identifier, int | str)
+    return ImageItem(name, label, identifier if is_plain else str(identifier), group)
+
+
+def _name(info: object, place: str) -> str:
     name = info.get("file_name") if isinstance(info, dict) else None
     if not name:
         raise InvalidDatasetError(
             f"{place} gives an address (coco_url) instead of a file",
             "Images are not downloaded one by one: put the files beside the list.",
         )
-    if leads_out(str(name)):
+    if not isinstance(name, str) or not has_bytes(name):
+        raise ValueError("file_name is no name of a file")
+    if leads_out(name):
         raise InvalidDatasetError(
             f"{place} leads out of the folder: {printable(name)}", _DAMAGED_HINT
         )
-    label = None if label in (None, "") else str(label)
-    return ImageItem(str(name), label, identifier, None if group in (None, "") else str(group))
+    return posixpath.normpath(name)
+
+
+def _word(value: object) -> str | None:
+    if value in (None, ""):
+        return None
+    if not has_bytes(word := str(value)):
+        raise ValueError(f"{word!a} cannot be written")
+    return word

@@ -7,12 +7,13 @@ is none. Any other column may name the groups of a split.
 import csv
 import json
 import math
+import posixpath
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from trialrun.errors import InvalidDatasetError, InvalidParameterError
-from trialrun.images.dataset import ImageItem, ImageSet, leads_out, printable
+from trialrun.errors import InvalidDatasetError, InvalidParameterError, first_line
+from trialrun.images.dataset import ImageItem, ImageSet, has_bytes, leads_out, printable
 
 TABLES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 NAME_COLUMN, LABEL_COLUMN = "file_name", "label"
@@ -52,8 +53,8 @@ def _table(path: Path) -> tuple[list[str], Iterable[Mapping[str, Any]]]:
     read = {".csv": _csv, ".jsonl": _jsonl, ".parquet": _parquet}[path.suffix]
     try:
         return read(path)
-    except (OSError, UnicodeDecodeError, ValueError, csv.Error) as error:
-        raise InvalidDatasetError(f"{path} is damaged: {error}", _HINT) from error
+    except (OSError, ValueError, RecursionError, csv.Error) as error:
+        raise InvalidDatasetError(f"{path} is damaged: {first_line(error)}", _HINT) from error
 
 
 def _csv(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
@@ -87,20 +88,25 @@ def _items(
     seen: set[str] = set()
     for number, row in enumerate(rows, start=1):
         name = row.get(NAME_COLUMN)
-        if not isinstance(name, str) or not name:
+        if not name or not has_bytes(name):
             raise InvalidDatasetError(f"{table}: row {number} has no {NAME_COLUMN}", _HINT)
-        name = name.removeprefix("./")
         if leads_out(name):
             raise InvalidDatasetError(
                 f"{table}: row {number} leads out of the folder: {printable(name)}", _HINT
             )
+        name = posixpath.normpath(name)  # a//b and a/./b are a/b
         if name in seen:
             raise InvalidDatasetError(
                 f"{table}: row {number} names {printable(name)} again", "Name each image once."
             )
         seen.add(name)
         group = as_word(row.get(group_column)) if group_column else None
-        yield ImageItem(name, as_word(row.get(LABEL_COLUMN)), group=group)
+        label = as_word(row.get(LABEL_COLUMN))
+        if not has_bytes(label or "") or not has_bytes(group or ""):
+            raise InvalidDatasetError(
+                f"{table}: row {number} has a word that cannot be written: {label!a}", _HINT
+            )
+        yield ImageItem(name, label, group=group)
 
 
 def as_word(value: Any) -> str | None:

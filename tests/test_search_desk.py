@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Engine, text
 
 import trialrun
 from searching import claimed, desk_of, nested_runs, settings
@@ -97,6 +98,28 @@ def test_a_silent_worker_is_given_up(store: str, colors: Path) -> None:
         time.sleep(0.2)
     assert isinstance(claim, Claim)
     assert claim.settings == lost.settings
+
+
+def test_a_heartbeat_outlives_a_hiccup_of_the_database(store: str, colors: Path) -> None:
+    """The beats' table is gone for two beats; when it is back, the trial shows life again."""
+    desk = desk_of(store, colors, heartbeat_seconds=1)
+    engine = desk.storage.rdb.engine
+    with desk.beating(claimed(desk)):
+        with engine.begin() as connection:
+            connection.execute(text("ALTER TABLE trial_heartbeats RENAME TO away"))
+        time.sleep(2.5)
+        with engine.begin() as connection:
+            connection.execute(text("ALTER TABLE away RENAME TO trial_heartbeats"))
+            connection.execute(text("UPDATE trial_heartbeats SET heartbeat = '2020-01-01 00:00'"))
+        deadline = time.monotonic() + 10
+        while _last_beat(engine).startswith("2020"):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+
+def _last_beat(engine: Engine) -> str:
+    with engine.connect() as connection:
+        return str(connection.execute(text("SELECT heartbeat FROM trial_heartbeats")).scalar())
 
 
 def test_a_grid_goes_through_all_combinations_once(store: str, colors: Path) -> None:

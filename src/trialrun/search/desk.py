@@ -9,6 +9,7 @@ and the same seed.
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -287,16 +288,18 @@ class Heartbeat:
         self._thread.join()
 
     def _beat(self) -> None:
+        from optuna.exceptions import StorageInternalError  # in which Optuna wraps the other
         from sqlalchemy.exc import SQLAlchemyError
 
         rdb = self._storage.rdb
         interval = rdb.get_heartbeat_interval()
-        while not self._stop.wait(interval):
-            try:
-                rdb.record_heartbeat(self._trial_id)
-            except SQLAlchemyError:  # the next beat is another chance; training goes on meanwhile
-                continue
-        rdb.remove_session()
+        try:
+            while not self._stop.wait(interval):
+                # The next beat is another chance; training goes on meanwhile.
+                with suppress(SQLAlchemyError, StorageInternalError):
+                    rdb.record_heartbeat(self._trial_id)
+        finally:
+            rdb.remove_session()
 
 
 def is_done(trial: "FrozenTrial") -> bool:

@@ -53,6 +53,13 @@ def open_study(storage: Storage, name: str, plan: SearchPlan) -> "Study":
     return study
 
 
+def load_study(storage: Storage, name: str, plan: SearchPlan) -> "Study":
+    """The study called `name`, which is there: a storage keeps no pruner, so the plan's is set."""
+    import optuna
+
+    return optuna.load_study(study_name=name, storage=storage.rdb, pruner=make_pruner(plan))
+
+
 def directions(plan: SearchPlan) -> "list[StudyDirection]":
     """Which way is better, in Optuna's words."""
     from optuna.study import StudyDirection

@@ -46,6 +46,18 @@ def test_endless_failure_ends_the_search(store: str, colors: Path) -> None:
         desk.claim("tester")
 
 
+def test_a_study_that_ended_with_failures_goes_on(store: str, colors: Path) -> None:
+    """Ten failures of an earlier call do not count; ten new ones end this call as well."""
+    desk = desk_of(store, colors)
+    for _ in range(10):
+        desk.fail(claimed(desk), "ValueError: wrong")
+    again = desk_of(store, colors)
+    for _ in range(10):
+        again.fail(claimed(again), "ValueError: wrong again")
+    with pytest.raises(TrialrunError, match="10 trials in a row have failed"):
+        again.claim("tester")
+
+
 def test_batches_that_do_not_fit_are_not_tried_again(store: str, colors: Path) -> None:
     """After a batch of 8 did not fit, none as large is proposed, and the count is kept."""
     desk = desk_of(store, colors, trials=20, batch_size="2,4,8,16")
@@ -131,6 +143,34 @@ def test_a_grid_goes_through_all_combinations_once(store: str, colors: Path) -> 
         seen.append(tuple(claim.settings.values()))
         desk.complete(claim, [1.0])
     assert len(seen) == len(set(seen)) == 6
+
+
+def test_a_grid_is_filled_up_where_points_fail(store: str, colors: Path) -> None:
+    """Two of six combinations fail: others take their places until four have completed."""
+    given = {"sampler": "grid", "learning_rate": "1e-3,1e-2", "batch_size": "2,4,8"}
+    desk = desk_of(store, colors, trials=4, **given)
+    seen = []
+    for _ in range(2):
+        failing = claimed(desk)
+        seen.append(tuple(failing.settings.values()))
+        desk.fail(failing, "ValueError: wrong")
+    while isinstance(claim := desk.claim("tester"), Claim):
+        seen.append(tuple(claim.settings.values()))
+        desk.complete(claim, [1.0])
+    assert len(seen) == len(set(seen)) == 6
+
+
+def test_points_too_large_for_the_memory_do_not_end_a_grid(store: str, colors: Path) -> None:
+    """A batch of 8 did not fit: 28 points as large are passed over, four of 32 are trained."""
+    given = {"sampler": "grid", "learning_rate": "1e-3,1e-2,2e-2,3e-2"}
+    desk = desk_of(store, colors, trials=50, batch_size="2,8,9,10,11,12,13,14", **given)
+    desk.study.set_user_attr("batch_size_too_large", 8)
+    sizes = []
+    while not isinstance(claim := desk.claim("tester"), Done):
+        if isinstance(claim, Claim):
+            sizes.append(claim.settings["batch_size"])
+            desk.complete(claim, [1.0])
+    assert sizes == [2] * 4
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "gp", "cmaes", "random"])

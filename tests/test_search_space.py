@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from trialrun.config import TrainConfig, knobs
 from trialrun.errors import InvalidParameterError
 from trialrun.search.plan import masked, plan_search
+from trialrun.search.sampling import make_pruner
 from trialrun.search.space import Choice, Range, Space, parse_dimension
 
 SETTINGS = {item.name: item for item in knobs(TrainConfig)}
@@ -68,6 +70,14 @@ def test_what_is_no_range_is_refused(name: str, text: str) -> None:
     """Turned round, outside the legal values, without sense, or of what cannot be searched."""
     with pytest.raises(InvalidParameterError, match=name):
         parsed(name, text)
+
+
+@pytest.mark.parametrize(("text", "most"), [("5,20,10", 20), ("5:12:5", 10), ("2:9", 9)])
+def test_hyperband_reckons_with_the_most_epochs(text: str, most: int, colors: Path) -> None:
+    """Choices in any order, ranges in steps, ranges."""
+    plan = plan_search({"train_data": str(colors), "epochs": text, "pruner": "hyperband"})
+    pruner: Any = make_pruner(plan)
+    assert pruner._max_resource == most
 
 
 @given(

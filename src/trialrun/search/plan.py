@@ -5,7 +5,7 @@ All complaints about settings, ranges and data are found together.
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,11 @@ class Goal:
     def sign(self) -> int:
         """What makes the smaller the better when multiplied."""
         return 1 if self.direction == "minimize" else -1
+
+
+def signed(values: Sequence[float], goals: Sequence[Goal]) -> list[float]:
+    """A trial's values with signs by which the smaller is the better."""
+    return [goal.sign * value for goal, value in zip(goals, values, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from trialrun.config import TrainConfig
 from trialrun.errors import InvalidParameterError
 from trialrun.search.desk import SETTINGS, Desk, best_first
-from trialrun.search.plan import Goal, SearchPlan
+from trialrun.search.plan import Goal, SearchPlan, masked
 from trialrun.search.sampling import make_pruner
 from trialrun.search.storage import Storage, quiet_optuna, storage_errors
 
@@ -99,7 +99,7 @@ def _other_study(storage: Storage, plan: SearchPlan) -> Sequence[Mapping[str, An
         other = optuna.load_study(study_name=name, storage=storage.rdb)
     except KeyError:
         raise InvalidParameterError(
-            f"from_study={name}: there is no such study in {storage.url.rpartition('@')[2]}",
+            f"from_study={name}: there is no such study in {masked(storage.url)}",
             "`optuna studies --storage URL` lists those there are.",
         ) from None
     goals = [Goal("", way.name.lower()) for way in other.directions]

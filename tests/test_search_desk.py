@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Engine, text
 
 import trialrun
 from searching import claimed, desk_of, nested_runs, settings
@@ -43,6 +44,18 @@ def test_endless_failure_ends_the_search(store: str, colors: Path) -> None:
         desk.fail(claimed(desk), "ValueError: wrong")
     with pytest.raises(TrialrunError, match="ValueError: wrong"):
         desk.claim("tester")
+
+
+def test_a_study_that_ended_with_failures_goes_on(store: str, colors: Path) -> None:
+    """Ten failures of an earlier call do not count; ten new ones end this call as well."""
+    desk = desk_of(store, colors)
+    for _ in range(10):
+        desk.fail(claimed(desk), "ValueError: wrong")
+    again = desk_of(store, colors)
+    for _ in range(10):
+        again.fail(claimed(again), "ValueError: wrong again")
+    with pytest.raises(TrialrunError, match="10 trials in a row have failed"):
+        again.claim("tester")
 
 
 def test_batches_that_do_not_fit_are_not_tried_again(store: str, colors: Path) -> None:
@@ -99,6 +112,28 @@ def test_a_silent_worker_is_given_up(store: str, colors: Path) -> None:
     assert claim.settings == lost.settings
 
 
+def test_a_heartbeat_outlives_a_hiccup_of_the_database(store: str, colors: Path) -> None:
+    """The beats' table is gone for two beats; when it is back, the trial shows life again."""
+    desk = desk_of(store, colors, heartbeat_seconds=1)
+    engine = desk.storage.rdb.engine
+    with desk.beating(claimed(desk)):
+        with engine.begin() as connection:
+            connection.execute(text("ALTER TABLE trial_heartbeats RENAME TO away"))
+        time.sleep(2.5)
+        with engine.begin() as connection:
+            connection.execute(text("ALTER TABLE away RENAME TO trial_heartbeats"))
+            connection.execute(text("UPDATE trial_heartbeats SET heartbeat = '2020-01-01 00:00'"))
+        deadline = time.monotonic() + 10
+        while _last_beat(engine).startswith("2020"):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+
+def _last_beat(engine: Engine) -> str:
+    with engine.connect() as connection:
+        return str(connection.execute(text("SELECT heartbeat FROM trial_heartbeats")).scalar())
+
+
 def test_a_grid_goes_through_all_combinations_once(store: str, colors: Path) -> None:
     """Six combinations are six trials, though more were asked for."""
     given = {"sampler": "grid", "learning_rate": "1e-3,1e-2", "batch_size": "2,4,8"}
@@ -108,6 +143,34 @@ def test_a_grid_goes_through_all_combinations_once(store: str, colors: Path) -> 
         seen.append(tuple(claim.settings.values()))
         desk.complete(claim, [1.0])
     assert len(seen) == len(set(seen)) == 6
+
+
+def test_a_grid_is_filled_up_where_points_fail(store: str, colors: Path) -> None:
+    """Two of six combinations fail: others take their places until four have completed."""
+    given = {"sampler": "grid", "learning_rate": "1e-3,1e-2", "batch_size": "2,4,8"}
+    desk = desk_of(store, colors, trials=4, **given)
+    seen = []
+    for _ in range(2):
+        failing = claimed(desk)
+        seen.append(tuple(failing.settings.values()))
+        desk.fail(failing, "ValueError: wrong")
+    while isinstance(claim := desk.claim("tester"), Claim):
+        seen.append(tuple(claim.settings.values()))
+        desk.complete(claim, [1.0])
+    assert len(seen) == len(set(seen)) == 6
+
+
+def test_points_too_large_for_the_memory_do_not_end_a_grid(store: str, colors: Path) -> None:
+    """A batch of 8 did not fit: 28 points as large are passed over, four of 32 are trained."""
+    given = {"sampler": "grid", "learning_rate": "1e-3,1e-2,2e-2,3e-2"}
+    desk = desk_of(store, colors, trials=50, batch_size="2,8,9,10,11,12,13,14", **given)
+    desk.study.set_user_attr("batch_size_too_large", 8)
+    sizes = []
+    while not isinstance(claim := desk.claim("tester"), Done):
+        if isinstance(claim, Claim):
+            sizes.append(claim.settings["batch_size"])
+            desk.complete(claim, [1.0])
+    assert sizes == [2] * 4
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "gp", "cmaes", "random"])

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from trialrun.config import TrainConfig, knobs
 from trialrun.errors import InvalidParameterError
 from trialrun.search.plan import masked, plan_search
+from trialrun.search.sampling import make_pruner
 from trialrun.search.space import Choice, Range, Space, parse_dimension
 
 SETTINGS = {item.name: item for item in knobs(TrainConfig)}
@@ -70,6 +72,14 @@ def test_what_is_no_range_is_refused(name: str, text: str) -> None:
         parsed(name, text)
 
 
+@pytest.mark.parametrize(("text", "most"), [("5,20,10", 20), ("5:12:5", 10), ("2:9", 9)])
+def test_hyperband_reckons_with_the_most_epochs(text: str, most: int, colors: Path) -> None:
+    """Choices in any order, ranges in steps, ranges."""
+    plan = plan_search({"train_data": str(colors), "epochs": text, "pruner": "hyperband"})
+    pruner: Any = make_pruner(plan)
+    assert pruner._max_resource == most
+
+
 @given(
     st.floats(1e-300, 1e300),
     st.floats(1e-300, 1e300),
@@ -126,10 +136,48 @@ def test_everything_wrong_is_told_together(tmp_path: Path) -> None:
     assert all(part in told for part in ("trials=0", "1:0.1", "patience=0", "f1", "missing"))
 
 
-def test_passwords_are_not_recorded() -> None:
-    """The address of a storage is shown without its password."""
-    assert masked("postgresql://me:secret@host/db") == "postgresql://me:***@host/db"
-    assert masked("postgresql://me@host/db") == "postgresql://me@host/db"
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("postgresql://me:secret@host/db", "postgresql://me:***@host/db"),
+        ("postgresql://me@host/db", "postgresql://me@host/db"),
+        ("postgresql://host:5432/db", "postgresql://host:5432/db"),
+        (
+            "postgresql://h/db?user=u&password=secret&a=b",
+            "postgresql://h/db?user=u&password=***&a=b",
+        ),
+        (
+            "postgresql://u:secret@h/db?sslpassword=secret",
+            "postgresql://u:***@h/db?sslpassword=***",
+        ),
+        ("postgresql://u:sec@ret@h/db", "postgresql://u:***@h/db"),
+        ("u:secret@h/db", "u:***@h/db"),
+        ("u:/secret@h/db", "u:/***@h/db"),
+        ("postgres:/u:secret@h/db", "postgres:/u:***@h/db"),
+        ("host=h user=u password=secret dbname=db", "host=h user=u password=*** dbname=db"),
+        ("sqlite:////home/a:b@c/optuna.db", "sqlite:////home/a:b@c/optuna.db"),
+    ],
+)
+def test_passwords_are_not_shown(address: str, shown: str) -> None:
+    """The address of a storage is shown without its passwords, however wrongly it is written."""
+    assert masked(address) == shown
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["u:secret@h/db", "postgresql://u:secret@h:notaport/db", "postgresql://u:sec@secret@h/db"],
+)
+def test_an_address_that_is_none_is_told_without_its_password(address: str, colors: Path) -> None:
+    """A wrong storage is an error of the parameter, found while planning."""
+    with pytest.raises(InvalidParameterError, match="storage=") as caught:
+        plan_search({"train_data": str(colors), "storage": address})
+    assert "secret" not in str(caught.value)
+
+
+def test_top5_of_fewer_classes_is_refused_while_planning(colors: Path) -> None:
+    """The metric has no value for three classes, so that every trial would fail."""
+    with pytest.raises(InvalidParameterError, match="needs 5 classes, and there are 3"):
+        plan_search({"train_data": str(colors), "metric": "valid_loss,valid_top5_accuracy"})
 
 
 def test_a_range_turned_round_is_told_before_torch_is_loaded() -> None:

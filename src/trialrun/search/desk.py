@@ -9,12 +9,13 @@ and the same seed.
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from trialrun.errors import OutOfMemoryError, TrialrunError
-from trialrun.search.plan import Goal, SearchPlan
-from trialrun.search.sampling import BATCH_SIZE, make_sampler
+from trialrun.search.plan import Goal, SearchPlan, signed
+from trialrun.search.sampling import BATCH_SIZE, make_sampler, next_point
 from trialrun.search.storage import Storage, quiet_optuna, storage_errors
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ SETTINGS, REPLICATE, OF_TRIAL = "settings", "replicate", "of_trial"
 BATCH_LIMIT = "batch_size_too_large"  # of the study: the smallest batch that did not fit
 
 _CARRIED_ON = (SETTINGS, REPLICATE, OF_TRIAL)
-_HISTORY, _FIRST = "retry_history", "failed_trial"  # Optuna's own names, which its dashboard shows
+RETRY_OF, _HISTORY = "failed_trial", "retry_history"  # Optuna's own names, its dashboard shows them
 _MAX_FAILURES_IN_A_ROW = 10  # more is no accident of one setting but a fault of them all
 
 
@@ -58,7 +59,11 @@ class Done:
 
 @dataclass(slots=True)
 class Desk:
-    """One study's trials; `only_waiting` hands out none but those that were put there."""
+    """One study's trials.
+
+    `only_waiting` hands out none but those that were put there, and a grid's next point. Trials
+    that had ended when the desk was opened, `ended_before`, are no failures of this search.
+    """
 
     storage: Storage
     study: "Study"
@@ -66,6 +71,7 @@ class Desk:
     num_trials: int
     deadline: float | None  # seconds since 1970
     only_waiting: bool
+    ended_before: frozenset[int]  # trials' numbers
     on_lost: Callable[["FrozenTrial"], None]
 
     def claim(self, worker: str) -> Claim | Wait | Done:
@@ -84,13 +90,25 @@ class Desk:
             num_done = sum(map(is_done, trials))
             if num_done >= self.num_trials:
                 return Done()
-            _refuse_endless_failure(trials)
+            _refuse_endless_failure([t for t in trials if t.number not in self.ended_before])
             num_running = sum(trial.state == TrialState.RUNNING for trial in trials)
             if num_done + num_running >= self.num_trials:
                 return Wait()
-            if self.only_waiting and not any(t.state == TrialState.WAITING for t in trials):
+            if self.only_waiting and not self._is_any_waiting(trials):
                 return Wait() if num_running else Done()
             return self._ask(worker, _next_number(trials)) or Wait()
+
+    def _is_any_waiting(self, trials: "Sequence[FrozenTrial]") -> bool:
+        """Whether a trial waits, the grid's next point having been put there if need be."""
+        from optuna.trial import TrialState
+
+        if any(trial.state == TrialState.WAITING for trial in trials):
+            return True
+        point = None if self.study.user_attrs.get(SETTINGS) else next_point(self.plan, trials)
+        if point is None:
+            return False
+        self.study.enqueue_trial(point)
+        return True
 
     def _ask(self, worker: str, number: int) -> Claim | None:
         """A trial, sampled under the lock to know of every other; None where it cannot fit."""
@@ -236,7 +254,7 @@ class Desk:
                 params=trial.params,
                 distributions=trial.distributions,
                 user_attrs={k: v for k, v in trial.user_attrs.items() if k in _CARRIED_ON},
-                system_attrs={**trial.system_attrs, _FIRST: history[0], _HISTORY: history},
+                system_attrs={**trial.system_attrs, RETRY_OF: history[0], _HISTORY: history},
             )
         )
 
@@ -287,16 +305,18 @@ class Heartbeat:
         self._thread.join()
 
     def _beat(self) -> None:
+        from optuna.exceptions import StorageInternalError  # in which Optuna wraps the other
         from sqlalchemy.exc import SQLAlchemyError
 
         rdb = self._storage.rdb
         interval = rdb.get_heartbeat_interval()
-        while not self._stop.wait(interval):
-            try:
-                rdb.record_heartbeat(self._trial_id)
-            except SQLAlchemyError:  # the next beat is another chance; training goes on meanwhile
-                continue
-        rdb.remove_session()
+        try:
+            while not self._stop.wait(interval):
+                # The next beat is another chance; training goes on meanwhile.
+                with suppress(SQLAlchemyError, StorageInternalError):
+                    rdb.record_heartbeat(self._trial_id)
+        finally:
+            rdb.remove_session()
 
 
 def is_done(trial: "FrozenTrial") -> bool:
@@ -314,11 +334,7 @@ def best_first(trials: Sequence["FrozenTrial"], goals: Sequence[Goal]) -> list["
 
     completed = [trial for trial in trials if trial.state == TrialState.COMPLETE]
 
-    def place(trial: "FrozenTrial") -> tuple[list[float], int]:
-        pairs = zip(goals, trial.values, strict=True)
-        return [goal.sign * value for goal, value in pairs], trial.number
-
-    return sorted(completed, key=place)
+    return sorted(completed, key=lambda trial: (signed(trial.values, goals), trial.number))
 
 
 def _next_number(trials: Sequence["FrozenTrial"]) -> int:
@@ -330,12 +346,12 @@ def _next_number(trials: Sequence["FrozenTrial"]) -> int:
 
 
 def _refuse_endless_failure(trials: Sequence["FrozenTrial"]) -> None:
-    """Stop where the last ten trials that ended all failed by themselves."""
+    """Stop where the last ten trials that were begun and have ended all failed by themselves."""
     in_a_row = []
     for trial in reversed(trials):
         if is_done(trial):
             break
-        if ERROR in trial.user_attrs or INFEASIBLE in trial.user_attrs:
+        if ERROR in trial.user_attrs or {INFEASIBLE, WORKER} <= trial.user_attrs.keys():
             in_a_row.append(str(trial.user_attrs.get(ERROR, "a batch that does not fit in memory")))
     if len(in_a_row) >= _MAX_FAILURES_IN_A_ROW:
         raise TrialrunError(

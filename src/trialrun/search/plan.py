@@ -5,7 +5,8 @@ All complaints about settings, ranges and data are found together.
 
 import dataclasses
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,13 @@ from trialrun.search.space import (
     parse_dimension,
 )
 
-STORAGE_SCHEMES = ("sqlite:///", "postgresql://", "postgresql+psycopg://", "postgres://")
+SQLITE = "sqlite:///"
+STORAGE_SCHEMES = (SQLITE, "postgresql://", "postgresql+psycopg://", "postgres://")
+
+_SCHEME = re.compile(r"[\w+.-]+:/+")
+_PASSWORDS = re.compile(r"((?:ssl)?password\s*=\s*)[^&\s]*", re.IGNORECASE)  # as libpq names them
+
+_TOP5_CLASSES = 5  # the engine's, which loads torch
 
 # What may differ between two calls on one study without making its trials unlike.
 _NOT_COMPARED = ("train_data", "valid_data", "device", "experiment", "run_name", "register_as")
@@ -49,6 +56,11 @@ class Goal:
     def sign(self) -> int:
         """What makes the smaller the better when multiplied."""
         return 1 if self.direction == "minimize" else -1
+
+
+def signed(values: Sequence[float], goals: Sequence[Goal]) -> list[float]:
+    """A trial's values with signs by which the smaller is the better."""
+    return [goal.sign * value for goal, value in zip(goals, values, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +92,23 @@ class SearchPlan:
 
 
 def masked(url: str | None) -> str:
-    """A storage's address without its password."""
+    """A storage's address without its passwords, however wrongly it is written."""
     text = as_text(url)
-    scheme, found, rest = text.partition("://")
-    credentials, at, place = rest.rpartition("@")
-    if not (found and at and ":" in credentials):
+    if text.startswith(SQLITE):  # which has none, and may have an @ in a folder's name
         return text
-    return f"{scheme}://{credentials.partition(':')[0]}:***@{place}"
+    credentials, at, place = text.rpartition("@")  # the last: a password may hold an @ by mistake
+    shown = f"{_user_alone(credentials)}@{place}" if at else text
+    return _PASSWORDS.sub(r"\1***", shown)
+
+
+def _user_alone(text: str) -> str:
+    """What stands before an @, without the password; all of it may be one where `://` is amiss."""
+    scheme = _SCHEME.match(text)
+    begin = scheme.end() if scheme else 0
+    user, colon, _password = text[begin:].partition(":")
+    if colon:
+        return f"{text[:begin]}{user}:***"
+    return text if scheme is None or "://" in text else f"{text[:begin]}***"
 
 
 def plan_search(values: Mapping[str, Any]) -> SearchPlan:
@@ -107,6 +129,7 @@ def plan_search(values: Mapping[str, Any]) -> SearchPlan:
     if problems:
         raise merged(problems)
     assert base is not None
+    _check_top5(goals, len(base.classes))
     fitting, notes = _fitting(searched, len(base.train))
     return SearchPlan(config, Space(fitting), goals, starts, base, notes, dict(values))
 
@@ -211,16 +234,49 @@ def _goals(config: SearchConfig, problems: list[TrialrunError]) -> tuple[Goal, .
     return tuple(Goal(*pair) for pair in zip(metrics, directions, strict=True))
 
 
-def _of_the_search(config: SearchConfig, space: Space) -> list[TrialrunError]:
-    """What of the search's own settings does not go together."""
-    problems: list[TrialrunError] = []
-    if config.storage is not None and not config.storage.startswith(STORAGE_SCHEMES):
-        problems.append(
+def _check_top5(goals: Sequence[Goal], num_classes: int) -> None:
+    if num_classes < _TOP5_CLASSES and any("top5" in goal.metric for goal in goals):
+        raise InvalidParameterError(
+            f"valid_top5_accuracy needs {_TOP5_CLASSES} classes, and there are {num_classes}",
+            "Take valid_accuracy.",
+        )
+
+
+def _of_the_storage(url: str) -> list[TrialrunError]:
+    """What is wrong with an address as far as it can be told without going there."""
+    if not url.startswith(STORAGE_SCHEMES):
+        return [
             InvalidParameterError(
-                f"storage={masked(config.storage)} is no storage of studies",
+                f"storage={masked(url)} is no storage of studies",
                 "Give sqlite:///FILE or postgresql://USER@HOST/DATABASE.",
             )
-        )
+        ]
+    return (
+        []
+        if url.startswith(SQLITE) or _is_address(url)
+        else [
+            InvalidParameterError(
+                f"storage={masked(url)} is no address of a server",
+                "Give postgresql://USER@HOST:PORT/DATABASE; an @ in a password is written %40.",
+            )
+        ]
+    )
+
+
+def _is_address(url: str) -> bool:
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        host = make_url(url).host
+    except (ArgumentError, ValueError):  # the latter of a port that is no number
+        return False
+    return "@" not in (host or "")
+
+
+def _of_the_search(config: SearchConfig, space: Space) -> list[TrialrunError]:
+    """What of the search's own settings does not go together."""
+    problems = [] if config.storage is None else _of_the_storage(config.storage)
     if config.sampler == "grid" and (endless := space.endless()):
         problems.append(
             InvalidParameterError(

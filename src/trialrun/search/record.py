@@ -56,7 +56,7 @@ def _row(trial: "FrozenTrial", plan: SearchPlan) -> dict[str, Any]:
     return row | {
         "seconds": duration.total_seconds() if duration else None,
         "epochs": trial.last_step,
-        "retry_of": trial.system_attrs.get("failed_trial"),
+        "retry_of": trial.system_attrs.get(kept.RETRY_OF),
         "seed_number": attributes.get(kept.SEED_NUMBER),
         "run_id": attributes.get(kept.RUN_ID),
         "model_uri": attributes.get(kept.MODEL_URI),

@@ -20,8 +20,9 @@ from trialrun.search.desk import (
     best_first,
 )
 from trialrun.search.plan import SearchPlan
+from trialrun.search.space import settings_text
 from trialrun.search.storage import Storage, quiet_optuna, storage_errors
-from trialrun.search.study import directions, settings_text
+from trialrun.search.study import directions
 
 if TYPE_CHECKING:
     from optuna import Study

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from trialrun.engine.seeds import seed_for
 from trialrun.search.plan import SearchPlan
+from trialrun.search.space import settings_text
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 BATCH_SIZE = "batch_size"
 
 _RANDOM_TRIALS = 10  # before a model of the past proposes; Optuna's own default
+_PUT_THERE_WITH = "fixed_params"  # Optuna's own name
 _NUMPY_SEEDS = 2**32
 _TRIES = 8  # draws before a batch that fits is taken at random
 
@@ -37,8 +39,7 @@ def _most_epochs(plan: SearchPlan) -> int:
     searched = plan.space.dimensions.get("epochs")
     if searched is None:
         return plan.base.config.epochs
-    count = searched.num_values() or 1
-    return max(int(searched.value_at(place)) for place in (0, count - 1))
+    return int(searched.largest())
 
 
 def make_sampler(plan: SearchPlan, number: int, batch_limit: int | None) -> "BaseSampler":
@@ -60,12 +61,21 @@ def make_sampler(plan: SearchPlan, number: int, batch_limit: int | None) -> "Bas
         sampler = samplers.GPSampler(seed=seed, n_startup_trials=_RANDOM_TRIALS)
     elif plan.config.sampler == "cmaes":
         sampler = samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False)
-    else:  # the points of a grid wait in the study, in a random order
+    else:  # the points of a grid wait in the study
         sampler = samplers.RandomSampler(seed=seed)
     if batch_limit is None or BATCH_SIZE not in plan.space.dimensions:
         return sampler
     fallback = _any_fitting(plan, batch_limit, seed)
     return _WithinMemory(sampler, batch_limit, fallback)  # type: ignore[return-value]
+
+
+def next_point(plan: SearchPlan, trials: "Sequence[FrozenTrial]") -> dict[str, Any] | None:
+    """A point of the grid that no trial has had, in a random order; None where there is none."""
+    # A lost trial may not know all its settings yet, but what it was put there with.
+    tried = {settings_text(t.system_attrs.get(_PUT_THERE_WITH, t.params)) for t in trials}
+    seed = seed_for(plan.base.config.random_seed, "grid")
+    points = plan.space.grid(len(tried) + 1, seed)  # so many are not all tried
+    return next((point for point in points if settings_text(point) not in tried), None)
 
 
 def _any_fitting(plan: SearchPlan, limit: int, seed: int) -> int:

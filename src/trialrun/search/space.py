@@ -3,6 +3,7 @@
 `1e-4:1e-1` is a range, `8:64:8` one in steps, `8,16,32` a choice. Nothing here needs Optuna.
 """
 
+import json
 import math
 import random
 from collections.abc import Mapping, Sequence
@@ -55,6 +56,11 @@ class Range:
             return None
         return math.floor((self.high - self.low) / (self.step or 1) + 1e-9) + 1
 
+    def largest(self) -> float:
+        """The greatest value, within a step of `high`."""
+        count = self.num_values()
+        return self.high if count is None else float(self.value_at(count - 1))
+
     def value_at(self, place: int) -> Any:
         """The value at `place`, counted from 0."""
         value = self.low + (self.step or 1) * place
@@ -85,6 +91,10 @@ class Choice:
         """How many there are."""
         return len(self.options)
 
+    def largest(self) -> float:
+        """The greatest of the numbers."""
+        return float(max(self.options))
+
     def value_at(self, place: int) -> Any:
         """The value at `place`, counted from 0."""
         return self.options[place]
@@ -95,6 +105,11 @@ class Choice:
 
 
 Dimension = Range | Choice
+
+
+def settings_text(settings: Mapping[str, Any]) -> str:
+    """Settings as one line that does not depend on their order."""
+    return json.dumps(dict(settings), sort_keys=True)
 
 
 def is_searched(setting: Knob, value: Any) -> bool:

@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from trialrun.errors import TrackingError, first_line
-from trialrun.search.plan import masked
+from trialrun.search.plan import SQLITE, masked
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
 
-_SQLITE = "sqlite:///"
 _GRACE_BEATS = 3  # heartbeats missed before a worker is given up
 _SQLITE_BUSY_SECONDS = 60
 _CONNECT_SECONDS = 10
@@ -33,8 +32,8 @@ def default_storage() -> str:
     import mlflow
 
     uri = mlflow.get_tracking_uri()
-    folder = Path(uri.removeprefix(_SQLITE)).parent if uri.startswith(_SQLITE) else Path.cwd()
-    return f"{_SQLITE}{folder.absolute() / DATABASE}"
+    folder = Path(uri.removeprefix(SQLITE)).parent if uri.startswith(SQLITE) else Path.cwd()
+    return f"{SQLITE}{folder.absolute() / DATABASE}"
 
 
 def driven(url: str) -> str:
@@ -125,7 +124,7 @@ class Storage:
 
     @property
     def _sqlite_path(self) -> Path | None:
-        return Path(self.url.removeprefix(_SQLITE)) if self.url.startswith(_SQLITE) else None
+        return Path(self.url.removeprefix(SQLITE)) if self.url.startswith(SQLITE) else None
 
     def _lock_file(self, name: str) -> str:
         assert self._sqlite_path is not None
@@ -145,9 +144,9 @@ def open_storage(url: str, *, heartbeat_seconds: int) -> Storage:
     """
     url = driven(url)
     with storage_errors(url), quiet_optuna():
-        if not url.startswith(_SQLITE):
+        if not url.startswith(SQLITE):
             return Storage(url, _rdb(url, heartbeat_seconds))
-        path = Path(url.removeprefix(_SQLITE))
+        path = Path(url.removeprefix(SQLITE))
         if not path.parent.is_dir():
             raise TrackingError(
                 f"the storage {url} cannot be used: there is no folder {path.parent}",
@@ -170,7 +169,7 @@ def open_storage(url: str, *, heartbeat_seconds: int) -> Storage:
 def _rdb(url: str, heartbeat_seconds: int) -> "RDBStorage":
     from optuna.storages import RDBStorage
 
-    sqlite = url.startswith(_SQLITE)
+    sqlite = url.startswith(SQLITE)
     limits = {"timeout": _SQLITE_BUSY_SECONDS} if sqlite else {"connect_timeout": _CONNECT_SECONDS}
     return RDBStorage(
         url,

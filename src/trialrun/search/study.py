@@ -1,15 +1,13 @@
 """A study in its storage: made or gone on with, and what waits in it to be tried first."""
 
-import json
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from trialrun.config import TrainConfig
-from trialrun.engine.seeds import seed_for
 from trialrun.errors import InvalidParameterError
 from trialrun.search.desk import SETTINGS, Desk, best_first
-from trialrun.search.plan import Goal, SearchPlan
+from trialrun.search.plan import Goal, SearchPlan, masked
 from trialrun.search.sampling import make_pruner
 from trialrun.search.storage import Storage, quiet_optuna, storage_errors
 
@@ -53,6 +51,13 @@ def open_study(storage: Storage, name: str, plan: SearchPlan) -> "Study":
     return study
 
 
+def load_study(storage: Storage, name: str, plan: SearchPlan) -> "Study":
+    """The study called `name`, which is there: a storage keeps no pruner, so the plan's is set."""
+    import optuna
+
+    return optuna.load_study(study_name=name, storage=storage.rdb, pruner=make_pruner(plan))
+
+
 def directions(plan: SearchPlan) -> "list[StudyDirection]":
     """Which way is better, in Optuna's words."""
     from optuna.study import StudyDirection
@@ -75,9 +80,9 @@ def _check_same(study: "Study", plan: SearchPlan) -> None:
 
 
 def _starts(plan: SearchPlan, others: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What is to be tried first: the defaults, the file's, another study's best; or the grid."""
+    """What is to be tried first: the defaults, the file's, another study's best; not of a grid."""
     if plan.config.sampler == "grid":
-        return plan.space.grid(plan.config.trials, seed_for(plan.base.config.random_seed, "grid"))
+        return []  # its points are put there one by one: those that fail give way to others
     defaults = {name: getattr(TrainConfig(), name) for name in plan.space.dimensions}
     starts = [defaults, *plan.starts, *others]
     fitting = [plan.space.fitting(settings) for settings in starts]
@@ -94,7 +99,7 @@ def _other_study(storage: Storage, plan: SearchPlan) -> Sequence[Mapping[str, An
         other = optuna.load_study(study_name=name, storage=storage.rdb)
     except KeyError:
         raise InvalidParameterError(
-            f"from_study={name}: there is no such study in {storage.url.rpartition('@')[2]}",
+            f"from_study={name}: there is no such study in {masked(storage.url)}",
             "`optuna studies --storage URL` lists those there are.",
         ) from None
     goals = [Goal("", way.name.lower()) for way in other.directions]
@@ -114,9 +119,7 @@ def open_desk(
     only_waiting = plan.config.sampler == "grid"
     if study.user_attrs.get(SETTINGS, False):
         num_trials, only_waiting, deadline = len(study.get_trials(deepcopy=False)), True, None
-    return Desk(storage, study, plan, num_trials, deadline, only_waiting, on_lost)
-
-
-def settings_text(settings: Mapping[str, Any]) -> str:
-    """Settings as one line that does not depend on their order."""
-    return json.dumps(dict(settings), sort_keys=True)
+    ended = [
+        trial.number for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()
+    ]
+    return Desk(storage, study, plan, num_trials, deadline, only_waiting, frozenset(ended), on_lost)

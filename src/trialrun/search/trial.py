@@ -25,7 +25,7 @@ from trialrun.runs.result import TrainResult
 from trialrun.runs.train import Nested, train
 from trialrun.search import desk as kept
 from trialrun.search.desk import Claim, Desk, best_first
-from trialrun.search.plan import SearchPlan, trial_plan
+from trialrun.search.plan import SearchPlan, signed, trial_plan
 from trialrun.search.study import DATA
 from trialrun.tracking import dataset_digest
 
@@ -189,14 +189,9 @@ def _is_among_best(desk: Desk, claim: Claim, result: TrainResult, plan: SearchPl
     """
     if kept.REPLICATE in claim.trial.user_attrs:
         return False
-    values = [
-        goal.sign * value for goal, value in zip(plan.goals, values_of(result, plan), strict=True)
-    ]
+    values = signed(values_of(result, plan), plan.goals)
     completed = best_first(desk.study.get_trials(deepcopy=False), plan.goals)
-    others = [
-        [goal.sign * value for goal, value in zip(plan.goals, trial.values, strict=True)]
-        for trial in completed
-    ]
+    others = [signed(trial.values, plan.goals) for trial in completed]
     if len(plan.goals) > 1:
         return not any(_dominates(other, values) for other in others)
     wanted = plan.config.finalists if plan.config.replicates else 1

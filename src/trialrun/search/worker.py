@@ -51,10 +51,10 @@ def _work(orders: Orders) -> None:
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     take_copies(orders.copies)
     plan = plan_search(orders.given)
-    import optuna
     import torch
 
     from trialrun.search.storage import open_storage, quiet_optuna, storage_errors
+    from trialrun.search.study import load_study
     from trialrun.search.trial import shared_device
     from trialrun.store import connect
 
@@ -64,7 +64,7 @@ def _work(orders: Orders) -> None:
     client = connect()
     storage = open_storage(orders.storage, heartbeat_seconds=plan.config.heartbeat_seconds)
     with storage_errors(storage.url), closing(storage), quiet_optuna():
-        study = optuna.load_study(study_name=orders.study, storage=storage.rdb)
+        study = load_study(storage, orders.study, plan)
         _train(orders, plan, client, storage, study)
 
 

@@ -17,6 +17,7 @@ from trialrun.registry import alias as aliases
 from trialrun.registry.history import (
     PROMOTION,
     ROLLBACK,
+    VOID,
     Entry,
     entries_in,
     from_text,
@@ -162,7 +163,7 @@ def test_many_may_finish_the_same_move(client: Any) -> None:
         moves = [
             pool.submit(aliases._carry_out, client, before, claimed) for _ in range(NUM_RIVALS)
         ]
-        assert [move.result() for move in moves] == [None] * NUM_RIVALS
+        assert [move.result() for move in moves] == [claimed] * NUM_RIVALS
     assert holder(client) == "2"
 
 
@@ -226,13 +227,114 @@ def test_rollback_wants_a_reason(client: Any) -> None:
 
 
 def test_rollback_to_a_deleted_version_is_told(client: Any) -> None:
-    """What is gone cannot be champion again."""
+    """What is gone cannot be champion again: with nobody else before, there is no way back."""
     promote(client, "1")
     promote(client, "2")
     client.delete_model_version("m", "1")
     with pytest.raises(TrackingError, match="version 1"):
         roll_back(client, "m", "champion", "back")
     assert holder(client) == "2"
+
+
+def promote_all(client: Any, *versions: str) -> None:
+    """Make each champion in turn."""
+    for version in versions:
+        promote(client, version)
+
+
+def seconds_to_read(client: Any) -> float:
+    """How long it takes to learn who holds the alias: 2 s and more where a turn is left taken."""
+    started = time.monotonic()
+    aliases.read_succession(client, "m", "champion")
+    return time.monotonic() - started
+
+
+def test_previous_passes_over_a_deleted_version(client: Any) -> None:
+    """A rollback whose version before is gone gives `previous` to none, and is done for good."""
+    promote_all(client, "1", "2", "3")
+    client.delete_model_version("m", "1")
+    assert roll_back(client, "m", "champion", "too slow").version == "2"
+    assert (holder(client), holder(client, "previous")) == ("2", None)
+    assert seconds_to_read(client) < aliases._PATIENCE_SECONDS
+
+
+def test_a_deleted_champion_does_not_stand_in_the_way(client: Any) -> None:
+    """Versions after a champion that was deleted are promoted as ever."""
+    promote(client, "1")
+    client.delete_model_version("m", "1")
+    promote_all(client, "2", "3")
+    assert (holder(client), holder(client, "previous")) == ("3", "2")
+
+
+def test_previous_is_the_newest_that_is_there(client: Any) -> None:
+    """Of those before the champion the newest that was not deleted."""
+    promote_all(client, "1", "2")
+    client.delete_model_version("m", "2")
+    promote(client, "3")
+    assert (holder(client), holder(client, "previous")) == ("3", "1")
+
+
+def test_a_turn_of_a_deleted_version_is_void(client: Any) -> None:
+    """Who died after taking a turn, its version deleted since: nothing moves, the log says so."""
+    promote(client, "1")
+    judged = aliases.read_succession(client, "m", "champion")
+    assert aliases._claim(client, judged, replace(entry("2", "1"), number=2, claim="of the dead"))
+    client.delete_model_version("m", "2")
+    found = aliases.read_succession(client, "m", "champion")
+    assert [each.kind for each in found.seen()] == [PROMOTION, VOID]
+    assert (found.holder, found.standing()) == ("1", ["1"])
+    promote(client, "3")
+    assert (holder(client), holder(client, "previous")) == ("3", "1")
+    tenures = aliases.read_succession(client, "m", "champion").tenures()
+    assert tenures[0].until == tenures[2].entry.at
+
+
+def test_a_version_deleted_after_it_was_judged_is_told(client: Any) -> None:
+    """Its promotion fails as a refusal, and the champion stays."""
+    promote(client, "1")
+    judged = aliases.read_succession(client, "m", "champion")
+    client.delete_model_version("m", "2")
+    with pytest.raises(PromotionRefusedError, match="version 2 of m was deleted"):
+        aliases.succeed(client, judged, entry("2", "1"))
+    assert holder(client) == "1"
+
+
+def test_rollback_passes_over_deleted_versions(client: Any) -> None:
+    """It goes back to the newest champion before that is still there."""
+    promote_all(client, "1", "2", "3")
+    client.delete_model_version("m", "2")
+    assert roll_back(client, "m", "champion", "too slow").version == "1"
+
+
+def test_rollback_from_a_deleted_champion(client: Any) -> None:
+    """Where the champion itself was deleted, the one before it can be had back."""
+    promote_all(client, "1", "2")
+    client.delete_model_version("m", "2")
+    assert roll_back(client, "m", "champion", "deleted by mistake").version == "1"
+    assert holder(client) == "1"
+
+
+def test_who_was_set_by_hand_between_two_stays_counts(client: Any) -> None:
+    """Champion 1, by hand 5, 1 again: a rollback goes to 5."""
+    promote(client, "1")
+    client.set_registered_model_alias("m", "champion", "5")
+    promote(client, "1")
+    assert aliases.read_succession(client, "m", "champion").standing() == ["1", "5", "1"]
+    assert roll_back(client, "m", "champion", "back").version == "5"
+
+
+def test_one_version_holds_the_alias_until_now(client: Any) -> None:
+    """When a champion was replaced from outside is unknown; only the holder's time has no end."""
+    promote(client, "1")
+    client.set_registered_model_alias("m", "champion", "5")
+    tenures = aliases.read_succession(client, "m", "champion").tenures()
+    assert [each.until for each in tenures] == ["unknown", None]
+
+
+def test_an_entry_of_a_newer_trialrun_is_read() -> None:
+    """A field that is not known here is no damage."""
+    text = entry("1").to_text().replace("{", '{"weather": "fine", ', 1)
+    assert from_text(text).version == "1"
 
 
 # One process imports, which takes seconds, and forks: each rival connects for itself.

@@ -2,7 +2,8 @@
 
 `trialrun.train(...)`, `run_search`, `score`, `evaluate`, `promote` and `load_model` are the third
 door beside `mlflow run .` and the command line. Importing the package loads neither torch nor
-MLflow.
+MLflow. A signal ends the run as KILLED and then takes the course that it has in the caller's
+process: Ctrl-C raises `KeyboardInterrupt`.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -25,12 +26,11 @@ def train(**settings: Any) -> "TrainResult":
     Raises:
         TrialrunError: As its kinds say.
     """
-    from trialrun.runs.plan import plan_training
+    from trialrun.runs.entry import run_training
+    from trialrun.runs.signals import passed_on
 
-    plan = plan_training(settings)
-    from trialrun.runs.train import train as train_plan
-
-    return train_plan(plan)
+    with passed_on():
+        return run_training(settings)
 
 
 def run_search(**settings: Any) -> "SearchResult":
@@ -41,12 +41,14 @@ def run_search(**settings: Any) -> "SearchResult":
     Raises:
         TrialrunError: As its kinds say.
     """
+    from trialrun.runs.signals import passed_on
     from trialrun.search.plan import plan_search
 
-    plan = plan_search(settings)
-    from trialrun.search.run import search
+    with passed_on():
+        plan = plan_search(settings)
+        from trialrun.search.run import search
 
-    return search(plan)
+        return search(plan)
 
 
 def score(model: str, data: str, output: str) -> "ScoreResult":
@@ -67,8 +69,10 @@ def evaluate(model: str, data: str, **settings: Any) -> "Evaluation":
         TrialrunError: As its kinds say.
     """
     from trialrun.runs.evaluate import evaluate as judge
+    from trialrun.runs.signals import passed_on
 
-    return judge(model, data, settings)
+    with passed_on():
+        return judge(model, data, settings)
 
 
 def promote(name: str, version: str | int, data: str, **settings: Any) -> "Promotion":
@@ -81,8 +85,10 @@ def promote(name: str, version: str | int, data: str, **settings: Any) -> "Promo
         TrialrunError: As its kinds say.
     """
     from trialrun.runs.promote import promote as judge
+    from trialrun.runs.signals import passed_on
 
-    result = judge(name, str(version), data, settings)
+    with passed_on():
+        result = judge(name, str(version), data, settings)
     result.check()
     return result
 

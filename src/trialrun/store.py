@@ -3,14 +3,14 @@
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from filelock import FileLock
 
-from trialrun.errors import StorageError, TrackingError
+from trialrun.errors import StorageError, TrackingError, TrialrunError
 from trialrun.files import as_storage_error
 
 if TYPE_CHECKING:
@@ -144,8 +144,11 @@ def experiment_id(client: "MlflowClient", name: str | None) -> str:
 
 
 def describe_experiment(client: "MlflowClient", experiment_id: str) -> None:
-    """Set up an experiment's page for training runs, where nobody has set it up yet."""
-    with tracking_errors("the experiment cannot be described"):
+    """Set up an experiment's page for training runs, where nobody has set it up yet.
+
+    It is decoration: MLflow refuses a tag that two processes set at once, and no run ends for that.
+    """
+    with suppress(TrialrunError), tracking_errors("the experiment cannot be described"):
         tags = client.get_experiment(experiment_id).tags
         for name, value in _EXPERIMENT_TAGS.items():
             if name not in tags:

@@ -22,14 +22,17 @@ from typing import TYPE_CHECKING
 from trialrun.errors import PromotionRefusedError, TrackingError
 from trialrun.registry.history import (
     ROLLBACK,
+    VOID,
     Entry,
     Succession,
+    below,
     entries_in,
     from_text,
     previous_alias,
     stack_of,
     tag_name,
 )
+from trialrun.registry.versions import is_there, newest_there
 from trialrun.store import tracking_errors
 
 if TYPE_CHECKING:
@@ -85,7 +88,8 @@ def succeed(client: "MlflowClient", judged: Succession, entry: Entry) -> Entry:
     The entry as it stands in the history, numbered.
 
     Raises:
-        PromotionRefusedError: Somebody else was first; nothing was moved on our behalf.
+        PromotionRefusedError: Somebody else was first, or the version was deleted meanwhile;
+            nothing was moved on our behalf.
         TrackingError: The store fails; what was begun is finished by the next command.
     """
     current = read_succession(client, judged.name, judged.alias)
@@ -94,9 +98,14 @@ def succeed(client: "MlflowClient", judged: Succession, entry: Entry) -> Entry:
     entry = replace(entry, number=judged.last_number + 1, claim=uuid.uuid4().hex)
     if not _claim(client, judged, entry):
         raise _lost(judged, read_succession(client, judged.name, judged.alias))
-    _carry_out(client, judged, entry)
+    done = _carry_out(client, judged, entry)
     _settle(client, judged, entry)
-    return entry
+    if done.kind == VOID:
+        raise PromotionRefusedError(
+            f"version {entry.version} of {judged.name} was deleted meanwhile",
+            f"{judged.alias} has not moved: judge another version.",
+        )
+    return done
 
 
 def _lost(judged: Succession, current: Succession) -> PromotionRefusedError:
@@ -141,38 +150,60 @@ def _claimed(client: "MlflowClient", succession: Succession, number: int) -> Ent
     return from_text(experiment.tags[_ENTRY_TAG]) if experiment else None
 
 
-def _carry_out(client: "MlflowClient", before: Succession, entry: Entry) -> None:
+def _carry_out(client: "MlflowClient", before: Succession, entry: Entry) -> Entry:
     """Do what a claimed entry says; again where another process, doing the same, got between.
+
+    The entry as the history has it: void where its version is gone.
 
     MLflow's databases answer BAD_REQUEST where two add one row at once.
     """
     from mlflow.exceptions import MlflowException
 
     with tracking_errors(f"{before.alias} of {before.name} cannot be moved"):
-        for attempt in range(1, _ATTEMPTS + 1):
+        for _ in range(_ATTEMPTS - 1):
             try:
-                _write(client, before, entry)
-                return
+                return _write(client, before, entry)
             except MlflowException as error:
-                if error.error_code != "BAD_REQUEST" or attempt == _ATTEMPTS:
+                if error.error_code != "BAD_REQUEST":
                     raise
                 time.sleep(_LOOK_AGAIN_SECONDS)
+        return _write(client, before, entry)
 
 
-def _write(client: "MlflowClient", before: Succession, entry: Entry) -> None:
-    """Version tags, aliases, and last the history's tag."""
+def _write(client: "MlflowClient", before: Succession, entry: Entry) -> Entry:
+    """Version tags, aliases, and last the history's tag.
+
+    A version that was deleted takes no alias, and must not keep the next one from its turn.
+    """
     assert entry.version is not None
-    _tag_versions(client, before, entry)
-    client.set_registered_model_alias(before.name, before.alias, entry.version)
-    stack = stack_of((*before.entries, entry))
-    earlier = previous_alias(before.alias)
-    if len(stack) > 1:
-        client.set_registered_model_alias(before.name, earlier, stack[-2])
+    if is_there(client, before.name, entry.version):
+        _tag_versions(client, before, entry)
+        client.set_registered_model_alias(before.name, before.alias, entry.version)
+        _set_previous(client, before, entry)
     else:
-        client.delete_registered_model_alias(before.name, earlier)
+        entry = _void(entry)
     client.set_registered_model_tag(
         before.name, tag_name(before.alias, entry.number), entry.to_text()
     )
+    return entry
+
+
+def _void(entry: Entry) -> Entry:
+    if entry.kind == VOID:
+        return entry
+    reason = f"version {entry.version} was deleted before its {entry.kind} ({entry.reason})"
+    return replace(entry, kind=VOID, reason=reason)
+
+
+def _set_previous(client: "MlflowClient", before: Succession, entry: Entry) -> None:
+    """Give `previous` to the newest earlier holder that is still there, if there is one."""
+    earlier = below(stack_of((*before.entries, entry)), entry.version)
+    version = newest_there(client, before.name, earlier)
+    alias = previous_alias(before.alias)
+    if version is None:
+        client.delete_registered_model_alias(before.name, alias)
+    else:
+        client.set_registered_model_alias(before.name, alias, version)
 
 
 def _tag_versions(client: "MlflowClient", before: Succession, entry: Entry) -> None:
@@ -190,7 +221,7 @@ def _tag_versions(client: "MlflowClient", before: Succession, entry: Entry) -> N
         (entry.version, start, {"from_version": entry.replaced or "none"}),
         (entry.replaced, end, {"by_version": entry.version}),
     ):
-        if version is None or not _is_there(client, before.name, version):
+        if version is None or not is_there(client, before.name, version):
             continue
         for key, text in {**told, **other}.items():
             if text:
@@ -198,25 +229,15 @@ def _tag_versions(client: "MlflowClient", before: Succession, entry: Entry) -> N
                 client.set_model_version_tag(before.name, version, name, text)
 
 
-def _is_there(client: "MlflowClient", name: str, version: str) -> bool:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        client.get_model_version(name, version)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        return False
-    return True
-
-
 def _settle(client: "MlflowClient", before: Succession, entry: Entry) -> None:
     """Where others went on while we were held up, put back what our late moves undid."""
     latest = _look(client, before.name, before.alias)
-    if latest.last_number <= entry.number:
+    moves = [each for each in latest.entries if each.kind != VOID]
+    if not moves or moves[-1].number <= entry.number:
         return
-    newest = latest.entries[-1]
-    _carry_out(client, replace(latest, entries=latest.entries[:-1]), newest)
+    *earlier, newest = moves
+    if newest.version and is_there(client, before.name, newest.version):
+        _carry_out(client, replace(latest, entries=tuple(earlier)), newest)
 
 
 def user_name() -> str:

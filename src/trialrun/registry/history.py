@@ -1,19 +1,21 @@
 """Who holds an alias, and who held it before: a log in the registered model's own tags.
 
 One tag an entry, `trialrun.<alias>.000007`, holding JSON. Entries are only ever added, numbered
-from 1 without a gap.
+from 1 without a gap. One whose version was deleted before it took the alias is void: it keeps its
+number and moves nothing.
 """
 
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Any
 
 from trialrun.config.promote import CHAMPION
 
-PROMOTION, ROLLBACK, OUTSIDE = "promotion", "rollback", "outside"
+PROMOTION, ROLLBACK, OUTSIDE, VOID = "promotion", "rollback", "outside", "void"
+UNKNOWN = "unknown"  # when an alias was moved from outside, nobody can tell
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,20 +49,25 @@ class Entry:
 
 
 def from_text(text: str) -> Entry:
-    """The inverse of `Entry.to_text`.
+    """The inverse of `Entry.to_text`; what a newer trialrun says besides is passed over.
 
     Raises:
         ValueError: Not an entry.
     """
+    known = {item.name for item in fields(Entry)}
     try:
-        return Entry(**json.loads(text))
-    except TypeError as error:
+        return Entry(**{name: value for name, value in json.loads(text).items() if name in known})
+    except (TypeError, AttributeError) as error:
         raise ValueError(f"no entry of a history: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
 class Tenure:
-    """From when to when a version held the alias; `until` is None for the one that does."""
+    """From when to when a version held the alias; `until` is None for the one that does.
+
+    It is "unknown" where something else than trialrun ended it. A void entry began and ended at
+    once.
+    """
 
     entry: Entry
     until: str | None
@@ -82,9 +89,14 @@ class Succession:
         return self.entries[-1].number if self.entries else 0
 
     @property
+    def last_given(self) -> str | None:
+        """The version that trialrun gave the alias last."""
+        return next((each.version for each in reversed(self.entries) if each.kind != VOID), None)
+
+    @property
     def moved_outside(self) -> bool:
         """Whether something else than trialrun moved the alias since the newest entry."""
-        return self.holder != (self.entries[-1].version if self.entries else None)
+        return self.holder != self.last_given
 
     def seen(self) -> tuple[Entry, ...]:
         """The log, and the move from outside where there was one."""
@@ -94,7 +106,7 @@ class Succession:
             number=self.last_number + 1,
             kind=OUTSIDE,
             version=self.holder,
-            replaced=self.entries[-1].version if self.entries else None,
+            replaced=self.last_given,
             at=None,
             user=None,
             reason="moved by something else than trialrun",
@@ -103,28 +115,45 @@ class Succession:
 
     def tenures(self) -> list[Tenure]:
         """Who held the alias from when to when, oldest first."""
-        seen = self.seen()
-        ends = [entry.at for entry in seen[1:]]
-        return [Tenure(entry, until) for entry, until in zip(seen, [*ends, None], strict=True)]
+        tenures: list[Tenure] = []
+        until = None
+        for entry in reversed(self.seen()):
+            if entry.kind == VOID:
+                tenures.append(Tenure(entry, entry.at))
+            else:
+                tenures.append(Tenure(entry, until))
+                until = entry.at or UNKNOWN
+        return tenures[::-1]
 
     def standing(self) -> list[str]:
         """The holders that no rollback took back, oldest first; the last one holds the alias."""
         return stack_of(self.seen())
+
+    def earlier(self) -> list[str]:
+        """The holders that stood before the present one, newest first."""
+        return below(self.standing(), self.holder)
 
 
 def stack_of(entries: tuple[Entry, ...]) -> list[str]:
     """The versions that stand after `entries`: a rollback takes off all above its target."""
     stack: list[str] = []
     for entry in entries:
+        if entry.kind == VOID or entry.version is None:
+            continue
         if entry.kind == ROLLBACK and entry.version in stack:
             while stack[-1] != entry.version:
                 stack.pop()
-        elif entry.version is not None and (not stack or stack[-1] != entry.version):
-            # What was replaced without an entry (an alias moved from outside) stood, too.
-            if entry.replaced is not None and (not stack or stack[-1] != entry.replaced):
-                stack.append(entry.replaced)
-            stack.append(entry.version)
+            continue
+        # What was replaced without an entry (an alias moved from outside) stood, too.
+        for version in (entry.replaced, entry.version):
+            if version is not None and stack[-1:] != [version]:
+                stack.append(version)
     return stack
+
+
+def below(standing: Sequence[str], holder: str | None) -> list[str]:
+    """Of those who stand, those other than `holder`, newest first."""
+    return [version for version in reversed(standing) if version != holder]
 
 
 def previous_alias(alias: str) -> str:

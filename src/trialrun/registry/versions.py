@@ -64,6 +64,33 @@ def find_version(client: "MlflowClient", name: str, number: str) -> Version:
     return Version(name, str(found.version), _completed(client, Origin(found.run_id, model_id)))
 
 
+def is_there(client: "MlflowClient", name: str, number: str) -> bool:
+    """Whether version `number` has not been deleted.
+
+    Raises:
+        TrackingError: The store fails.
+    """
+    from mlflow.exceptions import MlflowException
+
+    with tracking_errors(f"{name} version {number} cannot be found"):
+        try:
+            client.get_model_version(name, number)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return False
+    return True
+
+
+def newest_there(client: "MlflowClient", name: str, numbers: Iterable[str]) -> str | None:
+    """The first of `numbers` that has not been deleted.
+
+    Raises:
+        TrackingError: The store fails.
+    """
+    return next((number for number in numbers if is_there(client, name, number)), None)
+
+
 def origin_of(client: "MlflowClient", model: str) -> Origin:
     """What MLflow knows of MODEL; nothing of a folder on this machine.
 

@@ -8,6 +8,7 @@ from trialrun.config.promote import CHAMPION
 from trialrun.registry.alias import read_succession
 from trialrun.registry.history import Succession, previous_alias
 from trialrun.registry.rollback import roll_back
+from trialrun.registry.versions import newest_there
 from trialrun.store import connect, tracking_errors
 
 if TYPE_CHECKING:
@@ -62,13 +63,13 @@ def rollback(name: str, reason: str, alias: str = CHAMPION) -> dict[str, Any]:
     """
     client = connect()
     entry = roll_back(client, name, alias, reason)
-    standing = read_succession(client, name, alias).standing()
+    earlier = read_succession(client, name, alias).earlier()
     return {
         "name": name,
         "alias": alias,
         "version": entry.version,
         "from_version": entry.replaced,
-        previous_alias(alias): standing[-2] if len(standing) > 1 else None,
+        previous_alias(alias): newest_there(client, name, earlier),
         "reason": entry.reason,
         "at": entry.at,
         "user": entry.user,
@@ -76,7 +77,6 @@ def rollback(name: str, reason: str, alias: str = CHAMPION) -> dict[str, Any]:
 
 
 def _told(client: "MlflowClient", succession: Succession) -> History:
-    standing = succession.standing()
     reigns = tuple(
         Reign(
             version=tenure.entry.version,
@@ -98,7 +98,7 @@ def _told(client: "MlflowClient", succession: Succession) -> History:
         succession.name,
         succession.alias,
         succession.holder,
-        standing[-2] if len(standing) > 1 else None,
+        newest_there(client, succession.name, succession.earlier()),
         reigns,
     )
 

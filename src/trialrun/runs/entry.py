@@ -1,7 +1,7 @@
 """A training from settings to result, with signals heeded from the first moment to the last."""
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from trialrun.errors import CutBySignalError
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 
 def run_training(
-    settings: Mapping[str, Any], watch: "Callable[[], AbstractContextManager[Observer]]"
+    settings: Mapping[str, Any],
+    watch: "Callable[[], AbstractContextManager[Observer]] | None" = None,
 ) -> "TrainResult":
     """Plan and train; torch and MLflow are loaded once the plan stands.
 
@@ -27,7 +28,7 @@ def run_training(
             plan = plan_training(settings)
             from trialrun.runs.train import train
 
-            with watch() as observer:
+            with watch() if watch else nullcontext() as observer:
                 return train(plan, observer)
         except CutBySignalError:
             from trialrun.tracking import kill_unopened_run

@@ -35,6 +35,25 @@ def cut_by_signals() -> Iterator[None]:
                 signal.signal(each, handler)
 
 
+@contextmanager
+def passed_on() -> Iterator[None]:
+    """As `cut_by_signals` in a process that is not ours: the caller's handling has the last word.
+
+    Once the block has ended its run, the signal comes again as it would have come without us:
+    SIGINT as `KeyboardInterrupt`, SIGTERM as the end of the process, or to the caller's handlers.
+    """
+    before = {each: signal.getsignal(each) for each in _SIGNALS}
+    try:
+        with cut_by_signals():
+            yield
+    except CutBySignalError as cut:
+        if threading.current_thread() is threading.main_thread():
+            for each, handler in before.items():
+                signal.signal(each, handler)
+            signal.raise_signal(signal.Signals[cut.signal_name])
+        raise
+
+
 def _is_by_nohup(number: signal.Signals) -> bool:
     return number.name == "SIGHUP" and signal.getsignal(number) is signal.SIG_IGN
 

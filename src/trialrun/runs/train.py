@@ -1,7 +1,7 @@
 """One tracked training run, end to end: data, network, epochs, record, model, registry."""
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from math import isfinite
@@ -13,7 +13,7 @@ from trialrun.engine import stopping
 from trialrun.engine.faults import NonFiniteLossError
 from trialrun.engine.precision import Arithmetic
 from trialrun.engine.stopping import PrunedError, Standing
-from trialrun.errors import CutBySignalError
+from trialrun.errors import CutBySignalError, TrialrunError
 from trialrun.files import scratch_directory
 from trialrun.models import directory, weights
 from trialrun.models.directory import ModelDescription
@@ -143,19 +143,24 @@ class _Training:
         try:
             description = self._train()
             self._check_learned()
-        except CutBySignalError:
-            record_stop(self.run, self.events, self._outcome("KILLED", stopping.KILLED))
+        except (CutBySignalError, KeyboardInterrupt):
+            self._record_break("KILLED", stopping.KILLED)
             raise
         except PrunedError:
             result = self._outcome("FINISHED", stopping.PRUNED)
             record_stop(self.run, self.events, result)
             return result
         except NonFiniteLossError:
-            record_stop(self.run, self.events, self._outcome("FAILED", stopping.NON_FINITE_LOSS))
+            self._record_break("FAILED", stopping.NON_FINITE_LOSS)
             raise
         assert self.last is not None
         assert self.best is not None
         return self._stored(description)
+
+    def _record_break(self, status: str, stop_reason: str) -> None:
+        """Why training broke off; a store that takes no more hides neither signal nor error."""
+        with suppress(TrialrunError):
+            record_stop(self.run, self.events, self._outcome(status, stop_reason))
 
     def _train(self) -> ModelDescription:
         under_way = learning(self.plan, self.data, self.math, self.ranks)

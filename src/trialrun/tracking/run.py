@@ -3,12 +3,13 @@
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trialrun.errors import CutBySignalError, TrialrunError
 from trialrun.store import describe_experiment, experiment_id, tracking_errors
+from trialrun.tracking.held import signals_held
 from trialrun.tracking.last_word import leave_behind
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ RUN_ID_VARIABLE = "MLFLOW_RUN_ID"  # set by `mlflow run` for its child
 PARENT_TAG = "mlflow.parentRunId"
 
 _BATCH_PARAMS = 100  # MLflow's limit for one call
+
+_taken: set[str] = set()  # runs that `mlflow run` opened and this process has used
 
 
 class TrackedRun:
@@ -90,8 +93,7 @@ class TrackedRun:
 
     def end(self, status: str) -> None:
         """End the run as FINISHED, FAILED or KILLED."""
-        with tracking_errors("the run cannot be ended"):
-            self.client.set_terminated(self.run_id, status)
+        _end(self.client, self.run_id, status)
 
 
 @contextmanager
@@ -106,20 +108,23 @@ def open_run(
     """A run that is always ended: FINISHED, FAILED on an error, KILLED on a signal.
 
     With `run_id` it is that one, opened again; else below `mlflow run` the run that MLflow has
-    opened, whose experiment and name stand; else a new one in `experiment`, for None what MLflow's
-    environment says. System metrics are recorded meanwhile.
+    opened, whose experiment and name stand, once in a process; else a new one in `experiment`, for
+    None what MLflow's environment says. System metrics are recorded meanwhile.
     """
-    opened = opened_by_mlflow() if run_id is None else None
-    if run_id is not None:
-        with tracking_errors(f"run {run_id} cannot be opened again"):
-            client.update_run(run_id, status="RUNNING")
-    else:
-        run_id = opened or _new_run(client, experiment_id(client, experiment), name, tags)
-    run = TrackedRun(client, run_id)
-    run.tags(tags)
-    describe_experiment(client, run.experiment_id)
-    with _ended(run, by_mlflow=opened is not None), _system_metrics(run_id):
-        yield run
+    with ExitStack() as stack:
+        with signals_held():  # from when the run is there until it is sure to be ended
+            opened = _take_opened() if run_id is None else None
+            if run_id is not None:
+                with tracking_errors(f"run {run_id} cannot be opened again"):
+                    client.update_run(run_id, status="RUNNING")
+            else:
+                run_id = opened or _new_run(client, experiment_id(client, experiment), name, tags)
+            stack.enter_context(_ended(client, run_id, by_mlflow=opened is not None))
+        run = TrackedRun(client, run_id)
+        run.tags(tags)
+        describe_experiment(client, run.experiment_id)
+        with _system_metrics(run_id):
+            yield run
 
 
 @contextmanager
@@ -132,39 +137,56 @@ def open_nested_run(
     tags: Mapping[str, str],
 ) -> Iterator[TrackedRun]:
     """A new run below another, always ended; its parent records the machine for both."""
-    run_id = _new_run(client, experiment_id, name, {**tags, PARENT_TAG: parent_run_id})
-    run = TrackedRun(client, run_id)
-    with _ended(run, by_mlflow=False):
-        yield run
+    with ExitStack() as stack:
+        with signals_held():
+            run_id = _new_run(client, experiment_id, name, {**tags, PARENT_TAG: parent_run_id})
+            stack.enter_context(_ended(client, run_id, by_mlflow=False))
+        yield TrackedRun(client, run_id)
 
 
 @contextmanager
-def _ended(run: TrackedRun, *, by_mlflow: bool) -> Iterator[None]:
-    """End `run` with a status that is true of how the block was left."""
+def _ended(client: "MlflowClient", run_id: str, *, by_mlflow: bool) -> Iterator[None]:
+    """End a run with a status that is true of how the block was left."""
     try:
         yield
-    except (KeyboardInterrupt, CutBySignalError) as cut:
-        _end_with(run, "KILLED", str(cut) or "stopped by SIGINT")
+        _end(client, run_id, "FINISHED")
+    except (KeyboardInterrupt, CutBySignalError, GeneratorExit) as cut:
+        # A signal between two of the calls that leave a block drops its generator: GeneratorExit.
+        _end_with(client, run_id, "KILLED", str(cut) or "stopped by SIGINT")
         if by_mlflow:
-            leave_behind(run.run_id)
+            leave_behind(run_id)
         raise
     except BaseException as error:
-        _end_with(run, "FAILED", f"{type(error).__name__}: {error}")
+        _end_with(client, run_id, "FAILED", f"{type(error).__name__}: {error}")
         raise
-    run.end("FINISHED")
 
 
-def _end_with(run: TrackedRun, status: str, error: str) -> None:
+def _end(client: "MlflowClient", run_id: str, status: str) -> None:
+    with tracking_errors("the run cannot be ended"):
+        client.set_terminated(run_id, status)
+
+
+def _end_with(client: "MlflowClient", run_id: str, status: str, error: str) -> None:
     """End a run that did not end well; what the store says to that is not what went wrong first."""
-    with suppress(TrialrunError):
-        run.tags({"error": error})
-    with suppress(TrialrunError):
-        run.end(status)
+    with signals_held():
+        with suppress(TrialrunError), tracking_errors("tags cannot be recorded"):
+            client.set_tag(run_id, "error", error)
+        with suppress(TrialrunError):
+            _end(client, run_id, status)
 
 
 def opened_by_mlflow() -> str | None:
     """The run that `mlflow run` has opened for this process."""
     return os.environ.get(RUN_ID_VARIABLE) or None
+
+
+def _take_opened() -> str | None:
+    """That run, the first time only: what comes after must not write into a run that has ended."""
+    run_id = opened_by_mlflow()
+    if run_id is None or run_id in _taken:
+        return None
+    _taken.add(run_id)
+    return run_id
 
 
 def _new_run(

@@ -12,17 +12,23 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from sqlalchemy import text
 
 from searching import nested_runs, settings
-from trialrun.search.storage import open_storage
+from trialrun.search.observer import SilentSearch
+from trialrun.search.plan import plan_search
+from trialrun.search.storage import Storage, open_storage
+from trialrun.search.study import CONCLUDED
 
 _USER = "nobody"  # PostgreSQL refuses to run as root
 
@@ -167,3 +173,119 @@ def test_two_machines_share_a_study(postgres: str, store: str, colors: Path) -> 
     client = mlflow.MlflowClient(store)
     assert len(client.search_model_versions("name = 'shared'")) == 1
     assert client.get_run(one["run_id"]).info.status == "FINISHED"
+
+
+# The connections that hold a lock and do nothing else: an owner's, between calls.
+_OWNERS = (
+    "SELECT pg_terminate_backend(pid) FROM pg_locks JOIN pg_stat_activity USING (pid)"
+    " WHERE locktype = 'advisory' AND granted AND state = 'idle'"
+)
+
+
+def cut_owners(storage: Storage) -> int:
+    """Have the server cut the connections that hold owners' locks; how many there were."""
+    with storage.rdb.engine.begin() as connection:
+        return len(connection.execute(text(_OWNERS)).all())
+
+
+def test_a_lock_whose_connection_was_cut_is_taken_again(postgres: str) -> None:
+    """Nobody came first: it is kept, nobody else gets it, and leaving it is no error."""
+    with (
+        closing(open_storage(postgres, heartbeat_seconds=1)) as ours,
+        closing(open_storage(postgres, heartbeat_seconds=1)) as theirs,
+    ):
+        with ours.try_lock("one") as lock:
+            assert cut_owners(theirs) == 1
+            assert lock
+            assert lock.is_kept()
+            with theirs.try_lock("one") as other:
+                assert other is None
+        with theirs.try_lock("one") as other:
+            assert other
+
+
+def test_a_lock_that_another_has_taken_is_known_to_be_lost(postgres: str) -> None:
+    """Its connection was cut, and who came first keeps it, after we have left as well."""
+    with (
+        closing(open_storage(postgres, heartbeat_seconds=1)) as ours,
+        closing(open_storage(postgres, heartbeat_seconds=1)) as theirs,
+        ExitStack() as stack,
+    ):
+        lock = stack.enter_context(ours.try_lock("two"))
+        assert cut_owners(theirs) == 1
+        with theirs.try_lock("two") as other:
+            assert other
+            assert lock
+            assert not lock.is_kept()
+            stack.close()
+            assert other.is_kept()
+            with ours.try_lock("two") as again:
+                assert again is None
+
+
+def test_a_cut_connection_costs_no_search(postgres: str, store: str, colors: Path) -> None:
+    """The owner's is cut during the first trial: the search ends well, with one version."""
+    import mlflow
+
+    given = settings(colors, trials=3, study="cut", storage=postgres, register_as="cut")
+    process = begin({**given, "pruner": "none"})
+    with closing(open_storage(postgres, heartbeat_seconds=1)) as storage:
+        while not studied(postgres, "cut"):
+            assert process.poll() is None
+            time.sleep(0.1)
+        assert cut_owners(storage) == 1
+    result = answer(process)
+    assert result["num_trials"]["complete"] == 3
+    client = mlflow.MlflowClient(store)
+    assert client.get_run(result["run_id"]).info.status == "FINISHED"
+    assert len(client.search_model_versions("name = 'cut'")) == 1
+
+
+def test_what_another_machine_concludes_is_not_concluded_twice(
+    postgres: str, store: str, colors: Path
+) -> None:
+    """The lock was cut and taken during the search: its owner waits, and takes the result."""
+    from trialrun.search.run import search
+
+    given = settings(colors, trials=1, study="taken", storage=postgres, register_as="taken")
+    with (
+        closing(open_storage(postgres, heartbeat_seconds=1)) as storage,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        watching = Robbed(storage, "taken/owner")
+        searching = pool.submit(search, plan_search(given), watching)
+        assert watching.is_told.wait(120)
+        assert studied_attributes(storage, "taken").get(CONCLUDED) is None
+        assert not searching.done()
+        watching.give_back()
+        assert searching.result(120).model_version == "1"
+
+
+class Robbed(SilentSearch):
+    """Cuts and takes the owner's lock when the first trial has ended."""
+
+    def __init__(self, storage: Storage, name: str) -> None:
+        self._storage, self._name, self._stack = storage, name, ExitStack()
+        self.is_told = threading.Event()
+
+    def trial(self, text: str) -> None:
+        """Be the other machine."""
+        assert cut_owners(self._storage) == 1
+        assert self._stack.enter_context(self._storage.try_lock(self._name))
+
+    def note(self, text: str) -> None:
+        """Learn that the search leaves the conclusion to another machine."""
+        if "another machine concludes" in text:
+            self.is_told.set()
+
+    def give_back(self) -> None:
+        """Let go of the lock without having concluded, as a machine that dies."""
+        self._stack.close()
+
+
+def studied_attributes(storage: Storage, name: str) -> dict[str, Any]:
+    """What a study carries."""
+    import optuna
+
+    attributes: dict[str, Any] = optuna.load_study(study_name=name, storage=storage.rdb).user_attrs
+    return attributes

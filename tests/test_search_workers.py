@@ -1,6 +1,8 @@
 """Searches with worker processes: what holds for one process holds for several."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import trialrun
@@ -15,3 +17,11 @@ def test_workers_prune_as_the_search_says(store: str, colors: Path, tmp_path: Pa
     given = settings(colors, trials=9, epochs=2, batch_size=4, enqueue=str(file))
     result = trialrun.run_search(**given, workers=2, pruner="none")
     assert (result.num_trials["complete"], result.num_trials["pruned"]) == (9, 0)
+
+
+def test_workers_print_nothing_of_mlflows(store: str, colors: Path) -> None:
+    """MLflow prints links to runs, in which a password may stand: standard output has one line."""
+    flags = [f"--{name.replace('_', '-')}={text}" for name, text in settings(colors).items()]
+    command = [sys.executable, "-m", "trialrun", "search", "--json", "--trials=2", "--workers=2"]
+    done = subprocess.run([*command, *flags], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["num_trials"]["complete"] == 2

@@ -17,17 +17,11 @@ def search(json: Json = False, **settings: Any) -> None:
     Every setting of `train` takes a range (1e-4:1e-1, or in steps 8:64:8) or a choice (8,16,32)
     beside a value. Without any, learning_rate 1e-4:1e-1 and batch_size 8,16,32,64 are searched.
     """
-    from trialrun.runs.signals import cut_by_signals
-    from trialrun.search.plan import plan_search
+    from trialrun.cli.search_progress import SearchTerminal
+    from trialrun.search.entry import run_search
 
-    plan = plan_search(settings)
-    with cut_by_signals():
-        quieten_mlflow()
-        from trialrun.cli.search_progress import SearchTerminal
-        from trialrun.search.run import search as run_search
-
-        with SearchTerminal() as terminal:
-            result = run_search(plan, terminal)
+    quieten_mlflow()
+    result = run_search(settings, SearchTerminal)
     values = result.to_json()
     if json:
         show_json(values)

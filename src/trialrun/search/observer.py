@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Protocol
 
 from trialrun.runs.observer import Observer, Silent
-from trialrun.search.desk import CUT, ERROR, INFEASIBLE
+from trialrun.search.desk import CUT, ERROR, INFEASIBLE, OF_TRIAL, REPLICATE, SETTINGS
 from trialrun.search.plan import SearchPlan
 
 if TYPE_CHECKING:
@@ -44,11 +44,15 @@ class Announcer:
         return [trial for trial in trials if trial.state.is_finished()]
 
     def _line(self, trial: "FrozenTrial") -> str:
+        attributes = trial.user_attrs
         settings = "  ".join(
             f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
-            for name, value in trial.params.items()
+            for name, value in attributes.get(SETTINGS, trial.params).items()
         )
-        return f"Trial {trial.number}  {_outcome(trial, self._plan)}  {settings}"
+        who = f"Trial {attributes.get(OF_TRIAL, trial.number)}"
+        if REPLICATE in attributes:
+            who += f", replicate {attributes[REPLICATE]}"
+        return f"{who}  {_outcome(trial, self._plan)}  {settings}"
 
 
 def _outcome(trial: "FrozenTrial", plan: SearchPlan) -> str:

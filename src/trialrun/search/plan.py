@@ -41,6 +41,9 @@ _PASSWORDS = re.compile(r"((?:ssl)?password\s*=\s*)[^&\s]*", re.IGNORECASE)  # a
 
 _TOP5_CLASSES = 5  # the engine's, which loads torch
 
+# What of the search's own settings is the same in all calls on one study.
+_OF_THE_STUDY = ("study", "storage", "metric", "direction")
+
 # What may differ between two calls on one study without making its trials unlike.
 _NOT_COMPARED = ("train_data", "valid_data", "device", "experiment", "run_name", "register_as")
 
@@ -89,6 +92,11 @@ class SearchPlan:
         """Every setting by name as the parent run records it, ranges as they are typed."""
         storage = {"storage": masked(self.config.storage)}
         return self.base.config.params() | self.space.texts() | self.config.params() | storage
+
+    def tags(self) -> dict[str, str]:
+        """What later calls on one study may change, as MLflow's parameters cannot."""
+        texts = self.config.params().items()
+        return {f"search.{name}": text for name, text in texts if name not in _OF_THE_STUDY}
 
 
 def masked(url: str | None) -> str:

@@ -30,7 +30,8 @@ def draw(study: "Study", plan: SearchPlan, folder: Path) -> Iterator[tuple[Path 
         matplotlib.use("Agg")  # no window; a notebook's own choice stays
     for name, picture in _pictures(study, plan).items():
         try:
-            with quiet_optuna(), warnings.catch_warnings():
+            # Optuna sets a style for good, which is not to become a caller's own.
+            with quiet_optuna(), warnings.catch_warnings(), matplotlib.rc_context():
                 warnings.simplefilter("ignore")  # of ranges without extent and the like
                 yield _saved(picture, folder / f"{name}.png"), ""
         except (ValueError, RuntimeError) as error:
@@ -40,12 +41,14 @@ def draw(study: "Study", plan: SearchPlan, folder: Path) -> Iterator[tuple[Path 
 def _saved(picture: Callable[[], Any], path: Path) -> Path:
     from matplotlib import pyplot
 
+    there = set(pyplot.get_fignums())  # a caller's own
     try:
         picture()
         figure = pyplot.gcf()
         figure.savefig(path, dpi=_DOTS_PER_INCH, bbox_inches="tight")
     finally:
-        pyplot.close("all")
+        for number in set(pyplot.get_fignums()) - there:
+            pyplot.close(number)
     return path
 
 

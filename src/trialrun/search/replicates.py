@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from trialrun.config import as_text
 from trialrun.search.desk import (
-    MODEL_URI,
     OF_TRIAL,
     REPLICATE,
     RESULT,
@@ -29,6 +28,9 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 CONFIDENCE = 0.95
+
+_CHEAPER = 0.9  # of the winner's seconds at most: smaller differences are the machine's
+_EQUAL = 1e-6  # of their size: what rounding makes of equal differences
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +60,9 @@ class NoiseFloor:
 
     @property
     def chosen(self) -> int:
-        """The winner where it is beyond noise, else the cheaper of the two."""
-        if self.is_beyond_noise or self.winner_seconds <= self.runner_up_seconds:
-            return self.winner
-        return self.runner_up
+        """The winner, unless it is within noise and the runner-up is cheaper by a tenth."""
+        is_cheaper = self.runner_up_seconds <= _CHEAPER * self.winner_seconds
+        return self.runner_up if is_cheaper and not self.is_beyond_noise else self.winner
 
     def facts(self) -> dict[str, Any]:
         """Everything by name."""
@@ -81,9 +82,10 @@ class NoiseFloor:
                 f"Trial {self.winner} beats trial {self.runner_up} beyond seed noise: "
                 f"{self.metric} better by {interval}."
             )
+        why = "the cheaper one" if self.chosen == self.runner_up else "the other being no cheaper"
         return (
             f"Trial {self.winner} does not beat trial {self.runner_up} beyond seed noise: "
-            f"{self.metric} better by {interval}. Trial {self.chosen} is taken, the cheaper one "
+            f"{self.metric} better by {interval}. Trial {self.chosen} is taken, {why} "
             f"({self.winner_seconds:.3g} s against {self.runner_up_seconds:.3g} s)."
         )
 
@@ -119,11 +121,10 @@ def replicate_study(storage: Storage, study: "Study", plan: SearchPlan) -> "Stud
 
 
 def finalists(trials: Sequence["FrozenTrial"], plan: SearchPlan) -> list["FrozenTrial"]:
-    """The best trials of different settings whose models are there."""
+    """The best trials of different settings."""
     found: dict[str, FrozenTrial] = {}
     for trial in best_first(trials, plan.goals):
-        if MODEL_URI in trial.user_attrs:
-            found.setdefault(settings_text(trial.params), trial)
+        found.setdefault(settings_text(trial.params), trial)
     return list(found.values())[: plan.config.finalists]
 
 
@@ -164,12 +165,17 @@ def noise_floor(trials: Sequence["FrozenTrial"], plan: SearchPlan) -> NoiseFloor
 def mean_interval(differences: Sequence[float]) -> tuple[float, float]:
     """Student's interval of the mean of paired differences.
 
+    Equal differences, as accuracies of few images often are, tell nothing of how much seeds differ:
+    their spread is taken to be as large as they are.
+
     Raises:
         statistics.StatisticsError: There are fewer than two.
     """
     from scipy.stats import t
 
     mean, spread = statistics.fmean(differences), statistics.stdev(differences)
+    if spread <= _EQUAL * abs(mean):
+        spread = abs(mean)
     num = len(differences)
     half = float(t.ppf((1 + CONFIDENCE) / 2, num - 1)) * spread / num**0.5
     return mean - half, mean + half

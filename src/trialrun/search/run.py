@@ -6,7 +6,7 @@ that run the same command join with their workers, and conclude should the owner
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from trialrun.errors import TrackingError, TrialrunError
 from trialrun.search import desk as kept
 from trialrun.search import study as studies
 from trialrun.search.desk import Desk, best_first
+from trialrun.search.locks import Hold
 from trialrun.search.observer import Announcer, SearchObserver, SilentSearch
 from trialrun.search.parent import end_lost, end_orphans, register_once
 from trialrun.search.plan import SearchPlan, masked
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from optuna import Study
 
+_OWNER_POLL_SECONDS = 1.0
 _OWNER_SECONDS = 60  # that the machine which began a study has for opening its parent run
 
 
@@ -59,51 +61,61 @@ class _Search:
     storage: Storage
     study: "Study"
     deadline: float | None
+    stop_reason: str = ""  # once the last trial was trained
     bench: Any = None  # a Bench, once this process trains itself: torch is not imported before
 
     def result(self) -> SearchResult:
         """Own the search, or join it."""
         for note in self.plan.notes:
             self.observer.note(note)
-        with self._owner_lock(wait=False) as owns:
-            if owns:
-                return self._owned()
-        return self._joined()
+        with self._owner_lock(wait=False) as lock:
+            result = self._owned(lock) if lock else None
+        result = result or self._joined()
+        self._mark_call(result)
+        return result
 
-    def _owned(self) -> SearchResult:
-        known: str | None = self.study.user_attrs.get(studies.PARENT_RUN)
-        tags = {"trialrun.version": version("trialrun"), "study": self.study.study_name}
-        with open_run(
+    def _owned(self, lock: Hold) -> SearchResult:
+        with self._parent(self.study.user_attrs.get(studies.PARENT_RUN)) as run:
+            self.observer.opened(run.name, run.run_id)
+            run.tags(self.plan.tags())
+            run.params({**self.plan.params(), "study": self.study.study_name})
+            self.study.set_user_attr(studies.PARENT_RUN, run.run_id)
+            self._train_trials(run.run_id)
+            return self._concluded_once(run, lock)
+
+    def _parent(self, run_id: str | None) -> AbstractContextManager[TrackedRun]:
+        """The search's run, opened again or new; it ends with a status that is true."""
+        return open_run(
             self.client,
             experiment=self.plan.base.config.experiment,
             name=self.plan.base.config.run_name or self.study.study_name,
-            tags=tags,
-            run_id=known,
-        ) as run:
-            self.observer.opened(run.name, run.run_id)
-            run.tags(tags)
-            run.params({**self.plan.params(), "study": self.study.study_name})
-            self.study.set_user_attr(studies.PARENT_RUN, run.run_id)
-            self._train(self.study, run.run_id)
-            result = self._concluded(run)
-        self._mark_call(result)
-        return result
+            tags={"trialrun.version": version("trialrun"), "study": self.study.study_name},
+            run_id=run_id,
+        )
 
     def _joined(self) -> SearchResult:
-        """Work beside the owner, then take its result; conclude where it has died."""
+        """Work beside the owner, then take its result."""
         parent_run_id = self._parent_of_owner()
         self.observer.note(f"study {self.study.study_name} is under way: joining it")
-        self._train(self.study, parent_run_id)
+        self._train_trials(parent_run_id)
         timed_out = self.deadline is not None and time.time() >= self.deadline
-        with self._owner_lock(wait=not timed_out) as owns:
-            if owns and not self._is_concluded():
-                run = TrackedRun(self.client, parent_run_id)
-                result = self._concluded(run)
-                run.end("FINISHED")
-            else:
-                result = self._summary(parent_run_id, None)
-        self._mark_call(result)
-        return result
+        return self._of_the_owner(parent_run_id, wait=not timed_out)
+
+    def _of_the_owner(self, parent_run_id: str, *, wait: bool) -> SearchResult:
+        """What the owner has concluded; where it has died, that is done here."""
+        with self._owner_lock(wait=wait) as lock:
+            if lock and not self._is_concluded():
+                with self._parent(parent_run_id) as run:
+                    return self._concluded_once(run, lock)
+        return self._summary(parent_run_id)
+
+    def _concluded_once(self, run: TrackedRun, lock: Hold) -> SearchResult:
+        """Replicates and conclusion; the latter is left to who has taken a lock that was cut."""
+        floor = self._replicated(run.run_id)
+        if lock.is_kept():
+            return self._concluded(run, floor)
+        self.observer.note("the connection to the storage was cut: another machine concludes")
+        return self._of_the_owner(run.run_id, wait=True)
 
     def _parent_of_owner(self) -> str:
         deadline = time.monotonic() + _OWNER_SECONDS
@@ -118,14 +130,17 @@ class _Search:
         )
 
     @contextmanager
-    def _owner_lock(self, *, wait: bool) -> Iterator[bool]:
-        name = f"{self.study.study_name}/owner"
-        if wait:
-            with self.storage.lock(name):
-                yield True
-            return
-        with self.storage.try_lock(name) as held:
-            yield held
+    def _owner_lock(self, *, wait: bool) -> Iterator[Hold | None]:
+        while True:
+            with self.storage.try_lock(f"{self.study.study_name}/owner") as lock:
+                if lock or not wait:
+                    yield lock
+                    return
+            time.sleep(_OWNER_POLL_SECONDS)
+
+    def _train_trials(self, parent_run_id: str) -> None:
+        self._train(self.study, parent_run_id)
+        self.stop_reason = self._why_ended()  # now: what follows may outlast the deadline
 
     def _train(self, study: "Study", parent_run_id: str) -> None:
         """Have the trials of a study run, here or by worker processes."""
@@ -163,9 +178,8 @@ class _Search:
     def _num_done(self) -> int:
         return sum(map(kept.is_done, self.study.get_trials(deepcopy=False)))
 
-    def _concluded(self, run: TrackedRun) -> SearchResult:
-        """Everything that follows the last trial."""
-        floor = self._replicated(run.run_id)
+    def _concluded(self, run: TrackedRun, floor: NoiseFloor | None) -> SearchResult:
+        """Everything that follows the last training."""
         trials = self.study.get_trials(deepcopy=False)
         best = self._best(floor)
         if best is not None:
@@ -182,7 +196,7 @@ class _Search:
         facts = {"trials": self._num_done(), "floor": floor.facts() if floor else None}
         facts["best"] = best.number
         self.study.set_user_attr(studies.CONCLUDED, facts)
-        return self._summary(run.run_id, run)
+        return self._summary(run.run_id)
 
     def _replicated(self, parent_run_id: str) -> NoiseFloor | None:
         if not self.plan.config.replicates:
@@ -193,8 +207,8 @@ class _Search:
             return None
         self._train(again, parent_run_id)
         floor = noise_floor(again.get_trials(deepcopy=False), self.plan)
-        if floor is not None:
-            self.observer.note(floor.text())
+        lacking = "no noise floor: no two settings were trained again with two seeds in common"
+        self.observer.note(floor.text() if floor else lacking)
         return floor
 
     def _best(self, floor: NoiseFloor | None) -> Any:
@@ -221,7 +235,7 @@ class _Search:
         )
         run.tags({"model_name": name, "model_version": number})
 
-    def _summary(self, run_id: str, run: TrackedRun | None) -> SearchResult:
+    def _summary(self, run_id: str) -> SearchResult:
         trials = self.study.get_trials(deepcopy=False)
         concluded = self.study.user_attrs.get(studies.CONCLUDED) or {}
         ranked = best_first(trials, self.plan.goals)
@@ -237,7 +251,7 @@ class _Search:
             **told,
             study=self.study.study_name,
             storage=masked(self.storage.url),
-            search_stop_reason=self._stop_reason(),
+            search_stop_reason=self.stop_reason,
             num_trials=count_by_state(trials),
             best_trial=best.number,
             best_run_id=best.user_attrs[kept.RUN_ID],
@@ -246,7 +260,7 @@ class _Search:
             noise_floor=concluded.get("floor"),
         )
 
-    def _stop_reason(self) -> str:
+    def _why_ended(self) -> str:
         if self._num_done() >= self.plan.config.trials:
             return "completed"
         timed_out = self.deadline is not None and time.time() >= self.deadline

@@ -1,10 +1,5 @@
-"""Where studies are kept: SQLite or PostgreSQL, made under a lock, and its locks.
+"""Where studies are kept: SQLite or PostgreSQL, made under a lock, and its locks."""
 
-A lock here holds between all processes of all machines on one storage: a file beside the SQLite
-database, an advisory lock of PostgreSQL, which both let go when their process dies.
-"""
-
-import hashlib
 import sqlite3
 import warnings
 from collections.abc import Iterator
@@ -13,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from trialrun.errors import TrackingError, first_line
+from trialrun.search.locks import Hold, brief_lock, file_lock, session_lock
 from trialrun.search.plan import SQLITE, masked
 
 if TYPE_CHECKING:
@@ -24,6 +20,8 @@ if TYPE_CHECKING:
 _GRACE_BEATS = 3  # heartbeats missed before a worker is given up
 _SQLITE_BUSY_SECONDS = 60
 _CONNECT_SECONDS = 10
+# Of a connection that is idle for hours, as the owner's is, lest a firewall forget it.
+_KEEPALIVE = {"keepalives_idle": 60, "keepalives_interval": 10, "keepalives_count": 6}
 DATABASE = "optuna.db"
 
 
@@ -77,45 +75,18 @@ class Storage:
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
-        """Hold the lock `name`, waiting for it."""
-        if self._sqlite_path is not None:
-            with FileLock(self._lock_file(name)):
-                yield
-            return
-        from sqlalchemy import text
-
-        with self.rdb.engine.begin() as connection:  # let go of with the transaction
-            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _key(name)})
+        """Hold the lock `name` for seconds, waiting for it."""
+        path = self._sqlite_path
+        with file_lock(path, name) if path else brief_lock(self.rdb.engine, name):
             yield
 
     @contextmanager
-    def try_lock(self, name: str) -> Iterator[bool]:
-        """Hold the lock `name` if nobody else does; yields whether."""
-        if self._sqlite_path is not None:
-            lock = FileLock(self._lock_file(name))
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                yield False
-                return
-            try:
-                yield True
-            finally:
-                lock.release()
-            return
-        from sqlalchemy import text
-
-        with self.rdb.engine.connect() as connection:
-            asked = text("SELECT pg_try_advisory_lock(:key)")
-            held = bool(connection.execute(asked, {"key": _key(name)}).scalar())
-            connection.commit()  # the lock is the session's; no transaction need stay open
-            try:
-                yield held
-            finally:
-                if held:
-                    freed = text("SELECT pg_advisory_unlock(:key)")
-                    connection.execute(freed, {"key": _key(name)})
-                    connection.commit()
+    def try_lock(self, name: str) -> Iterator[Hold | None]:
+        """Hold the lock `name`, for hours if need be; yields None where somebody else does."""
+        path = self._sqlite_path
+        held = file_lock(path, name, seconds=0) if path else session_lock(self.rdb.engine, name)
+        with held as hold:
+            yield hold
 
     def close(self) -> None:
         """Let go of its connections."""
@@ -125,15 +96,6 @@ class Storage:
     @property
     def _sqlite_path(self) -> Path | None:
         return Path(self.url.removeprefix(SQLITE)) if self.url.startswith(SQLITE) else None
-
-    def _lock_file(self, name: str) -> str:
-        assert self._sqlite_path is not None
-        return f"{self._sqlite_path}.{_key(name):x}.lock"
-
-
-def _key(name: str) -> int:
-    """A name as the 63-bit number that PostgreSQL locks by."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1
 
 
 def open_storage(url: str, *, heartbeat_seconds: int) -> Storage:
@@ -170,7 +132,8 @@ def _rdb(url: str, heartbeat_seconds: int) -> "RDBStorage":
     from optuna.storages import RDBStorage
 
     sqlite = url.startswith(SQLITE)
-    limits = {"timeout": _SQLITE_BUSY_SECONDS} if sqlite else {"connect_timeout": _CONNECT_SECONDS}
+    served = {"connect_timeout": _CONNECT_SECONDS, **_KEEPALIVE}
+    limits = {"timeout": _SQLITE_BUSY_SECONDS} if sqlite else served
     return RDBStorage(
         url,
         engine_kwargs={"connect_args": limits} | ({} if sqlite else {"pool_pre_ping": True}),

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 # What a study carries.
 SIGNATURE, PARENT_RUN, CONCLUDED, DATA = "signature", "parent_run_id", "concluded", "data_digest"
+MODELS_KEPT = "models_kept"  # of how many of its best settings
 
 _NUM_STARTS = 3  # taken from another study
 
@@ -46,6 +47,7 @@ def open_study(storage: Storage, name: str, plan: SearchPlan) -> "Study":
             load_if_exists=True,
         )
         _check_same(study, plan)
+        _check_models(study, plan)
         for settings in _starts(plan, others):
             study.enqueue_trial(settings, skip_if_exists=True)
     return study
@@ -77,6 +79,27 @@ def _check_same(study: "Study", plan: SearchPlan) -> None:
             f"study {study.study_name} was begun with {told}",
             "Give the same settings, or another --study.",
         )
+
+
+def _check_models(study: "Study", plan: SearchPlan) -> None:
+    """Have the models of as many settings kept as replicates may choose from, from the beginning.
+
+    A better setting whose model was not kept could be neither compared nor registered.
+    """
+    from optuna.trial import TrialState
+
+    wanted = plan.config.finalists if plan.config.replicates else 1
+    kept = study.user_attrs.get(MODELS_KEPT)
+    trained = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if trained and wanted > (kept or 1):
+        raise InvalidParameterError(
+            f"study {study.study_name} has kept models of its {kept or 1} best settings only, "
+            f"and replicates of {wanted} finalists need as many",
+            f"Begin another --study with --from-study {study.study_name}: its best settings are "
+            "tried first there.",
+        )
+    if kept is None or wanted > kept:
+        study.set_user_attr(MODELS_KEPT, wanted)
 
 
 def _starts(plan: SearchPlan, others: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -118,7 +141,7 @@ def open_desk(
     num_trials = plan.config.trials
     only_waiting = plan.config.sampler == "grid"
     if study.user_attrs.get(SETTINGS, False):
-        num_trials, only_waiting, deadline = len(study.get_trials(deepcopy=False)), True, None
+        num_trials, only_waiting = len(study.get_trials(deepcopy=False)), True
     ended = [
         trial.number for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()
     ]

@@ -26,7 +26,8 @@ from trialrun.runs.train import Nested, train
 from trialrun.search import desk as kept
 from trialrun.search.desk import Claim, Desk, best_first
 from trialrun.search.plan import SearchPlan, signed, trial_plan
-from trialrun.search.study import DATA
+from trialrun.search.space import settings_text
+from trialrun.search.study import DATA, MODELS_KEPT
 from trialrun.tracking import dataset_digest
 
 if TYPE_CHECKING:
@@ -183,19 +184,21 @@ def _tags(desk: Desk, claim: Claim, plan: SearchPlan) -> dict[str, str]:
 
 
 def _is_among_best(desk: Desk, claim: Claim, result: TrainResult, plan: SearchPlan) -> bool:
-    """Whether the model may be wanted in the end: so far too few trials are better.
+    """Whether the model may be wanted in the end: so far too few settings are better.
 
-    Whatever is best in the end was so when it ended, so that its model is there.
+    Whatever is among the best in the end was so when it ended, so that its model is there.
     """
     if kept.REPLICATE in claim.trial.user_attrs:
         return False
     values = signed(values_of(result, plan), plan.goals)
-    completed = best_first(desk.study.get_trials(deepcopy=False), plan.goals)
-    others = [signed(trial.values, plan.goals) for trial in completed]
-    if len(plan.goals) > 1:
-        return not any(_dominates(other, values) for other in others)
-    wanted = plan.config.finalists if plan.config.replicates else 1
-    return sum(other < values for other in others) < wanted
+    others = [
+        (settings_text(trial.params), signed(trial.values, plan.goals))
+        for trial in best_first(desk.study.get_trials(deepcopy=False), plan.goals)
+    ]
+    better = {settings for settings, theirs in others if theirs < values}
+    if len(better) < desk.study.user_attrs[MODELS_KEPT]:
+        return True
+    return len(plan.goals) > 1 and not any(_dominates(theirs, values) for _, theirs in others)
 
 
 def _dominates(ours: list[float], theirs: list[float]) -> bool:

@@ -157,7 +157,12 @@ def _environment(num_workers: int) -> dict[str, str]:
     num_processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
     threads = str(max(num_processors // num_workers, 1))
     shared = {} if num_workers == 1 else dict.fromkeys(_THREADS, threads)
-    return {**os.environ, **shared, "MLFLOW_TRACKING_URI": mlflow.get_tracking_uri()}
+    own = {
+        "MLFLOW_TRACKING_URI": mlflow.get_tracking_uri(),
+        # MLflow prints links to runs, which hold the address's password, on standard output.
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    }
+    return {**os.environ, **shared, **own}
 
 
 def _answered(path: Path) -> TrialrunError | None:

@@ -65,7 +65,8 @@ def write_image_directory(
     """
     images = surveyed.images
     with new_directory(out) as draft:
-        (draft / _FOLDER).mkdir()
+        with storage_errors(draft):
+            (draft / _FOLDER).mkdir()
         entries, manifest = _copied(surveyed, reasons, draft)
         with storage_errors(draft):
             _write_lines(draft / "images.lst", entries)

@@ -104,6 +104,11 @@ def test_what_is_written_is_what_was_judged(tmp_path: Path, change: str) -> None
     assert not (tmp_path / "out").exists()
 
 
+def test_a_place_that_cannot_be_is_told(colors: Path) -> None:
+    """The home of a user that there is not: a wrong parameter, no fault of ours."""
+    assert run(["data", "convert", str(colors), "~nosuchuser/out"]) == 2
+
+
 def test_names_that_are_written_are_ascii(tmp_path: Path) -> None:
     """Whatever a list calls its images."""
     folder = write_classes(tmp_path / "set", {"a": 1})

@@ -232,6 +232,16 @@ def test_fault_16_what_hangs_is_given_up(together: int) -> None:
     assert list(made) == [f"late {n}" if n == 3 else str(n) for n in range(20)]
 
 
+@pytest.mark.parametrize(("threads", "most"), [(1, 33), (2, 65), (16, 65)])
+def test_many_threads_do_not_read_a_set_ahead(threads: int, most: int) -> None:
+    """Items may be whole files: so many are pulled before the first result is taken, no more."""
+    pulled = iter(range(1000))
+    made = in_order(abs, pulled, threads=threads, late=abs)
+    assert next(made) == 0
+    assert next(pulled) <= most
+    assert list(made)[:3] == [1, 2, 3]
+
+
 def test_more_than_a_tenth_unreadable_is_an_error(tmp_path: Path) -> None:
     """Two bad of twenty are skipped, three of twenty-one are an error; `strict` takes none."""
     folder = write_classes(tmp_path / "set", {"a": 9, "b": 9}, size=8)

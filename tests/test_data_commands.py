@@ -11,7 +11,10 @@ import pytest
 import trialrun
 from conftest import write_classes, write_image
 from trialrun.cli import run
+from trialrun.errors import InvalidDatasetError
 from trialrun.images import open_data
+from trialrun.images.survey import survey
+from trialrun.images.writer import write_image_directory
 
 
 def answer(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, dict[str, Any]]:
@@ -87,6 +90,33 @@ def test_what_convert_wrote_reads_as_the_source_did(
     rows = [json.loads(line) for line in lines]
     assert [row["reason"] for row in rows if row["verdict"] == "skipped"] == ["an HTML page"]
     assert run(["data", "convert", str(folder), str(tmp_path / "out")]) == 6  # it is there already
+
+
+@pytest.mark.parametrize("change", ["replaced", "gone"])
+def test_what_is_written_is_what_was_judged(tmp_path: Path, change: str) -> None:
+    """A file that is replaced or vanishes before it is copied is an error that names it."""
+    folder = write_classes(tmp_path / "set", {"a": 2, "b": 2})
+    surveyed = survey(open_data(str(folder), tmp_path), threads=1)
+    path = folder / "b" / "000.png"
+    path.unlink() if change == "gone" else path.write_bytes(b"<html>")
+    with pytest.raises(InvalidDatasetError, match=r"b/000\.png could be read at first"):
+        write_image_directory(surveyed, [""] * 4, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_place_that_cannot_be_is_told(colors: Path) -> None:
+    """The home of a user that there is not: a wrong parameter, no fault of ours."""
+    assert run(["data", "convert", str(colors), "~nosuchuser/out"]) == 2
+
+
+def test_names_that_are_written_are_ascii(tmp_path: Path) -> None:
+    """Whatever a list calls its images."""
+    folder = write_classes(tmp_path / "set", {"a": 1})
+    (folder / "a" / "000.png").rename(folder / "a" / "1.p\u00f1g")
+    (folder / "metadata.csv").write_text("file_name,label\na/1.p\u00f1g,\u00e9\n", "utf-8")
+    surveyed = survey(open_data(str(folder), tmp_path), threads=1)
+    write_image_directory(surveyed, [""], tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out" / "image").iterdir()] == ["0_0"]
 
 
 def test_split_keeps_classes_and_groups(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

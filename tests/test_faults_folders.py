@@ -83,6 +83,35 @@ def test_fault_21_a_loop_of_links_ends(colors: Path) -> None:
     assert any("links back to a folder" in note for note in images.notes)
 
 
+@pytest.mark.parametrize("link", ["a_link", "kitty", "zebra"])
+def test_a_link_to_a_class_takes_none_of_its_images(tmp_path: Path, link: str) -> None:
+    """Whatever its name, and in whatever order a disk lists it."""
+    folder = write_classes(tmp_path / "set", {"cat": 3, "dog": 2})
+    (folder / link).symlink_to("cat")
+    (folder / "cat" / "inner").symlink_to(folder / "dog")
+    images = opened(folder)
+    assert images.counts() == {"cat": 3, "dog": 2}
+    assert images.notes == ("2 links to a folder already read (not followed)",)
+
+
+def test_a_link_to_a_folder_that_is_not_read_otherwise_is_followed(tmp_path: Path) -> None:
+    """Such as a hidden one, where tools keep what they version."""
+    folder = write_classes(tmp_path / "set", {".store": 3, "dog": 2})
+    (folder / "cat").symlink_to(".store")
+    assert opened(folder).counts() == {"cat": 3, "dog": 2}
+
+
+def test_folders_may_be_nested_deeply(tmp_path: Path) -> None:
+    """As deep as Python calls functions, or nearly."""
+    folder = write_classes(tmp_path / "set", {"a": 1, "b": 1})
+    deep = folder / "a"
+    for _ in range(600):
+        deep /= "d"
+        deep.mkdir()
+    shutil.copy(folder / "a" / "000.png", deep)
+    assert opened(folder).counts() == {"a": 2, "b": 1}
+
+
 def test_fault_22_a_link_out_of_the_folder_is_refused(colors: Path, tmp_path: Path) -> None:
     """Neither a walk nor an image list reaches what lies elsewhere."""
     write_image(tmp_path / "secret.png", (1, 2, 3))

@@ -3,6 +3,8 @@
 import io
 import itertools
 import struct
+import subprocess
+import sys
 import time
 import zlib
 from contextlib import suppress
@@ -230,6 +232,16 @@ def test_fault_16_what_hangs_is_given_up(together: int) -> None:
     assert list(made) == [f"late {n}" if n == 3 else str(n) for n in range(20)]
 
 
+@pytest.mark.parametrize(("threads", "most"), [(1, 33), (2, 65), (16, 65)])
+def test_many_threads_do_not_read_a_set_ahead(threads: int, most: int) -> None:
+    """Items may be whole files: so many are pulled before the first result is taken, no more."""
+    pulled = iter(range(1000))
+    made = in_order(abs, pulled, threads=threads, late=abs)
+    assert next(made) == 0
+    assert next(pulled) <= most
+    assert list(made)[:3] == [1, 2, 3]
+
+
 def test_more_than_a_tenth_unreadable_is_an_error(tmp_path: Path) -> None:
     """Two bad of twenty are skipped, three of twenty-one are an error; `strict` takes none."""
     folder = write_classes(tmp_path / "set", {"a": 9, "b": 9}, size=8)
@@ -242,3 +254,49 @@ def test_more_than_a_tenth_unreadable_is_an_error(tmp_path: Path) -> None:
     (folder / "b" / "bad.png").write_bytes(b"")
     with pytest.raises(InvalidDatasetError, match="3 of 21 images"):
         check(str(folder)).raise_for_problems()
+
+
+def test_fault_08_a_tiff_of_32_bits_is_skipped() -> None:
+    """0 to 255 in 32 bits is not nearly black: nobody knows what is white."""
+    image = Image.fromarray(np.arange(256, dtype=np.int32).reshape(16, 16))
+    with pytest.raises(UndecodableError, match="32-bit pixels"):
+        decode(encoded(image, "TIFF"))
+
+
+def test_fault_07_sixteen_bits_of_a_ppm_are_scaled() -> None:
+    """Pillow opens them as 32 bits, of which 16 are used."""
+    grays = np.array([[0, 257 * 10, 65535]], dtype=">u2")
+    assert decode(b"P5 3 1 65535\n" + grays.tobytes())[0, 0].tolist() == [0, 10, 255]
+
+
+DECODE_LARGE = """
+import io, resource, sys
+from PIL import Image
+from trialrun.images.decoder import decode
+
+file = io.BytesIO()
+Image.new(sys.argv[1], (6000, 6000), 9).save(file, "PNG", compress_level=1)
+decode(b"P6 1 1 255\\n   ")
+with open("/proc/self/clear_refs", "w") as refs:
+    refs.write("5")  # the peak so far is forgotten
+
+def peak():
+    [line] = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]
+    return int(line.split()[1])
+
+before = peak()
+decode(file.getvalue())
+print((peak() - before) * 1024 // 6000**2)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's account of memory")
+@pytest.mark.parametrize(("mode", "most"), [("I;16", 10), ("RGBA", 15)])
+def test_a_large_image_takes_little_more_memory_than_its_pixels(mode: str, most: int) -> None:
+    """Bytes a pixel while one of 36 million is decoded: 3 for the result, what Pillow holds, and a
+    strip of rows on its way.
+    """
+    ended = subprocess.run(
+        [sys.executable, "-c", DECODE_LARGE, mode], capture_output=True, text=True, check=True
+    )
+    assert int(ended.stdout) <= most

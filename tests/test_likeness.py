@@ -41,6 +41,13 @@ def test_the_hash_is_imagehashs() -> None:
     assert (likenesses_of(grays.tobytes())[:, :8] == np.stack(theirs)).all()
 
 
+def test_sets_without_a_telling_picture_have_no_pairs() -> None:
+    """None at all, or flat ones alone."""
+    flat = likenesses_of(np.full((3, 72), 9, dtype=np.uint8).tobytes())
+    for first, second in ((flat, flat), (flat, likenesses_of(b"")), (likenesses_of(b""), flat)):
+        assert near_pairs(first, second).pairs == []
+
+
 def test_every_near_pair_of_small_sets_is_found() -> None:
     """The bands miss none that comparing all with all would find."""
     random = np.random.default_rng(5)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -204,7 +205,7 @@ def test_a_pack_that_is_pushed_out_stays_readable(
     """Who has it mapped does not notice."""
     pack = packed(surveyed)
     before = pack.pixels(np.arange(36)).clone()
-    assert cache.clear(tmp_path / "packs")[0] == 1
+    assert cache.clear(tmp_path / "packs").num_packs == 1
     assert (pack.pixels(np.arange(36)) == before).all()
 
 
@@ -308,3 +309,30 @@ def test_the_ledger_forgets_files_that_are_gone(colors: Path, tmp_path: Path) ->
     (ledger,) = (tmp_path / "ledgers").iterdir()
     kept = set(json.loads(ledger.read_text())["rows"])
     assert kept == {item.name for item in images.items[1:]}
+
+
+def test_what_is_being_written_counts(surveyed: Survey, tmp_path: Path) -> None:
+    """Two packs that fit alone but not together are not written at once; of a dead writer's draft
+    nothing stays.
+    """
+    notes: list[str] = []
+    draft = tmp_path / "packs" / ".otherkey.123"
+    draft.mkdir(parents=True)
+    (draft / "pixels.npy").write_bytes(bytes(PACK_BYTES))
+
+    def opened() -> DecodedImages:
+        return open_pack(
+            surveyed,
+            Preprocessing(SIZE),
+            tmp_path / "packs",
+            threads=2,
+            limit_bytes=int(1.5 * PACK_BYTES),
+            note=notes.append,
+        )
+
+    with FileLock(tmp_path / "packs" / "otherkey.lock"):
+        assert isinstance(opened(), LiveImages)
+        assert "GB being written" in notes[0]
+        assert draft.is_dir()
+    assert isinstance(opened(), Pack)
+    assert not draft.exists()

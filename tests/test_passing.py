@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from trialrun.files import remove_whole
 from trialrun.images import open_data
 from trialrun.images.preprocessing import Preprocessing
 from trialrun.images.survey import Survey, survey
@@ -101,7 +102,7 @@ def test_a_pack_that_is_deleted_as_soon_as_it_is_there_serves_its_run(
             with suppress(OSError):
                 for path in packs.iterdir():
                     if "." not in path.name:
-                        cache.remove(path)
+                        remove_whole(path)
 
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)

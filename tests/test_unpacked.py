@@ -2,16 +2,23 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 
 import pytest
 
 from conftest import write_classes
 from trialrun.cli import run
+from trialrun.images import open_data
 from trialrun.images.archives import archives_folder, remove_idle, unpacked_archives
+from trialrun.images.preprocessing import Preprocessing
+from trialrun.images.survey import survey
+from trialrun.packing import open_pack
 from trialrun.runs.kept import keep_within_limit
 
 OPEN = """
@@ -111,3 +118,75 @@ def test_the_cache_lists_and_deletes_archives(
     assert (cleared["num_archives"], cleared["num_in_use"]) == (1, 1)
     assert cleared["num_bytes"] == rows[0]["num_bytes"]
     user.communicate("\n")
+
+
+def test_an_archive_of_which_files_are_gone_is_unpacked_again(tmp_path: Path, cache: Path) -> None:
+    """What cleans up by age may have taken some; the rest is no smaller set."""
+    path = archive(tmp_path, "set", seed=1)
+    folder = unpacked_once(path, cache)
+    for name in ("000.png", "002.png"):
+        (folder / "a" / name).unlink()
+    assert open_data(str(path), cache).counts() == {"a": 4, "b": 4}
+
+
+def test_users_that_have_ended_leave_nothing(tmp_path: Path, cache: Path) -> None:
+    """One lock file a process that lives, however many there were."""
+    path = archive(tmp_path, "set", seed=1)
+    folder = unpacked_once(path, cache)
+    for _ in range(2):
+        opened(path, cache).communicate("\n")
+    user = opened(path, cache)
+    users = folder.with_name(folder.name + ".users")
+    assert [each.name.partition("-")[0] for each in users.iterdir()] == [str(user.pid)]
+    user.communicate("\n")
+
+
+def test_an_archive_that_did_not_change_is_not_hashed_again(tmp_path: Path, cache: Path) -> None:
+    """Its stamp says so; one that was changed is read, though its time is put back."""
+    path = archive(tmp_path, "set", seed=1)
+    time.sleep(2.1)  # what changed just now is not trusted
+    folder = open_data(str(path), cache).root
+    (noted,) = (cache / "digests").iterdir()
+    other = "0" * 64
+    noted.write_text(re.sub("[0-9a-f]{64}", other, noted.read_text()))
+    assert open_data(str(path), cache).root.name.startswith(other[:40])
+    before = path.stat()
+    shutil.copyfile(archive(tmp_path, "other", seed=2), path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    changed = open_data(str(path), cache).root
+    assert not changed.name.startswith(other[:40])
+    assert changed != folder
+
+
+CLEAR = """
+import json, os
+from dataclasses import asdict
+from trialrun.runs.kept import clear_kept
+os.setuid(65534)
+print(json.dumps(asdict(clear_kept())))
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_what_may_not_be_deleted_is_not_said_to_be(tmp_path: Path, cache: Path) -> None:
+    """Another user's cache stays, and is not in use either."""
+    unpacked_once(archive(tmp_path, "set", seed=1), cache)
+    surveyed = survey(open_data(str(tmp_path / "set"), cache), threads=1)
+    open_pack(surveyed, Preprocessing(8), cache / "packs", threads=1, limit_bytes=10**9)
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)  # pytest's own folders are closed to others
+    try:
+        shutil.copytree(cache, folder / "cache")
+        ended = subprocess.run(
+            [sys.executable, "-c", CLEAR],
+            env=os.environ | {"TRIALRUN_CACHE": str(folder / "cache")},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert len(list((folder / "cache" / "packs").glob("*/pack.json"))) == 1
+    finally:
+        shutil.rmtree(folder)
+    cleared = json.loads(ended.stdout)
+    assert (cleared["num_packs"], cleared["num_archives"], cleared["num_bytes"]) == (0, 0, 0)
+    assert (cleared["num_in_use"], cleared["num_not_allowed"]) == (0, 2)

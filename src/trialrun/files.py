@@ -8,17 +8,24 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import tempfile
+from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from trialrun.errors import StorageError
+
+LOCK_SUFFIX = ".lock"
 
 _READ_BYTES = 1 << 20
 _MANY_FILES = 100
+_DRAFT_NAME_BYTES = 200  # of the 255 that a name may have, so that a draft's own ending fits
 
 
 @contextmanager
@@ -37,6 +44,7 @@ def as_storage_error(doing: str, error: OSError) -> StorageError:
         errno.EDQUOT: "Free some of your quota, or choose another folder.",
         errno.EACCES: "Choose a folder you may write to.",
         errno.EROFS: "Choose a folder on a disk that is not read-only.",
+        errno.EBUSY: "A disk may be mounted there: name a folder in it.",
     }.get(error.errno or 0, "Look at the folder's disk and permissions.")
     return StorageError(f"{doing}: {error.strerror or error}", remedy)
 
@@ -65,20 +73,29 @@ def _write(path: Path, content: bytes | str, *, is_durable: bool) -> None:
     data = content.encode() if isinstance(content, str) else content
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        draft = _draft_of(path)
         try:
-            with os.fdopen(handle, "wb") as file:
+            with draft.open("xb") as file:
                 file.write(data)
                 file.flush()
                 if is_durable:
                     os.fsync(file.fileno())
-            Path(name).chmod(0o644)
-            Path(name).replace(path)
+            draft.replace(path)
         except BaseException:
-            Path(name).unlink(missing_ok=True)
+            draft.unlink(missing_ok=True)
             raise
         if is_durable:
             sync_folder(path.parent)
+
+
+def _draft_of(path: Path) -> Path:
+    """A name beside `path` that is not taken, and no longer than a disk allows.
+
+    What is made under it has the rights that the user's umask leaves; those of `tempfile` would
+    have to be widened again, to what nobody could know.
+    """
+    start = os.fsencode(path.name)[:_DRAFT_NAME_BYTES].decode("utf-8", "ignore")
+    return path.with_name(f".{start}.{secrets.token_hex(6)}")
 
 
 @contextmanager
@@ -92,22 +109,98 @@ def new_directory(path: Path, *, durable: bool = True) -> Iterator[Path]:
         StorageError: `path` exists and is not an empty folder, or cannot be written.
     """
     with storage_errors(path):
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise StorageError(f"{path} exists already", "Choose a folder that is not there yet.")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-        try:
-            yield draft
+        place = _free_place(path)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        draft = _draft_of(place)
+        draft.mkdir()
+    try:
+        yield draft
+        with storage_errors(path):
             if durable:
                 _sync_all([file for file in draft.rglob("*") if file.is_file()])
                 sync_folder(draft)
-            draft.chmod(0o755)
-            draft.replace(path)
-        except BaseException:
+            draft.replace(place)
+            if durable:
+                sync_folder(place.parent)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+
+
+def _free_place(path: Path) -> Path:
+    """Where a folder can be put that is to be called `path`: behind links, if there are any.
+
+    Raises:
+        StorageError: Something is there already, or a folder that cannot be replaced.
+    """
+    if path.is_symlink() and not path.exists():
+        raise StorageError(
+            f"{path} is a link to {path.readlink()}, where nothing is",
+            "Make that folder, or remove the link.",
+        )
+    if path.exists():
+        if not path.is_dir() or any(path.iterdir()):
+            raise StorageError(f"{path} exists already", "Choose a folder that is not there yet.")
+        if path.samefile(Path.cwd()):
+            raise StorageError(
+                f"{path} is the folder you are in, which cannot be replaced by a new one",
+                "Name a folder in it.",
+            )
+    return path.resolve()
+
+
+def remove_whole(folder: Path) -> bool:
+    """Delete a folder so that nobody finds half of it; False where it may not be deleted."""
+    trash = folder.with_name(f".{folder.name}.trash-{secrets.token_hex(6)}")
+    try:
+        folder.rename(trash)
+    except FileNotFoundError:  # another process was faster
+        return True
+    except OSError:
+        return False
+    shutil.rmtree(trash, ignore_errors=True)
+    return True
+
+
+def sweep_drafts(place: Path) -> None:
+    """Delete what killed processes left of drafts and trash of `place`; its lock must be held."""
+    for draft in place.parent.glob(f".{place.name}.*"):
+        if draft.is_dir():
             shutil.rmtree(draft, ignore_errors=True)
-            raise
-        if durable:
-            sync_folder(path.parent)
+        else:
+            draft.unlink(missing_ok=True)
+
+
+def sweep_idle(folder: Path) -> int:
+    """Sweep the drafts of every place below `folder` whose lock is free; the bytes of the others.
+
+    For folders of places that have no dot in their names.
+    """
+    drafts: dict[Path, list[Path]] = defaultdict(list)
+    for draft in folder.glob(".*.*"):
+        drafts[folder / draft.name[1:].partition(".")[0]].append(draft)
+    num_bytes = 0
+    for place, left in drafts.items():
+        try:
+            with FileLock(lock_beside(place)).acquire(timeout=0):
+                sweep_drafts(place)
+        except (Timeout, OSError):
+            num_bytes += sum(map(bytes_in, left))
+    return num_bytes
+
+
+def lock_beside(place: Path) -> Path:
+    """The file whose lock is held by who makes or deletes what is at `place`."""
+    return place.with_name(place.name + LOCK_SUFFIX)
+
+
+def bytes_in(folder: Path) -> int:
+    """The bytes of the files below a folder, be they on the disk yet or not; 0 where it is gone."""
+    num_bytes = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):
+            num_bytes += path.stat().st_size if path.is_file() else 0
+    return num_bytes
 
 
 @contextmanager

@@ -155,6 +155,8 @@ def _clear_cache(json: bool) -> None:
     )
     if cleared.num_in_use:
         say(f"{cleared.num_in_use} unpacked archives stay: processes use them")
+    if cleared.num_not_allowed:
+        say(f"{cleared.num_not_allowed} packs or archives could not be deleted: whose are they?")
 
 
 def _list_cache(json: bool) -> None:

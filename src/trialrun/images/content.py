@@ -69,6 +69,20 @@ def stamp_of(root: str, name: str) -> Stamp | None:
         return None
 
 
+def settled_stamp_of(path: Path) -> Stamp | None:
+    """The stamp of a file whose times any later change would move; None where it may be too new.
+
+    Raises:
+        OSError: There is no such file.
+    """
+    status = path.stat()
+    return _stamp(status) if _is_settled(status) else None
+
+
+def _is_settled(status: os.stat_result) -> bool:
+    return time.time() - max(status.st_mtime, status.st_ctime) > _SETTLED_SECONDS
+
+
 def _stamp(status: os.stat_result) -> Stamp:
     return (status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns)
 
@@ -103,8 +117,7 @@ def _content(descriptor: int) -> Content:
     data = os.read(descriptor, status.st_size)
     while len(data) < status.st_size and (more := os.read(descriptor, status.st_size - len(data))):
         data += more
-    is_settled = time.time() - max(status.st_mtime, status.st_ctime) > _SETTLED_SECONDS
-    return Content(data, _stamp(status) if is_settled else None)
+    return Content(data, _stamp(status) if _is_settled(status) else None)
 
 
 @lru_cache(maxsize=4096)

@@ -6,7 +6,7 @@ Alpaydin and Kaynak 1998, Optical Recognition of Handwritten Digits, 8 by 8 pixe
 from pathlib import Path
 
 from trialrun.errors import InvalidParameterError
-from trialrun.files import new_directory
+from trialrun.files import new_directory, storage_errors
 
 PREFIX = "sample:"
 _VERSION = 1  # raised when the files written would differ
@@ -35,7 +35,7 @@ def _write_digits(folder: Path) -> None:
 
     digits = load_digits()
     try:
-        with new_directory(folder) as draft:
+        with new_directory(folder) as draft, storage_errors(folder):
             for number in range(10):
                 (draft / str(number)).mkdir()
             for index, (pixels, label) in enumerate(zip(digits.images, digits.target, strict=True)):

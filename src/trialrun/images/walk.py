@@ -1,7 +1,9 @@
 """The image files below a folder: no way out of it, no endless loop, nothing that blocks."""
 
+import heapq
 import os
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -47,42 +49,59 @@ def walk(root: Path) -> Walk:
     """
     found = Walk()
     real_root = os.path.realpath(root)
-    _descend(real_root, "", real_root, {_identity(real_root)}, found)
+    seen = {_identity(real_root)}
+    ahead = _listed(real_root, "", real_root, found)
+    heapq.heapify(ahead)
+    while ahead:
+        folder = heapq.heappop(ahead)
+        for inner in _entered(folder, real_root, seen, found):
+            heapq.heappush(ahead, inner)
     found.images.sort()
     found.folders.sort()
     return found
 
 
-def _descend(folder: str, prefix: str, root: str, seen: set[tuple[int, int]], found: Walk) -> None:
-    with os.scandir(folder) as entries:
+# Whether it is a link, its name below the root, its path. In this order: real folders before links,
+# each by name, so that it is never by chance that a link's name is what a folder's images go by.
+_Folder = tuple[bool, str, str]
+
+
+def _entered(
+    folder: _Folder, root: str, seen: set[tuple[int, int]], found: Walk
+) -> Sequence[_Folder]:
+    """The folders in a folder, unless it was read already or may not be."""
+    _, name, path = folder
+    if (identity := _identity(path)) in seen:
+        is_above = path.startswith(os.path.realpath(path) + "/")
+        found.left_out[f"links {'back ' * is_above}to a folder already read (not followed)"] += 1
+        return ()
+    seen.add(identity)
+    found.folders.append(name)
+    try:
+        return _listed(path, name + "/", root, found)
+    except PermissionError:
+        found.left_out["folders that may not be read (skipped)"] += 1
+        return ()
+
+
+def _listed(path: str, prefix: str, root: str, found: Walk) -> list[_Folder]:
+    """Note the images in a folder; the folders in it."""
+    folders = []
+    with os.scandir(path) as entries:
         for entry in entries:
             if is_system_name(entry.name):
                 continue
             if entry.is_symlink() and not _stays_inside(entry.path, root):
                 found.left_out["links that lead out of the folder or nowhere (not followed)"] += 1
             elif entry.is_dir():
-                _enter(entry, prefix, root, seen, found)
+                folders.append((entry.is_symlink(), prefix + entry.name, entry.path))
             elif not entry.is_file():
                 found.left_out["pipes, sockets or devices (skipped)"] += 1
             elif is_image_name(entry.name):
                 found.images.append(prefix + entry.name)
             else:
                 found.left_out["files that are no images (ignored)"] += 1
-
-
-def _enter(
-    entry: "os.DirEntry[str]", prefix: str, root: str, seen: set[tuple[int, int]], found: Walk
-) -> None:
-    identity = _identity(entry.path)
-    if identity in seen:
-        found.left_out["links back to a folder already read (not followed)"] += 1
-        return
-    seen.add(identity)
-    found.folders.append(prefix + entry.name)
-    try:
-        _descend(entry.path, prefix + entry.name + "/", root, seen, found)
-    except PermissionError:
-        found.left_out["folders that may not be read (skipped)"] += 1
+    return folders
 
 
 def _identity(folder: str) -> tuple[int, int]:

@@ -20,7 +20,9 @@ Made = TypeVar("Made")
 
 ITEM_SECONDS = 30.0  # the largest image that is let through takes about 2 s to decode
 TOO_SLOW = f"took longer than {ITEM_SECONDS:g} seconds"
-_AHEAD = 32  # items a thread that may wait to be taken: bounds what is in memory
+# Items that may wait to be taken, a thread and in all: bounds what is in memory, which for whole
+# photographs is some 8 MB each.
+_AHEAD, _AHEAD_IN_ALL = 32, 64
 _LOOK_SECONDS = 0.5
 # A look that lasts so much longer was not cut short by work: the whole process had been stopped.
 _STOPPED_SECONDS = 2.0
@@ -101,10 +103,11 @@ def in_order(
     team = _Team(make, threads)
     waiting: deque[_Job[Item, Made]] = deque()
     patience = _Patience(seconds)
+    num_ahead = _jobs_ahead(threads, together)
     jobs = batched(items, together)
     try:
         while True:
-            for some in islice(jobs, threads * _jobs_ahead(together) - len(waiting)):
+            for some in islice(jobs, max(num_ahead - len(waiting), 0)):
                 waiting.append(team.begin(some))
             if not waiting:
                 return
@@ -129,8 +132,9 @@ def batched(items: Iterable[Item], together: int) -> Iterator[list[Item]]:
         yield some
 
 
-def _jobs_ahead(together: int) -> int:
-    return max(_AHEAD // together, 2)
+def _jobs_ahead(threads: int, together: int) -> int:
+    """At least two a thread, so that none waits for whoever takes the results."""
+    return max(min(threads * _AHEAD, _AHEAD_IN_ALL) // together, 2 * threads)
 
 
 class _Team(Generic[Item, Made]):

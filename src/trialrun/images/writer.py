@@ -7,22 +7,24 @@
     image/           the files, flat, named by class index and number
     manifest.jsonl   ours: where each file came from, its sha256, size and verdict
 
-Image bytes are copied as they are.
+Image bytes are copied as they are, and are those that were looked at.
 """
 
 import base64
 import json
 import os
-import shutil
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trialrun.errors import InvalidDatasetError
 from trialrun.files import new_directory, storage_errors
+from trialrun.images.content import stamped_content_of
 from trialrun.images.dataset import ImageItem, ImageSet, printable
-from trialrun.images.survey import Sighting, Survey
+from trialrun.images.header import UndecodableError
+from trialrun.images.survey import CHANGED, Sighting, Survey, is_as_seen
 
 Row = dict[str, Any]
 
@@ -59,10 +61,12 @@ def write_image_directory(
 
     Raises:
         StorageError: `out` exists or cannot be written.
+        InvalidDatasetError: An image is gone or was changed since it was looked at.
     """
     images = surveyed.images
     with new_directory(out) as draft:
-        (draft / _FOLDER).mkdir()
+        with storage_errors(draft):
+            (draft / _FOLDER).mkdir()
         entries, manifest = _copied(surveyed, reasons, draft)
         with storage_errors(draft):
             _write_lines(draft / "images.lst", entries)
@@ -89,16 +93,33 @@ def _copied(surveyed: Survey, reasons: Iterable[str], draft: Path) -> tuple[list
         name = ""
         if not reason:
             name = _file_name(item, classes, len(entries))
+            data = _bytes_of(images, item, seen)
             with storage_errors(draft / name):
-                shutil.copyfile(images.path_of(item), draft / name)
+                (draft / name).write_bytes(data)
             entries.append(_entry(name, item, len(entries)))
         manifest.append(_manifest_row(name, item, seen, reason))
     return entries, manifest
 
 
+def _bytes_of(images: ImageSet, item: ImageItem, seen: Sighting) -> bytes:
+    """What was surveyed and judged: no other bytes may stand under its hash and verdict."""
+    try:
+        content = stamped_content_of(images.root, item.name)
+        if is_as_seen(content, seen):
+            return content.data
+        reason = CHANGED
+    except UndecodableError as error:
+        reason = str(error)
+    raise InvalidDatasetError(
+        f"{images.source}: {printable(item.name)} could be read at first: {reason}",
+        "Leave the images alone while they are read, and start again.",
+    )
+
+
 def _file_name(item: ImageItem, classes: dict[str, int], number: int) -> str:
     """`image/<class>_<number>.<ending>`, in ASCII whatever the image was called."""
     ending = os.path.splitext(item.name)[1].lower()  # noqa: PTH122 - names may be 200,000
+    ending = ending if ending.isascii() else ""  # a list may call an image as it likes
     prefix = "" if item.label is None else f"{classes[item.label]}_"
     return f"{_FOLDER}/{prefix}{number}{ending}"
 

@@ -5,8 +5,6 @@ drafts. A pack that is deleted while a process has it mapped stays readable to t
 """
 
 import os
-import shutil
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -15,15 +13,13 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from trialrun.files import storage_errors
+from trialrun.files import lock_beside, remove_whole, storage_errors, sweep_idle
 from trialrun.packing.pack import CONTENTS
 from trialrun.packing.room import Kept
 from trialrun.packing.verdicts import read_verdicts
 
 UNREADABLE = "damaged, or another version's"  # instead of a pack's source
 VERDICTS_SUFFIX = ".verdicts.json"  # of what was looked at and did not fit
-
-_LOCK_SUFFIX = ".lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +82,7 @@ def locked(place: Path, *, waiting: str, note: Callable[[str], None]) -> Iterato
     """Be the only process that makes the pack at `place`; say `waiting` if another one does."""
     with storage_errors(place.parent):
         place.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(place.with_name(place.name + _LOCK_SUFFIX))
+        lock = FileLock(lock_beside(place))
         try:
             lock.acquire(timeout=0)
         except Timeout:
@@ -98,42 +94,30 @@ def locked(place: Path, *, waiting: str, note: Callable[[str], None]) -> Iterato
         lock.release()
 
 
-def remove(place: Path) -> None:
-    """Delete a pack so that no process opens half of it."""
-    trash = place.with_name(f".{place.name}.trash-{os.getpid()}-{time.monotonic_ns()}")
-    with suppress(OSError):  # another process was faster
-        place.rename(trash)
-        shutil.rmtree(trash, ignore_errors=True)
-
-
-def sweep_drafts(place: Path) -> None:
-    """Delete what a killed writer of this pack left; its lock must be held."""
-    for draft in place.parent.glob(f".{place.name}.*"):
-        shutil.rmtree(draft, ignore_errors=True)
-
-
 def evictable(folder: Path) -> list[Kept]:
     """The packs below `folder`, as what may go when room is needed."""
     return [
-        Kept(entry.num_bytes, entry.used, partial(remove, entry.folder))
+        Kept(entry.num_bytes, entry.used, partial(remove_whole, entry.folder))
         for entry in entries(folder)
     ]
 
 
-def clear(folder: Path) -> tuple[int, int]:
-    """Delete every pack that no process is writing, and left-over drafts; how many, and bytes."""
+@dataclass(frozen=True, slots=True)
+class Cleared:
+    """Packs that were deleted, their bytes, and how many may not be."""
+
+    num_packs: int
+    num_bytes: int
+    num_left: int
+
+
+def clear(folder: Path) -> Cleared:
+    """Delete every pack, and the drafts that no process is writing."""
     packs = entries(folder)
-    for entry in packs:
-        remove(entry.folder)
-    if folder.is_dir():
-        for path in folder.glob(f"*{VERDICTS_SUFFIX}"):
-            path.unlink(missing_ok=True)
-        for path in folder.glob(f"*{_LOCK_SUFFIX}"):
-            _sweep_if_idle(folder / path.name.removesuffix(_LOCK_SUFFIX))
-    return len(packs), sum(entry.num_bytes for entry in packs)
-
-
-def _sweep_if_idle(place: Path) -> None:
-    lock = FileLock(place.with_name(place.name + _LOCK_SUFFIX))
-    with suppress(Timeout, OSError), lock.acquire(timeout=0):
-        sweep_drafts(place)
+    gone = [entry for entry in packs if remove_whole(entry.folder)]
+    for path in folder.glob(f"*{VERDICTS_SUFFIX}"):
+        with suppress(OSError):
+            path.unlink()
+    sweep_idle(folder)
+    num_bytes = sum(entry.num_bytes for entry in gone)
+    return Cleared(len(gone), num_bytes, len(packs) - len(gone))

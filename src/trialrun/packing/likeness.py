@@ -83,7 +83,7 @@ def _hashes(pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """(N, 8): for each of 64 pixels whether its right neighbour is brighter."""
     grays = pictures.reshape(-1, _HEIGHT, _WIDTH)
     brighter = grays[:, :, 1:] > grays[:, :, :-1]
-    return np.packbits(brighter.reshape(len(grays), 8 * _HASH_BYTES), axis=1)
+    return np.packbits(brighter.reshape(-1, 8 * _HASH_BYTES), axis=1)
 
 
 def as_array(likenesses: bytes) -> Likenesses:

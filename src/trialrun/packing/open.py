@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trialrun.errors import StorageError
-from trialrun.files import new_directory
+from trialrun.files import new_directory, remove_whole, sweep_drafts, sweep_idle
 from trialrun.images.decoder import DECODER_VERSION
 from trialrun.images.preprocessing import Preprocessing
 from trialrun.images.survey import Survey, no_progress
@@ -85,32 +86,44 @@ def open_pack(
     with cache.locked(place, waiting=waiting, note=note):
         if (found := read_pack(place, threads=threads)) is not None:
             return found  # another process made it meanwhile
-        cache.sweep_drafts(place)
+        sweep_drafts(place)
         if place.exists():
             note(f"the cached copy of {source} is damaged and is made again")
-            cache.remove(place)
+            remove_whole(place)
         made = None
+        being_written = sweep_idle(folder)
         kept = [*cache.evictable(folder), *others()]
-        if _has_room(surveyed, preprocessing, folder, kept, limit_bytes, note):
+        room = _Room(folder, limit_bytes, being_written)
+        if _has_room(surveyed, preprocessing, room, kept, note):
             made = _made(surveyed, preprocessing, place, threads, progress, note)
         return made or _live(surveyed, preprocessing, place, threads, progress, note)
+
+
+@dataclass(frozen=True, slots=True)
+class _Room:
+    """Where packs lie, how many bytes they may have, and how many others are writing there now."""
+
+    folder: Path
+    limit_bytes: int
+    being_written: int
 
 
 def _has_room(
     surveyed: Survey,
     preprocessing: Preprocessing,
-    folder: Path,
+    room: _Room,
     kept: Sequence[Kept],
-    limit_bytes: int,
     note: Callable[[str], None],
 ) -> bool:
     assert preprocessing.image_size is not None, "a pack has one size"
     needed = pack_bytes(len(surveyed.sightings), preprocessing.image_size)
-    if make_room(folder, kept, needed, limit_bytes=limit_bytes):
+    if make_room(room.folder, kept, needed, limit_bytes=room.limit_bytes - room.being_written):
         return True
+    others = f", {room.being_written / 1e9:.3g} GB being written" if room.being_written else ""
     note(
         f"{surveyed.images.source} would take {needed / 1e9:.3g} GB decoded, which does not fit "
-        f"into {folder} (limit {limit_bytes / 1e9:g} GB): images are decoded as they are needed"
+        f"into {room.folder} (limit {room.limit_bytes / 1e9:g} GB{others}): images are decoded as "
+        "they are needed"
     )
     return False
 

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trialrun.files import write_atomically
-from trialrun.images.content import Content, stamped_content_of
+from trialrun.images.content import stamped_content_of
 from trialrun.images.header import PassingError, UndecodableError
 from trialrun.images.preprocessing import Preprocessing
-from trialrun.images.survey import Sighting, Survey
+from trialrun.images.survey import CHANGED, Survey, is_as_seen
 from trialrun.images.workers import ITEM_SECONDS, TOO_SLOW, batched, in_order
 from trialrun.packing.likeness import (
     Likenesses,
@@ -158,8 +158,8 @@ def _decoder(
             return Decoded(None, seen.reason)
         try:
             content = stamped_content_of(root, items[row].name)
-            if not _is_as_seen(content, seen):
-                return Decoded(None, "changed while it was being read", is_passing=True)
+            if not is_as_seen(content, seen):
+                return Decoded(None, CHANGED, is_passing=True)
             pixels = preprocessing.pixels(content.data).numpy().transpose(1, 2, 0)
         except UndecodableError as error:
             return Decoded(None, str(error), is_passing=isinstance(error, PassingError))
@@ -169,13 +169,6 @@ def _decoder(
         return Decoded(None, "", sample_of(pixels), keep(row, pixels))
 
     return decoded
-
-
-def _is_as_seen(content: Content, seen: Sighting) -> bool:
-    """By its stamp where it has one: hashing takes as long as reading."""
-    if content.stamp is not None and content.stamp == seen.stamp:
-        return True
-    return sha256(content.data).hexdigest() == seen.sha256
 
 
 def write_verdicts(path: Path, verdicts: Verdicts, facts: dict[str, Any]) -> None:

@@ -130,10 +130,11 @@ def convert(source: str, out: str, *, observer: Observer | None = None) -> Writt
     Raises:
         TrialrunError: DATA cannot be opened, or `out` exists or cannot be written.
     """
+    folder = _folder_of(out)
     images = open_source(source)
     keep_within_limit()
     checked = _checked(images, observer or Silent())
-    return _written(checked, Path(out).expanduser(), observer or Silent())
+    return _written(checked, folder, observer or Silent())
 
 
 def split(
@@ -164,13 +165,20 @@ def split(
     parts = stratified_split(
         images.labelled(), second_fraction=1 - fraction, random_seed=random_seed
     )
-    folder = Path(out).expanduser()
+    folder = _folder_of(out)
     with new_directory(folder) as draft:
         train, valid = (
             _written(_checked(part, observer), draft / name, observer, named=folder / name)
             for part, name in zip(parts, ("train", "valid"), strict=True)
         )
     return train, valid
+
+
+def _folder_of(out: str) -> Path:
+    try:
+        return Path(out).expanduser()
+    except RuntimeError as error:  # ~name, and there is no such user
+        raise InvalidParameterError(f"there is no {out}: {error}", "Give a full path.") from None
 
 
 def _written(

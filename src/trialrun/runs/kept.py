@@ -6,7 +6,15 @@ from functools import partial
 from pathlib import Path
 
 from trialrun.config.folders import cache_folder, cache_limit_bytes
-from trialrun.images.archives import Unpacked, archives_folder, remove_idle, unpacked_archives
+from trialrun.files import sweep_idle
+from trialrun.images.archives import (
+    Unpacked,
+    archives_folder,
+    delete_idle,
+    digests_folder,
+    remove_idle,
+    unpacked_archives,
+)
 from trialrun.packing.cache import Described, clear, described, evictable
 from trialrun.packing.room import Kept, make_room
 
@@ -15,12 +23,16 @@ PACKS, LEDGERS = "packs", "ledgers"
 
 @dataclass(frozen=True, slots=True)
 class Cleared:
-    """Packs and unpacked archives that were deleted, their bytes, and archives in use that stay."""
+    """Packs and unpacked archives that were deleted, their bytes, and what stays.
+
+    That is archives that processes use, and packs and archives that this user may not delete.
+    """
 
     num_packs: int
     num_archives: int
     num_bytes: int
     num_in_use: int
+    num_not_allowed: int
 
 
 def packs_folder() -> Path:
@@ -59,19 +71,34 @@ def keep_within_limit() -> None:
     """
     limit_bytes = cache_limit_bytes()
     if archives := evictable_archives():
+        being_written = sum(
+            sweep_idle(folder) for folder in (packs_folder(), archives_folder(cache_folder()))
+        )
         kept = [*evictable(packs_folder()), *archives]
-        make_room(cache_folder(), kept, 0, limit_bytes=limit_bytes)
+        make_room(cache_folder(), kept, 0, limit_bytes=max(limit_bytes - being_written, 0))
 
 
 def clear_kept() -> Cleared:
     """Delete packs, ledgers and those unpacked archives that no process uses."""
-    num_packs, num_bytes = clear(packs_folder())
+    packs = clear(packs_folder())
     archives = kept_archives()
-    removed = [each for each in archives if remove_idle(each.folder)]
-    shutil.rmtree(ledgers_folder(), ignore_errors=True)
+    outcomes = [_outcome(each) for each in archives]
+    removed = [each for each, gone in zip(archives, outcomes, strict=True) if gone]
+    sweep_idle(archives_folder(cache_folder()))
+    for folder in (ledgers_folder(), digests_folder(cache_folder())):
+        shutil.rmtree(folder, ignore_errors=True)
     return Cleared(
-        num_packs,
+        packs.num_packs,
         len(removed),
-        num_bytes + sum(each.contents.num_bytes for each in removed),
-        len(archives) - len(removed),
+        packs.num_bytes + sum(each.contents.num_bytes for each in removed),
+        outcomes.count(False),
+        packs.num_left + outcomes.count(None),
     )
+
+
+def _outcome(archive: Unpacked) -> bool | None:
+    """True where an archive was deleted, False where it is in use, None where it may not be."""
+    try:
+        return delete_idle(archive.folder)
+    except OSError:
+        return None

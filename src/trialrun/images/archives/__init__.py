@@ -5,13 +5,25 @@ more bytes than the disk or a sane ratio allows; anything damaged, truncated or 
 images and image lists are unpacked.
 """
 
-from trialrun.images.archives.place import archive_in, archives_folder, unpacked
-from trialrun.images.archives.unpacked import Unpacked, remove_idle, unpacked_archives
+from trialrun.images.archives.place import (
+    archive_in,
+    archives_folder,
+    digests_folder,
+    unpacked,
+)
+from trialrun.images.archives.unpacked import (
+    Unpacked,
+    delete_idle,
+    remove_idle,
+    unpacked_archives,
+)
 
 __all__ = [
     "Unpacked",
     "archive_in",
     "archives_folder",
+    "delete_idle",
+    "digests_folder",
     "remove_idle",
     "unpacked",
     "unpacked_archives",

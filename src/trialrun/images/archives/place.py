@@ -1,15 +1,26 @@
 """Where an archive lies, and where it is unpacked to: whole or not at all, by one process."""
 
+import json
 import os
 import shutil
+from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
 
-from trialrun.errors import InvalidArchiveError
-from trialrun.files import new_directory, sha256_of, storage_errors
+from trialrun.errors import InvalidArchiveError, StorageError
+from trialrun.files import (
+    as_json,
+    new_directory,
+    sha256_of,
+    storage_errors,
+    sweep_drafts,
+    write_atomically,
+)
 from trialrun.images.archives.entries import Allowance, extract, is_list_name
 from trialrun.images.archives.tars import tar_members
-from trialrun.images.archives.unpacked import alone_with, hold, sweep_drafts
+from trialrun.images.archives.unpacked import alone_with, delete, hold, is_whole
 from trialrun.images.archives.zips import zip_members
+from trialrun.images.content import settled_stamp_of
 from trialrun.images.walk import is_image_name, is_system_name
 
 ZIP_SUFFIXES = (".zip",)
@@ -61,7 +72,7 @@ def unpacked(archive: Path, cache_folder: Path) -> Path:
         StorageError: The cache folder cannot be written.
     """
     try:
-        digest = sha256_of(archive)
+        digest = _digest_of(archive, cache_folder)
     except OSError as error:
         raise InvalidArchiveError(
             f"{archive} cannot be read: {error.strerror or error}", "Look at its permissions."
@@ -70,6 +81,31 @@ def unpacked(archive: Path, cache_folder: Path) -> Path:
     if not (place.is_dir() and not os.access(place.parent, os.W_OK)):  # else nobody can delete it
         _open(archive, place)
     return _without_wrapping(place)
+
+
+def _digest_of(archive: Path, cache_folder: Path) -> str:
+    """The sha256 of an archive's bytes, which are not read again while its stamp is the same.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    path = archive.resolve()
+    known = digests_folder(cache_folder) / f"{sha256(os.fsencode(path)).hexdigest()[:32]}.json"
+    stamp = settled_stamp_of(path)
+    with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+        stored = json.loads(known.read_text("utf-8"))
+        if stamp is not None and stored == {"stamp": list(stamp), "sha256": stored["sha256"]}:
+            return str(stored["sha256"])
+    digest = sha256_of(archive)
+    if stamp is not None:
+        with suppress(StorageError):  # a cache that cannot be written is no fault
+            write_atomically(known, as_json({"stamp": stamp, "sha256": digest}))
+    return digest
+
+
+def digests_folder(cache_folder: Path) -> Path:
+    """Where it is noted what archives hash to."""
+    return cache_folder / "digests"
 
 
 def archives_folder(cache_folder: Path) -> Path:
@@ -81,6 +117,8 @@ def _open(archive: Path, place: Path) -> None:
     """Unpack what is not there yet, and keep it from being deleted while this process lives."""
     with storage_errors(place), alone_with(place):
         sweep_drafts(place)
+        if place.is_dir() and not is_whole(place):
+            delete(place)
         if not place.is_dir():
             _unpack(archive, place)
         hold(place, str(archive))
@@ -91,7 +129,7 @@ def _unpack(archive: Path, place: Path) -> None:
         archive_bytes = archive.stat().st_size
         free = int(shutil.disk_usage(draft).free * _RESERVED_SHARE)
         allowance = Allowance(archive, archive_bytes, free)
-        with archive.open("rb") as file:
+        with allowance.reading(), archive.open("rb") as file:
             is_zip = file.read(4) in (_ZIP_START, _EMPTY_ZIP_START)
         is_zip = is_zip or archive.name.lower().endswith(ZIP_SUFFIXES)
         members = zip_members(archive, allowance) if is_zip else tar_members(archive, allowance)

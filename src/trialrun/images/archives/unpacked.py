@@ -4,6 +4,7 @@ A process that opens one holds a lock of its own in `<folder>.users` until it en
 one that needs room leaves the folder alone. What a process that is gone had locked can be locked.
 """
 
+import errno
 import json
 import os
 import shutil
@@ -15,9 +16,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from trialrun.files import as_json, write_atomically
+from trialrun.files import as_json, lock_beside, remove_whole, write_atomically
 
-_LOCK_SUFFIX, _FACTS_SUFFIX, _USERS_SUFFIX = ".lock", ".json", ".users"
+_FACTS_SUFFIX, _USERS_SUFFIX = ".json", ".users"
 
 _held: dict[Path, FileLock] = {}  # let go of when the process ends, however it does
 
@@ -48,7 +49,7 @@ def alone_with(place: Path) -> Iterator[None]:
         OSError: The cache cannot be written.
     """
     place.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(_beside(place, _LOCK_SUFFIX)):
+    with FileLock(lock_beside(place)):
         yield
 
 
@@ -61,6 +62,8 @@ def hold(place: Path, source: str) -> None:
     if place not in _held or not Path(_held[place].lock_file).exists():
         users = _beside(place, _USERS_SUFFIX)
         users.mkdir(exist_ok=True)
+        with suppress(OSError):  # another user's are not ours to look at
+            _is_used(place)  # which forgets those that have ended
         lock = FileLock(users / f"{os.getpid()}-{uuid.uuid4().hex}")
         lock.acquire()
         _held[place] = lock
@@ -69,6 +72,19 @@ def hold(place: Path, source: str) -> None:
         os.utime(facts)
     else:
         write_atomically(facts, as_json(asdict(_counted(place, source))))
+
+
+def is_whole(place: Path) -> bool:
+    """Whether as many files lie unpacked as there were: what cleans up by age may take some."""
+    facts = _facts(place)
+    return facts is None or facts.num_files == sum(len(files) for _, _, files in os.walk(place))
+
+
+def _facts(place: Path) -> Contents | None:
+    try:
+        return Contents(**json.loads(_beside(place, _FACTS_SUFFIX).read_text()))
+    except (OSError, ValueError, TypeError):  # an older version wrote none
+        return None
 
 
 def unpacked_archives(folder: Path) -> list[Unpacked]:
@@ -82,12 +98,9 @@ def unpacked_archives(folder: Path) -> list[Unpacked]:
 
 
 def _described(place: Path) -> Unpacked:
-    facts = _beside(place, _FACTS_SUFFIX)
-    try:
-        contents = Contents(**json.loads(facts.read_text()))
-        return Unpacked(place, contents, facts.stat().st_mtime)
-    except (OSError, ValueError, TypeError):  # an older version wrote none
-        return Unpacked(place, _counted(place, place.name), place.stat().st_mtime)
+    if (contents := _facts(place)) is not None:
+        return Unpacked(place, contents, _beside(place, _FACTS_SUFFIX).stat().st_mtime)
+    return Unpacked(place, _counted(place, place.name), place.stat().st_mtime)
 
 
 def _counted(place: Path, source: str) -> Contents:
@@ -98,43 +111,48 @@ def _counted(place: Path, source: str) -> Contents:
 def remove_idle(place: Path) -> bool:
     """Delete an unpacked archive; False where a process uses it, or it cannot be deleted."""
     try:
-        with alone_with(place):
-            if _is_used(place):
-                return False
-            trash = place.with_name(f".{place.name}.trash-{uuid.uuid4().hex}")
-            place.rename(trash)
-            for suffix in (_FACTS_SUFFIX, _USERS_SUFFIX):
-                _remove(_beside(place, suffix))
+        return delete_idle(place)
     except OSError:
         return False
-    _remove(trash)
+
+
+def delete_idle(place: Path) -> bool:
+    """Delete an unpacked archive; False where a process uses it.
+
+    Raises:
+        OSError: It may not be deleted.
+    """
+    with alone_with(place):
+        if _is_used(place):
+            return False
+        delete(place)
+        users = _beside(place, _USERS_SUFFIX)
+        shutil.rmtree(users, ignore_errors=True)
     return True
 
 
+def delete(place: Path) -> None:
+    """Delete what is unpacked at `place`, whoever uses it; to be called alone with it.
+
+    Raises:
+        OSError: It may not be deleted.
+    """
+    if not remove_whole(place):
+        raise PermissionError(errno.EACCES, "it may not be deleted")
+    _beside(place, _FACTS_SUFFIX).unlink(missing_ok=True)
+
+
 def _is_used(place: Path) -> bool:
-    users = _beside(place, _USERS_SUFFIX)
+    """Whether a process that lives uses it; of the others no trace is left."""
+    users, is_used = _beside(place, _USERS_SUFFIX), False
     for path in list(users.iterdir()) if users.is_dir() else ():
-        lock = FileLock(path)
         try:
-            lock.acquire(timeout=0)
+            with FileLock(path).acquire(timeout=0):
+                path.unlink(missing_ok=True)
         except Timeout:
-            return True
-        lock.release()
-    return False
-
-
-def sweep_drafts(place: Path) -> None:
-    """Delete what a killed process left; to be called alone with `place`."""
-    for draft in place.parent.glob(f".{place.name}.*"):
-        shutil.rmtree(draft, ignore_errors=True)
+            is_used = True
+    return is_used
 
 
 def _beside(place: Path, suffix: str) -> Path:
     return place.with_name(place.name + suffix)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)

@@ -6,6 +6,7 @@ Python values; both go through `Knob.parse`, so that they are judged alike.
 
 import dataclasses
 import math
+import re
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -32,6 +33,8 @@ class Rule:
     auto: bool = False
     logarithmic: bool = False
     searchable: bool = True
+    pattern: str = ""  # a regular expression that the whole text matches
+    form: str = ""  # what matches it, in words
     repeats: bool = False  # a flag that may be given several times; its texts are joined by commas
 
 
@@ -61,7 +64,7 @@ class Knob:
         if self.rule.choices:
             words = " | ".join(self.rule.choices)
         else:
-            words = _TYPE_WORDS[self.type] + self._range_words()
+            words = self.rule.form or _TYPE_WORDS[self.type] + self._range_words()
         if self.rule.auto:
             words += f" | {AUTO_TEXT}"
         return words + f" | {NONE_TEXT}" if self.optional else words
@@ -100,6 +103,8 @@ class Knob:
     def _allows(self, value: Any) -> bool:
         if self.rule.choices:
             return value in self.rule.choices
+        if self.rule.pattern:
+            return re.fullmatch(self.rule.pattern, value) is not None
         if isinstance(value, bool) or not isinstance(value, int | float):
             return True
         return self.rule.low <= value <= self.rule.high and value < self.rule.below

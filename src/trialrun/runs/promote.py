@@ -94,8 +94,7 @@ def promote(
         raise PromotionRefusedError(
             f"{challenger} is the {config.alias} already", "`trialrun history` shows since when."
         )
-    holder = succession.holder
-    champion = find_version(client, name, holder) if holder else None
+    champion = find_version(client, name, succession.holder) if succession.holder else None
     surveyed = open_labelled(data)
     tags = {"trialrun.kind": "promotion", "trialrun.registered_model": name}
     with open_run(client, experiment=config.experiment, name=config.run_name, tags=tags) as run:

@@ -114,7 +114,69 @@ def test_class_guard_names_the_class() -> None:
     assert "dog -0.0600" in verdict.failed[0].found
 
 
-@pytest.mark.parametrize("text", ["accuracy", "speed=1", "accuracy=high", "=0.5"])
+@pytest.mark.parametrize("metric", ["accuracy", "macro_f1", "balanced_accuracy"])
+def test_mcnemar_is_asked_for_every_metric_that_counts(metric: str) -> None:
+    """Few images make too narrow an interval by whatever is made of their counts."""
+    few = replace(COMPARISON, only_baseline_right=0, only_challenger_right=4, mcnemar_p=0.125)
+    found = failing(replace(GOOD, comparison=few), require="better", metric=metric)
+    assert found == ["McNemar's exact test"]
+
+
+def test_an_uneven_split_for_the_champion_is_no_gain() -> None:
+    """A small p speaks for the challenger only where it is right on more images."""
+    worse = replace(COMPARISON, only_baseline_right=40, only_challenger_right=10)
+    found = failing(replace(GOOD, comparison=worse), require="better", metric="macro_f1")
+    assert found == ["McNemar's exact test"]
+
+
+NO_DISAGREEMENT = replace(
+    COMPARISON, difference=0, low=0, only_baseline_right=0, only_challenger_right=0, mcnemar_p=1
+)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_set_too_small_to_differ_is_no_evidence(metric: str) -> None:
+    """Three images answered alike make an interval without width, which shows nothing."""
+    evidence = replace(GOOD, comparison=replace(NO_DISAGREEMENT, num_images=3))
+    assert failing(evidence, metric=metric) == ["enough images"]
+
+
+def test_a_large_set_without_disagreement_is_evidence() -> None:
+    """A thousand images answered alike leave no room for a hundredth."""
+    assert failing(replace(GOOD, comparison=NO_DISAGREEMENT)) == []
+
+
+def test_it_is_told_how_many_images_would_do() -> None:
+    """For a hundredth and no disagreement z^2 (1 / 0.01 - 1), 381; for a worse one none would."""
+    few = replace(NO_DISAGREEMENT, num_images=150)
+    assert judge(PromoteConfig(), replace(GOOD, comparison=few)).images_needed == 390
+    worse = replace(few, difference=-0.02, low=-0.03, only_baseline_right=3)
+    assert judge(PromoteConfig(), replace(GOOD, comparison=worse)).images_needed is None
+    assert judge(PromoteConfig(), GOOD).images_needed is None
+
+
+@pytest.mark.parametrize("alias", ["latest", "Latest", "v1", "V22", "my alias", "a/b", "größe"])
+def test_an_alias_that_mlflow_refuses_is_told_at_once(alias: str) -> None:
+    """Before anything is scored, and before a turn is taken for it."""
+    with pytest.raises(InvalidParameterError, match="alias="):
+        from_values(PromoteConfig, {"alias": alias})
+
+
+@pytest.mark.parametrize("alias", ["champion", "v1-best", "latest_2", "7"])
+def test_an_alias_that_mlflow_takes_is_taken(alias: str) -> None:
+    """What only begins like a reserved word is none."""
+    assert from_values(PromoteConfig, {"alias": alias}).alias == alias
+
+
+def test_a_metric_has_one_minimum() -> None:
+    """Which of two would count is not for us to guess."""
+    with pytest.raises(InvalidParameterError, match="accuracy twice"):
+        from_values(PromoteConfig, {"min": "accuracy=0.9,accuracy=0.1"})
+
+
+@pytest.mark.parametrize(
+    "text", ["accuracy", "speed=1", "accuracy=high", "=0.5", "accuracy=nan", "accuracy=inf"]
+)
 def test_bad_minimum_is_told(text: str) -> None:
     """A minimum that is not METRIC=VALUE is a wrong parameter."""
     with pytest.raises(InvalidParameterError, match="METRIC=VALUE"):

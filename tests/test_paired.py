@@ -12,7 +12,7 @@ from trialrun.config.promote import METRICS, PromoteConfig
 from trialrun.registry.gates import Evidence, judge
 from trialrun.report.bootstrap import Resampling, percentile_interval
 from trialrun.report.metrics import losses, value_of, values_of
-from trialrun.report.paired import compare, interval_of, mcnemar_exact, wilson
+from trialrun.report.paired import compare, interval_of, mcnemar_exact, score_lower_bound, wilson
 from trialrun.report.predictions import Predictions, aligned, from_probabilities
 
 FEW_DRAWS = Resampling(draws=2000)
@@ -41,11 +41,11 @@ def pair(seed: int, num_images: int, gain: float = 0.0) -> tuple[Predictions, Pr
     return answers(generator, labels, chance), answers(generator, labels, better)
 
 
-def promoted(baseline: Predictions, challenger: Predictions) -> bool:
-    """Whether `--require better` lets the challenger pass, all else being fine."""
+def promoted(baseline: Predictions, challenger: Predictions, require: str = "better") -> bool:
+    """Whether `--require` lets the challenger pass, all else being fine."""
     comparison = compare("accuracy", baseline, challenger, FEW_DRAWS)
     evidence = Evidence(metrics=values_of(challenger), size_mb=1, comparison=comparison)
-    return judge(PromoteConfig(require="better"), evidence).passed
+    return judge(PromoteConfig(require=require), evidence).passed
 
 
 @pytest.mark.parametrize("num_images", [300, 2000])
@@ -59,6 +59,31 @@ def test_a_true_gain_is_promoted() -> None:
     """A gain of 3 points shows on 2,000 images in at least 90% of 200 pairs."""
     count = sum(promoted(*pair(1000 + seed, 2000, gain=0.03)) for seed in range(200))
     assert count >= 180
+
+
+@pytest.mark.parametrize("num_images", [20, 50, 300, 2000])
+def test_a_worse_model_seldom_passes_for_not_worse(num_images: int) -> None:
+    """Of 200 challengers truly 3 points worse, at most 5% pass a margin of 1 point."""
+    pairs = (pair(2000 + seed, num_images, gain=-0.03) for seed in range(200))
+    assert sum(promoted(*each, require="not-worse") for each in pairs) <= 10
+
+
+def test_score_interval_is_the_textbook_one() -> None:
+    """1 against 7 of 21 at 95%: -0.517 to -0.026.
+
+    Fagerland, Lydersen and Laake 2014, Statistics in Medicine 33, on airway reactivity before and
+    after a transplantation.
+    """
+    assert score_lower_bound(1, 7, 21, 0.95) == pytest.approx(-0.517, abs=5e-4)
+    assert -score_lower_bound(7, 1, 21, 0.95) == pytest.approx(-0.026, abs=5e-4)
+
+
+@given(st.integers(1, 5000))
+def test_score_interval_without_disagreement(num_images: int) -> None:
+    """It reaches down to -z^2 / (N + z^2)."""
+    z2 = 1.959964**2
+    found = score_lower_bound(0, 0, num_images, 0.95)
+    assert found == pytest.approx(-z2 / (num_images + z2), rel=1e-4)
 
 
 @pytest.mark.parametrize("metric", METRICS)

@@ -14,6 +14,7 @@ import pytest
 
 import trialrun
 from searching import SMALL, desk_of, nested_runs, settings
+from trialrun import store as tracking_store
 from trialrun.cli import run as command_line
 from trialrun.config import METRIC_DIRECTIONS
 from trialrun.errors import InvalidParameterError
@@ -201,11 +202,10 @@ def test_workers_share_what_the_search_downloaded(
     client.log_artifacts(run.info.run_id, str(colors), "set")
 
     def download(uri: str) -> Path:
-        path = downloaded(uri)
+        path = tracking_store.downloaded(uri)
         shutil.rmtree(Path(run.info.artifact_uri) / "set")
         return path
 
-    downloaded = sources.downloaded
     monkeypatch.setattr(sources, "downloaded", download)
     plan = settings(Path("unused"), trials=2, workers=2)
     result = trialrun.run_search(**plan | {"train_data": f"runs:/{run.info.run_id}/set"})

@@ -231,6 +231,13 @@ def test_parameters_and_data_are_judged_together(tmp_path: Path) -> None:
     assert "/no/such" in text
 
 
+@pytest.mark.parametrize("name", ["a/b", "a:1", "..", ".", ""])
+def test_a_name_that_no_registry_takes_is_told_at_once(name: str, colors: Path) -> None:
+    """Not after the training, and as a wrong parameter."""
+    with pytest.raises(InvalidParameterError, match="register_as="):
+        plan_training({"train_data": str(colors), "register_as": name})
+
+
 def test_server_that_is_not_there_is_a_tracking_error(
     monkeypatch: pytest.MonkeyPatch, colors: Path
 ) -> None:

@@ -9,10 +9,11 @@ process: Ctrl-C raises `KeyboardInterrupt`.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from trialrun.models.classifier import ImageClassifier
     from trialrun.runs.evaluate import Evaluation
     from trialrun.runs.promote import Promotion
     from trialrun.runs.result import TrainResult
-    from trialrun.runs.score import ScoreResult, load_model
+    from trialrun.runs.score import ScoreResult
     from trialrun.search.result import SearchResult
 
 __version__ = "0.1.0"
@@ -26,10 +27,9 @@ def train(**settings: Any) -> "TrainResult":
     Raises:
         TrialrunError: As its kinds say.
     """
-    from trialrun.runs.entry import run_training
-    from trialrun.runs.signals import passed_on
+    from trialrun.runs.entry import called_by_program, run_training
 
-    with passed_on():
+    with called_by_program():
         return run_training(settings)
 
 
@@ -41,10 +41,10 @@ def run_search(**settings: Any) -> "SearchResult":
     Raises:
         TrialrunError: As its kinds say.
     """
-    from trialrun.runs.signals import passed_on
+    from trialrun.runs.entry import called_by_program
     from trialrun.search.plan import plan_search
 
-    with passed_on():
+    with called_by_program():
         plan = plan_search(settings)
         from trialrun.search.run import search
 
@@ -57,9 +57,11 @@ def score(model: str, data: str, output: str) -> "ScoreResult":
     Raises:
         TrialrunError: As its kinds say.
     """
+    from trialrun.runs.entry import called_by_program
     from trialrun.runs.score import score_data
 
-    return score_data(model, data, output)
+    with called_by_program():
+        return score_data(model, data, output)
 
 
 def evaluate(model: str, data: str, **settings: Any) -> "Evaluation":
@@ -68,10 +70,10 @@ def evaluate(model: str, data: str, **settings: Any) -> "Evaluation":
     Raises:
         TrialrunError: As its kinds say.
     """
+    from trialrun.runs.entry import called_by_program
     from trialrun.runs.evaluate import evaluate as judge
-    from trialrun.runs.signals import passed_on
 
-    with passed_on():
+    with called_by_program():
         return judge(model, data, settings)
 
 
@@ -84,18 +86,24 @@ def promote(name: str, version: str | int, data: str, **settings: Any) -> "Promo
         PromotionRefusedError: A gate said no, or somebody else was first; nothing was moved.
         TrialrunError: As its kinds say.
     """
+    from trialrun.runs.entry import called_by_program
     from trialrun.runs.promote import promote as judge
-    from trialrun.runs.signals import passed_on
 
-    with passed_on():
+    with called_by_program():
         result = judge(name, str(version), data, settings)
     result.check()
     return result
 
 
-def __getattr__(name: str) -> Any:
-    if name == "load_model":
-        from trialrun.runs.score import load_model
+def load_model(model: str) -> "ImageClassifier":
+    """The network of MODEL (models:/…, runs:/…, a directory of ours or Azure's) in eval mode.
 
-        return load_model
-    raise AttributeError(f"module 'trialrun' has no attribute {name!r}")
+    Raises:
+        InvalidModelDirectoryError: Not a PyTorch image model of ours or Azure's, or damaged.
+        TrackingError: MLflow does not have it.
+    """
+    from trialrun.runs.entry import called_by_program
+    from trialrun.runs.score import load_model as opened
+
+    with called_by_program():
+        return opened(model)

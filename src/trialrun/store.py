@@ -1,7 +1,11 @@
 """The tracking store: found, made ready once, and its complaints put into our words."""
 
+import atexit
 import os
+import re
+import shutil
 import sqlite3
+import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -10,21 +14,76 @@ from urllib.parse import urlsplit
 
 from filelock import FileLock
 
-from trialrun.errors import StorageError, TrackingError, TrialrunError
-from trialrun.files import as_storage_error
+from trialrun.errors import StorageError, TrackingError, TrialrunError, first_line
+from trialrun.files import as_storage_error, storage_errors
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+# What MLflow downloads; everything else is a path.
+URI_SCHEMES = (
+    "runs:/",
+    "models:/",
+    "mlflow-artifacts:/",
+    "dbfs:/",
+    "file:",
+    "ftp://",
+    "gs://",
+    "hdfs://",
+    "http://",
+    "https://",
+    "s3://",
+    "sftp://",
+    "wasbs://",
+    "abfss://",
+)
+
 _SQLITE = "sqlite:///"
+_MODELS = "models:/"
 _PROBE_SECONDS = 10
-# MLflow's own seven retries hold one call for four minutes before a dead server is told.
-_HTTP_RETRIES = "2"
+_SETTINGS = {
+    # MLflow's own seven retries hold one call for four minutes before a dead server is told.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    # It would print where a run is to be seen among our results, with the password in the address.
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
 _EXPERIMENT_TAGS = {
     "mlflow.experimentKind": "custom_model_development",
     "mlflow.experiment.primaryMetric.name": "valid_accuracy",
     "mlflow.experiment.primaryMetric.greaterIsBetter": "true",
 }
+_CREDENTIALS = re.compile(r"(?<=://)[^/\s?#]*@")
+# Packages that have another name than the module in them that MLflow imports.
+_PACKAGES = {
+    "botocore": "boto3",
+    "google": "google-cloud-storage",
+    "azure": "azure-storage-blob",
+    "psycopg2": "psycopg2-binary",
+    "MySQLdb": "mysqlclient",
+}
+# What MLflow and its databases say, and what to do about it.
+_REMEDIES = (
+    (
+        r"attempt to write a readonly database|unable to open database file",
+        "Make the database file and its folder writable.",
+    ),
+    (
+        r"database is locked",
+        "Another process holds the database: end it, or use an MLflow server.",
+    ),
+    (
+        r"out-of-date database schema",
+        "Bring the database up to date: `mlflow db upgrade URI`.",
+    ),
+    (
+        r"filesystem tracking backend",
+        "Set MLFLOW_TRACKING_URI=sqlite:///mlflow.db: MLflow no longer writes file stores.",
+    ),
+    (
+        r"error code 401\b|UNAUTHENTICATED|not authenticated",
+        "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD.",
+    ),
+)
 
 
 @contextmanager
@@ -47,7 +106,9 @@ def tracking_errors(doing: str) -> Iterator[None]:
             raise StorageError(f"{doing}: {reason}", "Free some space for the database.") from error
         raise TrackingError(f"{doing}: {reason}", _remedy(str(error))) from error
     except ConnectionError as error:
-        raise TrackingError(f"{doing}: {error}", _remedy(str(error))) from error
+        raise TrackingError(f"{doing}: {_reason(error)}", _remedy(str(error))) from error
+    except ImportError as error:
+        raise TrackingError(f"{doing}: {_reason(error)}", _missing(error)) from error
     except OSError as error:  # artifacts are files where there is no server
         raise as_storage_error(doing, error) from error
 
@@ -55,19 +116,34 @@ def tracking_errors(doing: str) -> Iterator[None]:
 def _reason(error: Exception) -> str:
     """The line of an error that says what happened; SQLAlchemy puts when it happened first."""
     lines = [line for line in str(error).splitlines() if not line.startswith("(raised as a result")]
-    return (lines or [type(error).__name__])[0]
+    return without_credentials((lines or [type(error).__name__])[0])
+
+
+def without_credentials(text: str) -> str:
+    """Addresses without the user and password that may stand in them."""
+    return _CREDENTIALS.sub("", text)
 
 
 def _remedy(text: str) -> str:
-    if "readonly" in text or "unable to open" in text or "read-only" in text:
-        return "Make the database file and its folder writable."
-    if "locked" in text:
-        return "Another process holds the database: end it, or use an MLflow server."
-    if "out-of-date" in text or "schema" in text:
-        return "Bring the database up to date: `mlflow db upgrade URI`."
-    if "mlruns" in text or "file store" in text.lower() or "filesystem" in text.lower():
-        return "Set MLFLOW_TRACKING_URI=sqlite:///mlflow.db: MLflow no longer writes file stores."
-    return "Check MLFLOW_TRACKING_URI and that its server is up."
+    found = (remedy for pattern, remedy in _REMEDIES if re.search(pattern, text))
+    return next(found, "Check MLFLOW_TRACKING_URI and that its server is up.")
+
+
+def _missing(error: ImportError) -> str:
+    module = (error.name or "that is missing").partition(".")[0]
+    return f"Install the package {_PACKAGES.get(module, module)}: the store's address needs it."
+
+
+@contextmanager
+def settings_restored() -> Iterator[None]:
+    """Give a caller's process back the settings of MLflow that `connect` changes."""
+    before = {name: os.environ.get(name) for name in _SETTINGS}
+    try:
+        yield
+    finally:
+        for name, text in before.items():
+            if text is None:
+                os.environ.pop(name, None)
 
 
 def connect() -> "MlflowClient":
@@ -76,7 +152,8 @@ def connect() -> "MlflowClient":
     Raises:
         TrackingError: The server does not answer, or the database cannot be used.
     """
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", _HTTP_RETRIES)
+    for name, text in _SETTINGS.items():
+        os.environ.setdefault(name, text)
     import mlflow
 
     with tracking_errors("the tracking store cannot be opened"):
@@ -91,9 +168,17 @@ def connect() -> "MlflowClient":
 
 
 def _probe(uri: str) -> None:
+    """Ask whether a server is there: MLflow itself waits minutes for one that does not answer."""
     import requests
+    from mlflow.utils.credentials import get_default_host_creds
 
-    requests.get(uri.rstrip("/") + "/health", timeout=_PROBE_SECONDS)
+    settings = get_default_host_creds(uri)
+    requests.get(
+        uri.rstrip("/") + "/health",
+        timeout=_PROBE_SECONDS,
+        verify=settings.server_cert_path or not settings.ignore_tls_verification,
+        cert=settings.client_cert_path,
+    )
 
 
 def _prepare_sqlite(path: Path) -> None:
@@ -116,6 +201,50 @@ def _prepare_sqlite(path: Path) -> None:
             f"{path} cannot be made: {error.strerror or error}",
             "Set MLFLOW_TRACKING_URI to a folder you may write to.",
         ) from error
+
+
+def downloaded(uri: str) -> Path:
+    """Where what MLflow has at `uri` lies on this machine: a copy until the process ends.
+
+    A model whose files are on this machine is not copied.
+
+    Raises:
+        TrackingError: MLflow cannot download it.
+        StorageError: There is no folder for temporary files.
+    """
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    try:
+        if _is_here(uri):
+            return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
+        folder = _until_exit()
+        return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder)))
+    except ImportError as error:
+        raise _not_had(uri, error, _missing(error)) from error
+    except (MlflowException, OSError) as error:
+        raise _not_had(uri, error, "Check the address and MLFLOW_TRACKING_URI.") from error
+
+
+def _not_had(uri: str, error: Exception, hint: str) -> TrackingError:
+    told = f"{uri} cannot be downloaded: {first_line(error)}"
+    return TrackingError(without_credentials(told), hint)
+
+
+def _is_here(uri: str) -> bool:
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+    from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
+
+    if not uri.startswith(_MODELS):
+        return False
+    return isinstance(getattr(get_artifact_repository(uri), "repo", None), LocalArtifactRepository)
+
+
+def _until_exit() -> Path:
+    with storage_errors(Path("a temporary folder")):
+        folder = Path(tempfile.mkdtemp(prefix="trialrun-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def experiment_id(client: "MlflowClient", name: str | None) -> str:

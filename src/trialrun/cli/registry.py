@@ -32,7 +32,7 @@ def promote(
     from trialrun.config import from_values
     from trialrun.runs.signals import cut_by_signals
 
-    from_values(PromoteConfig, settings).minimums()
+    from_values(PromoteConfig, settings)
     with cut_by_signals():
         quieten_mlflow()
         from trialrun.cli.progress import Terminal

@@ -7,6 +7,7 @@ import typer
 from trialrun.cli.app import Json, app
 from trialrun.cli.output import quieten_mlflow, show, show_json
 from trialrun.cli.tables import aligned
+from trialrun.config.reproduce import DEFAULT_TOLERANCE
 
 if TYPE_CHECKING:
     from trialrun.runs.reproduce import Reproduction
@@ -17,7 +18,7 @@ def reproduce(
     run_id: Annotated[str, typer.Argument(help="A training run.")],
     tolerance: Annotated[
         float, typer.Option(min=0, help="Relative deviation of a metric that still counts as same.")
-    ] = 1e-3,
+    ] = DEFAULT_TOLERANCE,
     allow_changed_data: Annotated[
         bool, typer.Option("--allow-changed-data", help="Train although the data has changed.")
     ] = False,

@@ -35,6 +35,8 @@ class Rule:
     auto: bool = False
     logarithmic: bool = False
     searchable: bool = True
+    pattern: str = ""  # a regular expression that the whole text matches
+    form: str = ""  # what matches it, in words
     repeats: bool = False  # a flag that may be given several times; its texts are joined by commas
 
 
@@ -64,7 +66,7 @@ class Knob:
         if self.rule.choices:
             words = " | ".join(self.rule.choices)
         else:
-            words = _TYPE_WORDS[self.type] + self._range_words()
+            words = self.rule.form or _TYPE_WORDS[self.type] + self._range_words()
         if self.rule.auto:
             words += f" | {AUTO_TEXT}"
         return words + f" | {NONE_TEXT}" if self.optional else words
@@ -106,6 +108,8 @@ class Knob:
             return re.fullmatch(self.rule.pattern, value) is not None
         if self.rule.choices:
             return value in self.rule.choices
+        if self.rule.pattern:
+            return re.fullmatch(self.rule.pattern, value) is not None
         if isinstance(value, bool) or not isinstance(value, int | float):
             return True
         return self.rule.low <= value <= self.rule.high and value < self.rule.below

@@ -1,5 +1,6 @@
 """The settings of a promotion: by what a version is judged, and how well it must do."""
 
+import math
 from dataclasses import dataclass
 
 from trialrun.config.knobs import as_texts, knob
@@ -14,7 +15,12 @@ BETTER, NOT_WORSE = "better", "not-worse"
 class PromoteConfig:
     """What a version must show to take an alias; build it with `from_values`, which checks it."""
 
-    alias: str = knob(CHAMPION, "The alias to move.")
+    alias: str = knob(
+        CHAMPION,
+        "The alias to move.",
+        pattern=r"(?!(?i:latest)$|[vV]\d+$)[A-Za-z0-9_-]+",  # as MLflow, which asks when it moves
+        form="letters, digits, - and _, but not latest or v1",
+    )
     metric: str = knob("accuracy", "What challenger and champion are compared by.", choices=METRICS)
     require: str = knob(
         NOT_WORSE,
@@ -53,6 +59,9 @@ class PromoteConfig:
     )
     run_name: str | None = knob(None, "MLflow run name; none lets MLflow draw one.")
 
+    def __post_init__(self) -> None:
+        self.minimums()  # a bad one is told before anything is scored
+
     def params(self) -> dict[str, str]:
         """Name to text, as MLflow stores parameters."""
         return as_texts(self)
@@ -61,24 +70,28 @@ class PromoteConfig:
         """What `min` asks, by metric.
 
         Raises:
-            InvalidParameterError: Not METRIC=VALUE, or there is no such metric.
+            InvalidParameterError: Not METRIC=VALUE, no such metric, or one twice.
         """
         asked: dict[str, float] = {}
-        for part in (self.min or "").split(","):
-            if not part.strip():
-                continue
-            metric, _, text = part.partition("=")
-            try:
-                asked[metric.strip()] = float(text)
-            except ValueError:
-                raise _bad_minimum(part) from None
-            if metric.strip() not in METRICS:
-                raise _bad_minimum(part)
+        for part in filter(str.strip, (self.min or "").split(",")):
+            metric, value = _minimum(part)
+            if metric in asked:
+                raise InvalidParameterError(
+                    f"min asks {metric} twice", "Give each metric one bound, the one that counts."
+                )
+            asked[metric] = value
         return asked
 
 
-def _bad_minimum(part: str) -> InvalidParameterError:
-    return InvalidParameterError(
-        f"min={part.strip()} is not METRIC=VALUE",
-        f"Write accuracy=0.9, say; the metrics are {', '.join(METRICS)}.",
-    )
+def _minimum(part: str) -> tuple[str, float]:
+    metric, _, text = part.partition("=")
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if metric.strip() not in METRICS or not math.isfinite(value):
+        raise InvalidParameterError(
+            f"min={part.strip()} is not METRIC=VALUE",
+            f"Write accuracy=0.9, say; the metrics are {', '.join(METRICS)}.",
+        )
+    return metric.strip(), value

@@ -169,7 +169,11 @@ class TrainConfig:
         None, "MLflow run name; none lets MLflow draw one.", searchable=False
     )
     register_as: str | None = knob(
-        None, "Name under which the trained model is registered; none does not.", searchable=False
+        None,
+        "Name under which the trained model is registered; none does not.",
+        pattern=r"(?!\.$|\.\.)[^/:]+",  # MLflow would say so only once the model is trained
+        form="text without / and :",
+        searchable=False,
     )
 
     def params(self) -> dict[str, str]:

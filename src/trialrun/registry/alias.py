@@ -7,8 +7,10 @@ the entry is carried out: version tags, aliases, and last the history tag, which
 done. Every step can be repeated: who finds an entry claimed and not done (its process died)
 carries it out before doing anything else.
 
-Not covered: a program that moves the alias past trialrun in the milliseconds between our last look
-and our move. Its move is lost, and the history does not show it.
+Not covered: several tracking stores before one registry (MLFLOW_REGISTRY_URI), each of which has
+experiments of its own and so gives the same turn once more; and a program that moves the alias past
+trialrun in the milliseconds between our last look and our move. Its move is lost, and the history
+does not show it.
 """
 
 import getpass

@@ -5,10 +5,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from trialrun.config.promote import BETTER, PromoteConfig
-from trialrun.report.metrics import lower_is_better
+from trialrun.report.metrics import LOG_LOSS, lower_is_better
 from trialrun.report.paired import PairedComparison
 
-_ACCURACY = "accuracy"
 _SHOWN_CLASSES = 5
 
 
@@ -46,9 +45,13 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The gates of a promotion."""
+    """The gates of a promotion.
+
+    `images_needed` is about how many images would tell, where these were too few.
+    """
 
     gates: tuple[Gate, ...]
+    images_needed: int | None = None
 
     @property
     def passed(self) -> bool:
@@ -67,7 +70,16 @@ class Verdict:
 
 def judge(config: PromoteConfig, evidence: Evidence) -> Verdict:
     """Hold the evidence to what `config` asks."""
-    return Verdict(tuple(_gates(config, evidence)))
+    gates = tuple(_gates(config, evidence))
+    found = evidence.comparison
+    if found is None or all(gate.passed for gate in _comparison(config, found)):
+        return Verdict(gates)
+    return Verdict(gates, found.images_to_show(_bound(config), config.confidence))
+
+
+def _bound(config: PromoteConfig) -> float:
+    """What the difference must be shown to lie above."""
+    return 0.0 if config.require == BETTER else -config.margin
 
 
 def _gates(config: PromoteConfig, evidence: Evidence) -> Iterator[Gate]:
@@ -82,27 +94,47 @@ def _gates(config: PromoteConfig, evidence: Evidence) -> Iterator[Gate]:
 
 
 def _comparison(config: PromoteConfig, found: PairedComparison) -> Iterator[Gate]:
-    """The interval; for `better` by accuracy McNemar's test beside it.
+    """The interval, and beside it a test that does not trust a handful of images.
 
-    A handful of images on which the models disagree makes too narrow an interval: four against
-    none would pass, with a p of 0.125.
+    Where the models disagree on few, draws of the images scatter too little: four against none
+    make an interval above 0 with a p of 0.125, no disagreement at all one without width.
     """
-    bound = 0.0 if config.require == BETTER else -config.margin
+    bound = _bound(config)
     yield Gate(
         f"{config.metric} {config.require}",
         f"{config.confidence:.0%} interval above {bound:g}",
         f"{found.difference:+.4f} [{found.low:+.4f}, {found.high:+.4f}]",
         found.low > bound,
     )
-    if config.require == BETTER and config.metric == _ACCURACY:
-        level = 1 - config.confidence
-        yield Gate(
-            "McNemar's exact test",
-            f"p at most {level:.3g}",
-            f"p = {found.mcnemar_p:.3g} ({found.only_challenger_right} against "
-            f"{found.only_baseline_right} images)",
-            found.mcnemar_p <= level + 1e-12 and found.difference > 0,
-        )
+    if config.require != BETTER:
+        yield _enough_images(config, found)
+    elif config.metric != LOG_LOSS:
+        yield _mcnemar(config, found)
+
+
+def _enough_images(config: PromoteConfig, found: PairedComparison) -> Gate:
+    low, bound = found.score_low(config.confidence), _bound(config)
+    return Gate(
+        "enough images",
+        f"score interval above {bound:g}",
+        f"{low:+.4f} ({_disagreements(found)} of {found.num_images} images)",
+        low > bound,
+    )
+
+
+def _mcnemar(config: PromoteConfig, found: PairedComparison) -> Gate:
+    level = 1 - config.confidence
+    return Gate(
+        "McNemar's exact test",
+        f"p at most {level:.3g}",
+        f"p = {found.mcnemar_p:.3g} ({_disagreements(found)} images)",
+        found.mcnemar_p <= level + 1e-12
+        and found.only_challenger_right > found.only_baseline_right,
+    )
+
+
+def _disagreements(found: PairedComparison) -> str:
+    return f"{found.only_challenger_right} against {found.only_baseline_right}"
 
 
 def _minimums(config: PromoteConfig, evidence: Evidence) -> Iterator[Gate]:

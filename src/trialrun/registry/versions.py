@@ -18,6 +18,7 @@ TRAINED_ON = "train"  # the manifest's name for the training set
 
 _MODELS = "models:/"
 _RUNS = "runs:/"
+MODEL_SCHEMES = (_MODELS, _RUNS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -148,26 +148,22 @@ def kept_answers(client: "MlflowClient", run_id: str) -> AnsweredImages | None:
 def on_the_same_images(
     first: AnsweredImages, second: AnsweredImages
 ) -> tuple[Predictions, Predictions] | None:
-    """Both models' answers in one order of images; None where they answered other images."""
-    sorted_first, sorted_second = _order(first), _order(second)
-    if [first.sha256[i] for i in sorted_first] != [second.sha256[i] for i in sorted_second]:
+    """Both models' answers in one order of images; None where images or labels are others."""
+    rows, other_rows = _order(first), _order(second)
+    if [key for key, _ in rows] != [key for key, _ in other_rows]:
         return None
-    return _taken(first.predictions, sorted_first), _taken(second.predictions, sorted_second)
+    return _taken(first.predictions, rows), _taken(second.predictions, other_rows)
 
 
-def _order(images: AnsweredImages) -> list[int]:
-    """Rows by content, and by label where two files hold the same picture."""
-    labels = images.predictions.labels
-    classes = images.predictions.classes
-    return sorted(
-        range(len(images.sha256)), key=lambda row: (images.sha256[row], classes[labels[row]])
-    )
+def _order(images: AnsweredImages) -> list[tuple[tuple[str, str], int]]:
+    """Contents with their labels, and the row of each, sorted: two files may hold one picture."""
+    given = images.predictions
+    labels = (given.classes[label] for label in given.labels)
+    return sorted((key, row) for row, key in enumerate(zip(images.sha256, labels, strict=True)))
 
 
-def _taken(given: Predictions, rows: Sequence[int]) -> Predictions:
+def _taken(given: Predictions, ordered: Sequence[tuple[tuple[str, str], int]]) -> Predictions:
+    rows = [row for _, row in ordered]
     return Predictions(
-        given.classes,
-        given.labels[list(rows)],
-        given.predicted[list(rows)],
-        given.label_probability[list(rows)],
+        given.classes, given.labels[rows], given.predicted[rows], given.label_probability[rows]
     )

@@ -9,7 +9,7 @@ from trialrun.registry.alias import read_succession
 from trialrun.registry.history import Succession, previous_alias
 from trialrun.registry.rollback import roll_back
 from trialrun.registry.versions import newest_there
-from trialrun.store import connect, tracking_errors
+from trialrun.store import connect, tracking_errors, without_credentials
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -105,7 +105,7 @@ def _told(client: "MlflowClient", succession: Succession) -> History:
 
 def _url(client: "MlflowClient", run_id: str | None) -> str | None:
     """The run's page, where the store is a server."""
-    server = str(client.tracking_uri).rstrip("/")
+    server = without_credentials(str(client.tracking_uri)).rstrip("/")
     if run_id is None or not server.startswith(("http://", "https://")):
         return None
     from mlflow.exceptions import MlflowException

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from trialrun.errors import InvalidParameterError, TrackingError
 from trialrun.files import write_durably
-from trialrun.registry.versions import origin_of
+from trialrun.registry.versions import MODEL_SCHEMES, origin_of
 from trialrun.report.curves import curves_png
 from trialrun.report.page import Section, page
 from trialrun.report.paired import PairedComparison
@@ -20,7 +20,6 @@ from trialrun.store import connect
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-_MODEL_SCHEMES = ("models:/", "runs:/")
 _COMPARED = ("accuracy", "macro_f1", "log_loss")
 _FACTS = ("stop_reason", "stopped_epoch", "best_epoch", "weights_sha256")
 _MAX_CURVES = 12
@@ -155,7 +154,7 @@ def _shortened(value: str) -> str:
 
 
 def _run_id(client: "MlflowClient", name: str) -> str:
-    if not name.startswith(_MODEL_SCHEMES):
+    if not name.startswith(MODEL_SCHEMES):
         return name
     run_id = origin_of(client, name).run_id
     if run_id is None:
@@ -167,7 +166,7 @@ def _labels(names: Sequence[str], runs: Sequence[RecordedRun]) -> tuple[str, ...
     """What people know a run by: the version's URI, or its name; numbered where that is shared."""
     labels: list[str] = []
     for name, run in zip(names, runs, strict=True):
-        label = name if name.startswith(_MODEL_SCHEMES) else run.name
+        label = name if name.startswith(MODEL_SCHEMES) else run.name
         labels.append(f"{label} #{len(labels) + 1}" if label in labels else label)
     return tuple(labels)
 

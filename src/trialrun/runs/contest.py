@@ -18,8 +18,9 @@ from trialrun.report.bootstrap import Resampling
 from trialrun.report.metrics import recall_by_class, values_of
 from trialrun.report.paired import PairedComparison, compare
 from trialrun.runs.answers import AnsweredImages, answered, answers, keep, readable_rows
-from trialrun.runs.evaluate import record_metrics, record_tables
+from trialrun.runs.evaluate import record_metrics
 from trialrun.runs.score import contents
+from trialrun.runs.tables import record_tables
 from trialrun.scoring import score
 from trialrun.tracking import TrackedRun
 

@@ -1,12 +1,13 @@
 """A training from settings to result, with signals heeded from the first moment to the last."""
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from trialrun.errors import CutBySignalError
 from trialrun.runs.plan import plan_training
-from trialrun.runs.signals import cut_by_signals
+from trialrun.runs.signals import cut_by_signals, passed_on
+from trialrun.store import settings_restored
 
 if TYPE_CHECKING:
     from trialrun.runs.observer import Observer
@@ -35,3 +36,10 @@ def run_training(
 
             kill_unopened_run()
             raise
+
+
+@contextmanager
+def called_by_program() -> Iterator[None]:
+    """A call out of a program that goes on: its signal handlers and settings stay its own."""
+    with settings_restored(), passed_on():
+        yield

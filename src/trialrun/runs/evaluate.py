@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from trialrun import report
 from trialrun.config import from_values
 from trialrun.config.evaluate import EvaluateConfig
 from trialrun.config.promote import METRICS
@@ -25,7 +24,7 @@ from trialrun.runs.answers import (
     readable_rows,
 )
 from trialrun.runs.observer import Observer, Silent
-from trialrun.runs.tables import as_csv
+from trialrun.runs.tables import record_tables
 from trialrun.store import connect
 from trialrun.tracking import TrackedRun, dataset_digest, dataset_input, open_run
 
@@ -113,18 +112,6 @@ def record_metrics(
         dataset_digest=dataset_digest(surveyed),
         **links,
     )
-
-
-def record_tables(run: TrackedRun, predictions: Predictions) -> None:
-    """The confusion matrix and the per-class table, as CSV."""
-    classes = predictions.classes
-    confusion = report.confusion_matrix(predictions.labels, predictions.predicted, len(classes))
-    run.text("per_class.csv", as_csv(report.rows(report.per_class(confusion, classes))))
-    counts = [
-        {"true \\ predicted": name, **dict(zip(classes, row.tolist(), strict=True))}
-        for name, row in zip(classes, confusion, strict=True)
-    ]
-    run.text("confusion_matrix.csv", as_csv(counts))
 
 
 def _record(

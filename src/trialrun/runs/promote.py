@@ -86,7 +86,6 @@ def promote(
         TrialrunError: The version could not be judged.
     """
     config = from_values(PromoteConfig, values)
-    config.minimums()  # a bad one is told before anything is scored
     observer = observer or Silent()
     client = connect()
     succession = read_succession(client, name, config.alias)
@@ -95,17 +94,12 @@ def promote(
         raise PromotionRefusedError(
             f"{challenger} is the {config.alias} already", "`trialrun history` shows since when."
         )
-    holder = succession.holder
-    champion = find_version(client, name, holder) if holder else None
+    champion = find_version(client, name, succession.holder) if succession.holder else None
     surveyed = open_labelled(data)
     tags = {"trialrun.kind": "promotion", "trialrun.registered_model": name}
     with open_run(client, experiment=config.experiment, name=config.run_name, tags=tags) as run:
         observer.opened(run.name, run.run_id)
         run.params(config.params() | {"name": name, "version": challenger.number, "data": data})
-        link_models(
-            client, run.run_id, [each.origin.model_id for each in (challenger, champion) if each]
-        )
-        record_dataset(run, surveyed)
         result = _judged(run, config, surveyed, challenger, champion)
         if result.promoted:
             result = _moved(client, config, succession, result)
@@ -120,6 +114,9 @@ def _judged(
     challenger: Version,
     champion: Version | None,
 ) -> Promotion:
+    rivals = [each.origin.model_id for each in (challenger, champion) if each]
+    link_models(run.client, run.run_id, rivals)
+    record_dataset(run, surveyed)
     contest = contested(run.client, config, surveyed, challenger, champion)
     record(run, surveyed, contest)
     verdict = judge(config, contest.evidence)
@@ -143,9 +140,12 @@ def _refusal(challenger: Version, config: PromoteConfig, verdict: Verdict) -> Pr
     reasons = "; ".join(
         f"{gate.name}: asked {gate.asked}, found {gate.found}" for gate in verdict.failed
     )
+    needed = verdict.images_needed
     return PromotionRefusedError(
         f"{challenger} does not become {config.alias}: {reasons}",
-        "The alias has not moved. Train a better version, or ask for less.",
+        "The alias has not moved. "
+        + (f"About {needed} images answered like these would show it. " if needed else "")
+        + "Train a better version, or ask for less.",
     )
 
 

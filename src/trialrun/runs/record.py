@@ -6,22 +6,22 @@ from typing import Any
 
 import numpy as np
 
-from trialrun import report
 from trialrun.config import as_text
 from trialrun.engine.precision import Arithmetic
 from trialrun.engine.stopping import Standing
 from trialrun.files import as_json
 from trialrun.images import printable
+from trialrun.registry.versions import MANIFEST, TRAINED_ON
 from trialrun.report.predictions import Predictions
 from trialrun.runs.answers import AnsweredImages, keep
 from trialrun.runs.data import PreparedData, PreparedSet
 from trialrun.runs.environment import ENVIRONMENT, environment
 from trialrun.runs.plan import TrainPlan
 from trialrun.runs.result import TrainResult
-from trialrun.runs.tables import as_csv
+from trialrun.runs.tables import as_csv, record_tables
 from trialrun.tracking import TrackedRun, dataset_digest, dataset_input
 
-TRAIN_NAME, VALID_NAME = "train", "valid"
+TRAIN_NAME, VALID_NAME = TRAINED_ON, "valid"
 EVENTS = "events.jsonl"
 
 _STOP_FIELDS = ("stop_reason", "stopped_epoch", "best_epoch", "best_valid_loss", "weights_sha256")
@@ -48,7 +48,7 @@ def record_beginning(
         ]
     )
     rows = [*_manifest_rows(TRAIN_NAME, data.train), *_manifest_rows(VALID_NAME, data.valid)]
-    run.text("manifest.jsonl", as_lines(rows))
+    run.text(MANIFEST, as_lines(rows))
     run.text("duplicates.json", as_json(data.findings.to_json()))
     run.tags(
         {"decoded_images": str(data.num_decoded)}
@@ -153,15 +153,9 @@ def record_stop(run: TrackedRun, events: Events, result: TrainResult) -> None:
 
 def record_validation(run: TrackedRun, best: Standing, plan: TrainPlan, data: PreparedData) -> None:
     """The best epoch's answers, confusion matrix and per-class table."""
-    keep(run, _valid_answers(best, plan, data.valid))
-    labels = data.valid.pixels.labels
-    confusion = report.confusion_matrix(labels, best.result.validation.predicted, len(plan.classes))
-    run.text("per_class.csv", as_csv(report.rows(report.per_class(confusion, plan.classes))))
-    counts = [
-        {"true \\ predicted": name, **dict(zip(plan.classes, row.tolist(), strict=True))}
-        for name, row in zip(plan.classes, confusion, strict=True)
-    ]
-    run.text("confusion_matrix.csv", as_csv(counts))
+    answers = _valid_answers(best, plan, data.valid)
+    keep(run, answers)
+    record_tables(run, answers.predictions)
 
 
 def _valid_answers(best: Standing, plan: TrainPlan, valid: PreparedSet) -> AnsweredImages:

@@ -1,12 +1,13 @@
 """A training run done again from its record, and held against it epoch by epoch."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from trialrun.config import AUTO_TEXT, NONE_TEXT
+from trialrun.config.reproduce import DEFAULT_TOLERANCE
 from trialrun.engine.precision import resolve
 from trialrun.engine.stopping import COMPLETED, EARLY_STOP, TIME_BUDGET, Standing
 from trialrun.errors import InvalidDatasetError, TrackingError, TrialrunError
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 REPRODUCES_TAG = "trialrun.reproduces"
-DEFAULT_TOLERANCE = 1e-3  # of a metric's value; two CPUs differ by about 1e-5 an epoch
+SPLIT_SEED_TAG = "split_seed"  # of a search's trial
 # What training decides; speeds and waiting times are the machine's.
 _REPRODUCIBLE = (
     "train_loss",
@@ -123,10 +124,19 @@ def _plan(client: "MlflowClient", original: RecordedRun) -> TrainPlan:
     if original.tags.get("stop_reason") != TIME_BUDGET:
         settings["max_minutes"] = NONE_TEXT  # this machine may be slower
     try:
-        return plan_training(settings | recording)
+        return _split_as_it_was(original, settings | recording)
     except TrialrunError as error:
         error.hint = f"{error.hint} The settings are those that run {original.run_id} records."
         raise
+
+
+def _split_as_it_was(original: RecordedRun, settings: Mapping[str, str]) -> TrainPlan:
+    """The plan; the sets of a search's trial were split by the search's seed, not by its own."""
+    seed = original.tags.get(SPLIT_SEED_TAG)
+    if seed is None or "random_seed" not in settings:
+        return plan_training(settings)
+    plan = plan_training({**settings, "random_seed": seed})
+    return replace(plan, config=replace(plan.config, random_seed=int(settings["random_seed"])))
 
 
 def _experiment_name(client: "MlflowClient", original: RecordedRun) -> str:
@@ -237,14 +247,10 @@ def _finished(
     history = compare_histories(before, after, tolerance=tolerance)
     old_sha, new_sha = (run.tags.get("weights_sha256") for run in (original, again))
     same_weights = old_sha is not None and old_sha == new_sha
-    verdict = history.verdict
-    if verdict == IDENTICAL and not same_weights:
-        # The same figures from other weights, or from weights that nobody recorded.
-        verdict = WITHIN_TOLERANCE
     result = Reproduction(
         original_run_id=original.run_id,
         run_id=run_id,
-        verdict=verdict,
+        verdict=_verdict(history, same_weights=same_weights),
         since_epoch=history.since_epoch,
         weights_identical=same_weights,
         original_weights_sha256=old_sha,
@@ -257,8 +263,14 @@ def _finished(
     )
     run = TrackedRun(client, run_id)
     run.text("reproduction.json", as_json(result.to_json()))
-    run.tags({"trialrun.reproduction": verdict})
+    run.tags({"trialrun.reproduction": result.verdict})
     return result
+
+
+def _verdict(history: HistoryComparison, *, same_weights: bool) -> str:
+    """The same figures from other weights, or from weights that nobody recorded, are no proof."""
+    is_proven = history.verdict != IDENTICAL or same_weights
+    return history.verdict if is_proven else WITHIN_TOLERANCE
 
 
 def _histories(client: "MlflowClient", run: RecordedRun) -> Histories:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trialrun.errors import InvalidDatasetError
 from trialrun.files import write_durably
 from trialrun.images import ImageItem, ImageSet, printable
 from trialrun.images.content import content_of
@@ -48,6 +49,8 @@ def score_data(model: str, data: str, output: str) -> ScoreResult:
     """
     path = check_output(output)
     images = open_source(data)
+    if not images.items:
+        raise InvalidDatasetError(f"{data} holds no images", "Give a folder with images in it.")
     keep_within_limit()
     table = score_table(load_model(model), images)
     write_table(table, path)

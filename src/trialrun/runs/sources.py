@@ -1,33 +1,13 @@
 """DATA, as the user names it, to an image set: what MLflow has elsewhere is downloaded first."""
 
-import atexit
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from trialrun.config.folders import cache_folder
-from trialrun.errors import InvalidParameterError, TrackingError, first_line
-from trialrun.files import storage_errors
+from trialrun.errors import InvalidParameterError
 from trialrun.images import ImageSet, open_data
 from trialrun.images.groups import grouped_by_pattern
-
-_URI_SCHEMES = (
-    "runs:/",
-    "models:/",
-    "mlflow-artifacts:/",
-    "dbfs:/",
-    "file:",
-    "ftp://",
-    "gs://",
-    "hdfs://",
-    "http://",
-    "https://",
-    "s3://",
-    "sftp://",
-    "wasbs://",
-    "abfss://",
-)
+from trialrun.store import URI_SCHEMES, downloaded
 
 _copies: dict[str, Path] = {}  # where the last download of each address lies
 _given: dict[str, Path] = {}
@@ -62,31 +42,8 @@ def open_source(
             "group_column and group_pattern are both set", "Set one of them."
         )
     path = None
-    if source.startswith(_URI_SCHEMES):
+    if source.startswith(URI_SCHEMES):
         path = _given.get(source) or downloaded(source)
         _copies[source] = path
     images = open_data(source, cache or cache_folder(), path=path, group_column=group_column)
     return images if group_pattern is None else grouped_by_pattern(images, group_pattern)
-
-
-def downloaded(uri: str) -> Path:
-    """Where a copy of `uri` lies on this machine until the process ends.
-
-    Raises:
-        TrackingError: MLflow cannot download it.
-    """
-    import mlflow
-    from mlflow.exceptions import MlflowException
-
-    with storage_errors(Path("a temporary folder")):
-        scratch = Path(tempfile.mkdtemp(prefix="trialrun-data-"))
-    atexit.register(shutil.rmtree, scratch, ignore_errors=True)
-    try:
-        return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(scratch)))
-    except (MlflowException, OSError, ImportError) as error:
-        reason = first_line(error)
-        raise TrackingError(
-            f"{uri} cannot be downloaded: {reason}",
-            "Check the address, MLFLOW_TRACKING_URI, and that the package its scheme needs "
-            "(boto3 for s3) is installed.",
-        ) from error

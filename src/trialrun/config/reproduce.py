@@ -1,0 +1,3 @@
+"""How close a reproduction must come."""
+
+DEFAULT_TOLERANCE = 1e-3  # of a metric's value; two CPUs differ by about 1e-5 an epoch

@@ -31,7 +31,6 @@ class Rule:
     high: float = math.inf
     below: float = math.inf
     choices: tuple[str, ...] = ()
-    pattern: str = ""  # that texts must match, described by `choices`
     auto: bool = False
     logarithmic: bool = False
     searchable: bool = True
@@ -104,8 +103,6 @@ class Knob:
         return parsed
 
     def _allows(self, value: Any) -> bool:
-        if self.rule.pattern:
-            return re.fullmatch(self.rule.pattern, value) is not None
         if self.rule.choices:
             return value in self.rule.choices
         if self.rule.pattern:

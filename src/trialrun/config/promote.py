@@ -18,8 +18,9 @@ class PromoteConfig:
     alias: str = knob(
         CHAMPION,
         "The alias to move.",
-        pattern=r"(?!(?i:latest)$|[vV]\d+$)[A-Za-z0-9_-]+",  # as MLflow, which asks when it moves
-        form="letters, digits, - and _, but not latest or v1",
+        # As MLflow, which asks only when it moves; `previous` is what a promotion moves besides.
+        pattern=r"(?!(?i:latest)$|[vV]\d+$|previous($|-))[A-Za-z0-9_-]+",
+        form="letters, digits, - and _, but not latest, v1 or previous",
     )
     metric: str = knob("accuracy", "What challenger and champion are compared by.", choices=METRICS)
     require: str = knob(

@@ -132,8 +132,8 @@ class TrainConfig:
     device: str = knob(
         "auto",
         "Where to compute.",
-        choices=("auto", "cpu", "cuda", "cuda:N", "mps"),
         pattern=r"auto|cpu|cuda(:\d{1,3})?|mps",
+        form="auto | cpu | cuda | cuda:N | mps",
         searchable=False,
     )
     tf32: bool = knob(
@@ -171,8 +171,9 @@ class TrainConfig:
     register_as: str | None = knob(
         None,
         "Name under which the trained model is registered; none does not.",
-        pattern=r"(?!\.$|\.\.)[^/:]+",  # MLflow would say so only once the model is trained
-        form="text without / and :",
+        # MLflow would refuse / and : only once the model is trained, and find none by @ or ?.
+        pattern=r"(?!\.$|\.\.)[^/:@?]+",
+        form="text without / : @ and ?",
         searchable=False,
     )
 

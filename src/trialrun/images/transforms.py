@@ -42,16 +42,16 @@ class _Numbers:
     rises: bool = False
     may_be_null: bool = False
 
-    def take(self, value: object) -> bool:
+    def takes(self, value: object) -> bool:
         """Whether `value` is such."""
         if value is None:
             return self.may_be_null
         if isinstance(value, list | tuple):
-            return len(value) in self.lengths and self._take_all(value)
+            return len(value) in self.lengths and self._takes_all(value)
         low = self.low if self.lowest_alone is None else self.lowest_alone
         return self.is_alone and self._takes_one(value, low)
 
-    def _take_all(self, values: Sequence[Any]) -> bool:
+    def _takes_all(self, values: Sequence[Any]) -> bool:
         in_range = all(self._takes_one(each, self.low) for each in values)
         return in_range and not (
             self.rises and any(a > b for a, b in zip(values[::2], values[1::2], strict=True))
@@ -65,10 +65,11 @@ class _Numbers:
     def words(self) -> str:
         """For people."""
         kind = "whole numbers" if self.is_whole else "numbers"
-        counts = [*(["one"] if self.is_alone else []), *(f"a list of {n}" for n in self.lengths)]
-        bounds = f" from {self.low:g} to {self.high:g}" if self.high < _LARGEST else ""
-        low = f" from {self.low:g}" if not bounds and self.low > -_LARGEST else ""
-        return f"{kind}{bounds}{low} ({' or '.join(counts)}{', rising' if self.rises else ''})"
+        low = f" from {self.low:g}" if self.low > -_LARGEST else ""
+        high = f" to {self.high:g}" if self.high < _LARGEST else ""
+        listed = f"a list of {' or '.join(map(str, self.lengths))}" if self.lengths else ""
+        counts = " or ".join(filter(None, ["one" if self.is_alone else "", listed]))
+        return f"{kind}{low}{high}, {counts}{', rising' if self.rises else ''}"
 
 
 _SIZE = _Numbers(1, MAX_SIDE, lengths=(1, 2), is_whole=True)
@@ -219,12 +220,12 @@ def step_of(entry: object) -> Step:
 
 
 def _check_value(name: str, key: str, value: object) -> None:
-    takes = _ARGUMENTS[name][key]
-    if takes is None:
+    numbers = _ARGUMENTS[name][key]
+    if numbers is None:
         if not isinstance(value, bool):
             raise ValueError(f"{name}: {key} is true or false")
-    elif not takes.take(value):
-        raise ValueError(f"{name}: {key}={value!r}, but it takes {takes.words()}")
+    elif not numbers.takes(value):
+        raise ValueError(f"{name}: {key}={value!r}, but it takes {numbers.words()}")
 
 
 def _least_size(step: Step, width: int, height: int) -> tuple[int, int]:

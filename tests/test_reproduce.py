@@ -32,7 +32,7 @@ def test_runs_that_disagree_on_a_label_are_compared_without_their_answers(
         trialrun.train(train_data=str(colors), valid_data=str(valid), **TINY).run_id
         for valid in (colors, corrected)
     ]
-    found = compare_runs(runs, None)
+    found = compare_runs(runs)
     assert found.paired == ()
     assert found.metrics
 
@@ -43,7 +43,7 @@ def test_runs_on_the_same_answers_are_compared_by_them(store: str, colors: Path)
         trialrun.train(train_data=str(colors), valid_data=str(colors), random_seed=seed, **TINY)
         for seed in (1, 2)
     ]
-    found = compare_runs([run.run_id for run in runs], None)
+    found = compare_runs([run.run_id for run in runs])
     assert {each.comparison.num_images for each in found.paired} == {36}
 
 

@@ -1,7 +1,7 @@
 """trialrun trains PyTorch image classifiers as MLflow runs.
 
-`trialrun.train(...)`, `run_search`, `score`, `evaluate`, `promote` and `load_model` are the third
-door beside `mlflow run .` and the command line. Importing the package loads neither torch nor
+`trialrun.train(...)` and the functions below it are the third door beside `mlflow run .` and the
+command line. Importing the package loads neither torch nor
 MLflow. A signal ends the run as KILLED and then takes the course that it has in the caller's
 process: Ctrl-C raises `KeyboardInterrupt`.
 """
@@ -9,13 +9,30 @@ process: Ctrl-C raises `KeyboardInterrupt`.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from trialrun.models.classifier import ImageClassifier
+    from trialrun.runs.champions import History
+    from trialrun.runs.compare import Comparison
     from trialrun.runs.evaluate import Evaluation
     from trialrun.runs.promote import Promotion
+    from trialrun.runs.reproduce import Reproduction
     from trialrun.runs.result import TrainResult
     from trialrun.runs.score import ScoreResult
     from trialrun.search.result import SearchResult
 
+__all__ = [
+    "compare",
+    "evaluate",
+    "history",
+    "load_model",
+    "promote",
+    "reproduce",
+    "rollback",
+    "run_search",
+    "score",
+    "train",
+]
 __version__ = "0.1.0"
 
 __all__ = ["__version__", "evaluate", "load_model", "promote", "run_search", "score", "train"]
@@ -95,7 +112,62 @@ def promote(name: str, version: str | int, data: str, **settings: Any) -> "Promo
     return result
 
 
-def load_model(model: str) -> "ImageClassifier":
+def rollback(name: str, reason: str, alias: str = "champion") -> dict[str, Any]:
+    """Give an alias back to the version that held it before: both versions, when and by whom.
+
+    Raises:
+        PromotionRefusedError: Nobody held it before.
+        TrialrunError: As its kinds say.
+    """
+    from trialrun.runs.champions import rollback as give_back
+    from trialrun.runs.entry import called_by_program
+
+    with called_by_program():
+        return give_back(name, reason, alias)
+
+
+def history(name: str, alias: str = "champion") -> "History":
+    """Who held an alias of a registered model from when to when, and why.
+
+    Raises:
+        TrialrunError: As its kinds say.
+    """
+    from trialrun.runs.champions import history as told
+    from trialrun.runs.entry import called_by_program
+
+    with called_by_program():
+        return told(name, alias)
+
+
+def compare(*runs: str) -> "Comparison":
+    """Runs (ids, models:/NAME/3 or runs:/ID) side by side: settings, figures, answers, curves.
+
+    Raises:
+        TrialrunError: As its kinds say.
+    """
+    from trialrun.runs.compare import compare_runs
+    from trialrun.runs.entry import called_by_program
+
+    with called_by_program():
+        return compare_runs(runs)
+
+
+def reproduce(run_id: str, **settings: Any) -> "Reproduction":
+    """Train a run again from its record: whether the same came of it, and since when not.
+
+    `settings` are `tolerance` and `allow_changed_data`.
+
+    Raises:
+        TrialrunError: As its kinds say.
+    """
+    from trialrun.runs.entry import called_by_program
+    from trialrun.runs.reproduce import reproduce as train_again
+
+    with called_by_program():
+        return train_again(run_id, **settings)
+
+
+def load_model(model: "str | Path") -> "ImageClassifier":
     """The network of MODEL (models:/…, runs:/…, a directory of ours or Azure's) in eval mode.
 
     Raises:
@@ -106,4 +178,4 @@ def load_model(model: str) -> "ImageClassifier":
     from trialrun.runs.score import load_model as opened
 
     with called_by_program():
-        return opened(model)
+        return opened(str(model))

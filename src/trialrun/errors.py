@@ -92,7 +92,7 @@ class CutBySignalError(BaseException):
     def __init__(self, signal_name: str) -> None:
         super().__init__(f"stopped by {signal_name}")
         self.signal_name = signal_name
-        self.hint = ""
+        self.hint = "Nothing was recorded yet; start it again."
 
 
 def merged(errors: Sequence[TrialrunError]) -> TrialrunError:

@@ -61,6 +61,7 @@ _PACKAGES = {
     "psycopg2": "psycopg2-binary",
     "MySQLdb": "mysqlclient",
 }
+_CHECK_SERVER = "Check MLFLOW_TRACKING_URI and that its server is up."
 # What MLflow and its databases say, and what to do about it.
 _REMEDIES = (
     (
@@ -78,6 +79,18 @@ _REMEDIES = (
     (
         r"filesystem tracking backend",
         "Set MLFLOW_TRACKING_URI=sqlite:///mlflow.db: MLflow no longer writes file stores.",
+    ),
+    (
+        r"Not a proper runs:/ URI",
+        "Write runs:/RUN_ID/model.",
+    ),
+    (
+        r"Logged model with ID",
+        "Name a version: models:/NAME/1, or models:/NAME@champion.",
+    ),
+    (
+        r"\bnot found\b|does not exist|Invalid value .* for parameter 'run_id'",
+        "`mlflow ui` shows what there is; MLFLOW_TRACKING_URI says where it is looked for.",
     ),
     (
         r"error code 401\b|UNAUTHENTICATED|not authenticated",
@@ -124,9 +137,9 @@ def without_credentials(text: str) -> str:
     return _CREDENTIALS.sub("", text)
 
 
-def _remedy(text: str) -> str:
+def _remedy(text: str, otherwise: str = _CHECK_SERVER) -> str:
     found = (remedy for pattern, remedy in _REMEDIES if re.search(pattern, text))
-    return next(found, "Check MLFLOW_TRACKING_URI and that its server is up.")
+    return next(found, otherwise)
 
 
 def _missing(error: ImportError) -> str:
@@ -223,7 +236,8 @@ def downloaded(uri: str) -> Path:
     except ImportError as error:
         raise _not_had(uri, error, _missing(error)) from error
     except (MlflowException, OSError) as error:
-        raise _not_had(uri, error, "Check the address and MLFLOW_TRACKING_URI.") from error
+        hint = _remedy(str(error), "Check the address and MLFLOW_TRACKING_URI.")
+        raise _not_had(uri, error, hint) from error
 
 
 def _not_had(uri: str, error: Exception, hint: str) -> TrackingError:

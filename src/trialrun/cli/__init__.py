@@ -86,7 +86,7 @@ def _exit_code(error: BaseException, rank: int) -> int:
         return error.code if isinstance(error.code, int) else int(error.code is not None)
     if isinstance(error, CutBySignalError):
         if not rank:
-            tell("Interrupted", str(error), "Its MLflow run has ended as KILLED; start it again.")
+            tell("Interrupted", str(error), error.hint)
         return error.exit_code
     if isinstance(error, TrialrunError):
         tell(type(error).__name__, f"{who}{error}", error.hint)

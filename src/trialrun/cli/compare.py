@@ -22,16 +22,20 @@ def compare(
     """Show runs side by side. Parameters, metrics, curves, data and environments."""
     quieten_mlflow()
     from trialrun.config import NONE_TEXT
-    from trialrun.runs.compare import compare_runs
+    from trialrun.runs.compare import compare_runs, write_page
 
-    found = compare_runs(runs, None if output == NONE_TEXT else output)
+    found = compare_runs(runs)
+    page = None if output == NONE_TEXT else output
     if json:
-        show_json(found.to_json())
+        if page:
+            write_page(found, page)
+        show_json({**found.to_json(), "output": page})
         return
     for section in found.sections():
         show(section.title)
         rows = [tuple(section.heading), *section.rows] if section.rows else [(section.text,)]
         for line in aligned(rows):
             show(f"  {line}")
-    if found.output is not None:
-        say(f"With curves in {found.output}")
+    if page:
+        write_page(found, page)
+        say(f"With curves in {page}")

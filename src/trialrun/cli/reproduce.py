@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @app.command()
 def reproduce(
-    run_id: Annotated[str, typer.Argument(help="A training run.")],
+    run_id: Annotated[str, typer.Argument(help="A run's id, models:/NAME/3 or runs:/ID.")],
     tolerance: Annotated[
         float, typer.Option(min=0, help="Relative deviation of a metric that still counts as same.")
     ] = DEFAULT_TOLERANCE,

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from trialrun.cli.app import Json, Model, app
-from trialrun.cli.output import quieten_mlflow, show, show_json
+from trialrun.cli.output import quieten_mlflow, say, show, show_json
 
 
 @app.command()
@@ -21,10 +21,12 @@ def score(
     from trialrun.runs.plan import check_output
 
     check_output(output)
-    from trialrun.runs.score import score_data
+    from trialrun.runs.score import score_data, told_unknown
 
     quieten_mlflow()
     result = score_data(model, data, output)
+    for line in told_unknown(result.unknown_classes):
+        say(f"Note: {line}")
     if json:
         show_json(asdict(result))
         return

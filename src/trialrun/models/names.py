@@ -35,6 +35,8 @@ SWITCHES = {
     "zero_init_residual": ("resnet", "resnext", "wide_resnet"),
 }
 
+DEFAULT_WEIGHTS = "default"  # torchvision's
+
 OUR_DESCRIPTION = "model.json"
 AZURE_DESCRIPTION = "model_spec.yaml"
 

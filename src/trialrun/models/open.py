@@ -8,11 +8,15 @@ from trialrun.errors import InvalidModelDirectoryError
 from trialrun.models import azure, directory
 from trialrun.models.classifier import ImageClassifier
 from trialrun.models.directory import ModelDescription
-from trialrun.models.names import ARCHITECTURES, AZURE_DESCRIPTION, OUR_DESCRIPTION, check_name
+from trialrun.models.names import (
+    ARCHITECTURES,
+    AZURE_DESCRIPTION,
+    DEFAULT_WEIGHTS,
+    OUR_DESCRIPTION,
+    check_name,
+)
 from trialrun.models.weights import load_initial, read_state
 from trialrun.models.zoo import build, check_image_size, head_prefix, pretrained_state
-
-DEFAULT_WEIGHTS = "default"
 
 
 def open_classifier(folder: Path) -> ImageClassifier:

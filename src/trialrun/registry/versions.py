@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trialrun.errors import TrackingError
+from trialrun.errors import InvalidParameterError, TrackingError
 from trialrun.files import scratch_directory
 from trialrun.store import tracking_errors
 
@@ -50,8 +50,13 @@ def find_version(client: "MlflowClient", name: str, number: str) -> Version:
     """Version `number`, or the one that holds `@alias`.
 
     Raises:
+        InvalidParameterError: `number` is neither.
         TrackingError: There is no such model, version or alias.
     """
+    if not number.startswith("@") and not number.isdecimal():
+        raise InvalidParameterError(
+            f"version={number} is neither a number nor @alias", "Take 3, say, or @champion."
+        )
     with tracking_errors(f"{name} version {number} cannot be found"):
         if number.startswith("@"):
             found = client.get_model_version_by_alias(name, number[1:])

@@ -6,15 +6,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trialrun.errors import InvalidParameterError, TrackingError
+from trialrun.errors import InvalidParameterError
 from trialrun.files import write_durably
-from trialrun.registry.versions import MODEL_SCHEMES, origin_of
+from trialrun.registry.versions import MODEL_SCHEMES
 from trialrun.report.curves import curves_png
 from trialrun.report.page import Section, page
 from trialrun.report.paired import PairedComparison
 from trialrun.report.paired import compare as paired
 from trialrun.runs.answers import AnsweredImages, kept_answers, on_the_same_images
-from trialrun.runs.recorded import RecordedRun, environment_of, history_of, read_run
+from trialrun.runs.recorded import RecordedRun, environment_of, history_of, read_run, run_id_of
 from trialrun.store import connect
 
 if TYPE_CHECKING:
@@ -62,8 +62,7 @@ class Comparison:
     data: tuple[Row, ...]
     environment: tuple[Row, ...]  # where it differs
     paired: tuple[Against, ...]
-    curves: tuple[str, ...]
-    output: str | None = None
+    histories: Mapping[str, Mapping[str, Mapping[int, float]]]  # by metric, run and epoch
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; the tables as objects of lists."""
@@ -73,8 +72,7 @@ class Comparison:
             "run_ids": self.run_ids,
             **{table: {row.name: row.values for row in getattr(self, table)} for table in tables},
             "paired": [{"run": each.run, **asdict(each.comparison)} for each in self.paired],
-            "curves": self.curves,
-            "output": self.output,
+            "curves": tuple(self.histories),
         }
 
     def sections(self) -> list[Section]:
@@ -117,8 +115,8 @@ class Comparison:
         )
 
 
-def compare_runs(names: Sequence[str], output: str | None) -> Comparison:
-    """Runs, by id or by the model that came of them, and an HTML page where `output` names one.
+def compare_runs(names: Sequence[str]) -> Comparison:
+    """Runs, by id or by the model that came of them.
 
     Raises:
         InvalidParameterError: Fewer than two.
@@ -127,10 +125,9 @@ def compare_runs(names: Sequence[str], output: str | None) -> Comparison:
     if len(names) < 2:
         raise InvalidParameterError("one run cannot be compared", "Name two or more.")
     client = connect()
-    runs = [read_run(client, _run_id(client, name)) for name in names]
+    runs = [read_run(client, run_id_of(client, name)) for name in names]
     labels = _labels(names, runs)
-    histories = _histories(client, runs, labels)
-    found = Comparison(
+    return Comparison(
         runs=labels,
         run_ids=tuple(run.run_id for run in runs),
         parameters=tuple(row for row in _rows([run.params for run in runs]) if row.differs),
@@ -139,27 +136,23 @@ def compare_runs(names: Sequence[str], output: str | None) -> Comparison:
         data=_rows([{d.name: f"{d.digest} ({d.context})" for d in run.datasets} for run in runs]),
         environment=_environments(client, runs),
         paired=_paired(client, runs, labels),
-        curves=tuple(histories),
-        output=output,
+        histories=_histories(client, runs, labels),
     )
-    if output is not None:
-        picture = curves_png(histories, order=labels) if histories else None
-        write_durably(Path(output), page("Runs compared", found.sections(), picture))
-    return found
+
+
+def write_page(found: Comparison, output: str) -> None:
+    """The comparison with its curves, as an HTML page that needs no other file.
+
+    Raises:
+        StorageError: It cannot be written.
+    """
+    picture = curves_png(found.histories, order=found.runs) if found.histories else None
+    write_durably(Path(output), page("Runs compared", found.sections(), picture))
 
 
 def _shortened(value: str) -> str:
     """A hash by its beginning, which tells it from others; any other text as it is."""
     return value[:_SHOWN_HASH] + "..." if _HASH.fullmatch(value) else value
-
-
-def _run_id(client: "MlflowClient", name: str) -> str:
-    if not name.startswith(MODEL_SCHEMES):
-        return name
-    run_id = origin_of(client, name).run_id
-    if run_id is None:
-        raise TrackingError(f"{name} names no run that trained it", "Give a run's id.")
-    return run_id
 
 
 def _labels(names: Sequence[str], runs: Sequence[RecordedRun]) -> tuple[str, ...]:

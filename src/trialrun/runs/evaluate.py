@@ -1,7 +1,7 @@
 """A model judged on labelled images, as an MLflow run linked to the model and the data."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from trialrun.config import from_values
@@ -24,6 +24,7 @@ from trialrun.runs.answers import (
     readable_rows,
 )
 from trialrun.runs.observer import Observer, Silent
+from trialrun.runs.score import told_unknown, unknown_classes
 from trialrun.runs.tables import record_tables
 from trialrun.store import connect
 from trialrun.tracking import TrackedRun, dataset_digest, dataset_input, open_run
@@ -41,6 +42,7 @@ class Evaluation:
     data_digest: str
     num_images: int
     num_unreadable: int
+    unknown_classes: Mapping[str, int] = field(default_factory=dict)  # images of each
     metrics: Mapping[str, float] = field(default_factory=dict)
     intervals: Mapping[str, Interval] = field(default_factory=dict)
 
@@ -67,11 +69,15 @@ def evaluate(
     with open_run(client, experiment=config.experiment, name=config.run_name, tags=tags) as run:
         observer.opened(run.name, run.run_id)
         run.params(config.params() | {"model": model, "data": data})
+        unknown = unknown_classes(surveyed.images, classifier.classes)
+        for line in told_unknown(unknown):
+            observer.note(line)
         scores = answers(classifier, surveyed)
         rows = readable_rows(surveyed, scores)
         images = answered(surveyed, rows, classifier.classes, scores)
         link_models(client, run.run_id, [origin.model_id])
         result = _result(run.run_id, model, surveyed, images.predictions, config)
+        result = replace(result, unknown_classes=unknown)
         record_dataset(run, surveyed)
         _record(run, surveyed, images, result, origin.model_id)
     return result
@@ -137,6 +143,7 @@ def _card(result: Evaluation) -> str:
         f"## {result.model} on {result.data}",
         "",
         f"{result.num_images} images, {result.num_unreadable} unreadable.",
+        *(f"**{line}.**" for line in told_unknown(result.unknown_classes)),
         "",
         "| metric | value | interval |",
         "|---|---|---|",

@@ -6,7 +6,13 @@ from pathlib import Path
 from trialrun.config import NONE_TEXT
 from trialrun.errors import InvalidModelDirectoryError, InvalidParameterError
 from trialrun.files import new_directory
-from trialrun.models.names import ARCHITECTURES, SWITCHES, check_name, takes_switch
+from trialrun.models.names import (
+    ARCHITECTURES,
+    DEFAULT_WEIGHTS,
+    SWITCHES,
+    check_name,
+    takes_switch,
+)
 
 
 def init_model(name: str, out: str, *, weights: str, switches: Mapping[str, bool]) -> Path:
@@ -38,7 +44,6 @@ def init_model(name: str, out: str, *, weights: str, switches: Mapping[str, bool
 
 
 def _weights(name: str, weights: str, switches: Mapping[str, bool]) -> bytes:
-    from trialrun.models.open import DEFAULT_WEIGHTS
     from trialrun.models.weights import check_initial_names, read_state, to_bytes
     from trialrun.models.zoo import build, head_prefix, pretrained_state
 

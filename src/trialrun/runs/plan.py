@@ -3,13 +3,22 @@
 All complaints about parameters and data layout are found together.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from trialrun.config import NONE_TEXT, TrainConfig, from_values
-from trialrun.errors import InvalidParameterError, TrialrunError, merged
+from trialrun.config.folders import cache_limit_bytes
+from trialrun.distributed import ranks_of
+from trialrun.errors import (
+    InvalidModelDirectoryError,
+    InvalidParameterError,
+    TrialrunError,
+    merged,
+)
 from trialrun.images import (
     ImageSet,
     check_same_classes,
@@ -18,7 +27,7 @@ from trialrun.images import (
 )
 from trialrun.images.sample import PREFIX as SAMPLE_PREFIX
 from trialrun.images.transforms import Step, read_transforms
-from trialrun.models import check_name
+from trialrun.models.names import DEFAULT_WEIGHTS, check_name
 from trialrun.runs.sources import open_source
 
 _TABLE_SUFFIXES = (".csv", ".parquet")
@@ -50,10 +59,7 @@ def plan_training(values: Mapping[str, Any]) -> TrainPlan:
     """
     problems: list[TrialrunError] = []
     config = _settings(values, problems)
-    try:
-        check_name(config.model)
-    except TrialrunError as error:
-        problems.append(error)
+    problems += _wrong_beside_settings(config)
     steps = _steps(config, problems)
     train = _labelled(config.train_data, config, problems)
     valid = _labelled(config.valid_data, config, problems)
@@ -67,6 +73,24 @@ def plan_training(values: Mapping[str, Any]) -> TrainPlan:
     if problems := [*check_same_classes(train, valid), *_too_large_batch(config, train)]:
         raise merged(problems)
     return TrainPlan(config, train, valid, steps)
+
+
+def _wrong_beside_settings(config: TrainConfig) -> list[TrialrunError]:
+    """What is wrong with the model's name, a file of weights and the cache's limit."""
+    problems: list[TrialrunError] = []
+    for check in (partial(check_name, config.model), cache_limit_bytes):
+        try:
+            check()
+        except TrialrunError as error:
+            problems.append(error)
+    weights = config.weights
+    if weights not in (None, DEFAULT_WEIGHTS) and not Path(str(weights)).expanduser().is_file():
+        problems.append(
+            InvalidModelDirectoryError(
+                f"there is no file of weights {weights}", "Give one, or weights=default or none."
+            )
+        )
+    return problems
 
 
 def _steps(config: TrainConfig, problems: list[TrialrunError]) -> tuple[Step, ...]:
@@ -119,6 +143,14 @@ def _labelled(
 
 
 def _too_large_batch(config: TrainConfig, train: ImageSet) -> list[TrialrunError]:
+    num_ranks = ranks_of(os.environ).world_size
+    if num_ranks > 1 and len(train) < 2 * num_ranks:
+        return [
+            InvalidParameterError(
+                f"{num_ranks} ranks have {len(train)} training images to share",
+                f"Start with --nproc-per-node={max(len(train) // 2, 1)} or less.",
+            )
+        ]
     if config.batch_size <= len(train):
         return []
     return [
@@ -136,7 +168,7 @@ def check_output(output: str) -> Path:
         InvalidParameterError: It ends in neither .csv nor .parquet.
     """
     path = Path(output)
-    if path.suffix not in _TABLE_SUFFIXES:
+    if path.suffix.lower() not in _TABLE_SUFFIXES:
         raise InvalidParameterError(
             f"output={output} is neither .csv nor .parquet", "Name the file scored.csv, say."
         )

@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from trialrun.config import TrainConfig, knobs
-from trialrun.registry.versions import artifact_text
+from trialrun.errors import TrackingError
+from trialrun.registry.versions import MODEL_SCHEMES, artifact_text, origin_of
 from trialrun.runs.environment import ENVIRONMENT, from_text
 from trialrun.store import tracking_errors
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+FOLDER_TAG = "trialrun.folder"  # that a run was started in, to which its paths are relative
 
 _PROJECT_TAG = "mlflow.project.entryPoint"
 _COMMIT_TAG = "mlflow.source.git.commit"
@@ -48,6 +51,20 @@ class RecordedRun:
         """The settings of `train` among the parameters."""
         names = {item.name for item in knobs(TrainConfig)}
         return {name: text for name, text in self.params.items() if name in names}
+
+
+def run_id_of(client: "MlflowClient", name: str) -> str:
+    """The run that `name` (its id, runs:/ID or models:/NAME/VERSION) means: the one that trained.
+
+    Raises:
+        TrackingError: There is no such model, or none that a run trained.
+    """
+    if not name.startswith(MODEL_SCHEMES):
+        return name
+    run_id = origin_of(client, name).run_id
+    if run_id is None:
+        raise TrackingError(f"{name} names no run that trained it", "Give a run's id.")
+    return run_id
 
 
 def read_run(client: "MlflowClient", run_id: str) -> RecordedRun:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +16,7 @@ from trialrun.files import as_json
 from trialrun.images import printable
 from trialrun.images.survey import Survey, survey
 from trialrun.images.workers import num_threads
+from trialrun.models.names import ARCHITECTURES, DEFAULT_WEIGHTS
 from trialrun.registry.versions import manifest_rows
 from trialrun.report.histories import (
     IDENTICAL,
@@ -25,7 +27,14 @@ from trialrun.report.histories import (
 from trialrun.runs.environment import environment
 from trialrun.runs.observer import Observer, Silent
 from trialrun.runs.plan import TrainPlan, plan_training
-from trialrun.runs.recorded import RecordedRun, environment_of, history_of, read_run
+from trialrun.runs.recorded import (
+    FOLDER_TAG,
+    RecordedRun,
+    environment_of,
+    history_of,
+    read_run,
+    run_id_of,
+)
 from trialrun.runs.train import train
 from trialrun.store import connect
 from trialrun.tracking import TrackedRun, dataset_digest
@@ -34,6 +43,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 REPRODUCES_TAG = "trialrun.reproduces"
+_PATHS = ("train_data", "valid_data", "model", "weights", "transforms")
 SPLIT_SEED_TAG = "split_seed"  # of a search's trial
 # What training decides; speeds and waiting times are the machine's.
 _REPRODUCIBLE = (
@@ -87,6 +97,7 @@ def reproduce(
     """
     observer = observer or Silent()
     client = connect()
+    run_id = run_id_of(client, run_id)
     original = read_run(client, run_id)
     plan = _plan(client, original)
     changes = _data_changes(client, original, plan)
@@ -107,7 +118,7 @@ def reproduce(
 
 def _plan(client: "MlflowClient", original: RecordedRun) -> TrainPlan:
     """The original's plan, its resolved precision fixed, with nothing registered."""
-    settings = original.settings()
+    settings = _from_its_folder(original)
     if "train_data" not in settings:
         raise TrackingError(
             f"run {original.run_id} is no training run of trialrun's: it records no train_data",
@@ -128,6 +139,17 @@ def _plan(client: "MlflowClient", original: RecordedRun) -> TrainPlan:
     except TrialrunError as error:
         error.hint = f"{error.hint} The settings are those that run {original.run_id} records."
         raise
+
+
+def _from_its_folder(original: RecordedRun) -> dict[str, str]:
+    """Its settings; paths are those that they were in the folder where the run was started."""
+    settings, folder = original.settings(), original.tags.get(FOLDER_TAG)
+    if folder is None:
+        return settings
+    given = {name: settings.get(name, NONE_TEXT) for name in _PATHS}
+    names = {NONE_TEXT, DEFAULT_WEIGHTS, *ARCHITECTURES}
+    there = {name: Path(folder, path) for name, path in given.items() if path not in names}
+    return settings | {name: str(path) for name, path in there.items() if path.exists()}
 
 
 def _split_as_it_was(original: RecordedRun, settings: Mapping[str, str]) -> TrainPlan:

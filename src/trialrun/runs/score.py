@@ -1,7 +1,7 @@
 """Bulk scoring: every image of a source to a row of probabilities, as CSV or Parquet."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,7 @@ class ScoreResult:
     output: str
     num_images: int
     num_errors: int
+    unknown_classes: Mapping[str, int] = field(default_factory=dict)  # images of each
 
 
 def load_model(model: str) -> ImageClassifier:
@@ -52,9 +53,25 @@ def score_data(model: str, data: str, output: str) -> ScoreResult:
     if not images.items:
         raise InvalidDatasetError(f"{data} holds no images", "Give a folder with images in it.")
     keep_within_limit()
-    table = score_table(load_model(model), images)
+    classifier = load_model(model)
+    table = score_table(classifier, images)
     write_table(table, path)
-    return ScoreResult(str(path), len(table), int((table["error"] != "").sum()))
+    num_errors = int((table["error"] != "").sum())
+    unknown = unknown_classes(images, classifier.classes)
+    return ScoreResult(str(path), len(table), num_errors, unknown)
+
+
+def unknown_classes(images: ImageSet, classes: Sequence[str]) -> dict[str, int]:
+    """How many images have a label that a model of `classes` cannot give, by label."""
+    return {name: count for name, count in images.counts().items() if name not in classes}
+
+
+def told_unknown(unknown: Mapping[str, int]) -> list[str]:
+    """A line a class that the model does not know."""
+    return [
+        f"{count} images are of {printable(name)}, which the model does not know"
+        for name, count in unknown.items()
+    ]
 
 
 def score_table(classifier: ImageClassifier, images: ImageSet) -> "pd.DataFrame":
@@ -94,7 +111,7 @@ def _ids(items: tuple[ImageItem, ...]) -> list[int | str]:
 
 def write_table(table: "pd.DataFrame", path: Path) -> None:
     """Write a table as its file's ending says, whole or not at all."""
-    if path.suffix == ".csv":
+    if path.suffix.lower() == ".csv":
         text = table.to_csv(index=False, lineterminator="\n")
         write_durably(path, text.encode("utf-8", "backslashreplace"))
     else:

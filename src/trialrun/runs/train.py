@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from math import isfinite
+from pathlib import Path
 
 from torch import Tensor
 
@@ -31,6 +32,7 @@ from trialrun.runs.record import (
     record_stop,
     record_validation,
 )
+from trialrun.runs.recorded import FOLDER_TAG
 from trialrun.runs.result import TrainResult
 from trialrun.serving.package import add_serving_files
 from trialrun.store import connect
@@ -84,21 +86,21 @@ def _nested_run(nested: Nested) -> AbstractContextManager[TrackedRun]:
         parent_run_id=nested.parent_run_id,
         experiment_id=nested.experiment_id,
         name=nested.name,
-        tags={**_version_tag(), **nested.tags},
+        tags={**_tags(), **nested.tags},
     )
 
 
 def _recorded(plan: TrainPlan, math: Arithmetic, ranks: Ranks, observer: Observer) -> TrainResult:
     config = plan.config
     with open_run(
-        connect(), experiment=config.experiment, name=config.run_name, tags=_version_tag()
+        connect(), experiment=config.experiment, name=config.run_name, tags=_tags()
     ) as run:
         observer.opened(run.name, run.run_id)
         return _trained(plan, run, prepare(plan, observer), math, ranks, observer)
 
 
-def _version_tag() -> dict[str, str]:
-    return {"trialrun.version": version("trialrun")}
+def _tags() -> dict[str, str]:
+    return {"trialrun.version": version("trialrun"), FOLDER_TAG: str(Path.cwd())}
 
 
 def _trained(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from trialrun.errors import TrackingError, TrialrunError
+from trialrun.errors import CutBySignalError, TrackingError, TrialrunError
 from trialrun.search import desk as kept
 from trialrun.search import study as studies
 from trialrun.search.desk import Desk, best_first
@@ -50,7 +50,11 @@ def search(plan: SearchPlan, observer: SearchObserver | None = None) -> SearchRe
         study = studies.open_study(storage, plan.config.study or studies.new_name(), plan)
         deadline = time.time() + plan.config.timeout if plan.config.timeout else None
         under_way = _Search(plan, observer or SilentSearch(), client, storage, study, deadline)
-        return under_way.result()
+        try:
+            return under_way.result()
+        except CutBySignalError as cut:
+            cut.hint = f"Its trials are kept: go on with --study {study.study_name}."
+            raise
 
 
 @dataclass(slots=True)

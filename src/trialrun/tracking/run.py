@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trialrun.engine.stopping import KILLED
 from trialrun.errors import CutBySignalError, TrialrunError
 from trialrun.store import describe_experiment, experiment_id, tracking_errors
 from trialrun.tracking.held import signals_held
@@ -152,7 +153,9 @@ def _ended(client: "MlflowClient", run_id: str, *, by_mlflow: bool) -> Iterator[
         _end(client, run_id, "FINISHED")
     except (KeyboardInterrupt, CutBySignalError, GeneratorExit) as cut:
         # A signal between two of the calls that leave a block drops its generator: GeneratorExit.
-        _end_with(client, run_id, "KILLED", str(cut) or "stopped by SIGINT")
+        if isinstance(cut, CutBySignalError):
+            cut.hint = "Its MLflow run has ended as KILLED; start it again."
+        _end_with(client, run_id, "KILLED", str(cut) or "stopped by SIGINT", stop_reason=KILLED)
         if by_mlflow:
             leave_behind(run_id)
         raise
@@ -166,11 +169,12 @@ def _end(client: "MlflowClient", run_id: str, status: str) -> None:
         client.set_terminated(run_id, status)
 
 
-def _end_with(client: "MlflowClient", run_id: str, status: str, error: str) -> None:
+def _end_with(client: "MlflowClient", run_id: str, status: str, error: str, **told: str) -> None:
     """End a run that did not end well; what the store says to that is not what went wrong first."""
     with signals_held():
         with suppress(TrialrunError), tracking_errors("tags cannot be recorded"):
-            client.set_tag(run_id, "error", error)
+            for name, text in {"error": error, **told}.items():
+                client.set_tag(run_id, name, text)
         with suppress(TrialrunError):
             _end(client, run_id, status)
 

@@ -210,3 +210,13 @@ def test_a_set_in_the_artifact_store_is_downloaded(
     assert code == 0
     assert said["sets"][0]["images_by_class"] == {"blue": 12, "green": 12, "red": 12}
     assert run(["data", "check", f"runs:/{run_id}/none"]) == 5
+
+
+@pytest.mark.parametrize("command", ["convert", "split"])
+def test_output_among_the_images_is_refused(
+    colors: Path, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It would be read as further classes of the set."""
+    assert run(["data", command, str(colors), str(colors / "out")]) == 2
+    assert "outside" in capsys.readouterr().err
+    assert not (colors / "out").exists()

@@ -1,7 +1,7 @@
 """Pictures that look alike, in sets large enough that not every pair can be compared."""
 
+import imagehash
 import numpy as np
-import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -35,7 +35,6 @@ def bits_apart(first: Likenesses, second: Likenesses) -> NDArray[np.int64]:
 
 def test_the_hash_is_imagehashs() -> None:
     """Bit for bit, on pictures of 9 by 8 grays."""
-    imagehash = pytest.importorskip("imagehash")
     grays = pictures(300, 1)
     theirs = [np.packbits(imagehash.dhash(Image.fromarray(each)).hash) for each in grays]
     assert (likenesses_of(grays.tobytes())[:, :8] == np.stack(theirs)).all()

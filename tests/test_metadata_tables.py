@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from conftest import write_classes
 from trialrun.errors import DataError, InvalidDatasetError
-from trialrun.images import open_data
+from trialrun.images import check_trainable, open_data
 from trialrun.images.readers import metadata_table
 
 ROWS = [("x/000.png", "3"), ("x/001.png", "4"), ("x/002.png", None)]
@@ -32,6 +32,19 @@ def test_a_csv_says_the_labels(folder: Path) -> None:
         '\ufefffile_name,label\r\n"x/000.png",3\r\nx/001.png,4\r\n./x/002.png,\r\n'.encode()
     )
     assert labels_in(folder) == ROWS
+
+
+def test_names_of_columns_may_be_spaced(folder: Path) -> None:
+    """People write a space after a comma."""
+    (folder / "metadata.csv").write_text("file_name, label\nx/000.png,3\nx/001.png,4\nx/002.png,\n")
+    assert labels_in(folder) == ROWS
+
+
+def test_a_table_without_labels_names_its_columns(folder: Path) -> None:
+    """Whoever called them otherwise sees why there are none."""
+    (folder / "metadata.csv").write_text("file_name,klass\nx/000.png,3\n")
+    [error] = check_trainable(open_data(str(folder), folder))
+    assert "no column label, but ['file_name', 'klass']" in str(error)
 
 
 def test_json_lines_say_the_labels(folder: Path) -> None:
@@ -62,7 +75,10 @@ def test_parquet_says_the_labels(folder: Path) -> None:
         ("metadata.csv", "file_name,label\nx/000.png,a\nx/./000.png,b\n", "again"),
         ("metadata.csv", "file_name,label\n/etc/passwd,a\n", "leads out"),
         ("metadata.csv", "file_name,label\n,a\n", "row 1 has no file_name"),
+        ("metadata.csv", "file_name,label\nx/000.png,\udce9\n", "not in UTF-8"),
         ("metadata.jsonl", "[1]\n", "damaged"),
+        ("metadata.jsonl", '{"file_name": "x/000.png"}\nfile_name', "line 2"),
+        ("metadata.jsonl", '{"file_name": "x/000.png", "label": {"a": 1}}', "no word"),
         ("metadata.jsonl", "[" * 100_000, "damaged"),
         (
             "metadata.jsonl",
@@ -75,7 +91,7 @@ def test_parquet_says_the_labels(folder: Path) -> None:
 )
 def test_a_wrong_table_is_refused(folder: Path, name: str, content: str, said: str) -> None:
     """One line says what is wrong with it."""
-    (folder / name).write_text(content)
+    (folder / name).write_bytes(content.encode("utf-8", "surrogateescape"))
     with pytest.raises(InvalidDatasetError, match=said):
         open_data(str(folder), folder)
 

@@ -22,9 +22,11 @@ def check_trainable(images: ImageSet) -> list[DataError]:
             ]
         return [
             NotLabeledDatasetError(
-                f"{images.source} has {len(images)} images and no labels",
-                "Sort the images into one sub-folder a class, or give an ImageDirectory "
-                "with an annotation column.",
+                "; ".join(
+                    [f"{images.source} has {len(images)} images and no labels", *images.notes]
+                ),
+                "Sort the images into one sub-folder a class, give metadata.csv a column label, "
+                "or an ImageDirectory an annotation column.",
             )
         ]
     return [*_empty_classes(images), *_lookalikes(images), *_single_class(images)]

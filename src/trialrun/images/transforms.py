@@ -22,7 +22,10 @@ MAX_SIDE = 4096
 
 _LARGEST, _SMALLEST = 1e9, 1e-9  # beyond these torchvision's own arithmetic fails
 
-_HINT = 'Give a list such as [["Resize", 256], ["CenterCrop", 224], ["RandomHorizontalFlip", {}]].'
+_HINT = (
+    "Give a file that holds a list such as "
+    '[["Resize", 256], ["CenterCrop", 224], ["RandomHorizontalFlip", {}]].'
+)
 
 
 @dataclass(frozen=True, slots=True)

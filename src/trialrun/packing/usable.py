@@ -41,8 +41,8 @@ def usable_subset(images: ImageSet, reasons: Sequence[str], *, strict: bool) -> 
     if strict or len(skipped) > MAX_UNREADABLE_FRACTION * len(images):
         raise InvalidDatasetError(
             count,
-            "Remove or replace them; `trialrun data check` lists them all, and `strict=false` "
-            "skips a few.",
+            "Remove or replace them; `trialrun data check` lists them all"
+            + (", and strict=false skips a few." if strict else "."),
         )
     usable = images.subset(row for row, reason in enumerate(reasons) if not reason)
     if lost := set(images.classes) - set(usable.classes):

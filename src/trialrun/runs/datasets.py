@@ -132,6 +132,7 @@ def convert(source: str, out: str, *, observer: Observer | None = None) -> Writt
     """
     folder = _folder_of(out)
     images = open_source(source)
+    _check_outside(folder, images)
     keep_within_limit()
     checked = _checked(images, observer or Silent())
     return _written(checked, folder, observer or Silent())
@@ -166,6 +167,7 @@ def split(
         images.labelled(), second_fraction=1 - fraction, random_seed=random_seed
     )
     folder = _folder_of(out)
+    _check_outside(folder, images)
     with new_directory(folder) as draft:
         train, valid = (
             _written(_checked(part, observer), draft / name, observer, named=folder / name)
@@ -179,6 +181,14 @@ def _folder_of(out: str) -> Path:
         return Path(out).expanduser()
     except RuntimeError as error:  # ~name, and there is no such user
         raise InvalidParameterError(f"there is no {out}: {error}", "Give a full path.") from None
+
+
+def _check_outside(out: Path, images: ImageSet) -> None:
+    """What is written among the images would be read as more of them."""
+    if out.resolve().is_relative_to(images.root.resolve()):
+        raise InvalidParameterError(
+            f"{out} lies in {images.source} itself", "Choose a folder outside of it."
+        )
 
 
 def _written(

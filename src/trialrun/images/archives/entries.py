@@ -120,7 +120,11 @@ class Allowance:
         path = PurePosixPath(name)
         if len(path.parts) > _MAX_DEPTH:
             raise self.refused(f"has more than {_MAX_DEPTH} nested folders: {name[:80]!a}...")
-        if path.is_absolute() or ".." in path.parts or "\\" in name or name[1:2] == ":":
+        if "\\" in name:
+            raise self.refused(
+                f"has a backslash in a name, which leads out on Windows: {printable(name)}"
+            )
+        if path.is_absolute() or ".." in path.parts or name[1:2] == ":":
             raise self.refused(f"has an entry that leads out of the folder: {printable(name)}")
         if "\0" in name or (not path.parts and name not in (".", "./")):
             raise self.refused(f"has an entry without a proper name: {name!a}")

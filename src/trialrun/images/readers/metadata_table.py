@@ -18,6 +18,7 @@ from trialrun.images.dataset import ImageItem, ImageSet, has_bytes, leads_out, p
 TABLES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 NAME_COLUMN, LABEL_COLUMN = "file_name", "label"
 _HINT = "Give it the columns file_name and label, one row an image."
+_RELATIVE_HINT = "Write names relative to the table's folder, with /."
 
 
 def reads(folder: Path) -> bool:
@@ -46,13 +47,18 @@ def read(folder: Path, source: str, group_column: str | None = None) -> ImageSet
             f"group_column={group_column} is not in {table.name}", f"Its columns are {columns}."
         )
     items = tuple(_items(table, rows, group_column))
-    return ImageSet(source, folder.resolve(), items)
+    notes = () if LABEL_COLUMN in columns else (f"no column {LABEL_COLUMN}, but {columns}",)
+    return ImageSet(source, folder.resolve(), items, notes=notes)
 
 
 def _table(path: Path) -> tuple[list[str], Iterable[Mapping[str, Any]]]:
     read = {".csv": _csv, ".jsonl": _jsonl, ".parquet": _parquet}[path.suffix]
     try:
         return read(path)
+    except UnicodeDecodeError as error:
+        raise InvalidDatasetError(
+            f"{path} is not in UTF-8: {error}", "Save it as UTF-8."
+        ) from error
     except (OSError, ValueError, RecursionError, csv.Error) as error:
         raise InvalidDatasetError(f"{path} is damaged: {first_line(error)}", _HINT) from error
 
@@ -60,15 +66,25 @@ def _table(path: Path) -> tuple[list[str], Iterable[Mapping[str, Any]]]:
 def _csv(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
     with path.open(encoding="utf-8-sig", newline="") as file:  # Excel begins with a byte order mark
         reader = csv.DictReader(file, strict=True)
+        reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
         rows = list(reader)
         return list(reader.fieldnames or ()), rows
 
 
 def _jsonl(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
-    rows = [json.loads(line) for line in path.read_text("utf-8").split("\n") if line.strip()]
-    if not all(isinstance(row, dict) for row in rows):
-        raise ValueError("a line holds no JSON object")
+    lines = enumerate(path.read_text("utf-8").split("\n"), start=1)
+    rows = [_json_object(number, line) for number, line in lines if line.strip()]
     return list(dict.fromkeys(name for row in rows for name in row)), rows
+
+
+def _json_object(number: int, line: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"line {number}: {error.msg}") from error
+    if not isinstance(row, dict):
+        raise ValueError(f"line {number} holds no JSON object")
+    return row
 
 
 def _parquet(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
@@ -92,7 +108,9 @@ def _items(
             raise InvalidDatasetError(f"{table}: row {number} has no {NAME_COLUMN}", _HINT)
         if leads_out(name):
             raise InvalidDatasetError(
-                f"{table}: row {number} leads out of the folder: {printable(name)}", _HINT
+                f"{table}: row {number} leads out of the folder, or begins at the root: "
+                f"{printable(name)}",
+                _RELATIVE_HINT,
             )
         name = posixpath.normpath(name)  # a//b and a/./b are a/b
         if name in seen:
@@ -100,6 +118,8 @@ def _items(
                 f"{table}: row {number} names {printable(name)} again", "Name each image once."
             )
         seen.add(name)
+        if isinstance(row.get(LABEL_COLUMN), dict | list):
+            raise InvalidDatasetError(f"{table}: row {number} has a label that is no word", _HINT)
         group = as_word(row.get(group_column)) if group_column else None
         label = as_word(row.get(LABEL_COLUMN))
         if not has_bytes(label or "") or not has_bytes(group or ""):

@@ -39,6 +39,7 @@ def test_any_command_that_is_interrupted_says_so(tmp_path: Path, number: signal.
     _, said = process.communicate()
     assert process.returncode == 75, said
     assert [line.partition(":")[0] for line in said.splitlines()] == ["Error", "Hint"]
+    assert "Nothing was recorded" in said
     assert not (tmp_path / "out").exists()
 
 

@@ -46,6 +46,18 @@ class Version:
         return f"{self.name} version {self.number}"
 
 
+def check_number(number: str) -> None:
+    """Hold a version to be a number or @alias.
+
+    Raises:
+        InvalidParameterError: It is neither.
+    """
+    if not number.startswith("@") and not number.isdecimal():
+        raise InvalidParameterError(
+            f"version={number} is neither a number nor @alias", "Take 3, say, or @champion."
+        )
+
+
 def find_version(client: "MlflowClient", name: str, number: str) -> Version:
     """Version `number`, or the one that holds `@alias`.
 
@@ -53,10 +65,7 @@ def find_version(client: "MlflowClient", name: str, number: str) -> Version:
         InvalidParameterError: `number` is neither.
         TrackingError: There is no such model, version or alias.
     """
-    if not number.startswith("@") and not number.isdecimal():
-        raise InvalidParameterError(
-            f"version={number} is neither a number nor @alias", "Take 3, say, or @champion."
-        )
+    check_number(number)
     with tracking_errors(f"{name} version {number} cannot be found"):
         if number.startswith("@"):
             found = client.get_model_version_by_alias(name, number[1:])

@@ -12,7 +12,7 @@ from trialrun.images.survey import Survey
 from trialrun.registry.alias import read_succession, succeed, user_name
 from trialrun.registry.gates import Verdict, judge
 from trialrun.registry.history import PROMOTION, Entry, Succession, now
-from trialrun.registry.versions import Version, find_version, link_models
+from trialrun.registry.versions import Version, check_number, find_version, link_models
 from trialrun.report.paired import PairedComparison
 from trialrun.runs.answers import open_labelled
 from trialrun.runs.contest import contested, record
@@ -86,6 +86,7 @@ def promote(
         TrialrunError: The version could not be judged.
     """
     config = from_values(PromoteConfig, values)
+    check_number(version)
     observer = observer or Silent()
     client = connect()
     succession = read_succession(client, name, config.alias)

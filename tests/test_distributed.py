@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from conftest import write_classes
 from trialrun.config import TrainConfig
 from trialrun.distributed import ALONE, Ranks, joined, ranks_of
 from trialrun.engine.batches import LabelledPixels, ordered_batches, training_batches
@@ -134,6 +135,33 @@ def test_ranks_share_every_image_once(num_images: int, world_size: int) -> None:
     assert min(len(batch) for batches in learned for batch in batches) > 1
     counted = [b.positions for r in ranks for b in ordered_batches(data, 4, r)]
     assert sorted(np.concatenate(counted).tolist()) == list(range(num_images))
+
+
+def test_a_rank_with_other_images_says_so(store: str, tmp_path: Path) -> None:
+    """A second machine with another copy of the set would learn something else, or hang."""
+    variables = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+    command = [sys.executable, "-m", "trialrun", "train", "--train-data", "set", "--epochs", "1"]
+    ranks = []
+    for rank in range(2):
+        folder = tmp_path / f"machine{rank}"
+        write_classes(folder / "set", {"a": 8, "b": 8}, seed=rank)
+        ranks.append(
+            subprocess.Popen(
+                [*command, "--model", "shufflenet_v2_x0_5", "--batch-size", "4"],
+                env=os.environ | variables | {"RANK": str(rank), "LOCAL_RANK": "0"},
+                stderr=subprocess.PIPE,
+                text=True,
+                cwd=folder,
+            )
+        )
+    try:
+        _, said = ranks[1].communicate(timeout=120)
+    finally:
+        for process in ranks:  # as torchrun does when one has failed
+            process.terminate()
+            process.communicate()
+    assert ranks[1].returncode == 3
+    assert "rank 1: the images are not those that the first rank has" in said
 
 
 def test_training_by_ranks_is_recorded_once(store: str, colors: Path) -> None:

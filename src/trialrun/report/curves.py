@@ -3,6 +3,11 @@
 import io
 import math
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.figure import Figure
 
 _INCHES = (4.2, 3.0)  # of one panel
 _COLUMNS = 2
@@ -39,14 +44,7 @@ def curves_png(
         panel.grid(alpha=0.3)
     for panel in panels[len(curves) :]:
         panel.axis("off")
-    shown = [run for run in order if run in lines]
-    figure.legend(
-        [lines[run] for run in shown],
-        [run[:_MAX_LABEL] for run in shown],
-        loc="outside lower center",
-        ncols=_COLUMNS,
-        fontsize="small",
-    )
+    _add_legend(figure, {run: lines[run] for run in order if run in lines})
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
     return picture.getvalue()
@@ -56,3 +54,14 @@ def _style(place: int) -> dict[str, str]:
     """Colour and dashes of the run at `place`, the same in every panel."""
     dashes = _DASHES[place // _NUM_COLORS % len(_DASHES)]
     return {"color": f"C{place % _NUM_COLORS}", "linestyle": dashes}
+
+
+def _add_legend(figure: "Figure", lines: "Mapping[str, Artist]") -> None:
+    """Every run once, below the panels: one may lack the first panel's metric."""
+    figure.legend(
+        list(lines.values()),
+        [run[:_MAX_LABEL] for run in lines],
+        loc="outside lower center",
+        ncols=_COLUMNS,
+        fontsize="small",
+    )

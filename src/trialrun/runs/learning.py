@@ -1,5 +1,6 @@
 """A plan and its data as a network under training: the part of a run that every rank does."""
 
+import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -17,13 +18,14 @@ from trialrun.engine.seeds import seed_for
 from trialrun.engine.state import TrainState, begin
 from trialrun.engine.stopping import Standing, until_stopped
 from trialrun.engine.task import Task
-from trialrun.errors import InvalidParameterError
+from trialrun.errors import InvalidDatasetError, InvalidParameterError
 from trialrun.models.directory import ModelDescription
 from trialrun.models.open import new_network
 from trialrun.models.zoo import head_prefix
 from trialrun.runs.data import PreparedData
 from trialrun.runs.observer import Observer
 from trialrun.runs.plan import TrainPlan
+from trialrun.tracking import dataset_digest
 
 _FORECAST_STEPS = 10  # the first steps are slower than the rest: count from here
 _LONG_SECONDS = 600
@@ -71,10 +73,12 @@ def learning(plan: TrainPlan, data: PreparedData, math: Arithmetic, ranks: Ranks
     Raises:
         InvalidModelDirectoryError: The model or its weights cannot be used.
         InvalidParameterError: The image size does not fit the network.
+        InvalidDatasetError: This rank has other images than the first.
         OutOfMemoryError: Network and batch do not fit.
     """
     config, size = plan.config, data.preprocessing.image_size
     assert size is not None, "what is trained on has one size"
+    _check_same_images(data, ranks)
     keep_freed_memory()
     torch.manual_seed(seed_for(config.random_seed, "weights"))
     description, network = new_network(
@@ -91,6 +95,25 @@ def learning(plan: TrainPlan, data: PreparedData, math: Arithmetic, ranks: Ranks
         state = begin(network, head_prefix(network), task, config, math, ranks)
     trained = replace(description, classes=plan.classes, preprocessing=data.preprocessing)
     return Learning(plan, trained, state, ranks)
+
+
+def _check_same_images(data: PreparedData, ranks: Ranks) -> None:
+    """Hold this rank to the images that the first has: with others they would wait for each other.
+
+    A machine may have another copy, or have failed to read an image just now.
+    """
+    parts = [
+        each.tobytes()
+        for p in (data.train.pixels, data.valid.pixels)
+        for each in (p.rows, p.labels)
+    ]
+    ours = [dataset_digest(each.surveyed) for each in (data.train, data.valid)]
+    ours.append(hashlib.sha256(b"|".join(parts)).hexdigest())
+    if ranks.agree(ours) != ours:
+        raise InvalidDatasetError(
+            "the images are not those that the first rank has",
+            "Give every machine the same ones; `trialrun data check` names what cannot be read.",
+        )
 
 
 class Forecast:

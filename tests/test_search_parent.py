@@ -12,8 +12,10 @@ from typing import Any
 import mlflow
 
 import trialrun
-from searching import desk_of, settings
+from searching import claimed, desk_of, settings
+from trialrun.search.desk import RUN_ID
 from trialrun.search.observer import SilentSearch
+from trialrun.search.parent import end_lost
 from trialrun.search.plan import plan_search
 from trialrun.search.study import PARENT_RUN
 
@@ -135,3 +137,15 @@ def test_no_lock_files_are_left(store: str, colors: Path) -> None:
     trialrun.run_search(**settings(colors, trials=1))
     folder = Path(store.removeprefix("sqlite:///")).parent
     assert [file.name for file in folder.glob("optuna*.lock")] == ["optuna.db.lock"]
+
+
+def test_a_finished_run_whose_trial_was_lost_stands_for_no_trial(store: str, colors: Path) -> None:
+    """The worker died between ending the run and telling the study: the trial is begun again."""
+    desk = desk_of(store, colors, study="lost")
+    client, run_id = mlflow.MlflowClient(store), opened(store)
+    claim = claimed(desk)
+    desk.note(claim, RUN_ID, run_id)
+    client.set_terminated(run_id, "FINISHED")
+    [trial] = desk.study.get_trials()
+    end_lost(client, trial)
+    assert client.get_run(run_id).info.status == "KILLED"

@@ -15,14 +15,19 @@ _LOST = "the worker was lost"
 
 
 def end_lost(client: "MlflowClient", trial: "FrozenTrial") -> None:
-    """End the run of a trial whose worker is gone."""
+    """End the run of a trial whose worker is gone.
+
+    It may be FINISHED, if the worker died before it could tell so of the trial: another run
+    stands for the trial, which is begun again.
+    """
     if run_id := trial.user_attrs.get(RUN_ID):
-        _end(client, run_id)
+        _end(client, run_id, "RUNNING", "FINISHED")
 
 
-def _end(client: "MlflowClient", run_id: str) -> None:
+def _end(client: "MlflowClient", run_id: str, *among: str) -> None:
+    """Call a run KILLED whose status is `among` those."""
     with tracking_errors(f"run {run_id} cannot be ended"):
-        if client.get_run(run_id).info.status == "RUNNING":
+        if client.get_run(run_id).info.status in among:
             client.set_tag(run_id, "stop_reason", "killed")
             client.set_tag(run_id, "error", _LOST)
             client.set_terminated(run_id, "KILLED")
@@ -39,7 +44,7 @@ def end_orphans(
         )
     for run in found:
         if run.info.run_id not in running:
-            _end(client, run.info.run_id)
+            _end(client, run.info.run_id, "RUNNING")
 
 
 def register_once(client: "MlflowClient", *, name: str, model_uri: str, run_id: str) -> str:

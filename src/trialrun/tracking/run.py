@@ -112,6 +112,7 @@ def open_run(
     opened, whose experiment and name stand, once in a process; else a new one in `experiment`, for
     None what MLflow's environment says. System metrics are recorded meanwhile.
     """
+    is_resumed = run_id is not None
     with ExitStack() as stack:
         with signals_held():  # from when the run is there until it is sure to be ended
             opened = _take_opened() if run_id is None else None
@@ -124,7 +125,7 @@ def open_run(
         run = TrackedRun(client, run_id)
         run.tags(tags)
         describe_experiment(client, run.experiment_id)
-        with _system_metrics(run_id):
+        with _system_metrics(run_id, is_resumed=is_resumed):
             yield run
 
 
@@ -204,11 +205,14 @@ def _new_run(
 
 
 @contextmanager
-def _system_metrics(run_id: str) -> Iterator[None]:
-    """MLflow's own sampling of processor, memory, disk and network, in a thread."""
+def _system_metrics(run_id: str, *, is_resumed: bool) -> Iterator[None]:
+    """MLflow's own sampling of processor, memory, disk and network, in a thread.
+
+    Steps go on from those that an earlier process recorded.
+    """
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-    monitor = SystemMetricsMonitor(run_id)
+    monitor = SystemMetricsMonitor(run_id, resume_logging=is_resumed)
     monitor.start()
     try:
         yield

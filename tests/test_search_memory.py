@@ -59,6 +59,7 @@ def searched(store: str, tmp_path: Path) -> dict[str, Any]:
     return answer
 
 
+@pytest.mark.slow
 def test_a_batch_that_does_not_fit_is_pruned_and_the_study_goes_on(
     searched: dict[str, Any],
 ) -> None:

@@ -130,6 +130,7 @@ def workers_in_trials(process: "subprocess.Popen[str]", url: str, name: str) -> 
     raise AssertionError("the workers did not begin")
 
 
+@pytest.mark.slow
 def test_killed_workers_lose_no_trial(postgres: str, store: str, colors: Path) -> None:
     """Two workers of four get SIGKILL in mid-trial: exactly 40 trials complete, none is left."""
     from optuna.trial import TrialState

@@ -18,6 +18,7 @@ import trialrun
 from searching import settings
 
 
+@pytest.mark.slow
 def test_workers_prune_as_the_search_says(store: str, colors: Path, tmp_path: Path) -> None:
     """Two workers train hopeless trials to their end where the pruner is none."""
     rates = (0.001, 0.0011, 0.0012, 0.0013, 0.0014, 0.1, 0.1, 0.1)
@@ -45,6 +46,7 @@ def tracking_server(store: str) -> Iterator[str]:
         server.wait(30)
 
 
+@pytest.mark.slow
 def test_workers_print_no_links(
     store: str, colors: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

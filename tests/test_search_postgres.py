@@ -27,7 +27,7 @@ from sqlalchemy import text
 from searching import nested_runs, settings
 from trialrun.search.observer import SilentSearch
 from trialrun.search.plan import plan_search
-from trialrun.search.storage import Storage, open_storage
+from trialrun.search.storage import Storage, driven, open_storage
 from trialrun.search.study import CONCLUDED
 
 _USER = "nobody"  # PostgreSQL refuses to run as root
@@ -157,6 +157,27 @@ def test_killed_workers_lose_no_trial(postgres: str, store: str, colors: Path) -
     assert {run.info.status for run in runs} <= {"FINISHED", "KILLED"}
     completed = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     assert len({trial.params["learning_rate"] for trial in completed}) == 40
+
+
+OPEN = """
+import sys
+from trialrun.search.storage import driven, open_storage
+
+open_storage(sys.argv[1], heartbeat_seconds=1).close()
+"""
+
+
+def test_machines_that_come_first_at_once_make_the_tables_once(postgres: str) -> None:
+    """Four processes open an empty database; the server would refuse a table made twice."""
+    from sqlalchemy import create_engine, text
+
+    engine = create_engine(driven(postgres), isolation_level="AUTOCOMMIT")
+    with closing(engine.connect()) as connection:
+        connection.execute(text("CREATE DATABASE empty"))
+    engine.dispose()
+    url = postgres.replace("/postgres", "/empty")
+    processes = [subprocess.Popen([sys.executable, "-c", OPEN, url]) for _ in range(4)]
+    assert [process.wait() for process in processes] == [0] * 4
 
 
 def test_two_machines_share_a_study(postgres: str, store: str, colors: Path) -> None:

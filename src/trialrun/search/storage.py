@@ -107,7 +107,8 @@ def open_storage(url: str, *, heartbeat_seconds: int) -> Storage:
     url = driven(url)
     with storage_errors(url), quiet_optuna():
         if not url.startswith(SQLITE):
-            return Storage(url, _rdb(url, heartbeat_seconds))
+            with _alone_with_tables(url):
+                return Storage(url, _rdb(url, heartbeat_seconds))
         path = Path(url.removeprefix(SQLITE))
         if not path.parent.is_dir():
             raise TrackingError(
@@ -115,7 +116,6 @@ def open_storage(url: str, *, heartbeat_seconds: int) -> Storage:
                 "Make the folder, or give another --storage.",
             )
         try:
-            # Several processes that make the tables at once spoil each other's.
             with FileLock(f"{path}.lock"):
                 rdb = _rdb(url, heartbeat_seconds)
                 with closing(sqlite3.connect(path)) as database:
@@ -126,6 +126,18 @@ def open_storage(url: str, *, heartbeat_seconds: int) -> Storage:
                 "Give a --storage in a folder you may write to.",
             ) from error
     return Storage(url, rdb)
+
+
+@contextmanager
+def _alone_with_tables(url: str) -> Iterator[None]:
+    """Several processes that make a PostgreSQL database's tables at once spoil each other's."""
+    from sqlalchemy import NullPool, create_engine
+
+    engine = create_engine(
+        url, connect_args={"connect_timeout": _CONNECT_SECONDS}, poolclass=NullPool
+    )
+    with brief_lock(engine, "tables"):
+        yield
 
 
 def _rdb(url: str, heartbeat_seconds: int) -> "RDBStorage":

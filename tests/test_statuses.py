@@ -209,8 +209,10 @@ def test_a_run_that_mlflow_opened_is_used_once(
 
 
 _LIBRARY = """
-import os, sys, threading, time
+import os, signal, sys, threading, time
 import mlflow, torch, trialrun
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 
 def send_once_under_way():
     client = mlflow.MlflowClient()

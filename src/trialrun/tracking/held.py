@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
 
 
 @contextmanager
 def signals_held() -> Iterator[None]:
-    """Let SIGINT and SIGTERM wait until the block is over, and send the first of them then.
+    """Let SIGINT, SIGTERM and SIGHUP wait until the block is over, and send the first of them then.
 
     Not by the process's signal mask: other threads would take them. Outside the main thread, where
     Python runs no handlers, there is nothing to hold.

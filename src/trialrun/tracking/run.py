@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +43,7 @@ class TrackedRun:
         from mlflow.entities import Param
 
         new = [Param(name, text) for name, text in params.items() if name not in self._params]
-        with tracking_errors("parameters cannot be recorded"):
+        with self._writing(), tracking_errors("parameters cannot be recorded"):
             for start in range(0, len(new), _BATCH_PARAMS):
                 batch = new[start : start + _BATCH_PARAMS]
                 self.client.log_batch(self.run_id, params=batch)
@@ -65,7 +65,7 @@ class TrackedRun:
 
         when = timestamp_ms or time.time_ns() // 1_000_000
         batch = [Metric(name, value, when, step, **links) for name, value in metrics.items()]
-        with tracking_errors("metrics cannot be recorded"):
+        with self._writing(), tracking_errors("metrics cannot be recorded"):
             self.client.log_batch(self.run_id, metrics=batch)
         return when
 
@@ -74,13 +74,22 @@ class TrackedRun:
         from mlflow.entities import RunTag
 
         batch = [RunTag(name, text) for name, text in tags.items()]
-        with tracking_errors("tags cannot be recorded"):
+        with self._writing(), tracking_errors("tags cannot be recorded"):
             self.client.log_batch(self.run_id, tags=batch)
 
     def inputs(self, datasets: "Sequence[DatasetInput]") -> None:
         """Record what was trained and validated on."""
-        with tracking_errors("datasets cannot be recorded"):
+        with self._writing(), tracking_errors("datasets cannot be recorded"):
             self.client.log_inputs(self.run_id, list(datasets))
+
+    def _writing(self) -> AbstractContextManager[None]:
+        """Let signals wait until a local database has been written, which takes milliseconds.
+
+        A transaction that an exception cuts may keep its lock: what the run has to say of its end
+        would wait for it in vain. A server looks after its transactions itself, and may be slow.
+        """
+        is_local = self.client.tracking_uri.startswith("sqlite:")
+        return signals_held() if is_local else nullcontext()
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
         """Store a file with the run."""

@@ -50,10 +50,12 @@ class Case:
     steps: int
 
 
-def resident_step(case: Case, math: Arithmetic) -> Callable[[], None]:
-    """A step of a bare loop on a batch that stays in memory."""
+def resident_step(
+    case: Case, math: Arithmetic, network: nn.Module | None = None
+) -> Callable[[], None]:
+    """A step of a bare loop on a batch that stays in memory; `network` is a new one by default."""
     torch.manual_seed(0)
-    network: nn.Module = build(case.model, NUM_CLASSES, image_size=case.size)
+    network = network or build(case.model, NUM_CLASSES, image_size=case.size)
     network.to(math.device).to(memory_format=math.memory_format).train()
     optimizer = torch.optim.SGD(
         network.parameters(), lr=0.001, momentum=0.9, nesterov=True, weight_decay=1e-4, fused=True

@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from trialrun.config import TrainConfig
 from trialrun.distributed import ALONE
 from trialrun.engine import recipe
-from trialrun.engine.average import MovingAverage
+from trialrun.engine.ema import MovingAverage, ema_decay
 from trialrun.engine.batches import LabelledPixels, ordered_batches
 from trialrun.engine.evaluate import _judged
 from trialrun.engine.precision import Arithmetic
@@ -194,8 +194,13 @@ def test_moving_average_brings_nothing_to_the_device() -> None:
 def test_moving_average_is_torchs() -> None:
     """Weights and batch-norm statistics are what torch's own update makes of them."""
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
-    ours = MovingAverage(network, 0.8)
-    theirs = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.8), use_buffers=True)
+    ours = MovingAverage(network, 0.25)
+
+    def torchs_average(averages: Any, values: Any, num_averaged: Any) -> None:
+        decay = ema_decay(0.25, int(num_averaged))
+        get_ema_multi_avg_fn(decay)(averages, values, num_averaged)
+
+    theirs = AveragedModel(network, multi_avg_fn=torchs_average, use_buffers=True)
     for _ in range(4):
         with torch.no_grad():
             network(torch.randn(2, 3, 8, 8))

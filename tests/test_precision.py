@@ -16,14 +16,15 @@ from trialrun.runs.plan import plan_training
     [
         ("resnet18", "fp32", 64, "NCHW"),
         ("resnet18", "fp32", 224, "NHWC"),
-        ("resnet18", "bf16", 64, "NHWC"),
+        ("resnet18", "bf16", 64, "NCHW"),
+        ("resnet18", "bf16", 224, "NHWC"),
         ("densenet121", "fp32", 64, "NHWC"),
     ],
 )
 def test_layout_follows_from_network_precision_and_size(
     model: str, arithmetic: str, size: int, layout: str
 ) -> None:
-    """Small images of a network of dense convolutions stay NCHW in fp32; all else is NHWC."""
+    """Small images of a network of dense convolutions stay NCHW; all else is NHWC."""
     with torch.device("meta"):
         network = build(model, 2, image_size=None)
     chosen = Arithmetic(torch.device("cpu"), arithmetic).suited_to(network, size)
@@ -46,6 +47,33 @@ def test_bf16_is_chosen_where_the_processor_multiplies_it_faster(
     described = f"processor\t: 0\nvendor_id\t: {vendor}\nflags\t\t: fpu {flags}\n\n"
     monkeypatch.setattr(precision, "_cpuinfo", lambda: described)
     assert resolve("cpu", "auto").precision == chosen
+
+
+@pytest.mark.parametrize(
+    ("model", "chosen"),
+    [
+        ("resnet18", "bf16"),
+        ("densenet121", "bf16"),
+        ("convnext_tiny", "bf16"),
+        ("regnet_y_400mf", "bf16"),
+        ("mobilenet_v2", "fp32"),
+        ("mobilenet_v3_small", "fp32"),
+        ("efficientnet_b0", "fp32"),
+        ("shufflenet_v2_x1_0", "fp32"),
+        ("mnasnet1_0", "fp32"),
+    ],
+)
+@pytest.mark.parametrize("num_classes", [2, 1000])
+def test_auto_asks_the_network_too(
+    model: str, chosen: str, num_classes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Depthwise networks stay in fp32 on a processor that multiplies bf16 faster."""
+    described = "vendor_id\t: AuthenticAMD\nflags\t\t: avx512f avx512_bf16\n"
+    monkeypatch.setattr(precision, "_cpuinfo", lambda: described)
+    with torch.device("cpu" if model.startswith("regnet") else "meta"):
+        network = build(model, num_classes, image_size=None)
+    assert resolve("cpu", "auto").suited_to(network, 224).precision == chosen
+    assert resolve("cpu", "bf16").suited_to(network, 224).precision == "bf16"
 
 
 def test_rank_without_a_gpu_of_its_own_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

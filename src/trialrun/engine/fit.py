@@ -14,6 +14,7 @@ from trialrun.config import TrainConfig
 from trialrun.distributed import ALONE, Ranks
 from trialrun.engine.batches import Prefetched, ordered_batches, training_batches
 from trialrun.engine.evaluate import evaluate
+from trialrun.engine.evaluation_check import find_evaluation_fault
 from trialrun.engine.faults import NonFiniteLossError, torch_errors
 from trialrun.engine.results import EpochResult
 from trialrun.engine.seeds import seed_for
@@ -50,6 +51,8 @@ def fit(
         epoch = state.epoch + 1
         with torch_errors(config.batch_size):
             trained = _train_epoch(state, config, ranks, epoch, on_step)
+            if state.statistics is not None:
+                state.statistics.store()
             ranks.take_from_first(state.deployed().buffers())
             batch_size = VALID_BATCH_FACTOR * config.batch_size
             batches = ordered_batches(state.task.valid, batch_size, ranks)
@@ -59,6 +62,12 @@ def fit(
                 state.task.preprocessing,
                 state.math,
                 num_images=len(state.task.valid),
+                ranks=ranks,
+            )
+            fault = find_evaluation_fault(
+                state,
+                train_accuracy=trained.accuracy,
+                valid_accuracy=validation.accuracy,
                 ranks=ranks,
             )
         state.epoch = epoch
@@ -71,6 +80,7 @@ def fit(
             data_wait_fraction=trained.waited_seconds / trained.seconds,
             epoch_seconds=time.perf_counter() - started,
             validation=validation,
+            evaluation_fault=fault,
         )
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from trialrun.engine.evaluate import Evaluation
+from trialrun.engine.evaluation_check import EvaluationFault
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +18,7 @@ class EpochResult:
     data_wait_fraction: float  # of the training time, spent waiting for batches
     epoch_seconds: float
     validation: Evaluation
+    evaluation_fault: EvaluationFault | None = None
 
     @property
     def valid_loss(self) -> float:

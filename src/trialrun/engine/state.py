@@ -10,7 +10,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from trialrun.config import TrainConfig
 from trialrun.distributed import ALONE, Ranks
-from trialrun.engine.average import MovingAverage
+from trialrun.engine.ema import MovingAverage
+from trialrun.engine.batch_norm import RunningStatistics
 from trialrun.engine.batches import num_batches
 from trialrun.engine.features import with_features
 from trialrun.engine.precision import Arithmetic
@@ -36,6 +37,7 @@ class TrainState:
     scheduler: LambdaLR
     scaler: torch.amp.GradScaler
     average: MovingAverage | None
+    statistics: RunningStatistics | None  # None where the backbone is frozen
     frozen: bool
     epoch: int = 0  # epochs done
 
@@ -86,6 +88,7 @@ def begin(
         scheduler=make_scheduler(optimizer, config, num_steps),
         scaler=torch.amp.GradScaler(math.device.type, enabled=math.precision == "fp16"),
         average=MovingAverage(network, config.ema) if config.ema else None,
+        statistics=None if frozen else RunningStatistics(network),
         frozen=frozen,
     )
 

@@ -88,6 +88,8 @@ class TrainingStep:
         state.scaler.step(state.optimizer)
         state.scaler.update()
         state.scheduler.step()
+        if state.statistics is not None:
+            state.statistics.update()
         if state.average is not None:
             state.average.update_parameters(state.network)
         return share

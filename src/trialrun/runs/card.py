@@ -1,5 +1,6 @@
 """The model card: what a person reads first on the run's page in MLflow."""
 
+from trialrun.engine.evaluation_check import EvaluationFault
 from trialrun.runs.data import PreparedData
 from trialrun.runs.plan import TrainPlan
 from trialrun.runs.result import TrainResult
@@ -7,8 +8,16 @@ from trialrun.runs.result import TrainResult
 _SHOWN_CLASSES = 20
 
 
-def model_card(plan: TrainPlan, result: TrainResult, data: PreparedData) -> str:
-    """Markdown: what was trained on what, how well it does, why it stopped."""
+def model_card(
+    plan: TrainPlan,
+    result: TrainResult,
+    data: PreparedData,
+    fault: EvaluationFault | None = None,
+) -> str:
+    """Markdown: what was trained on what, how well it does, why it stopped.
+
+    `fault` is the evaluation fault of the best epoch.
+    """
     metrics = result.metrics
     shown = plan.classes[:_SHOWN_CLASSES]
     more = f" and {len(plan.classes) - len(shown)} more" if len(plan.classes) > len(shown) else ""
@@ -18,6 +27,7 @@ def model_card(plan: TrainPlan, result: TrainResult, data: PreparedData) -> str:
         "",
         f"**{metrics['valid_accuracy']:.2%}** of {len(data.valid.pixels)} validation images right "
         f"(loss {result.best_valid_loss:.4f}) with the weights of epoch {result.best_epoch}.",
+        *(["", f"**Warning: {fault}.**"] if fault else []),
         "",
         "| | |",
         "|---|---|",

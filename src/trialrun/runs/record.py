@@ -2,12 +2,15 @@
 
 import json
 import time
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from trialrun.config import as_text
+from trialrun.config import NONE_TEXT, TrainConfig, as_text
+from trialrun.engine.ema import describe_ema
 from trialrun.engine.precision import Arithmetic
+from trialrun.engine.state import TrainState
 from trialrun.engine.stopping import Standing
 from trialrun.files import as_json
 from trialrun.images import printable
@@ -33,7 +36,6 @@ def record_beginning(
     """What is known before the first epoch: parameters, what they resolved to, inputs, manifest."""
     resolved = {
         "resolved_device": str(math.device),
-        "resolved_precision": math.precision,
         "resolved_image_size": str(data.preprocessing.image_size),
         "num_classes": str(len(plan.classes)),
         "num_train_images": str(len(data.train.pixels)),
@@ -57,6 +59,17 @@ def record_beginning(
     if skipped := [row for row in rows if row["skipped"]]:
         run.text("skipped.csv", as_csv(skipped))
         run.tags({"skipped_images": str(len(skipped))})
+
+
+def resolved_params(state: TrainState, config: TrainConfig) -> dict[str, str]:
+    """What the network decided: precision, memory layout, and the rules of averages."""
+    statistics = state.statistics
+    return {
+        "resolved_precision": state.math.precision,
+        "resolved_layout": state.math.layout,
+        "resolved_ema": describe_ema(config.ema),
+        "resolved_batch_norm_momentum": statistics.rule if statistics else NONE_TEXT,
+    }
 
 
 def _manifest_rows(name: str, prepared: PreparedSet) -> list[dict[str, Any]]:
@@ -115,6 +128,14 @@ def record_best_epoch(
             dataset_name=name,
             dataset_digest=dataset_digest(prepared.surveyed),
         )
+
+
+def record_evaluation_fault(run: TrackedRun, events: "Events", standing: Standing) -> None:
+    """That the validation figures of an epoch say nothing about what the network has learned."""
+    fault = standing.result.evaluation_fault
+    assert fault is not None
+    events.add("evaluation_fault", epoch=standing.result.epoch, **asdict(fault))
+    run.tags({"evaluation_fault": f"epoch {standing.result.epoch}: {fault}"})
 
 
 class Events:

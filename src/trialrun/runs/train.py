@@ -29,8 +29,10 @@ from trialrun.runs.record import (
     record_beginning,
     record_best_epoch,
     record_epoch,
+    record_evaluation_fault,
     record_stop,
     record_validation,
+    resolved_params,
 )
 from trialrun.runs.recorded import FOLDER_TAG
 from trialrun.runs.result import TrainResult
@@ -139,6 +141,7 @@ class _Training:
     events: Events = field(default_factory=Events)
     last: Standing | None = None
     best: _Best | None = None
+    has_fault: bool = False
 
     def result(self) -> TrainResult:
         """Train, record, store."""
@@ -166,7 +169,7 @@ class _Training:
 
     def _train(self) -> ModelDescription:
         under_way = learning(self.plan, self.data, self.math, self.ranks)
-        self.run.params({"resolved_layout": under_way.state.math.layout})
+        self.run.params(resolved_params(under_way.state, self.plan.config))
         forecast = Forecast(under_way, self.observer)
         for standing in under_way.standings(forecast.step):
             when = record_epoch(self.run, standing)
@@ -175,8 +178,19 @@ class _Training:
                 state = _copied(under_way.state.deployed().state_dict(), self.best)
                 self.best = _Best(standing, when, state)
             self.events.epoch(standing)
+            self._report_fault(standing)
             self.observer.epoch(standing, self.plan.config.epochs)
         return under_way.description
+
+    def _report_fault(self, standing: Standing) -> None:
+        """Say once that validation figures of this run mean nothing."""
+        fault = standing.result.evaluation_fault
+        if fault is None:
+            return
+        record_evaluation_fault(self.run, self.events, standing)
+        if not self.has_fault:
+            self.observer.note(f"epoch {standing.result.epoch}: {fault}")
+        self.has_fault = True
 
     def _check_learned(self) -> None:
         """Hold the best epoch to a loss that is a number: weights without one must not be kept.
@@ -209,7 +223,8 @@ class _Training:
         )
         record_stop(self.run, self.events, result)
         record_validation(self.run, self.best.standing, self.plan, self.data)
-        self.run.tags({"mlflow.note.content": model_card(self.plan, result, self.data)})
+        fault = self.best.standing.result.evaluation_fault
+        self.run.tags({"mlflow.note.content": model_card(self.plan, result, self.data, fault)})
         if self.nested and not self.nested.keeps_model(result):
             return result
         model = self._logged(description, content, result)

@@ -1,0 +1,145 @@
+"""Finds networks whose evaluation mode is broken, which would look like overfitting.
+
+A network can learn and still validate at chance: its running batch-norm statistics are stale, or
+the moving average of its weights is. Overfitting looks different: there training images are
+classified well in evaluation mode too.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from trialrun.distributed import Ranks
+from trialrun.engine.augment import augmented
+from trialrun.engine.batches import Batch, LabelledPixels, PixelSource, ordered_batches
+from trialrun.engine.evaluate import evaluate, logits_of
+from trialrun.engine.seeds import permutation
+from trialrun.engine.state import TrainState
+
+_SAMPLE_SEED = 0
+_MAX_IMAGES = 256  # of the training set; what a check costs at most, in epochs that look suspicious
+_MIN_LEAD = 0.25  # accuracy above chance from which a training accuracy says something
+_NEAR_CHANCE_SHARE = 0.5  # share of the training accuracy's lead over chance
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationFault:
+    """Why an epoch's validation figures say nothing about what the network has learned."""
+
+    cause: str  # "batch_norm" or "ema"
+    training_mode_accuracy: float
+    evaluation_mode_accuracy: float  # on the same training images
+
+    def __str__(self) -> str:
+        cause = {
+            "batch_norm": "the running statistics of its normalization layers are stale",
+            "ema": "the moving average of its weights is far behind them: lower ema or set it to 0",
+        }[self.cause]
+        return (
+            f"evaluation mode is broken, this is not overfitting: {cause}. On the same training "
+            f"images accuracy is {self.training_mode_accuracy:.3f} in training mode and "
+            f"{self.evaluation_mode_accuracy:.3f} in evaluation mode"
+        )
+
+
+def find_evaluation_fault(
+    state: TrainState, *, train_accuracy: float, valid_accuracy: float, ranks: Ranks
+) -> EvaluationFault | None:
+    """Compare both modes on training images where validation is far below training.
+
+    Args:
+        state: After an epoch; unchanged afterwards, except that it draws from torch's generator.
+        train_accuracy: Of the epoch's training steps, 0 to 1.
+        valid_accuracy: Of the network in evaluation mode, 0 to 1.
+        ranks: Every rank calls this with the same accuracies.
+    """
+    chance = max(_majority_share(data.labels) for data in (state.task.train, state.task.valid))
+    lead = train_accuracy - chance
+    near_chance = chance + _NEAR_CHANCE_SHARE * lead
+    if lead < _MIN_LEAD or valid_accuracy >= near_chance:
+        return None
+    sample = _sample(state, ranks)
+    found = _evaluation_mode_accuracy(state, state.evaluated(), sample, ranks)
+    if found >= near_chance:
+        return None  # overfitting, or another distribution of the validation images
+    if state.average is not None:
+        live = _evaluation_mode_accuracy(state, state.network, sample, ranks)
+        if live >= near_chance:
+            return EvaluationFault("ema", live, found)
+    learned = _training_mode_accuracy(state, sample, ranks)
+    return EvaluationFault("batch_norm", learned, found) if learned >= near_chance else None
+
+
+def _majority_share(labels: NDArray[np.int64]) -> float:
+    return float(np.bincount(labels).max() / len(labels))
+
+
+@dataclass(frozen=True, slots=True)
+class _ResizedSource:
+    """Training images at the size of the network's inputs, without augmentation."""
+
+    source: PixelSource
+    size: int | None
+
+    def pixels(self, rows: NDArray[np.int64]) -> Tensor:
+        """(N, 3, S, S) uint8, the images at `rows` in that order."""
+        pixels = self.source.pixels(rows)
+        if pixels.ndim != 4:
+            return pixels  # features of a frozen backbone
+        return augmented(pixels, rows, augment="none", epoch=0, random_seed=0, size=self.size)
+
+
+def _sample(state: TrainState, ranks: Ranks) -> LabelledPixels:
+    """Images from all over the training set, as many for each rank."""
+    train = state.task.train
+    num_images = min(len(train), _MAX_IMAGES) // ranks.world_size * ranks.world_size
+    # Shuffled, since batches of one class have other statistics than those of training.
+    chosen = permutation(len(train), _SAMPLE_SEED)[:num_images]
+    source = _ResizedSource(train.source, state.task.preprocessing.image_size)
+    return replace(train, source=source, rows=train.rows[chosen], labels=train.labels[chosen])
+
+
+def _batches(sample: LabelledPixels, ranks: Ranks) -> Iterator[Batch]:
+    return ordered_batches(sample, 32, ranks)
+
+
+def _evaluation_mode_accuracy(
+    state: TrainState, network: nn.Module, sample: LabelledPixels, ranks: Ranks
+) -> float:
+    return evaluate(
+        network,
+        _batches(sample, ranks),
+        state.task.preprocessing,
+        state.math,
+        num_images=len(sample),
+        ranks=ranks,
+    ).accuracy
+
+
+def _training_mode_accuracy(state: TrainState, sample: LabelledPixels, ranks: Ranks) -> float:
+    num_correct = torch.zeros((), device=state.math.device)
+    with _training_mode(state.network), torch.no_grad():
+        for batch in _batches(sample, ranks):
+            logits = logits_of(state.network, batch.pixels, state.task.preprocessing, state.math)
+            num_correct += (logits.argmax(dim=1).cpu() == batch.labels).sum().to(num_correct)
+    return float(ranks.sum(num_correct)) / len(sample)
+
+
+@contextmanager
+def _training_mode(network: nn.Module) -> Iterator[None]:
+    """Training mode, whose changes to running statistics are undone."""
+    kept = [(buffer, buffer.clone()) for buffer in network.buffers()]
+    was_training = network.training
+    network.train()
+    try:
+        yield
+    finally:
+        network.train(was_training)
+        with torch.no_grad():
+            for buffer, value in kept:
+                buffer.copy_(value)

@@ -65,7 +65,9 @@ def train_for(seconds: float, size: int, starts_at: float) -> None:
     sys.stdout.write(f"{rate} {digest}\n")
 
 
-def started(spin_count: str, size: int, seconds: float, starts_at: float) -> "subprocess.Popen[str]":
+def started(
+    spin_count: str, size: int, seconds: float, starts_at: float
+) -> "subprocess.Popen[str]":
     """A process that trains from `starts_at` (seconds since 1970) on."""
     environment = {name: text for name, text in os.environ.items() if name != VARIABLE}
     if spin_count != DEFAULT:
@@ -75,7 +77,9 @@ def started(spin_count: str, size: int, seconds: float, starts_at: float) -> "su
     return subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True)
 
 
-def rates(num_processes: int, spin_count: str, size: int, seconds: float) -> list[tuple[float, str]]:
+def rates(
+    num_processes: int, spin_count: str, size: int, seconds: float
+) -> list[tuple[float, str]]:
     """Rate and digest of each of so many processes that compute at the same time."""
     starts_at = time.time() + 8 * num_processes
     children = [started(spin_count, size, seconds, starts_at) for _ in range(num_processes)]

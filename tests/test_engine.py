@@ -7,13 +7,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
-from torch import Tensor
 
+from toy_images import CPU, SIZE, labelled
 from trialrun.config import TrainConfig
 from trialrun.engine.augment import augmented
 from trialrun.engine.batches import (
-    LabelledPixels,
     Prefetched,
     cut,
     num_batches,
@@ -34,31 +32,6 @@ from trialrun.errors import InvalidParameterError, OutOfMemoryError
 from trialrun.images.preprocessing import Preprocessing
 from trialrun.models.weights import sha256, to_bytes
 from trialrun.models.zoo import build, head_prefix
-
-CPU = Arithmetic(torch.device("cpu"), "fp32")
-SIZE = 32
-
-
-class Pictures:
-    """Pictures in memory; a class is a colour channel that is brighter."""
-
-    def __init__(self, num_images: int, *, seed: int) -> None:
-        random = np.random.default_rng(seed)
-        self.labels = np.arange(num_images) % 3
-        pixels = random.integers(0, 120, (num_images, 3, SIZE, SIZE))
-        pixels[np.arange(num_images), self.labels] += 100
-        self._pixels = torch.from_numpy(pixels.astype(np.uint8))
-
-    def pixels(self, rows: NDArray[np.int64]) -> Tensor:
-        """(N, 3, S, S) uint8."""
-        return self._pixels[torch.from_numpy(rows)]
-
-
-def labelled(num_images: int, *, seed: int = 0) -> LabelledPixels:
-    """So many pictures of three classes."""
-    pictures = Pictures(num_images, seed=seed)
-    return LabelledPixels(pictures, np.arange(num_images), pictures.labels)
-
 
 TASK = Task(labelled(24), labelled(9, seed=1), 3, Preprocessing(SIZE))
 

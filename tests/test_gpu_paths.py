@@ -19,8 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from trialrun.config import TrainConfig
 from trialrun.distributed import ALONE
 from trialrun.engine import recipe
-from trialrun.engine.ema import MovingAverage, ema_decay
 from trialrun.engine.batches import LabelledPixels, ordered_batches
+from trialrun.engine.ema import MovingAverage, ema_decay
 from trialrun.engine.evaluate import _judged
 from trialrun.engine.precision import Arithmetic
 from trialrun.engine.state import TrainState, begin

@@ -14,6 +14,7 @@ from trialrun.cli.flags import with_values
 from trialrun.cli.lifetime import Departure, load_without_collections
 from trialrun.cli.output import open_missing_streams, say, tell
 from trialrun.distributed import ranks_of
+from trialrun.engine.spinning import limit_spinning
 from trialrun.errors import CutBySignalError, TrialrunError
 from trialrun.files import as_storage_error
 from trialrun.runs.signals import cut_by_signals
@@ -27,6 +28,7 @@ def main() -> None:
     """Run `trialrun` with the process's arguments and exit."""
     open_missing_streams()
     departure = Departure()
+    limit_spinning()
     load_without_collections()
     departure.exit_code = run(sys.argv[1:])
     sys.exit(departure.exit_code)

@@ -10,9 +10,9 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from trialrun.config import TrainConfig
 from trialrun.distributed import ALONE, Ranks
-from trialrun.engine.ema import MovingAverage
 from trialrun.engine.batch_norm import RunningStatistics
 from trialrun.engine.batches import num_batches
+from trialrun.engine.ema import MovingAverage
 from trialrun.engine.features import with_features
 from trialrun.engine.precision import Arithmetic
 from trialrun.engine.recipe import freeze_backbone, make_optimizer, make_scheduler

@@ -10,6 +10,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trialrun.engine.spinning import limit_spinning
 from trialrun.errors import CutBySignalError, TrialrunError
 from trialrun.runs.signals import cut_by_signals
 from trialrun.runs.sources import take_copies
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 def main(file: str) -> int:
     """Work as the orders in `file` say; the exit code."""
+    limit_spinning()
     orders = Orders(**json.loads(Path(file).read_text("utf-8")))
     try:
         with cut_by_signals():

@@ -1,0 +1,44 @@
+"""How long OpenMP's threads spin, in commands and in library calls."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from trialrun.engine.spinning import limit_spinning, spinning_limited
+
+
+def test_the_users_choice_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A spin count or a wait policy of the user's is not replaced."""
+    monkeypatch.setenv("GOMP_SPINCOUNT", "77")
+    limit_spinning()
+    assert os.environ["GOMP_SPINCOUNT"] == "77"
+    monkeypatch.delenv("GOMP_SPINCOUNT")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    limit_spinning()
+    assert "GOMP_SPINCOUNT" not in os.environ
+
+
+def test_commands_spin_shortly() -> None:
+    """Every command sets the spin count before torch can be loaded."""
+    code = (
+        "import sys, os; sys.argv = ['trialrun', '--version']\n"
+        "from trialrun.cli import main\n"
+        "try:\n main()\n"
+        "except SystemExit:\n print(os.environ['GOMP_SPINCOUNT'], 'torch' in sys.modules)\n"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "GOMP_SPINCOUNT"}
+    told = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert told.stdout.splitlines()[-1] == "1000 False"
+
+
+def test_a_library_call_gives_the_environment_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variable is set while torch may be loaded, and gone afterwards."""
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    with spinning_limited():
+        assert os.environ["GOMP_SPINCOUNT"] == "1000"
+    assert "GOMP_SPINCOUNT" not in os.environ

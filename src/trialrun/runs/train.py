@@ -11,6 +11,7 @@ from torch import Tensor
 
 from trialrun.distributed import ALONE, Ranks, joined
 from trialrun.engine import stopping
+from trialrun.engine.isolation import isolate_torch_state
 from trialrun.engine.faults import NonFiniteLossError
 from trialrun.engine.precision import Arithmetic
 from trialrun.engine.stopping import PrunedError, Standing
@@ -54,6 +55,7 @@ class Nested:
     keeps_model: Callable[[TrainResult], bool]  # whether the model is worth logging
 
 
+@isolate_torch_state()
 def train(
     plan: TrainPlan, observer: Observer | None = None, *, nested: Nested | None = None
 ) -> TrainResult:

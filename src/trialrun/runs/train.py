@@ -11,8 +11,8 @@ from torch import Tensor
 
 from trialrun.distributed import ALONE, Ranks, joined
 from trialrun.engine import stopping
-from trialrun.engine.isolation import isolate_torch_state
 from trialrun.engine.faults import NonFiniteLossError
+from trialrun.engine.isolation import isolate_torch_state
 from trialrun.engine.precision import Arithmetic
 from trialrun.engine.stopping import PrunedError, Standing
 from trialrun.errors import CutBySignalError, TrialrunError

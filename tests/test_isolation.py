@@ -267,12 +267,22 @@ def test_calls_print_nothing(small: Path, tmp_path: Path) -> None:
     assert (done.stdout, done.stderr) == ("", "the end\n")
 
 
+class Kept(logging.Handler):
+    """Keeps what is logged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a record."""
+        self.records.append(record)
+
+
 @pytest.mark.usefixtures("store")
 def test_a_level_that_the_caller_chose_stays(small: Path) -> None:
     """A program that has set the level of MLflow's logger gets its notices during calls as well."""
-    logger, seen = logging.getLogger("mlflow"), list[logging.LogRecord]()
-    handler = logging.Handler()
-    handler.emit = seen.append  # type: ignore[method-assign]
+    logger, handler = logging.getLogger("mlflow"), Kept()
     level = logger.level
     logger.setLevel(logging.DEBUG)
     logger.addHandler(handler)
@@ -282,4 +292,4 @@ def test_a_level_that_the_caller_chose_stays(small: Path) -> None:
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
-    assert any(record.levelno == logging.INFO for record in seen)
+    assert any(record.levelno == logging.INFO for record in handler.records)

@@ -72,7 +72,8 @@ def train(**settings: Any) -> "TrainResult":
 def run_search(**settings: Any) -> "SearchResult":
     """Search the settings of `train` for the best; settings as `trialrun search --help` lists them.
 
-    A range is text (`"1e-4:1e-1"`) and a choice text or a list (`[8, 16, 32]`).
+    A range is text (`"1e-4:1e-1"`) and a choice text or a list (`[8, 16, 32]`). Trials in this
+    process take turns with the calls of other threads.
 
     Raises:
         TrialrunError: As its kinds say.

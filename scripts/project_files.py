@@ -13,6 +13,7 @@ from pathlib import Path
 from trialrun.config import Knob, SearchConfig, TrainConfig, as_text, knobs
 from trialrun.config.evaluate import EvaluateConfig
 from trialrun.config.promote import PromoteConfig
+from trialrun.config.score import ScoreConfig
 from trialrun.search.space import DEFAULT_RANGES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,7 +30,13 @@ def mlproject() -> str:
             "search", "search", settings=(TrainConfig, SearchConfig), defaults=DEFAULT_RANGES
         ),
         EntryPoint("evaluate", "evaluate", ("model", "data"), settings=(EvaluateConfig,)),
-        EntryPoint("score", "score", ("model", "data"), options={"output": "scored.csv"}),
+        EntryPoint(
+            "score",
+            "score",
+            ("model", "data"),
+            options={"output": "scored.csv"},
+            settings=(ScoreConfig,),
+        ),
         EntryPoint(
             "promote",
             "promote",

@@ -88,8 +88,10 @@ def run_search(**settings: Any) -> "SearchResult":
         return search(plan)
 
 
-def score(model: str, data: str, output: str) -> "ScoreResult":
+def score(model: str, data: str, output: str, **settings: Any) -> "ScoreResult":
     """Score every image of `data` with `model` into `output`, a .csv or .parquet file.
+
+    Settings as `trialrun score --help` lists them: `device`.
 
     Raises:
         TrialrunError: As its kinds say.
@@ -98,7 +100,7 @@ def score(model: str, data: str, output: str) -> "ScoreResult":
     from trialrun.runs.score import score_data
 
     with called_by_program():
-        return score_data(model, data, output)
+        return score_data(model, data, output, settings)
 
 
 def evaluate(model: str, data: str, **settings: Any) -> "Evaluation":

@@ -6,13 +6,16 @@ Tensor letters: N images, C classes, S the image size.
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
+from itertools import groupby, islice
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from trialrun.engine.faults import scoring_errors
+from trialrun.engine.isolation import use_full_fp32
+from trialrun.engine.transfer import sent
 from trialrun.errors import first_line
 from trialrun.images.header import UndecodableError
 from trialrun.images.workers import TOO_SLOW, in_order, num_threads
@@ -64,31 +67,64 @@ def _pixels(classifier: ImageClassifier, data: bytes | None) -> Tensor | str:
 
 def _scored(classifier: ImageClassifier, batch: list[Tensor | str]) -> Iterator[Score]:
     """Scores of a batch; neighbours of one size are computed together."""
-    for _, same_size in groupby(batch, key=lambda x: x if isinstance(x, str) else x.shape):
-        group = list(same_size)
-        if isinstance(group[0], str):
-            yield from (Score(None, str(reason)) for reason in group)
-            continue
-        pixels = torch.stack([image for image in group if isinstance(image, Tensor)])
-        yield from _of_one_size(classifier, pixels)
+    groups = groupby(batch, key=lambda x: x if isinstance(x, str) else x.shape)
+    answers = [_answer(classifier, list(group)) for _, group in groups]
+    rows = iter(_fetch([answer for answer in answers if isinstance(answer, Tensor)]))
+    for answer in answers:
+        if isinstance(answer, Tensor):
+            yield from (_checked(row) for row in islice(rows, len(answer)))
+        else:
+            yield from answer
 
 
-def _of_one_size(classifier: ImageClassifier, pixels: Tensor) -> list[Score]:
+def _answer(classifier: ImageClassifier, group: list[Tensor | str]) -> Tensor | list[Score]:
+    """(N, C) float32 on the device, each row summing to 1; scores where there are none.
+
+    `group` is images of one size, or one reason why images could not be read.
+    """
+    if isinstance(group[0], str):
+        return [Score(None, str(reason)) for reason in group]
+    pixels = torch.stack([image for image in group if isinstance(image, Tensor)])
     try:
-        rows = _probabilities(classifier, pixels)
+        return _probabilities(classifier, pixels)
     except RuntimeError as error:
-        if classifier.preprocessing.image_size is not None:
-            raise  # a size that was tried when the network was made
+        is_of_the_gpu = isinstance(error, torch.AcceleratorError)
+        if is_of_the_gpu or classifier.preprocessing.image_size is not None:
+            raise  # sizes that the model fixes were tried when the network was made
         height, width = pixels.shape[-2:]
         reason = f"the network does not take {width} by {height} pixels: {first_line(error)}"
         return [Score(None, reason)] * len(pixels)
-    return [Score(row) if np.isfinite(row).all() else Score(None, _NO_NUMBER) for row in rows]
 
 
-def _probabilities(classifier: ImageClassifier, pixels: Tensor) -> NDArray[np.float32]:
-    """(N, 3, S, S) uint8 to (N, C) float32, each row summing to 1."""
-    device = next(classifier.parameters()).device
-    with torch.inference_mode():
-        images = classifier.preprocessing.normalised(pixels.to(device))
+def _probabilities(classifier: ImageClassifier, pixels: Tensor) -> Tensor:
+    """(N, 3, S, S) uint8 to (N, C) float32 on the classifier's device."""
+    device = _device_of(classifier)
+    with scoring_errors(device), use_full_fp32(device), torch.inference_mode():
+        images = classifier.preprocessing.normalised(sent(pixels, device))
         probabilities: Tensor = classifier(images).softmax(dim=1)
-    return probabilities.cpu().numpy()
+    return probabilities
+
+
+def _fetch(answers: list[Tensor]) -> NDArray[np.float32]:
+    """All rows in one copy, for which the host waits until the device has computed them."""
+    if not answers:
+        return np.empty((0, 0), dtype=np.float32)
+    return torch.cat(answers).cpu().numpy()
+
+
+def _checked(row: NDArray[np.float32]) -> Score:
+    return Score(row) if np.isfinite(row).all() else Score(None, _NO_NUMBER)
+
+
+def move_to(classifier: ImageClassifier, device: torch.device) -> ImageClassifier:
+    """The same classifier, on `device`, where `score` will compute.
+
+    Raises:
+        OutOfMemoryError: It does not fit there.
+    """
+    with scoring_errors(device):
+        return classifier.to(device)
+
+
+def _device_of(classifier: ImageClassifier) -> torch.device:
+    return next(classifier.parameters()).device

@@ -59,7 +59,7 @@ def _show_set(values: dict[str, object]) -> None:
         show(f"  {count:>7} {printable(name)}")
     for word, rows in (("skipped", skipped), ("warned", warned)):
         for name, reason in list(rows.items())[:_SHOWN]:
-            show(f"{word} {name}: {reason}")
+            show(f"{word} {printable(name)}: {reason}")
         if len(rows) > _SHOWN:
             show(f"and {len(rows) - _SHOWN} more {word}; --json names them all")
     for note in notes:

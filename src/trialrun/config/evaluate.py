@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from trialrun.config.device import device_knob
 from trialrun.config.knobs import as_texts, knob
 
 
@@ -12,6 +13,7 @@ class EvaluateConfig:
     confidence: float = knob(0.95, "Share of the draws that an interval holds.", low=0.5, below=1)
     draws: int = knob(10_000, "Bootstrap draws.", low=100, high=1_000_000)
     random_seed: int = knob(1, "Decides the bootstrap draws.")
+    device: str = device_knob("Where to score; auto is CUDA, else MPS, else the CPU.")
     experiment: str | None = knob(
         None, "MLflow experiment of the evaluation; none takes MLflow's own default."
     )

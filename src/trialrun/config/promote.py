@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+from trialrun.config.device import device_knob
 from trialrun.config.knobs import as_texts, knob
 from trialrun.errors import InvalidParameterError
 
@@ -36,7 +37,7 @@ class PromoteConfig:
         repeats=True,
     )
     max_latency_ms: float | None = knob(
-        None, "Milliseconds one image may take on this machine (median).", low=0
+        None, "Milliseconds one image may take on this machine and device (median).", low=0
     )
     max_size_mb: float | None = knob(
         None, "Megabytes (10^6 bytes) the model's folder may have.", low=0
@@ -55,6 +56,7 @@ class PromoteConfig:
     draws: int = knob(10_000, "Bootstrap draws.", low=100, high=1_000_000)
     random_seed: int = knob(1, "Decides the bootstrap draws.")
     reason: str | None = knob(None, "Why, in words, for the history.")
+    device: str = device_knob("Where to score; auto is CUDA, else MPS, else the CPU.")
     experiment: str | None = knob(
         None, "MLflow experiment of the evaluation; none takes MLflow's own default."
     )

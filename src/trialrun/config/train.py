@@ -6,6 +6,7 @@ defaults and ranges.
 
 from dataclasses import dataclass
 
+from trialrun.config.device import device_knob
 from trialrun.config.knobs import SMALLEST_POSITIVE_DOUBLE, as_texts, knob
 from trialrun.errors import InvalidParameterError
 
@@ -138,13 +139,7 @@ class TrainConfig:
         "Arithmetic of training; auto is bf16 where the hardware is faster in it, else fp32.",
         choices=("auto", "fp32", "bf16", "fp16"),
     )
-    device: str = knob(
-        "auto",
-        "Where to compute.",
-        pattern=r"auto|cpu|cuda(:\d{1,3})?|mps",
-        form="auto | cpu | cuda | cuda:N | mps",
-        searchable=False,
-    )
+    device: str = device_knob("Where to compute.", searchable=False)
     tf32: bool = knob(
         True, "fp32 on CUDA may round the factors of products to TF32.", searchable=False
     )

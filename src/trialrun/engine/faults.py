@@ -7,6 +7,8 @@ import torch
 
 from trialrun.errors import InvalidParameterError, OutOfMemoryError, TrialrunError
 
+_OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "status_alloc_failed")
+
 
 class NonFiniteLossError(TrialrunError):
     """The loss is no longer a number: no further step was applied, and nothing is kept of it."""
@@ -41,8 +43,27 @@ def torch_errors(batch_size: int) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def scoring_errors(device: torch.device) -> Iterator[None]:
+    """Translate what a network may raise whose scoring does not fit in the memory of `device`.
+
+    Raises:
+        OutOfMemoryError: It does not fit.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        hint = "End other programs, or take a machine with more memory."
+        raise OutOfMemoryError(
+            f"scoring with this model does not fit in the memory of {device}",
+            hint if device.type == "cpu" else "Set device=cpu.",
+        ) from error
+
+
 def _is_out_of_memory(error: Exception) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     said = str(error).lower()  # a RuntimeError is all that CPUs and MPS get
-    return "can't allocate memory" in said or "out of memory" in said
+    return any(sign in said for sign in _OUT_OF_MEMORY)

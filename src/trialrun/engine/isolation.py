@@ -31,6 +31,7 @@ _FP32_DEFAULTS = (
 _ALLOWED_DEFAULTS = ("highest", True)
 
 _turn = threading.RLock()  # re-entrant: a search trains, a reproduction trains
+_full_fp32_turn = threading.Lock()
 
 
 @contextmanager
@@ -116,19 +117,41 @@ def _keep_flags() -> Iterator[None]:
     """Restore default dtype, threads, and the flags of cuDNN and of reduced fp32 precision."""
     dtype, num_threads = torch.get_default_dtype(), torch.get_num_threads()
     flags = {name: getattr(_backends.cudnn, name) for name in _CUDNN_FLAGS}
-    precisions = [each.fp32_precision for each, _ in _FP32_DEFAULTS]
-    allowed = _read_allowed_tf32()
     torch.set_default_dtype(torch.float32)
-    _set_precisions([default for _, default in _FP32_DEFAULTS], _ALLOWED_DEFAULTS)
     try:
-        yield
+        with _use_precisions([default for _, default in _FP32_DEFAULTS], _ALLOWED_DEFAULTS):
+            yield
     finally:
         torch.set_default_dtype(dtype)
         if torch.get_num_threads() != num_threads:
             torch.set_num_threads(num_threads)
         for name, value in flags.items():
             setattr(_backends.cudnn, name, value)
-        _set_precisions(precisions, allowed)
+
+
+@contextmanager
+def use_full_fp32(device: torch.device) -> Iterator[None]:
+    """Run a block without TF32, which only CUDA devices have.
+
+    The flags belong to the whole process, so that such blocks take turns. They need not last until
+    the GPU has computed: it is decided when work is given to it.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    with _full_fp32_turn, _use_precisions(["ieee"] * len(_FP32_DEFAULTS), ("highest", False)):
+        yield
+
+
+@contextmanager
+def _use_precisions(precisions: list[str], allowed: tuple[str, bool]) -> Iterator[None]:
+    before = [each.fp32_precision for each, _ in _FP32_DEFAULTS]
+    allowed_before = _read_allowed_tf32()
+    _set_precisions(precisions, allowed)
+    try:
+        yield
+    finally:
+        _set_precisions(before, allowed_before)
 
 
 def _read_allowed_tf32() -> tuple[str, bool] | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from trialrun.engine.device import find_device
 from trialrun.errors import InvalidParameterError
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -79,7 +80,7 @@ def resolve(device: str, precision: str, *, tf32: bool = True, local_rank: int =
     Raises:
         InvalidParameterError: The device is not there, or cannot compute in `precision`.
     """
-    resolved = _device(device, local_rank)
+    resolved = find_device(device, local_rank=local_rank)
     # Of CUDA alone: torch.set_float32_matmul_precision would let CPUs round as well.
     torch.backends.cuda.matmul.allow_tf32 = tf32
     torch.backends.cudnn.allow_tf32 = tf32
@@ -89,37 +90,6 @@ def resolve(device: str, precision: str, *, tf32: bool = True, local_rank: int =
     if precision == "fp16" and resolved.type == "cpu":
         raise InvalidParameterError("precision=fp16 needs a GPU", "Take auto, fp32 or bf16.")
     return Arithmetic(resolved, precision, is_auto=is_auto)
-
-
-def _device(name: str, local_rank: int) -> torch.device:
-    if name in ("auto", "cuda") and torch.cuda.is_available():
-        return _own_gpu(local_rank)
-    if name == "auto":
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise InvalidParameterError(
-            f"device={name} is no device", "Take auto, cpu, cuda, cuda:N or mps."
-        ) from None
-    there = {
-        "cpu": True,
-        "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
-        "mps": torch.backends.mps.is_available(),
-    }.get(device.type, False)
-    if not there:
-        raise InvalidParameterError(f"device={name} is not on this machine", "Take device=auto.")
-    return device
-
-
-def _own_gpu(local_rank: int) -> torch.device:
-    num_gpus = torch.cuda.device_count()
-    if local_rank >= num_gpus:
-        raise InvalidParameterError(
-            f"rank {local_rank} of this machine finds no GPU of its own: there are {num_gpus}",
-            f"Start torchrun with --nproc-per-node={num_gpus}.",
-        )
-    return torch.device("cuda", local_rank)
 
 
 def _dense_share(network: nn.Module) -> float:

@@ -4,7 +4,13 @@
 wrong folder is told before torch is loaded.
 """
 
-from trialrun.images.dataset import ImageItem, ImageSet, label_indices, printable
+from trialrun.images.dataset import (
+    ImageItem,
+    ImageSet,
+    escape_non_utf8,
+    label_indices,
+    printable,
+)
 from trialrun.images.labels import check_same_classes, check_trainable
 from trialrun.images.source import open_data
 from trialrun.images.split import stratified_split
@@ -14,6 +20,7 @@ __all__ = [
     "ImageSet",
     "check_same_classes",
     "check_trainable",
+    "escape_non_utf8",
     "label_indices",
     "open_data",
     "printable",

@@ -93,7 +93,12 @@ def has_bytes(text: object) -> bool:
     return True
 
 
+def escape_non_utf8(name: str) -> str:
+    r"""A file's name as text that UTF-8 can hold: bytes of it that are not become `\xff`."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def printable(name: str) -> str:
-    """A file's name as text that any terminal, log or CSV takes, even where it is not UTF-8."""
-    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    """A file's name as text that any terminal or log takes: also newlines and the like escaped."""
+    text = escape_non_utf8(name)
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

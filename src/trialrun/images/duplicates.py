@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from trialrun.images.dataset import printable
+from trialrun.images.dataset import escape_non_utf8
 from trialrun.images.survey import Survey
 
 Place = tuple[int, int]  # the set's number, and the image's place in it
@@ -12,7 +12,7 @@ Place = tuple[int, int]  # the set's number, and the image's place in it
 
 @dataclass(frozen=True, slots=True)
 class Duplicates:
-    """Names of images, printable; a pair or a group an entry.
+    """Names of images, escape_non_utf8; a pair or a group an entry.
 
     `leaked` pairs an image of the first set with the same one in the second; `conflicting` groups
     the names, with their labels, under which one image is to be found; `num_repeated` counts
@@ -33,12 +33,14 @@ def find_duplicates(surveys: Sequence[Survey]) -> Duplicates:
         items = [(number, surveys[number].images.items[index]) for number, index in places]
         firsts = [item for number, item in items if number == 0]
         leaked += [
-            (printable(firsts[0].name), printable(item.name))
+            (escape_non_utf8(firsts[0].name), escape_non_utf8(item.name))
             for number, item in items
             if number == 1 and firsts
         ]
         if len({item.label for _, item in items if item.label is not None}) > 1:
-            named = ((printable(item.name), printable(item.label or "")) for _, item in items)
+            named = (
+                (escape_non_utf8(item.name), escape_non_utf8(item.label or "")) for _, item in items
+            )
             conflicting.append(tuple(named))
         num_repeated += len(items) - len({(number, item.label) for number, item in items})
     return Duplicates(tuple(leaked), tuple(conflicting), num_repeated)

@@ -132,7 +132,7 @@ def _entry(name: str, item: ImageItem, number: int) -> Row:
 def _manifest_row(name: str, item: ImageItem, seen: Sighting, reason: str) -> Row:
     return {
         "file_name": name,
-        "source": printable(item.name),
+        "source": item.name,
         "label": item.label,
         "sha256": seen.sha256,
         "bytes": seen.num_bytes,

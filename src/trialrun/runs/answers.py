@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from trialrun.errors import InvalidDatasetError, NotLabeledDatasetError
 from trialrun.files import scratch_directory
-from trialrun.images import printable
+from trialrun.images import escape_non_utf8
 from trialrun.images.survey import Survey
 from trialrun.models.classifier import ImageClassifier
 from trialrun.packing import MAX_UNREADABLE_FRACTION
@@ -90,7 +90,7 @@ def answered(
     probabilities = np.stack([_known(scores[row]) for row in rows])
     labels = [str(item.label) for item in items]
     return AnsweredImages(
-        tuple(printable(item.name) for item in items),
+        tuple(escape_non_utf8(item.name) for item in items),
         tuple(surveyed.sightings[row].sha256 for row in rows),
         from_probabilities(labels, classes, probabilities),
     )

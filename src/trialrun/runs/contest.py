@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trialrun.config.promote import PromoteConfig
+from trialrun.engine.device import find_device
 from trialrun.images.survey import Survey
 from trialrun.models.classifier import ImageClassifier
 from trialrun.models.open import open_classifier
@@ -21,7 +22,7 @@ from trialrun.runs.answers import AnsweredImages, answered, answers, keep, reada
 from trialrun.runs.evaluate import record_metrics
 from trialrun.runs.score import contents
 from trialrun.runs.tables import record_tables
-from trialrun.scoring import score
+from trialrun.scoring import move_to, score
 from trialrun.tracking import TrackedRun
 
 if TYPE_CHECKING:
@@ -56,9 +57,10 @@ def contested(
         TrialrunError: A model cannot be fetched or opened, or no image be read.
     """
     folder = model_folder(challenger.uri)
-    network = open_classifier(folder)
+    device = find_device(config.device)
+    network = move_to(open_classifier(folder), device)
     scores = answers(network, surveyed)
-    rival = open_classifier(model_folder(champion.uri)) if champion else None
+    rival = move_to(open_classifier(model_folder(champion.uri)), device) if champion else None
     rival_scores = answers(rival, surveyed) if rival else scores
     rows = readable_rows(surveyed, scores, rival_scores)
     mine = answered(surveyed, rows, network.classes, scores)
@@ -121,7 +123,10 @@ def _folder_bytes(folder: Path) -> int:
 
 
 def _latency_ms(network: ImageClassifier, surveyed: Survey) -> float:
-    """From one image's bytes to its probabilities, the median of a few."""
+    """From one image's bytes to its probabilities, the median of a few.
+
+    On a GPU too: `score` returns what the GPU has computed.
+    """
     data = [each for each in contents(surveyed.images) if each is not None][:_LATENCY_IMAGES]
     seconds = []
     for each in data[:_WARM_UP_IMAGES] + data:

@@ -7,7 +7,7 @@ from typing import Any
 
 from trialrun.errors import InvalidDatasetError, InvalidParameterError, TrialrunError, merged
 from trialrun.files import new_directory, scratch_directory
-from trialrun.images import ImageSet, check_same_classes, check_trainable, printable
+from trialrun.images import ImageSet, check_same_classes, check_trainable, escape_non_utf8
 from trialrun.images.preprocessing import Preprocessing
 from trialrun.images.split import stratified_split
 from trialrun.images.survey import Survey, auto_image_size, survey
@@ -48,9 +48,9 @@ class CheckedSet:
             "num_good": verdicts.count("good"),
             "num_skipped": verdicts.count("skipped"),
             "num_warned": verdicts.count("warned"),
-            "skipped": {printable(item.name): reason for item, _, reason in rows if reason},
+            "skipped": {escape_non_utf8(item.name): reason for item, _, reason in rows if reason},
             "warned": {
-                printable(item.name): seen.warning
+                escape_non_utf8(item.name): seen.warning
                 for item, seen, reason in rows
                 if seen.warning and not reason
             },

@@ -7,6 +7,7 @@ from typing import Any
 from trialrun.config import from_values
 from trialrun.config.evaluate import EvaluateConfig
 from trialrun.config.promote import METRICS
+from trialrun.engine.device import find_device
 from trialrun.engine.isolation import isolate_torch_state
 from trialrun.images.survey import Survey
 from trialrun.models.open import open_classifier
@@ -27,6 +28,7 @@ from trialrun.runs.answers import (
 from trialrun.runs.observer import Observer, Silent
 from trialrun.runs.score import told_unknown, unknown_classes
 from trialrun.runs.tables import record_tables
+from trialrun.scoring import move_to
 from trialrun.store import connect
 from trialrun.tracking import TrackedRun, dataset_digest, dataset_input, open_run
 
@@ -62,15 +64,16 @@ def evaluate(
         TrialrunError: As its kinds say.
     """
     config = from_values(EvaluateConfig, values)
+    device = find_device(config.device)
     observer = observer or Silent()
     surveyed = open_labelled(data)
     client = connect()
     origin = origin_of(client, model)
-    classifier = open_classifier(model_folder(model))
+    classifier = move_to(open_classifier(model_folder(model)), device)
     tags = {"trialrun.kind": "evaluation", "trialrun.model": model}
     with open_run(client, experiment=config.experiment, name=config.run_name, tags=tags) as run:
         observer.opened(run.name, run.run_id)
-        run.params(config.params() | {"model": model, "data": data})
+        run.params(config.params() | {"resolved_device": str(device), "model": model, "data": data})
         unknown = unknown_classes(surveyed.images, classifier.classes)
         for line in told_unknown(unknown):
             observer.note(line)

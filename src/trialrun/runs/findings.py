@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from trialrun.images.dataset import ImageSet, printable
+from trialrun.images.dataset import ImageSet, escape_non_utf8, printable
 from trialrun.images.duplicates import Duplicates, find_duplicates
 from trialrun.images.groups import shared_groups
 from trialrun.images.survey import Survey
@@ -67,7 +67,7 @@ class Findings:
 
 
 def _examples(cases: Sequence[Sequence[str]]) -> str:
-    shown = "; ".join(" = ".join(case) for case in cases[:_SHOWN])
+    shown = "; ".join(" = ".join(map(printable, case)) for case in cases[:_SHOWN])
     return shown + (f"; and {len(cases) - _SHOWN} more" if len(cases) > _SHOWN else "")
 
 
@@ -87,7 +87,7 @@ def _named(
 ) -> tuple[tuple[str, str], ...]:
     """Pairs that look alike without being the same file."""
     return tuple(
-        (printable(sets[0].items[left].name), printable(sets[1].items[right].name))
+        (escape_non_utf8(sets[0].items[left].name), escape_non_utf8(sets[1].items[right].name))
         for left, right in pairs
         if surveys[0].sightings[left].sha256 != surveys[1].sightings[right].sha256
     )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from trialrun.config import from_values
 from trialrun.config.promote import PromoteConfig
+from trialrun.engine.device import find_device
 from trialrun.engine.isolation import isolate_torch_state
 from trialrun.errors import PromotionRefusedError
 from trialrun.files import as_json
@@ -88,6 +89,7 @@ def promote(
         TrialrunError: The version could not be judged.
     """
     config = from_values(PromoteConfig, values)
+    device = find_device(config.device)
     check_number(version)
     observer = observer or Silent()
     client = connect()
@@ -102,7 +104,8 @@ def promote(
     tags = {"trialrun.kind": "promotion", "trialrun.registered_model": name}
     with open_run(client, experiment=config.experiment, name=config.run_name, tags=tags) as run:
         observer.opened(run.name, run.run_id)
-        run.params(config.params() | {"name": name, "version": challenger.number, "data": data})
+        given = {"name": name, "version": challenger.number, "data": data}
+        run.params(config.params() | {"resolved_device": str(device)} | given)
         result = _judged(run, config, surveyed, challenger, champion)
         if result.promoted:
             result = _moved(client, config, succession, result)

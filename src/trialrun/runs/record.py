@@ -13,7 +13,7 @@ from trialrun.engine.precision import Arithmetic
 from trialrun.engine.state import TrainState
 from trialrun.engine.stopping import Standing
 from trialrun.files import as_json
-from trialrun.images import printable
+from trialrun.images import escape_non_utf8
 from trialrun.registry.versions import MANIFEST, TRAINED_ON
 from trialrun.report.predictions import Predictions
 from trialrun.runs.answers import AnsweredImages, keep
@@ -184,7 +184,7 @@ def _valid_answers(best: Standing, plan: TrainPlan, valid: PreparedSet) -> Answe
     surveyed, found = valid.surveyed, best.result.validation
     rows = valid.pixels.rows.tolist()
     return AnsweredImages(
-        tuple(printable(surveyed.images.items[row].name) for row in rows),
+        tuple(escape_non_utf8(surveyed.images.items[row].name) for row in rows),
         tuple(surveyed.sightings[row].sha256 for row in rows),
         Predictions(
             plan.classes,

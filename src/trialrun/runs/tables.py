@@ -2,10 +2,12 @@
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
+from typing import Any, Literal
 
 from trialrun import report
+from trialrun.images import escape_non_utf8
 from trialrun.report.predictions import Predictions
 from trialrun.tracking import TrackedRun
 
@@ -13,10 +15,25 @@ from trialrun.tracking import TrackedRun
 def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     """The rows under the first one's keys; bytes that are no UTF-8 come out as escapes."""
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
+    writer = csv.DictWriter(
+        text,
+        fieldnames=list(rows[0]) if rows else [],
+        lineterminator="\n",
+        quoting=choose_quoting(chain(*rows, *(row.values() for row in rows))),
+    )
     writer.writeheader()
     writer.writerows(rows)
-    return text.getvalue().encode("utf-8", "backslashreplace").decode("utf-8")
+    return escape_non_utf8(text.getvalue())
+
+
+def choose_quoting(cells: Iterable[object]) -> Literal[0, 2]:
+    """What `csv` must quote in a table of these cells, lines ending in a newline.
+
+    Of carriage returns it quotes only those that its own lines end in (before Python 3.13), while
+    readers end a line at any that is not quoted.
+    """
+    has_return = any(isinstance(cell, str) and "\r" in cell for cell in cells)
+    return csv.QUOTE_NONNUMERIC if has_return else csv.QUOTE_MINIMAL
 
 
 def record_tables(run: TrackedRun, predictions: Predictions) -> None:

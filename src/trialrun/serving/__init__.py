@@ -7,10 +7,12 @@ serves where trialrun is not installed.
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trialrun.config import AUTO_TEXT
+from trialrun.engine.device import find_device
 from trialrun.engine.isolation import isolate_torch_state, use_default_modes
 from trialrun.models.classifier import ImageClassifier
 from trialrun.models.open import open_classifier
-from trialrun.scoring import LABEL_COLUMN, probability_columns, score
+from trialrun.scoring import LABEL_COLUMN, move_to, probability_columns, score
 from trialrun.serving.inputs import FORMATS, IMAGE_COLUMN, InputError, find_images
 
 if TYPE_CHECKING:
@@ -73,5 +75,12 @@ def _refused(reason: str) -> Exception:
 
 @isolate_torch_state()
 def _load_pyfunc(data_path: str) -> ImageModel:
-    """MLflow's entry: the model in a ModelDirectory."""
-    return ImageModel(open_classifier(Path(data_path)))
+    """MLflow's entry: the model in a ModelDirectory, on MLFLOW_DEFAULT_PREDICTION_DEVICE or `auto`.
+
+    Raises:
+        InvalidParameterError: This machine does not have the device.
+    """
+    from mlflow.environment_variables import MLFLOW_DEFAULT_PREDICTION_DEVICE as PREDICTION_DEVICE
+
+    device = find_device(PREDICTION_DEVICE.get() or AUTO_TEXT, setting=PREDICTION_DEVICE.name)
+    return ImageModel(move_to(open_classifier(Path(data_path)), device))

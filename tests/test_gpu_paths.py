@@ -27,7 +27,9 @@ from trialrun.engine.state import TrainState, begin
 from trialrun.engine.step import TrainingStep
 from trialrun.engine.task import Task
 from trialrun.images.preprocessing import Preprocessing
+from trialrun.models.classifier import ImageClassifier
 from trialrun.models.zoo import build, head_prefix
+from trialrun.scoring import _scored
 
 GPU = torch.device("cuda", 0)
 NOWHERE = torch.device("meta")  # tensors without values, for lack of an Apple
@@ -160,6 +162,42 @@ def test_neither_step_nor_validation_waits_for_the_gpu(
             judged = _judged(state.network, batch, state.task.preprocessing, state.math)
     assert watch.waits == []
     assert (totals.device, judged.device) == (GPU, GPU)
+
+
+class Fetches(TorchDispatchMode):
+    """Counts copies off the GPU, and notes the precision of convolutions on it."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.num_copies = 0
+        self.precisions: set[str] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__
+        if name == "_to_copy" and args[0].device == GPU and result.device != GPU:
+            self.num_copies += 1
+        if "conv" in name:
+            self.precisions.add(torch.backends.cudnn.conv.fp32_precision)
+        return result
+
+
+@pytest.mark.filterwarnings("ignore:.*CUDA is not available", "ignore:.*data pointer of FakeTensor")
+@pytest.mark.usefixtures("fake_tensors")
+def test_scoring_waits_for_the_gpu_once_per_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pixels go there without waiting, in full fp32; all results of a batch return together."""
+    classifier = ImageClassifier(on_device(GPU), ("a", "b"), Preprocessing(64)).eval()
+    monkeypatch.setattr(Tensor, "numpy", lambda given: np.zeros(given.shape, np.float32))
+    image = torch.zeros(3, 64, 64, dtype=torch.uint8)
+    with Watch(GPU):
+        list(_scored(classifier, [image]))  # mean and deviation move
+    with Fetches() as fetches, Watch(GPU) as watch:
+        scores = list(_scored(classifier, [image, image, "cannot be read", image]))
+    assert watch.waits == []
+    assert (fetches.num_copies, fetches.precisions) == (1, {"ieee"})
+    assert [each.error for each in scores] == ["", "", "cannot be read", ""]
 
 
 def test_apples_gpu_is_asked_for_no_float64(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -190,6 +190,14 @@ def test_the_evaluation_is_linked(registry: Any, digits: Path, cli: Commands) ->
     assert tags["champion.promoted.data_digest"] == done["data_digest"]
 
 
+def test_promotion_records_its_device(registry: Any, digits: Path, cli: Commands) -> None:
+    """What was set and what it came to are parameters of the run, latency gate and all."""
+    options = ("--min", "accuracy=0.05", "--max-latency-ms", "60000", "--device", "cpu")
+    run = registry.get_run(promote(cli, digits, 1, *options)["run_id"])
+    assert (run.data.params["device"], run.data.params["resolved_device"]) == ("cpu", "cpu")
+    assert run.data.metrics["latency_ms"] > 0
+
+
 def test_the_library_raises_a_refusal(registry: Any, digits: Path) -> None:
     """From Python a refusal is an exception, and a promotion returns its evidence."""
     data = str(digits / "test")

@@ -415,3 +415,16 @@ def test_copy_s_imports_are_renamed_and_its_texts_are_not() -> None:
     assert rename_imports(source, "p") == expected
     with pytest.raises(ValueError, match="line 1"):
         rename_imports("import trialrun.errors\n", "p")
+
+
+def test_pyfunc_uses_mlflows_prediction_device(
+    registered: Registered, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`cpu` serves; a device that is not there is an error that names the variable."""
+    monkeypatch.setenv("MLFLOW_DEFAULT_PREDICTION_DEVICE", "cpu")
+    served = mlflow.pyfunc.load_model("models:/colors/1")
+    assert len(served.predict(pd.DataFrame({"image": registered.contents()}))) == 3
+    for device in ("cuda:999", "0"):
+        monkeypatch.setenv("MLFLOW_DEFAULT_PREDICTION_DEVICE", device)
+        with pytest.raises(Exception, match=f"MLFLOW_DEFAULT_PREDICTION_DEVICE={device} is"):
+            mlflow.pyfunc.load_model("models:/colors/1")

@@ -180,7 +180,8 @@ class Fetches(TorchDispatchMode):
         if name == "_to_copy" and args[0].device == GPU and result.device != GPU:
             self.num_copies += 1
         if "conv" in name:
-            self.precisions.add(torch.backends.cudnn.conv.fp32_precision)
+            backends: Any = torch.backends
+            self.precisions.add(backends.cudnn.conv.fp32_precision)
         return result
 
 

@@ -256,11 +256,13 @@ mlflow.utils.logging_utils.eprint("the end")
 
 def test_calls_print_nothing(small: Path, tmp_path: Path) -> None:
     """No progress bar and no line of MLflow's, on a new database neither; its level is restored."""
+    # Tests of the command line set it for the whole process.
+    environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_LOGGING_LEVEL"}
     done = subprocess.run(
         [sys.executable, "-c", SILENT, str(small), str(tmp_path)],
         capture_output=True,
         text=True,
-        env=os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/new/mlflow.db"},
+        env=environment | {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/new/mlflow.db"},
         cwd=tmp_path,
         check=False,
     )

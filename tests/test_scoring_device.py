@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pandas as pd
@@ -27,6 +28,7 @@ from trialrun.models.zoo import build
 from trialrun.scoring import score
 
 GPU = torch.device("cuda", 0)
+backends: Any = torch.backends  # torch does not declare all that is below it
 TOO_MANY_BYTES = 1 << 50
 
 
@@ -145,26 +147,26 @@ def test_reasons_and_scores_come_in_the_order_of_the_images() -> None:
 
 def legacy_tf32() -> None:
     """TF32 as most programs allow it."""
-    torch.backends.cuda.matmul.allow_tf32 = True
-    torch.backends.cudnn.allow_tf32 = True
+    backends.cuda.matmul.allow_tf32 = True
+    backends.cudnn.allow_tf32 = True
 
 
 def no_tf32() -> None:
     """TF32 off already."""
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
+    backends.cuda.matmul.allow_tf32 = False
+    backends.cudnn.allow_tf32 = False
 
 
 def new_tf32() -> None:
     """TF32 by torch's newer settings."""
-    torch.backends.cuda.matmul.fp32_precision = "tf32"
-    torch.backends.cudnn.conv.fp32_precision = "tf32"
+    backends.cuda.matmul.fp32_precision = "tf32"
+    backends.cudnn.conv.fp32_precision = "tf32"
 
 
 def flags() -> list[object]:
     """The settings of TF32 that can be read whichever way they were set."""
-    cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    mkldnn = torch.backends.mkldnn
+    cuda, cudnn = backends.cuda.matmul, backends.cudnn
+    mkldnn = backends.mkldnn
     return [each.fp32_precision for each in (cuda, cudnn.conv, cudnn.rnn, mkldnn.matmul)]
 
 
@@ -177,8 +179,8 @@ def test_gpus_score_without_tf32(set_up: Callable[[], None]) -> None:
         with use_full_fp32(GPU):
             assert flags()[:2] == ["ieee", "ieee"]
             # Kernels ask by the older names, which raise where the newer ones say otherwise.
-            assert not torch.backends.cuda.matmul.allow_tf32
-            assert not torch.backends.cudnn.allow_tf32
+            assert not backends.cuda.matmul.allow_tf32
+            assert not backends.cudnn.allow_tf32
         assert flags() == before
         with use_full_fp32(torch.device("cpu")):
             assert flags() == before

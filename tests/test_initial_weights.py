@@ -2,16 +2,15 @@
 
 import json
 import socket
-from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 import pytest
 import torch
 import torchvision
-from conftest import write_classes
-from searching import settings as search_settings
 from torch import Tensor
 
+from conftest import write_classes
+from searching import settings as search_settings
 from trialrun.errors import InvalidModelDirectoryError, InvalidParameterError
 from trialrun.images.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from trialrun.models import directory
@@ -101,7 +100,6 @@ def test_pretrained_azure_directory_starts_from_torchvisions_weights(
     assert not describe_initial_weights(str(model), None).are_random
 
 
-@pytest.mark.usefixtures("hub")
 def test_pretrained_azure_directory_without_weights_is_refused(tmp_path: Path, hub: Path) -> None:
     """The error names the directory's own setting, the file that is missing and what to do."""
     model = azure_untrained(tmp_path / "untrained", pretrained=True)
@@ -142,6 +140,14 @@ def test_trained_azure_directory_without_its_file_is_refused(tmp_path: Path) -> 
     model = azure_untrained(tmp_path / "trained", pretrained=True, **labels)
     with pytest.raises(InvalidModelDirectoryError, match="model cannot be read"):
         first_layer(model)
+
+
+def test_trained_azure_directory_gives_its_normalisation(azure: Path) -> None:
+    """Training that starts from Azure's trained weights scales images as Azure did."""
+    expected = describe_initial_weights(str(azure / "model_directory"), None).expected_input
+    assert (expected.mean, expected.std) == (HALF, HALF)
+    untrained = describe_initial_weights(str(azure / "untrained_densenet121"), None)
+    assert untrained.expected_input.mean == IMAGENET_MEAN
 
 
 def test_damaged_file_of_torchvisions_weights_is_named(hub: Path) -> None:
@@ -299,7 +305,7 @@ def test_untrained_directory_keeps_the_normalisation_of_default_weights(
 
 
 @pytest.fixture
-def half_normalised(tmp_path: Path) -> Iterator[Path]:
+def half_normalised(tmp_path: Path) -> Path:
     """An UntrainedModelDirectory whose weights want mean and deviation 0.5."""
     folder = tmp_path / "half"
     state = build(SMALL, 5, image_size=None).state_dict()
@@ -317,9 +323,9 @@ def test_model_records_the_normalisation_that_training_used(
 
     settings = {"model": str(half_normalised), "epochs": 1, "precision": "fp32", "device": "cpu"}
     result = train(plan_training({"train_data": str(colors), **settings}))
-    trained = json.loads(
-        Path(download_artifacts(f"{result.model_uri}"), "model.json").read_text("utf-8")
-    )
+    assert result.model_uri is not None
+    folder = Path(download_artifacts(result.model_uri))
+    trained = json.loads((folder / "model.json").read_text("utf-8"))
     assert trained["preprocessing"] == {"image_size": 32, "mean": [0.5] * 3, "std": [0.5] * 3}
 
 

@@ -78,7 +78,8 @@ def read_description(folder: Path) -> tuple[ModelDescription, str | None]:
         InvalidModelDirectoryError: Not a DenseNet or ResNet of Azure's, or damaged.
     """
     spec = _spec(folder)
-    description = ModelDescription(*_architecture(folder, spec))
+    normalised = _preprocessing(folder, spec) if spec.get("inputs") else None  # a trained model's
+    description = ModelDescription(*_architecture(folder, spec), preprocessing=normalised)
     path = _model_file(folder, spec)
     if path.is_file() or spec.get("label_map_file"):  # a trained model without its file is damaged
         return description, str(path)

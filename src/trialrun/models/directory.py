@@ -11,6 +11,7 @@ directory is executed.
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,13 +31,15 @@ FORMAT = "trialrun.model/1"
 WEIGHTS = "model.safetensors"
 MANIFEST = "manifest.json"
 CODE = "code"
-LOADER_MODULE = "trialrun.serving"
+SERVED_PREFIX = "trialrun_served_"  # of the package in `code/`; a hash of its sources follows
 
 _DATA_FILES = (OUR_DESCRIPTION, WEIGHTS)
 # `registered_model_meta` is what MLflow adds when it downloads a registered version.
 _MLFLOW_FILES = frozenset(
     {"MLmodel", "conda.yaml", "python_env.yaml", "requirements.txt", "registered_model_meta"}
 )
+# `trialrun.serving` is what models name whose copy of the code was called `trialrun`.
+_LOADER = re.compile(rf"trialrun\.serving|{SERVED_PREFIX}[0-9a-f]{{12}}\.serving")
 _HINT = "Take another copy of the model, or train it again."
 
 
@@ -194,6 +197,11 @@ def _check_names(folder: Path) -> None:
             raise _refused(path, "is no plain file")
 
 
+def loader_module(package: str) -> str:
+    """The module of a served package that MLflow imports to load the model."""
+    return f"{package}.serving"
+
+
 def _check_loader(folder: Path) -> None:
     path = folder / "MLmodel"
     if not path.is_file():
@@ -205,7 +213,7 @@ def _check_loader(folder: Path) -> None:
         loader = flavors["python_function"]["loader_module"]
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         raise _refused(path, "is damaged") from error
-    if loader != LOADER_MODULE:
+    if not isinstance(loader, str) or not _LOADER.fullmatch(loader):
         raise _refused(path, f"wants the module {loader!s} to be imported")
 
 

@@ -87,7 +87,7 @@ def azure_untrained(folder: Path, *, pretrained: bool, **more: object) -> Path:
 def first_layer(model: Path, weights: str | None = None) -> Tensor:
     """The first layer of the ResNet that training would start from."""
     _, network = new_network(str(model), 3, image_size=32, weights=weights)
-    return network.state_dict()["conv1.weight"]
+    return network.get_parameter("conv1.weight")
 
 
 def test_pretrained_azure_directory_starts_from_torchvisions_weights(

@@ -16,7 +16,7 @@ from trialrun.models.directory import ModelDescription
 from trialrun.models.names import ARCHITECTURES, DEFAULT_WEIGHTS, OUR_DESCRIPTION, check_name
 
 # Networks that refuse small images: the least size they take, and what every size is a multiple of.
-# All networks of torchvision 0.24 were built and run at 32 pixels, these also at every size up to
+# All networks of torchvision 0.29 were built and run at 32 pixels, these also at every size up to
 # 320: the others take any multiple of 32. MaxViT divides its feature maps into windows of 7.
 _SIZES = {
     "alexnet": (63, 1),

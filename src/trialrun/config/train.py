@@ -63,8 +63,9 @@ class TrainConfig:
     )
     image_size: int | str = knob(
         "auto",
-        "Height and width in pixels that images are resized to; auto is 224, or less where "
-        "the images are smaller.",
+        "Height and width in pixels that images are resized to; auto is the size of the initial "
+        "weights' images, 224 for random ones, or less where the images are smaller and the "
+        "network takes less.",
         low=1,
         high=4096,
         auto=True,

@@ -17,7 +17,7 @@ from trialrun.errors import InvalidModelDirectoryError
 from trialrun.images.preprocessing import Preprocessing
 from trialrun.models.classifier import ImageClassifier
 from trialrun.models.directory import ModelDescription, StoredModel
-from trialrun.models.names import AZURE_DESCRIPTION, SWITCHES
+from trialrun.models.names import AZURE_DESCRIPTION, DEFAULT_WEIGHTS, SWITCHES
 from trialrun.models.weights import from_torch_save, load_exactly
 from trialrun.models.zoo import build
 
@@ -55,16 +55,36 @@ def read_untrained(folder: Path) -> StoredModel:
     Raises:
         InvalidModelDirectoryError: Not a DenseNet or ResNet of Azure's, or damaged.
     """
+    description, weights = read_description(folder)
+    if weights is None or weights == DEFAULT_WEIGHTS:
+        wants_default = weights is not None
+        return StoredModel(folder, description, None, None, wants_default_weights=wants_default)
+    path = Path(weights)
+    state = {
+        name.removeprefix(_NETWORK_PREFIX): tensor
+        for name, tensor in from_torch_save(_bytes_of(path), path).items()
+        if name.startswith(_NETWORK_PREFIX)
+    }
+    return StoredModel(folder, description, state, None)
+
+
+def read_description(folder: Path) -> tuple[ModelDescription, str | None]:
+    """Read what describes a directory of Azure's, and where its initial weights come from.
+
+    That is the path of its weights file; without one `default` where the specification says
+    `pretrained: true`, which in Azure means torchvision's weights; else None.
+
+    Raises:
+        InvalidModelDirectoryError: Not a DenseNet or ResNet of Azure's, or damaged.
+    """
     spec = _spec(folder)
+    normalised = _preprocessing(folder, spec) if spec.get("inputs") else None  # a trained model's
+    description = ModelDescription(*_architecture(folder, spec), preprocessing=normalised)
     path = _model_file(folder, spec)
-    state = None
-    if path.is_file():
-        state = {
-            name.removeprefix(_NETWORK_PREFIX): tensor
-            for name, tensor in from_torch_save(_bytes_of(path), path).items()
-            if name.startswith(_NETWORK_PREFIX)
-        }
-    return StoredModel(folder, ModelDescription(*_architecture(folder, spec)), state, None)
+    if path.is_file() or spec.get("label_map_file"):  # a trained model without its file is damaged
+        return description, str(path)
+    is_pretrained = _init_params(spec).get("pretrained") is True
+    return description, DEFAULT_WEIGHTS if is_pretrained else None
 
 
 def read_trained(folder: Path) -> ImageClassifier:

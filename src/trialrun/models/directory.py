@@ -1,6 +1,7 @@
 """ModelDirectory and UntrainedModelDirectory: safetensors and JSON, held to a manifest.
 
-    model.json         architecture, arguments; where trained: classes in index order, preprocessing
+    model.json         architecture, arguments; where trained: classes in index order,
+                       preprocessing; where torchvision's weights are kept: their preprocessing
     model.safetensors  the weights; an untrained directory may have none
     manifest.json      sha256 and size of both
 
@@ -44,7 +45,10 @@ _HINT = "Take another copy of the model, or train it again."
 
 @dataclass(frozen=True, slots=True)
 class ModelDescription:
-    """What `model.json` says; `classes` and `preprocessing` are absent from an untrained model."""
+    """What `model.json` says; an untrained model has no `classes`.
+
+    Its `preprocessing` is that of its initial weights, or None where that is not known.
+    """
 
     architecture: str
     arguments: Mapping[str, bool] = field(default_factory=dict)
@@ -58,8 +62,9 @@ class ModelDescription:
             "architecture": self.architecture,
             "arguments": dict(self.arguments),
         }
-        if self.preprocessing is not None:
+        if self.classes:
             values["classes"] = list(self.classes)
+        if self.preprocessing is not None:
             values["preprocessing"] = self.preprocessing.to_json()
         return values
 
@@ -77,12 +82,14 @@ class ModelDescription:
             raise ValueError("architecture or arguments are missing")
         if "preprocessing" not in values:
             return cls(values["architecture"], arguments)
-        classes = values.get("classes")
+        preprocessing = Preprocessing.from_json(values["preprocessing"])
+        if "classes" not in values:
+            return cls(values["architecture"], arguments, (), preprocessing)
+        classes = values["classes"]
         if not isinstance(classes, list) or not all(isinstance(c, str) for c in classes):
             raise ValueError("classes are no list of names")
         if len(set(classes)) != len(classes) or not classes:
             raise ValueError("classes are empty or not unique")
-        preprocessing = Preprocessing.from_json(values["preprocessing"])
         return cls(values["architecture"], arguments, tuple(classes), preprocessing)
 
 
@@ -106,12 +113,16 @@ def write(folder: Path, description: ModelDescription, weights: bytes | None) ->
 
 @dataclass(frozen=True, slots=True)
 class StoredModel:
-    """A model directory as read and checked, its network not yet built."""
+    """A model directory as read and checked, its network not yet built.
+
+    `wants_default_weights` is true where it names torchvision's weights and does not hold them.
+    """
 
     folder: Path
     description: ModelDescription
     state: dict[str, Tensor] | None
     weights_sha256: str | None
+    wants_default_weights: bool = False
 
     def classifier(self) -> ImageClassifier:
         """The trained network in eval mode.
@@ -121,7 +132,7 @@ class StoredModel:
                 do not fit each other.
         """
         description = self.description
-        if description.preprocessing is None or self.state is None:
+        if description.preprocessing is None or not description.classes or self.state is None:
             raise InvalidModelDirectoryError(
                 f"{self.folder} is not trained", "Train it: `trialrun train --model DIR`."
             )
@@ -143,18 +154,34 @@ def read(folder: Path) -> StoredModel:
         InvalidModelDirectoryError: Damaged, incomplete, with files that do not belong, or asking
             for another loader.
     """
+    description, manifest = _description(folder)
+    if WEIGHTS not in manifest:
+        return StoredModel(folder, description, None, None)
+    entry = manifest[WEIGHTS]
+    state = from_safetensors(_verified(folder / WEIGHTS, entry), folder / WEIGHTS)
+    return StoredModel(folder, description, state, entry["sha256"])
+
+
+def read_description(folder: Path) -> tuple[ModelDescription, str | None]:
+    """Read what describes a directory of ours, and the path of its weights where it has some.
+
+    Raises:
+        InvalidModelDirectoryError: As `read`; the weights themselves are not read.
+    """
+    description, manifest = _description(folder)
+    return description, str(folder / WEIGHTS) if WEIGHTS in manifest else None
+
+
+def _description(folder: Path) -> tuple[ModelDescription, dict[str, dict[str, Any]]]:
     _check_names(folder)
     _check_loader(folder)
     manifest = _manifest(folder)
-    contents = {name: _verified(folder / name, entry) for name, entry in manifest.items()}
+    path = folder / OUR_DESCRIPTION
     try:
-        description = ModelDescription.from_json(json.loads(contents[OUR_DESCRIPTION]))
+        content = _verified(path, manifest[OUR_DESCRIPTION])
+        return ModelDescription.from_json(json.loads(content)), manifest
     except (KeyError, ValueError, TypeError) as error:
-        raise _refused(folder / OUR_DESCRIPTION, f"is damaged: {error}") from error
-    if WEIGHTS not in contents:
-        return StoredModel(folder, description, None, None)
-    state = from_safetensors(contents[WEIGHTS], folder / WEIGHTS)
-    return StoredModel(folder, description, state, manifest[WEIGHTS]["sha256"])
+        raise _refused(path, f"is damaged: {error}") from error
 
 
 def _refused(path: Path, what: str) -> InvalidModelDirectoryError:

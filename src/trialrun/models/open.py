@@ -40,21 +40,23 @@ def new_network(
 ) -> tuple[ModelDescription, nn.Module]:
     """The network to train: one of the zoo by name, or what an UntrainedModelDirectory describes.
 
-    `weights` (None, `default` or a file) takes the place of weights that the directory holds. Fresh
-    weights are drawn from torch's global generator.
+    `weights` (None, `default` or a file) takes the place of weights that the directory holds or, as
+    Azure's with `pretrained: true`, names. Fresh weights are drawn from torch's global generator.
 
     Raises:
         InvalidModelDirectoryError: `model` is neither, or its weights do not fit.
         InvalidParameterError: The image size does not fit, or weights cannot be downloaded.
     """
     check_name(model)
-    folder = Path(model).expanduser()
+    folder, asked_by = Path(model).expanduser(), f"weights={DEFAULT_WEIGHTS}"
     if model in ARCHITECTURES:
         description, state = ModelDescription(model), None
     else:
         ours = (folder / OUR_DESCRIPTION).is_file()
         stored = directory.read(folder) if ours else azure.read_untrained(folder)
         description, state = stored.description, stored.state
+        if weights is None and stored.wants_default_weights:
+            weights, asked_by = DEFAULT_WEIGHTS, f"{folder / AZURE_DESCRIPTION}, pretrained: true"
     network = build(
         description.architecture,
         num_classes,
@@ -63,7 +65,7 @@ def new_network(
     )
     source = folder
     if weights == DEFAULT_WEIGHTS:
-        state = pretrained_state(description.architecture)
+        state = pretrained_state(description.architecture, asked_by)
     elif weights is not None:
         source = Path(weights).expanduser()
         state = read_state(source)

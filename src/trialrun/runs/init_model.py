@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trialrun.config import NONE_TEXT
 from trialrun.errors import InvalidModelDirectoryError, InvalidParameterError
@@ -13,6 +14,9 @@ from trialrun.models.names import (
     check_name,
     takes_switch,
 )
+
+if TYPE_CHECKING:
+    from trialrun.images.preprocessing import Preprocessing
 
 
 def init_model(name: str, out: str, *, weights: str, switches: Mapping[str, bool]) -> Path:
@@ -39,7 +43,7 @@ def init_model(name: str, out: str, *, weights: str, switches: Mapping[str, bool
     with new_directory(folder) as draft:
         from trialrun.models.directory import ModelDescription, write
 
-        write(draft, ModelDescription(name, chosen), content)
+        write(draft, ModelDescription(name, chosen, (), _preprocessing(name, weights)), content)
     return folder
 
 
@@ -53,3 +57,12 @@ def _weights(name: str, weights: str, switches: Mapping[str, bool]) -> bytes:
     network = build(name, 2, image_size=None, arguments=switches)
     check_initial_names(network, state, head_prefix(network), weights)
     return to_bytes(state)
+
+
+def _preprocessing(name: str, weights: str) -> "Preprocessing | None":
+    """What the weights were trained on, which training then takes over; no file says it."""
+    if weights != DEFAULT_WEIGHTS:
+        return None
+    from trialrun.models.initial import describe_default_weights
+
+    return describe_default_weights(name)

@@ -50,7 +50,7 @@ class _WithOutputLayer(nn.Module):
 
 
 def read_untrained(folder: Path) -> StoredModel:
-    """An UntrainedModelDirectory of Azure's, with its weights where it has some.
+    """A directory of Azure's to train from, with its weights where it has some.
 
     Raises:
         InvalidModelDirectoryError: Not a DenseNet or ResNet of Azure's, or damaged.
@@ -64,7 +64,21 @@ def read_untrained(folder: Path) -> StoredModel:
             for name, tensor in from_torch_save(_bytes_of(path), path).items()
             if name.startswith(_NETWORK_PREFIX)
         }
-    return StoredModel(folder, ModelDescription(*_architecture(folder, spec)), state, None)
+    return StoredModel(folder, read_description(folder), state, None)
+
+
+def read_description(folder: Path) -> ModelDescription:
+    """What a directory of Azure's describes; one without a label map is untrained.
+
+    Raises:
+        InvalidModelDirectoryError: Not a DenseNet or ResNet of Azure's, or damaged.
+    """
+    spec = _spec(folder)
+    architecture, arguments = _architecture(folder, spec)
+    if not spec.get("label_map_file"):
+        return ModelDescription(architecture, arguments)
+    classes, preprocessing = _classes(folder, spec), _preprocessing(folder, spec)
+    return ModelDescription(architecture, arguments, classes, preprocessing)
 
 
 def read_trained(folder: Path) -> ImageClassifier:

@@ -140,18 +140,48 @@ def read(folder: Path) -> StoredModel:
         InvalidModelDirectoryError: Damaged, incomplete, with files that do not belong, or asking
             for another loader.
     """
-    _check_names(folder)
-    _check_loader(folder)
-    manifest = _manifest(folder)
+    manifest = _checked_manifest(folder)
     contents = {name: _verified(folder / name, entry) for name, entry in manifest.items()}
-    try:
-        description = ModelDescription.from_json(json.loads(contents[OUR_DESCRIPTION]))
-    except (KeyError, ValueError, TypeError) as error:
-        raise _refused(folder / OUR_DESCRIPTION, f"is damaged: {error}") from error
+    description = _description(folder, contents.get(OUR_DESCRIPTION))
     if WEIGHTS not in contents:
         return StoredModel(folder, description, None, None)
     state = from_safetensors(contents[WEIGHTS], folder / WEIGHTS)
     return StoredModel(folder, description, state, manifest[WEIGHTS]["sha256"])
+
+
+def read_description(folder: Path) -> ModelDescription:
+    """What a directory of ours describes, its weights not yet read.
+
+    Raises:
+        InvalidModelDirectoryError: As `read`, the weights apart.
+    """
+    entry = _checked_manifest(folder).get(OUR_DESCRIPTION)
+    content = None if entry is None else _verified(folder / OUR_DESCRIPTION, entry)
+    return _description(folder, content)
+
+
+def file_digests(folder: Path) -> dict[str, str]:
+    """The sha256 of each data file of a directory of ours, as its manifest has them.
+
+    Raises:
+        InvalidModelDirectoryError: As `read`; whether the files are those is not looked at.
+    """
+    return {name: entry["sha256"] for name, entry in _checked_manifest(folder).items()}
+
+
+def _checked_manifest(folder: Path) -> dict[str, dict[str, Any]]:
+    _check_names(folder)
+    _check_loader(folder)
+    return _manifest(folder)
+
+
+def _description(folder: Path, content: bytes | None) -> ModelDescription:
+    try:
+        if content is None:
+            raise ValueError("it is not in the manifest")
+        return ModelDescription.from_json(json.loads(content))
+    except (ValueError, TypeError) as error:
+        raise _refused(folder / OUR_DESCRIPTION, f"is damaged: {error}") from error
 
 
 def _refused(path: Path, what: str) -> InvalidModelDirectoryError:

@@ -22,6 +22,7 @@ from trialrun.images.workers import num_threads
 from trialrun.packing import DecodedImages, Skipped, open_pack, skipped_images, usable_subset
 from trialrun.packing.ledger import surveyed_again
 from trialrun.runs.findings import Findings, look_for
+from trialrun.runs.initial import kept_preprocessing
 from trialrun.runs.kept import (
     evictable_archives,
     keep_within_limit,
@@ -77,7 +78,11 @@ def prepare(plan: TrainPlan, observer: Observer) -> PreparedData:
         StorageError: The cache folder cannot be written.
     """
     surveys = [surveyed_set(images, observer) for images in (plan.train, plan.valid)]
-    preprocessing = Preprocessing(_image_size(plan, surveys), steps=fixed_steps(plan.steps))
+    kept = kept_preprocessing(plan)
+    size = _image_size(plan, surveys, kept.image_size if kept else None)
+    preprocessing = replace(
+        kept or Preprocessing(size), image_size=size, steps=fixed_steps(plan.steps)
+    )
     stored, train_steps = _stored_for_training(plan, preprocessing)
     train = _prepared(surveys[0], stored, plan, observer)
     valid = _prepared(surveys[1], preprocessing, plan, observer)
@@ -97,11 +102,12 @@ def surveyed_set(images: ImageSet, observer: Observer | None = None) -> Survey:
     )
 
 
-def _image_size(plan: TrainPlan, surveys: Sequence[Survey]) -> int:
+def _image_size(plan: TrainPlan, surveys: Sequence[Survey], kept: int | None) -> int:
+    """The size asked for; of `auto` what the transforms, the initial weights or the images want."""
     if plan.config.image_size != AUTO_TEXT:
         return int(plan.config.image_size)
     listed = side_after(fixed_steps(plan.steps)) or side_after(plan.steps)
-    return listed or auto_image_size(surveys)
+    return listed or kept or auto_image_size(surveys)
 
 
 def _stored_for_training(

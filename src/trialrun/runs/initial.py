@@ -1,0 +1,77 @@
+"""What a network starts from, as `model` and `weights` name it: found, described, identified."""
+
+import hashlib
+from pathlib import Path
+
+from torch import nn
+
+from trialrun.config import TrainConfig
+from trialrun.images.preprocessing import Preprocessing
+from trialrun.models import open as models
+from trialrun.models.names import ARCHITECTURES, DEFAULT_WEIGHTS
+from trialrun.models.weights import state_sha256
+from trialrun.runs.plan import TrainPlan
+from trialrun.runs.sources import local_path
+
+INITIAL_WEIGHTS = "initial_weights_sha256"
+MODEL_DIRECTORY = "model_directory_sha256"
+
+
+def model_of(plan: TrainPlan) -> str:
+    """The network's name, or the folder on this machine that describes it."""
+    return local_path(plan.config.model, plan.local_paths)
+
+
+def weights_of(plan: TrainPlan) -> str | None:
+    """None, `default`, or the file or folder on this machine that holds the initial weights."""
+    weights = plan.config.weights
+    return None if weights is None else local_path(weights, plan.local_paths)
+
+
+def describe_source(config: TrainConfig) -> str:
+    """The setting that the initial weights come from, as it was typed."""
+    return f"model={config.model}" if config.weights is None else f"weights={config.weights}"
+
+
+def kept_preprocessing(plan: TrainPlan) -> Preprocessing | None:
+    """Image size, mean and deviation of the trained model directory that training starts from.
+
+    They belong to the weights: of weights from elsewhere, or of an untrained directory, there are
+    none.
+
+    Raises:
+        InvalidModelDirectoryError: The directory is damaged.
+    """
+    folder = _directory(weights_of(plan) or model_of(plan))
+    stored = None if folder is None else models.stored_preprocessing(folder)
+    return None if stored is None else Preprocessing(stored.image_size, stored.mean, stored.std)
+
+
+def initial_params(plan: TrainPlan, network: nn.Module) -> dict[str, str]:
+    """What identifies the weights of `network` before the first step, and where they came from.
+
+    Raises:
+        InvalidModelDirectoryError: A directory is damaged.
+    """
+    params = {INITIAL_WEIGHTS: state_sha256(network.state_dict())}
+    sha256 = _directory_sha256(plan)
+    return params if sha256 is None else {**params, MODEL_DIRECTORY: sha256}
+
+
+def _directory_sha256(plan: TrainPlan) -> str | None:
+    """What identifies the model directories that `model` and `weights` name; None without one."""
+    digest = hashlib.sha256()
+    folders = {"model": _directory(model_of(plan)), "weights": _directory(weights_of(plan))}
+    found = {name: folder for name, folder in folders.items() if folder is not None}
+    for name, folder in found.items():
+        for file, sha256 in models.directory_digests(folder).items():
+            digest.update(f"{name} {file} {sha256}\n".encode())
+    return digest.hexdigest() if found else None
+
+
+def _directory(name: str | None) -> Path | None:
+    """The folder that a setting names; None of a network, a file and torchvision's weights."""
+    if name is None or name == DEFAULT_WEIGHTS or name in ARCHITECTURES:
+        return None
+    path = Path(name).expanduser()
+    return path if path.is_dir() else None

@@ -57,7 +57,7 @@ def state_sha256(state: Mapping[str, Tensor]) -> str:
     for name, tensor in state.items():
         values = tensor.detach().to("cpu").contiguous()
         digest.update(f"{name} {values.dtype} {tuple(values.shape)}\n".encode())
-        digest.update(memoryview(values.reshape(-1).view(torch.uint8).numpy()))
+        digest.update(values.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

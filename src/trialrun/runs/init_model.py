@@ -13,10 +13,13 @@ from trialrun.models.names import (
     check_name,
     takes_switch,
 )
+from trialrun.runs.sources import local_path
 
 
 def init_model(name: str, out: str, *, weights: str, switches: Mapping[str, bool]) -> Path:
-    """Write the directory and return it; `weights` is none, default or a file.
+    """Write the directory and return it; `weights` is none, default, a file or a trained model.
+
+    Of a trained model's weights the last layer is left out.
 
     Raises:
         InvalidModelDirectoryError: There is no such network, or the weights are not its own.
@@ -44,12 +47,16 @@ def init_model(name: str, out: str, *, weights: str, switches: Mapping[str, bool
 
 
 def _weights(name: str, weights: str, switches: Mapping[str, bool]) -> bytes:
-    from trialrun.models.weights import check_initial_names, read_state, to_bytes
+    from trialrun.models.open import read_initial
+    from trialrun.models.weights import check_initial_names, to_bytes
     from trialrun.models.zoo import build, head_prefix, pretrained_state
 
     if weights == DEFAULT_WEIGHTS:
         return to_bytes(pretrained_state(name))
-    state = read_state(Path(weights).expanduser())
+    initial = read_initial(Path(local_path(weights, {})).expanduser(), name)
     network = build(name, 2, image_size=None, arguments=switches)
-    check_initial_names(network, state, head_prefix(network), weights)
+    prefix, state = head_prefix(network), initial.state
+    check_initial_names(network, state, prefix, weights)
+    if initial.classes:  # an untrained directory has no classes that the last layer would be for
+        state = {name: tensor for name, tensor in state.items() if not name.startswith(prefix)}
     return to_bytes(state)

@@ -1,11 +1,12 @@
 """What a network starts from, as `model` and `weights` name it: found, described, identified."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 from torch import nn
 
-from trialrun.config import TrainConfig
+from trialrun.config import NONE_TEXT, TrainConfig
 from trialrun.images.preprocessing import Preprocessing
 from trialrun.models import open as models
 from trialrun.models.names import ARCHITECTURES, DEFAULT_WEIGHTS
@@ -31,6 +32,32 @@ def weights_of(plan: TrainPlan) -> str | None:
 def describe_source(config: TrainConfig) -> str:
     """The setting that the initial weights come from, as it was typed."""
     return f"model={config.model}" if config.weights is None else f"weights={config.weights}"
+
+
+def describe_changes(
+    settings: Mapping[str, str], before: Mapping[str, str], after: Mapping[str, str]
+) -> tuple[str, ...]:
+    """How two runs with the same settings began differently, in words, by their parameters.
+
+    Runs without a digest, as those recorded by earlier versions, are not judged by it.
+    """
+    model, weights = (settings.get(name, NONE_TEXT) for name in ("model", "weights"))
+    source = f"model={model}" if weights == NONE_TEXT else f"weights={weights}"
+    if _differ(INITIAL_WEIGHTS, before, after):
+        if _differ("num_classes", before, after):
+            cause = f"there are {after['num_classes']} classes, not {before['num_classes']}"
+        elif weights == NONE_TEXT and MODEL_DIRECTORY not in after:
+            cause = f"{source} draws others, as another version of torch may"
+        else:
+            cause = f"{source} holds others"
+        return (f"the initial weights are not those of the original: {cause}",)
+    if _differ(MODEL_DIRECTORY, before, after):
+        return (f"{source} has changed since the original, its weights have not",)
+    return ()
+
+
+def _differ(name: str, before: Mapping[str, str], after: Mapping[str, str]) -> bool:
+    return name in before and name in after and before[name] != after[name]
 
 
 def kept_preprocessing(plan: TrainPlan) -> Preprocessing | None:

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from torch import Tensor, nn
 
-from trialrun.errors import InvalidModelDirectoryError
+from trialrun.errors import InvalidModelDirectoryError, first_line
 from trialrun.images.preprocessing import Preprocessing
 from trialrun.models.classifier import ImageClassifier
 from trialrun.models.directory import ModelDescription, StoredModel
@@ -59,11 +59,14 @@ def read_untrained(folder: Path) -> StoredModel:
     path = _model_file(folder, spec)
     state = None
     if path.is_file():
+        stored = from_torch_save(_bytes_of(path), path)
         state = {
             name.removeprefix(_NETWORK_PREFIX): tensor
-            for name, tensor in from_torch_save(_bytes_of(path), path).items()
+            for name, tensor in stored.items()
             if name.startswith(_NETWORK_PREFIX)
         }
+        if _has_output_layer(stored):
+            state |= _merged_last_layer(state, stored, path)
     return StoredModel(folder, read_description(folder), state, None)
 
 
@@ -101,6 +104,23 @@ def read_trained(folder: Path) -> ImageClassifier:
         whole = network
         load_exactly(network, _without_prefix(state, path), path)
     return ImageClassifier(whole, classes, _preprocessing(folder, spec)).eval()
+
+
+def _merged_last_layer(
+    network: Mapping[str, Tensor], stored: Mapping[str, Tensor], path: Path
+) -> dict[str, Tensor]:
+    """The network's last layer and the linear layer behind it as one: W2 (W1 x + b1) + b2."""
+    last = "classifier" if "classifier.weight" in network else "fc"
+    try:
+        weight, bias = (stored[_OUTPUT_PREFIX + name] for name in ("weight", "bias"))
+        return {
+            f"{last}.weight": weight @ network[f"{last}.weight"],
+            f"{last}.bias": weight @ network[f"{last}.bias"] + bias,
+        }
+    except (KeyError, RuntimeError) as error:
+        raise InvalidModelDirectoryError(
+            f"{path}: the last layers do not fit: {first_line(error)}", _HINT
+        ) from error
 
 
 def _has_output_layer(state: Mapping[str, Tensor]) -> bool:

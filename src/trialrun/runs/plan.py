@@ -4,7 +4,7 @@ All complaints about parameters and data layout are found together.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -61,7 +61,7 @@ def plan_training(values: Mapping[str, Any]) -> TrainPlan:
     """
     problems: list[TrialrunError] = []
     config = _settings(values, problems)
-    local_paths = _fetched_models(config, problems)
+    local_paths = fetch_models((config.model, config.weights), problems)
     problems += _wrong_beside_settings(config, local_paths)
     steps = _steps(config, problems)
     train = _labelled(config.train_data, config, problems)
@@ -78,11 +78,11 @@ def plan_training(values: Mapping[str, Any]) -> TrainPlan:
     return TrainPlan(config, train, valid, steps, local_paths)
 
 
-def _fetched_models(config: TrainConfig, problems: list[TrialrunError]) -> dict[str, Path]:
-    """Where the models are that `model` and `weights` name by a URI; MLflow is loaded for those."""
+def fetch_models(names: Iterable[str | None], problems: list[TrialrunError]) -> dict[str, Path]:
+    """Where the models are that MLflow has, by URI; MLflow is loaded where `names` hold one."""
     fetched: dict[str, Path] = {}
-    for uri in (config.model, config.weights or ""):
-        if uri.startswith(URI_SCHEMES) and uri not in fetched:
+    for uri in dict.fromkeys(names):
+        if uri is not None and uri.startswith(URI_SCHEMES):
             try:
                 fetched[uri] = fetch_model(uri)
             except TrialrunError as error:

@@ -168,8 +168,8 @@ def test_newer_pickle_protocol_is_told_as_such(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 def test_torchscript_archive_is_refused_as_code(tmp_path: Path) -> None:
     """A scripted network is a program, and torch's advice to run it is not passed on."""
-    scripted = torch.jit.script(nn.Linear(2, 2))  # type: ignore[no-untyped-call]
-    torch.jit.save(scripted, tmp_path / "weights.pt")  # type: ignore[no-untyped-call]
+    scripted = torch.jit.script(nn.Linear(2, 2))
+    torch.jit.save(scripted, tmp_path / "weights.pt")
     with pytest.raises(InvalidModelDirectoryError, match="TorchScript") as raised:
         started_from(tmp_path / "weights.pt")
     assert "weights_only" not in str(raised.value)

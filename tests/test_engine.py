@@ -1,6 +1,7 @@
 """The engine: order, stopping, determinism, and what each setting changes."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,6 @@ from trialrun.engine.augment import augmented
 from trialrun.engine.batches import (
     Prefetched,
     cut,
-    num_batches,
     ordered_batches,
     training_batches,
 )
@@ -26,6 +26,7 @@ from trialrun.engine.recipe import make_loss, make_optimizer, schedule_factor
 from trialrun.engine.results import EpochResult
 from trialrun.engine.seeds import permutation, seed_for, uniforms
 from trialrun.engine.state import begin
+from trialrun.engine.steps import num_batches, warm_up_steps
 from trialrun.engine.stopping import until_stopped
 from trialrun.engine.task import Task
 from trialrun.errors import InvalidParameterError, OutOfMemoryError
@@ -132,6 +133,7 @@ def test_same_seed_gives_the_same_weights() -> None:
         {"schedule": "constant"},
         {"schedule": "polynomial"},
         {"warmup_steps": 3},
+        {"warmup_epochs": 0.5},
         {"label_smoothing": 0.1},
         {"mixup": 0.4},
         {"cutmix": 1.0},
@@ -199,6 +201,30 @@ def test_warm_up_rises_to_the_peak() -> None:
     """The rate rises in equal steps, then the schedule begins."""
     factor = schedule_factor("constant", 3, 10)
     assert [factor(step) for step in range(4)] == [0.25, 0.5, 0.75, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("setting", "steps"),
+    [({}, 0), ({"warmup_steps": 7}, 7), ({"warmup_epochs": 1.0}, 12), ({"warmup_epochs": 0.25}, 3)],
+    ids=str,
+)
+def test_warm_up_is_counted_in_steps_or_epochs(setting: dict[str, Any], steps: int) -> None:
+    """An epoch of 96 images in batches of 8 has 12 steps."""
+    config = TrainConfig(epochs=2, batch_size=8, **setting)
+    assert warm_up_steps(config, 96) == steps
+
+
+@pytest.mark.parametrize("setting", [{"warmup_steps": 24}, {"warmup_epochs": 2.0}], ids=str)
+def test_warm_up_as_long_as_the_run_is_refused(setting: dict[str, Any]) -> None:
+    """The learning rate would never reach its peak."""
+    with pytest.raises(InvalidParameterError, match="not shorter than the run"):
+        warm_up_steps(TrainConfig(epochs=2, batch_size=8, **setting), 96)
+
+
+def test_two_units_of_the_warm_up_are_refused() -> None:
+    """Which of the two counts would be a guess."""
+    with pytest.raises(InvalidParameterError, match="both set"):
+        TrainConfig(warmup_steps=3, warmup_epochs=1)
 
 
 def test_loss_that_is_no_number_stops_before_the_step() -> None:

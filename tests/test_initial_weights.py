@@ -1,38 +1,40 @@
-"""Training from model directories and MLflow's models: last layers, preprocessing, digests."""
+"""The images that networks and their initial weights expect, and where those weights come from."""
 
 import json
-import shutil
-import subprocess
-import sys
-from pathlib import Path
+import socket
+from pathlib import Path, PurePosixPath
 
 import pytest
 import torch
-from torch import nn
+import torchvision
+from torch import Tensor
 
-import trialrun
 from conftest import write_classes
-from searching import nested_runs, settings
-from toy_networks import SMALL, network_of, started_from, write_model
-from trialrun.errors import InvalidModelDirectoryError, TrackingError, TrialrunError
-from trialrun.images.preprocessing import IMAGENET_MEAN, Preprocessing
-from trialrun.models.open import new_network, open_classifier
-from trialrun.models.weights import state_sha256, to_bytes
-from trialrun.models.zoo import build, head_prefix
+from searching import settings as search_settings
+from trialrun.errors import InvalidModelDirectoryError, InvalidParameterError
+from trialrun.images.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from trialrun.models import directory
+from trialrun.models.directory import ModelDescription
+from trialrun.models.initial import describe_default_weights, describe_initial_weights
+from trialrun.models.names import ARCHITECTURES
+from trialrun.models.open import new_network
+from trialrun.models.weights import to_bytes
+from trialrun.models.zoo import build, check_image_size
 from trialrun.runs.data import prepare
 from trialrun.runs.init_model import init_model
 from trialrun.runs.observer import Silent
 from trialrun.runs.plan import plan_training
-from trialrun.runs.recorded import read_run
-from trialrun.runs.reproduce import reproduce
-from trialrun.store import connect
+from trialrun.runs.train import train
+from trialrun.search.observer import SilentSearch
+from trialrun.search.plan import plan_search, trial_plan
+from trialrun.search.trial import Bench
 
-SQUEEZE = "squeezenet1_1"  # whose last layer is a convolution
-TINY = {"model": SMALL, "epochs": 1, "batch_size": 8, "precision": "fp32"}
+HALF = (0.5, 0.5, 0.5)
+SMALL = "shufflenet_v2_x0_5"
 
 
 class Notes(Silent):
-    """Collects what a run reports."""
+    """Keeps what a run notes."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []
@@ -42,262 +44,309 @@ class Notes(Silent):
         self.texts.append(text)
 
 
-def test_model_directory_of_another_network_is_refused_with_the_one_to_set(tmp_path: Path) -> None:
-    """`weights` of a trained model asks for its network."""
-    write_model(tmp_path / "model", SQUEEZE, ("a", "b"))
-    with pytest.raises(InvalidModelDirectoryError, match=f"weights of {SQUEEZE}, not") as raised:
-        started_from(tmp_path / "model")
-    assert f"model={SQUEEZE}" in raised.value.hint
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of torch's, on a machine without a network."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+
+    def refuse(*_args: object, **_kwargs: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    folder = tmp_path / "torch" / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    return folder
 
 
-@pytest.mark.parametrize("setting", ["model", "weights"])
-@pytest.mark.parametrize("name", [SMALL, SQUEEZE])
-def test_rows_of_the_last_layer_move_with_their_class(
-    name: str, setting: str, tmp_path: Path
-) -> None:
-    """Classes in another order keep their rows, a new one has a fresh row, one is dropped."""
-    trained = write_model(tmp_path / "model", name, ("ant", "bee", "cat"))
-    given = {"model": str(tmp_path / "model"), "weights": None}
-    if setting == "weights":
-        given = {"model": name, "weights": str(tmp_path / "model")}
-    notes: list[str] = []
-    torch.manual_seed(3)
-    _, network = new_network(
-        str(given["model"]),
-        3,
-        image_size=32,
-        weights=given["weights"],
-        classes=("bee", "dog", "ant"),
-        note=notes.append,
-    )
-    torch.manual_seed(3)
-    fresh = build(name, 3, image_size=32)
-    prefix = head_prefix(network)
-    for part in ("weight", "bias"):
-        new, old, drawn = (each.get_parameter(prefix + part) for each in (network, trained, fresh))
-        assert torch.equal(new[0], old[1])
-        assert torch.equal(new[1], drawn[1])
-        assert torch.equal(new[2], old[0])
-    (note,) = notes
-    assert "2 of 3 classes keep their rows" in note
-    assert "1 are new; 1 of its classes are dropped" in note
+def put_weights(hub: Path, name: str) -> dict[str, Tensor]:
+    """Weights for 1,000 classes under the name of torchvision's file."""
+    torch.manual_seed(7)
+    state = build(name, 1000, image_size=None).state_dict()
+    torch.save(state, hub / file_name(name))
+    return state
 
 
-def test_same_classes_start_from_every_weight_of_the_model(tmp_path: Path) -> None:
-    """Training goes on from the very network that was stored."""
-    trained = write_model(tmp_path / "model", SMALL, ("ant", "bee"))
-    _, network = new_network(
-        str(tmp_path / "model"), 2, image_size=32, weights=None, classes=("ant", "bee")
-    )
-    assert state_sha256(network.state_dict()) == state_sha256(trained.state_dict())
+def file_name(name: str) -> str:
+    """What torchvision calls the file of its default weights."""
+    return PurePosixPath(torchvision.models.get_model_weights(name).DEFAULT.url).name
 
 
-def write_azure_model(folder: Path, *, with_output_layer: bool) -> nn.Module:
-    """A trained ResNet of Azure's with the classes cat and dog; the network that it holds."""
+def azure_untrained(folder: Path, *, pretrained: bool, **more: object) -> Path:
+    """An UntrainedModelDirectory of Azure's without its weights file."""
     folder.mkdir()
-    parameters = {"model_name": "resnet18", "pretrained": with_output_layer, "num_classes": 2}
+    init_params = {"model_name": "resnet18", "pretrained": pretrained, "zero_init_residual": False}
     spec = {
-        "flavor": {"name": "pytorch"},
+        "flavor": {"name": "pytorch", "serialization_method": "state_dict"},
         "model_file": "model",
-        "flavor_extras": {"class": "ResNet", "init_params": parameters},
-        "label_map_file": "index_to_label.csv",
+        "flavor_extras": {"class": "ResNet", "init_params": init_params},
     }
-    (folder / "model_spec.yaml").write_text(json.dumps(spec))
-    (folder / "index_to_label.csv").write_text(",label\n0,cat\n1,dog\n")
-    network = network_of("resnet18", 1000 if with_output_layer else 2)
-    state = {f"model.{name}": tensor for name, tensor in network.state_dict().items()}
-    if with_output_layer:
-        output = nn.Linear(1000, 2)
-        state |= {f"out_linear_model.{name}": t for name, t in output.state_dict().items()}
-    torch.save(state, folder / "model")
-    return network
+    (folder / "model_spec.yaml").write_text(json.dumps(spec | more))
+    return folder
 
 
-@pytest.mark.parametrize("with_output_layer", [False, True])
-def test_azure_model_keeps_its_rows_by_class(with_output_layer: bool, tmp_path: Path) -> None:
-    """A trained ResNet of the ancestor answers as before once its classes are turned round."""
-    write_azure_model(tmp_path / "model", with_output_layer=with_output_layer)
-    _, network = new_network(
-        str(tmp_path / "model"), 2, image_size=32, weights=None, classes=("dog", "cat")
-    )
-    images = torch.rand(2, 3, 32, 32)
-    expected = open_classifier(tmp_path / "model")(images)[:, [1, 0]]
-    torch.testing.assert_close(network.eval()(images), expected, rtol=1e-4, atol=1e-4)
+def first_layer(model: Path, weights: str | None = None) -> Tensor:
+    """The first layer of the ResNet that training would start from."""
+    _, network = new_network(str(model), 3, image_size=32, weights=weights)
+    return network.get_parameter("conv1.weight")
 
 
-def test_untrained_directory_from_a_trained_one_has_no_last_layer(tmp_path: Path) -> None:
-    """`model init --weights MODEL` keeps no rows that would be taken for other classes."""
-    trained = write_model(tmp_path / "model", SMALL, ("ant", "bee", "cat"))
-    folder = init_model(SMALL, str(tmp_path / "out"), weights=str(tmp_path / "model"), switches={})
-    torch.manual_seed(3)
-    _, network = new_network(str(folder), 3, image_size=32, weights=None)
-    torch.manual_seed(3)
-    fresh = build(SMALL, 3, image_size=32)
-    assert torch.equal(network.get_parameter("fc.weight"), fresh.get_parameter("fc.weight"))
-    first = "conv1.0.weight"
-    assert torch.equal(network.get_parameter(first), trained.get_parameter(first))
-
-
-def test_trained_directory_gives_its_preprocessing(colors: Path, tmp_path: Path) -> None:
-    """Mean and deviation come with the weights, the size where none is asked for."""
-    write_model(tmp_path / "m", SMALL, ("blue",), Preprocessing(48, (0.5,) * 3, (0.25,) * 3))
-    data = {"train_data": str(colors)}
-    of_model = {**data, "model": str(tmp_path / "m")}
-    of_weights = {**data, "model": SMALL, "weights": str(tmp_path / "m")}
-    for given in (of_model, of_weights):
-        found = prepare(plan_training(given), Silent()).preprocessing
-        assert (found.image_size, found.mean, found.std) == (48, (0.5,) * 3, (0.25,) * 3)
-    assert prepare(plan_training({**of_model, "image_size": 40}), Silent()).preprocessing == (
-        Preprocessing(40, (0.5,) * 3, (0.25,) * 3)
-    )
-    torch.save(network_of().state_dict(), tmp_path / "weights.pt")
-    others = {**of_model, "weights": str(tmp_path / "weights.pt")}
-    assert prepare(plan_training(others), Silent()).preprocessing.mean == IMAGENET_MEAN
-
-
-def test_digest_of_a_state_tells_every_part_of_it() -> None:
-    """Another name, type, shape or value is another digest; the order in memory is not."""
-    state = network_of().state_dict()
-    digests = {state_sha256(state)}
-    weight = state["fc.weight"]
-    for name, tensor in (
-        ("other", weight),
-        ("fc.weight", weight.double()),
-        ("fc.weight", weight.reshape(-1, 3)),
-        ("fc.weight", weight + 1e-3),
-        ("fc.weight", torch.tensor(1.0)),
-    ):
-        digests.add(state_sha256({**state, name: tensor}))
-    assert len(digests) == 6
-    laid_out = network_of().to(memory_format=torch.channels_last).state_dict()
-    assert state_sha256(laid_out) in digests
-
-
-def test_registered_model_is_trained_on_registered_and_loaded_again(
-    store: str, tmp_path: Path
+def test_pretrained_azure_directory_starts_from_torchvisions_weights(
+    tmp_path: Path, hub: Path
 ) -> None:
-    """By version, alias and run, and the outcome serves as `model` once more."""
-    first = write_classes(tmp_path / "first", {"blue": 12, "red": 12})
-    data = write_classes(tmp_path / "second", {"blue": 12, "green": 12, "red": 12})
-    begun = trialrun.train(train_data=str(first), register_as="colors", image_size=64, **TINY)
-    client = connect()
-    client.set_registered_model_alias("colors", "best", "1")
-    again = {**TINY, "train_data": str(data), "register_as": "colors"}
-    second = trialrun.train(**{**again, "model": "models:/colors/1"})
-    third = trialrun.train(**{**again, "model": "models:/colors/2"})
-    weights = trialrun.train(**again, weights="models:/colors@best")
-    of_run = trialrun.train(**{**again, "model": f"runs:/{begun.run_id}/model"})
-    runs = [read_run(client, run.run_id) for run in (second, third, weights, of_run)]
-    assert [run.params["model"] for run in runs][:2] == ["models:/colors/1", "models:/colors/2"]
-    assert {run.params["resolved_image_size"] for run in runs} == {"64"}
-    initial = [run.params["initial_weights_sha256"] for run in runs]
-    assert initial[0] == initial[2] == initial[3] != initial[1]
-    directories = [run.params["model_directory_sha256"] for run in runs]
-    assert directories[0] == directories[3]
-    assert trialrun.load_model("models:/colors/3").classes == ("blue", "green", "red")
+    """`pretrained: true` without a file means what it means in Azure, not random weights."""
+    state = put_weights(hub, "resnet18")
+    model = azure_untrained(tmp_path / "untrained", pretrained=True)
+    assert torch.equal(first_layer(model), state["conv1.weight"])
+    assert not describe_initial_weights(str(model), None).are_random
 
 
-def test_notes_name_the_setting_as_it_was_typed(store: str, colors: Path, tmp_path: Path) -> None:
-    """The rows that were kept are reported while the run begins."""
-    from trialrun.runs.train import train
+def test_pretrained_azure_directory_without_weights_is_refused(tmp_path: Path, hub: Path) -> None:
+    """The error names the directory's own setting, the file that is missing and what to do."""
+    model = azure_untrained(tmp_path / "untrained", pretrained=True)
+    with pytest.raises(InvalidParameterError) as raised:
+        first_layer(model)
+    text = str(raised.value)
+    assert "model_spec.yaml, pretrained: true: " in text
+    assert f"{file_name('resnet18')}: cannot be downloaded" in text
+    assert str(hub / file_name("resnet18")) in raised.value.hint
+    assert "weights=FILE" in raised.value.hint
 
-    write_model(tmp_path / "m", SMALL, ("blue", "red"))
+
+@pytest.mark.usefixtures("hub")
+def test_azure_directory_that_is_not_pretrained_starts_from_random_weights(tmp_path: Path) -> None:
+    """`pretrained: false` without a file needs no network."""
+    model = azure_untrained(tmp_path / "untrained", pretrained=False)
+    torch.manual_seed(1)
+    expected = first_layer(model)
+    torch.manual_seed(2)
+    assert not torch.equal(first_layer(model), expected)
+    assert describe_initial_weights(str(model), None).are_random
+
+
+@pytest.mark.usefixtures("hub")
+def test_weights_override_an_azure_directorys_pretrained(tmp_path: Path) -> None:
+    """A file given as `weights` is used, and torchvision's weights are not looked for."""
+    state = build("resnet18", 5, image_size=None).state_dict()
+    (tmp_path / "own.safetensors").write_bytes(to_bytes(state))
+    model = azure_untrained(tmp_path / "untrained", pretrained=True)
+    layer = first_layer(model, weights=str(tmp_path / "own.safetensors"))
+    assert torch.equal(layer, state["conv1.weight"])
+
+
+@pytest.mark.usefixtures("hub")
+def test_trained_azure_directory_without_its_file_is_refused(tmp_path: Path) -> None:
+    """A label map says that the model is trained: other weights do not take its file's place."""
+    labels = {"label_map_file": "index_to_label.csv"}
+    model = azure_untrained(tmp_path / "trained", pretrained=True, **labels)
+    with pytest.raises(InvalidModelDirectoryError, match="model cannot be read"):
+        first_layer(model)
+
+
+def test_trained_azure_directory_gives_its_normalisation(azure: Path) -> None:
+    """Training that starts from Azure's trained weights scales images as Azure did."""
+    expected = describe_initial_weights(str(azure / "model_directory"), None).expected_input
+    assert (expected.mean, expected.std) == (HALF, HALF)
+    untrained = describe_initial_weights(str(azure / "untrained_densenet121"), None)
+    assert untrained.expected_input.mean == IMAGENET_MEAN
+
+
+def test_damaged_file_of_torchvisions_weights_is_named(hub: Path) -> None:
+    """A half copied file in torch's cache is an error with its path, and no traceback."""
+    (hub / file_name(SMALL)).write_bytes(b"half")
+    with pytest.raises(InvalidParameterError, match="is damaged") as raised:
+        new_network(SMALL, 3, image_size=32, weights="default")
+    assert str(hub) in raised.value.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "mean", "std", "size", "only_size"),
+    [
+        ("efficientnet_v2_l", HALF, HALF, 480, None),
+        ("efficientnet_b3", IMAGENET_MEAN, IMAGENET_STD, 300, None),
+        ("vit_h_14", IMAGENET_MEAN, IMAGENET_STD, 518, 518),
+        ("vit_b_16", IMAGENET_MEAN, IMAGENET_STD, 224, 224),
+        # Their networks turn ImageNet's normalisation into the weights' own: see zoo.build.
+        ("googlenet", IMAGENET_MEAN, IMAGENET_STD, 224, None),
+        ("inception_v3", IMAGENET_MEAN, IMAGENET_STD, 299, None),
+    ],
+)
+def test_default_weights_bring_their_own_normalisation_and_size(
+    name: str, mean: tuple[float, ...], std: tuple[float, ...], size: int, only_size: int | None
+) -> None:
+    """Mean, deviation and size are those in torchvision's metadata."""
+    expected = describe_initial_weights(name, "default").expected_input
+    assert (expected.mean, expected.std) == (mean, std)
+    assert (expected.weights_size, expected.only_size) == (size, only_size)
+
+
+def test_random_weights_of_every_network_expect_imagenets_normalisation() -> None:
+    """Without weights nothing but ImageNet's mean, deviation and at most 224 pixels is assumed."""
+    for name in ARCHITECTURES:
+        expected = describe_initial_weights(name, None).expected_input
+        assert (expected.mean, expected.std) == (IMAGENET_MEAN, IMAGENET_STD)
+        assert expected.choose_size(512) == 224
+
+
+@pytest.mark.parametrize(
+    ("model", "weights", "size"),
+    [
+        ("efficientnet_v2_l", "default", 96),
+        ("efficientnet_b3", None, 96),
+        ("vit_h_14", "default", 518),
+        ("vit_h_14", None, 98),
+        ("maxvit_t", "default", 224),
+    ],
+)
+@pytest.mark.usefixtures("hub")
+def test_auto_image_size_asks_the_weights(
+    tmp_path: Path, model: str, weights: str | None, size: int
+) -> None:
+    """`auto` is the one size that weights fit, else the images'; nothing is downloaded for it."""
+    photos = write_classes(tmp_path / "photos", {"cat": 3, "dog": 3}, size=90)
+    plan = plan_training(
+        {"train_data": str(photos), "model": model, "weights": weights or "none", "batch_size": 2}
+    )
+    prepared = prepare(plan, Silent()).preprocessing
+    assert prepared.image_size == size
+    assert prepared.mean == (HALF if model == "efficientnet_v2_l" else IMAGENET_MEAN)
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "size"),
+    [("efficientnet_b3", "default", 300), ("resnet18", "default", 224), ("resnet18", None, 224)],
+)
+@pytest.mark.usefixtures("hub")
+def test_auto_image_size_of_large_images_is_the_weights_size(
+    tmp_path: Path, name: str, weights: str | None, size: int
+) -> None:
+    """Images larger than the weights' are resized to those; without weights to 224 pixels."""
+    photos = write_classes(tmp_path / "photos", {"cat": 3, "dog": 3}, size=400)
+    plan = plan_training(
+        {"train_data": str(photos), "model": name, "weights": weights or "none", "batch_size": 2}
+    )
+    assert prepare(plan, Silent()).preprocessing.image_size == size
+
+
+@pytest.mark.usefixtures("hub")
+def test_size_that_the_weights_do_not_fit_is_refused_before_the_download(colors: Path) -> None:
+    """The error names the size to set, and the network is not needed to know it."""
+    plan = plan_training(
+        {
+            "train_data": str(colors),
+            "model": "vit_h_14",
+            "weights": "default",
+            "image_size": 224,
+        }
+    )
+    with pytest.raises(InvalidParameterError, match="518 pixels, not 224") as raised:
+        prepare(plan, Silent())
+    assert "image_size=518" in raised.value.hint
+
+
+SMALLEST = {"alexnet": 63, "inception_v3": 75, "maxvit_t": 224, "vit_h_14": 42}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *SMALLEST,
+        "densenet121",
+        "googlenet",
+        "mnasnet0_5",
+        "squeezenet1_0",
+        "swin_t",
+        "vgg11",
+        "vit_b_16",
+    ],
+)
+def test_least_size_is_chosen_for_small_images(name: str) -> None:
+    """The network takes the size that is chosen for images of 32 pixels."""
+    size = describe_initial_weights(name, None).expected_input.choose_size(32)
+    assert size == SMALLEST.get(name, 32)
+    with torch.device("meta"):
+        check_image_size(build(name, 3, image_size=size), name, size)
+
+
+@pytest.mark.parametrize(("name", "size"), [("alexnet", 62), ("inception_v3", 74)])
+def test_size_below_the_least_is_refused(name: str, size: int) -> None:
+    """An `image_size` that was set is not changed, and what the network cannot take is an error."""
+    with pytest.raises(InvalidParameterError, match=f"{size} pixels"):
+        new_network(name, 3, image_size=size, weights=None)
+
+
+def test_small_images_are_prepared_at_the_least_size(colors: Path) -> None:
+    """Training AlexNet on images of 32 pixels does not end in an error about their size."""
+    plan = plan_training({"train_data": str(colors), "model": "alexnet"})
+    assert prepare(plan, Silent()).preprocessing.image_size == 63
+
+
+def test_trials_of_one_search_get_the_size_of_their_network(colors: Path) -> None:
+    """Images prepared for one network do not serve another that needs them larger."""
+    plan = plan_search(search_settings(colors, model=f"alexnet,{SMALL}"))
+    bench = Bench(plan, "", "", SilentSearch())
+    sizes = [
+        bench.data(trial_plan(plan.base, {"model": name}, 1)).preprocessing.image_size
+        for name in (SMALL, "alexnet", SMALL)
+    ]
+    assert sizes == [32, 63, 32]
+
+
+def test_untrained_directory_keeps_the_normalisation_of_default_weights(
+    tmp_path: Path, hub: Path
+) -> None:
+    """`model init --weights default` records what a file of weights does not say."""
+    put_weights(hub, SMALL)
+    folder = init_model(SMALL, str(tmp_path / "out"), weights="default", switches={})
+    stored = directory.read(folder)
+    assert stored.description.preprocessing == describe_default_weights(SMALL)
+    assert not describe_initial_weights(str(folder), None).are_random
+    with pytest.raises(InvalidModelDirectoryError, match="is not trained"):
+        stored.classifier()
+
+
+@pytest.fixture
+def half_normalised(tmp_path: Path) -> Path:
+    """An UntrainedModelDirectory whose weights want mean and deviation 0.5."""
+    folder = tmp_path / "half"
+    state = build(SMALL, 5, image_size=None).state_dict()
+    description = ModelDescription(SMALL, {}, (), Preprocessing(224, HALF, HALF))
+    directory.write(folder, description, to_bytes(state))
+    return folder
+
+
+@pytest.mark.usefixtures("store")
+def test_model_records_the_normalisation_that_training_used(
+    half_normalised: Path, colors: Path
+) -> None:
+    """The trained model's preprocessing has the mean and deviation of its initial weights."""
+    from mlflow.artifacts import download_artifacts
+
+    settings = {"model": str(half_normalised), "epochs": 1, "precision": "fp32", "device": "cpu"}
+    result = train(plan_training({"train_data": str(colors), **settings}))
+    assert result.model_uri is not None
+    folder = Path(download_artifacts(result.model_uri))
+    trained = json.loads((folder / "model.json").read_text("utf-8"))
+    assert trained["preprocessing"] == {"image_size": 32, "mean": [0.5] * 3, "std": [0.5] * 3}
+
+
+def notes_of(colors: Path, **settings: object) -> str:
+    """What is noted while images are prepared for a training with `settings`."""
     notes = Notes()
-    train(plan_training({**TINY, "train_data": str(colors), "model": str(tmp_path / "m")}), notes)
-    told = [text for text in notes.texts if text.startswith(f"model={tmp_path / 'm'}: ")]
-    assert len(told) == 1
-    assert "2 of 3 classes keep their rows" in told[0]
+    prepare(plan_training({"train_data": str(colors), "model": SMALL, **settings}), notes)
+    return "\n".join(notes.texts)
 
 
-def test_models_of_mlflow_are_searched(store: str, colors: Path) -> None:
-    """A search takes registered models as choices of `model`, each fetched once."""
-    trialrun.train(train_data=str(colors), register_as="colors", **TINY)
-    given = settings(
-        colors, trials=2, sampler="grid", learning_rate=0.01, model=f"{SMALL},models:/colors/1"
-    )
-    search = trialrun.run_search(**given)
-    children = nested_runs(store, search.run_id)
-    assert {child.data.params["model"] for child in children} == {SMALL, "models:/colors/1"}
+def test_frozen_random_weights_are_noted(colors: Path, half_normalised: Path) -> None:
+    """Features of random weights are likely a mistake; features of given weights are not."""
+    assert "random weights" in notes_of(colors, freeze="backbone")
+    assert "random weights" not in notes_of(colors)
+    given = half_normalised / "model.safetensors"
+    assert "random weights" not in notes_of(colors, freeze="backbone", weights=str(given))
+    assert "random weights" not in notes_of(colors, freeze="backbone", model=str(half_normalised))
 
 
-def test_model_that_mlflow_lacks_is_reported_with_the_parameters(store: str, colors: Path) -> None:
-    """One error names the wrong setting and the model that is not there."""
-    with pytest.raises(TrialrunError, match=r"epochs=0.*TrackingError: models:/none/1"):
-        plan_training({"train_data": str(colors), "epochs": 0, "model": "models:/none/1"})
-    with pytest.raises(TrackingError, match="models:/none@x"):
-        plan_training({"train_data": str(colors), "weights": "models:/none@x"})
-
-
-def test_folder_that_is_no_model_is_refused_as_weights(tmp_path: Path, colors: Path) -> None:
-    """The plan says so, before torch is loaded."""
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(InvalidModelDirectoryError, match=r"empty holds neither model\.json"):
-        plan_training({"train_data": str(colors), "weights": str(tmp_path / "empty")})
-
-
-def test_plan_without_a_uri_loads_neither_torch_nor_mlflow(tmp_path: Path) -> None:
-    """A wrong file of weights and a wrong number are reported as fast as before."""
-    code = (
-        "import sys\nfrom trialrun.runs.plan import plan_training\n"
-        "try:\n    plan_training({'epochs': '0', 'weights': 'no.pt'})\n"
-        "except Exception as error: print(error)\n"
-        "print(sorted({'torch', 'mlflow'} & set(sys.modules)))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
-    )
-    *errors, loaded = done.stdout.splitlines()
-    assert "epochs=0" in errors[0]
-    assert "no.pt" in errors[0]
-    assert loaded == "[]"
-
-
-def test_run_with_weights_of_the_registry_is_reproduced(store: str, colors: Path) -> None:
-    """`reproduce` finds them again, and says that the beginning was the same."""
-    trialrun.train(train_data=str(colors), register_as="colors", **TINY)
-    run = trialrun.train(
-        train_data=str(colors), weights="models:/colors/1", **{**TINY, "random_seed": 2}
-    )
-    again = reproduce(run.run_id)
-    assert (again.verdict, again.initial_weights_identical, again.notes) == ("identical", True, ())
-
-
-def test_changed_file_of_weights_is_the_cause(store: str, colors: Path, tmp_path: Path) -> None:
-    """The verdict comes after the reason, in the notes and in the JSON."""
-    path = tmp_path / "weights.pt"
-    torch.save(network_of(seed=1).state_dict(), path)
-    run = trialrun.train(train_data=str(colors), weights=str(path), **TINY)
-    torch.save(network_of(seed=2).state_dict(), path)
-    again = reproduce(run.run_id)
-    cause = f"the initial weights are not those of the original: weights={path} holds others"
-    assert (again.verdict, again.notes) == ("different", (cause,))
-    assert again.initial_weights_identical is False
-    told = list(again.to_json())
-    assert told.index("notes") < told.index("verdict")
-
-
-def test_changed_model_directory_is_the_cause(store: str, colors: Path, tmp_path: Path) -> None:
-    """The same for `model=DIR`."""
-    folder = tmp_path / "untrained"
-    source = tmp_path / "weights.safetensors"
-    for seed in (1, 2):
-        source.write_bytes(to_bytes(network_of(seed=seed).state_dict()))
-        shutil.rmtree(folder, ignore_errors=True)
-        init_model(SMALL, str(folder), weights=str(source), switches={})
-        if seed == 1:
-            run = trialrun.train(train_data=str(colors), **{**TINY, "model": str(folder)})
-    (cause,) = reproduce(run.run_id).notes
-    assert cause.endswith(f"model={folder} holds others")
-
-
-def test_run_without_a_digest_is_not_judged_by_it(store: str, colors: Path, tmp_path: Path) -> None:
-    """Of a run recorded by an earlier version nothing is said about its initial weights."""
-    import sqlite3
-    from contextlib import closing
-
-    run = trialrun.train(train_data=str(colors), **TINY)
-    database = store.removeprefix("sqlite:///")
-    with closing(sqlite3.connect(database)) as connection, connection:
-        connection.execute("DELETE FROM params WHERE key='initial_weights_sha256'")
-    again = reproduce(run.run_id)
-    assert (again.verdict, again.notes, again.initial_weights_identical) == ("identical", (), None)
+@pytest.mark.parametrize("name", ["mixup", "cutmix"])
+def test_train_accuracy_of_mixed_images_is_noted(colors: Path, name: str) -> None:
+    """Such a figure is not to be compared with the accuracy of a run without mixing."""
+    assert f"mixed images ({name})" in notes_of(colors, **{name: 0.2})
+    assert "train_accuracy" not in notes_of(colors)

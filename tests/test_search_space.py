@@ -37,6 +37,20 @@ def test_a_range_in_steps_is_linear() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"warmup_steps": "0:5", "warmup_epochs": "0:0.5"},
+        {"warmup_steps": "0:5", "warmup_epochs": 0.5},
+    ],
+    ids=str,
+)
+def test_only_one_unit_of_the_warm_up_is_searched(settings: dict[str, Any]) -> None:
+    """Trials that draw both would fail one after the other."""
+    with pytest.raises(InvalidParameterError, match="warmup_epochs are both given"):
+        plan_search({"train_data": "sample:digits", **settings})
+
+
 def test_a_range_from_zero_is_linear_even_where_the_setting_is_logarithmic() -> None:
     """Zero has no logarithm."""
     assert parsed("weight_decay", "0:0.1") == Range(0, 0.1, None, False, whole=False)

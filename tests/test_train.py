@@ -231,6 +231,25 @@ def test_parameters_and_data_are_judged_together(tmp_path: Path) -> None:
     assert "/no/such" in text
 
 
+@pytest.mark.parametrize(
+    ("setting", "value"), [("warmup_steps", 100_000), ("warmup_epochs", 5)], ids=str
+)
+def test_a_warm_up_longer_than_the_run_is_refused(setting: str, value: int, colors: Path) -> None:
+    """Before anything is trained, with the number of steps that the run has."""
+    with pytest.raises(InvalidParameterError, match=r"5 epochs of 2 steps"):
+        plan_training({"train_data": str(colors), "batch_size": 15, setting: value})
+
+
+def test_two_units_of_the_warm_up_and_a_wrong_number_are_judged_together(colors: Path) -> None:
+    """A contradiction between settings does not hide what else is wrong."""
+    with pytest.raises(InvalidParameterError) as raised:
+        plan_training(
+            {"train_data": str(colors), "warmup_steps": 1, "warmup_epochs": 1, "valid_data": "/no"}
+        )
+    assert "both set" in str(raised.value)
+    assert "/no" in str(raised.value)
+
+
 @pytest.mark.parametrize("name", ["a/b", "a:1", "..", ".", ""])
 def test_a_name_that_no_registry_takes_is_told_at_once(name: str, colors: Path) -> None:
     """Not after the training, and as a wrong parameter."""

@@ -1,15 +1,31 @@
 """trialrun trains PyTorch image classifiers as MLflow runs.
 
-`trialrun.train(...)` and the functions below it are the third door beside `mlflow run .` and the
-command line. Importing the package loads neither torch nor
-MLflow. A signal ends the run as KILLED and then takes the course that it has in the caller's
-process: Ctrl-C raises `KeyboardInterrupt`.
+`trialrun.train(...)` and the functions below it are the third entry point beside `mlflow run .` and
+the command line. Importing the package loads neither torch nor MLflow. A signal ends the run as
+KILLED and then has the effect that it has in the caller's process: Ctrl-C raises
+`KeyboardInterrupt`.
+
+Calls leave the process as it was: torch's, NumPy's and Python's global generators, torch's modes
+and flags, MLflow's settings, the environment. Their results do not depend on these either. Calls
+that compute with torch take turns: one that another thread makes meanwhile waits for its turn.
+
+Runs go where MLflow's own would: to `experiment`, else below the run that is active in the calling
+thread (`mlflow.start_run`) and to its experiment, else to the experiment of
+`mlflow.set_experiment`, of MLFLOW_EXPERIMENT_NAME or of MLFLOW_EXPERIMENT_ID, else to Default. With
+`experiment` an active run stays the parent, even where its experiment is another.
 """
 
 from typing import TYPE_CHECKING, Any
 
+from trialrun import errors
+
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL.Image import Image
+    from torch import Tensor
 
     from trialrun.models.classifier import ImageClassifier
     from trialrun.runs.champions import History
@@ -22,10 +38,13 @@ if TYPE_CHECKING:
     from trialrun.search.result import SearchResult
 
 __all__ = [
+    "__version__",
     "compare",
+    "errors",
     "evaluate",
     "history",
     "load_model",
+    "preprocess",
     "promote",
     "reproduce",
     "rollback",
@@ -35,11 +54,11 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "evaluate", "load_model", "promote", "run_search", "score", "train"]
-
 
 def train(**settings: Any) -> "TrainResult":
     """Train a classifier as an MLflow run; settings as `trialrun train --help` lists them.
+
+    Calls from several threads take turns, each with the result that it has alone.
 
     Raises:
         TrialrunError: As its kinds say.
@@ -53,7 +72,8 @@ def train(**settings: Any) -> "TrainResult":
 def run_search(**settings: Any) -> "SearchResult":
     """Search the settings of `train` for the best; settings as `trialrun search --help` lists them.
 
-    A range is text (`"1e-4:1e-1"`) and a choice text or a list (`[8, 16, 32]`).
+    A range is text (`"1e-4:1e-1"`) and a choice text or a list (`[8, 16, 32]`). Trials in this
+    process take turns with the calls of other threads.
 
     Raises:
         TrialrunError: As its kinds say.
@@ -170,6 +190,14 @@ def reproduce(run_id: str, **settings: Any) -> "Reproduction":
 def load_model(model: "str | Path") -> "ImageClassifier":
     """The network of MODEL (models:/…, runs:/…, a directory of ours or Azure's) in eval mode.
 
+    It takes (N, 3, S, S) normalised float32 images and returns (N, C) logits. `preprocess` makes
+    such an input of an image:
+
+        model = trialrun.load_model("models:/digits/1")
+        with torch.inference_mode():
+            probabilities = model(trialrun.preprocess("seven.png", model)).softmax(dim=1)
+        label = model.classes[probabilities.argmax()]
+
     Raises:
         InvalidModelDirectoryError: Not a PyTorch image model of ours or Azure's, or damaged.
         TrackingError: MLflow does not have it.
@@ -179,3 +207,25 @@ def load_model(model: "str | Path") -> "ImageClassifier":
 
     with called_by_program():
         return opened(str(model))
+
+
+def preprocess(
+    image: "str | Path | bytes | Image | NDArray[np.uint8] | Tensor", model: "ImageClassifier"
+) -> "Tensor":
+    """An image as the input of `model`, which `load_model` returned; what scoring computes too.
+
+    `model.preprocess(image)` is the same.
+
+    Args:
+        image: A file's path, a file's bytes, a Pillow image, or RGB pixels: an (H, W, 3) array or a
+            (3, H, W) tensor, both uint8.
+        model: Its preprocessing decides the size S.
+
+    Returns:
+        (1, 3, S, S) float32, on the device of `model`. `torch.cat` makes a batch of several.
+
+    Raises:
+        InvalidDatasetError: The file cannot be read, or is not an image.
+        TypeError: `image` is of another type, dtype or shape.
+    """
+    return model.preprocess(image)

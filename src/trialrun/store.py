@@ -1,13 +1,17 @@
 """The tracking store: found, made ready once, and its complaints put into our words."""
 
 import atexit
+import logging
 import os
 import re
 import shutil
 import sqlite3
+import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -46,7 +50,11 @@ _SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     # It would print where a run is to be seen among our results, with the password in the address.
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
+_LEVEL_VARIABLE = "MLFLOW_LOGGING_LEVEL"  # MLflow reads it when it is imported
+_LOGGER = "mlflow"
+_DATABASE_LOGGER = "mlflow.store.db.utils"  # logs a traceback of what it then raises
 _EXPERIMENT_TAGS = {
     "mlflow.experimentKind": "custom_model_development",
     "mlflow.experiment.primaryMetric.name": "valid_accuracy",
@@ -61,6 +69,7 @@ _PACKAGES = {
     "psycopg2": "psycopg2-binary",
     "MySQLdb": "mysqlclient",
 }
+_NO_EXPERIMENT = "the active experiment cannot be opened"
 _CHECK_SERVER = "Check MLFLOW_TRACKING_URI and that its server is up."
 # What MLflow and its databases say, and what to do about it.
 _REMEDIES = (
@@ -147,16 +156,69 @@ def _missing(error: ImportError) -> str:
     return f"Install the package {_PACKAGES.get(module, module)}: the store's address needs it."
 
 
+@dataclass(frozen=True, slots=True)
+class _CallerSettings:
+    """What a caller's process has set for MLflow, and whether it has loaded it."""
+
+    environment: dict[str, str | None]
+    has_loaded: bool
+    level: int
+    database_level: int
+
+    @classmethod
+    def read(cls) -> "_CallerSettings":
+        """As they are now."""
+        return cls(
+            {name: os.environ.get(name) for name in (*_SETTINGS, _LEVEL_VARIABLE)},
+            _LOGGER in sys.modules,
+            logging.getLogger(_LOGGER).level,
+            logging.getLogger(_DATABASE_LOGGER).level,
+        )
+
+    def change(self) -> None:
+        """Set ours; a level that the caller has chosen stays."""
+        for name, text in _SETTINGS.items():
+            os.environ.setdefault(name, text)
+        is_default = self.level == logging.INFO or not self.has_loaded
+        if is_default and self.environment[_LEVEL_VARIABLE] is None:
+            os.environ[_LEVEL_VARIABLE] = "WARNING"
+            logging.getLogger(_LOGGER).setLevel(logging.WARNING)
+            logging.getLogger(_DATABASE_LOGGER).setLevel(logging.CRITICAL)
+
+    def restore(self) -> None:
+        """Set the caller's again; MLflow's own level where MLflow was loaded meanwhile."""
+        for name, text in self.environment.items():
+            if text is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = text
+        level: int | str = self.level
+        if _LOGGER in sys.modules and not self.has_loaded:
+            level = (os.environ.get(_LEVEL_VARIABLE) or "INFO").upper()
+        logging.getLogger(_LOGGER).setLevel(level)
+        logging.getLogger(_DATABASE_LOGGER).setLevel(self.database_level)
+
+
+_settings_lock = threading.Lock()
+_callers: list[_CallerSettings] = []  # an item a call under way; the first one's are the process's
+
+
 @contextmanager
 def settings_restored() -> Iterator[None]:
-    """Give a caller's process back the settings of MLflow that `connect` changes."""
-    before = {name: os.environ.get(name) for name in _SETTINGS}
+    """Keep MLflow's notices and progress bars silent, then restore the process's own settings.
+
+    Calls in several threads restore them once, when the last of them ends.
+    """
+    with _settings_lock:
+        _callers.append(_callers[0] if _callers else _CallerSettings.read())
+        _callers[0].change()
     try:
         yield
     finally:
-        for name, text in before.items():
-            if text is None:
-                os.environ.pop(name, None)
+        with _settings_lock:
+            caller = _callers.pop()
+            if not _callers:
+                caller.restore()
 
 
 def connect() -> "MlflowClient":
@@ -262,28 +324,41 @@ def _until_exit() -> Path:
 
 
 def experiment_id(client: "MlflowClient", name: str | None) -> str:
-    """The experiment called `name`, made if need be; for None what MLflow's environment says.
+    """The experiment called `name`, made if need be; for None the one that MLflow has active.
+
+    That is the one of `mlflow.set_experiment`, else of MLFLOW_EXPERIMENT_NAME (made if need be) or
+    MLFLOW_EXPERIMENT_ID, else Default.
 
     Raises:
         TrackingError: It was deleted, or the store fails.
     """
+    with tracking_errors(f"experiment {name} cannot be opened" if name else _NO_EXPERIMENT):
+        experiment = client.get_experiment(_find_experiment(client, name))
+    if experiment.lifecycle_stage != "active":
+        raise TrackingError(
+            f"experiment {experiment.name} was deleted", "Restore it, or choose another experiment."
+        )
+    return str(experiment.experiment_id)
+
+
+def _find_experiment(client: "MlflowClient", name: str | None) -> str:
     from mlflow.exceptions import MlflowException
 
-    name = name or os.environ.get("MLFLOW_EXPERIMENT_NAME")
+    try:
+        return _find_or_make_experiment(client, name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+        return _find_or_make_experiment(client, name)  # another process made it meanwhile
+
+
+def _find_or_make_experiment(client: "MlflowClient", name: str | None) -> str:
     if name is None:
-        return os.environ.get("MLFLOW_EXPERIMENT_ID") or "0"
-    with tracking_errors(f"experiment {name} cannot be opened"):
-        found = client.get_experiment_by_name(name)
-        if found is None:
-            try:
-                return str(client.create_experiment(name))
-            except MlflowException:  # another process made it meanwhile
-                found = client.get_experiment_by_name(name)
-    if found is None or found.lifecycle_stage != "active":
-        raise TrackingError(
-            f"experiment {name} was deleted", "Restore it, or choose another experiment."
-        )
-    return str(found.experiment_id)
+        from mlflow.tracking.fluent import _get_experiment_id
+
+        return str(_get_experiment_id())
+    found = client.get_experiment_by_name(name)
+    return str(found.experiment_id if found else client.create_experiment(name))
 
 
 def describe_experiment(client: "MlflowClient", experiment_id: str) -> None:

@@ -7,6 +7,7 @@ defaults and ranges.
 from dataclasses import dataclass
 
 from trialrun.config.knobs import SMALLEST_POSITIVE_DOUBLE, as_texts, knob
+from trialrun.errors import InvalidParameterError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,8 +63,9 @@ class TrainConfig:
     )
     image_size: int | str = knob(
         "auto",
-        "Height and width in pixels that images are resized to; auto is 224, or less where "
-        "the images are smaller.",
+        "Height and width in pixels that images are resized to; auto is the size of the initial "
+        "weights' images, 224 for random ones, or less where the images are smaller and the "
+        "network takes less.",
         low=1,
         high=4096,
         auto=True,
@@ -98,7 +100,15 @@ class TrainConfig:
         "How the learning rate falls to 0 over the run; polynomial is the ancestor's, power 2.",
         choices=("cosine", "constant", "polynomial"),
     )
-    warmup_steps: int = knob(0, "Steps over which the learning rate first rises.", low=0)
+    warmup_steps: int = knob(
+        0, "Optimizer steps over which the learning rate first rises linearly.", low=0
+    )
+    warmup_epochs: float = knob(
+        0.0,
+        "The same in epochs, the unit of Azure ML designer's warmup_steps (0.5 is half an epoch); "
+        "set one of the two.",
+        low=0,
+    )
     label_smoothing: float = knob(
         0.0, "Share of the target spread over all classes.", low=0, below=1
     )
@@ -177,6 +187,14 @@ class TrainConfig:
         form="text without / : @ and ?",
         searchable=False,
     )
+
+    def __post_init__(self) -> None:
+        if self.warmup_steps and self.warmup_epochs:
+            raise InvalidParameterError(
+                f"warmup_steps={self.warmup_steps} and warmup_epochs={self.warmup_epochs:g} are "
+                "both set",
+                "Set one of them: they are two units of the same warm-up.",
+            )
 
     def params(self) -> dict[str, str]:
         """Name to text, as MLflow stores parameters."""

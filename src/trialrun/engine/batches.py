@@ -84,12 +84,6 @@ def cut(order: NDArray[np.int64], batch_size: int, smallest: int = 2) -> list[ND
     return [order[a:b] for a, b in zip(starts, [*starts[1:], len(order)], strict=True)]
 
 
-def num_batches(num_images: int, batch_size: int, smallest: int = 2) -> int:
-    """How many pieces `cut` makes."""
-    full, rest = divmod(num_images, batch_size)
-    return full + (rest >= min(smallest, batch_size) or (rest > 0 and full == 0))
-
-
 def ordered_batches(data: LabelledPixels, batch_size: int, ranks: Ranks = ALONE) -> Iterator[Batch]:
     """Every image once over all ranks, in the order of the data."""
     mine = np.arange(ranks.rank, len(data), ranks.world_size)

@@ -43,9 +43,11 @@ def _parameter_groups(network: nn.Module, config: TrainConfig) -> list[dict[str,
     ]
 
 
-def make_scheduler(optimizer: Optimizer, config: TrainConfig, num_steps: int) -> LambdaLR:
+def make_scheduler(
+    optimizer: Optimizer, config: TrainConfig, warm_up_steps: int, num_steps: int
+) -> LambdaLR:
     """The learning rate by step: a linear warm-up, then `schedule` down to 0 at `num_steps`."""
-    return LambdaLR(optimizer, schedule_factor(config.schedule, config.warmup_steps, num_steps))
+    return LambdaLR(optimizer, schedule_factor(config.schedule, warm_up_steps, num_steps))
 
 
 def schedule_factor(schedule: str, warmup_steps: int, num_steps: int) -> Callable[[int], float]:

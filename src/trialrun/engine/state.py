@@ -11,11 +11,11 @@ from torch.optim.lr_scheduler import LambdaLR
 from trialrun.config import TrainConfig
 from trialrun.distributed import ALONE, Ranks
 from trialrun.engine.batch_norm import RunningStatistics
-from trialrun.engine.batches import num_batches
 from trialrun.engine.ema import MovingAverage
 from trialrun.engine.features import with_features
 from trialrun.engine.precision import Arithmetic
 from trialrun.engine.recipe import freeze_backbone, make_optimizer, make_scheduler
+from trialrun.engine.steps import steps_per_epoch, warm_up_steps
 from trialrun.engine.task import Task
 
 
@@ -35,6 +35,7 @@ class TrainState:
     math: Arithmetic
     optimizer: Optimizer
     scheduler: LambdaLR
+    warm_up_steps: int
     scaler: torch.amp.GradScaler
     average: MovingAverage | None
     statistics: RunningStatistics | None  # None where the backbone is frozen
@@ -76,8 +77,8 @@ def begin(
         freeze_backbone(network, head_prefix)
         core, learned = with_features(network, head_prefix, task, config, math)
     optimizer = make_optimizer(core, config, ranks.world_size)
-    step_images = config.batch_size * ranks.world_size
-    num_steps = config.epochs * num_batches(len(task.train), step_images, 2 * ranks.world_size)
+    warm_up = warm_up_steps(config, len(task.train), ranks.world_size)
+    num_steps = config.epochs * steps_per_epoch(config, len(task.train), ranks.world_size)
     return TrainState(
         network=network,
         core=core,
@@ -85,7 +86,8 @@ def begin(
         task=learned,
         math=math,
         optimizer=optimizer,
-        scheduler=make_scheduler(optimizer, config, num_steps),
+        scheduler=make_scheduler(optimizer, config, warm_up, num_steps),
+        warm_up_steps=warm_up,
         scaler=torch.amp.GradScaler(math.device.type, enabled=math.precision == "fp16"),
         average=MovingAverage(network, config.ema) if config.ema else None,
         statistics=None if frozen else RunningStatistics(network),

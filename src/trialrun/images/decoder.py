@@ -65,6 +65,22 @@ def decode(data: bytes) -> Tensor:
         raise UndecodableError(f"damaged: {said}") from error
 
 
+def decode_opened(image: Image.Image) -> Tensor:
+    """The pixels of an image that Pillow has opened, made RGB as `decode` makes them.
+
+    Raises:
+        UndecodableError: With the reason in a few words.
+    """
+    try:
+        turned = ImageOps.exif_transpose(image)  # a copy: the caller's image stays as it is
+        turned.format = image.format
+        return _decode_with_pillow(turned)
+    except UndecodableError:
+        raise
+    except Exception as error:  # as in `decode`: Pillow may read the file only now
+        raise UndecodableError(f"damaged: {first_line(error)}") from error
+
+
 def _decode_jpeg(data: bytes) -> Tensor:
     encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
     pixels: Tensor = decode_jpeg(encoded, mode=ImageReadMode.RGB, apply_exif_orientation=True)

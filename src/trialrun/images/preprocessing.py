@@ -45,7 +45,14 @@ class Preprocessing:
         Raises:
             UndecodableError: With the reason in a few words.
         """
-        image = decode(data)
+        return self.prepare(decode(data))
+
+    def prepare(self, image: Tensor) -> Tensor:
+        """(3, H, W) uint8 pixels to (3, S, S) uint8.
+
+        Raises:
+            UndecodableError: A step would make the image too large.
+        """
         for step in self.steps:
             image = applied(step, image)
         return image if self.image_size is None else central_square(image, self.image_size)
@@ -93,7 +100,9 @@ def _channel_constants(
     Kept, since each copy to a GPU would wait for all that it still computes.
     """
     with torch.inference_mode(False):  # what is made here serves training as well
-        means, deviations = (torch.tensor(values).view(1, -1, 1, 1) for values in (mean, std))
+        means, deviations = (
+            torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1) for values in (mean, std)
+        )
         return (1 / (255 * deviations)).to(device), (means / deviations).to(device)
 
 

@@ -115,8 +115,8 @@ def _look(root: Path, known: Known, item: ImageItem) -> Sighting:
     return Sighting(digest, size, header.width, header.height, "", warning, content.stamp)
 
 
-def auto_image_size(surveys: Sequence[Survey]) -> int:
-    """224, or where the images are smaller their median shorter side, rounded up to 32s."""
+def auto_image_size(surveys: Sequence[Survey], *, most: int = DEFAULT_IMAGE_SIZE) -> int:
+    """`most`, or where the images are smaller their median shorter side, rounded up to 32s."""
     sides = [
         min(seen.width, seen.height)
         for surveyed in surveys
@@ -124,6 +124,6 @@ def auto_image_size(surveys: Sequence[Survey]) -> int:
         if not seen.reason
     ]
     if not sides:
-        return DEFAULT_IMAGE_SIZE
+        return most
     rounded = -(-int(statistics.median(sides)) // _SIZE_STEP) * _SIZE_STEP
-    return min(max(rounded, _SIZE_STEP), DEFAULT_IMAGE_SIZE)
+    return min(max(rounded, _SIZE_STEP), most)

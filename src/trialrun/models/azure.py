@@ -7,6 +7,7 @@ the ancestor started from pretrained weights, `out_linear_model` maps 1,000 outp
 
 import csv
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -17,7 +18,7 @@ from trialrun.errors import InvalidModelDirectoryError, first_line
 from trialrun.images.preprocessing import Preprocessing
 from trialrun.models.classifier import ImageClassifier
 from trialrun.models.directory import ModelDescription, StoredModel
-from trialrun.models.names import AZURE_DESCRIPTION, SWITCHES
+from trialrun.models.names import AZURE_DESCRIPTION, DEFAULT_WEIGHTS, SWITCHES
 from trialrun.models.weights import from_torch_save, load_exactly
 from trialrun.models.zoo import build
 
@@ -52,36 +53,47 @@ class _WithOutputLayer(nn.Module):
 def read_untrained(folder: Path) -> StoredModel:
     """A directory of Azure's to train from, with its weights where it has some.
 
+    A trained one has its classes, and its two last layers as one.
+
+    Raises:
+        InvalidModelDirectoryError: Not a DenseNet or ResNet of Azure's, or damaged.
+    """
+    description, weights = read_description(folder)
+    if weights is None or weights == DEFAULT_WEIGHTS:
+        wants_default = weights is not None
+        return StoredModel(folder, description, None, None, wants_default_weights=wants_default)
+    path, spec = Path(weights), _spec(folder)
+    stored = from_torch_save(_bytes_of(path), path)
+    state = {
+        name.removeprefix(_NETWORK_PREFIX): tensor
+        for name, tensor in stored.items()
+        if name.startswith(_NETWORK_PREFIX)
+    }
+    if _has_output_layer(stored):
+        state |= _merged_last_layer(state, stored, path)
+    if spec.get("label_map_file"):
+        description = replace(description, classes=_classes(folder, spec))
+    return StoredModel(folder, description, state, None)
+
+
+def read_description(folder: Path) -> tuple[ModelDescription, str | None]:
+    """Read what describes a directory of Azure's, and where its initial weights come from.
+
+    That is the path of its weights file; without one `default` where the specification says
+    `pretrained: true`, which in Azure means torchvision's weights; else None.
+
     Raises:
         InvalidModelDirectoryError: Not a DenseNet or ResNet of Azure's, or damaged.
     """
     spec = _spec(folder)
+    is_trained = bool(spec.get("label_map_file") or spec.get("inputs"))
+    normalised = _preprocessing(folder, spec) if is_trained else None
+    description = ModelDescription(*_architecture(folder, spec), preprocessing=normalised)
     path = _model_file(folder, spec)
-    state = None
-    if path.is_file():
-        stored = from_torch_save(_bytes_of(path), path)
-        state = {
-            name.removeprefix(_NETWORK_PREFIX): tensor
-            for name, tensor in stored.items()
-            if name.startswith(_NETWORK_PREFIX)
-        }
-        if _has_output_layer(stored):
-            state |= _merged_last_layer(state, stored, path)
-    return StoredModel(folder, read_description(folder), state, None)
-
-
-def read_description(folder: Path) -> ModelDescription:
-    """What a directory of Azure's describes; one without a label map is untrained.
-
-    Raises:
-        InvalidModelDirectoryError: Not a DenseNet or ResNet of Azure's, or damaged.
-    """
-    spec = _spec(folder)
-    architecture, arguments = _architecture(folder, spec)
-    if not spec.get("label_map_file"):
-        return ModelDescription(architecture, arguments)
-    classes, preprocessing = _classes(folder, spec), _preprocessing(folder, spec)
-    return ModelDescription(architecture, arguments, classes, preprocessing)
+    if path.is_file() or spec.get("label_map_file"):  # a trained model without its file is damaged
+        return description, str(path)
+    is_pretrained = _init_params(spec).get("pretrained") is True
+    return description, DEFAULT_WEIGHTS if is_pretrained else None
 
 
 def read_trained(folder: Path) -> ImageClassifier:

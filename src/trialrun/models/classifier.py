@@ -1,8 +1,17 @@
 """A trained network with what turns its outputs into named classes."""
 
+from pathlib import Path
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 
+from trialrun.errors import InvalidDatasetError
+from trialrun.images.content import content_of
+from trialrun.images.decoder import decode, decode_opened
+from trialrun.images.header import UndecodableError
 from trialrun.images.preprocessing import Preprocessing
 
 
@@ -23,7 +32,61 @@ class ImageClassifier(nn.Module):
         self.preprocessing = preprocessing
         self.to(memory_format=torch.channels_last)
 
+    def preprocess(
+        self, image: "str | Path | bytes | Image.Image | NDArray[np.uint8] | Tensor"
+    ) -> Tensor:
+        """One image as the network's input, exactly as scoring computes it.
+
+        Args:
+            image: A file's path, a file's bytes, a Pillow image, or RGB pixels: an (H, W, 3)
+                array or a (3, H, W) tensor, both uint8.
+
+        Returns:
+            (1, 3, S, S) float32 on the network's device, S being the image size of the model.
+
+        Raises:
+            InvalidDatasetError: The file cannot be read, or is not an image.
+            TypeError: `image` is of another type, dtype or shape.
+        """
+        try:
+            pixels = self.preprocessing.prepare(_decode_any(image))
+        except UndecodableError as error:
+            shown = f"{image}: " if isinstance(image, str | Path) else ""
+            raise InvalidDatasetError(f"{shown}{error}", "Give an image that opens.") from error
+        device = next(self.parameters()).device
+        return self.preprocessing.normalised(pixels[None].to(device))
+
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, S, S) normalised float32 to (N, C) logits."""
         logits: Tensor = self.network(images.contiguous(memory_format=torch.channels_last))
         return logits
+
+
+def _decode_any(image: object) -> Tensor:
+    """(3, H, W) uint8 RGB pixels of what `ImageClassifier.preprocess` takes."""
+    if isinstance(image, str | Path):
+        path = Path(image).expanduser().resolve()
+        return decode(content_of(path.parent, path.name))
+    if isinstance(image, bytes | bytearray | memoryview):
+        return decode(bytes(image))
+    if isinstance(image, Image.Image):
+        return decode_opened(image)
+    if isinstance(image, np.ndarray | Tensor):
+        return _rgb_pixels(image)
+    raise TypeError(
+        f"{type(image).__name__} is not an image: "
+        "give a path, bytes, a Pillow image, a NumPy array or a tensor"
+    )
+
+
+def _rgb_pixels(pixels: NDArray[np.uint8] | Tensor) -> Tensor:
+    """An (H, W, 3) array or a (3, H, W) tensor as the decoder returns it: colours side by side."""
+    if isinstance(pixels, Tensor) and pixels.dtype == torch.uint8 and pixels.ndim == 3:
+        if pixels.shape[0] == 3:
+            return torch.from_numpy(pixels.permute(1, 2, 0).cpu().numpy().copy()).permute(2, 0, 1)
+    elif isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8 and pixels.shape[2:] == (3,):
+        return torch.from_numpy(np.array(pixels, order="C")).permute(2, 0, 1)
+    raise TypeError(
+        f"pixels of shape {tuple(pixels.shape)} and type {pixels.dtype}: "
+        "give a uint8 array of shape (H, W, 3) or a uint8 tensor of shape (3, H, W)"
+    )

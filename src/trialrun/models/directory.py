@@ -1,6 +1,7 @@
 """ModelDirectory and UntrainedModelDirectory: safetensors and JSON, held to a manifest.
 
-    model.json         architecture, arguments; where trained: classes in index order, preprocessing
+    model.json         architecture, arguments; where trained: classes in index order,
+                       preprocessing; where torchvision's weights are kept: their preprocessing
     model.safetensors  the weights; an untrained directory may have none
     manifest.json      sha256 and size of both
 
@@ -10,6 +11,7 @@ directory is executed.
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,19 +31,24 @@ FORMAT = "trialrun.model/1"
 WEIGHTS = "model.safetensors"
 MANIFEST = "manifest.json"
 CODE = "code"
-LOADER_MODULE = "trialrun.serving"
+SERVED_PREFIX = "trialrun_served_"  # of the package in `code/`; a hash of its sources follows
 
 _DATA_FILES = (OUR_DESCRIPTION, WEIGHTS)
 # `registered_model_meta` is what MLflow adds when it downloads a registered version.
 _MLFLOW_FILES = frozenset(
     {"MLmodel", "conda.yaml", "python_env.yaml", "requirements.txt", "registered_model_meta"}
 )
+# `trialrun.serving` is what models name whose copy of the code was called `trialrun`.
+_LOADER = re.compile(rf"trialrun\.serving|{SERVED_PREFIX}[0-9a-f]{{12}}\.serving")
 _HINT = "Take another copy of the model, or train it again."
 
 
 @dataclass(frozen=True, slots=True)
 class ModelDescription:
-    """What `model.json` says; `classes` and `preprocessing` are absent from an untrained model."""
+    """What `model.json` says; an untrained model has no `classes`.
+
+    Its `preprocessing` is that of its initial weights, or None where that is not known.
+    """
 
     architecture: str
     arguments: Mapping[str, bool] = field(default_factory=dict)
@@ -55,8 +62,9 @@ class ModelDescription:
             "architecture": self.architecture,
             "arguments": dict(self.arguments),
         }
-        if self.preprocessing is not None:
+        if self.classes:
             values["classes"] = list(self.classes)
+        if self.preprocessing is not None:
             values["preprocessing"] = self.preprocessing.to_json()
         return values
 
@@ -74,12 +82,14 @@ class ModelDescription:
             raise ValueError("architecture or arguments are missing")
         if "preprocessing" not in values:
             return cls(values["architecture"], arguments)
-        classes = values.get("classes")
+        preprocessing = Preprocessing.from_json(values["preprocessing"])
+        if "classes" not in values:
+            return cls(values["architecture"], arguments, (), preprocessing)
+        classes = values["classes"]
         if not isinstance(classes, list) or not all(isinstance(c, str) for c in classes):
             raise ValueError("classes are no list of names")
         if len(set(classes)) != len(classes) or not classes:
             raise ValueError("classes are empty or not unique")
-        preprocessing = Preprocessing.from_json(values["preprocessing"])
         return cls(values["architecture"], arguments, tuple(classes), preprocessing)
 
 
@@ -103,12 +113,16 @@ def write(folder: Path, description: ModelDescription, weights: bytes | None) ->
 
 @dataclass(frozen=True, slots=True)
 class StoredModel:
-    """A model directory as read and checked, its network not yet built."""
+    """A model directory as read and checked, its network not yet built.
+
+    `wants_default_weights` is true where it names torchvision's weights and does not hold them.
+    """
 
     folder: Path
     description: ModelDescription
     state: dict[str, Tensor] | None
     weights_sha256: str | None
+    wants_default_weights: bool = False
 
     def classifier(self) -> ImageClassifier:
         """The trained network in eval mode.
@@ -118,7 +132,7 @@ class StoredModel:
                 do not fit each other.
         """
         description = self.description
-        if description.preprocessing is None or self.state is None:
+        if description.preprocessing is None or not description.classes or self.state is None:
             raise InvalidModelDirectoryError(
                 f"{self.folder} is not trained", "Train it: `trialrun train --model DIR`."
             )
@@ -140,48 +154,44 @@ def read(folder: Path) -> StoredModel:
         InvalidModelDirectoryError: Damaged, incomplete, with files that do not belong, or asking
             for another loader.
     """
-    manifest = _checked_manifest(folder)
-    contents = {name: _verified(folder / name, entry) for name, entry in manifest.items()}
-    description = _description(folder, contents.get(OUR_DESCRIPTION))
-    if WEIGHTS not in contents:
+    description, manifest = _description(folder)
+    if WEIGHTS not in manifest:
         return StoredModel(folder, description, None, None)
-    state = from_safetensors(contents[WEIGHTS], folder / WEIGHTS)
-    return StoredModel(folder, description, state, manifest[WEIGHTS]["sha256"])
+    entry = manifest[WEIGHTS]
+    state = from_safetensors(_verified(folder / WEIGHTS, entry), folder / WEIGHTS)
+    return StoredModel(folder, description, state, entry["sha256"])
 
 
-def read_description(folder: Path) -> ModelDescription:
-    """What a directory of ours describes, its weights not yet read.
+def read_description(folder: Path) -> tuple[ModelDescription, str | None]:
+    """Read what describes a directory of ours, and the path of its weights where it has some.
 
     Raises:
-        InvalidModelDirectoryError: As `read`, the weights apart.
+        InvalidModelDirectoryError: As `read`; the weights themselves are not read.
     """
-    entry = _checked_manifest(folder).get(OUR_DESCRIPTION)
-    content = None if entry is None else _verified(folder / OUR_DESCRIPTION, entry)
-    return _description(folder, content)
+    description, manifest = _description(folder)
+    return description, str(folder / WEIGHTS) if WEIGHTS in manifest else None
 
 
 def file_digests(folder: Path) -> dict[str, str]:
-    """The sha256 of each data file of a directory of ours, as its manifest has them.
+    """The sha256 of each data file of a directory of ours, as its manifest states them.
 
     Raises:
-        InvalidModelDirectoryError: As `read`; whether the files are those is not looked at.
+        InvalidModelDirectoryError: As `read_description`; the files themselves are not read.
     """
-    return {name: entry["sha256"] for name, entry in _checked_manifest(folder).items()}
+    _, manifest = _description(folder)
+    return {name: entry["sha256"] for name, entry in manifest.items()}
 
 
-def _checked_manifest(folder: Path) -> dict[str, dict[str, Any]]:
+def _description(folder: Path) -> tuple[ModelDescription, dict[str, dict[str, Any]]]:
     _check_names(folder)
     _check_loader(folder)
-    return _manifest(folder)
-
-
-def _description(folder: Path, content: bytes | None) -> ModelDescription:
+    manifest = _manifest(folder)
+    path = folder / OUR_DESCRIPTION
     try:
-        if content is None:
-            raise ValueError("it is not in the manifest")
-        return ModelDescription.from_json(json.loads(content))
-    except (ValueError, TypeError) as error:
-        raise _refused(folder / OUR_DESCRIPTION, f"is damaged: {error}") from error
+        content = _verified(path, manifest[OUR_DESCRIPTION])
+        return ModelDescription.from_json(json.loads(content)), manifest
+    except (KeyError, ValueError, TypeError) as error:
+        raise _refused(path, f"is damaged: {error}") from error
 
 
 def _refused(path: Path, what: str) -> InvalidModelDirectoryError:
@@ -197,6 +207,11 @@ def _check_names(folder: Path) -> None:
             raise _refused(path, "is no plain file")
 
 
+def loader_module(package: str) -> str:
+    """The module of a served package that MLflow imports to load the model."""
+    return f"{package}.serving"
+
+
 def _check_loader(folder: Path) -> None:
     path = folder / "MLmodel"
     if not path.is_file():
@@ -208,7 +223,7 @@ def _check_loader(folder: Path) -> None:
         loader = flavors["python_function"]["loader_module"]
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         raise _refused(path, "is damaged") from error
-    if loader != LOADER_MODULE:
+    if not isinstance(loader, str) or not _LOADER.fullmatch(loader):
         raise _refused(path, f"wants the module {loader!s} to be imported")
 
 

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from trialrun.errors import InvalidModelDirectoryError
 from trialrun.files import sha256_of
-from trialrun.images.preprocessing import Preprocessing
 from trialrun.models import azure, directory
 from trialrun.models.classifier import ImageClassifier
 from trialrun.models.directory import ModelDescription, StoredModel
@@ -52,9 +51,9 @@ def new_network(
     """The network to train: one of the zoo by name, or what a model directory describes.
 
     `weights` (None, `default`, a file or a model directory) takes the place of weights that the
-    directory holds. Fresh weights are drawn from torch's global generator. Of a trained directory
-    the rows of the last layer move to the place that `classes` gives to their class; `note` says
-    how many did.
+    directory holds or, as Azure's with `pretrained: true`, names. Fresh weights are drawn from
+    torch's global generator. Of a trained directory the rows of the last layer move to the place
+    that `classes` gives to their class; `note` is given how many did.
 
     Raises:
         InvalidModelDirectoryError: `model` is neither, or its weights do not fit.
@@ -92,7 +91,16 @@ def _initial_state(
         return InitialState(pretrained_state(architecture), (), Path(architecture))
     if weights is not None:
         return read_initial(Path(weights).expanduser(), architecture)
-    if stored is None or stored.state is None:
+    return None if stored is None else _state_of(stored)
+
+
+def _state_of(stored: StoredModel) -> InitialState | None:
+    """The weights that a directory holds or, as Azure's with `pretrained: true`, names."""
+    if stored.wants_default_weights:
+        asked_by = f"{stored.folder / AZURE_DESCRIPTION}, pretrained: true"
+        state = pretrained_state(stored.description.architecture, asked_by)
+        return InitialState(state, (), stored.folder)
+    if stored.state is None:
         return None
     return InitialState(stored.state, stored.description.classes, stored.folder)
 
@@ -112,11 +120,11 @@ def read_initial(source: Path, architecture: str) -> InitialState:
         raise InvalidModelDirectoryError(
             f"{source} holds weights of {theirs}, not of {architecture}", f"Set model={theirs}."
         )
-    if stored.state is None:
+    if (state := _state_of(stored)) is None:
         raise InvalidModelDirectoryError(
             f"{source} holds no weights", "Give a trained model, or weights=none."
         )
-    return InitialState(stored.state, stored.description.classes, source)
+    return state
 
 
 def _load(
@@ -148,17 +156,6 @@ def read_directory(folder: Path) -> StoredModel:
     """
     ours = (folder / OUR_DESCRIPTION).is_file()
     return directory.read(folder) if ours else azure.read_untrained(folder)
-
-
-def stored_preprocessing(folder: Path) -> Preprocessing | None:
-    """What the images of a trained model directory go through; None of an untrained one.
-
-    Raises:
-        InvalidModelDirectoryError: No model directory, or damaged.
-    """
-    ours = (folder / OUR_DESCRIPTION).is_file()
-    described = directory.read_description(folder) if ours else azure.read_description(folder)
-    return described.preprocessing
 
 
 def directory_digests(folder: Path) -> dict[str, str]:

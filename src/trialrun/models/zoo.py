@@ -1,6 +1,8 @@
 """torchvision's classification networks, built for a number of classes and an image size."""
 
+import pickle
 from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
@@ -8,7 +10,7 @@ import torchvision
 from torch import Tensor, nn
 
 from trialrun.errors import InvalidModelDirectoryError, InvalidParameterError, first_line
-from trialrun.models.names import ARCHITECTURES, SWITCHES, takes_switch
+from trialrun.models.names import ARCHITECTURES, DEFAULT_WEIGHTS, SWITCHES, takes_switch
 
 _AUXILIARY_HEADS = ("googlenet", "inception_v3")  # trained without: one loss for every network
 
@@ -96,18 +98,24 @@ def head_prefix(network: nn.Module) -> str:
     return last.rpartition(".")[0] + "."
 
 
-def pretrained_state(architecture: str) -> dict[str, Tensor]:
-    """Torchvision's default weights, downloaded on first use and checked by their hash.
+def pretrained_state(
+    architecture: str, asked_by: str = f"weights={DEFAULT_WEIGHTS}"
+) -> dict[str, Tensor]:
+    """Torchvision's default weights, out of torch's cache or downloaded and checked by their hash.
+
+    `asked_by` is the setting that asks for them: an error names it.
 
     Raises:
-        InvalidParameterError: They cannot be downloaded, or there are none.
+        InvalidParameterError: They cannot be downloaded, or their file is damaged.
     """
+    weights = torchvision.models.get_model_weights(architecture).DEFAULT
+    cached = Path(torch.hub.get_dir(), "checkpoints", PurePosixPath(weights.url).name)
     try:
-        weights = torchvision.models.get_model_weights(architecture).DEFAULT
         state: dict[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True)
-    except (OSError, RuntimeError, AttributeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        what = "is damaged" if cached.is_file() else "cannot be downloaded"
         raise InvalidParameterError(
-            f"weights=default: {architecture}'s weights cannot be had: {error}",
-            "Go online once, give a file with `weights=FILE`, or leave weights at none.",
+            f"{asked_by}: {architecture}'s weights {cached.name}: {what}: {first_line(error)}",
+            f"Go online once, copy the file to {cached}, or give another with `weights=FILE`.",
         ) from error
     return state

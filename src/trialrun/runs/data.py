@@ -8,6 +8,7 @@ import numpy as np
 from trialrun.config import AUTO_TEXT
 from trialrun.config.folders import cache_limit_bytes
 from trialrun.engine.batches import LabelledPixels
+from trialrun.errors import InvalidParameterError
 from trialrun.images import ImageSet, label_indices, printable
 from trialrun.images.preprocessing import Preprocessing
 from trialrun.images.survey import Survey, auto_image_size
@@ -19,16 +20,18 @@ from trialrun.images.transforms import (
     split_at_chance,
 )
 from trialrun.images.workers import num_threads
+from trialrun.models.initial import ExpectedInput
 from trialrun.packing import DecodedImages, Skipped, open_pack, skipped_images, usable_subset
 from trialrun.packing.ledger import surveyed_again
 from trialrun.runs.findings import Findings, look_for
-from trialrun.runs.initial import kept_preprocessing
+from trialrun.runs.initial import describe_initial
 from trialrun.runs.kept import (
     evictable_archives,
     keep_within_limit,
     ledgers_folder,
     packs_folder,
 )
+from trialrun.runs.likely_mistakes import likely_mistakes
 from trialrun.runs.observer import DECODING, READING, Observer, Silent
 from trialrun.runs.plan import TrainPlan
 
@@ -71,18 +74,21 @@ class PreparedData:
 
 
 def prepare(plan: TrainPlan, observer: Observer) -> PreparedData:
-    """Survey and decode both sets, and look for what is in both.
+    """Survey and decode both sets, and look for what is in both and for settings to doubt.
 
     Raises:
+        InvalidModelDirectoryError: What describes the model cannot be read.
+        InvalidParameterError: The initial weights are of another image size.
         InvalidDatasetError: Too many images cannot be read, or a class has none left.
         StorageError: The cache folder cannot be written.
     """
+    initial = describe_initial(plan)
+    for text in likely_mistakes(plan.config, initial):
+        observer.note(text)
     surveys = [surveyed_set(images, observer) for images in (plan.train, plan.valid)]
-    kept = kept_preprocessing(plan)
-    size = _image_size(plan, surveys, kept.image_size if kept else None)
-    preprocessing = replace(
-        kept or Preprocessing(size), image_size=size, steps=fixed_steps(plan.steps)
-    )
+    expected = initial.expected_input
+    size = _image_size(plan, surveys, expected)
+    preprocessing = Preprocessing(size, expected.mean, expected.std, fixed_steps(plan.steps))
     stored, train_steps = _stored_for_training(plan, preprocessing)
     train = _prepared(surveys[0], stored, plan, observer)
     valid = _prepared(surveys[1], preprocessing, plan, observer)
@@ -102,12 +108,20 @@ def surveyed_set(images: ImageSet, observer: Observer | None = None) -> Survey:
     )
 
 
-def _image_size(plan: TrainPlan, surveys: Sequence[Survey], kept: int | None) -> int:
-    """The size asked for; of `auto` what the transforms, the initial weights or the images want."""
+def _image_size(plan: TrainPlan, surveys: Sequence[Survey], expected: ExpectedInput) -> int:
     if plan.config.image_size != AUTO_TEXT:
-        return int(plan.config.image_size)
-    listed = side_after(fixed_steps(plan.steps)) or side_after(plan.steps)
-    return listed or kept or auto_image_size(surveys)
+        size = int(plan.config.image_size)
+    elif listed := side_after(fixed_steps(plan.steps)) or side_after(plan.steps):
+        size = listed
+    else:
+        return expected.choose_size(auto_image_size(surveys, most=expected.weights_size))
+    if expected.only_size not in (None, size):
+        raise InvalidParameterError(
+            f"{plan.config.model}'s initial weights take images of {expected.only_size} pixels, "
+            f"not {size}",
+            f"Set image_size={expected.only_size}.",
+        )
+    return size
 
 
 def _stored_for_training(

@@ -40,6 +40,6 @@ def run_training(
 
 @contextmanager
 def called_by_program() -> Iterator[None]:
-    """A call out of a program that goes on: its signal handlers and settings stay its own."""
+    """A library call: the program keeps its signal handlers and its settings of MLflow."""
     with settings_restored(), passed_on():
         yield

@@ -7,6 +7,7 @@ from typing import Any
 from trialrun.config import from_values
 from trialrun.config.evaluate import EvaluateConfig
 from trialrun.config.promote import METRICS
+from trialrun.engine.isolation import isolate_torch_state
 from trialrun.images.survey import Survey
 from trialrun.models.open import open_classifier
 from trialrun.registry import model_folder
@@ -51,6 +52,7 @@ class Evaluation:
         return asdict(self)
 
 
+@isolate_torch_state()
 def evaluate(
     model: str, data: str, values: Mapping[str, Any], observer: Observer | None = None
 ) -> Evaluation:

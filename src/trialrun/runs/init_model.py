@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trialrun.config import NONE_TEXT
 from trialrun.errors import InvalidModelDirectoryError, InvalidParameterError
@@ -14,6 +15,9 @@ from trialrun.models.names import (
     takes_switch,
 )
 from trialrun.runs.sources import local_path
+
+if TYPE_CHECKING:
+    from trialrun.images.preprocessing import Preprocessing
 
 
 def init_model(name: str, out: str, *, weights: str, switches: Mapping[str, bool]) -> Path:
@@ -37,12 +41,13 @@ def init_model(name: str, out: str, *, weights: str, switches: Mapping[str, bool
             raise InvalidParameterError(
                 f"{name} has no {switch}", f"It belongs to {' and '.join(SWITCHES[switch])}."
             )
+    weights = local_path(weights, {})
     content = None if weights == NONE_TEXT else _weights(name, weights, chosen)
     folder = Path(out).expanduser()
     with new_directory(folder) as draft:
         from trialrun.models.directory import ModelDescription, write
 
-        write(draft, ModelDescription(name, chosen), content)
+        write(draft, ModelDescription(name, chosen, (), _preprocessing(name, weights)), content)
     return folder
 
 
@@ -53,10 +58,19 @@ def _weights(name: str, weights: str, switches: Mapping[str, bool]) -> bytes:
 
     if weights == DEFAULT_WEIGHTS:
         return to_bytes(pretrained_state(name))
-    initial = read_initial(Path(local_path(weights, {})).expanduser(), name)
+    initial = read_initial(Path(weights).expanduser(), name)
     network = build(name, 2, image_size=None, arguments=switches)
     prefix, state = head_prefix(network), initial.state
     check_initial_names(network, state, prefix, weights)
     if initial.classes:  # an untrained directory has no classes that the last layer would be for
         state = {name: tensor for name, tensor in state.items() if not name.startswith(prefix)}
     return to_bytes(state)
+
+
+def _preprocessing(name: str, weights: str) -> "Preprocessing | None":
+    """The images that the weights were trained on; no file says it."""
+    if weights == NONE_TEXT:
+        return None
+    from trialrun.models.initial import describe_weights
+
+    return describe_weights(name, weights)

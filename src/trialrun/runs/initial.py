@@ -7,9 +7,9 @@ from pathlib import Path
 from torch import nn
 
 from trialrun.config import NONE_TEXT, TrainConfig
-from trialrun.images.preprocessing import Preprocessing
-from trialrun.models import open as models
+from trialrun.models.initial import InitialWeights, describe_initial_weights
 from trialrun.models.names import ARCHITECTURES, DEFAULT_WEIGHTS
+from trialrun.models.open import directory_digests
 from trialrun.models.weights import state_sha256
 from trialrun.runs.plan import TrainPlan
 from trialrun.runs.sources import local_path
@@ -60,18 +60,13 @@ def _differ(name: str, before: Mapping[str, str], after: Mapping[str, str]) -> b
     return name in before and name in after and before[name] != after[name]
 
 
-def kept_preprocessing(plan: TrainPlan) -> Preprocessing | None:
-    """Image size, mean and deviation of the trained model directory that training starts from.
-
-    They belong to the weights: of weights from elsewhere, or of an untrained directory, there are
-    none.
+def describe_initial(plan: TrainPlan) -> InitialWeights:
+    """Whether the initial weights are random, and the images that they and the network expect.
 
     Raises:
-        InvalidModelDirectoryError: The directory is damaged.
+        InvalidModelDirectoryError: What describes the model cannot be read.
     """
-    folder = _directory(weights_of(plan) or model_of(plan))
-    stored = None if folder is None else models.stored_preprocessing(folder)
-    return None if stored is None else Preprocessing(stored.image_size, stored.mean, stored.std)
+    return describe_initial_weights(model_of(plan), weights_of(plan))
 
 
 def initial_params(plan: TrainPlan, network: nn.Module) -> dict[str, str]:
@@ -91,7 +86,7 @@ def _directory_sha256(plan: TrainPlan) -> str | None:
     folders = {"model": _directory(model_of(plan)), "weights": _directory(weights_of(plan))}
     found = {name: folder for name, folder in folders.items() if folder is not None}
     for name, folder in found.items():
-        for file, sha256 in models.directory_digests(folder).items():
+        for file, sha256 in directory_digests(folder).items():
             digest.update(f"{name} {file} {sha256}\n".encode())
     return digest.hexdigest() if found else None
 

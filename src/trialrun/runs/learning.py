@@ -10,12 +10,12 @@ import torch
 
 from trialrun.distributed import Ranks, ranks_of
 from trialrun.engine.allocator import keep_freed_memory
-from trialrun.engine.batches import num_batches
 from trialrun.engine.faults import torch_errors
 from trialrun.engine.fit import fit
 from trialrun.engine.precision import Arithmetic, resolve
 from trialrun.engine.seeds import seed_for
 from trialrun.engine.state import TrainState, begin
+from trialrun.engine.steps import steps_per_epoch
 from trialrun.engine.stopping import Standing, until_stopped
 from trialrun.engine.task import Task
 from trialrun.errors import InvalidDatasetError, InvalidParameterError
@@ -138,8 +138,7 @@ class Forecast:
     def __init__(self, under_way: Learning, observer: Observer) -> None:
         config, ranks = under_way.plan.config, under_way.ranks
         num_images = len(under_way.state.task.train)
-        step_images = config.batch_size * ranks.world_size
-        per_epoch = num_batches(num_images, step_images, 2 * ranks.world_size)
+        per_epoch = steps_per_epoch(config, num_images, ranks.world_size)
         self._num_steps = config.epochs * per_epoch
         self._on_cpu = under_way.state.math.device.type == "cpu"
         self._observer = observer

@@ -13,6 +13,7 @@ from typing import Any
 from trialrun.config import NONE_TEXT, TrainConfig, from_values
 from trialrun.config.folders import cache_limit_bytes
 from trialrun.distributed import ranks_of
+from trialrun.engine.steps import warm_up_steps
 from trialrun.errors import (
     InvalidModelDirectoryError,
     InvalidParameterError,
@@ -73,7 +74,11 @@ def plan_training(values: Mapping[str, Any]) -> TrainPlan:
         train, valid = stratified_split(
             train, second_fraction=config.valid_fraction, random_seed=config.random_seed
         )
-    if problems := [*check_same_classes(train, valid), *_too_large_batch(config, train)]:
+    if problems := [
+        *check_same_classes(train, valid),
+        *_too_large_batch(config, train),
+        *_too_long_warm_up(config, train),
+    ]:
         raise merged(problems)
     return TrainPlan(config, train, valid, steps, local_paths)
 
@@ -153,10 +158,10 @@ def _settings(values: Mapping[str, Any], problems: list[TrialrunError]) -> Train
         return from_values(TrainConfig, values)
     except InvalidParameterError as error:
         problems.append(error)
-    kept = {}
+    kept: dict[str, Any] = {}
     for name, value in values.items():
         try:
-            from_values(TrainConfig, {name: value})
+            from_values(TrainConfig, {**kept, name: value})
         except InvalidParameterError:
             continue
         kept[name] = value
@@ -196,6 +201,14 @@ def _too_large_batch(config: TrainConfig, train: ImageSet) -> list[TrialrunError
             f"Set batch_size to {len(train)} or less.",
         )
     ]
+
+
+def _too_long_warm_up(config: TrainConfig, train: ImageSet) -> list[TrialrunError]:
+    try:
+        warm_up_steps(config, len(train), ranks_of(os.environ).world_size)
+    except InvalidParameterError as error:
+        return [error]
+    return []
 
 
 def check_output(output: str) -> Path:

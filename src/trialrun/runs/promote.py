@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from trialrun.config import from_values
 from trialrun.config.promote import PromoteConfig
+from trialrun.engine.isolation import isolate_torch_state
 from trialrun.errors import PromotionRefusedError
 from trialrun.files import as_json
 from trialrun.images.survey import Survey
@@ -71,6 +72,7 @@ class Promotion:
         }
 
 
+@isolate_torch_state()
 def promote(
     name: str,
     version: str,

@@ -67,6 +67,7 @@ def resolved_params(state: TrainState, config: TrainConfig) -> dict[str, str]:
     return {
         "resolved_precision": state.math.precision,
         "resolved_layout": state.math.layout,
+        "resolved_warmup_steps": str(state.warm_up_steps),
         "resolved_ema": describe_ema(config.ema),
         "resolved_batch_norm_momentum": statistics.rule if statistics else NONE_TEXT,
     }

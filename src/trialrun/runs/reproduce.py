@@ -9,6 +9,7 @@ import torch
 
 from trialrun.config import AUTO_TEXT, NONE_TEXT
 from trialrun.config.reproduce import DEFAULT_TOLERANCE
+from trialrun.engine.isolation import isolate_torch_state
 from trialrun.engine.precision import resolve
 from trialrun.engine.stopping import COMPLETED, EARLY_STOP, TIME_BUDGET, Standing
 from trialrun.errors import InvalidDatasetError, TrackingError, TrialrunError
@@ -84,6 +85,7 @@ class Reproduction:
         return asdict(self)
 
 
+@isolate_torch_state()
 def reproduce(
     run_id: str,
     *,

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trialrun.engine.isolation import isolate_torch_state
 from trialrun.errors import InvalidDatasetError
 from trialrun.files import write_durably
 from trialrun.images import ImageItem, ImageSet, printable
@@ -32,6 +33,7 @@ class ScoreResult:
     unknown_classes: Mapping[str, int] = field(default_factory=dict)  # images of each
 
 
+@isolate_torch_state()
 def load_model(model: str) -> ImageClassifier:
     """The network of MODEL (models:/…, runs:/…, a directory of ours or Azure's) in eval mode.
 
@@ -53,8 +55,9 @@ def score_data(model: str, data: str, output: str) -> ScoreResult:
     if not images.items:
         raise InvalidDatasetError(f"{data} holds no images", "Give a folder with images in it.")
     keep_within_limit()
-    classifier = load_model(model)
-    table = score_table(classifier, images)
+    with isolate_torch_state():
+        classifier = load_model(model)
+        table = score_table(classifier, images)
     write_table(table, path)
     num_errors = int((table["error"] != "").sum())
     unknown = unknown_classes(images, classifier.classes)

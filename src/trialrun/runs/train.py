@@ -12,6 +12,7 @@ from torch import Tensor
 from trialrun.distributed import ALONE, Ranks, joined
 from trialrun.engine import stopping
 from trialrun.engine.faults import NonFiniteLossError
+from trialrun.engine.isolation import isolate_torch_state
 from trialrun.engine.precision import Arithmetic
 from trialrun.engine.stopping import PrunedError, Standing
 from trialrun.errors import CutBySignalError, TrialrunError
@@ -56,6 +57,7 @@ class Nested:
     keeps_model: Callable[[TrainResult], bool]  # whether the model is worth logging
 
 
+@isolate_torch_state()
 def train(
     plan: TrainPlan, observer: Observer | None = None, *, nested: Nested | None = None
 ) -> TrainResult:

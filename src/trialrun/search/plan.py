@@ -132,6 +132,7 @@ def plan_search(values: Mapping[str, Any]) -> SearchPlan:
     searched, fixed = _divided(rest, problems)
     goals = _goals(config, problems)
     problems += _of_the_search(config, Space(searched))
+    problems += _two_warm_ups(searched, fixed)
     base = _base(searched, fixed, problems)
     starts = _starts(config.enqueue, Space(searched), problems)
     if problems:
@@ -177,6 +178,20 @@ def _divided(
         except InvalidParameterError as error:
             problems.append(error)
     return searched, fixed
+
+
+def _two_warm_ups(
+    searched: Mapping[str, Dimension], fixed: Mapping[str, Any]
+) -> list[TrialrunError]:
+    """A range may begin at 0, where both units would pass as unset."""
+    units = {"warmup_steps", "warmup_epochs"}
+    if not units <= searched.keys() | fixed.keys() or not units & searched.keys():
+        return []
+    return [
+        InvalidParameterError(
+            "warmup_steps and warmup_epochs are both given", "Search one unit of the warm-up."
+        )
+    ]
 
 
 def _base(

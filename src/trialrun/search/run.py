@@ -5,7 +5,7 @@ that run the same command join with their workers, and conclude should the owner
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -153,6 +153,13 @@ class _Search:
         if self.plan.config.workers > 1:
             Crew(desk, parent_run_id, after).work()
             return
+        from trialrun.engine.isolation import isolate_torch_state
+
+        with isolate_torch_state():
+            self._train_here(desk, parent_run_id, after)
+
+    def _train_here(self, desk: Desk, parent_run_id: str, after: Callable[[], None]) -> None:
+        """Run trials in this process, one after another."""
         if self.bench is None:
             from trialrun.search.trial import Bench
 

@@ -19,7 +19,7 @@ from trialrun.errors import (
     TrackingError,
 )
 from trialrun.runs.data import PreparedData, prepare
-from trialrun.runs.initial import kept_preprocessing
+from trialrun.runs.initial import describe_initial
 from trialrun.runs.observer import Observer, Silent
 from trialrun.runs.plan import TrainPlan
 from trialrun.runs.result import TrainResult
@@ -53,9 +53,8 @@ class Bench:
     def data(self, plan: TrainPlan) -> PreparedData:
         """The images of a trial; those of the first are the others' too."""
         config = plan.config
-        # What images and their preprocessing depend on.
-        stored = kept_preprocessing(plan)
-        kind = (config.image_size, config.augment, config.transforms, stored)
+        expected = describe_initial(plan).expected_input
+        kind = (config.image_size, config.augment, config.transforms, expected)  # decides pixels
         if kind not in self.prepared:
             self.prepared[kind] = prepare(plan, self.observer)
         return self.prepared[kind]

@@ -1,32 +1,37 @@
 """The pyfunc over `scoring`: what `mlflow models serve` loads.
 
-A model directory carries a copy of this room and of those below it that it needs, so that it serves
-where trialrun is not installed.
+A model directory carries a copy of this module and of what it imports (`serving.bundle`), and so
+serves where trialrun is not installed.
 """
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trialrun.engine.isolation import isolate_torch_state, use_default_modes
 from trialrun.models.classifier import ImageClassifier
 from trialrun.models.open import open_classifier
 from trialrun.scoring import LABEL_COLUMN, probability_columns, score
+from trialrun.serving.inputs import FORMATS, IMAGE_COLUMN, InputError, find_images
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
+    from numpy.typing import NDArray
 
-IMAGE_COLUMN = "image"
+__all__ = ["IMAGE_COLUMN", "ImageModel"]
 
 
 class ImageModel:
-    """A classifier as MLflow calls it: a frame with a binary `image` column in, scores out."""
+    """A classifier as MLflow calls it: images in, a frame of scores out."""
 
     def __init__(self, classifier: ImageClassifier) -> None:
         self.classifier = classifier
 
-    def predict(
-        self, model_input: "pd.DataFrame", params: dict[str, Any] | None = None
-    ) -> "pd.DataFrame":
-        """A row an image: `Scored Probabilities_<class>` columns and `Scored Labels`.
+    def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> "pd.DataFrame":
+        """Per image a row: `Scored Probabilities_<class>` columns and `Scored Labels`.
+
+        `model_input` is a frame, whose index the result has, or a dict with an `image` column, or a
+        list. Images are file contents, as bytes or as base64 text; text is never a file's path.
 
         Raises:
             MlflowException: There is no `image` column, or an image cannot be read; a server
@@ -34,34 +39,39 @@ class ImageModel:
         """
         import pandas as pd
 
-        if IMAGE_COLUMN not in model_input:
-            raise _refused(f"the input has no column named {IMAGE_COLUMN}")
-        scores = list(score(self.classifier, map(_as_bytes, model_input[IMAGE_COLUMN])))
-        unreadable = [f"row {row}: {s.error}" for row, s in enumerate(scores) if s.error]
-        if unreadable:
-            raise _refused("; ".join(unreadable))
+        try:
+            images, index = find_images(model_input)
+        except InputError as error:
+            raise _refused(str(error)) from error
+        scores = self._score(images)
         classes = self.classifier.classes
         table = pd.DataFrame(
-            [scored.probabilities for scored in scores],
-            columns=probability_columns(classes),
-            dtype="float64",
+            scores, columns=probability_columns(classes), index=index, dtype="float64"
         )
         best = table.to_numpy().argmax(axis=1) if len(table) else []
-        table[LABEL_COLUMN] = pd.Series([classes[i] for i in best], dtype=object)
+        table[LABEL_COLUMN] = pd.Series([classes[i] for i in best], index=index, dtype=object)
         return table
 
-
-def _as_bytes(value: object) -> bytes | None:
-    return bytes(value) if isinstance(value, bytes | bytearray | memoryview) else None
+    def _score(self, images: "list[bytes | str]") -> "list[NDArray[np.float32]]":
+        data = [None if isinstance(image, str) else image for image in images]
+        with use_default_modes():
+            scores = list(score(self.classifier, data))
+        told = zip(images, scores, strict=True)
+        reasons = [image if isinstance(image, str) else scored.error for image, scored in told]
+        if any(reasons):
+            rows = [f"row {row}: {reason}" for row, reason in enumerate(reasons) if reason]
+            raise _refused("; ".join(rows))
+        return [scored.probabilities for scored in scores if scored.probabilities is not None]
 
 
 def _refused(reason: str) -> Exception:
     from mlflow.exceptions import MlflowException
     from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
-    return MlflowException(reason, INVALID_PARAMETER_VALUE)
+    return MlflowException(f"{reason}. {FORMATS}", INVALID_PARAMETER_VALUE)
 
 
+@isolate_torch_state()
 def _load_pyfunc(data_path: str) -> ImageModel:
     """MLflow's entry: the model in a ModelDirectory."""
     return ImageModel(open_classifier(Path(data_path)))

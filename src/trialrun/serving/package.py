@@ -1,25 +1,13 @@
 """What MLflow wants in a model directory so that it serves: MLmodel, requirements, `code/`."""
 
-import shutil
 from importlib.metadata import version
 from pathlib import Path
 
-from trialrun import errors
-from trialrun.models.directory import CODE, LOADER_MODULE
+from trialrun.models.directory import CODE, loader_module
 from trialrun.scoring import LABEL_COLUMN, probability_columns
 from trialrun.serving import IMAGE_COLUMN
+from trialrun.serving.bundle import write_served_code
 
-# The rooms that serving needs: itself and what it imports, all the way down.
-_SERVED = (
-    "__init__.py",
-    "errors.py",
-    "files.py",
-    "config",
-    "images",
-    "models",
-    "scoring.py",
-    "serving",
-)
 _REQUIRED = (
     "mlflow",
     "numpy",
@@ -49,11 +37,11 @@ def add_serving_files(
     (folder / "requirements.txt").write_text("\n".join(pins) + "\n")
     (folder / "conda.yaml").write_text(_conda_yaml(pins))
     _PythonEnv.current().to_yaml(str(folder / "python_env.yaml"))
-    _copy_code(folder / CODE / "trialrun")
+    package = write_served_code(folder / CODE)
     model = Model(run_id=run_id, model_id=model_id, signature=_signature(classes))
     add_to_model(
         model,
-        loader_module=LOADER_MODULE,
+        loader_module=loader_module(package),
         code=CODE,
         conda_env="conda.yaml",
         python_env="python_env.yaml",
@@ -88,14 +76,3 @@ def _conda_yaml(pins: list[str]) -> str:
         *(f"      - {pin}" for pin in pins),
     ]
     return "\n".join(lines) + "\n"
-
-
-def _copy_code(target: Path) -> None:
-    source = Path(errors.__file__).parent
-    target.mkdir(parents=True)
-    skip = shutil.ignore_patterns("__pycache__")
-    for name in _SERVED:
-        if (source / name).is_dir():
-            shutil.copytree(source / name, target / name, ignore=skip)
-        else:
-            shutil.copy2(source / name, target / name)

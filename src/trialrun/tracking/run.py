@@ -118,8 +118,10 @@ def open_run(
     """A run that is always ended: FINISHED, FAILED on an error, KILLED on a signal.
 
     With `run_id` it is that one, opened again; else below `mlflow run` the run that MLflow has
-    opened, whose experiment and name stand, once in a process; else a new one in `experiment`, for
-    None what MLflow's environment says. System metrics are recorded meanwhile.
+    opened, whose experiment and name stand, once in a process; else a new one. Where the calling
+    thread has an active run, the new one is nested below it. It is in `experiment`, for None in the
+    active run's, and without one in the experiment that MLflow has active. As in MLflow, a nested
+    run may be in another experiment than its parent. System metrics are recorded meanwhile.
     """
     is_resumed = run_id is not None
     with ExitStack() as stack:
@@ -129,7 +131,7 @@ def open_run(
                 with tracking_errors(f"run {run_id} cannot be opened again"):
                     client.update_run(run_id, status="RUNNING")
             else:
-                run_id = opened or _new_run(client, experiment_id(client, experiment), name, tags)
+                run_id = opened or _new_active_run(client, experiment, name, tags)
             stack.enter_context(_ended(client, run_id, by_mlflow=opened is not None))
         run = TrackedRun(client, run_id)
         run.tags(tags)
@@ -201,6 +203,20 @@ def _take_opened() -> str | None:
         return None
     _taken.add(run_id)
     return run_id
+
+
+def _new_active_run(
+    client: "MlflowClient", experiment: str | None, name: str | None, tags: Mapping[str, str]
+) -> str:
+    """A new run where `mlflow.start_run(nested=True)` in the calling thread would open one."""
+    import mlflow
+
+    parent = mlflow.active_run()
+    if parent is None:
+        return _new_run(client, experiment_id(client, experiment), name, tags)
+    its_own = parent.info.experiment_id
+    chosen = its_own if experiment is None else experiment_id(client, experiment)
+    return _new_run(client, chosen, name, {**tags, PARENT_TAG: parent.info.run_id})
 
 
 def _new_run(

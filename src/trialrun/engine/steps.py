@@ -1,0 +1,35 @@
+"""How many optimizer steps a run has and how many of them warm up; imports no torch."""
+
+from trialrun.config import TrainConfig
+from trialrun.errors import InvalidParameterError
+
+
+def num_batches(num_images: int, batch_size: int, smallest: int = 2) -> int:
+    """How many pieces `batches.cut` makes."""
+    full, rest = divmod(num_images, batch_size)
+    return full + (rest >= min(smallest, batch_size) or (rest > 0 and full == 0))
+
+
+def steps_per_epoch(config: TrainConfig, num_images: int, world_size: int = 1) -> int:
+    """Optimizer steps of one pass over `num_images` by `world_size` ranks."""
+    return num_batches(num_images, config.batch_size * world_size, 2 * world_size)
+
+
+def warm_up_steps(config: TrainConfig, num_images: int, world_size: int = 1) -> int:
+    """The steps over which the learning rate rises, from `warmup_steps` or `warmup_epochs`.
+
+    Raises:
+        InvalidParameterError: The warm-up is as long as the run, or longer.
+    """
+    per_epoch = steps_per_epoch(config, num_images, world_size)
+    num_steps = config.epochs * per_epoch
+    warm_up = config.warmup_steps or round(config.warmup_epochs * per_epoch)
+    if warm_up < num_steps:
+        return warm_up
+    name = "warmup_steps" if config.warmup_steps else "warmup_epochs"
+    limit = num_steps if config.warmup_steps else config.epochs
+    raise InvalidParameterError(
+        f"{name}={getattr(config, name):g} is not shorter than the run "
+        f"({config.epochs} epochs of {per_epoch} steps)",
+        f"Set {name} below {limit}, or train for more epochs.",
+    )

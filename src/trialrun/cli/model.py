@@ -28,7 +28,8 @@ def init_model(
     name: Annotated[str, typer.Argument(help="A network of `trialrun model list`.")],
     out: Annotated[str, typer.Argument(help="The UntrainedModelDirectory to write.")],
     weights: Annotated[
-        str, typer.Option(help="none, default (torchvision's, downloaded) or a file.")
+        str,
+        typer.Option(help="none, default (torchvision's, downloaded), a file or a trained model."),
     ] = "none",
     memory_efficient: Annotated[
         bool, typer.Option("--memory-efficient", help="DenseNet: less memory, more time.")

@@ -54,11 +54,11 @@ def _lines(result: "Reproduction") -> list[str]:
     ]
     differences = [(name, str(then), str(now)) for name, (then, now) in result.differences.items()]
     return [
+        *result.notes,
         f"{result.verdict}{since}; weights "
         + ("identical" if result.weights_identical else "differ")
         + f"; run {result.run_id}",
         *(f"data: {change}" for change in result.data_changes),
-        *result.notes,
         *aligned([("metric", "epochs", "largest deviation", "first in epoch"), *rows]),
         *aligned([("differs", "then", "now"), *differences] if differences else []),
     ]

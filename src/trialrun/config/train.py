@@ -17,7 +17,8 @@ class TrainConfig:
 
     model: str = knob(
         "resnet18",
-        "Network by torchvision's name, or an UntrainedModelDirectory (ours or Azure's).",
+        "Network by torchvision's name, or a model to train on: a model directory (trained or not, "
+        "ours or Azure's), models:/NAME/VERSION, models:/NAME@alias or runs:/ID/model.",
     )
     train_data: str = knob(
         "sample:digits",
@@ -131,8 +132,8 @@ class TrainConfig:
     )
     weights: str | None = knob(
         None,
-        "Initial weights: none draws them, default downloads torchvision's, or a file "
-        "(.safetensors, or a state dict of torch.save).",
+        "Initial weights: none draws them, default downloads torchvision's, a file (.safetensors, "
+        "or a state dict or checkpoint of torch.save), or a trained model as `model` takes it.",
         searchable=False,
     )
     precision: str = knob(

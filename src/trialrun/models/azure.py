@@ -7,13 +7,14 @@ the ancestor started from pretrained weights, `out_linear_model` maps 1,000 outp
 
 import csv
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
 from torch import Tensor, nn
 
-from trialrun.errors import InvalidModelDirectoryError
+from trialrun.errors import InvalidModelDirectoryError, first_line
 from trialrun.images.preprocessing import Preprocessing
 from trialrun.models.classifier import ImageClassifier
 from trialrun.models.directory import ModelDescription, StoredModel
@@ -50,7 +51,9 @@ class _WithOutputLayer(nn.Module):
 
 
 def read_untrained(folder: Path) -> StoredModel:
-    """An UntrainedModelDirectory of Azure's, with its weights where it has some.
+    """A directory of Azure's to train from, with its weights where it has some.
+
+    A trained one has its classes, and its two last layers as one.
 
     Raises:
         InvalidModelDirectoryError: Not a DenseNet or ResNet of Azure's, or damaged.
@@ -59,12 +62,17 @@ def read_untrained(folder: Path) -> StoredModel:
     if weights is None or weights == DEFAULT_WEIGHTS:
         wants_default = weights is not None
         return StoredModel(folder, description, None, None, wants_default_weights=wants_default)
-    path = Path(weights)
+    path, spec = Path(weights), _spec(folder)
+    stored = from_torch_save(_bytes_of(path), path)
     state = {
         name.removeprefix(_NETWORK_PREFIX): tensor
-        for name, tensor in from_torch_save(_bytes_of(path), path).items()
+        for name, tensor in stored.items()
         if name.startswith(_NETWORK_PREFIX)
     }
+    if _has_output_layer(stored):
+        state |= _merged_last_layer(state, stored, path)
+    if spec.get("label_map_file"):
+        description = replace(description, classes=_classes(folder, spec))
     return StoredModel(folder, description, state, None)
 
 
@@ -78,7 +86,8 @@ def read_description(folder: Path) -> tuple[ModelDescription, str | None]:
         InvalidModelDirectoryError: Not a DenseNet or ResNet of Azure's, or damaged.
     """
     spec = _spec(folder)
-    normalised = _preprocessing(folder, spec) if spec.get("inputs") else None  # a trained model's
+    is_trained = bool(spec.get("label_map_file") or spec.get("inputs"))
+    normalised = _preprocessing(folder, spec) if is_trained else None
     description = ModelDescription(*_architecture(folder, spec), preprocessing=normalised)
     path = _model_file(folder, spec)
     if path.is_file() or spec.get("label_map_file"):  # a trained model without its file is damaged
@@ -107,6 +116,23 @@ def read_trained(folder: Path) -> ImageClassifier:
         whole = network
         load_exactly(network, _without_prefix(state, path), path)
     return ImageClassifier(whole, classes, _preprocessing(folder, spec)).eval()
+
+
+def _merged_last_layer(
+    network: Mapping[str, Tensor], stored: Mapping[str, Tensor], path: Path
+) -> dict[str, Tensor]:
+    """The network's last layer and the linear layer behind it as one: W2 (W1 x + b1) + b2."""
+    last = "classifier" if "classifier.weight" in network else "fc"
+    try:
+        weight, bias = (stored[_OUTPUT_PREFIX + name] for name in ("weight", "bias"))
+        return {
+            f"{last}.weight": weight @ network[f"{last}.weight"],
+            f"{last}.bias": weight @ network[f"{last}.bias"] + bias,
+        }
+    except (KeyError, RuntimeError) as error:
+        raise InvalidModelDirectoryError(
+            f"{path}: the last layers do not fit: {first_line(error)}", _HINT
+        ) from error
 
 
 def _has_output_layer(state: Mapping[str, Tensor]) -> bool:

@@ -172,6 +172,16 @@ def read_description(folder: Path) -> tuple[ModelDescription, str | None]:
     return description, str(folder / WEIGHTS) if WEIGHTS in manifest else None
 
 
+def file_digests(folder: Path) -> dict[str, str]:
+    """The sha256 of each data file of a directory of ours, as its manifest states them.
+
+    Raises:
+        InvalidModelDirectoryError: As `read_description`; the files themselves are not read.
+    """
+    _, manifest = _description(folder)
+    return {name: entry["sha256"] for name, entry in manifest.items()}
+
+
 def _description(folder: Path) -> tuple[ModelDescription, dict[str, dict[str, Any]]]:
     _check_names(folder)
     _check_loader(folder)

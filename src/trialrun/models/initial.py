@@ -33,6 +33,7 @@ class ExpectedInput:
     Attributes:
         weights_size: The size of the images that the initial weights were trained on, in pixels;
             224 where they are random.
+        kept_size: The size that a trained model goes on with, or None without one.
         only_size: The one size that the initial weights fit, or None where they fit several.
         least_size: The smallest size that the network takes.
         size_multiple: What every size must be a multiple of.
@@ -41,14 +42,15 @@ class ExpectedInput:
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     weights_size: int = DEFAULT_IMAGE_SIZE
+    kept_size: int | None = None
     only_size: int | None = None
     least_size: int = 1
     size_multiple: int = 1
 
     def choose_size(self, wanted: int) -> int:
         """The size nearest to `wanted` that suits the network and its initial weights."""
-        if self.only_size is not None:
-            return self.only_size
+        if fixed := self.only_size or self.kept_size:
+            return fixed
         size = max(min(wanted, self.weights_size), self.least_size)
         return -(-size // self.size_multiple) * self.size_multiple
 
@@ -64,32 +66,57 @@ class InitialWeights:
 def describe_initial_weights(model: str, weights: str | None) -> InitialWeights:
     """Describe what training starts from, for `model` and `weights` as the settings give them.
 
-    A file of weights does not say what its images were: ImageNet's mean and deviation are assumed.
+    Both are paths where they are no names. A file of weights does not say what its images were:
+    ImageNet's mean and deviation are assumed.
 
     Raises:
         InvalidModelDirectoryError: `model` is neither a network nor a model directory.
     """
     check_name(model)
     if model in ARCHITECTURES:
-        description, source = ModelDescription(model), weights
+        described, source = ModelDescription(model), None
     else:
-        description, own = _describe_directory(Path(model).expanduser())
-        source = own if weights is None else weights
-    architecture, trained = description.architecture, None
+        described, source = _describe_directory(Path(model).expanduser())
+    architecture = described.architecture
+    if weights is not None:
+        described, source = _describe_weights(architecture, weights)
+    trained = described.preprocessing
     if source == DEFAULT_WEIGHTS:
         trained = describe_default_weights(architecture)
-    elif weights is None:
-        trained = description.preprocessing
     expected = _of_network(architecture)
     if trained is not None:
         expected = _of_weights(expected, architecture, trained)
+    if described.classes and trained is not None:
+        expected = replace(expected, kept_size=trained.image_size)
     return InitialWeights(source is None, expected)
+
+
+def describe_weights(architecture: str, weights: str) -> Preprocessing | None:
+    """The size, the mean and the deviation of the images that `weights` were trained on.
+
+    None of a file, which does not say it.
+
+    Raises:
+        InvalidModelDirectoryError: A directory that is damaged.
+    """
+    described, source = _describe_weights(architecture, weights)
+    if source == DEFAULT_WEIGHTS:
+        return describe_default_weights(architecture)
+    trained = described.preprocessing
+    return None if trained is None else replace(trained, steps=())
 
 
 def describe_default_weights(architecture: str) -> Preprocessing:
     """The size, the mean and the deviation of the images torchvision's weights were trained on."""
     wanted = torchvision.models.get_model_weights(architecture).DEFAULT.transforms()
     return Preprocessing(wanted.crop_size[0], tuple(wanted.mean), tuple(wanted.std))
+
+
+def _describe_weights(architecture: str, weights: str) -> tuple[ModelDescription, str | None]:
+    folder = Path(weights).expanduser()
+    if weights != DEFAULT_WEIGHTS and folder.is_dir():
+        return _describe_directory(folder)
+    return ModelDescription(architecture), weights
 
 
 def _describe_directory(folder: Path) -> tuple[ModelDescription, str | None]:

@@ -50,16 +50,27 @@ def check_name(model: str) -> None:
     if model in ARCHITECTURES:
         return
     folder = Path(model).expanduser()
-    if any((folder / name).is_file() for name in (OUR_DESCRIPTION, AZURE_DESCRIPTION)):
-        return
     if folder.is_dir():
-        found = f"{model} holds neither {OUR_DESCRIPTION} nor {AZURE_DESCRIPTION}"
-        raise InvalidModelDirectoryError(found, "Write one with `trialrun model init NAME OUT`.")
+        check_directory(folder, model)
+        return
     near = difflib.get_close_matches(model, ARCHITECTURES, n=1)
     raise InvalidModelDirectoryError(
         f"{model} is neither a network nor a model directory",
         (f"Did you mean {near[0]}? " if near else "") + "`trialrun model list` names them all.",
     )
+
+
+def check_directory(folder: Path, name: str) -> None:
+    """Refuse a folder, which the user calls `name`, that is no model directory by its files.
+
+    Raises:
+        InvalidModelDirectoryError: Neither ours nor Azure's.
+    """
+    if not any((folder / file).is_file() for file in (OUR_DESCRIPTION, AZURE_DESCRIPTION)):
+        raise InvalidModelDirectoryError(
+            f"{name} holds neither {OUR_DESCRIPTION} nor {AZURE_DESCRIPTION}",
+            "Write one with `trialrun model init NAME OUT`.",
+        )
 
 
 def takes_switch(architecture: str, switch: str) -> bool:

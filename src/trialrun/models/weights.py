@@ -17,10 +17,20 @@ import torch
 from torch import Tensor, nn
 
 from trialrun.errors import InvalidModelDirectoryError, first_line
+from trialrun.models.pickle_contents import NEWEST_READABLE, find_global, protocol_of
+from trialrun.models.state_dicts import (
+    SAVE_HINT,
+    check_dense,
+    find_state_dict,
+    is_state_dict,
+    without_wrappers,
+)
 
 _INITIAL_HINT = "Give weights of this very network; a ViT's and a MaxViT's are of one image_size."
+_COUNT = ".num_batches_tracked"
 _OLD_DENSENET_NAME = re.compile(r"(\bdenselayer\d+\.(?:norm|conv))\.([12])\.")
-_REFUSED_GLOBAL = "Unsupported global"  # torch's words for a pickle that names code
+# torch's words for a pickle that names code; those of modules such as os it words otherwise.
+_REFUSED_GLOBAL = re.compile(r"[Uu]nsupported (?:global: )?GLOBAL (\S+)")
 _SOURCE_HINT = "Train or export the model again, or take another copy of it."
 
 
@@ -36,6 +46,19 @@ def to_bytes(state: Mapping[str, Tensor]) -> bytes:
 def sha256(content: bytes) -> str:
     """What identifies weights: the hash that `sha256sum model.safetensors` prints."""
     return hashlib.sha256(content).hexdigest()
+
+
+def state_sha256(state: Mapping[str, Tensor]) -> str:
+    """What identifies a state dict in memory: names, types, shapes and values, in its order.
+
+    One tensor at a time is copied, and only where its values do not follow each other in memory.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in state.items():
+        values = tensor.detach().to("cpu").contiguous()
+        digest.update(f"{name} {values.dtype} {tuple(values.shape)}\n".encode())
+        digest.update(values.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def from_safetensors(data: bytes, source: Path) -> dict[str, Tensor]:
@@ -56,28 +79,53 @@ def from_torch_save(data: bytes, source: Path) -> dict[str, Tensor]:
     Raises:
         InvalidModelDirectoryError: Damaged, not a state dict, or asking to run code.
     """
-    try:
-        with warnings.catch_warnings():  # torch muses on pickle protocols; the outcome is ours
-            warnings.simplefilter("ignore")
-            state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # torch's legacy reader raises whatever its bytes lead to
-        asks = _REFUSED_GLOBAL in str(error)
-        what = "asks to run code while loading, and is refused" if asks else "is damaged"
-        if not isinstance(error, pickle.UnpicklingError):  # whose text advises to run the code
-            what = f"{what}: {first_line(error)}"
-        raise InvalidModelDirectoryError(f"{source} {what}", _SOURCE_HINT) from error
-    if not isinstance(state, Mapping) or not all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
-    ):
+    state = _unpickled(data, source)
+    if not is_state_dict(state):
         raise InvalidModelDirectoryError(f"{source} holds no state dict", _SOURCE_HINT)
+    check_dense(state, source)
     return dict(state)
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
-    """The state dict in a `.safetensors` file or one of `torch.save`.
+def _unpickled(data: bytes, source: Path) -> object:
+    """What `torch.save` wrote, if it is made of tensors and plain values.
 
     Raises:
-        InvalidModelDirectoryError: The file is not there, damaged, or asks to run code.
+        InvalidModelDirectoryError: Damaged, or asking to run code.
+    """
+    try:
+        with warnings.catch_warnings():  # torch muses on pickle protocols; the outcome is ours
+            warnings.simplefilter("ignore")
+            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # torch's legacy reader raises whatever its bytes lead to
+        raise _unreadable(data, source, error) from error
+
+
+def _unreadable(data: bytes, source: Path, error: Exception) -> InvalidModelDirectoryError:
+    """Why torch did not read a file, without its advice to run what the file holds."""
+    if "TorchScript" in str(error):
+        return InvalidModelDirectoryError(
+            f"{source} is a TorchScript archive, which holds code", SAVE_HINT
+        )
+    if not isinstance(error, pickle.UnpicklingError):
+        return InvalidModelDirectoryError(f"{source} is damaged: {first_line(error)}", _SOURCE_HINT)
+    named = _REFUSED_GLOBAL.search(str(error))
+    if code := named[1] if named else find_global(data):
+        return InvalidModelDirectoryError(
+            f"{source} asks to run code while loading ({code}), and is refused", SAVE_HINT
+        )
+    if (protocol := protocol_of(data)) > NEWEST_READABLE:
+        return InvalidModelDirectoryError(
+            f"{source} uses pickle protocol {protocol}, which cannot be read safely", SAVE_HINT
+        )
+    return InvalidModelDirectoryError(f"{source} is damaged", _SOURCE_HINT)
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The state dict in a `.safetensors` file or one of `torch.save`, be it in a checkpoint.
+
+    Raises:
+        InvalidModelDirectoryError: The file is not there, damaged, holds no state dict, or asks to
+            run code.
     """
     try:
         data = path.read_bytes()
@@ -85,8 +133,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise InvalidModelDirectoryError(
             f"{path} cannot be read: {error.strerror or error}", "Give a file of weights."
         ) from error
-    parse = from_safetensors if path.suffix == ".safetensors" else from_torch_save
-    return parse(data, path)
+    if path.suffix == ".safetensors":
+        return without_wrappers(from_safetensors(data, path), path)
+    return without_wrappers(find_state_dict(_unpickled(data, path), path), path)
 
 
 def load_exactly(
@@ -137,19 +186,33 @@ def check_initial_names(
 def _initial(
     expected: Mapping[str, Tensor], state: Mapping[str, Tensor], head_prefix: str
 ) -> dict[str, Tensor]:
-    """`state` under present names, what it may lack or have otherwise taken from `expected`."""
+    """`state` under present names and in the network's own precision.
+
+    What it may lack or have otherwise is taken from `expected`.
+    """
     own = {
         name: tensor
         for name, tensor in expected.items()
-        if name.startswith(head_prefix) or name.endswith(".num_batches_tracked")
+        if name.startswith(head_prefix) or name.endswith(_COUNT)
     }
     fitting = {
         name: tensor
         for name, tensor in _by_present_names(state).items()
         if not name.startswith(("AuxLogits.", "aux1.", "aux2."))
         and not _is_other_head(name, tensor, head_prefix, expected)
+        and not (name.endswith(_COUNT) and tensor.is_floating_point())  # of a converted state dict
     }
-    return {**own, **fitting}
+    return {**own, **_converted(expected, fitting)}
+
+
+def _converted(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Floating-point tensors in the type that the network has them in."""
+    return {
+        name: tensor.to(expected[name].dtype)
+        if name in expected and tensor.is_floating_point() and expected[name].is_floating_point()
+        else tensor
+        for name, tensor in state.items()
+    }
 
 
 def _by_present_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -166,11 +229,14 @@ def _is_other_head(
 
 
 def _strange_names(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
-    if missing := sorted(expected.keys() - state.keys()):
-        return f"{len(missing)} tensors are missing ({missing[0]})"
-    if extra := sorted(state.keys() - expected.keys()):
-        return f"{len(extra)} tensors are unknown to the network ({extra[0]})"
-    return ""
+    missing = [name for name in expected if name not in state]
+    unknown = [name for name in state if name not in expected]
+    problems = [
+        f"{len(names)} tensor{'s are' if len(names) > 1 else ' is'} {what} ({names[0]})"
+        for names, what in ((missing, "missing"), (unknown, "unknown to the network"))
+        if names
+    ]
+    return ", ".join(problems)
 
 
 def _first_misfit(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:

@@ -20,10 +20,11 @@ from trialrun.images.transforms import (
     split_at_chance,
 )
 from trialrun.images.workers import num_threads
-from trialrun.models.initial import ExpectedInput, describe_initial_weights
+from trialrun.models.initial import ExpectedInput
 from trialrun.packing import DecodedImages, Skipped, open_pack, skipped_images, usable_subset
 from trialrun.packing.ledger import surveyed_again
 from trialrun.runs.findings import Findings, look_for
+from trialrun.runs.initial import describe_initial
 from trialrun.runs.kept import (
     evictable_archives,
     keep_within_limit,
@@ -81,7 +82,7 @@ def prepare(plan: TrainPlan, observer: Observer) -> PreparedData:
         InvalidDatasetError: Too many images cannot be read, or a class has none left.
         StorageError: The cache folder cannot be written.
     """
-    initial = describe_initial_weights(plan.config.model, plan.config.weights)
+    initial = describe_initial(plan)
     for text in likely_mistakes(plan.config, initial):
         observer.note(text)
     surveys = [surveyed_set(images, observer) for images in (plan.train, plan.valid)]

@@ -14,13 +14,16 @@ from trialrun.models.names import (
     check_name,
     takes_switch,
 )
+from trialrun.runs.sources import local_path
 
 if TYPE_CHECKING:
     from trialrun.images.preprocessing import Preprocessing
 
 
 def init_model(name: str, out: str, *, weights: str, switches: Mapping[str, bool]) -> Path:
-    """Write the directory and return it; `weights` is none, default or a file.
+    """Write the directory and return it; `weights` is none, default, a file or a trained model.
+
+    Of a trained model's weights the last layer is left out.
 
     Raises:
         InvalidModelDirectoryError: There is no such network, or the weights are not its own.
@@ -38,6 +41,7 @@ def init_model(name: str, out: str, *, weights: str, switches: Mapping[str, bool
             raise InvalidParameterError(
                 f"{name} has no {switch}", f"It belongs to {' and '.join(SWITCHES[switch])}."
             )
+    weights = local_path(weights, {})
     content = None if weights == NONE_TEXT else _weights(name, weights, chosen)
     folder = Path(out).expanduser()
     with new_directory(folder) as draft:
@@ -48,21 +52,25 @@ def init_model(name: str, out: str, *, weights: str, switches: Mapping[str, bool
 
 
 def _weights(name: str, weights: str, switches: Mapping[str, bool]) -> bytes:
-    from trialrun.models.weights import check_initial_names, read_state, to_bytes
+    from trialrun.models.open import read_initial
+    from trialrun.models.weights import check_initial_names, to_bytes
     from trialrun.models.zoo import build, head_prefix, pretrained_state
 
     if weights == DEFAULT_WEIGHTS:
         return to_bytes(pretrained_state(name))
-    state = read_state(Path(weights).expanduser())
+    initial = read_initial(Path(weights).expanduser(), name)
     network = build(name, 2, image_size=None, arguments=switches)
-    check_initial_names(network, state, head_prefix(network), weights)
+    prefix, state = head_prefix(network), initial.state
+    check_initial_names(network, state, prefix, weights)
+    if initial.classes:  # an untrained directory has no classes that the last layer would be for
+        state = {name: tensor for name, tensor in state.items() if not name.startswith(prefix)}
     return to_bytes(state)
 
 
 def _preprocessing(name: str, weights: str) -> "Preprocessing | None":
-    """What the weights were trained on, which training then takes over; no file says it."""
-    if weights != DEFAULT_WEIGHTS:
+    """The images that the weights were trained on; no file says it."""
+    if weights == NONE_TEXT:
         return None
-    from trialrun.models.initial import describe_default_weights
+    from trialrun.models.initial import describe_weights
 
-    return describe_default_weights(name)
+    return describe_weights(name, weights)

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -23,6 +23,7 @@ from trialrun.models.directory import ModelDescription
 from trialrun.models.open import new_network
 from trialrun.models.zoo import head_prefix
 from trialrun.runs.data import PreparedData
+from trialrun.runs.initial import describe_source, initial_params, model_of, weights_of
 from trialrun.runs.observer import Observer
 from trialrun.runs.plan import TrainPlan
 from trialrun.tracking import dataset_digest
@@ -39,6 +40,9 @@ class Learning:
     description: ModelDescription
     state: TrainState
     ranks: Ranks
+    initial_params: Mapping[
+        str, str
+    ]  # what identifies the weights it began with; of the first rank
 
     def standings(self, on_step: Callable[[], None]) -> Iterator[Standing]:
         """Train; an item an epoch. Every rank stops after the same epoch: the first's clock counts.
@@ -67,8 +71,14 @@ def arithmetic_of(plan: TrainPlan) -> Arithmetic:
     return resolve(config.device, config.precision, tf32=config.tf32, local_rank=ranks.local_rank)
 
 
-def learning(plan: TrainPlan, data: PreparedData, math: Arithmetic, ranks: Ranks) -> Learning:
-    """The network of a plan before its first epoch.
+def learning(
+    plan: TrainPlan,
+    data: PreparedData,
+    math: Arithmetic,
+    ranks: Ranks,
+    note: Callable[[str], None] | None = None,
+) -> Learning:
+    """The network of a plan before its first epoch; `note` is given what a person should know.
 
     Raises:
         InvalidModelDirectoryError: The model or its weights cannot be used.
@@ -82,8 +92,14 @@ def learning(plan: TrainPlan, data: PreparedData, math: Arithmetic, ranks: Ranks
     keep_freed_memory()
     torch.manual_seed(seed_for(config.random_seed, "weights"))
     description, network = new_network(
-        config.model, len(plan.classes), image_size=size, weights=config.weights
+        model_of(plan),
+        len(plan.classes),
+        image_size=size,
+        weights=weights_of(plan),
+        classes=plan.classes,
+        note=lambda text: note(f"{describe_source(config)}: {text}") if note else None,
     )
+    params = initial_params(plan, network) if ranks.is_first else {}
     task = Task(
         data.train.pixels,
         data.valid.pixels,
@@ -94,7 +110,7 @@ def learning(plan: TrainPlan, data: PreparedData, math: Arithmetic, ranks: Ranks
     with torch_errors(config.batch_size):
         state = begin(network, head_prefix(network), task, config, math, ranks)
     trained = replace(description, classes=plan.classes, preprocessing=data.preprocessing)
-    return Learning(plan, trained, state, ranks)
+    return Learning(plan, trained, state, ranks, params)
 
 
 def _check_same_images(data: PreparedData, ranks: Ranks) -> None:

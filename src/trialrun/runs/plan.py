@@ -4,8 +4,8 @@ All complaints about parameters and data layout are found together.
 """
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,9 @@ from trialrun.images import (
 )
 from trialrun.images.sample import PREFIX as SAMPLE_PREFIX
 from trialrun.images.transforms import Step, read_transforms
-from trialrun.models.names import DEFAULT_WEIGHTS, check_name
-from trialrun.runs.sources import open_source
+from trialrun.models.names import DEFAULT_WEIGHTS, check_directory, check_name
+from trialrun.runs.sources import fetch_model, open_source
+from trialrun.store import URI_SCHEMES
 
 _TABLE_SUFFIXES = (".csv", ".parquet")
 
@@ -38,13 +39,14 @@ _TABLE_SUFFIXES = (".csv", ".parquet")
 class TrainPlan:
     """Settings and both sets, fit to be learned from as far as names tell.
 
-    `steps` are what `transforms` lists.
+    `steps` are what `transforms` lists, `local_paths` where the models are that MLflow has.
     """
 
     config: TrainConfig
     train: ImageSet
     valid: ImageSet
     steps: tuple[Step, ...] = ()
+    local_paths: Mapping[str, Path] = field(default_factory=dict)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -60,7 +62,8 @@ def plan_training(values: Mapping[str, Any]) -> TrainPlan:
     """
     problems: list[TrialrunError] = []
     config = _settings(values, problems)
-    problems += _wrong_beside_settings(config)
+    local_paths = fetch_models((config.model, config.weights), problems)
+    problems += _wrong_beside_settings(config, local_paths)
     steps = _steps(config, problems)
     train = _labelled(config.train_data, config, problems)
     valid = _labelled(config.valid_data, config, problems)
@@ -77,25 +80,59 @@ def plan_training(values: Mapping[str, Any]) -> TrainPlan:
         *_too_long_warm_up(config, train),
     ]:
         raise merged(problems)
-    return TrainPlan(config, train, valid, steps)
+    return TrainPlan(config, train, valid, steps, local_paths)
 
 
-def _wrong_beside_settings(config: TrainConfig) -> list[TrialrunError]:
-    """What is wrong with the model's name, a file of weights and the cache's limit."""
+def fetch_models(names: Iterable[str | None], problems: list[TrialrunError]) -> dict[str, Path]:
+    """Where the models are that MLflow has, by URI; MLflow is loaded where `names` hold one."""
+    fetched: dict[str, Path] = {}
+    for uri in dict.fromkeys(names):
+        if uri is not None and uri.startswith(URI_SCHEMES):
+            try:
+                fetched[uri] = fetch_model(uri)
+            except TrialrunError as error:
+                problems.append(error)
+    return fetched
+
+
+def _wrong_beside_settings(
+    config: TrainConfig, local_paths: Mapping[str, Path]
+) -> list[TrialrunError]:
+    """What is wrong with the model, the weights and the cache's limit."""
     problems: list[TrialrunError] = []
-    for check in (partial(check_name, config.model), cache_limit_bytes):
+    for check in (
+        partial(_check_model, config.model, local_paths),
+        partial(_check_weights, config.weights, local_paths),
+        cache_limit_bytes,
+    ):
         try:
             check()
         except TrialrunError as error:
             problems.append(error)
-    weights = config.weights
-    if weights not in (None, DEFAULT_WEIGHTS) and not Path(str(weights)).expanduser().is_file():
-        problems.append(
-            InvalidModelDirectoryError(
-                f"there is no file of weights {weights}", "Give one, or weights=default or none."
-            )
-        )
     return problems
+
+
+def _check_model(model: str, local_paths: Mapping[str, Path]) -> None:
+    if model in local_paths:
+        check_directory(local_paths[model], model)
+    elif not model.startswith(URI_SCHEMES):  # else MLflow does not have it
+        check_name(model)
+
+
+def _check_weights(weights: str | None, local_paths: Mapping[str, Path]) -> None:
+    if weights in (None, DEFAULT_WEIGHTS):
+        return
+    name = str(weights)
+    if name.startswith(URI_SCHEMES) and name not in local_paths:
+        return  # MLflow does not have it
+    path = local_paths.get(name) or Path(name).expanduser()
+    if path.is_dir():
+        check_directory(path, name)
+    elif not path.is_file():
+        raise InvalidModelDirectoryError(
+            f"there is no file of weights {name}",
+            "Give one, a model directory, models:/NAME/VERSION, weights=default or none.",
+        )
 
 
 def _steps(config: TrainConfig, problems: list[TrialrunError]) -> tuple[Step, ...]:

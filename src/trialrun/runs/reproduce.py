@@ -1,7 +1,7 @@
 """A training run done again from its record, and held against it epoch by epoch."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ from trialrun.report.histories import (
     compare_histories,
 )
 from trialrun.runs.environment import environment
+from trialrun.runs.initial import INITIAL_WEIGHTS, describe_changes
 from trialrun.runs.observer import Observer, Silent
 from trialrun.runs.plan import TrainPlan, plan_training
 from trialrun.runs.recorded import (
@@ -67,6 +68,8 @@ class Reproduction:
 
     original_run_id: str
     run_id: str
+    initial_weights_identical: bool | None  # None where the original's are not recorded
+    notes: tuple[str, ...]
     verdict: str
     since_epoch: int | None
     weights_identical: bool
@@ -76,7 +79,6 @@ class Reproduction:
     data_changes: tuple[str, ...]
     differences: Mapping[str, tuple[Any, Any]]
     history: HistoryComparison
-    notes: tuple[str, ...] = field(default=())
 
     def to_json(self) -> dict[str, Any]:
         """Plain values under the names of the fields."""
@@ -115,7 +117,9 @@ def reproduce(
     for name, (then, now) in differences.items():
         observer.note(f"{name} was {then}, is {now}")
     result = train(plan, _Linking(observer, client, original))
-    return _finished(client, original, result.run_id, tolerance, changes, differences)
+    again = read_run(client, result.run_id)
+    causes = describe_changes(original.settings(), original.params, again.params)
+    return _finished(client, original, again, tolerance, changes, differences, causes)
 
 
 def _plan(client: "MlflowClient", original: RecordedRun) -> TrainPlan:
@@ -259,12 +263,12 @@ class _Linking:
 def _finished(
     client: "MlflowClient",
     original: RecordedRun,
-    run_id: str,
+    again: RecordedRun,
     tolerance: float,
     changes: tuple[str, ...],
     differences: Mapping[str, tuple[Any, Any]],
+    causes: tuple[str, ...],
 ) -> Reproduction:
-    again = read_run(client, run_id)
     before, after = _histories(client, original), _histories(client, again)
     if was_cut := original.tags.get("stop_reason") not in (COMPLETED, EARLY_STOP):
         before, after = _common_epochs(before, after)
@@ -273,7 +277,9 @@ def _finished(
     same_weights = old_sha is not None and old_sha == new_sha
     result = Reproduction(
         original_run_id=original.run_id,
-        run_id=run_id,
+        run_id=again.run_id,
+        initial_weights_identical=_same_beginning(original, again),
+        notes=(*causes, _CUT_NOTE) if was_cut else causes,
         verdict=_verdict(history, same_weights=same_weights),
         since_epoch=history.since_epoch,
         weights_identical=same_weights,
@@ -283,12 +289,16 @@ def _finished(
         data_changes=changes,
         differences={**differences, **_code_difference(original, again)},
         history=history,
-        notes=(_CUT_NOTE,) if was_cut else (),
     )
-    run = TrackedRun(client, run_id)
+    run = TrackedRun(client, again.run_id)
     run.text("reproduction.json", as_json(result.to_json()))
     run.tags({"trialrun.reproduction": result.verdict})
     return result
+
+
+def _same_beginning(original: RecordedRun, again: RecordedRun) -> bool | None:
+    before = original.params.get(INITIAL_WEIGHTS)
+    return None if before is None else before == again.params.get(INITIAL_WEIGHTS)
 
 
 def _verdict(history: HistoryComparison, *, same_weights: bool) -> str:

@@ -1,4 +1,4 @@
-"""DATA, as the user names it, to an image set: what MLflow has elsewhere is downloaded first."""
+"""DATA and MODEL as the user names them: what MLflow has elsewhere is downloaded first."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -47,3 +47,25 @@ def open_source(
         _copies[source] = path
     images = open_data(source, cache or cache_folder(), path=path, group_column=group_column)
     return images if group_pattern is None else grouped_by_pattern(images, group_pattern)
+
+
+def fetch_model(uri: str) -> Path:
+    """The folder of models:/NAME/3, models:/NAME@alias or runs:/ID/model on this machine.
+
+    Raises:
+        TrackingError: There is no such model, or it cannot be downloaded.
+    """
+    from trialrun.registry import model_folder  # which loads torch
+
+    path = _given.get(uri) or model_folder(uri)
+    _copies[uri] = path
+    return path
+
+
+def local_path(name: str, fetched: Mapping[str, Path]) -> str:
+    """`name`, or where what MLflow has under it is on this machine: in `fetched`, else fetched now.
+
+    Raises:
+        TrackingError: As `fetch_model`.
+    """
+    return str(fetched.get(name) or fetch_model(name)) if name.startswith(URI_SCHEMES) else name

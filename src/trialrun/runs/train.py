@@ -170,8 +170,9 @@ class _Training:
             record_stop(self.run, self.events, self._outcome(status, stop_reason))
 
     def _train(self) -> ModelDescription:
-        under_way = learning(self.plan, self.data, self.math, self.ranks)
-        self.run.params(resolved_params(under_way.state, self.plan.config))
+        under_way = learning(self.plan, self.data, self.math, self.ranks, self.observer.note)
+        resolved = resolved_params(under_way.state, self.plan.config)
+        self.run.params({**resolved, **under_way.initial_params})
         forecast = Forecast(under_way, self.observer)
         for standing in under_way.standings(forecast.step):
             when = record_epoch(self.run, standing)

@@ -22,7 +22,7 @@ from trialrun.config import (
     knobs,
 )
 from trialrun.errors import InvalidParameterError, TrialrunError, merged
-from trialrun.runs.plan import TrainPlan, plan_training
+from trialrun.runs.plan import TrainPlan, fetch_models, plan_training
 from trialrun.search.space import (
     DEFAULT_RANGES,
     Choice,
@@ -199,11 +199,14 @@ def _base(
 ) -> TrainPlan | None:
     """The plan at one corner of the space, which stands for its data and fixed settings."""
     corner = {name: each.value_at(0) for name, each in _smallest(searched).items()}
+    models = searched.get("model")
     try:
-        return plan_training({**corner, **fixed})
+        plan = plan_training({**corner, **fixed})
     except TrialrunError as error:
         problems.append(error)
         return None
+    others = fetch_models(models.options[1:] if isinstance(models, Choice) else (), problems)
+    return dataclasses.replace(plan, local_paths={**others, **plan.local_paths})
 
 
 def _smallest(searched: Mapping[str, Dimension]) -> dict[str, Dimension]:

@@ -18,8 +18,8 @@ from trialrun.errors import (
     StorageError,
     TrackingError,
 )
-from trialrun.models.initial import describe_initial_weights
 from trialrun.runs.data import PreparedData, prepare
+from trialrun.runs.initial import describe_initial
 from trialrun.runs.observer import Observer, Silent
 from trialrun.runs.plan import TrainPlan
 from trialrun.runs.result import TrainResult
@@ -53,7 +53,7 @@ class Bench:
     def data(self, plan: TrainPlan) -> PreparedData:
         """The images of a trial; those of the first are the others' too."""
         config = plan.config
-        expected = describe_initial_weights(config.model, config.weights).expected_input
+        expected = describe_initial(plan).expected_input
         kind = (config.image_size, config.augment, config.transforms, expected)  # decides pixels
         if kind not in self.prepared:
             self.prepared[kind] = prepare(plan, self.observer)

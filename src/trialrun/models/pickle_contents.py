@@ -1,0 +1,69 @@
+"""What a pickle names, read from its opcodes without running any of them."""
+
+import io
+import pickle
+import pickletools
+import zipfile
+from collections.abc import Iterator
+
+NEWEST_READABLE = 3  # torch's restricted loader reads protocols up to this one
+
+_TENSOR_MODULES = ("torch", "collections")
+_MEMO_READS = frozenset({"GET", "BINGET", "LONG_BINGET"})
+_MEMO_WRITES = frozenset({"PUT", "BINPUT", "LONG_BINPUT"})
+
+
+def find_global(data: bytes) -> str | None:
+    """The first class or function in a file of torch.save that weights have no use for."""
+    for module, name in _globals(_pickle_of(data)):
+        if module.partition(".")[0] not in _TENSOR_MODULES:
+            return f"{module}.{name}"
+    return None
+
+
+def protocol_of(data: bytes) -> int:
+    """The pickle protocol of a file of torch.save; 0 where it does not say."""
+    content = _pickle_of(data)
+    return content[1] if len(content) > 1 and content[:1] == pickle.PROTO else 0
+
+
+def _pickle_of(data: bytes) -> bytes:
+    """The pickle in an archive of torch.save; other bytes are taken to be one."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            name = next(name for name in archive.namelist() if name.endswith("data.pkl"))
+            return archive.read(name)
+    except (zipfile.BadZipFile, StopIteration, RuntimeError, OSError, EOFError):
+        return data
+
+
+def _globals(content: bytes) -> Iterator[tuple[str, str]]:
+    """Module and name of each global, in every pickle that the bytes hold, until they end."""
+    stream = io.BytesIO(content)
+    try:
+        while stream.tell() < len(content):
+            yield from _globals_of_one(stream)
+    except (ValueError, EOFError, IndexError, UnicodeDecodeError):
+        return
+
+
+def _globals_of_one(stream: io.BytesIO) -> Iterator[tuple[str, str]]:
+    """As `_globals`; protocol 4 puts both names on the stack, some by way of the memo."""
+    texts: list[str] = []
+    memo: dict[object, str] = {}
+    num_memoized = 0
+    for opcode, argument, _ in pickletools.genops(stream):
+        if opcode.name == "GLOBAL":
+            module, _, name = str(argument).partition(" ")
+            yield module, name
+        elif opcode.name == "STACK_GLOBAL" and len(texts) > 1:
+            yield texts[-2], texts[-1]
+        elif opcode.name == "MEMOIZE":
+            memo[num_memoized] = texts[-1] if texts else ""
+            num_memoized += 1
+        elif opcode.name in _MEMO_WRITES:
+            memo[argument] = texts[-1] if texts else ""
+        elif opcode.name in _MEMO_READS:
+            texts.append(memo.get(argument, ""))
+        elif isinstance(argument, str):
+            texts.append(argument)

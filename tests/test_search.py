@@ -40,16 +40,14 @@ class Counting(SilentSearch):
         self.num_decoded += num_images * (self.what == DECODING)
 
 
-def test_a_combination_that_cannot_be_trained_fails_its_trial_alone(
-    store: str, colors: Path
-) -> None:
-    """A warm-up longer than the run fails with its reason, and the search goes on to its end."""
+def test_a_combination_that_cannot_be_trained_is_not_trained(store: str, colors: Path) -> None:
+    """A warm-up longer than the run has its reason in the table, and no run; the search goes on."""
     grid = {"learning_rate": 0.01, "warmup_steps": "0,1000", "sampler": "grid", "trials": 2}
     result = trialrun.run_search(**settings(colors, **grid))
-    runs = nested_runs(store, result.run_id)
-    assert {run.info.status for run in runs} == {"FINISHED", "FAILED"}
-    failed = next(run for run in runs if run.info.status == "FAILED")
-    assert "warmup_steps=1000 is not shorter than the run" in failed.data.tags["error"]
+    (run,) = nested_runs(store, result.run_id)
+    assert run.info.status == "FINISHED"
+    table = mlflow.artifacts.load_text(f"runs:/{result.run_id}/trials.csv")
+    assert "warmup_steps=1000 is not shorter than the run" in table
     assert result.best_params["warmup_steps"] == 0
 
 

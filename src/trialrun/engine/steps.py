@@ -18,12 +18,17 @@ def steps_per_epoch(config: TrainConfig, num_images: int, world_size: int = 1) -
 def warm_up_steps(config: TrainConfig, num_images: int, world_size: int = 1) -> int:
     """The steps over which the learning rate rises, from `warmup_steps` or `warmup_epochs`.
 
+    Epochs are rounded to whole steps; any part of an epoch is at least one step.
+
     Raises:
         InvalidParameterError: The warm-up is as long as the run, or longer.
     """
     per_epoch = steps_per_epoch(config, num_images, world_size)
     num_steps = config.epochs * per_epoch
-    warm_up = config.warmup_steps or round(config.warmup_epochs * per_epoch)
+    warm_up = config.warmup_steps
+    if config.warmup_epochs:
+        # No more than the run: 1e308 epochs of some steps would be infinite.
+        warm_up = max(round(min(config.warmup_epochs, config.epochs) * per_epoch), 1)
     if warm_up < num_steps:
         return warm_up
     name = "warmup_steps" if config.warmup_steps else "warmup_epochs"

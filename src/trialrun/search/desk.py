@@ -13,8 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from trialrun.errors import OutOfMemoryError, TrialrunError
-from trialrun.search.plan import Goal, SearchPlan, signed
+from trialrun.errors import InvalidParameterError, OutOfMemoryError, TrialrunError
+from trialrun.search.plan import Goal, SearchPlan, impossible_reason, signed
 from trialrun.search.sampling import BATCH_SIZE, make_sampler, next_point
 from trialrun.search.storage import Storage, quiet_optuna, storage_errors
 
@@ -26,11 +26,13 @@ if TYPE_CHECKING:
 WORKER, RUN_ID, ERROR, CUT, INFEASIBLE = "worker", "run_id", "error", "cut", "does_not_fit"
 MODEL_URI, RESULT, SEED_NUMBER = "model_uri", "result", "seed_number"
 SETTINGS, REPLICATE, OF_TRIAL = "settings", "replicate", "of_trial"
+IMPOSSIBLE = "impossible"  # why its settings cannot go together
 BATCH_LIMIT = "batch_size_too_large"  # of the study: the smallest batch that did not fit
 
 _CARRIED_ON = (SETTINGS, REPLICATE, OF_TRIAL)
 RETRY_OF, _HISTORY = "failed_trial", "retry_history"  # Optuna's own names, its dashboard shows them
 _MAX_FAILURES_IN_A_ROW = 10  # more is no accident of one setting but a fault of them all
+_MAX_IMPOSSIBLE_IN_A_ROW = 100  # untrained, so that they cost milliseconds each
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,12 @@ class Desk:
             TrialrunError: Nothing but failures, or no batch fits in memory.
             TrackingError: The storage fails.
         """
+        while (claim := self._next(worker)) is None:
+            pass
+        return claim
+
+    def _next(self, worker: str) -> Claim | Wait | Done | None:
+        """As `claim`; None where the trial that was drawn cannot be trained."""
         from optuna.trial import TrialState
 
         if self.deadline is not None and time.time() >= self.deadline:
@@ -90,13 +98,16 @@ class Desk:
             num_done = sum(map(is_done, trials))
             if num_done >= self.num_trials:
                 return Done()
-            _refuse_endless_failure([t for t in trials if t.number not in self.ended_before])
+            new = [trial for trial in trials if trial.number not in self.ended_before]
+            _refuse_endless_failure(new)
+            if not self.only_waiting:  # what waits is finite, and so is a grid
+                _refuse_endless_impossible(new)
             num_running = sum(trial.state == TrialState.RUNNING for trial in trials)
             if num_done + num_running >= self.num_trials:
                 return Wait()
             if self.only_waiting and not self._is_any_waiting(trials):
                 return Wait() if num_running else Done()
-            return self._ask(worker, _next_number(trials)) or Wait()
+            return self._ask(worker, _next_number(trials))
 
     def _is_any_waiting(self, trials: "Sequence[FrozenTrial]") -> bool:
         """Whether a trial waits, the grid's next point having been put there if need be."""
@@ -111,7 +122,10 @@ class Desk:
         return True
 
     def _ask(self, worker: str, number: int) -> Claim | None:
-        """A trial, sampled under the lock to know of every other; None where it cannot fit."""
+        """A trial, sampled under the lock to know of every other; None where it cannot be trained.
+
+        One whose settings cannot go together is pruned: Optuna's samplers then avoid its like.
+        """
         attributes = self.study.user_attrs
         limit: int | None = attributes.get(BATCH_LIMIT)
         self._refuse_endless_memory(limit)
@@ -122,6 +136,9 @@ class Desk:
         self.storage.rdb.record_heartbeat(self._id_of(trial.number))
         if limit is not None and settings.get(BATCH_SIZE, 0) >= limit:
             self._prune_unfit(trial)
+            return None
+        if reason := impossible_reason(self.plan.base, settings):
+            self._prune_unfit(trial, IMPOSSIBLE, reason)
             return None
         known = self.study.get_trials(deepcopy=False)[trial.number]
         history = known.system_attrs.get(_HISTORY, [])
@@ -180,10 +197,12 @@ class Desk:
                 self.study.set_user_attr(BATCH_LIMIT, min(known, batch_size))
             self._prune_unfit(claim.trial)
 
-    def _prune_unfit(self, trial: "Trial") -> None:
+    def _prune_unfit(
+        self, trial: "Trial", why: str = INFEASIBLE, reason: str | bool = True
+    ) -> None:
         from optuna.trial import TrialState
 
-        trial.set_user_attr(INFEASIBLE, True)
+        trial.set_user_attr(why, reason)
         self.study.tell(trial, state=TrialState.PRUNED, skip_if_finished=True)
 
     def give_back(self, claim: Claim, reason: str) -> None:
@@ -324,7 +343,7 @@ def is_done(trial: "FrozenTrial") -> bool:
     from optuna.trial import TrialState
 
     if trial.state == TrialState.PRUNED:
-        return INFEASIBLE not in trial.user_attrs
+        return not {INFEASIBLE, IMPOSSIBLE} & trial.user_attrs.keys()
     return bool(trial.state == TrialState.COMPLETE)
 
 
@@ -343,6 +362,18 @@ def _next_number(trials: Sequence["FrozenTrial"]) -> int:
 
     waiting = (trial.number for trial in trials if trial.state == TrialState.WAITING)
     return min(waiting, default=len(trials))
+
+
+def _refuse_endless_impossible(trials: Sequence["FrozenTrial"]) -> None:
+    """Stop where the last trials all drew settings that cannot go together."""
+    latest = trials[-_MAX_IMPOSSIBLE_IN_A_ROW:]
+    reasons = [str(t.user_attrs[IMPOSSIBLE]) for t in latest if IMPOSSIBLE in t.user_attrs]
+    if len(reasons) >= _MAX_IMPOSSIBLE_IN_A_ROW:
+        raise InvalidParameterError(
+            f"{len(reasons)} trials in a row drew settings that cannot go together, the last: "
+            f"{reasons[-1]}",
+            "Search a shorter warm-up, or more epochs.",
+        )
 
 
 def _refuse_endless_failure(trials: Sequence["FrozenTrial"]) -> None:

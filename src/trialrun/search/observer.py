@@ -3,7 +3,15 @@
 from typing import TYPE_CHECKING, Protocol
 
 from trialrun.runs.observer import Observer, Silent
-from trialrun.search.desk import CUT, ERROR, INFEASIBLE, OF_TRIAL, REPLICATE, SETTINGS
+from trialrun.search.desk import (
+    CUT,
+    ERROR,
+    IMPOSSIBLE,
+    INFEASIBLE,
+    OF_TRIAL,
+    REPLICATE,
+    SETTINGS,
+)
 from trialrun.search.plan import SearchPlan
 
 if TYPE_CHECKING:
@@ -65,6 +73,8 @@ def _outcome(trial: "FrozenTrial", plan: SearchPlan) -> str:
     if trial.state == TrialState.PRUNED:
         if INFEASIBLE in attributes:
             return "does not fit in memory"
+        if IMPOSSIBLE in attributes:
+            return f"not trained: {attributes[IMPOSSIBLE]}"
         return f"pruned after epoch {trial.last_step}"
     if ERROR in attributes:
         return f"failed: {attributes[ERROR]}"

@@ -21,8 +21,9 @@ from trialrun.config import (
     from_values,
     knobs,
 )
+from trialrun.engine.steps import warm_up_steps
 from trialrun.errors import InvalidParameterError, TrialrunError, merged
-from trialrun.runs.plan import TrainPlan, fetch_models, plan_training
+from trialrun.runs.plan import TrainPlan, plan_training
 from trialrun.search.space import (
     DEFAULT_RANGES,
     Choice,
@@ -43,6 +44,9 @@ _TOP5_CLASSES = 5  # the engine's, which loads torch
 
 # What of the search's own settings is the same in all calls on one study.
 _OF_THE_STUDY = ("study", "storage", "metric", "direction")
+
+# What the base plan has the smallest value of.
+_SMALLEST_AT_CORNER = ("batch_size", "warmup_steps", "warmup_epochs")
 
 # What may differ between two calls on one study without making its trials unlike.
 _NOT_COMPARED = ("train_data", "valid_data", "device", "experiment", "run_name", "register_as")
@@ -183,9 +187,15 @@ def _divided(
 def _two_warm_ups(
     searched: Mapping[str, Dimension], fixed: Mapping[str, Any]
 ) -> list[TrialrunError]:
-    """A range may begin at 0, where both units would pass as unset."""
-    units = {"warmup_steps", "warmup_epochs"}
-    if not units <= searched.keys() | fixed.keys() or not units & searched.keys():
+    """A range may begin at 0, where both units would pass as unset.
+
+    A fixed 0 is no unit that was given: MLproject hands every setting over.
+    """
+    units = ("warmup_steps", "warmup_epochs")
+    settings = {item.name: item for item in knobs(TrainConfig) if item.name in units}
+    zeros = [name for name in units if name in fixed and _is_zero(settings[name], fixed[name])]
+    given = [name for name in units if name in searched.keys() | fixed.keys() - set(zeros)]
+    if len(given) < len(units) or not searched.keys() & set(units):
         return []
     return [
         InvalidParameterError(
@@ -194,28 +204,36 @@ def _two_warm_ups(
     ]
 
 
+def _is_zero(item: Knob, value: Any) -> bool:
+    try:
+        return bool(item.parse(value) == 0)
+    except InvalidParameterError:
+        return False
+
+
 def _base(
     searched: Mapping[str, Dimension], fixed: Mapping[str, Any], problems: list[TrialrunError]
 ) -> TrainPlan | None:
-    """The plan at one corner of the space, which stands for its data and fixed settings."""
-    corner = {name: each.value_at(0) for name, each in _smallest(searched).items()}
-    models = searched.get("model")
+    """The plan at one corner of the space, which stands for its data and fixed settings.
+
+    The corner has the smallest batches, the most epochs and the shortest warm-up: where that
+    warm-up is too long, it is in every trial.
+    """
+    corner = {name: _cornered(name, each) for name, each in searched.items()}
     try:
-        plan = plan_training({**corner, **fixed})
+        return plan_training({**corner, **fixed})
     except TrialrunError as error:
         problems.append(error)
         return None
-    others = fetch_models(models.options[1:] if isinstance(models, Choice) else (), problems)
-    return dataclasses.replace(plan, local_paths={**others, **plan.local_paths})
 
 
-def _smallest(searched: Mapping[str, Dimension]) -> dict[str, Dimension]:
-    """The dimensions with a choice of batches in ascending order."""
-    ordered = dict(searched)
-    batches = ordered.get("batch_size")
-    if isinstance(batches, Choice):
-        ordered["batch_size"] = Choice(tuple(sorted(batches.options)))
-    return ordered
+def _cornered(name: str, dimension: Dimension) -> Any:
+    """A setting's value at the corner."""
+    if name == "epochs":
+        return int(dimension.largest())
+    if name in _SMALLEST_AT_CORNER and isinstance(dimension, Choice):
+        return min(dimension.options)
+    return dimension.value_at(0)
 
 
 def _fitting(
@@ -356,3 +374,16 @@ def trial_plan(base: TrainPlan, settings: Mapping[str, Any], random_seed: int) -
         base.config, **settings, random_seed=random_seed, run_name=None, register_as=None
     )
     return dataclasses.replace(base, config=config)
+
+
+def impossible_reason(base: TrainPlan, settings: Mapping[str, Any]) -> str:
+    """Why a trial cannot have these settings together; empty where it can.
+
+    Each is legal by itself: a warm-up may be longer than the epochs that were drawn beside it.
+    """
+    try:
+        config = dataclasses.replace(base.config, **settings)
+        warm_up_steps(config, len(base.train))
+    except InvalidParameterError as error:
+        return str(error)
+    return ""

@@ -21,20 +21,22 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 _SHOWN_TRIALS = 10
+_REASONS = (kept.ERROR, kept.CUT, kept.IMPOSSIBLE)
 
 
 def count_by_state(trials: Sequence["FrozenTrial"]) -> dict[str, int]:
     """How many trials came to what; one lost or cut is counted where it was begun again."""
     from optuna.trial import TrialState
 
-    counts = Counter(
-        {"complete": 0, "pruned": 0, "failed": 0, "does_not_fit": 0, "lost": 0, "waiting": 0}
-    )
+    names = ("complete", "pruned", "failed", "does_not_fit", "impossible", "lost", "waiting")
+    counts = Counter(dict.fromkeys(names, 0))
     for trial in trials:
         if trial.state == TrialState.FAIL:
             counts["failed" if kept.ERROR in trial.user_attrs else "lost"] += 1
         elif kept.INFEASIBLE in trial.user_attrs:
             counts["does_not_fit"] += 1
+        elif kept.IMPOSSIBLE in trial.user_attrs:
+            counts["impossible"] += 1
         else:
             counts[trial.state.name.lower()] += 1
     return dict(counts)
@@ -60,7 +62,7 @@ def _row(trial: "FrozenTrial", plan: SearchPlan) -> dict[str, Any]:
         "seed_number": attributes.get(kept.SEED_NUMBER),
         "run_id": attributes.get(kept.RUN_ID),
         "model_uri": attributes.get(kept.MODEL_URI),
-        "reason": attributes.get(kept.ERROR) or attributes.get(kept.CUT) or "",
+        "reason": next((attributes[name] for name in _REASONS if attributes.get(name)), ""),
     }
 
 

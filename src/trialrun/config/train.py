@@ -122,8 +122,8 @@ class TrainConfig:
     cutmix: float = knob(0.0, "Alpha of CutMix's Beta distribution; 0 is off.", low=0)
     ema: float = knob(
         0.0,
-        "Decay of an exponential moving average of the weights, which is then what is validated "
-        "and kept; 0 is off.",
+        "Decay of an exponential moving average of the weights, which is then validated and kept; "
+        "0 is off. The first steps decay faster: (1 + n) / (10 + n) at step n.",
         low=0,
         below=1,
     )
@@ -138,7 +138,8 @@ class TrainConfig:
     )
     precision: str = knob(
         "auto",
-        "Arithmetic of training; auto is bf16 where the hardware is faster in it, else fp32.",
+        "Arithmetic of training; auto is bf16 where the hardware computes this network faster in "
+        "it, else fp32.",
         choices=("auto", "fp32", "bf16", "fp16"),
     )
     device: str = device_knob("Where to compute.", searchable=False)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+from trialrun.engine.spinning import spinning_limited
 from trialrun.errors import CutBySignalError
 from trialrun.runs.plan import plan_training
 from trialrun.runs.signals import cut_by_signals, passed_on
@@ -40,6 +41,6 @@ def run_training(
 
 @contextmanager
 def called_by_program() -> Iterator[None]:
-    """A library call: the program keeps its signal handlers and its settings of MLflow."""
-    with settings_restored(), passed_on():
+    """A library call: the program keeps its signal handlers, environment and MLflow settings."""
+    with spinning_limited(), settings_restored(), passed_on():
         yield

@@ -18,6 +18,10 @@ from trialrun.runs.plan import plan_training
         ("resnet18", "fp32", 224, "NHWC"),
         ("resnet18", "bf16", 64, "NCHW"),
         ("resnet18", "bf16", 224, "NHWC"),
+        ("resnet50", "fp32", 32, "NCHW"),
+        ("resnet50", "bf16", 32, "NCHW"),
+        ("resnet50", "bf16", 64, "NHWC"),
+        ("densenet121", "fp32", 32, "NHWC"),
         ("densenet121", "fp32", 64, "NHWC"),
     ],
 )

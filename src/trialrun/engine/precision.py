@@ -12,11 +12,12 @@ from trialrun.errors import InvalidParameterError
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _FORMATS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
-# Below this many pixels a side, networks made of dense 3 by 3 convolutions learn faster in NCHW:
-# ResNet-18 on two cores by 1.2 times at 64 in fp32 and by 1.05 to 1.1 in bf16, slower from 128 on;
-# DenseNet-121, MobileNetV3 and EfficientNet are faster in NHWC at any size (benchmarks/layout.py).
-_SMALL_PIXELS = 128
-_MOSTLY = 0.9
+# Small images of networks made of dense 3 by 3 convolutions learn faster in NCHW: below so many
+# pixels a side, where the convolutions' dense share is above so much. On two cores ResNet-18 (1.0) is
+# 1.2 times as fast at 64 pixels in fp32 and in bf16, and slower from 128 on; ResNet-50 (0.5) is 1.1
+# times as fast at 32, and equal at 64. DenseNet-121 (0.3), MobileNetV3 and EfficientNet are faster in
+# NHWC at any size (benchmarks/layout.py).
+_NCHW_RULES = ((128, 0.9), (64, 0.4))
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +42,7 @@ class Arithmetic:
         user. NHWC on CPUs and CUDA, except for small images and dense convolutions on a CPU.
         """
         on_cpu = self.device.type == "cpu"
-        is_small = image_size is not None and image_size < _SMALL_PIXELS
-        plain = on_cpu and is_small and _dense_share(network) > _MOSTLY
+        plain = on_cpu and image_size is not None and _prefers_nchw(network, image_size)
         layout = "NCHW" if plain or self.device.type == "mps" else "NHWC"
         slows = self.is_auto and on_cpu and _is_depthwise(network)
         return replace(self, layout=layout, precision="fp32" if slows else self.precision)
@@ -90,6 +90,11 @@ def resolve(device: str, precision: str, *, tf32: bool = True, local_rank: int =
     if precision == "fp16" and resolved.type == "cpu":
         raise InvalidParameterError("precision=fp16 needs a GPU", "Take auto, fp32 or bf16.")
     return Arithmetic(resolved, precision, is_auto=is_auto)
+
+
+def _prefers_nchw(network: nn.Module, image_size: int) -> bool:
+    share = _dense_share(network)
+    return any(image_size < pixels and share > least for pixels, least in _NCHW_RULES)
 
 
 def _dense_share(network: nn.Module) -> float:

@@ -13,8 +13,8 @@ from trialrun.errors import InvalidParameterError
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _FORMATS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
 # Networks learn small images faster in NCHW if their convolutions are dense: (images below so many
-# pixels a side, least share of the weights in dense convolutions). On two cores ResNet-18 (share 1.0)
-# is 1.2 times as fast at 64 pixels in fp32 and bf16, and slower from 128 on; ResNet-50 (0.5) is 1.1
+# pixels a side, least share of the weights in dense convolutions). On two cores ResNet-18 (1.0) is
+# 1.2 times as fast at 64 pixels in fp32 and bf16, and slower from 128 on; ResNet-50 (0.5) is 1.1
 # times as fast at 32, and equal at 64. DenseNet-121 (0.3), MobileNetV3 and EfficientNet are faster
 # in NHWC at any size (benchmarks/layout.py).
 _NCHW_RULES = ((128, 0.9), (64, 0.4))

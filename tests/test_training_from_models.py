@@ -19,6 +19,7 @@ from trialrun.images.preprocessing import IMAGENET_MEAN, Preprocessing
 from trialrun.models.open import new_network, open_classifier
 from trialrun.models.weights import state_sha256, to_bytes
 from trialrun.models.zoo import build, head_prefix
+from trialrun.runs.compare import compare_runs
 from trialrun.runs.data import prepare
 from trialrun.runs.init_model import init_model
 from trialrun.runs.observer import Silent
@@ -269,6 +270,8 @@ def test_changed_file_of_weights_is_the_cause(store: str, colors: Path, tmp_path
     run = trialrun.train(train_data=str(colors), weights=str(path), **TINY)
     torch.save(network_of(seed=2).state_dict(), path)
     again = reproduce(run.run_id)
+    compared = [row.name for row in compare_runs([run.run_id, again.run_id]).parameters]
+    assert "initial_weights_sha256" in compared
     cause = f"the initial weights are not those of the original: weights={path} holds others"
     assert (again.verdict, again.notes) == ("different", (cause,))
     assert again.initial_weights_identical is False

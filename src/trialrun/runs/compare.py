@@ -14,6 +14,7 @@ from trialrun.report.page import Section, page
 from trialrun.report.paired import PairedComparison
 from trialrun.report.paired import compare as paired
 from trialrun.runs.answers import AnsweredImages, kept_answers, on_the_same_images
+from trialrun.runs.initial import INITIAL_WEIGHTS
 from trialrun.runs.recorded import RecordedRun, environment_of, history_of, read_run, run_id_of
 from trialrun.store import connect
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 _COMPARED = ("accuracy", "macro_f1", "log_loss")
 _FACTS = ("stop_reason", "stopped_epoch", "best_epoch", "weights_sha256")
+_DECIDES_INITIAL_WEIGHTS = frozenset(
+    {"model", "weights", "random_seed", "num_classes", "resolved_image_size"}
+)
 _MAX_CURVES = 12
 _HASH = re.compile("[0-9a-f]{40,64}")
 _SHOWN_HASH = 12
@@ -130,7 +134,7 @@ def compare_runs(names: Sequence[str]) -> Comparison:
     return Comparison(
         runs=labels,
         run_ids=tuple(run.run_id for run in runs),
-        parameters=tuple(row for row in _rows([run.params for run in runs]) if row.differs),
+        parameters=_parameters(runs),
         metrics=_rows([_figures(run) for run in runs]),
         outcome=_rows([{f: run.tags[f] for f in _FACTS if f in run.tags} for run in runs]),
         data=_rows([{d.name: f"{d.digest} ({d.context})" for d in run.datasets} for run in runs]),
@@ -168,6 +172,17 @@ def _rows(columns: Sequence[Mapping[str, Any]]) -> tuple[Row, ...]:
     names = dict.fromkeys(name for column in columns for name in column)
     return tuple(
         Row(name, tuple(str(column.get(name, _NOTHING)) for column in columns)) for name in names
+    )
+
+
+def _parameters(runs: Sequence[RecordedRun]) -> tuple[Row, ...]:
+    """Those that differ; the initial weights' digest only where no setting explains it."""
+    rows = [row for row in _rows([run.params for run in runs]) if row.differs]
+    explained = any(row.name in _DECIDES_INITIAL_WEIGHTS for row in rows)
+    return tuple(
+        row
+        for row in rows
+        if row.name != INITIAL_WEIGHTS or not (explained or _NOTHING in row.values)
     )
 
 

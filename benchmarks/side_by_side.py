@@ -1,6 +1,6 @@
 """How much a training slows another process down on the same cores, by OpenMP's spin count.
 
-    python -m benchmarks.side_by_side [--spin-counts default,1000] [--sizes 32,64,128] [--rounds 3]
+    python -m benchmarks.side_by_side [--spin-counts default,1500] [--sizes 32,64,128] [--rounds 3]
 
 Threads of GNU OpenMP spin while they wait for work, by default so long that two trainings on the
 same cores take the cores from each other. GOMP_SPINCOUNT bounds the spinning. Per value and image

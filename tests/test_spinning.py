@@ -32,7 +32,7 @@ def test_commands_spin_shortly() -> None:
     told = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
-    assert told.stdout.splitlines()[-1] == "1000 False"
+    assert told.stdout.splitlines()[-1] == "1500 False"
 
 
 def test_a_library_call_gives_the_environment_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,5 +40,5 @@ def test_a_library_call_gives_the_environment_back(monkeypatch: pytest.MonkeyPat
     monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
     monkeypatch.delitem(sys.modules, "torch", raising=False)
     with spinning_limited():
-        assert os.environ["GOMP_SPINCOUNT"] == "1000"
+        assert os.environ["GOMP_SPINCOUNT"] == "1500"
     assert "GOMP_SPINCOUNT" not in os.environ

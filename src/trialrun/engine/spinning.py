@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 _SPIN_COUNT = "GOMP_SPINCOUNT"
 _WAIT_POLICY = "OMP_WAIT_POLICY"
-_SHORT_SPIN = "1000"  # loop iterations, about a microsecond
+_SHORT_SPIN = "1500"  # loop iterations, about a microsecond
 
 
 def limit_spinning() -> None:

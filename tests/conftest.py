@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,6 +45,19 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         del os.environ["TRIALRUN_CACHE"]
     else:
         os.environ["TRIALRUN_CACHE"] = before
+
+
+@pytest.fixture(autouse=True)
+def mlflow_settings_restored() -> Iterator[None]:
+    """MLflow's variables and active experiment as the test found them: `set_experiment` sets both."""
+    before = {name: text for name, text in os.environ.items() if name.startswith("MLFLOW_")}
+    yield
+    for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
+        if name not in before:
+            del os.environ[name]
+    os.environ.update(before)
+    if fluent := sys.modules.get("mlflow.tracking.fluent"):
+        fluent._active_experiment_id = None  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="session")

@@ -49,7 +49,7 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def mlflow_settings_restored() -> Iterator[None]:
-    """MLflow's variables and active experiment as the test found them: `set_experiment` sets both."""
+    """Restore MLflow's variables and active experiment: `set_experiment` changes both."""
     before = {name: text for name, text in os.environ.items() if name.startswith("MLFLOW_")}
     yield
     for name in [name for name in os.environ if name.startswith("MLFLOW_")]:

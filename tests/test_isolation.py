@@ -254,6 +254,7 @@ mlflow.utils.logging_utils.eprint("the end")
 """
 
 
+@pytest.mark.slow
 def test_calls_print_nothing(small: Path, tmp_path: Path) -> None:
     """No progress bar and no line of MLflow's, on a new database neither; its level is restored."""
     # Tests of the command line set it for the whole process.

@@ -11,8 +11,8 @@ import pytest
 from conftest import write_classes
 
 # The limit holds while the large batch trains and no longer: what then starts threads, or maps a
-# file, is not what is tried here. In fp32 a batch of 24 takes 1.5 GB more than one of 2. In bf16 the
-# process sometimes ended by SIGSEGV inside oneDNN instead of an error (AMD with AVX512-BF16).
+# file, is not what is tried here. In fp32 a batch of 24 takes 1.5 GB more than one of 2. In bf16
+# (AMD with AVX512-BF16) the process sometimes ended by SIGSEGV instead of an error.
 SHORT_OF_MEMORY = """
 import json, resource, sys
 from pathlib import Path

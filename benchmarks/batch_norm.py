@@ -21,15 +21,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from benchmarks.table import heading, table
 from trialrun.distributed import ALONE
-from trialrun.engine.batches import ordered_batches, training_batches
 from trialrun.engine.evaluate import evaluate
+from trialrun.engine.inputs.batches import ordered_batches, training_batches
 from trialrun.engine.state import TrainState
 from trialrun.engine.step import TrainingStep
 from trialrun.models.zoo import build
-from trialrun.runs.data import PreparedData, prepare
-from trialrun.runs.learning import arithmetic_of, learning
-from trialrun.runs.observer import Silent
-from trialrun.runs.plan import TrainPlan, plan_training
+from trialrun.runs.callbacks import Silent
+from trialrun.runs.training.data import PreparedData, prepare
+from trialrun.runs.training.plan import TrainPlan, plan_training
+from trialrun.runs.training.session import arithmetic_of, learning
 
 MODELS = "resnet18,mobilenet_v2,efficientnet_b0,mobilenet_v3_small,mobilenet_v3_large,"
 MODELS += "mnasnet0_5,mnasnet0_75,mnasnet1_0,mnasnet1_3,efficientnet_b5,efficientnet_b6,"

@@ -24,17 +24,17 @@ from torch.nn import functional as F
 from benchmarks.photos import write_photos
 from benchmarks.table import heading, table
 from trialrun.config import TrainConfig
-from trialrun.engine.allocator import keep_freed_memory
-from trialrun.engine.batches import LabelledPixels
+from trialrun.engine.compute.allocator import keep_freed_memory
+from trialrun.engine.compute.precision import Arithmetic, resolve
 from trialrun.engine.fit import fit
-from trialrun.engine.precision import Arithmetic, resolve
+from trialrun.engine.inputs.batches import LabelledPixels
+from trialrun.engine.inputs.data import Task
 from trialrun.engine.state import begin
-from trialrun.engine.task import Task
+from trialrun.image_cache import open_pack
 from trialrun.images import label_indices, open_data
-from trialrun.images.preprocessing import Preprocessing
-from trialrun.images.survey import survey
+from trialrun.images.decoding.preprocessing import Preprocessing
+from trialrun.images.scanning.scan import survey
 from trialrun.models.zoo import build, head_prefix
-from trialrun.packing import open_pack
 
 NUM_CLASSES = 2
 CASES = (("resnet18", 224), ("resnet50", 224), ("densenet121", 224), ("resnet18", 64))

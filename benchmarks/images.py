@@ -33,12 +33,12 @@ from torchvision.models import resnet18
 from torchvision.transforms.v2 import functional
 
 from benchmarks.photos import write_photos
-from trialrun.engine.augment import augmented
+from trialrun.engine.inputs.augment import augmented
+from trialrun.image_cache import DecodedImages, open_pack
+from trialrun.image_cache.scan_cache import surveyed_again
 from trialrun.images import open_data
-from trialrun.images.preprocessing import Preprocessing
-from trialrun.images.workers import num_threads
-from trialrun.packing import DecodedImages, open_pack
-from trialrun.packing.ledger import surveyed_again
+from trialrun.images.decoding.preprocessing import Preprocessing
+from trialrun.images.scanning.thread_pool import num_threads
 
 SIZE, STORED = 224, 256
 BATCH = 32

@@ -17,8 +17,8 @@ import torch
 
 from benchmarks.engine import NUM_CLASSES, Case, resident_step
 from benchmarks.table import heading, table
-from trialrun.engine.allocator import keep_freed_memory
-from trialrun.engine.precision import Arithmetic, resolve
+from trialrun.engine.compute.allocator import keep_freed_memory
+from trialrun.engine.compute.precision import Arithmetic, resolve
 from trialrun.models.zoo import build
 
 MODELS = "resnet18,resnet50,densenet121,mobilenet_v2,mobilenet_v3_small,efficientnet_b0,"

@@ -13,9 +13,9 @@ import time
 from benchmarks.table import heading, table
 
 ROUNDS = 5
-MODULES = "import trialrun.runs.train, mlflow, mlflow.store.tracking.sqlalchemy_store"
+MODULES = "import trialrun.runs.training.run, mlflow, mlflow.store.tracking.sqlalchemy_store"
 PLAIN = "import sys"
-OURS = "from trialrun.cli.lifetime import *; end = Departure(); end.exit_code = 0; " + (
+OURS = "from trialrun.cli.process import *; end = Departure(); end.exit_code = 0; " + (
     "load_without_collections()"
 )
 SAY_LOADED = "print('loaded', flush=True)"

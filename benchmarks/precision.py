@@ -16,11 +16,11 @@ from statistics import mean, stdev
 from benchmarks.photos import write_photos
 from benchmarks.table import heading, table
 from trialrun.distributed import ALONE
-from trialrun.engine.precision import resolve
-from trialrun.runs.data import PreparedData, prepare
-from trialrun.runs.learning import arithmetic_of, learning
-from trialrun.runs.observer import Silent
-from trialrun.runs.plan import TrainPlan, plan_training
+from trialrun.engine.compute.precision import resolve
+from trialrun.runs.callbacks import Silent
+from trialrun.runs.training.data import PreparedData, prepare
+from trialrun.runs.training.plan import TrainPlan, plan_training
+from trialrun.runs.training.session import arithmetic_of, learning
 
 SEEDS = range(1, 6)
 T_95 = 2.776  # Student's t, two-sided 95 %, four degrees of freedom

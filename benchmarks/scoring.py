@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.photos import write_photos
 from benchmarks.table import heading, table
-from trialrun.images.preprocessing import Preprocessing
+from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.models.classifier import ImageClassifier
 from trialrun.models.zoo import build
 from trialrun.scoring import score

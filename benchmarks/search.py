@@ -174,11 +174,11 @@ def dummy_trials(storage_url: str) -> list[tuple[float, float]]:
 
     The pruner is asked and not obeyed, so that early and late trials do the same.
     """
-    from trialrun.search.plan import plan_search
-    from trialrun.search.storage import open_storage
-    from trialrun.search.study import open_desk, open_study
-    from trialrun.search.workers import work
-    from trialrun.store import connect
+    from trialrun.mlflow_client import connect
+    from trialrun.tuning.plan import plan_search
+    from trialrun.tuning.study.storage import open_storage
+    from trialrun.tuning.study.study import open_desk, open_study
+    from trialrun.tuning.workers.pool import work
 
     plan = plan_search({"trials": NUM_DUMMY})
     client = connect()

@@ -46,7 +46,7 @@ def scoring_loop(size: int) -> tuple[Callable[[], None], int, str]:
     """A step that scores a batch, its number of images, and no digest."""
     import torch
 
-    from trialrun.images.preprocessing import Preprocessing
+    from trialrun.images.decoding.preprocessing import Preprocessing
     from trialrun.models.classifier import ImageClassifier
     from trialrun.models.zoo import build
 
@@ -67,8 +67,8 @@ def training_loop(size: int) -> tuple[Callable[[], None], int, str]:
     import torch
 
     from benchmarks.engine import Case, resident_step
-    from trialrun.engine.allocator import keep_freed_memory
-    from trialrun.engine.precision import Arithmetic
+    from trialrun.engine.compute.allocator import keep_freed_memory
+    from trialrun.engine.compute.precision import Arithmetic
     from trialrun.models.zoo import build
 
     keep_freed_memory()

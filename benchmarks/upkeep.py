@@ -17,10 +17,10 @@ import torch
 
 from benchmarks.photos import write_photos
 from benchmarks.table import heading, table
-from trialrun.engine.stopping import Standing
-from trialrun.runs.observer import Silent
-from trialrun.runs.plan import plan_training
-from trialrun.runs.train import train
+from trialrun.engine.early_stopping import Standing
+from trialrun.runs.callbacks import Silent
+from trialrun.runs.training.plan import plan_training
+from trialrun.runs.training.run import train
 
 NUM_TRAIN, NUM_VALID, EPOCHS, BATCH_SIZE = 128, 32, 10, 16
 NUM_CHECKS = 1000

@@ -14,7 +14,7 @@ from trialrun.config import Knob, SearchConfig, TrainConfig, as_text, knobs
 from trialrun.config.evaluate import EvaluateConfig
 from trialrun.config.promote import PromoteConfig
 from trialrun.config.score import ScoreConfig
-from trialrun.search.space import DEFAULT_RANGES
+from trialrun.tuning.space import DEFAULT_RANGES
 
 ROOT = Path(__file__).resolve().parents[1]
 PYTHON = "3.11"  # `mlflow run --env-manager=uv` takes a pinned one only

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from trialrun.search.desk import Claim, Desk
-from trialrun.search.plan import plan_search
-from trialrun.search.storage import open_storage
-from trialrun.search.study import open_desk, open_study
+from trialrun.tuning.plan import plan_search
+from trialrun.tuning.study.storage import open_storage
+from trialrun.tuning.study.study import open_desk, open_study
+from trialrun.tuning.study.trial_queue import Claim, Desk
 
 SMALL = {"model": "shufflenet_v2_x0_5", "precision": "fp32", "device": "cpu", "batch_size": 16}
 

@@ -11,11 +11,11 @@ from trialrun.config import TrainConfig
 from trialrun.engine.batch_norm import RunningStatistics, momentum
 from trialrun.engine.ema import ema_decay
 from trialrun.engine.fit import fit
+from trialrun.engine.inputs.data import Task
+from trialrun.engine.inputs.seeds import seed_for
 from trialrun.engine.results import EpochResult
-from trialrun.engine.seeds import seed_for
 from trialrun.engine.state import TrainState, begin
-from trialrun.engine.task import Task
-from trialrun.images.preprocessing import Preprocessing
+from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.models.weights import sha256, to_bytes
 from trialrun.models.zoo import build, head_prefix
 
@@ -43,7 +43,7 @@ def test_momentum_falls_from_1_to_the_layers_own() -> None:
 
 
 def test_averages_are_those_of_a_layer_whose_momentum_is_set_by_hand() -> None:
-    """Kept outside the layers, the averages are what torch computes with the same momenta."""
+    """CacheEntry outside the layers, the averages are what torch computes with the same momenta."""
     torch.manual_seed(1)
     ours, theirs = nn.BatchNorm2d(4, momentum=0.3), nn.BatchNorm2d(4)
     statistics = RunningStatistics(ours)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from trialrun.images.decoder import decode
+from trialrun.images.decoding.decode import decode
 
 PILLOW = "pillow==13.0.0"
 FETCH_SECONDS = 240

@@ -13,8 +13,8 @@ from conftest import write_classes, write_image
 from trialrun.cli import run
 from trialrun.errors import InvalidDatasetError
 from trialrun.images import open_data
-from trialrun.images.survey import survey
-from trialrun.images.writer import write_image_directory
+from trialrun.images.formats.image_directory_writer import write_image_directory
+from trialrun.images.scanning.scan import survey
 
 
 def answer(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, dict[str, Any]]:

@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from conftest import write_classes
 from trialrun.config import TrainConfig
 from trialrun.distributed import ALONE, Ranks, joined, ranks_of
-from trialrun.engine.batches import LabelledPixels, ordered_batches, training_batches
+from trialrun.engine.compute.precision import Arithmetic
 from trialrun.engine.fit import fit
-from trialrun.engine.precision import Arithmetic
+from trialrun.engine.inputs.batches import LabelledPixels, ordered_batches, training_batches
+from trialrun.engine.inputs.data import Task
 from trialrun.engine.state import begin
-from trialrun.engine.task import Task
 from trialrun.errors import InvalidParameterError
-from trialrun.images.preprocessing import Preprocessing
+from trialrun.images.decoding.preprocessing import Preprocessing
 
 SIZE = 16
 CPU = Arithmetic(torch.device("cpu"), "fp32")

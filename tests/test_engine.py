@@ -11,26 +11,21 @@ from hypothesis import strategies as st
 
 from toy_images import CPU, SIZE, labelled
 from trialrun.config import TrainConfig
-from trialrun.engine.augment import augmented
-from trialrun.engine.batches import (
-    Prefetched,
-    cut,
-    ordered_batches,
-    training_batches,
-)
+from trialrun.engine.compute.precision import Arithmetic
+from trialrun.engine.compute.torch_errors import NonFiniteLossError, torch_errors
+from trialrun.engine.early_stopping import until_stopped
 from trialrun.engine.evaluate import Evaluation, evaluate
-from trialrun.engine.faults import NonFiniteLossError, torch_errors
 from trialrun.engine.fit import fit
-from trialrun.engine.precision import Arithmetic
-from trialrun.engine.recipe import make_loss, make_optimizer, schedule_factor
+from trialrun.engine.inputs.augment import augmented
+from trialrun.engine.inputs.batches import Prefetched, cut, ordered_batches, training_batches
+from trialrun.engine.inputs.data import Task
+from trialrun.engine.inputs.seeds import permutation, seed_for, uniforms
+from trialrun.engine.optim import make_loss, make_optimizer, schedule_factor
 from trialrun.engine.results import EpochResult
-from trialrun.engine.seeds import permutation, seed_for, uniforms
 from trialrun.engine.state import begin
 from trialrun.engine.steps import num_batches, warm_up_steps
-from trialrun.engine.stopping import until_stopped
-from trialrun.engine.task import Task
 from trialrun.errors import InvalidParameterError, OutOfMemoryError
-from trialrun.images.preprocessing import Preprocessing
+from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.models.weights import sha256, to_bytes
 from trialrun.models.zoo import build, head_prefix
 

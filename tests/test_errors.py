@@ -4,12 +4,7 @@ import pickle
 
 import pytest
 
-from trialrun.errors import (
-    InvalidDatasetError,
-    InvalidParameterError,
-    TrialrunError,
-    merged,
-)
+from trialrun.errors import InvalidDatasetError, InvalidParameterError, TrialrunError, merged
 
 
 def test_lowest_exit_code_leads_and_nothing_is_dropped() -> None:

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from conftest import write_classes
 from trialrun.errors import DataError, InvalidArchiveError
 from trialrun.images import open_data
-from trialrun.images.archives.entries import Allowance
-from trialrun.images.archives.tars import tar_members
+from trialrun.images.formats.archives.entries import Allowance
+from trialrun.images.formats.archives.tar_files import tar_members
 
 KINDS = {"zip": "zip", "tar": "tar", "tar.gz": "gztar", "tar.bz2": "bztar"}
 

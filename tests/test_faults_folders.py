@@ -14,13 +14,13 @@ import pytest
 import trialrun
 from conftest import write_classes, write_image
 from trialrun.errors import DataError, InvalidDatasetError, NotLabeledDatasetError, TrialrunError
+from trialrun.image_cache import open_pack
 from trialrun.images import ImageItem, ImageSet, check_trainable, open_data, printable
-from trialrun.images.preprocessing import Preprocessing
-from trialrun.images.survey import survey
-from trialrun.packing import open_pack
-from trialrun.runs.datasets import check
-from trialrun.runs.plan import plan_training
-from trialrun.runs.tables import as_csv
+from trialrun.images.decoding.preprocessing import Preprocessing
+from trialrun.images.scanning.scan import survey
+from trialrun.runs.datasets.check import check
+from trialrun.runs.evaluation.tables import as_csv
+from trialrun.runs.training.plan import plan_training
 
 
 def opened(folder: Path) -> ImageSet:

@@ -17,11 +17,11 @@ from PIL import Image
 
 from conftest import write_classes
 from trialrun.errors import InvalidDatasetError
-from trialrun.images.decoder import decode
-from trialrun.images.header import UndecodableError
-from trialrun.images.workers import in_order
-from trialrun.packing import usable_subset
-from trialrun.runs.datasets import check
+from trialrun.image_cache import usable_subset
+from trialrun.images.decoding.decode import decode
+from trialrun.images.decoding.header import UndecodableError
+from trialrun.images.scanning.thread_pool import in_order
+from trialrun.runs.datasets.check import check
 
 
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -272,7 +272,7 @@ def test_fault_07_sixteen_bits_of_a_ppm_are_scaled() -> None:
 DECODE_LARGE = """
 import io, resource, sys
 from PIL import Image
-from trialrun.images.decoder import decode
+from trialrun.images.decoding.decode import decode
 
 file = io.BytesIO()
 Image.new(sys.argv[1], (6000, 6000), 9).save(file, "PNG", compress_level=1)

@@ -18,15 +18,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from trialrun.config import TrainConfig
 from trialrun.distributed import ALONE
-from trialrun.engine import recipe
-from trialrun.engine.batches import LabelledPixels, ordered_batches
+from trialrun.engine import optim
+from trialrun.engine.compute.precision import Arithmetic
 from trialrun.engine.ema import MovingAverage, ema_decay
 from trialrun.engine.evaluate import _judged
-from trialrun.engine.precision import Arithmetic
+from trialrun.engine.inputs.batches import LabelledPixels, ordered_batches
+from trialrun.engine.inputs.data import Task
 from trialrun.engine.state import TrainState, begin
 from trialrun.engine.step import TrainingStep
-from trialrun.engine.task import Task
-from trialrun.images.preprocessing import Preprocessing
+from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.models.classifier import ImageClassifier
 from trialrun.models.zoo import build, head_prefix
 from trialrun.scoring import _scored
@@ -206,7 +206,7 @@ def test_apples_gpu_is_asked_for_no_float64(monkeypatch: pytest.MonkeyPatch) -> 
     assert Arithmetic(torch.device("mps"), "fp32").sums == torch.float32
     monkeypatch.setattr(Arithmetic, "sums", torch.float32)
     # What has no values has no fused kernels either.
-    monkeypatch.setattr(recipe, "SGD", lambda groups, **kw: SGD(groups, **(kw | {"fused": False})))
+    monkeypatch.setattr(optim, "SGD", lambda groups, **kw: SGD(groups, **(kw | {"fused": False})))
     settings: dict[str, Any] = {"augment": "standard", "ema": 0.9, "mixup": 0.2}
     monkeypatch.setattr(SGD, "step", lambda _self: None)
     state = begun(NOWHERE, settings, monkeypatch)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from conftest import write_classes
 from trialrun.errors import InvalidDatasetError, InvalidParameterError
 from trialrun.images import ImageItem, ImageSet, open_data, stratified_split
-from trialrun.images.groups import grouped_by_pattern, shared_groups
+from trialrun.images.checks.groups import grouped_by_pattern, shared_groups
 
 Rows = Sequence[tuple[str, str | None]]
 ROWS = st.lists(

@@ -10,7 +10,7 @@ from trialrun.cli import commands
 from trialrun.cli.flags import with_values
 from trialrun.report.histories import compare_histories
 from trialrun.report.page import Section, page
-from trialrun.runs.recorded import unquoted
+from trialrun.runs.inspection.run_reader import unquoted
 
 ORIGINAL = {"valid_loss": {1: 0.9, 2: 0.5, 3: 0.3}, "valid_accuracy": {1: 0.6, 2: 0.8, 3: 0.9}}
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from conftest import write_classes
 from searching import settings as search_settings
 from trialrun.errors import InvalidModelDirectoryError, InvalidParameterError
-from trialrun.images.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from trialrun.images.decoding.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from trialrun.models import directory
 from trialrun.models.directory import ModelDescription
 from trialrun.models.initial import describe_default_weights, describe_initial_weights
@@ -20,14 +20,14 @@ from trialrun.models.names import ARCHITECTURES
 from trialrun.models.open import new_network
 from trialrun.models.weights import to_bytes
 from trialrun.models.zoo import build, check_image_size
-from trialrun.runs.data import prepare
+from trialrun.runs.callbacks import Silent
 from trialrun.runs.init_model import init_model
-from trialrun.runs.observer import Silent
-from trialrun.runs.plan import plan_training
-from trialrun.runs.train import train
-from trialrun.search.observer import SilentSearch
-from trialrun.search.plan import plan_search, trial_plan
-from trialrun.search.trial import Bench
+from trialrun.runs.training.data import prepare
+from trialrun.runs.training.plan import plan_training
+from trialrun.runs.training.run import train
+from trialrun.tuning.callbacks import SilentSearch
+from trialrun.tuning.plan import plan_search, trial_plan
+from trialrun.tuning.workers.trial_runner import Bench
 
 HALF = (0.5, 0.5, 0.5)
 SMALL = "shufflenet_v2_x0_5"

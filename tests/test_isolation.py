@@ -18,7 +18,7 @@ import torch
 
 import trialrun
 from conftest import write_classes
-from trialrun.engine.isolation import isolate_torch_state
+from trialrun.engine.compute.torch_state import isolate_torch_state
 
 SETTINGS: dict[str, Any] = {
     "model": "squeezenet1_1",  # has dropout, which draws from the global generator
@@ -200,7 +200,7 @@ def test_names_of_runs_differ_between_calls(small: Path) -> None:
 WAITS = """
 import os, signal, sys, threading, time
 import trialrun
-from trialrun.engine.isolation import isolate_torch_state
+from trialrun.engine.compute.torch_state import isolate_torch_state
 
 def compute():
     with isolate_torch_state():
@@ -270,7 +270,7 @@ def test_calls_print_nothing(small: Path, tmp_path: Path) -> None:
     assert (done.stdout, done.stderr) == ("", "the end\n")
 
 
-class Kept(logging.Handler):
+class CacheEntry(logging.Handler):
     """Keeps what is logged."""
 
     def __init__(self) -> None:
@@ -285,7 +285,7 @@ class Kept(logging.Handler):
 @pytest.mark.usefixtures("store")
 def test_a_level_that_the_caller_chose_stays(small: Path) -> None:
     """A program that has set the level of MLflow's logger gets its notices during calls as well."""
-    logger, handler = logging.getLogger("mlflow"), Kept()
+    logger, handler = logging.getLogger("mlflow"), CacheEntry()
     level = logger.level
     logger.setLevel(logging.DEBUG)
     logger.addHandler(handler)

@@ -9,7 +9,7 @@ import trialrun
 from conftest import write_classes
 from trialrun.cli import run
 from trialrun.errors import InvalidParameterError, TrialrunError
-from trialrun.runs.plan import plan_training
+from trialrun.runs.training.plan import plan_training
 
 TINY = {"model": "shufflenet_v2_x0_5", "epochs": 1, "batch_size": 8, "precision": "fp32"}
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from trialrun.cli import lifetime
+from trialrun.cli import process
 
 PROGRAM = """
 import atexit, sys, threading, time
-from trialrun.cli.lifetime import Departure
+from trialrun.cli.process import Departure
 
 class Told:
     def __del__(self):
@@ -33,8 +33,8 @@ def test_garbage_is_collected_as_ever_once_modules_are_loaded(
 ) -> None:
     """The first collection sets what there is aside and puts Python's own thresholds back."""
     usual = gc.get_threshold()
-    monkeypatch.setattr(lifetime, "_LOADED_OBJECTS", usual[0] + 20_000)
-    lifetime.load_without_collections()
+    monkeypatch.setattr(process, "_LOADED_OBJECTS", usual[0] + 20_000)
+    process.load_without_collections()
     try:
         assert gc.get_threshold()[0] == usual[0] + 20_000
         loaded = [[number] for number in range(usual[0] + 40_000)]

@@ -5,7 +5,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from trialrun.packing.likeness import (
+from trialrun.image_cache.perceptual_hash import (
     MAX_BITS_APART,
     MAX_GRAYS_APART,
     Likenesses,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from conftest import write_classes
 from trialrun.errors import DataError, InvalidDatasetError
 from trialrun.images import check_trainable, open_data
-from trialrun.images.readers import metadata_table
+from trialrun.images.formats import metadata_table
 
 ROWS = [("x/000.png", "3"), ("x/001.png", "4"), ("x/002.png", None)]
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from trialrun.errors import InvalidModelDirectoryError, InvalidParameterError
 from trialrun.images import open_data
-from trialrun.images.preprocessing import Preprocessing
+from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.models import ARCHITECTURES, directory
 from trialrun.models.classifier import ImageClassifier
 from trialrun.models.directory import ModelDescription
@@ -25,8 +25,8 @@ from trialrun.models.names import check_name
 from trialrun.models.open import new_network, open_classifier
 from trialrun.models.weights import to_bytes
 from trialrun.models.zoo import build, head_prefix
+from trialrun.runs.evaluation.score import score_table
 from trialrun.runs.init_model import init_model
-from trialrun.runs.score import score_table
 from trialrun.scoring import score
 
 SMALL = "shufflenet_v2_x0_5"

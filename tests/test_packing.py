@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from conftest import write_classes
+from trialrun.image_cache import DecodedImages, Pack, entries, open_pack
+from trialrun.image_cache.on_the_fly import LiveImages
+from trialrun.image_cache.perceptual_hash import grays_of, likenesses_of, near_pairs, sample_of
+from trialrun.image_cache.scan_cache import surveyed_again
 from trialrun.images import open_data
-from trialrun.images.preprocessing import Preprocessing
-from trialrun.images.survey import Survey, survey
-from trialrun.packing import DecodedImages, Pack, cache, open_pack
-from trialrun.packing.ledger import surveyed_again
-from trialrun.packing.likeness import grays_of, likenesses_of, near_pairs, sample_of
-from trialrun.packing.live import LiveImages
+from trialrun.images.decoding.preprocessing import Preprocessing
+from trialrun.images.scanning.scan import Survey, survey
 
 SIZE = 16
 PACK_BYTES = 36 * (3 * SIZE * SIZE + 64)
@@ -32,9 +32,9 @@ PACKER = """
 import sys
 from pathlib import Path
 from trialrun.images import open_data
-from trialrun.images.preprocessing import Preprocessing
-from trialrun.images.survey import survey
-from trialrun.packing import open_pack
+from trialrun.images.decoding.preprocessing import Preprocessing
+from trialrun.images.scanning.scan import survey
+from trialrun.image_cache import open_pack
 
 surveyed = survey(open_data(sys.argv[1], Path("none")), threads=1)
 print("ready", flush=True)
@@ -86,7 +86,7 @@ def packed(tmp_path: Path) -> Callable[..., DecodedImages]:
 
 def only_pack(tmp_path: Path) -> Path:
     """The one pack there is."""
-    (entry,) = cache.entries(tmp_path / "packs")
+    (entry,) = entries.entries(tmp_path / "packs")
     return entry.folder
 
 
@@ -178,8 +178,8 @@ def test_a_pack_of_another_version_is_listed_and_made_again(
     path = only_pack(tmp_path) / "pack.json"
     content = '{"num_images": 36, "reasons": {}, "likenesses": "AAAA"}'
     path.write_text(f"{hashlib.sha256(content.encode()).hexdigest()}\n{content}\n")
-    [listed] = cache.described(tmp_path / "packs")
-    assert (listed.source, listed.num_images) == (cache.UNREADABLE, 0)
+    [listed] = entries.described(tmp_path / "packs")
+    assert (listed.source, listed.num_images) == (entries.UNREADABLE, 0)
     assert listed.num_bytes > 36 * SIZE * SIZE * 3
     assert packed(surveyed).num_decoded == 36
 
@@ -191,11 +191,11 @@ def test_the_least_recently_used_pack_leaves_first(
     limit = int(2.5 * PACK_BYTES)
     packed(surveyed, 15, limit_bytes=limit)
     packed(surveyed, 14, limit_bytes=limit)
-    for entry, used in zip(cache.described(tmp_path / "packs"), (100, 200), strict=True):
+    for entry, used in zip(entries.described(tmp_path / "packs"), (100, 200), strict=True):
         os.utime(tmp_path / "packs" / entry.key / "pack.json", (used, used))
     packed(surveyed, 15, limit_bytes=limit)
     packed(surveyed, SIZE, limit_bytes=limit)
-    sizes = {row.image_size for row in cache.described(tmp_path / "packs")}
+    sizes = {row.image_size for row in entries.described(tmp_path / "packs")}
     assert sizes == {15, SIZE}
 
 
@@ -205,7 +205,7 @@ def test_a_pack_that_is_pushed_out_stays_readable(
     """Who has it mapped does not notice."""
     pack = packed(surveyed)
     before = pack.pixels(np.arange(36)).clone()
-    assert cache.clear(tmp_path / "packs").num_packs == 1
+    assert entries.clear(tmp_path / "packs").num_packs == 1
     assert (pack.pixels(np.arange(36)) == before).all()
 
 
@@ -247,7 +247,7 @@ def test_a_killed_writer_leaves_nothing_that_is_trusted(tmp_path: Path) -> None:
         assert killed.stdout.readline() == "decoding\n"
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
-    assert cache.entries(tmp_path / "packs") == []
+    assert entries.entries(tmp_path / "packs") == []
     assert list((tmp_path / "packs").glob(".*"))
     surveyed = survey(open_data(str(folder), folder), threads=2)
     pack = open_pack(surveyed, Preprocessing(64), tmp_path / "packs", threads=2, limit_bytes=10**9)

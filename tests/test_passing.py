@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 
 from trialrun.files import remove_whole
+from trialrun.image_cache import Pack, entries, open_pack
 from trialrun.images import open_data
-from trialrun.images.preprocessing import Preprocessing
-from trialrun.images.survey import Survey, survey
-from trialrun.packing import Pack, cache, open_pack
+from trialrun.images.decoding.preprocessing import Preprocessing
+from trialrun.images.scanning.scan import Survey, survey
 
 STOPPED = """
 import time
-from trialrun.images.workers import in_order
+from trialrun.images.scanning.thread_pool import in_order
 
 def make(number):
     print("began", flush=True)
@@ -76,7 +76,7 @@ def test_what_is_decoded_beside_passing_failures_serves_the_run(
     assert isinstance(pack, Pack)
     assert pack.usable() == list(range(1, 36))
     assert (pack.pixels(np.asarray([1]))[0] == Preprocessing(16).pixels(data)).all()
-    assert cache.entries(tmp_path / "packs") == []
+    assert entries.entries(tmp_path / "packs") == []
 
 
 def test_a_process_that_was_stopped_is_not_taken_for_a_slow_decoder() -> None:

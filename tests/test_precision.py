@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from trialrun.engine import precision
-from trialrun.engine.precision import Arithmetic, resolve
+from trialrun.engine.compute import precision
+from trialrun.engine.compute.precision import Arithmetic, resolve
 from trialrun.errors import InvalidParameterError
 from trialrun.models.zoo import build
-from trialrun.runs.learning import arithmetic_of
-from trialrun.runs.plan import plan_training
+from trialrun.runs.training.plan import plan_training
+from trialrun.runs.training.session import arithmetic_of
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from torch import nn
 import trialrun
 from conftest import write_image
 from trialrun.errors import InvalidDatasetError
-from trialrun.images.preprocessing import Preprocessing
+from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.models.classifier import ImageClassifier
 from trialrun.scoring import score
 

@@ -16,11 +16,11 @@ import pytest
 import torch
 
 import trialrun
+from trialrun.cache.location import cache_folder
 from trialrun.cli import run as command
-from trialrun.config.folders import cache_folder
 from trialrun.errors import PromotionRefusedError
-from trialrun.images.sample import materialised
-from trialrun.runs.answers import kept_answers
+from trialrun.images.formats.sample import materialised
+from trialrun.runs.evaluation.predictions import kept_answers
 
 TRAIN_IMAGES, TEST_IMAGES = 24, 15  # of each digit
 

@@ -8,8 +8,8 @@ import pytest
 import trialrun
 from searching import settings
 from trialrun.errors import InvalidDatasetError
-from trialrun.runs.compare import compare_runs
-from trialrun.runs.reproduce import reproduce
+from trialrun.runs.inspection.compare import compare_runs
+from trialrun.runs.inspection.reproduce import reproduce
 
 TINY = {"model": "shufflenet_v2_x0_5", "epochs": 1, "batch_size": 8, "precision": "fp32"}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trialrun.packing.room import Kept, make_room
+from trialrun.cache.eviction import CacheEntry, evict_lru
 
 SIZES = st.integers(0, 1000)
 
@@ -17,9 +17,10 @@ def test_no_more_goes_than_must(kept: list[tuple[int, int]], asked: int, limit: 
     """What stays fits beside what is asked, and nothing was spared that was used longer ago."""
     gone: list[int] = []
     things = [
-        Kept(size, used, partial(gone.append, place)) for place, (size, used) in enumerate(kept)
+        CacheEntry(size, used, partial(gone.append, place))
+        for place, (size, used) in enumerate(kept)
     ]
-    has_room = make_room(Path(tempfile.gettempdir()), things, asked, limit_bytes=limit)
+    has_room = evict_lru(Path(tempfile.gettempdir()), things, asked, limit_bytes=limit)
     assert has_room == (asked <= limit)
     if not has_room:
         assert gone == []

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 import trialrun
 from conftest import write_classes
 from trialrun.cli import run
-from trialrun.engine.device import find_device
-from trialrun.engine.faults import scoring_errors
-from trialrun.engine.isolation import isolate_torch_state, use_full_fp32
+from trialrun.engine.compute.device import find_device
+from trialrun.engine.compute.torch_errors import scoring_errors
+from trialrun.engine.compute.torch_state import isolate_torch_state, use_full_fp32
 from trialrun.errors import InvalidParameterError, OutOfMemoryError
-from trialrun.images.preprocessing import Preprocessing
+from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.models import directory
 from trialrun.models.classifier import ImageClassifier
 from trialrun.models.directory import ModelDescription

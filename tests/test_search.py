@@ -14,15 +14,15 @@ import pytest
 
 import trialrun
 from searching import SMALL, desk_of, nested_runs, settings
-from trialrun import store as tracking_store
+from trialrun import mlflow_client as tracking_store
 from trialrun.cli import run as command_line
 from trialrun.config import METRIC_DIRECTIONS
 from trialrun.errors import InvalidParameterError
-from trialrun.runs import sources
-from trialrun.runs.observer import DECODING
-from trialrun.search.observer import SilentSearch
-from trialrun.search.plan import plan_search
-from trialrun.search.replicates import NoiseFloor, mean_interval
+from trialrun.runs.callbacks import DECODING
+from trialrun.runs.datasets import sources
+from trialrun.tuning.callbacks import SilentSearch
+from trialrun.tuning.plan import plan_search
+from trialrun.tuning.reporting.seed_replicates import NoiseFloor, mean_interval
 
 
 class Counting(SilentSearch):
@@ -117,7 +117,7 @@ def test_images_are_decoded_once_for_all_trials(
     store: str, colors: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Sixteen trials decode each of 36 images once."""
-    from trialrun.search.run import search
+    from trialrun.tuning.run import search
 
     monkeypatch.setenv("TRIALRUN_CACHE", str(tmp_path / "cache"))
     watching = Counting()

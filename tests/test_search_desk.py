@@ -9,7 +9,7 @@ from sqlalchemy import Engine, text
 import trialrun
 from searching import claimed, desk_of, nested_runs, settings
 from trialrun.errors import OutOfMemoryError, TrialrunError
-from trialrun.search.desk import Claim, Done, Wait
+from trialrun.tuning.study.trial_queue import Claim, Done, Wait
 
 
 def test_the_pruner_sees_every_epoch(store: str, colors: Path) -> None:

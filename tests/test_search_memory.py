@@ -17,7 +17,7 @@ SHORT_OF_MEMORY = """
 import json, resource, sys
 from pathlib import Path
 import trialrun
-import trialrun.search.trial as trial
+import trialrun.tuning.workers.trial_runner as trial
 
 def kilobytes(name):
     return int(Path("/proc/self/status").read_text().split(name + ":")[1].split()[0])

@@ -13,11 +13,11 @@ import mlflow
 
 import trialrun
 from searching import claimed, desk_of, settings
-from trialrun.search.desk import RUN_ID
-from trialrun.search.observer import SilentSearch
-from trialrun.search.parent import end_lost
-from trialrun.search.plan import plan_search
-from trialrun.search.study import PARENT_RUN
+from trialrun.tuning.callbacks import SilentSearch
+from trialrun.tuning.plan import plan_search
+from trialrun.tuning.reporting.parent_run import end_lost
+from trialrun.tuning.study.study import PARENT_RUN
+from trialrun.tuning.study.trial_queue import RUN_ID
 
 
 def command(given: dict[str, Any]) -> list[str]:
@@ -107,10 +107,10 @@ class Slow(SilentSearch):
 
 def test_a_grid_that_ends_in_time_is_exhausted(store: str, colors: Path) -> None:
     """Why the trials ended is decided before the replicates, which outlast the deadline."""
-    import trialrun.search.trial  # torch, too: its loading is none of the eight seconds
-    from trialrun.search.run import search
+    import trialrun.tuning.workers.trial_runner  # loads torch before the clock runs
+    from trialrun.tuning.run import search
 
-    assert trialrun.search.trial
+    assert trialrun.tuning.workers.trial_runner
     grid = {"learning_rate": "1e-3,1e-2", "sampler": "grid", "trials": 3, "pruner": "none"}
     seconds, watching = 8.0, Slow()
     plan = plan_search({**settings(colors, **grid), "replicates": 2, "timeout": seconds})

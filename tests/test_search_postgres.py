@@ -25,10 +25,10 @@ import pytest
 from sqlalchemy import text
 
 from searching import nested_runs, settings
-from trialrun.search.observer import SilentSearch
-from trialrun.search.plan import plan_search
-from trialrun.search.storage import Storage, driven, open_storage
-from trialrun.search.study import CONCLUDED
+from trialrun.tuning.callbacks import SilentSearch
+from trialrun.tuning.plan import plan_search
+from trialrun.tuning.study.storage import Storage, driven, open_storage
+from trialrun.tuning.study.study import CONCLUDED
 
 _USER = "nobody"  # PostgreSQL refuses to run as root
 
@@ -122,7 +122,9 @@ def workers_in_trials(process: "subprocess.Popen[str]", url: str, name: str) -> 
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         children = psutil.Process(process.pid).children()
-        pids = [child.pid for child in children if "trialrun.search.worker" in child.cmdline()]
+        pids = [
+            child.pid for child in children if "trialrun.tuning.workers.__main__" in child.cmdline()
+        ]
         states = [trial.state for trial in studied(url, name)]
         if len(pids) == 4 and states.count(TrialState.RUNNING) >= 3:
             return pids
@@ -161,7 +163,7 @@ def test_killed_workers_lose_no_trial(postgres: str, store: str, colors: Path) -
 
 OPEN = """
 import sys
-from trialrun.search.storage import driven, open_storage
+from trialrun.tuning.study.storage import driven, open_storage
 
 open_storage(sys.argv[1], heartbeat_seconds=1).close()
 """
@@ -267,7 +269,7 @@ def test_what_another_machine_concludes_is_not_concluded_twice(
     postgres: str, store: str, colors: Path
 ) -> None:
     """The lock was cut and taken during the search: its owner waits, and takes the result."""
-    from trialrun.search.run import search
+    from trialrun.tuning.run import search
 
     given = settings(colors, trials=1, study="taken", storage=postgres, register_as="taken")
     with (

@@ -8,9 +8,9 @@ import pytest
 import trialrun
 from searching import claimed, desk_of, nested_runs, settings
 from trialrun.errors import InvalidParameterError
-from trialrun.search.observer import SilentSearch
-from trialrun.search.plan import plan_search
-from trialrun.search.replicates import NoiseFloor, finalists, mean_interval
+from trialrun.tuning.callbacks import SilentSearch
+from trialrun.tuning.plan import plan_search
+from trialrun.tuning.reporting.seed_replicates import NoiseFloor, finalists, mean_interval
 
 
 def floor_of(low: float, winner_seconds: float, runner_up_seconds: float) -> NoiseFloor:
@@ -112,7 +112,7 @@ class Telling(SilentSearch):
 
 def test_replicates_are_told_by_their_trial_and_settings(store: str, colors: Path) -> None:
     """Their study numbers them from 0 again, which is nobody's concern."""
-    from trialrun.search.run import search
+    from trialrun.tuning.run import search
 
     telling = Telling()
     search(plan_search(settings(colors, trials=2, pruner="none", replicates=2)), telling)

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from trialrun.config import TrainConfig, knobs
 from trialrun.errors import InvalidParameterError
-from trialrun.search.plan import masked, plan_search
-from trialrun.search.sampling import make_pruner
-from trialrun.search.space import Choice, Range, Space, parse_dimension
+from trialrun.tuning.plan import masked, plan_search
+from trialrun.tuning.space import Choice, Range, Space, parse_dimension
+from trialrun.tuning.study.samplers import make_pruner
 
 SETTINGS = {item.name: item for item in knobs(TrainConfig)}
 

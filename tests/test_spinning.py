@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from trialrun.engine.spinning import limit_spinning, spinning_limited
+from trialrun.engine.compute.openmp import limit_spinning, spinning_limited
 
 
 def test_the_users_choice_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,13 +16,13 @@ import pytest
 from mlflow.entities import Run
 
 import trialrun
-from trialrun.engine.faults import NonFiniteLossError
-from trialrun.engine.stopping import Standing
+from trialrun.engine.compute.torch_errors import NonFiniteLossError
+from trialrun.engine.early_stopping import Standing
 from trialrun.errors import CutBySignalError, TrackingError
-from trialrun.runs.observer import Silent
-from trialrun.runs.plan import plan_training
+from trialrun.runs.callbacks import Silent
 from trialrun.runs.signals import cut_by_signals
-from trialrun.runs.train import train
+from trialrun.runs.training.plan import plan_training
+from trialrun.runs.training.run import train
 from trialrun.tracking import open_nested_run, open_run
 
 NETWORK = "shufflenet_v2_x0_5"

@@ -345,7 +345,7 @@ import mlflow
 from trialrun.errors import PromotionRefusedError
 from trialrun.registry.alias import read_succession, succeed
 from trialrun.registry.history import Entry, now
-from trialrun.store import connect
+from trialrun.mlflow_client import connect
 
 def rival(version, folder, num_rivals):
     client = connect()

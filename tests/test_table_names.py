@@ -14,12 +14,12 @@ from safetensors.torch import save as to_bytes
 import trialrun
 from conftest import write_classes, write_image
 from trialrun.cli import run
-from trialrun.images.preprocessing import Preprocessing
+from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.models import directory
 from trialrun.models.directory import ModelDescription
 from trialrun.models.zoo import build
-from trialrun.runs.answers import kept_answers
-from trialrun.runs.tables import as_csv
+from trialrun.runs.evaluation.predictions import kept_answers
+from trialrun.runs.evaluation.tables import as_csv
 
 NAMES = (
     "new\nline",

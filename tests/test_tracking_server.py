@@ -22,8 +22,8 @@ import trialrun
 from conftest import write_classes
 from trialrun.cli import run as command
 from trialrun.errors import TrackingError
+from trialrun.mlflow_client import connect, tracking_errors
 from trialrun.registry import model_folder
-from trialrun.store import connect, tracking_errors
 
 SECRET = "s3cret"
 TINY: dict[str, Any] = {"model": "shufflenet_v2_x0_5", "batch_size": 8, "epochs": 1}

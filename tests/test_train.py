@@ -17,7 +17,7 @@ from mlflow.entities import Run
 import trialrun
 from conftest import write_classes
 from trialrun.errors import InvalidDatasetError, InvalidParameterError, TrackingError
-from trialrun.runs.plan import plan_training
+from trialrun.runs.training.plan import plan_training
 
 NETWORK = "shufflenet_v2_x0_5"
 QUICK = {"model": NETWORK, "epochs": 2, "batch_size": 8, "learning_rate": 0.05}

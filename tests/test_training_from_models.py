@@ -15,18 +15,18 @@ from conftest import write_classes
 from searching import nested_runs, settings
 from toy_networks import SMALL, network_of, started_from, write_model
 from trialrun.errors import InvalidModelDirectoryError, TrackingError, TrialrunError
-from trialrun.images.preprocessing import IMAGENET_MEAN, Preprocessing
+from trialrun.images.decoding.preprocessing import IMAGENET_MEAN, Preprocessing
+from trialrun.mlflow_client import connect
 from trialrun.models.open import new_network, open_classifier
 from trialrun.models.weights import state_sha256, to_bytes
 from trialrun.models.zoo import build, head_prefix
-from trialrun.runs.compare import compare_runs
-from trialrun.runs.data import prepare
+from trialrun.runs.callbacks import Silent
 from trialrun.runs.init_model import init_model
-from trialrun.runs.observer import Silent
-from trialrun.runs.plan import plan_training
-from trialrun.runs.recorded import read_run
-from trialrun.runs.reproduce import reproduce
-from trialrun.store import connect
+from trialrun.runs.inspection.compare import compare_runs
+from trialrun.runs.inspection.reproduce import reproduce
+from trialrun.runs.inspection.run_reader import read_run
+from trialrun.runs.training.data import prepare
+from trialrun.runs.training.plan import plan_training
 
 SQUEEZE = "squeezenet1_1"  # whose last layer is a convolution
 TINY = {"model": SMALL, "epochs": 1, "batch_size": 8, "precision": "fp32"}
@@ -200,7 +200,7 @@ def test_registered_model_is_trained_on_registered_and_loaded_again(
 
 def test_notes_name_the_setting_as_it_was_typed(store: str, colors: Path, tmp_path: Path) -> None:
     """The rows that were kept are reported while the run begins."""
-    from trialrun.runs.train import train
+    from trialrun.runs.training.run import train
 
     write_model(tmp_path / "m", SMALL, ("blue", "red"))
     notes = Notes()
@@ -239,7 +239,7 @@ def test_folder_that_is_no_model_is_refused_as_weights(tmp_path: Path, colors: P
 def test_plan_without_a_uri_loads_neither_torch_nor_mlflow(tmp_path: Path) -> None:
     """A wrong file of weights and a wrong number are reported as fast as before."""
     code = (
-        "import sys\nfrom trialrun.runs.plan import plan_training\n"
+        "import sys\nfrom trialrun.runs.training.plan import plan_training\n"
         "try:\n    plan_training({'epochs': '0', 'weights': 'no.pt'})\n"
         "except Exception as error: print(error)\n"
         "print(sorted({'torch', 'mlflow'} & set(sys.modules)))"

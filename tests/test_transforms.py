@@ -10,11 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from trialrun.engine.augment import augmented
+from trialrun.engine.inputs.augment import augmented
 from trialrun.errors import InvalidParameterError
-from trialrun.images.header import UndecodableError
-from trialrun.images.preprocessing import Preprocessing
-from trialrun.images.transforms import (
+from trialrun.images.decoding.header import UndecodableError
+from trialrun.images.decoding.preprocessing import Preprocessing
+from trialrun.images.decoding.transforms import (
     Step,
     fixed_steps,
     read_transforms,
@@ -22,7 +22,7 @@ from trialrun.images.transforms import (
     split_at_chance,
     step_of,
 )
-from trialrun.runs.plan import plan_training
+from trialrun.runs.training.plan import plan_training
 
 KNOWN: list[list[object]] = [
     ["Resize", 40],

@@ -13,13 +13,14 @@ from pathlib import Path
 import pytest
 
 from conftest import write_classes
+from trialrun.cache.location import archives_folder
 from trialrun.cli import run
+from trialrun.image_cache import open_pack
+from trialrun.image_cache.inventory import enforce_cache_limit
 from trialrun.images import open_data
-from trialrun.images.archives import archives_folder, remove_idle, unpacked_archives
-from trialrun.images.preprocessing import Preprocessing
-from trialrun.images.survey import survey
-from trialrun.packing import open_pack
-from trialrun.runs.kept import keep_within_limit
+from trialrun.images.decoding.preprocessing import Preprocessing
+from trialrun.images.formats.archives import list_unpacked_archives, try_delete_if_idle
+from trialrun.images.scanning.scan import survey
 
 OPEN = """
 import sys
@@ -60,21 +61,21 @@ def opened(path: Path, cache: Path) -> "subprocess.Popen[str]":
 
 def unpacked_once(path: Path, cache: Path) -> Path:
     """Where an archive lies that a process unpacked which has ended."""
-    before = {each.folder for each in unpacked_archives(archives_folder(cache))}
+    before = {each.folder for each in list_unpacked_archives(archives_folder(cache))}
     opened(path, cache).communicate("\n")
-    [folder] = {each.folder for each in unpacked_archives(archives_folder(cache))} - before
+    [folder] = {each.folder for each in list_unpacked_archives(archives_folder(cache))} - before
     return folder
 
 
 def test_what_a_process_uses_stays_until_it_is_gone(tmp_path: Path, cache: Path) -> None:
     """One that is killed uses nothing any more."""
     user = opened(archive(tmp_path, "set", seed=1), cache)
-    [kept] = unpacked_archives(archives_folder(cache))
-    assert not remove_idle(kept.folder)
+    [kept] = list_unpacked_archives(archives_folder(cache))
+    assert not try_delete_if_idle(kept.folder)
     assert kept.folder.is_dir()
     user.kill()
     user.communicate()
-    assert remove_idle(kept.folder)
+    assert try_delete_if_idle(kept.folder)
     assert [path.suffix for path in archives_folder(cache).iterdir()] == [".lock"]
 
 
@@ -87,9 +88,9 @@ def test_what_was_used_longest_ago_leaves_when_the_limit_is_passed(
     for folder, used in zip(folders, (100, 200, 300), strict=True):
         os.utime(folder.with_name(folder.name + ".json"), (used, used))
     opened(paths[0], cache).communicate("\n")
-    sizes = [each.contents.num_bytes for each in unpacked_archives(archives_folder(cache))]
+    sizes = [each.contents.num_bytes for each in list_unpacked_archives(archives_folder(cache))]
     monkeypatch.setenv("TRIALRUN_CACHE_GB", str((sum(sizes) - 1) / 1e9))
-    keep_within_limit()
+    enforce_cache_limit()
     assert [folder.is_dir() for folder in folders] == [True, False, True]
 
 
@@ -97,7 +98,7 @@ def test_an_archive_is_unpacked_again_after_it_left(tmp_path: Path, cache: Path)
     """Nothing of it is lost but time."""
     path = archive(tmp_path, "set", seed=1)
     folder = unpacked_once(path, cache)
-    assert remove_idle(folder)
+    assert try_delete_if_idle(folder)
     assert unpacked_once(path, cache) == folder
 
 
@@ -161,9 +162,9 @@ def test_an_archive_that_did_not_change_is_not_hashed_again(tmp_path: Path, cach
 CLEAR = """
 import json, os
 from dataclasses import asdict
-from trialrun.runs.kept import clear_kept
+from trialrun.image_cache.inventory import clear_cache
 os.setuid(65534)
-print(json.dumps(asdict(clear_kept())))
+print(json.dumps(asdict(clear_cache())))
 """
 
 

@@ -14,9 +14,9 @@ from searching import claimed, desk_of, nested_runs, settings
 from trialrun.config import TrainConfig
 from trialrun.engine.steps import warm_up_steps
 from trialrun.errors import InvalidParameterError
-from trialrun.runs.plan import plan_training
-from trialrun.search.desk import IMPOSSIBLE, Claim, Done
-from trialrun.search.plan import plan_search
+from trialrun.runs.training.plan import plan_training
+from trialrun.tuning.plan import plan_search
+from trialrun.tuning.study.trial_queue import IMPOSSIBLE, Claim, Done
 
 # 36 images, of which 28 or 29 train: 4 steps of 8 images in each epoch.
 SMALL = {"model": "shufflenet_v2_x0_5", "precision": "fp32", "device": "cpu", "batch_size": 8}

@@ -5,8 +5,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trialrun.engine.batches import LabelledPixels
-from trialrun.engine.precision import Arithmetic
+from trialrun.engine.compute.precision import Arithmetic
+from trialrun.engine.inputs.batches import LabelledPixels
 
 CPU = Arithmetic(torch.device("cpu"), "fp32")
 SIZE = 32

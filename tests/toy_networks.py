@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from trialrun.images.preprocessing import Preprocessing
+from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.models import directory
 from trialrun.models.directory import ModelDescription
 from trialrun.models.open import new_network

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from benchmarks.photos import write_photos
 from benchmarks.table import heading, table
-from trialrun.engine.precision import resolve
+from trialrun.engine.compute.precision import resolve
 
 NUM_TRAIN, NUM_VALID = 480, 120
 HERE = Path(__file__).parent

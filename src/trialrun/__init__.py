@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from trialrun.models.classifier import ImageClassifier
-    from trialrun.runs.champions import History
-    from trialrun.runs.compare import Comparison
-    from trialrun.runs.evaluate import Evaluation
-    from trialrun.runs.promote import Promotion
-    from trialrun.runs.reproduce import Reproduction
-    from trialrun.runs.result import TrainResult
-    from trialrun.runs.score import ScoreResult
-    from trialrun.search.result import SearchResult
+    from trialrun.runs.evaluation.evaluate import Evaluation
+    from trialrun.runs.evaluation.score import ScoreResult
+    from trialrun.runs.inspection.compare import Comparison
+    from trialrun.runs.inspection.reproduce import Reproduction
+    from trialrun.runs.promotion.alias_history import History
+    from trialrun.runs.promotion.promote import Promotion
+    from trialrun.runs.training.result import TrainResult
+    from trialrun.tuning.result import SearchResult
 
 __all__ = [
     "__version__",
@@ -63,7 +63,7 @@ def train(**settings: Any) -> "TrainResult":
     Raises:
         TrialrunError: As its kinds say.
     """
-    from trialrun.runs.entry import called_by_program, run_training
+    from trialrun.runs.api import called_by_program, run_training
 
     with called_by_program():
         return run_training(settings)
@@ -78,12 +78,12 @@ def run_search(**settings: Any) -> "SearchResult":
     Raises:
         TrialrunError: As its kinds say.
     """
-    from trialrun.runs.entry import called_by_program
-    from trialrun.search.plan import plan_search
+    from trialrun.runs.api import called_by_program
+    from trialrun.tuning.plan import plan_search
 
     with called_by_program():
         plan = plan_search(settings)
-        from trialrun.search.run import search
+        from trialrun.tuning.run import search
 
         return search(plan)
 
@@ -96,8 +96,8 @@ def score(model: str, data: str, output: str, **settings: Any) -> "ScoreResult":
     Raises:
         TrialrunError: As its kinds say.
     """
-    from trialrun.runs.entry import called_by_program
-    from trialrun.runs.score import score_data
+    from trialrun.runs.api import called_by_program
+    from trialrun.runs.evaluation.score import score_data
 
     with called_by_program():
         return score_data(model, data, output, settings)
@@ -109,8 +109,8 @@ def evaluate(model: str, data: str, **settings: Any) -> "Evaluation":
     Raises:
         TrialrunError: As its kinds say.
     """
-    from trialrun.runs.entry import called_by_program
-    from trialrun.runs.evaluate import evaluate as judge
+    from trialrun.runs.api import called_by_program
+    from trialrun.runs.evaluation.evaluate import evaluate as judge
 
     with called_by_program():
         return judge(model, data, settings)
@@ -125,8 +125,8 @@ def promote(name: str, version: str | int, data: str, **settings: Any) -> "Promo
         PromotionRefusedError: A gate said no, or somebody else was first; nothing was moved.
         TrialrunError: As its kinds say.
     """
-    from trialrun.runs.entry import called_by_program
-    from trialrun.runs.promote import promote as judge
+    from trialrun.runs.api import called_by_program
+    from trialrun.runs.promotion.promote import promote as judge
 
     with called_by_program():
         result = judge(name, str(version), data, settings)
@@ -141,8 +141,8 @@ def rollback(name: str, reason: str, alias: str = "champion") -> dict[str, Any]:
         PromotionRefusedError: Nobody held it before.
         TrialrunError: As its kinds say.
     """
-    from trialrun.runs.champions import rollback as give_back
-    from trialrun.runs.entry import called_by_program
+    from trialrun.runs.api import called_by_program
+    from trialrun.runs.promotion.alias_history import rollback as give_back
 
     with called_by_program():
         return give_back(name, reason, alias)
@@ -154,8 +154,8 @@ def history(name: str, alias: str = "champion") -> "History":
     Raises:
         TrialrunError: As its kinds say.
     """
-    from trialrun.runs.champions import history as told
-    from trialrun.runs.entry import called_by_program
+    from trialrun.runs.api import called_by_program
+    from trialrun.runs.promotion.alias_history import history as told
 
     with called_by_program():
         return told(name, alias)
@@ -167,8 +167,8 @@ def compare(*runs: str) -> "Comparison":
     Raises:
         TrialrunError: As its kinds say.
     """
-    from trialrun.runs.compare import compare_runs
-    from trialrun.runs.entry import called_by_program
+    from trialrun.runs.api import called_by_program
+    from trialrun.runs.inspection.compare import compare_runs
 
     with called_by_program():
         return compare_runs(runs)
@@ -182,8 +182,8 @@ def reproduce(run_id: str, **settings: Any) -> "Reproduction":
     Raises:
         TrialrunError: As its kinds say.
     """
-    from trialrun.runs.entry import called_by_program
-    from trialrun.runs.reproduce import reproduce as train_again
+    from trialrun.runs.api import called_by_program
+    from trialrun.runs.inspection.reproduce import reproduce as train_again
 
     with called_by_program():
         return train_again(run_id, **settings)
@@ -204,8 +204,8 @@ def load_model(model: "str | Path") -> "ImageClassifier":
         InvalidModelDirectoryError: Not a PyTorch image model of ours or Azure's, or damaged.
         TrackingError: MLflow does not have it.
     """
-    from trialrun.runs.entry import called_by_program
-    from trialrun.runs.score import load_model as opened
+    from trialrun.runs.api import called_by_program
+    from trialrun.runs.evaluation.score import load_model as opened
 
     with called_by_program():
         return opened(str(model))

@@ -13,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trialrun.engine.faults import scoring_errors
-from trialrun.engine.isolation import use_full_fp32
-from trialrun.engine.transfer import sent
+from trialrun.engine.compute.device import sent
+from trialrun.engine.compute.torch_errors import scoring_errors
+from trialrun.engine.compute.torch_state import use_full_fp32
 from trialrun.errors import first_line
-from trialrun.images.header import UndecodableError
-from trialrun.images.workers import TOO_SLOW, in_order, num_threads
+from trialrun.images.decoding.header import UndecodableError
+from trialrun.images.scanning.thread_pool import TOO_SLOW, in_order, num_threads
 from trialrun.models.classifier import ImageClassifier
 
 LABEL_COLUMN = "Scored Labels"

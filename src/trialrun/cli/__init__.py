@@ -11,10 +11,10 @@ from pathlib import Path
 import typer
 
 from trialrun.cli.flags import with_values
-from trialrun.cli.lifetime import Departure, load_without_collections
 from trialrun.cli.output import open_missing_streams, say, tell
+from trialrun.cli.process import Departure, load_without_collections
 from trialrun.distributed import ranks_of
-from trialrun.engine.spinning import limit_spinning
+from trialrun.engine.compute.openmp import limit_spinning
 from trialrun.errors import CutBySignalError, TrialrunError
 from trialrun.files import as_storage_error
 from trialrun.runs.signals import cut_by_signals

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 from trialrun.cli.output import say
 
 if TYPE_CHECKING:
-    from trialrun.engine.stopping import Standing
+    from trialrun.engine.early_stopping import Standing
 
 _PLAIN_STEP = 10_000  # images between two plain lines where there is no terminal
 
@@ -86,3 +86,12 @@ class Terminal:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+
+class SearchTerminal(Terminal):
+    """Watches a search and tells people on standard error."""
+
+    def trial(self, text: str) -> None:
+        """One line a trial."""
+        self._close_bar()
+        say(text)

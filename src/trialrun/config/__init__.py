@@ -1,6 +1,7 @@
 """Every setting, declared once: flags, help, ranges, MLproject and logged parameters follow."""
 
-from trialrun.config.knobs import (
+from trialrun.config.search import METRIC_DIRECTIONS, SearchConfig
+from trialrun.config.settings import (
     AUTO_TEXT,
     NONE_TEXT,
     Knob,
@@ -10,7 +11,6 @@ from trialrun.config.knobs import (
     knob,
     knobs,
 )
-from trialrun.config.search import METRIC_DIRECTIONS, SearchConfig
 from trialrun.config.train import TrainConfig
 
 __all__ = [

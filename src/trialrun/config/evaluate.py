@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-from trialrun.config.device import device_knob
-from trialrun.config.knobs import as_texts, knob
+from trialrun.config.settings import as_texts, device_knob, knob
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

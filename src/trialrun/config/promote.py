@@ -3,8 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from trialrun.config.device import device_knob
-from trialrun.config.knobs import as_texts, knob
+from trialrun.config.settings import as_texts, device_knob, knob
 from trialrun.errors import InvalidParameterError
 
 METRICS = ("accuracy", "macro_f1", "balanced_accuracy", "log_loss")

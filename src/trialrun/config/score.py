@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from trialrun.config.device import device_knob
+from trialrun.config.settings import device_knob
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

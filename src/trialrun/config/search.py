@@ -5,7 +5,7 @@ What is searched are the settings of `train`, given as ranges or choices; these 
 
 from dataclasses import dataclass
 
-from trialrun.config.knobs import SMALLEST_POSITIVE_DOUBLE, as_texts, knob
+from trialrun.config.settings import SMALLEST_POSITIVE_DOUBLE, as_texts, knob
 
 # The metrics of an epoch, and which way is better; a test holds the names to the engine's.
 METRIC_DIRECTIONS = {

@@ -6,8 +6,7 @@ defaults and ranges.
 
 from dataclasses import dataclass
 
-from trialrun.config.device import device_knob
-from trialrun.config.knobs import SMALLEST_POSITIVE_DOUBLE, as_texts, knob
+from trialrun.config.settings import SMALLEST_POSITIVE_DOUBLE, as_texts, device_knob, knob
 from trialrun.errors import InvalidParameterError
 
 

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trialrun.distributed import ALONE, Ranks
-from trialrun.engine.batches import Batch
-from trialrun.engine.precision import Arithmetic
-from trialrun.engine.task import Inputs
-from trialrun.engine.transfer import sent
+from trialrun.engine.compute.device import sent
+from trialrun.engine.compute.precision import Arithmetic
+from trialrun.engine.inputs.batches import Batch
+from trialrun.engine.inputs.data import Inputs
 
 MIN_CLASSES_FOR_TOP5 = 5
 

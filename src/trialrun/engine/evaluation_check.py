@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from trialrun.distributed import Ranks
-from trialrun.engine.augment import augmented
-from trialrun.engine.batches import Batch, LabelledPixels, PixelSource, ordered_batches
 from trialrun.engine.evaluate import evaluate, logits_of
-from trialrun.engine.seeds import permutation
+from trialrun.engine.inputs.augment import augmented
+from trialrun.engine.inputs.batches import Batch, LabelledPixels, PixelSource, ordered_batches
+from trialrun.engine.inputs.seeds import permutation
 from trialrun.engine.state import TrainState
 
 _SAMPLE_SEED = 0

@@ -12,12 +12,12 @@ import torch
 
 from trialrun.config import TrainConfig
 from trialrun.distributed import ALONE, Ranks
-from trialrun.engine.batches import Prefetched, ordered_batches, training_batches
+from trialrun.engine.compute.torch_errors import NonFiniteLossError, torch_errors
 from trialrun.engine.evaluate import evaluate
 from trialrun.engine.evaluation_check import find_evaluation_fault
-from trialrun.engine.faults import NonFiniteLossError, torch_errors
+from trialrun.engine.inputs.batches import Prefetched, ordered_batches, training_batches
+from trialrun.engine.inputs.seeds import seed_for
 from trialrun.engine.results import EpochResult
-from trialrun.engine.seeds import seed_for
 from trialrun.engine.state import TrainState
 from trialrun.engine.step import TrainingStep
 

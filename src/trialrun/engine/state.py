@@ -11,12 +11,12 @@ from torch.optim.lr_scheduler import LambdaLR
 from trialrun.config import TrainConfig
 from trialrun.distributed import ALONE, Ranks
 from trialrun.engine.batch_norm import RunningStatistics
+from trialrun.engine.compute.precision import Arithmetic
 from trialrun.engine.ema import MovingAverage
-from trialrun.engine.features import with_features
-from trialrun.engine.precision import Arithmetic
-from trialrun.engine.recipe import freeze_backbone, make_optimizer, make_scheduler
+from trialrun.engine.inputs.data import Task
+from trialrun.engine.inputs.features import with_features
+from trialrun.engine.optim import freeze_backbone, make_optimizer, make_scheduler
 from trialrun.engine.steps import steps_per_epoch, warm_up_steps
-from trialrun.engine.task import Task
 
 
 @dataclass(slots=True)

@@ -8,12 +8,12 @@ from torch import Tensor
 
 from trialrun.config import TrainConfig
 from trialrun.distributed import Ranks
-from trialrun.engine.augment import augmented
-from trialrun.engine.batches import Batch
-from trialrun.engine.faults import NonFiniteLossError
-from trialrun.engine.recipe import make_loss, make_mixer
+from trialrun.engine.compute.device import sent
+from trialrun.engine.compute.torch_errors import NonFiniteLossError
+from trialrun.engine.inputs.augment import augmented
+from trialrun.engine.inputs.batches import Batch
+from trialrun.engine.optim import make_loss, make_mixer
 from trialrun.engine.state import TrainState
-from trialrun.engine.transfer import sent
 
 
 class TrainingStep:

@@ -4,14 +4,8 @@
 wrong folder is told before torch is loaded.
 """
 
-from trialrun.images.dataset import (
-    ImageItem,
-    ImageSet,
-    escape_non_utf8,
-    label_indices,
-    printable,
-)
-from trialrun.images.labels import check_same_classes, check_trainable
+from trialrun.images.checks.classes import check_same_classes, check_trainable
+from trialrun.images.dataset import ImageItem, ImageSet, escape_non_utf8, label_indices, printable
 from trialrun.images.source import open_data
 from trialrun.images.split import stratified_split
 

@@ -3,10 +3,9 @@
 from pathlib import Path
 
 from trialrun.errors import InvalidDatasetError
-from trialrun.images import sample
-from trialrun.images.archives import archive_in, unpacked
 from trialrun.images.dataset import ImageSet
-from trialrun.images.readers import READERS
+from trialrun.images.formats import READERS, sample
+from trialrun.images.formats.archives import archive_in, unpacked
 
 
 def open_data(

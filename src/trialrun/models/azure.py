@@ -15,7 +15,7 @@ import yaml
 from torch import Tensor, nn
 
 from trialrun.errors import InvalidModelDirectoryError, first_line
-from trialrun.images.preprocessing import Preprocessing
+from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.models.classifier import ImageClassifier
 from trialrun.models.directory import ModelDescription, StoredModel
 from trialrun.models.names import AZURE_DESCRIPTION, DEFAULT_WEIGHTS, SWITCHES

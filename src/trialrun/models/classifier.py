@@ -9,10 +9,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from trialrun.errors import InvalidDatasetError
-from trialrun.images.content import content_of
-from trialrun.images.decoder import decode, decode_opened
-from trialrun.images.header import UndecodableError
-from trialrun.images.preprocessing import Preprocessing
+from trialrun.images.decoding.decode import decode, decode_opened
+from trialrun.images.decoding.file_io import content_of
+from trialrun.images.decoding.header import UndecodableError
+from trialrun.images.decoding.preprocessing import Preprocessing
 
 
 class ImageClassifier(nn.Module):

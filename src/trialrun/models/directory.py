@@ -21,7 +21,7 @@ from torch import Tensor
 
 from trialrun.errors import InvalidModelDirectoryError
 from trialrun.files import as_json, write_durably
-from trialrun.images.preprocessing import Preprocessing
+from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.models.classifier import ImageClassifier
 from trialrun.models.names import OUR_DESCRIPTION
 from trialrun.models.weights import from_safetensors, load_exactly

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torchvision
 
-from trialrun.images.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from trialrun.images.survey import DEFAULT_IMAGE_SIZE
+from trialrun.images.decoding.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from trialrun.images.scanning.scan import DEFAULT_IMAGE_SIZE
 from trialrun.models import azure, directory
 from trialrun.models.directory import ModelDescription
 from trialrun.models.names import ARCHITECTURES, DEFAULT_WEIGHTS, OUR_DESCRIPTION, check_name

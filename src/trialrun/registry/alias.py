@@ -22,6 +22,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from trialrun.errors import PromotionRefusedError, TrackingError
+from trialrun.mlflow_client import tracking_errors
 from trialrun.registry.history import (
     ROLLBACK,
     VOID,
@@ -35,7 +36,6 @@ from trialrun.registry.history import (
     tag_name,
 )
 from trialrun.registry.versions import is_there, newest_there
-from trialrun.store import tracking_errors
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

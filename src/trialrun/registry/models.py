@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from trialrun.errors import InvalidModelDirectoryError, TrackingError, TrialrunError
 from trialrun.files import scratch_directory
+from trialrun.mlflow_client import tracking_errors
 from trialrun.models import directory
-from trialrun.store import tracking_errors
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trialrun.errors import InvalidParameterError, TrackingError
+from trialrun.errors import InvalidModelDirectoryError, InvalidParameterError, TrackingError
 from trialrun.files import scratch_directory
-from trialrun.store import tracking_errors
+from trialrun.mlflow_client import URI_SCHEMES, connect, downloaded, tracking_errors
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -203,3 +203,24 @@ def link_models(client: "MlflowClient", run_id: str, model_ids: Iterable[str | N
         return
     with tracking_errors("the models cannot be linked"):
         client.log_inputs(run_id, models=models)
+
+
+def model_folder(model: str) -> Path:
+    """The folder of `models:/NAME/3`, `models:/NAME@alias`, `runs:/ID/model` or a path.
+
+    What MLflow has elsewhere is downloaded, until the process ends.
+
+    Raises:
+        InvalidModelDirectoryError: There is no such folder.
+        TrackingError: There is no such model, version, alias or run, or it cannot be downloaded.
+    """
+    if model.startswith(URI_SCHEMES):
+        connect()  # so that a server which is not there is told soon
+        return downloaded(model)
+    folder = Path(model).expanduser()
+    if not folder.is_dir():
+        raise InvalidModelDirectoryError(
+            f"there is no model directory {model} (looked in {Path.cwd()})",
+            "Give a folder, models:/NAME/VERSION, models:/NAME@alias or runs:/ID/model.",
+        )
+    return folder

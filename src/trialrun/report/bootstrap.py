@@ -12,15 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from trialrun.images.workers import num_threads
-from trialrun.report.metrics import (
-    COUNT_METRICS,
-    LOG_LOSS,
-    Counts,
-    Values,
-    cells_of,
-    losses,
-)
+from trialrun.images.scanning.thread_pool import num_threads
+from trialrun.report.metrics import COUNT_METRICS, LOG_LOSS, Counts, Values, cells_of, losses
 from trialrun.report.predictions import Predictions
 
 _CHUNK_NUMBERS = 2_000_000  # counts, or images drawn, at a time by a thread: some 60 MB

@@ -7,17 +7,11 @@ from typing import TYPE_CHECKING
 from trialrun.config import NONE_TEXT
 from trialrun.errors import InvalidModelDirectoryError, InvalidParameterError
 from trialrun.files import new_directory
-from trialrun.models.names import (
-    ARCHITECTURES,
-    DEFAULT_WEIGHTS,
-    SWITCHES,
-    check_name,
-    takes_switch,
-)
-from trialrun.runs.sources import local_path
+from trialrun.models.names import ARCHITECTURES, DEFAULT_WEIGHTS, SWITCHES, check_name, takes_switch
+from trialrun.runs.datasets.sources import local_path
 
 if TYPE_CHECKING:
-    from trialrun.images.preprocessing import Preprocessing
+    from trialrun.images.decoding.preprocessing import Preprocessing
 
 
 def init_model(name: str, out: str, *, weights: str, switches: Mapping[str, bool]) -> Path:

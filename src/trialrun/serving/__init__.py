@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trialrun.config import AUTO_TEXT
-from trialrun.engine.device import find_device
-from trialrun.engine.isolation import isolate_torch_state, use_default_modes
+from trialrun.engine.compute.device import find_device
+from trialrun.engine.compute.torch_state import isolate_torch_state, use_default_modes
 from trialrun.models.classifier import ImageClassifier
 from trialrun.models.open import open_classifier
 from trialrun.scoring import LABEL_COLUMN, move_to, probability_columns, score

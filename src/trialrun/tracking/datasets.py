@@ -3,7 +3,7 @@
 import json
 from typing import TYPE_CHECKING
 
-from trialrun.images.survey import Survey
+from trialrun.images.scanning.scan import Survey
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput

@@ -7,11 +7,11 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trialrun.engine.stopping import KILLED
+from trialrun.engine.early_stopping import KILLED
 from trialrun.errors import CutBySignalError, TrialrunError
-from trialrun.store import describe_experiment, experiment_id, tracking_errors
-from trialrun.tracking.held import signals_held
-from trialrun.tracking.last_word import leave_behind
+from trialrun.mlflow_client import describe_experiment, experiment_id, tracking_errors
+from trialrun.tracking.deferred_signals import signals_held
+from trialrun.tracking.killed_status import leave_behind
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

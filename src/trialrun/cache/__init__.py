@@ -1,0 +1,1 @@
+"""The cache folder: its location, its size limit, eviction and leases."""

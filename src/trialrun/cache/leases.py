@@ -1,0 +1,93 @@
+"""Locks and leases of cache entries.
+
+One process at a time creates or deletes an entry: it holds the lock beside the entry. A process
+that uses an entry holds a lease on it, a locked file of its own in `<entry>.users`, until the
+process ends; eviction skips leased entries. The operating system releases the lock of a process
+that died, so a stale lease is recognised by its lock being free.
+"""
+
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from trialrun.files import lock_beside, storage_errors
+
+LEASES_SUFFIX = ".users"
+
+_leases: dict[Path, FileLock] = {}  # released when the process ends
+
+
+@contextmanager
+def lock_entry(entry: Path) -> Iterator[None]:
+    """Hold the lock of `entry`: no other process creates, opens or deletes it meantime.
+
+    Raises:
+        OSError: The cache cannot be written.
+    """
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock_beside(entry)):
+        yield
+
+
+@contextmanager
+def lock_or_report(entry: Path, *, waiting: str, report: Callable[[str], None]) -> Iterator[None]:
+    """Hold the lock of `entry`; report `waiting` first if another process holds it.
+
+    Raises:
+        StorageError: The cache cannot be written.
+    """
+    with storage_errors(entry.parent):
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(lock_beside(entry))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            report(waiting)
+            lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def acquire_lease(entry: Path) -> None:
+    """Protect `entry` from eviction while this process lives; requires the entry's lock.
+
+    Raises:
+        OSError: The cache cannot be written.
+    """
+    if entry in _leases and Path(_leases[entry].lock_file).exists():
+        return
+    leases = _leases_folder(entry)
+    leases.mkdir(exist_ok=True)
+    with suppress(OSError):  # the leases of another user may not be readable
+        is_leased(entry)  # removes stale leases
+    lease = FileLock(leases / f"{os.getpid()}-{uuid.uuid4().hex}")
+    lease.acquire()
+    _leases[entry] = lease
+
+
+def is_leased(entry: Path) -> bool:
+    """Whether a live process uses `entry`. Removes stale leases."""
+    leases, has_user = _leases_folder(entry), False
+    for path in list(leases.iterdir()) if leases.is_dir() else ():
+        try:
+            with FileLock(path).acquire(timeout=0):
+                path.unlink(missing_ok=True)
+        except Timeout:
+            has_user = True
+    return has_user
+
+
+def remove_leases(entry: Path) -> None:
+    """Delete the folder of leases of a deleted entry; requires the entry's lock."""
+    shutil.rmtree(_leases_folder(entry), ignore_errors=True)
+
+
+def _leases_folder(entry: Path) -> Path:
+    return entry.with_name(entry.name + LEASES_SUFFIX)

@@ -1,0 +1,65 @@
+"""Location and size limit of the cache folder, and its sub-folders."""
+
+import math
+import os
+import tempfile
+from pathlib import Path
+
+from trialrun.errors import InvalidParameterError
+
+CACHE_VARIABLE = "TRIALRUN_CACHE"
+CACHE_LIMIT_VARIABLE = "TRIALRUN_CACHE_GB"
+DEFAULT_CACHE_GB = 50.0
+
+_GB = 10**9
+
+
+def cache_folder() -> Path:
+    """`$TRIALRUN_CACHE`, else the user's cache folder, else a temporary folder."""
+    if named := os.environ.get(CACHE_VARIABLE):
+        return Path(named).expanduser()
+    if base := os.environ.get("XDG_CACHE_HOME"):
+        return Path(base) / "trialrun"
+    try:
+        return Path.home() / ".cache" / "trialrun"
+    except RuntimeError:
+        return Path(tempfile.gettempdir()) / "trialrun-cache"
+
+
+def cache_limit_bytes() -> int:
+    """Size limit of the cache: `$TRIALRUN_CACHE_GB` in 10^9 bytes, by default 50.
+
+    Raises:
+        InvalidParameterError: The variable is not a number, or negative.
+    """
+    text = os.environ.get(CACHE_LIMIT_VARIABLE) or str(DEFAULT_CACHE_GB)
+    try:
+        gigabytes = float(text)
+    except ValueError:
+        gigabytes = -1.0
+    if not 0 <= gigabytes < math.inf:
+        raise InvalidParameterError(
+            f"{CACHE_LIMIT_VARIABLE}={text} is not a size in gigabytes",
+            "Give a number such as 20; 0 caches no decoded images.",
+        )
+    return int(gigabytes * _GB)
+
+
+def decoded_folder() -> Path:
+    """Folder of decoded images, one sub-folder per dataset."""
+    return cache_folder() / "packs"
+
+
+def scans_folder() -> Path:
+    """Folder of file scans, which need not be repeated while the files stay unchanged."""
+    return cache_folder() / "ledgers"
+
+
+def archives_folder(cache: Path) -> Path:
+    """Folder of unpacked archives below `cache`."""
+    return cache / "archives"
+
+
+def digests_folder(cache: Path) -> Path:
+    """Folder of the sha256 digests of archives below `cache`."""
+    return cache / "digests"

@@ -1,0 +1,63 @@
+"""`trialrun reproduce`."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from trialrun.cli.app import Json, app
+from trialrun.cli.output import aligned, quieten_mlflow, show, show_json
+from trialrun.config.reproduce import DEFAULT_TOLERANCE
+
+if TYPE_CHECKING:
+    from trialrun.runs.inspection.reproduce import Reproduction
+
+
+@app.command()
+def reproduce(
+    run_id: Annotated[str, typer.Argument(help="A run's id, models:/NAME/3 or runs:/ID.")],
+    tolerance: Annotated[
+        float, typer.Option(min=0, help="Relative deviation of a metric that still counts as same.")
+    ] = DEFAULT_TOLERANCE,
+    allow_changed_data: Annotated[
+        bool, typer.Option("--allow-changed-data", help="Train although the data has changed.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Train RUN_ID again from its record and compare every epoch."""
+    from trialrun.runs.signals import cut_by_signals
+
+    with cut_by_signals():
+        quieten_mlflow()
+        from trialrun.cli.progress import Terminal
+        from trialrun.runs.inspection.reproduce import reproduce as train_again
+
+        with Terminal() as terminal:
+            result = train_again(
+                run_id,
+                tolerance=tolerance,
+                allow_changed_data=allow_changed_data,
+                observer=terminal,
+            )
+    if json:
+        show_json(result.to_json())
+        return
+    for line in _lines(result):
+        show(line)
+
+
+def _lines(result: "Reproduction") -> list[str]:
+    since = f" since epoch {result.since_epoch}" if result.since_epoch is not None else ""
+    rows = [
+        (each.metric, str(each.num_epochs), f"{each.largest:.3g}", str(each.first_epoch or "-"))
+        for each in result.history.deviations
+    ]
+    differences = [(name, str(then), str(now)) for name, (then, now) in result.differences.items()]
+    return [
+        *result.notes,
+        f"{result.verdict}{since}; weights "
+        + ("identical" if result.weights_identical else "differ")
+        + f"; run {result.run_id}",
+        *(f"data: {change}" for change in result.data_changes),
+        *aligned([("metric", "epochs", "largest deviation", "first in epoch"), *rows]),
+        *aligned([("differs", "then", "now"), *differences] if differences else []),
+    ]

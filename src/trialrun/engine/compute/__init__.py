@@ -1,0 +1,1 @@
+"""Devices, number formats and torch's process-wide state."""

@@ -1,0 +1,121 @@
+"""Random changes to training images, on whole batches, each image by a draw of its own.
+
+A draw depends on (seed, epoch, image), so that batch size, order and interruptions do not change
+what an image looks like. Tensor letters: N images, S the image size, P the stored size (P >= S).
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional
+
+from trialrun.engine.compute.device import sent
+from trialrun.engine.inputs.seeds import seed_for, uniforms
+from trialrun.images.decoding.transforms import Step
+
+# Area and aspect ratio of the crop: Szegedy et al. 2015, arXiv:1409.4842, section 6.
+_CROP_AREA = (0.08, 1.0)
+_CROP_RATIO = (3 / 4, 4 / 3)
+_NUM_DRAWS = 5  # area, ratio, left, top, mirror
+
+
+def augmented(
+    pixels: Tensor,
+    positions: NDArray[np.int64],
+    *,
+    augment: str,
+    epoch: int,
+    random_seed: int,
+    size: int | None = None,
+    steps: Sequence[Step] = (),
+) -> Tensor:
+    """(N, 3, P, P) uint8 images to (N, 3, S, S), S being `size` (P where it is None).
+
+    Changed as `augment` (none, flip, standard, strong) says; or by `steps`, the user's own list,
+    each image by draws of its own as well.
+    """
+    size = size or pixels.shape[-1]
+    if steps:
+        return _transformed(pixels, positions, steps, size, seed_for(random_seed, "steps", epoch))
+    if augment in ("none", "flip") and pixels.shape[-1] != size:
+        pixels = _square(pixels, size)
+    if augment == "none":
+        return pixels
+    draws = uniforms(seed_for(random_seed, "augment", epoch), positions, _NUM_DRAWS)
+    if augment == "flip":
+        return _mirrored(pixels, draws[:, 4])
+    cropped = _cropped(pixels, draws, size)
+    if augment == "standard":
+        return cropped
+    return _trivially_augmented(cropped, positions, epoch, random_seed)
+
+
+def _mirrored(pixels: Tensor, draws: NDArray[np.float64]) -> Tensor:
+    chosen = sent(torch.from_numpy(draws < 0.5), pixels.device).view(-1, 1, 1, 1)
+    return torch.where(chosen, pixels.flip(-1), pixels)
+
+
+def _square(images: Tensor, size: int) -> Tensor:
+    """Images of one size, their central squares resized."""
+    side = min(images.shape[-2:])
+    resized: Tensor = functional.resize(
+        functional.center_crop(images, [side, side]), [size, size], antialias=True
+    )
+    return resized
+
+
+def _cropped(pixels: Tensor, draws: NDArray[np.float64], size: int) -> Tensor:
+    """A random rectangle of each image, resized to `size`, half of them mirrored."""
+    area = _CROP_AREA[0] + draws[:, 0] * (_CROP_AREA[1] - _CROP_AREA[0])
+    log_low, log_high = math.log(_CROP_RATIO[0]), math.log(_CROP_RATIO[1])
+    ratio = np.exp(log_low + draws[:, 1] * (log_high - log_low))
+    width = np.minimum(np.sqrt(area * ratio), 1)
+    height = np.minimum(np.sqrt(area / ratio), 1)
+    mirror = np.where(draws[:, 4] < 0.5, -1.0, 1.0)
+    # affine_grid's coordinates run from -1 to 1: the centre may move within what is not cropped.
+    centre_x = (2 * draws[:, 2] - 1) * (1 - width)
+    centre_y = (2 * draws[:, 3] - 1) * (1 - height)
+    zero = np.zeros_like(width)
+    theta = np.stack([width * mirror, zero, centre_x, zero, height, centre_y], axis=1)
+    matrices = sent(torch.from_numpy(theta).float(), pixels.device).view(-1, 2, 3)
+    grid = F.affine_grid(matrices, [len(pixels), 3, size, size], align_corners=False)
+    sampled = F.grid_sample(pixels.float(), grid, padding_mode="border", align_corners=False)
+    return sampled.round_().clamp_(0, 255).to(torch.uint8)
+
+
+def _trivially_augmented(
+    pixels: Tensor, positions: NDArray[np.int64], epoch: int, random_seed: int
+) -> Tensor:
+    """TrivialAugment (Mueller and Hutter 2021, arXiv:2103.10158), drawn for each image."""
+    seed = seed_for(random_seed, "trivial", epoch)
+    return torch.stack(_each_by_its_draws(v2.TrivialAugmentWide(), pixels, positions, seed))
+
+
+def _transformed(
+    pixels: Tensor, positions: NDArray[np.int64], steps: Sequence[Step], size: int, seed: int
+) -> Tensor:
+    """Torchvision's transforms of those names in their order, then the square that is learned."""
+    transform = v2.Compose([getattr(v2, step.name)(**step.arguments) for step in steps])
+    changed = _each_by_its_draws(transform, pixels, positions, seed)
+    fitting = [
+        image if image.shape[-2:] == (size, size) else _square(image, size) for image in changed
+    ]
+    return torch.stack(fitting)
+
+
+def _each_by_its_draws(
+    transform: v2.Transform, pixels: Tensor, positions: NDArray[np.int64], seed: int
+) -> list[Tensor]:
+    changed = []
+    with torch.random.fork_rng(devices=[]):  # torchvision draws from the CPU's global generator
+        for image, position in zip(pixels, positions.tolist(), strict=True):
+            # torch.manual_seed would seed the GPU's as well, which dropout draws from.
+            torch.default_generator.manual_seed(seed_for(seed, "image", position))
+            changed.append(transform(image))
+    return changed

@@ -1,0 +1,20 @@
+"""Decoded images on disk, shared by epochs, trials, workers and ranks; each is decoded once."""
+
+from trialrun.image_cache.filter import (
+    MAX_UNREADABLE_FRACTION,
+    Skipped,
+    skipped_images,
+    usable_subset,
+)
+from trialrun.image_cache.open import DecodedImages, open_pack
+from trialrun.image_cache.store import Pack
+
+__all__ = [
+    "MAX_UNREADABLE_FRACTION",
+    "DecodedImages",
+    "Pack",
+    "Skipped",
+    "open_pack",
+    "skipped_images",
+    "usable_subset",
+]

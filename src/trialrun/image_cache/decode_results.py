@@ -1,0 +1,202 @@
+"""What decoding found of every image of a set: a reason where it failed, else how it looks."""
+
+import base64
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trialrun.files import write_atomically
+from trialrun.image_cache.perceptual_hash import (
+    Likenesses,
+    Sample,
+    as_array,
+    grays_of,
+    likenesses_of,
+    sample_of,
+)
+from trialrun.images.decoding.file_io import stamped_content_of
+from trialrun.images.decoding.header import PassingError, UndecodableError
+from trialrun.images.decoding.preprocessing import Preprocessing
+from trialrun.images.scanning.scan import CHANGED, Survey, is_as_seen
+from trialrun.images.scanning.thread_pool import ITEM_SECONDS, TOO_SLOW, batched, in_order
+
+Pixels = NDArray[np.uint8]
+# Takes a row's pixels in the thread that decoded them, where they are still in its processor's
+# cache; gives a checksum of them.
+Keep = Callable[[int, Pixels], int]
+
+JUDGED_TOGETHER = 64  # images that are counted at once
+_SMALL_PIXELS = 100 * 100
+_TOGETHER = 8  # images a thread decodes before it takes others, about 10 ms
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """One image as (S, S, 3) uint8, or the reason why there is none.
+
+    Where the pixels were kept elsewhere there are a checksum and a sample in their place. What
+    `is_passing` failed for want of something other than the file's bytes.
+    """
+
+    pixels: Pixels | None
+    reason: str = ""
+    sample: Sample | None = None
+    checksum: int = 0
+    is_passing: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Verdicts:
+    """A reason an image, empty where it is usable, and the likenesses.
+
+    With `num_passing` above 0 they hold for now alone and must not be kept: so many reasons are
+    none that the files' bytes give.
+    """
+
+    reasons: tuple[str, ...]
+    likenesses: Likenesses
+    num_passing: int = 0
+
+
+@dataclass(slots=True)
+class Tally:
+    """Verdicts while images come in."""
+
+    _reasons: list[str] = field(default_factory=list)
+    _grays: bytearray = field(default_factory=bytearray)
+    _num_passing: int = 0
+
+    def extend(self, decoded: Sequence[Decoded]) -> None:
+        """Count the next images."""
+        self._reasons += [each.reason for each in decoded]
+        self._grays += grays_of([each.sample for each in decoded])
+        self._num_passing += sum(each.is_passing for each in decoded)
+
+    def verdicts(self) -> Verdicts:
+        """Of all images; hashed now, when no other thread waits for Python's lock."""
+        likenesses = likenesses_of(bytes(self._grays))
+        return Verdicts(tuple(self._reasons), likenesses, self._num_passing)
+
+
+def decode_all(
+    surveyed: Survey,
+    preprocessing: Preprocessing,
+    rows: Sequence[int],
+    *,
+    threads: int,
+    seconds: float = ITEM_SECONDS,
+    keep: Keep | None = None,
+) -> Iterator[Decoded]:
+    """The images at `rows`, decoded by `threads` threads, in that order; `keep` takes the pixels.
+
+    A file whose bytes are no longer those that were surveyed is refused.
+    """
+    threads = min(threads, _worthwhile_threads(surveyed, rows))
+    return in_order(
+        _decoder(surveyed, preprocessing, keep),
+        rows,
+        threads=threads,
+        late=_too_slow,
+        seconds=seconds,
+        together=min(max(len(rows) // (2 * threads), 1), _TOGETHER),
+    )
+
+
+def _worthwhile_threads(surveyed: Survey, rows: Sequence[int]) -> int:
+    """1 where images are so small that threads would wait for Python's lock longer than they work.
+
+    Two threads took twice as long as one at 16 pixels a side, as long at 100, half as long at 256.
+    """
+    some = [surveyed.sightings[row] for row in rows[: _TOGETHER**2]]
+    mean_pixels = sum(seen.width * seen.height for seen in some) / max(len(some), 1)
+    return 1 if mean_pixels < _SMALL_PIXELS else sys.maxsize
+
+
+def judge(
+    surveyed: Survey,
+    preprocessing: Preprocessing,
+    *,
+    threads: int,
+    progress: Callable[[int], None],
+    seconds: float = ITEM_SECONDS,
+) -> Verdicts:
+    """Decode every image and keep the verdict alone."""
+    tally = Tally()
+    rows = range(len(surveyed.sightings))
+    decoded = decode_all(
+        surveyed, preprocessing, rows, threads=threads, seconds=seconds, keep=_keep_nothing
+    )
+    for some in batched(decoded, JUDGED_TOGETHER):
+        tally.extend(some)
+        progress(len(some))
+    return tally.verdicts()
+
+
+def _keep_nothing(_row: int, _pixels: Pixels) -> int:
+    return 0
+
+
+def _too_slow(_row: int) -> Decoded:
+    return Decoded(None, TOO_SLOW, is_passing=True)
+
+
+def _decoder(
+    surveyed: Survey, preprocessing: Preprocessing, keep: Keep | None
+) -> Callable[[int], Decoded]:
+    root, items, sightings = surveyed.images.root, surveyed.images.items, surveyed.sightings
+
+    def decoded(row: int) -> Decoded:
+        seen = sightings[row]
+        if seen.reason:
+            return Decoded(None, seen.reason)
+        try:
+            content = stamped_content_of(root, items[row].name)
+            if not is_as_seen(content, seen):
+                return Decoded(None, CHANGED, is_passing=True)
+            pixels = preprocessing.pixels(content.data).numpy().transpose(1, 2, 0)
+        except UndecodableError as error:
+            return Decoded(None, str(error), is_passing=isinstance(error, PassingError))
+        pixels = np.ascontiguousarray(pixels)
+        if keep is None:
+            return Decoded(pixels)
+        return Decoded(None, "", sample_of(pixels), keep(row, pixels))
+
+    return decoded
+
+
+def write_verdicts(path: Path, verdicts: Verdicts, facts: dict[str, Any]) -> None:
+    """Write the verdicts and what else is to be known, under a checksum: a part is no whole."""
+    content = json.dumps(
+        {
+            **facts,
+            "num_images": len(verdicts.reasons),
+            "reasons": {row: reason for row, reason in enumerate(verdicts.reasons) if reason},
+            "likenesses": base64.b64encode(verdicts.likenesses.tobytes()).decode(),
+        }
+    )
+    write_atomically(path, f"{sha256(content.encode()).hexdigest()}\n{content}\n")
+
+
+def read_verdicts(path: Path) -> tuple[Verdicts, dict[str, Any]] | None:
+    """What `write_verdicts` wrote; None where it is missing, damaged, or another version's."""
+    try:
+        checksum, content, _ = path.read_text("utf-8").split("\n")
+    except (OSError, ValueError):
+        return None
+    if sha256(content.encode()).hexdigest() != checksum:
+        return None
+    try:
+        facts = json.loads(content)
+        reasons = [""] * int(facts["num_images"])
+        for row, reason in facts["reasons"].items():
+            reasons[int(row)] = reason
+        return Verdicts(tuple(reasons), as_array(base64.b64decode(facts["likenesses"]))), facts
+    except (KeyError, TypeError, ValueError):
+        return None

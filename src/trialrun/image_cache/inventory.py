@@ -1,0 +1,93 @@
+"""Contents of the whole cache: decoded images, unpacked archives and file scans."""
+
+import shutil
+from dataclasses import dataclass
+from functools import partial
+
+from trialrun.cache.eviction import CacheEntry, enforce_limit
+from trialrun.cache.location import (
+    archives_folder,
+    cache_folder,
+    decoded_folder,
+    digests_folder,
+    scans_folder,
+)
+from trialrun.files import sweep_idle
+from trialrun.image_cache.entries import Described, clear, described, evictable
+from trialrun.images.formats.archives import (
+    UnpackedArchive,
+    delete_if_idle,
+    list_unpacked_archives,
+    try_delete_if_idle,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ClearedCache:
+    """Numbers of deleted entries, their size in bytes, and numbers of those that remain.
+
+    Archives in use remain, and entries that this user is not permitted to delete.
+    """
+
+    num_packs: int
+    num_archives: int
+    num_bytes: int
+    num_in_use: int
+    num_not_allowed: int
+
+
+def list_decoded() -> list[Described]:
+    """List the decoded datasets, least recently used first."""
+    return described(decoded_folder())
+
+
+def list_archives() -> list[UnpackedArchive]:
+    """List the unpacked archives, least recently used first."""
+    return list_unpacked_archives(archives_folder(cache_folder()))
+
+
+def list_evictable_archives() -> list[CacheEntry]:
+    """List the unpacked archives as entries to evict; those in use refuse deletion."""
+    return [
+        CacheEntry(
+            archive.contents.num_bytes, archive.used, partial(try_delete_if_idle, archive.folder)
+        )
+        for archive in list_archives()
+    ]
+
+
+def enforce_cache_limit() -> None:
+    """Evict decoded images and idle archives until both are within the cache's size limit.
+
+    Raises:
+        InvalidParameterError: The configured limit is not a size.
+    """
+    if archives := list_evictable_archives():
+        folders = (decoded_folder(), archives_folder(cache_folder()))
+        enforce_limit(cache_folder(), [*evictable(decoded_folder()), *archives], folders)
+
+
+def clear_cache() -> ClearedCache:
+    """Delete decoded images, file scans and all unpacked archives that no process uses."""
+    decoded = clear(decoded_folder())
+    archives = list_archives()
+    outcomes = [_delete_archive(archive) for archive in archives]
+    deleted = [archive for archive, gone in zip(archives, outcomes, strict=True) if gone]
+    sweep_idle(archives_folder(cache_folder()))
+    for folder in (scans_folder(), digests_folder(cache_folder())):
+        shutil.rmtree(folder, ignore_errors=True)
+    return ClearedCache(
+        decoded.num_packs,
+        len(deleted),
+        decoded.num_bytes + sum(archive.contents.num_bytes for archive in deleted),
+        outcomes.count(False),
+        decoded.num_left + outcomes.count(None),
+    )
+
+
+def _delete_archive(archive: UnpackedArchive) -> bool | None:
+    """Return True if deleted, False if the archive is in use, None if deletion is not permitted."""
+    try:
+        return delete_if_idle(archive.folder)
+    except OSError:
+        return None

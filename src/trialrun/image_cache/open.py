@@ -1,0 +1,206 @@
+"""The decoded images of a surveyed set: found in the cache, made, or decoded as they are asked for.
+
+A pack's key is the hash of its files' contents, of the preprocessing and of the decoder's version,
+so that a pack is never stale and the same images under other names are not decoded again.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from trialrun.cache.eviction import CacheEntry, evict_lru
+from trialrun.cache.leases import lock_or_report
+from trialrun.errors import StorageError
+from trialrun.files import new_directory, remove_whole, sweep_drafts, sweep_idle
+from trialrun.image_cache import entries
+from trialrun.image_cache.decode_results import judge, read_verdicts, write_verdicts
+from trialrun.image_cache.on_the_fly import LiveImages, live_images
+from trialrun.image_cache.perceptual_hash import Likenesses
+from trialrun.image_cache.store import Pack, pack_bytes, read_pack, sync_later, write_pack
+from trialrun.images.decoding.decode import DECODER_VERSION
+from trialrun.images.decoding.preprocessing import Preprocessing
+from trialrun.images.scanning.scan import Survey, no_progress
+
+_FORMAT = 6  # of the files of a pack
+
+
+class DecodedImages(Protocol):
+    """A row an image of a set; a `Pack`, or what stands in for one."""
+
+    reasons: tuple[str, ...]
+    likenesses: Likenesses
+    num_decoded: int
+
+    def usable(self) -> list[int]:
+        """The rows that hold an image."""
+        ...
+
+    def pixels(self, rows: NDArray[np.int64]) -> Tensor:
+        """(N, 3, S, S) uint8, the images at `rows` in that order."""
+        ...
+
+
+def no_note(_text: str) -> None:
+    """Tell nobody."""
+
+
+def nothing_else() -> Sequence[CacheEntry]:
+    """Only packs may go for a new one."""
+    return ()
+
+
+def open_pack(
+    surveyed: Survey,
+    preprocessing: Preprocessing,
+    folder: Path,
+    *,
+    threads: int,
+    limit_bytes: int,
+    progress: Callable[[int], None] = no_progress,
+    note: Callable[[str], None] = no_note,
+    others: Callable[[], Sequence[CacheEntry]] = nothing_else,
+) -> DecodedImages:
+    """The decoded images of a surveyed set: the pack below `folder`, made if it is not there.
+
+    For a new pack older ones go, and of `others` too what was used longer ago. Where it would still
+    not fit under `limit_bytes` or on the disk, images are decoded as they are asked for, and `note`
+    is told.
+
+    Raises:
+        StorageError: The folder cannot be written.
+    """
+    place = folder / pack_key(surveyed, preprocessing)
+    if (found := read_pack(place, threads=threads)) is not None:
+        entries.touch(place)
+        sync_later(place)
+        return found
+    source = surveyed.images.source
+    waiting = f"another process is decoding {source}; waiting for it"
+    with lock_or_report(place, waiting=waiting, report=note):
+        if (found := read_pack(place, threads=threads)) is not None:
+            return found  # another process made it meanwhile
+        sweep_drafts(place)
+        if place.exists():
+            note(f"the cached copy of {source} is damaged and is made again")
+            remove_whole(place)
+        made = None
+        being_written = sweep_idle(folder)
+        kept = [*entries.evictable(folder), *others()]
+        room = _Room(folder, limit_bytes, being_written)
+        if _has_room(surveyed, preprocessing, room, kept, note):
+            made = _made(surveyed, preprocessing, place, threads, progress, note)
+        return made or _live(surveyed, preprocessing, place, threads, progress, note)
+
+
+@dataclass(frozen=True, slots=True)
+class _Room:
+    """Where packs lie, how many bytes they may have, and how many others are writing there now."""
+
+    folder: Path
+    limit_bytes: int
+    being_written: int
+
+
+def _has_room(
+    surveyed: Survey,
+    preprocessing: Preprocessing,
+    room: _Room,
+    kept: Sequence[CacheEntry],
+    note: Callable[[str], None],
+) -> bool:
+    assert preprocessing.image_size is not None, "a pack has one size"
+    needed = pack_bytes(len(surveyed.sightings), preprocessing.image_size)
+    if evict_lru(room.folder, kept, needed, limit_bytes=room.limit_bytes - room.being_written):
+        return True
+    others = f", {room.being_written / 1e9:.3g} GB being written" if room.being_written else ""
+    note(
+        f"{surveyed.images.source} would take {needed / 1e9:.3g} GB decoded, which does not fit "
+        f"into {room.folder} (limit {room.limit_bytes / 1e9:g} GB{others}): images are decoded as "
+        "they are needed"
+    )
+    return False
+
+
+def _made(
+    surveyed: Survey,
+    preprocessing: Preprocessing,
+    place: Path,
+    threads: int,
+    progress: Callable[[int], None],
+    note: Callable[[str], None],
+) -> Pack | None:
+    """A new pack; None where the disk turned out to be too small after all.
+
+    It is mapped before it has its name: another process may delete it from then on.
+    """
+    made, num_passing = None, 0
+    try:
+        with suppress(_NotKeptError), new_directory(place, durable=False) as draft:
+            written = write_pack(surveyed, preprocessing, draft, threads=threads, progress=progress)
+            made = read_pack(draft, threads=threads, check=False)
+            if made is None:
+                raise StorageError(f"{draft} does not hold what was written")
+            made.num_decoded = len(surveyed.sightings)
+            if num_passing := written.num_passing:
+                raise _NotKeptError
+    except StorageError as error:
+        note(f"{error}; images are decoded as they are needed")
+        return None
+    if num_passing:
+        _tell_not_kept(surveyed, num_passing, note)
+    else:
+        sync_later(place)
+    return made
+
+
+class _NotKeptError(Exception):
+    """What was decoded serves this run and is then forgotten."""
+
+
+def _tell_not_kept(surveyed: Survey, num_passing: int, note: Callable[[str], None]) -> None:
+    note(
+        f"{num_passing} images in {surveyed.images.source} could not be decoded for a reason that "
+        "may pass: the next run decodes the set again"
+    )
+
+
+def _live(
+    surveyed: Survey,
+    preprocessing: Preprocessing,
+    place: Path,
+    threads: int,
+    progress: Callable[[int], None],
+    note: Callable[[str], None],
+) -> LiveImages:
+    """Images without a pack; what a first look at all of them found is kept if it is to last."""
+    path = place.with_name(place.name + entries.VERDICTS_SUFFIX)
+    num_decoded = 0
+    if (found := read_verdicts(path)) is not None:
+        verdicts = found[0]
+    else:
+        verdicts = judge(surveyed, preprocessing, threads=threads, progress=progress)
+        num_decoded = len(surveyed.sightings)
+        if verdicts.num_passing:
+            _tell_not_kept(surveyed, verdicts.num_passing, note)
+        else:
+            with suppress(StorageError):  # the next run looks again
+                write_verdicts(path, verdicts, {})
+    return live_images(surveyed, preprocessing, verdicts, threads=threads, num_decoded=num_decoded)
+
+
+def pack_key(surveyed: Survey, preprocessing: Preprocessing) -> str:
+    """The name of a set's pack: what of its files and its preprocessing decides the pixels."""
+    spatial = {**preprocessing.to_json(), "mean": None, "std": None}
+    version = json.dumps([_FORMAT, DECODER_VERSION, spatial], sort_keys=True)
+    digest = hashlib.sha256(version.encode() + b"\n")
+    for seen in surveyed.sightings:
+        digest.update(f"{seen.sha256 or seen.reason}\n".encode())
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Checks of an image set: classes, duplicates, groups."""

@@ -1,0 +1,124 @@
+"""Archives unpacked into the cache: their contents, listing and deletion."""
+
+import errno
+import json
+import os
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from trialrun.cache.leases import (
+    LEASES_SUFFIX,
+    acquire_lease,
+    is_leased,
+    lock_entry,
+    remove_leases,
+)
+from trialrun.files import as_json, remove_whole, write_atomically
+
+_CONTENTS_SUFFIX = ".json"
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveContents:
+    """Name of an archive, number of files unpacked from it, and their size in bytes."""
+
+    source: str
+    num_files: int
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class UnpackedArchive:
+    """An unpacked archive: its folder, its contents, and its last use (s since 1970)."""
+
+    folder: Path
+    contents: ArchiveContents
+    used: float
+
+
+def mark_used(folder: Path, source: str) -> None:
+    """Record a use of an unpacked archive and lease it; requires the lock of `folder`.
+
+    Raises:
+        OSError: The cache cannot be written.
+    """
+    acquire_lease(folder)
+    path = _contents_path(folder)
+    if path.exists():
+        os.utime(path)
+    else:
+        write_atomically(path, as_json(asdict(_count_contents(folder, source))))
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether no unpacked file is missing; programs that clean up by age may delete some."""
+    contents = _read_contents(folder)
+    return contents is None or contents.num_files == sum(
+        len(files) for _, _, files in os.walk(folder)
+    )
+
+
+def list_unpacked_archives(folder: Path) -> list[UnpackedArchive]:
+    """List the archives unpacked below `folder`, least recently used first."""
+    found = []
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.is_dir() and not path.name.startswith(".") and path.suffix != LEASES_SUFFIX:
+            with suppress(OSError):  # another process deletes it at the same time
+                found.append(_describe(path))
+    return sorted(found, key=lambda archive: archive.used)
+
+
+def delete_if_idle(folder: Path) -> bool:
+    """Delete an unpacked archive unless a process uses it; return whether it was deleted.
+
+    Raises:
+        OSError: Deletion is not permitted.
+    """
+    with lock_entry(folder):
+        if is_leased(folder):
+            return False
+        delete_unpacked(folder)
+        remove_leases(folder)
+    return True
+
+
+def try_delete_if_idle(folder: Path) -> bool:
+    """Delete an unpacked archive if it is idle and deletable; return whether it was deleted."""
+    try:
+        return delete_if_idle(folder)
+    except OSError:
+        return False
+
+
+def delete_unpacked(folder: Path) -> None:
+    """Delete an unpacked archive even if it is in use; requires the lock of `folder`.
+
+    Raises:
+        OSError: Deletion is not permitted.
+    """
+    if not remove_whole(folder):
+        raise PermissionError(errno.EACCES, "deletion is not permitted")
+    _contents_path(folder).unlink(missing_ok=True)
+
+
+def _describe(folder: Path) -> UnpackedArchive:
+    if (contents := _read_contents(folder)) is not None:
+        return UnpackedArchive(folder, contents, _contents_path(folder).stat().st_mtime)
+    return UnpackedArchive(folder, _count_contents(folder, folder.name), folder.stat().st_mtime)
+
+
+def _read_contents(folder: Path) -> ArchiveContents | None:
+    try:
+        return ArchiveContents(**json.loads(_contents_path(folder).read_text()))
+    except (OSError, ValueError, TypeError):  # older versions wrote none
+        return None
+
+
+def _count_contents(folder: Path, source: str) -> ArchiveContents:
+    sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
+    return ArchiveContents(source, len(sizes), sum(sizes))
+
+
+def _contents_path(folder: Path) -> Path:
+    return folder.with_name(folder.name + _CONTENTS_SUFFIX)

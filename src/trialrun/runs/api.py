@@ -1,0 +1,46 @@
+"""A training from settings to result, with signals heeded from the first moment to the last."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+from trialrun.engine.compute.openmp import spinning_limited
+from trialrun.errors import CutBySignalError
+from trialrun.mlflow_client import settings_restored
+from trialrun.runs.signals import cut_by_signals, passed_on
+from trialrun.runs.training.plan import plan_training
+
+if TYPE_CHECKING:
+    from trialrun.runs.callbacks import Observer
+    from trialrun.runs.training.result import TrainResult
+
+
+def run_training(
+    settings: Mapping[str, Any],
+    watch: "Callable[[], AbstractContextManager[Observer]] | None" = None,
+) -> "TrainResult":
+    """Plan and train; torch and MLflow are loaded once the plan stands.
+
+    Raises:
+        TrialrunError: As its kinds say.
+        CutBySignalError: A signal came; whatever run there was has ended as KILLED.
+    """
+    with cut_by_signals():
+        try:
+            plan = plan_training(settings)
+            from trialrun.runs.training.run import train
+
+            with watch() if watch else nullcontext() as observer:
+                return train(plan, observer)
+        except CutBySignalError:
+            from trialrun.tracking import kill_unopened_run
+
+            kill_unopened_run()
+            raise
+
+
+@contextmanager
+def called_by_program() -> Iterator[None]:
+    """A library call: the program keeps its signal handlers, environment and MLflow settings."""
+    with spinning_limited(), settings_restored(), passed_on():
+        yield

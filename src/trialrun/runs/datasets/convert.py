@@ -1,0 +1,36 @@
+"""Writes any dataset as an ImageDirectory."""
+
+from pathlib import Path
+
+from trialrun.image_cache import skipped_images
+from trialrun.image_cache.inventory import enforce_cache_limit
+from trialrun.images.formats.image_directory_writer import Written, write_image_directory
+from trialrun.runs.callbacks import Observer, Silent
+from trialrun.runs.datasets.check import CheckedSet, check_set
+from trialrun.runs.datasets.outputs import check_outside, output_folder
+from trialrun.runs.datasets.sources import open_source
+
+
+def convert(source: str, out: str, *, observer: Observer | None = None) -> Written:
+    """Write DATA as an ImageDirectory; images that cannot be read are left out and noted.
+
+    Raises:
+        TrialrunError: DATA cannot be opened, or `out` exists or cannot be written.
+    """
+    folder = output_folder(out)
+    images = open_source(source)
+    check_outside(folder, images)
+    enforce_cache_limit()
+    checked = check_set(images, observer or Silent())
+    return write_set(checked, folder, observer or Silent())
+
+
+def write_set(
+    checked: CheckedSet, out: Path, observer: Observer, named: Path | None = None
+) -> Written:
+    """Write the usable images of a checked set to `out`; report the others."""
+    for each in skipped_images(checked.images, checked.decoded.reasons):
+        observer.note(f"left out {each.name}: {each.reason}")
+    for note in checked.images.notes:
+        observer.note(f"{checked.images.source}: {note}")
+    return write_image_directory(checked.surveyed, checked.decoded.reasons, out, named=named)

@@ -1,0 +1,1 @@
+"""Promotion to an alias and its history."""

@@ -1,0 +1,120 @@
+"""Who held an alias from when to when, as people and programs read it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from trialrun.config.promote import CHAMPION
+from trialrun.mlflow_client import connect, tracking_errors, without_credentials
+from trialrun.registry.alias import read_succession
+from trialrun.registry.history import Succession, previous_alias
+from trialrun.registry.rollback import roll_back
+from trialrun.registry.versions import newest_there
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+
+@dataclass(frozen=True, slots=True)
+class Reign:
+    """One version's time as holder of the alias."""
+
+    version: str | None
+    since: str | None
+    until: str | None
+    kind: str
+    replaced: str | None
+    user: str | None
+    reason: str
+    data: str | None
+    data_digest: str | None
+    figures: Mapping[str, float]
+    run_id: str | None
+    run_url: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """An alias's holders, oldest first; the last one holds it now."""
+
+    name: str
+    alias: str
+    holder: str | None
+    previous: str | None
+    reigns: tuple[Reign, ...]
+
+
+def history(name: str, alias: str = CHAMPION) -> History:
+    """Who was `alias` of `name`, from when to when, and why.
+
+    Raises:
+        TrackingError: There is no such model, or the store fails.
+    """
+    client = connect()
+    return _told(client, read_succession(client, name, alias))
+
+
+def rollback(name: str, reason: str, alias: str = CHAMPION) -> dict[str, Any]:
+    """Give `alias` back to the version before; what was done, as plain values.
+
+    Raises:
+        PromotionRefusedError: Nobody held it before, or somebody moved it meanwhile.
+        TrialrunError: As `registry.rollback` says.
+    """
+    client = connect()
+    entry = roll_back(client, name, alias, reason)
+    earlier = read_succession(client, name, alias).earlier()
+    return {
+        "name": name,
+        "alias": alias,
+        "version": entry.version,
+        "from_version": entry.replaced,
+        previous_alias(alias): newest_there(client, name, earlier),
+        "reason": entry.reason,
+        "at": entry.at,
+        "user": entry.user,
+    }
+
+
+def _told(client: "MlflowClient", succession: Succession) -> History:
+    reigns = tuple(
+        Reign(
+            version=tenure.entry.version,
+            since=tenure.entry.at,
+            until=tenure.until,
+            kind=tenure.entry.kind,
+            replaced=tenure.entry.replaced,
+            user=tenure.entry.user,
+            reason=tenure.entry.reason,
+            data=tenure.entry.data,
+            data_digest=tenure.entry.data_digest,
+            figures=tenure.entry.figures,
+            run_id=tenure.entry.run_id,
+            run_url=_url(client, tenure.entry.run_id),
+        )
+        for tenure in succession.tenures()
+    )
+    return History(
+        succession.name,
+        succession.alias,
+        succession.holder,
+        newest_there(client, succession.name, succession.earlier()),
+        reigns,
+    )
+
+
+def _url(client: "MlflowClient", run_id: str | None) -> str | None:
+    """The run's page, where the store is a server."""
+    server = without_credentials(str(client.tracking_uri)).rstrip("/")
+    if run_id is None or not server.startswith(("http://", "https://")):
+        return None
+    from mlflow.exceptions import MlflowException
+
+    with tracking_errors(f"run {run_id} cannot be read"):
+        try:
+            experiment = client.get_run(run_id).info.experiment_id
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return None  # deleted for good; the history outlives it
+    return f"{server}/#/experiments/{experiment}/runs/{run_id}"

@@ -1,0 +1,165 @@
+"""What a version is judged by: its answers on the test images, beside the champion's."""
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trialrun.config.promote import PromoteConfig
+from trialrun.engine.compute.device import find_device
+from trialrun.images.scanning.scan import Survey
+from trialrun.models.classifier import ImageClassifier
+from trialrun.models.open import open_classifier
+from trialrun.registry import model_folder
+from trialrun.registry.gates import Evidence, Overlap
+from trialrun.registry.versions import TRAINED_ON, Version, file_hashes
+from trialrun.report.bootstrap import Resampling
+from trialrun.report.metrics import recall_by_class, values_of
+from trialrun.report.paired import PairedComparison, compare
+from trialrun.runs.evaluation.evaluate import record_metrics
+from trialrun.runs.evaluation.predictions import (
+    AnsweredImages,
+    answered,
+    answers,
+    keep,
+    readable_rows,
+)
+from trialrun.runs.evaluation.score import contents
+from trialrun.runs.evaluation.tables import record_tables
+from trialrun.scoring import move_to, score
+from trialrun.tracking import TrackedRun
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+CHAMPION_PREDICTIONS = "champion_predictions.parquet"
+_LATENCY_IMAGES, _WARM_UP_IMAGES = 30, 3
+_BYTES_PER_MB = 1e6
+
+
+@dataclass(frozen=True, slots=True)
+class Contest:
+    """Two versions' answers on the same images, and the evidence they make; one where alone."""
+
+    challenger: Version
+    champion: Version | None
+    mine: AnsweredImages
+    theirs: AnsweredImages | None
+    evidence: Evidence
+
+
+def contested(
+    client: "MlflowClient",
+    config: PromoteConfig,
+    surveyed: Survey,
+    challenger: Version,
+    champion: Version | None,
+) -> Contest:
+    """Have the versions answer the images of `surveyed`.
+
+    Raises:
+        TrialrunError: A model cannot be fetched or opened, or no image be read.
+    """
+    folder = model_folder(challenger.uri)
+    device = find_device(config.device)
+    network = move_to(open_classifier(folder), device)
+    scores = answers(network, surveyed)
+    rival = move_to(open_classifier(model_folder(champion.uri)), device) if champion else None
+    rival_scores = answers(rival, surveyed) if rival else scores
+    rows = readable_rows(surveyed, scores, rival_scores)
+    mine = answered(surveyed, rows, network.classes, scores)
+    theirs = answered(surveyed, rows, rival.classes, rival_scores) if rival else None
+    evidence = Evidence(
+        metrics=values_of(mine.predictions),
+        size_mb=_folder_bytes(folder) / _BYTES_PER_MB,
+        latency_ms=_latency_ms(network, surveyed) if config.max_latency_ms is not None else None,
+        overlaps=_overlaps(client, surveyed, challenger, champion),
+        class_differences=_class_differences(
+            surveyed, network.classes, rival.classes if rival else None
+        ),
+        comparison=_comparison(config, mine, theirs),
+        recall=recall_by_class(mine.predictions),
+        champion_recall=recall_by_class(theirs.predictions) if theirs else {},
+    )
+    return Contest(challenger, champion, mine, theirs, evidence)
+
+
+def _comparison(
+    config: PromoteConfig, mine: AnsweredImages, theirs: AnsweredImages | None
+) -> PairedComparison | None:
+    if theirs is None:
+        return None
+    resampling = Resampling(
+        draws=config.draws, confidence=config.confidence, random_seed=config.random_seed
+    )
+    return compare(config.metric, theirs.predictions, mine.predictions, resampling)
+
+
+def _overlaps(
+    client: "MlflowClient", surveyed: Survey, *versions: Version | None
+) -> tuple[Overlap, ...]:
+    test = {seen.sha256 for seen in surveyed.sightings} - {""}
+    found = []
+    for version in versions:
+        if version is None:
+            continue
+        hashes = file_hashes(client, version.origin.run_id)
+        count = None if hashes is None else len(test & hashes[TRAINED_ON])
+        found.append(Overlap(f"version {version.number}", count))
+    return tuple(found)
+
+
+def _class_differences(
+    surveyed: Survey, classes: Sequence[str], rival: Sequence[str] | None
+) -> tuple[str, ...]:
+    known, labelled = set(classes), set(surveyed.images.classes)
+    told = [("the challenger lacks, though the test data has it", labelled - known)]
+    if rival is not None:
+        told += [
+            ("only the challenger knows", known - set(rival)),
+            ("only the champion knows", set(rival) - known),
+        ]
+    return tuple(f"{what}: {', '.join(sorted(names))}" for what, names in told if names)
+
+
+def _folder_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _latency_ms(network: ImageClassifier, surveyed: Survey) -> float:
+    """From one image's bytes to its probabilities, the median of a few.
+
+    On a GPU too: `score` returns what the GPU has computed.
+    """
+    data = [each for each in contents(surveyed.images) if each is not None][:_LATENCY_IMAGES]
+    seconds = []
+    for each in data[:_WARM_UP_IMAGES] + data:
+        started = time.perf_counter()
+        list(score(network, [each]))
+        seconds.append(time.perf_counter() - started)
+    return 1000 * statistics.median(seconds[_WARM_UP_IMAGES:] or [float("nan")])
+
+
+def record(run: TrackedRun, surveyed: Survey, contest: Contest) -> None:
+    """Keep the evidence with `run`: figures, tables and both versions' answers."""
+    evidence = contest.evidence
+    figures = dict(evidence.metrics) | {"size_mb": evidence.size_mb}
+    if evidence.latency_ms is not None:
+        figures["latency_ms"] = evidence.latency_ms
+    if (found := evidence.comparison) is not None:
+        figures |= {
+            "difference": found.difference,
+            "difference_low": found.low,
+            "difference_high": found.high,
+            "mcnemar_p": found.mcnemar_p,
+        }
+    record_metrics(run, figures, surveyed, contest.challenger.origin.model_id)
+    record_tables(run, contest.mine.predictions)
+    keep(run, contest.mine)
+    if contest.champion and contest.theirs:
+        keep(run, contest.theirs, name=CHAMPION_PREDICTIONS)
+        figures = values_of(contest.theirs.predictions)
+        named = {f"champion_{metric}": value for metric, value in figures.items()}
+        record_metrics(run, named, surveyed, contest.champion.origin.model_id)

@@ -1,0 +1,172 @@
+"""A plan's image sets as pixels: surveyed, decoded once, and what could not be decoded left out."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from trialrun.cache.location import cache_limit_bytes, decoded_folder
+from trialrun.config import AUTO_TEXT
+from trialrun.engine.inputs.batches import LabelledPixels
+from trialrun.errors import InvalidParameterError
+from trialrun.image_cache import DecodedImages, Skipped, open_pack, skipped_images, usable_subset
+from trialrun.image_cache.inventory import list_evictable_archives
+from trialrun.images import ImageSet, label_indices, printable
+from trialrun.images.decoding.preprocessing import Preprocessing
+from trialrun.images.decoding.transforms import (
+    MAX_SIDE,
+    Step,
+    fixed_steps,
+    side_after,
+    split_at_chance,
+)
+from trialrun.images.scanning.scan import Survey, auto_image_size
+from trialrun.images.scanning.thread_pool import num_threads
+from trialrun.models.initial import ExpectedInput
+from trialrun.runs.callbacks import DECODING, Observer
+from trialrun.runs.datasets.leakage import Findings, look_for
+from trialrun.runs.datasets.scan import surveyed_set
+from trialrun.runs.training.initial import describe_initial, likely_mistakes
+from trialrun.runs.training.plan import TrainPlan
+
+TRAIN_MARGIN = 8 / 7  # 256 for 224, as torchvision's recipes have it
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedSet:
+    """One set, decoded: its files, why each was skipped if it was, what is learned from."""
+
+    surveyed: Survey
+    decoded: DecodedImages
+    pixels: LabelledPixels
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """One an image, empty where it is used."""
+        return self.decoded.reasons
+
+    @property
+    def skipped(self) -> list[Skipped]:
+        """The images that were left out."""
+        return skipped_images(self.surveyed.images, self.reasons)
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedData:
+    """Both sets, the preprocessing that inference does, and what training does besides."""
+
+    preprocessing: Preprocessing
+    train: PreparedSet
+    valid: PreparedSet
+    findings: Findings
+    train_steps: tuple[Step, ...] = ()
+
+    @property
+    def num_decoded(self) -> int:
+        """Images that were decoded for it; 0 where both packs were found."""
+        return self.train.decoded.num_decoded + self.valid.decoded.num_decoded
+
+
+def prepare(plan: TrainPlan, observer: Observer) -> PreparedData:
+    """Survey and decode both sets, and look for what is in both and for settings to doubt.
+
+    Raises:
+        InvalidModelDirectoryError: What describes the model cannot be read.
+        InvalidParameterError: The initial weights are of another image size.
+        InvalidDatasetError: Too many images cannot be read, or a class has none left.
+        StorageError: The cache folder cannot be written.
+    """
+    initial = describe_initial(plan)
+    for text in likely_mistakes(plan.config, initial):
+        observer.note(text)
+    surveys = [surveyed_set(images, observer) for images in (plan.train, plan.valid)]
+    expected = initial.expected_input
+    size = _image_size(plan, surveys, expected)
+    preprocessing = Preprocessing(size, expected.mean, expected.std, fixed_steps(plan.steps))
+    stored, train_steps = _stored_for_training(plan, preprocessing)
+    train = _prepared(surveys[0], stored, plan, observer)
+    valid = _prepared(surveys[1], preprocessing, plan, observer)
+    findings = look_for(surveys, [train.decoded, valid.decoded])
+    for note in findings.notes():
+        observer.note(note)
+    return PreparedData(preprocessing, train, valid, findings, train_steps)
+
+
+def _image_size(plan: TrainPlan, surveys: Sequence[Survey], expected: ExpectedInput) -> int:
+    if plan.config.image_size != AUTO_TEXT:
+        size = int(plan.config.image_size)
+    elif listed := side_after(fixed_steps(plan.steps)) or side_after(plan.steps):
+        size = listed
+    else:
+        return expected.choose_size(auto_image_size(surveys, most=expected.weights_size))
+    if expected.only_size not in (None, size):
+        raise InvalidParameterError(
+            f"{plan.config.model}'s initial weights take images of {expected.only_size} pixels, "
+            f"not {size}",
+            f"Set image_size={expected.only_size}.",
+        )
+    return size
+
+
+def _stored_for_training(
+    plan: TrainPlan, preprocessing: Preprocessing
+) -> tuple[Preprocessing, tuple[Step, ...]]:
+    """How training images are kept, and which steps are left to be drawn for every epoch.
+
+    What crops at random is given an eighth more than it needs, so that it does not enlarge.
+    """
+    assert preprocessing.image_size is not None
+    with_margin = round(preprocessing.image_size * TRAIN_MARGIN)
+    if not plan.steps:
+        crops = plan.config.augment in ("standard", "strong")
+        return (replace(preprocessing, image_size=with_margin) if crops else preprocessing), ()
+    kept, drawn = split_at_chance(plan.steps)
+    if not drawn:
+        return preprocessing, ()
+    crops = any(step.name in ("RandomResizedCrop", "RandomCrop") for step in drawn)
+    side = side_after(kept) or (with_margin if crops else preprocessing.image_size)
+    return replace(preprocessing, image_size=min(side, MAX_SIDE), steps=kept), drawn
+
+
+def _prepared(
+    surveyed: Survey, preprocessing: Preprocessing, plan: TrainPlan, observer: Observer
+) -> PreparedSet:
+    for note in surveyed.images.notes:
+        observer.note(f"{surveyed.images.source}: {note}")
+    observer.scanning(DECODING, len(surveyed.images))
+    decoded = open_pack(
+        surveyed,
+        preprocessing,
+        decoded_folder(),
+        threads=num_threads(),
+        limit_bytes=cache_limit_bytes(),
+        progress=observer.scanned,
+        note=observer.note,
+        others=list_evictable_archives,
+    )
+    usable = usable_subset(surveyed.images, decoded.reasons, strict=plan.config.strict)
+    prepared = PreparedSet(surveyed, decoded, _labelled(decoded, usable, plan.classes))
+    _tell(prepared, observer)
+    return prepared
+
+
+def _tell(prepared: PreparedSet, observer: Observer) -> None:
+    """Name what was skipped, and count what is odd: the manifest names the latter."""
+    for each in prepared.skipped:
+        observer.note(f"skipped {each.name}: {each.reason}")
+    surveyed = prepared.surveyed
+    odd = [
+        f"{printable(item.name)} {seen.warning}"
+        for item, seen, reason in zip(
+            surveyed.images.items, surveyed.sightings, prepared.reasons, strict=True
+        )
+        if seen.warning and not reason
+    ]
+    if odd:
+        observer.note(f"{len(odd)} images in {surveyed.images.source} are odd, such as {odd[0]}")
+
+
+def _labelled(pack: DecodedImages, usable: ImageSet, classes: Iterable[str]) -> LabelledPixels:
+    labels = label_indices(usable.items, tuple(classes))
+    rows = np.asarray(pack.usable(), dtype=np.int64)
+    return LabelledPixels(pack, rows, np.asarray(labels, dtype=np.int64))

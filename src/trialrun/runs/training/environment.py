@@ -1,0 +1,76 @@
+"""What a run computed with: versions, machine, threads, and which trialrun.
+
+Two runs of one record give the same bits where these agree.
+"""
+
+import hashlib
+import json
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trialrun import errors
+from trialrun.engine.compute.precision import Arithmetic
+
+ENVIRONMENT = "environment.json"
+FOLDER_TAG = "trialrun.folder"  # that a run was started in, to which its paths are relative
+# What can change a number: arithmetic, decoding, drawing.
+_PACKAGES = ("trialrun", "torch", "torchvision", "numpy", "pillow", "safetensors", "mlflow")
+
+
+def environment(math: Arithmetic) -> dict[str, Any]:
+    """Plain values, flat: name to text or number."""
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "device": _device_name(math),
+        "num_threads": torch.get_num_threads(),
+        **{name: _version(name) for name in _PACKAGES},
+        "cuda": torch.version.cuda,
+        "code_sha256": code_sha256(),
+    }
+
+
+def code_sha256() -> str:
+    """A hash over trialrun's own source files, which tells checkouts apart that call themselves
+    the same version.
+    """
+    root = Path(errors.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(f"{path.relative_to(root).as_posix()}\0".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def from_text(text: str) -> dict[str, Any]:
+    """What `environment.json` holds."""
+    found = json.loads(text)
+    return found if isinstance(found, dict) else {}
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or "unknown"
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return f"{os.cpu_count()} x {next(names, 'unknown')}"
+
+
+def _device_name(math: Arithmetic) -> str:
+    if math.device.type == "cuda":
+        return torch.cuda.get_device_name(math.device)
+    return math.device.type

@@ -1,0 +1,195 @@
+"""What a training run writes into its MLflow record, and when."""
+
+import json
+import time
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from trialrun.config import NONE_TEXT, TrainConfig, as_text
+from trialrun.engine.compute.precision import Arithmetic
+from trialrun.engine.early_stopping import Standing
+from trialrun.engine.ema import describe_ema
+from trialrun.engine.state import TrainState
+from trialrun.files import as_json
+from trialrun.images import escape_non_utf8
+from trialrun.registry.versions import MANIFEST, TRAINED_ON
+from trialrun.report.predictions import Predictions
+from trialrun.runs.evaluation.predictions import AnsweredImages, keep
+from trialrun.runs.evaluation.tables import as_csv, record_tables
+from trialrun.runs.training.data import PreparedData, PreparedSet
+from trialrun.runs.training.environment import ENVIRONMENT, environment
+from trialrun.runs.training.plan import TrainPlan
+from trialrun.runs.training.result import TrainResult
+from trialrun.tracking import TrackedRun, dataset_digest, dataset_input
+
+TRAIN_NAME, VALID_NAME = TRAINED_ON, "valid"
+EVENTS = "events.jsonl"
+
+_STOP_FIELDS = ("stop_reason", "stopped_epoch", "best_epoch", "best_valid_loss", "weights_sha256")
+
+
+def record_beginning(
+    run: TrackedRun, plan: TrainPlan, data: PreparedData, math: Arithmetic
+) -> None:
+    """What is known before the first epoch: parameters, what they resolved to, inputs, manifest."""
+    resolved = {
+        "resolved_device": str(math.device),
+        "resolved_image_size": str(data.preprocessing.image_size),
+        "num_classes": str(len(plan.classes)),
+        "num_train_images": str(len(data.train.pixels)),
+        "num_valid_images": str(len(data.valid.pixels)),
+    }
+    run.params(plan.config.params() | resolved)
+    run.text(ENVIRONMENT, as_json(environment(math)))
+    run.inputs(
+        [
+            dataset_input(data.train.surveyed, name=TRAIN_NAME, context="training"),
+            dataset_input(data.valid.surveyed, name=VALID_NAME, context="validation"),
+        ]
+    )
+    rows = [*_manifest_rows(TRAIN_NAME, data.train), *_manifest_rows(VALID_NAME, data.valid)]
+    run.text(MANIFEST, as_lines(rows))
+    run.text("duplicates.json", as_json(data.findings.to_json()))
+    run.tags(
+        {"decoded_images": str(data.num_decoded)}
+        | {name: str(count) for name, count in data.findings.counts().items() if count}
+    )
+    if skipped := [row for row in rows if row["skipped"]]:
+        run.text("skipped.csv", as_csv(skipped))
+        run.tags({"skipped_images": str(len(skipped))})
+
+
+def resolved_params(state: TrainState, config: TrainConfig) -> dict[str, str]:
+    """What the network decided: precision, memory layout, and the rules of averages."""
+    statistics = state.statistics
+    return {
+        "resolved_precision": state.math.precision,
+        "resolved_layout": state.math.layout,
+        "resolved_warmup_steps": str(state.warm_up_steps),
+        "resolved_ema": describe_ema(config.ema),
+        "resolved_batch_norm_momentum": statistics.rule if statistics else NONE_TEXT,
+    }
+
+
+def _manifest_rows(name: str, prepared: PreparedSet) -> list[dict[str, Any]]:
+    surveyed = prepared.surveyed
+    return [
+        {
+            "set": name,
+            "name": item.name,
+            "label": item.label,
+            "sha256": seen.sha256,
+            "bytes": seen.num_bytes,
+            "width": seen.width,
+            "height": seen.height,
+            "verdict": "skipped" if reason else "warned" if seen.warning else "good",
+            "skipped": reason,
+            "warning": seen.warning,
+            **({} if item.group is None else {"group": item.group}),
+        }
+        for item, seen, reason in zip(
+            surveyed.images.items, surveyed.sightings, prepared.reasons, strict=True
+        )
+    ]
+
+
+def as_lines(rows: list[dict[str, Any]]) -> str:
+    """One JSON object a line; names that are not UTF-8 come out as escapes."""
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def record_epoch(run: TrackedRun, standing: Standing) -> int:
+    """An epoch's metrics in one call; when they were given, in ms since 1970."""
+    metrics = standing.result.metrics()
+    metrics["epochs_without_improvement"] = standing.epochs_without_improvement
+    return run.metrics(metrics, standing.result.epoch)
+
+
+def record_best_epoch(
+    run: TrackedRun, best: Standing, timestamp_ms: int, model_id: str, data: PreparedData
+) -> None:
+    """Link the best epoch's metrics to the model and to the set each was measured on.
+
+    They are given again with the time they had: MLflow keeps one value of them, with its links.
+    """
+    for prefix, name, prepared in (
+        ("train_", TRAIN_NAME, data.train),
+        ("valid_", VALID_NAME, data.valid),
+    ):
+        metrics = {
+            key: value for key, value in best.result.metrics().items() if key.startswith(prefix)
+        }
+        run.metrics(
+            metrics,
+            best.result.epoch,
+            timestamp_ms=timestamp_ms,
+            model_id=model_id,
+            dataset_name=name,
+            dataset_digest=dataset_digest(prepared.surveyed),
+        )
+
+
+def record_evaluation_fault(run: TrackedRun, events: "Events", standing: Standing) -> None:
+    """That the validation figures of an epoch say nothing about what the network has learned."""
+    fault = standing.result.evaluation_fault
+    assert fault is not None
+    events.add("evaluation_fault", epoch=standing.result.epoch, **asdict(fault))
+    run.tags({"evaluation_fault": f"epoch {standing.result.epoch}: {fault}"})
+
+
+class Events:
+    """The story of a run, a JSON object a line: what each epoch came to, and why it stopped."""
+
+    def __init__(self) -> None:
+        self._rows: list[dict[str, Any]] = []
+
+    def add(self, event: str, **facts: Any) -> None:
+        """Note that something happened now."""
+        self._rows.append({"event": event, "time": round(time.time(), 3), **facts})
+
+    def epoch(self, standing: Standing) -> None:
+        """Note an epoch's outcome, and an early stop where it brought one."""
+        stalled = standing.epochs_without_improvement
+        self.add(
+            "improved" if stalled == 0 else "no_improvement",
+            epoch=standing.result.epoch,
+            valid_loss=standing.result.valid_loss,
+            best_epoch=standing.best_epoch,
+            epochs_without_improvement=stalled,
+        )
+
+    def text(self) -> str:
+        """The file's content."""
+        return as_lines(self._rows)
+
+
+def record_stop(run: TrackedRun, events: Events, result: TrainResult) -> None:
+    """Why training stopped and with which weights, as tags and as `events.jsonl`."""
+    facts = {name: getattr(result, name) for name in _STOP_FIELDS}
+    events.add("stopped", **facts)
+    run.tags({name: as_text(value) for name, value in facts.items()})
+    run.text(EVENTS, events.text())
+
+
+def record_validation(run: TrackedRun, best: Standing, plan: TrainPlan, data: PreparedData) -> None:
+    """The best epoch's answers, confusion matrix and per-class table."""
+    answers = _valid_answers(best, plan, data.valid)
+    keep(run, answers)
+    record_tables(run, answers.predictions)
+
+
+def _valid_answers(best: Standing, plan: TrainPlan, valid: PreparedSet) -> AnsweredImages:
+    surveyed, found = valid.surveyed, best.result.validation
+    rows = valid.pixels.rows.tolist()
+    return AnsweredImages(
+        tuple(escape_non_utf8(surveyed.images.items[row].name) for row in rows),
+        tuple(surveyed.sightings[row].sha256 for row in rows),
+        Predictions(
+            plan.classes,
+            valid.pixels.labels,
+            found.predicted,
+            found.label_probability.astype(np.float64),
+        ),
+    )

@@ -1,0 +1,43 @@
+"""The model card: what a person reads first on the run's page in MLflow."""
+
+from trialrun.engine.evaluation_check import EvaluationFault
+from trialrun.runs.training.data import PreparedData
+from trialrun.runs.training.plan import TrainPlan
+from trialrun.runs.training.result import TrainResult
+
+_SHOWN_CLASSES = 20
+
+
+def model_card(
+    plan: TrainPlan,
+    result: TrainResult,
+    data: PreparedData,
+    fault: EvaluationFault | None = None,
+) -> str:
+    """Markdown: what was trained on what, how well it does, why it stopped.
+
+    `fault` is the evaluation fault of the best epoch.
+    """
+    metrics = result.metrics
+    shown = plan.classes[:_SHOWN_CLASSES]
+    more = f" and {len(plan.classes) - len(shown)} more" if len(plan.classes) > len(shown) else ""
+    skipped = len(data.train.skipped) + len(data.valid.skipped)
+    lines = [
+        f"## {plan.config.model} on {plan.train.source}",
+        "",
+        f"**{metrics['valid_accuracy']:.2%}** of {len(data.valid.pixels)} validation images right "
+        f"(loss {result.best_valid_loss:.4f}) with the weights of epoch {result.best_epoch}.",
+        *(["", f"**Warning: {fault}.**"] if fault else []),
+        "",
+        "| | |",
+        "|---|---|",
+        f"| stopped | {result.stop_reason} after epoch {result.stopped_epoch} |",
+        f"| trained on | {len(data.train.pixels)} images, {skipped} skipped in both sets |",
+        f"| images | {data.preprocessing.image_size} pixels square, RGB |",
+        f"| classes | {len(plan.classes)}: {', '.join(shown)}{more} |",
+        f"| weights | sha256 `{result.weights_sha256}` |",
+        "",
+        "Measured on the validation set, which also chose the epoch: expect a little less on new "
+        "images.",
+    ]
+    return "\n".join(lines)

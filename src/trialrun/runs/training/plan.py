@@ -1,0 +1,199 @@
+"""What is to be trained on what, checked as far as names go: no torch, no MLflow, no pixels.
+
+All complaints about parameters and data layout are found together.
+"""
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from trialrun.cache.location import cache_limit_bytes
+from trialrun.config import NONE_TEXT, TrainConfig, from_values
+from trialrun.distributed import ranks_of
+from trialrun.engine.steps import warm_up_steps
+from trialrun.errors import InvalidModelDirectoryError, InvalidParameterError, TrialrunError, merged
+from trialrun.images import ImageSet, check_same_classes, check_trainable, stratified_split
+from trialrun.images.decoding.transforms import Step, read_transforms
+from trialrun.images.formats.sample import PREFIX as SAMPLE_PREFIX
+from trialrun.mlflow_client import URI_SCHEMES
+from trialrun.models.names import DEFAULT_WEIGHTS, check_directory, check_name
+from trialrun.runs.datasets.sources import fetch_model, open_source
+
+
+@dataclass(frozen=True, slots=True)
+class TrainPlan:
+    """Settings and both sets, fit to be learned from as far as names tell.
+
+    `steps` are what `transforms` lists, `local_paths` where the models are that MLflow has.
+    """
+
+    config: TrainConfig
+    train: ImageSet
+    valid: ImageSet
+    steps: tuple[Step, ...] = ()
+    local_paths: Mapping[str, Path] = field(default_factory=dict)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes in index order."""
+        return self.train.classes
+
+
+def plan_training(values: Mapping[str, Any]) -> TrainPlan:
+    """Settings by name, as texts or Python values, to a plan.
+
+    Raises:
+        TrialrunError: One error that names everything wrong with parameters, data and model.
+    """
+    problems: list[TrialrunError] = []
+    config = _settings(values, problems)
+    local_paths = fetch_models((config.model, config.weights), problems)
+    problems += _wrong_beside_settings(config, local_paths)
+    steps = _steps(config, problems)
+    train = _labelled(config.train_data, config, problems)
+    valid = _labelled(config.valid_data, config, problems)
+    if problems:
+        raise merged(problems)
+    assert train is not None
+    if valid is None:
+        train, valid = stratified_split(
+            train, second_fraction=config.valid_fraction, random_seed=config.random_seed
+        )
+    if problems := [
+        *check_same_classes(train, valid),
+        *_too_large_batch(config, train),
+        *_too_long_warm_up(config, train),
+    ]:
+        raise merged(problems)
+    return TrainPlan(config, train, valid, steps, local_paths)
+
+
+def fetch_models(names: Iterable[str | None], problems: list[TrialrunError]) -> dict[str, Path]:
+    """Where the models are that MLflow has, by URI; MLflow is loaded where `names` hold one."""
+    fetched: dict[str, Path] = {}
+    for uri in dict.fromkeys(names):
+        if uri is not None and uri.startswith(URI_SCHEMES):
+            try:
+                fetched[uri] = fetch_model(uri)
+            except TrialrunError as error:
+                problems.append(error)
+    return fetched
+
+
+def _wrong_beside_settings(
+    config: TrainConfig, local_paths: Mapping[str, Path]
+) -> list[TrialrunError]:
+    """What is wrong with the model, the weights and the cache's limit."""
+    problems: list[TrialrunError] = []
+    for check in (
+        partial(_check_model, config.model, local_paths),
+        partial(_check_weights, config.weights, local_paths),
+        cache_limit_bytes,
+    ):
+        try:
+            check()
+        except TrialrunError as error:
+            problems.append(error)
+    return problems
+
+
+def _check_model(model: str, local_paths: Mapping[str, Path]) -> None:
+    if model in local_paths:
+        check_directory(local_paths[model], model)
+    elif not model.startswith(URI_SCHEMES):  # else MLflow does not have it
+        check_name(model)
+
+
+def _check_weights(weights: str | None, local_paths: Mapping[str, Path]) -> None:
+    if weights in (None, DEFAULT_WEIGHTS):
+        return
+    name = str(weights)
+    if name.startswith(URI_SCHEMES) and name not in local_paths:
+        return  # MLflow does not have it
+    path = local_paths.get(name) or Path(name).expanduser()
+    if path.is_dir():
+        check_directory(path, name)
+    elif not path.is_file():
+        raise InvalidModelDirectoryError(
+            f"there is no file of weights {name}",
+            "Give one, a model directory, models:/NAME/VERSION, weights=default or none.",
+        )
+
+
+def _steps(config: TrainConfig, problems: list[TrialrunError]) -> tuple[Step, ...]:
+    if config.transforms is None:
+        return ()
+    if config.augment != NONE_TEXT:
+        problems.append(
+            InvalidParameterError(
+                f"augment={config.augment} and transforms={config.transforms} are both set",
+                "Set one of them: transforms takes augment's place.",
+            )
+        )
+    try:
+        return read_transforms(config.transforms)
+    except InvalidParameterError as error:
+        problems.append(error)
+        return ()
+
+
+def _settings(values: Mapping[str, Any], problems: list[TrialrunError]) -> TrainConfig:
+    """The settings; where some are wrong, the others, so that the data is looked at too."""
+    try:
+        return from_values(TrainConfig, values)
+    except InvalidParameterError as error:
+        problems.append(error)
+    kept: dict[str, Any] = {}
+    for name, value in values.items():
+        try:
+            from_values(TrainConfig, {**kept, name: value})
+        except InvalidParameterError:
+            continue
+        kept[name] = value
+    return from_values(TrainConfig, kept)
+
+
+def _labelled(
+    source: str | None, config: TrainConfig, problems: list[TrialrunError]
+) -> ImageSet | None:
+    if source is None or (problems and source.startswith(SAMPLE_PREFIX)):
+        return None  # a sample is never at fault, and writing it takes seconds
+    try:
+        images = open_source(
+            source, group_column=config.group_column, group_pattern=config.group_pattern
+        )
+    except TrialrunError as error:
+        problems.append(error)
+        return None
+    problems += check_trainable(images)
+    return images.labelled()
+
+
+def _too_large_batch(config: TrainConfig, train: ImageSet) -> list[TrialrunError]:
+    num_ranks = ranks_of(os.environ).world_size
+    if num_ranks > 1 and len(train) < 2 * num_ranks:
+        return [
+            InvalidParameterError(
+                f"{num_ranks} ranks have {len(train)} training images to share",
+                f"Start with --nproc-per-node={max(len(train) // 2, 1)} or less.",
+            )
+        ]
+    if config.batch_size <= len(train):
+        return []
+    return [
+        InvalidParameterError(
+            f"batch_size={config.batch_size} is larger than the training set ({len(train)} images)",
+            f"Set batch_size to {len(train)} or less.",
+        )
+    ]
+
+
+def _too_long_warm_up(config: TrainConfig, train: ImageSet) -> list[TrialrunError]:
+    try:
+        warm_up_steps(config, len(train), ranks_of(os.environ).world_size)
+    except InvalidParameterError as error:
+        return [error]
+    return []

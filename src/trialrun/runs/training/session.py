@@ -1,0 +1,163 @@
+"""A plan and its data as a network under training: the part of a run that every rank does."""
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+
+from trialrun.distributed import Ranks, ranks_of
+from trialrun.engine.compute.allocator import keep_freed_memory
+from trialrun.engine.compute.precision import Arithmetic, resolve
+from trialrun.engine.compute.torch_errors import torch_errors
+from trialrun.engine.early_stopping import Standing, until_stopped
+from trialrun.engine.fit import fit
+from trialrun.engine.inputs.data import Task
+from trialrun.engine.inputs.seeds import seed_for
+from trialrun.engine.state import TrainState, begin
+from trialrun.engine.steps import steps_per_epoch
+from trialrun.errors import InvalidDatasetError, InvalidParameterError
+from trialrun.models.directory import ModelDescription
+from trialrun.models.open import new_network
+from trialrun.models.zoo import head_prefix
+from trialrun.runs.callbacks import Observer
+from trialrun.runs.training.data import PreparedData
+from trialrun.runs.training.initial import describe_source, initial_params, model_of, weights_of
+from trialrun.runs.training.plan import TrainPlan
+from trialrun.tracking import dataset_digest
+
+_FORECAST_STEPS = 10  # the first steps are slower than the rest: count from here
+_LONG_SECONDS = 600
+
+
+@dataclass(slots=True)
+class Learning:
+    """A network under training, and what describes it once it is trained."""
+
+    plan: TrainPlan
+    description: ModelDescription
+    state: TrainState
+    ranks: Ranks
+    initial_params: Mapping[
+        str, str
+    ]  # what identifies the weights it began with; of the first rank
+
+    def standings(self, on_step: Callable[[], None]) -> Iterator[Standing]:
+        """Train; an item an epoch. Every rank stops after the same epoch: the first's clock counts.
+
+        Raises:
+            TrialrunError: As `engine.fit.fit`.
+        """
+        config = self.plan.config
+        results = fit(self.state, config, ranks=self.ranks, on_step=on_step)
+        return until_stopped(results, config, lambda: self.ranks.agree(time.monotonic()))
+
+
+def arithmetic_of(plan: TrainPlan) -> Arithmetic:
+    """Device and precision of this rank.
+
+    Raises:
+        InvalidParameterError: The device is not there, is not enough for all ranks, or cannot
+            compute in that precision.
+    """
+    config, ranks = plan.config, ranks_of(os.environ)
+    if ranks.world_size > 1 and ":" in config.device:
+        raise InvalidParameterError(
+            f"device={config.device} is one for {ranks.world_size} ranks",
+            "Take device=cuda: each rank then has a GPU of its own.",
+        )
+    return resolve(config.device, config.precision, tf32=config.tf32, local_rank=ranks.local_rank)
+
+
+def learning(
+    plan: TrainPlan,
+    data: PreparedData,
+    math: Arithmetic,
+    ranks: Ranks,
+    note: Callable[[str], None] | None = None,
+) -> Learning:
+    """The network of a plan before its first epoch; `note` is given what a person should know.
+
+    Raises:
+        InvalidModelDirectoryError: The model or its weights cannot be used.
+        InvalidParameterError: The image size does not fit the network.
+        InvalidDatasetError: This rank has other images than the first.
+        OutOfMemoryError: Network and batch do not fit.
+    """
+    config, size = plan.config, data.preprocessing.image_size
+    assert size is not None, "what is trained on has one size"
+    _check_same_images(data, ranks)
+    keep_freed_memory()
+    torch.manual_seed(seed_for(config.random_seed, "weights"))
+    description, network = new_network(
+        model_of(plan),
+        len(plan.classes),
+        image_size=size,
+        weights=weights_of(plan),
+        classes=plan.classes,
+        note=lambda text: note(f"{describe_source(config)}: {text}") if note else None,
+    )
+    params = initial_params(plan, network) if ranks.is_first else {}
+    task = Task(
+        data.train.pixels,
+        data.valid.pixels,
+        len(plan.classes),
+        data.preprocessing,
+        data.train_steps,
+    )
+    with torch_errors(config.batch_size):
+        state = begin(network, head_prefix(network), task, config, math, ranks)
+    trained = replace(description, classes=plan.classes, preprocessing=data.preprocessing)
+    return Learning(plan, trained, state, ranks, params)
+
+
+def _check_same_images(data: PreparedData, ranks: Ranks) -> None:
+    """Hold this rank to the images that the first has: with others they would wait for each other.
+
+    A machine may have another copy, or have failed to read an image just now.
+    """
+    parts = [
+        each.tobytes()
+        for p in (data.train.pixels, data.valid.pixels)
+        for each in (p.rows, p.labels)
+    ]
+    ours = [dataset_digest(each.surveyed) for each in (data.train, data.valid)]
+    ours.append(hashlib.sha256(b"|".join(parts)).hexdigest())
+    if ranks.agree(ours) != ours:
+        raise InvalidDatasetError(
+            "the images are not those that the first rank has",
+            "Give every machine the same ones; `trialrun data check` names what cannot be read.",
+        )
+
+
+class Forecast:
+    """Says, once and early, how long a long training on a CPU will take."""
+
+    def __init__(self, under_way: Learning, observer: Observer) -> None:
+        config, ranks = under_way.plan.config, under_way.ranks
+        num_images = len(under_way.state.task.train)
+        per_epoch = steps_per_epoch(config, num_images, ranks.world_size)
+        self._num_steps = config.epochs * per_epoch
+        self._on_cpu = under_way.state.math.device.type == "cpu"
+        self._observer = observer
+        self._steps = 0
+        self._started = 0.0
+
+    def step(self) -> None:
+        """Count a step."""
+        self._steps += 1
+        if self._steps == _FORECAST_STEPS:
+            self._started = time.perf_counter()
+        if self._steps == 2 * _FORECAST_STEPS and self._on_cpu:
+            self._tell((time.perf_counter() - self._started) / _FORECAST_STEPS)
+
+    def _tell(self, step_seconds: float) -> None:
+        seconds = step_seconds * (self._num_steps - self._steps)
+        if seconds >= _LONG_SECONDS:
+            hours, minutes = divmod(round(seconds / 60), 60)
+            self._observer.note(
+                f"at this pace the epochs take about {hours} h {minutes} min on this CPU; "
+                "a GPU is advised"
+            )

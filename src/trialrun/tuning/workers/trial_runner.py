@@ -1,0 +1,238 @@
+"""One trial in this process: its run below the search's, reported to the desk epoch by epoch.
+
+Torch, the images and MLflow's client are there once for all trials of the process.
+"""
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from trialrun.engine.early_stopping import PRUNED, PrunedError, Standing
+from trialrun.engine.inputs.seeds import seed_for
+from trialrun.errors import (
+    CutBySignalError,
+    DataError,
+    InvalidDatasetError,
+    InvalidModelDirectoryError,
+    OutOfMemoryError,
+    StorageError,
+    TrackingError,
+)
+from trialrun.runs.callbacks import Observer, Silent
+from trialrun.runs.training.data import PreparedData, prepare
+from trialrun.runs.training.initial import describe_initial
+from trialrun.runs.training.plan import TrainPlan
+from trialrun.runs.training.result import TrainResult
+from trialrun.runs.training.run import Nested, train
+from trialrun.tracking import dataset_digest
+from trialrun.tuning.plan import SearchPlan, signed, trial_plan
+from trialrun.tuning.space import settings_text
+from trialrun.tuning.study import trial_queue as kept
+from trialrun.tuning.study.study import DATA, MODELS_KEPT
+from trialrun.tuning.study.trial_queue import Claim, Desk, best_first
+
+if TYPE_CHECKING:
+    from optuna import Study
+
+STUDY_TAG, TRIAL_TAG = "study", "trial"
+
+# Not the trial's fault, and no other trial would fare better.
+_NOT_OF_THE_TRIAL = (DataError, InvalidModelDirectoryError, StorageError, TrackingError)
+
+
+@dataclass(slots=True)
+class Bench:
+    """Where this process trains: the images, decoded once for every size that is asked for."""
+
+    plan: SearchPlan
+    parent_run_id: str
+    experiment_id: str  # the parent's
+    observer: Observer
+    prepared: dict[tuple[object, ...], PreparedData] = field(default_factory=dict)
+
+    def data(self, plan: TrainPlan) -> PreparedData:
+        """The images of a trial; those of the first are the others' too."""
+        config = plan.config
+        expected = describe_initial(plan).expected_input
+        kind = (config.image_size, config.augment, config.transforms, expected)  # decides pixels
+        if kind not in self.prepared:
+            self.prepared[kind] = prepare(plan, self.observer)
+        return self.prepared[kind]
+
+    def check_same_data(self, study: "Study") -> None:
+        """Hold this machine's images to those that the study was begun with.
+
+        Raises:
+            InvalidDatasetError: They are others.
+        """
+        data = self.data(self.plan.base)
+        ours = f"{dataset_digest(data.train.surveyed)} {dataset_digest(data.valid.surveyed)}"
+        theirs = study.user_attrs.get(DATA)
+        if theirs is None:
+            study.set_user_attr(DATA, ours)
+        elif theirs != ours:
+            raise InvalidDatasetError(
+                f"study {study.study_name} was begun with other images",
+                "Give it the same train_data and valid_data, or another --study.",
+            )
+
+    def run(self, desk: Desk, claim: Claim) -> None:
+        """Train a trial and tell the desk what came of it.
+
+        Raises:
+            TrialrunError: Data, model, disk or tracking store are at fault, not the settings.
+            CutBySignalError: A signal came; the trial is back in the queue.
+        """
+        if not self._fits(desk, claim):
+            # Not while the error is handled: until then the frames it names hold the tensors.
+            _free_memory()
+
+    def _fits(self, desk: Desk, claim: Claim) -> bool:
+        """Train a trial and tell the desk; False where memory did not suffice."""
+        import optuna.exceptions
+
+        try:
+            with desk.beating(claim):
+                self._train(desk, claim)
+        except CutBySignalError as cut:
+            desk.give_back(claim, str(cut))
+            raise
+        except OutOfMemoryError:
+            desk.does_not_fit(claim, self._plan_of(claim).config.batch_size)
+            return False
+        except optuna.exceptions.UpdateFinishedTrialError:
+            pass  # silent for too long: another worker has the trial by now
+        except _NOT_OF_THE_TRIAL as error:
+            desk.give_back(claim, f"{type(error).__name__}: {error}")
+            raise
+        except Exception as error:
+            desk.fail(claim, f"{type(error).__name__}: {error}")
+        return True
+
+    def _train(self, desk: Desk, claim: Claim) -> None:
+        plan = self._plan_of(claim)
+        nested = Nested(
+            parent_run_id=self.parent_run_id,
+            experiment_id=self.experiment_id,
+            name=_name(claim),
+            tags=_tags(desk, claim, self.plan),
+            data=self.data(plan),
+            keeps_model=lambda result: _is_among_best(desk, claim, result, self.plan),
+        )
+        result = train(plan, _Watch(desk, claim, self.plan), nested=nested)
+        if result.stop_reason == PRUNED:
+            desk.prune(claim)
+            return
+        values = values_of(result, self.plan)
+        desk.note(claim, kept.RESULT, result.to_json())
+        if result.model_uri:
+            desk.note(claim, kept.MODEL_URI, result.model_uri)
+        desk.complete(claim, values)
+
+    def _plan_of(self, claim: Claim) -> TrainPlan:
+        purpose = "replicate" if kept.REPLICATE in claim.trial.user_attrs else "trial"
+        seed = seed_for(self.plan.base.config.random_seed, purpose, claim.seed_number)
+        return trial_plan(self.plan.base, claim.settings, seed)
+
+
+def values_of(result: TrainResult, plan: SearchPlan) -> list[float]:
+    """What a trial is judged by, of its best epoch.
+
+    Raises:
+        ValueError: One of them is no number.
+    """
+    values = [result.metrics[goal.metric] for goal in plan.goals]
+    for goal, value in zip(plan.goals, values, strict=True):
+        if not math.isfinite(value):
+            raise ValueError(f"{goal.metric} is {value}")
+    return values
+
+
+def _free_memory() -> None:
+    """Give back what the trial that did not fit has taken, for the next one."""
+    import gc
+
+    import torch
+
+    from trialrun.engine.compute.allocator import give_back_freed_memory
+
+    gc.collect()
+    give_back_freed_memory()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _name(claim: Claim) -> str:
+    attributes = claim.trial.user_attrs
+    if kept.REPLICATE in attributes:
+        return f"trial-{attributes[kept.OF_TRIAL]:03}-replicate-{attributes[kept.REPLICATE]}"
+    return f"trial-{claim.number:03}"
+
+
+def _tags(desk: Desk, claim: Claim, plan: SearchPlan) -> dict[str, str]:
+    """What finds a trial among MLflow's runs, and what its seed does not say: the split's."""
+    attributes = claim.trial.user_attrs
+    tags = {
+        STUDY_TAG: desk.study.study_name,
+        TRIAL_TAG: str(claim.number),
+        "split_seed": str(plan.base.config.random_seed),
+    }
+    if kept.REPLICATE in attributes:
+        tags |= {
+            "of_trial": str(attributes[kept.OF_TRIAL]),
+            "replicate": str(attributes[kept.REPLICATE]),
+        }
+    return tags
+
+
+def _is_among_best(desk: Desk, claim: Claim, result: TrainResult, plan: SearchPlan) -> bool:
+    """Whether the model may be wanted in the end: so far too few settings are better.
+
+    Whatever is among the best in the end was so when it ended, so that its model is there.
+    """
+    if kept.REPLICATE in claim.trial.user_attrs:
+        return False
+    values = signed(values_of(result, plan), plan.goals)
+    others = [
+        (settings_text(trial.params), signed(trial.values, plan.goals))
+        for trial in best_first(desk.study.get_trials(deepcopy=False), plan.goals)
+    ]
+    better = {settings for settings, theirs in others if theirs < values}
+    if len(better) < desk.study.user_attrs[MODELS_KEPT]:
+        return True
+    return len(plan.goals) > 1 and not any(_dominates(theirs, values) for _, theirs in others)
+
+
+def _dominates(ours: list[float], theirs: list[float]) -> bool:
+    """Whether one is nowhere worse and somewhere better, smaller being better."""
+    return ours != theirs and all(a <= b for a, b in zip(ours, theirs, strict=True))
+
+
+class _Watch(Silent):
+    """Tells the desk of a trial's run and epochs, and ends it where the pruner says so."""
+
+    def __init__(self, desk: Desk, claim: Claim, plan: SearchPlan) -> None:
+        self._desk, self._claim, self._plan = desk, claim, plan
+
+    def opened(self, run_name: str, run_id: str) -> None:
+        """Keep the run's id with the trial, so that it is ended should this worker be lost."""
+        self._desk.note(self._claim, kept.RUN_ID, run_id)
+
+    def epoch(self, standing: Standing, epochs: int) -> None:
+        """Report the epoch; Optuna takes reports of a single metric only."""
+        is_last = standing.stop_reason is not None
+        if len(self._plan.goals) > 1 or kept.REPLICATE in self._claim.trial.user_attrs:
+            return
+        value = standing.result.metrics()[self._plan.goals[0].metric]
+        if self._desk.report(self._claim, value, standing.result.epoch) and not is_last:
+            raise PrunedError(f"pruned after epoch {standing.result.epoch}")
+
+
+def shared_device(plan: SearchPlan, place: int) -> SearchPlan:
+    """The plan of the worker at `place`: where there are several GPUs, one of them."""
+    import torch
+
+    if plan.base.config.device != "auto" or torch.cuda.device_count() < 2:
+        return plan
+    device = f"cuda:{place % torch.cuda.device_count()}"
+    return replace(plan, base=replace(plan.base, config=replace(plan.base.config, device=device)))

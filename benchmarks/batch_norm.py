@@ -21,15 +21,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from benchmarks.table import heading, table
 from trialrun.distributed import ALONE
-from trialrun.engine.evaluate import evaluate
-from trialrun.engine.inputs.batches import ordered_batches, training_batches
+from trialrun.engine.evaluate import evaluate_network
+from trialrun.engine.inputs.batches import sequential_batches, training_batches
 from trialrun.engine.state import TrainState
 from trialrun.engine.step import TrainingStep
-from trialrun.models.zoo import build
-from trialrun.runs.callbacks import Silent
-from trialrun.runs.training.data import PreparedData, prepare
+from trialrun.models.zoo import build_network
+from trialrun.runs.callbacks import NoOpCallback
+from trialrun.runs.training.data import PreparedData, prepare_data
 from trialrun.runs.training.plan import TrainPlan, plan_training
-from trialrun.runs.training.session import arithmetic_of, learning
+from trialrun.runs.training.session import resolve_rank_compute, start_session
 
 MODELS = "resnet18,mobilenet_v2,efficientnet_b0,mobilenet_v3_small,mobilenet_v3_large,"
 MODELS += "mnasnet0_5,mnasnet0_75,mnasnet1_0,mnasnet1_3,efficientnet_b5,efficientnet_b6,"
@@ -94,9 +94,11 @@ def _initial(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
 
 def accuracy(state: TrainState, network: nn.Module) -> float:
     """The share of validation images that are classified correctly."""
-    batches = ordered_batches(state.task.valid, 64)
+    batches = sequential_batches(state.task.valid, 64)
     preprocessing, num_images = state.task.preprocessing, len(state.task.valid)
-    return evaluate(network, batches, preprocessing, state.math, num_images=num_images).accuracy
+    return evaluate_network(
+        network, batches, preprocessing, state.math, num_images=num_images
+    ).accuracy
 
 
 @torch.no_grad()
@@ -130,7 +132,7 @@ def every(stride: int, data: PreparedData) -> PreparedData:
 
 def own_momentum(model: str) -> float:
     """Torchvision's momentum of a network's batch norms."""
-    momentum = norms_of(build(model, 2, image_size=224))[0].momentum
+    momentum = norms_of(build_network(model, 2, image_size=224))[0].momentum
     assert momentum is not None
     return momentum
 
@@ -174,8 +176,10 @@ def main() -> int:
         if model == "maxvit_t":
             settings["image_size"] = 224  # the least it takes
         plan = plan_training(settings | {"epochs": chosen.epochs, "patience": chosen.epochs})
-        data = every(chosen.stride, prepare(plan, Silent()))
-        rows += train(model, plan, learning(plan, data, arithmetic_of(plan), ALONE).state)
+        data = every(chosen.stride, prepare_data(plan, NoOpCallback()))
+        rows += train(
+            model, plan, start_session(plan, data, resolve_rank_compute(plan), ALONE).state
+        )
     columns = ("model", "own", "epoch", "train", *RULES, f"exact, {EXACT_IMAGES} images")
     sys.stdout.write(heading("Validation accuracy by batch-norm statistics") + "\n")
     sys.stdout.write(table(columns, rows))

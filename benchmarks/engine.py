@@ -25,16 +25,16 @@ from benchmarks.photos import write_photos
 from benchmarks.table import heading, table
 from trialrun.config import TrainConfig
 from trialrun.engine.compute.allocator import keep_freed_memory
-from trialrun.engine.compute.precision import Arithmetic, resolve
+from trialrun.engine.compute.precision import ComputeConfig, resolve_compute
 from trialrun.engine.fit import fit
-from trialrun.engine.inputs.batches import LabelledPixels
-from trialrun.engine.inputs.data import Task
-from trialrun.engine.state import begin
+from trialrun.engine.inputs.batches import ImageDataset
+from trialrun.engine.inputs.data import TrainingData
+from trialrun.engine.state import init_train_state
 from trialrun.image_cache import open_pack
 from trialrun.images import label_indices, open_data
 from trialrun.images.decoding.preprocessing import Preprocessing
-from trialrun.images.scanning.scan import survey
-from trialrun.models.zoo import build, head_prefix
+from trialrun.images.scanning.scan import scan_files
+from trialrun.models.zoo import build_network, find_head_prefix
 
 NUM_CLASSES = 2
 CASES = (("resnet18", 224), ("resnet50", 224), ("densenet121", 224), ("resnet18", 64))
@@ -51,11 +51,11 @@ class Case:
 
 
 def resident_step(
-    case: Case, math: Arithmetic, network: nn.Module | None = None
+    case: Case, math: ComputeConfig, network: nn.Module | None = None
 ) -> Callable[[], None]:
     """A step of a bare loop on a batch that stays in memory; `network` is a new one by default."""
     torch.manual_seed(0)
-    network = network or build(case.model, NUM_CLASSES, image_size=case.size)
+    network = network or build_network(case.model, NUM_CLASSES, image_size=case.size)
     network.to(math.device).to(memory_format=math.memory_format).train()
     optimizer = torch.optim.SGD(
         network.parameters(), lr=0.001, momentum=0.9, nesterov=True, weight_decay=1e-4, fused=True
@@ -87,13 +87,13 @@ def images_per_second(step: Callable[[], None], case: Case, device: torch.device
     return case.batch_size * case.steps / (time.perf_counter() - started)
 
 
-def fastest(case: Case, device: torch.device) -> Arithmetic:
+def fastest(case: Case, device: torch.device) -> ComputeConfig:
     """Of the four choices the one with the highest rate.
 
     Small batches leave out those that are hopeless first: a step in emulated bf16 takes minutes.
     """
     choices = [
-        Arithmetic(device, precision, layout)
+        ComputeConfig(device, precision, layout)
         for precision in ("fp32", "bf16")
         for layout in ("NCHW", "NHWC")
     ]
@@ -105,26 +105,30 @@ def fastest(case: Case, device: torch.device) -> Arithmetic:
     return promising[rates.index(max(rates))]
 
 
-def our_rate(case: Case, data: LabelledPixels, math: Arithmetic) -> float:
+def our_rate(case: Case, data: ImageDataset, math: ComputeConfig) -> float:
     """The rate that a run would record for its second epoch."""
     config = TrainConfig(epochs=2, batch_size=case.batch_size)
-    valid = LabelledPixels(data.source, data.rows[:2], data.labels[:2])
-    task = Task(data, valid, NUM_CLASSES, Preprocessing(case.size))
+    valid = ImageDataset(data.source, data.rows[:2], data.labels[:2])
+    task = TrainingData(data, valid, NUM_CLASSES, Preprocessing(case.size))
     torch.manual_seed(0)
-    network = build(case.model, NUM_CLASSES, image_size=case.size)
-    state = begin(network, head_prefix(network), task, config, math)
+    network = build_network(case.model, NUM_CLASSES, image_size=case.size)
+    state = init_train_state(network, find_head_prefix(network), task, config, math)
     return list(fit(state, config))[-1].train_images_per_second
 
 
-def packed(case: Case, photos: Path, cache: Path) -> LabelledPixels:
+def packed(case: Case, photos: Path, cache: Path) -> ImageDataset:
     """So many photos out of a pack that an epoch has the case's number of steps."""
     images = open_data(str(photos), cache)
     pack = open_pack(
-        survey(images, threads=2), Preprocessing(case.size), cache, threads=2, limit_bytes=1 << 40
+        scan_files(images, threads=2),
+        Preprocessing(case.size),
+        cache,
+        threads=2,
+        limit_bytes=1 << 40,
     )
     rows = np.arange(case.steps * case.batch_size) % len(images)
     labels = np.asarray(label_indices(images.items, images.classes))
-    return LabelledPixels(pack, rows, labels[rows])
+    return ImageDataset(pack, rows, labels[rows])
 
 
 def measured(
@@ -132,7 +136,7 @@ def measured(
 ) -> list[object]:
     """One row of the table."""
     data = packed(case, photos, cache)
-    ours = resolve(str(device), "auto")
+    ours = resolve_compute(str(device), "auto")
     best = fastest(case, device)
     pairs = []
     for _ in range(rounds):
@@ -153,7 +157,7 @@ def main() -> int:
     arguments.add_argument("--quick", action="store_true", help="the two ResNet-18 alone")
     chosen = arguments.parse_args()
     keep_freed_memory()
-    device = resolve(chosen.device, "fp32").device
+    device = resolve_compute(chosen.device, "fp32").device
     on_gpu = device.type == "cuda"
     rows = []
     with tempfile.TemporaryDirectory() as scratch:

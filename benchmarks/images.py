@@ -33,12 +33,12 @@ from torchvision.models import resnet18
 from torchvision.transforms.v2 import functional
 
 from benchmarks.photos import write_photos
-from trialrun.engine.inputs.augment import augmented
+from trialrun.engine.inputs.augment import augment_batch
 from trialrun.image_cache import DecodedImages, open_pack
-from trialrun.image_cache.scan_cache import surveyed_again
+from trialrun.image_cache.scan_cache import scan_with_cache
 from trialrun.images import open_data
 from trialrun.images.decoding.preprocessing import Preprocessing
-from trialrun.images.scanning.thread_pool import num_threads
+from trialrun.images.scanning.thread_pool import count_threads
 
 SIZE, STORED = 224, 256
 BATCH = 32
@@ -74,7 +74,9 @@ def _scratch() -> Iterator[Path]:
 def _print_machine() -> None:
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "pillow"))
     load = os.getloadavg()[0]
-    print(f"{datetime.date.today()}, {platform.machine()}, {num_threads()} processors, {packages}")
+    print(
+        f"{datetime.date.today()}, {platform.machine()}, {count_threads()} processors, {packages}"
+    )
     print(f"load when begun: {load:.1f} (above 0.5 the figures are noisy)\n")
 
 
@@ -86,8 +88,8 @@ def _seconds(work: Callable[[], object]) -> float:
 
 def _packed(images: Path, cache: Path, size: int) -> DecodedImages:
     """As a run does it: names, survey, pack."""
-    threads = num_threads()
-    surveyed = surveyed_again(open_data(str(images), cache), cache / "ledgers", threads=threads)
+    threads = count_threads()
+    surveyed = scan_with_cache(open_data(str(images), cache), cache / "ledgers", threads=threads)
     return open_pack(
         surveyed, Preprocessing(size), cache / "packs", threads=threads, limit_bytes=_PACK_LIMIT
     )
@@ -101,7 +103,7 @@ def _bare(path: Path) -> torch.Tensor:
 
 
 def _decode_bare(paths: list[Path]) -> None:
-    with ThreadPoolExecutor(num_threads()) as pool:
+    with ThreadPoolExecutor(count_threads()) as pool:
         for _ in pool.map(_bare, paths):
             pass
 
@@ -136,7 +138,7 @@ def _batches_against_resnet(photos: Path, folder: Path) -> None:
     def one_epoch() -> None:
         for start in range(0, len(order), BATCH):
             rows = order[start : start + BATCH]
-            augmented(
+            augment_batch(
                 pack.pixels(rows), rows, augment="standard", epoch=1, random_seed=1, size=SIZE
             )
 

@@ -18,8 +18,8 @@ import torch
 from benchmarks.engine import NUM_CLASSES, Case, resident_step
 from benchmarks.table import heading, table
 from trialrun.engine.compute.allocator import keep_freed_memory
-from trialrun.engine.compute.precision import Arithmetic, resolve
-from trialrun.models.zoo import build
+from trialrun.engine.compute.precision import ComputeConfig, resolve_compute
+from trialrun.models.zoo import build_network
 
 MODELS = "resnet18,resnet50,densenet121,mobilenet_v2,mobilenet_v3_small,efficientnet_b0,"
 MODELS += "shufflenet_v2_x1_0"
@@ -29,7 +29,7 @@ CHOICES = tuple(product(("fp32", "bf16"), ("NCHW", "NHWC")))
 def rate(case: Case, choice: tuple[str, str], seconds: float) -> float:
     """Images per second over at least so many seconds and two steps."""
     precision, layout = choice
-    step = resident_step(case, Arithmetic(torch.device("cpu"), precision, layout))
+    step = resident_step(case, ComputeConfig(torch.device("cpu"), precision, layout))
     step()
     started, num_steps = time.perf_counter(), 0
     while num_steps < 2 or time.perf_counter() - started < seconds:
@@ -50,8 +50,8 @@ def measure(case: Case, seconds: float, rounds: int) -> dict[tuple[str, str], fl
 def row(case: Case, seconds: float, rounds: int) -> list[object]:
     """One case's rates and how close the rules come to the fastest."""
     found = measure(case, seconds, rounds)
-    network = build(case.model, NUM_CLASSES, image_size=case.size)
-    chosen = resolve("cpu", "auto").suited_to(network, case.size)
+    network = build_network(case.model, NUM_CLASSES, image_size=case.size)
+    chosen = resolve_compute("cpu", "auto").suited_to(network, case.size)
     share = found[chosen.precision, chosen.layout] / max(found.values())
     bf16, fp32 = (max(found[p, "NCHW"], found[p, "NHWC"]) for p in ("bf16", "fp32"))
     auto = f"{chosen.precision} {chosen.layout}"

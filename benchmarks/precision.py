@@ -16,11 +16,11 @@ from statistics import mean, stdev
 from benchmarks.photos import write_photos
 from benchmarks.table import heading, table
 from trialrun.distributed import ALONE
-from trialrun.engine.compute.precision import resolve
-from trialrun.runs.callbacks import Silent
-from trialrun.runs.training.data import PreparedData, prepare
+from trialrun.engine.compute.precision import resolve_compute
+from trialrun.runs.callbacks import NoOpCallback
+from trialrun.runs.training.data import PreparedData, prepare_data
 from trialrun.runs.training.plan import TrainPlan, plan_training
-from trialrun.runs.training.session import arithmetic_of, learning
+from trialrun.runs.training.session import resolve_rank_compute, start_session
 
 SEEDS = range(1, 6)
 T_95 = 2.776  # Student's t, two-sided 95 %, four degrees of freedom
@@ -28,7 +28,7 @@ T_95 = 2.776  # Student's t, two-sided 95 %, four degrees of freedom
 
 def best_loss(plan: TrainPlan, data: PreparedData) -> float:
     """The lowest validation loss of a training, nats."""
-    under_way = learning(plan, data, arithmetic_of(plan), ALONE)
+    under_way = start_session(plan, data, resolve_rank_compute(plan), ALONE)
     return min(standing.result.validation.loss for standing in under_way.standings(lambda: None))
 
 
@@ -48,7 +48,7 @@ def compared(settings: dict[str, object], num_images: int) -> list[object]:
     for seed in SEEDS:
         for precision, found in losses.items():
             plan = plan_training(settings | {"precision": precision, "random_seed": seed})
-            found.append(best_loss(plan, fewer(prepare(plan, Silent()), num_images)))
+            found.append(best_loss(plan, fewer(prepare_data(plan, NoOpCallback()), num_images)))
             print(seed, precision, f"{found[-1]:.4f}", file=sys.stderr, flush=True)
     gaps = [b - a for a, b in zip(losses["fp32"], losses["bf16"], strict=True)]
     half = T_95 * stdev(gaps) / len(gaps) ** 0.5
@@ -74,7 +74,7 @@ def main() -> int:
         for name, settings in jobs.items():
             rows.append([name, *compared(common | settings, chosen.images)])
     columns = ("data", "fp32 loss", "bf16 loss", "bf16 - fp32, 95 %", "fp32 by seed (sd)")
-    emulated = "" if resolve("cpu", "auto").precision == "bf16" else ", bf16 emulated"
+    emulated = "" if resolve_compute("cpu", "auto").precision == "bf16" else ", bf16 emulated"
     title = f"bf16 against fp32, ResNet-18, {len(SEEDS)} seeds, {chosen.epochs} epochs{emulated}"
     sys.stdout.write(heading(title) + "\n" + table(columns, rows))
     return 0

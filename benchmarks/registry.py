@@ -17,7 +17,7 @@ import numpy as np
 
 from trialrun.config.promote import METRICS
 from trialrun.report.bootstrap import Resampling
-from trialrun.report.paired import compare
+from trialrun.report.paired import compare_paired
 from trialrun.report.predictions import Predictions
 
 NUM_IMAGES, NUM_DRAWS, LIMIT_SECONDS = 50_000, 10_000, 2.0
@@ -69,7 +69,7 @@ def main() -> None:
         plain *= NUM_DRAWS / PLAIN_DRAWS
         for metric in METRICS:
             taken = seconds_of(
-                lambda m=metric, f=first, s=second: compare(m, f, s, resampling)  # type: ignore[misc]
+                lambda m=metric, f=first, s=second: compare_paired(m, f, s, resampling)  # type: ignore[misc]
             )
             print(f"{num_classes:>7}  {metric:<18} {taken:>8.2f}  {taken / plain:>8.3f}")
 

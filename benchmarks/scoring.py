@@ -18,8 +18,8 @@ from benchmarks.photos import write_photos
 from benchmarks.table import heading, table
 from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.models.classifier import ImageClassifier
-from trialrun.models.zoo import build
-from trialrun.scoring import score
+from trialrun.models.zoo import build_network
+from trialrun.scoring import score_images
 
 MODELS = ("resnet18", "resnet50", "densenet121", "mobilenet_v3_small")
 NUM_PHOTOS, BATCH_SIZE, SIZE = 256, 32, 224
@@ -37,7 +37,9 @@ def limit(model: str) -> float:
     """Images a second of the network alone."""
     rates = []
     for layout in (torch.contiguous_format, torch.channels_last):
-        network = build(model, len(CLASSES), image_size=SIZE).eval().to(memory_format=layout)
+        network = (
+            build_network(model, len(CLASSES), image_size=SIZE).eval().to(memory_format=layout)
+        )
         images = torch.randn(BATCH_SIZE, 3, SIZE, SIZE).contiguous(memory_format=layout)
         with torch.inference_mode():
             network(images)
@@ -48,10 +50,10 @@ def limit(model: str) -> float:
 
 def ours(model: str, files: list[bytes]) -> float:
     """Images a second of scoring."""
-    network = build(model, len(CLASSES), image_size=SIZE).eval()
+    network = build_network(model, len(CLASSES), image_size=SIZE).eval()
     classifier = ImageClassifier(network, CLASSES, Preprocessing(SIZE)).eval()
-    list(score(classifier, files[:BATCH_SIZE]))
-    return len(files) / seconds(lambda: list(score(classifier, files)))
+    list(score_images(classifier, files[:BATCH_SIZE]))
+    return len(files) / seconds(lambda: list(score_images(classifier, files)))
 
 
 def main() -> int:

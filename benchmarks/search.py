@@ -174,17 +174,17 @@ def dummy_trials(storage_url: str) -> list[tuple[float, float]]:
 
     The pruner is asked and not obeyed, so that early and late trials do the same.
     """
-    from trialrun.mlflow_client import connect
+    from trialrun.mlflow_client import connect_client
     from trialrun.tuning.plan import plan_search
     from trialrun.tuning.study.storage import open_storage
-    from trialrun.tuning.study.study import open_desk, open_study
-    from trialrun.tuning.workers.pool import work
+    from trialrun.tuning.study.study import open_study, open_trial_queue
+    from trialrun.tuning.workers.pool import run_trials
 
     plan = plan_search({"trials": NUM_DUMMY})
-    client = connect()
+    client = connect_client()
     storage = open_storage(storage_url, heartbeat_seconds=30)
     study = open_study(storage, "dummy", plan)
-    desk = open_desk(storage, study, plan, deadline=None, on_lost=lambda _trial: None)
+    desk = open_trial_queue(storage, study, plan, deadline=None, on_lost=lambda _trial: None)
     parent = client.create_run("0").info.run_id
     times: list[tuple[float, float]] = []
     began = time.perf_counter(), time.process_time()
@@ -195,7 +195,7 @@ def dummy_trials(storage_url: str) -> list[tuple[float, float]]:
         times.append((now[0] - began[0], now[1] - began[1]))
         began = now
 
-    work(desk, DummyBench(client, parent), "benchmark", after)  # type: ignore[arg-type]
+    run_trials(desk, DummyBench(client, parent), "benchmark", after)  # type: ignore[arg-type]
     return times
 
 

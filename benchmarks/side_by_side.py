@@ -48,10 +48,10 @@ def scoring_loop(size: int) -> tuple[Callable[[], None], int, str]:
 
     from trialrun.images.decoding.preprocessing import Preprocessing
     from trialrun.models.classifier import ImageClassifier
-    from trialrun.models.zoo import build
+    from trialrun.models.zoo import build_network
 
     torch.manual_seed(0)
-    network = build("resnet18", 2, image_size=size)
+    network = build_network("resnet18", 2, image_size=size)
     classifier = ImageClassifier(network, ("a", "b"), Preprocessing(size)).eval()
     images = torch.randn(SCORED_IMAGES, 3, size, size)
 
@@ -68,15 +68,15 @@ def training_loop(size: int) -> tuple[Callable[[], None], int, str]:
 
     from benchmarks.engine import Case, resident_step
     from trialrun.engine.compute.allocator import keep_freed_memory
-    from trialrun.engine.compute.precision import Arithmetic
-    from trialrun.models.zoo import build
+    from trialrun.engine.compute.precision import ComputeConfig
+    from trialrun.models.zoo import build_network
 
     keep_freed_memory()
     layout = "NCHW" if size < 128 else "NHWC"
     case = Case("resnet18", size, 16, 1)
     torch.manual_seed(0)
-    network = build(case.model, 2, image_size=size)
-    step = resident_step(case, Arithmetic(torch.device("cpu"), "fp32", layout), network)
+    network = build_network(case.model, 2, image_size=size)
+    step = resident_step(case, ComputeConfig(torch.device("cpu"), "fp32", layout), network)
     for _ in range(BITS_STEPS):
         step()
     parts = [value.numpy().tobytes() for value in network.state_dict().values()]

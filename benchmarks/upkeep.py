@@ -17,16 +17,16 @@ import torch
 
 from benchmarks.photos import write_photos
 from benchmarks.table import heading, table
-from trialrun.engine.early_stopping import Standing
-from trialrun.runs.callbacks import Silent
+from trialrun.engine.early_stopping import EpochStatus
+from trialrun.runs.callbacks import NoOpCallback
 from trialrun.runs.training.plan import plan_training
-from trialrun.runs.training.run import train
+from trialrun.runs.training.run import train_run
 
 NUM_TRAIN, NUM_VALID, EPOCHS, BATCH_SIZE = 128, 32, 10, 16
 NUM_CHECKS = 1000
 
 
-class Watch(Silent):
+class Watch(NoOpCallback):
     """Notes when each epoch was told of, how long it took, and the memory then."""
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class Watch(Silent):
         self.epoch_seconds: list[float] = []
         self.resident_mb: list[float] = []
 
-    def epoch(self, standing: Standing, epochs: int) -> None:
+    def epoch(self, standing: EpochStatus, epochs: int) -> None:
         """Note an epoch."""
         self.told.append(time.perf_counter())
         self.epoch_seconds.append(standing.result.epoch_seconds)
@@ -78,7 +78,7 @@ def main() -> int:
             "batch_size": BATCH_SIZE,
             "patience": EPOCHS,
         }
-        train(plan_training(settings), watch)
+        train_run(plan_training(settings), watch)
     later = sum(watch.epoch_seconds[1:])
     beside = watch.told[-1] - watch.told[0] - later
     checks = check_seconds() * (NUM_TRAIN // BATCH_SIZE) * (EPOCHS - 1)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from trialrun.config import Knob, SearchConfig, TrainConfig, as_text, knobs
+from trialrun.config import SearchConfig, Setting, TrainConfig, as_text, list_settings
 from trialrun.config.evaluate import EvaluateConfig
 from trialrun.config.promote import PromoteConfig
 from trialrun.config.score import ScoreConfig
@@ -62,7 +62,7 @@ class EntryPoint:
 
     def lines(self) -> list[str]:
         """Its lines in MLproject."""
-        declared = [item for config in self.settings for item in knobs(config)]
+        declared = [item for config in self.settings for item in list_settings(config)]
         flags = {
             **self.options,
             **{item.name: as_text(item.default) for item in declared},
@@ -108,11 +108,11 @@ def locked_versions(lock: str) -> dict[str, str]:
 def parameter_table() -> str:
     """README's table of the settings of `train`."""
     rows = ["| parameter | values | default | |", "|---|---|---|---|"]
-    rows += [_row(item) for item in knobs(TrainConfig)]
+    rows += [_row(item) for item in list_settings(TrainConfig)]
     return "\n".join(rows)
 
 
-def _row(item: Knob) -> str:
+def _row(item: Setting) -> str:
     legal = item.legal.replace("|", "\\|")
     return f"| `{item.name}` | {legal} | `{as_text(item.default)}` | {item.rule.help} |"
 

@@ -5,8 +5,8 @@ from typing import Any
 
 from trialrun.tuning.plan import plan_search
 from trialrun.tuning.study.storage import open_storage
-from trialrun.tuning.study.study import open_desk, open_study
-from trialrun.tuning.study.trial_queue import Claim, Desk
+from trialrun.tuning.study.study import open_study, open_trial_queue
+from trialrun.tuning.study.trial_queue import ClaimedTrial, TrialQueue
 
 SMALL = {"model": "shufflenet_v2_x0_5", "precision": "fp32", "device": "cpu", "batch_size": 16}
 
@@ -26,16 +26,16 @@ def nested_runs(store: str, parent_run_id: str) -> list[Any]:
     return sorted(runs, key=lambda run: int(run.data.tags["trial"]))
 
 
-def desk_of(store: str, colors: Path, **more: Any) -> Desk:
+def desk_of(store: str, colors: Path, **more: Any) -> TrialQueue:
     """The desk of a new study beside `store`, for trials that train nothing."""
     plan = plan_search(settings(colors, **more))
     storage = open_storage(store.replace("mlflow.db", "optuna.db"), heartbeat_seconds=1)
     study = open_study(storage, plan.config.study or "desk", plan)
-    return open_desk(storage, study, plan, deadline=None, on_lost=lambda _trial: None)
+    return open_trial_queue(storage, study, plan, deadline=None, on_lost=lambda _trial: None)
 
 
-def claimed(desk: Desk) -> Claim:
+def claimed(desk: TrialQueue) -> ClaimedTrial:
     """The next trial, which must be there."""
     claim = desk.claim("tester")
-    assert isinstance(claim, Claim)
+    assert isinstance(claim, ClaimedTrial)
     return claim

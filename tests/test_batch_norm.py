@@ -8,26 +8,26 @@ from torch import nn
 
 from toy_images import CPU, SIZE, labelled
 from trialrun.config import TrainConfig
-from trialrun.engine.batch_norm import RunningStatistics, momentum
+from trialrun.engine.batch_norm import RunningStatistics, compute_momentum
 from trialrun.engine.ema import ema_decay
 from trialrun.engine.fit import fit
-from trialrun.engine.inputs.data import Task
-from trialrun.engine.inputs.seeds import seed_for
+from trialrun.engine.inputs.data import TrainingData
+from trialrun.engine.inputs.seeds import derive_seed
 from trialrun.engine.results import EpochResult
-from trialrun.engine.state import TrainState, begin
+from trialrun.engine.state import TrainState, init_train_state
 from trialrun.images.decoding.preprocessing import Preprocessing
-from trialrun.models.weights import sha256, to_bytes
-from trialrun.models.zoo import build, head_prefix
+from trialrun.models.weights import hash_weights, serialize_state
+from trialrun.models.zoo import build_network, find_head_prefix
 
 BASE = TrainConfig(epochs=2, batch_size=8, learning_rate=0.05)
-LEARNABLE = Task(labelled(96), labelled(30, seed=1), 3, Preprocessing(SIZE))
+LEARNABLE = TrainingData(labelled(96), labelled(30, seed=1), 3, Preprocessing(SIZE))
 
 
 def begun(model: str, config: TrainConfig) -> TrainState:
     """The state of a training of `model` before its first epoch."""
-    torch.manual_seed(seed_for(config.random_seed, "weights"))
-    network = build(model, 3, image_size=SIZE)
-    return begin(network, head_prefix(network), LEARNABLE, config, CPU)
+    torch.manual_seed(derive_seed(config.random_seed, "weights"))
+    network = build_network(model, 3, image_size=SIZE)
+    return init_train_state(network, find_head_prefix(network), LEARNABLE, config, CPU)
 
 
 def last_epoch(state: TrainState, config: TrainConfig) -> EpochResult:
@@ -37,9 +37,9 @@ def last_epoch(state: TrainState, config: TrainConfig) -> EpochResult:
 
 def test_momentum_falls_from_1_to_the_layers_own() -> None:
     """The first batch counts alone, the thousandth as much as the layer asks."""
-    assert momentum(0.1, 0) == 1
-    assert momentum(0.1, 60) == 0.25
-    assert momentum(0.1, 1000) == 0.1
+    assert compute_momentum(0.1, 0) == 1
+    assert compute_momentum(0.1, 60) == 0.25
+    assert compute_momentum(0.1, 1000) == 0.1
 
 
 def test_averages_are_those_of_a_layer_whose_momentum_is_set_by_hand() -> None:
@@ -49,7 +49,7 @@ def test_averages_are_those_of_a_layer_whose_momentum_is_set_by_hand() -> None:
     statistics = RunningStatistics(ours)
     for step in range(70):
         batch = torch.randn(8, 4, 5, 5) + step
-        theirs.momentum = momentum(0.3, step)
+        theirs.momentum = compute_momentum(0.3, step)
         ours(batch)
         theirs(batch)
         statistics.update()
@@ -79,7 +79,7 @@ def test_statistics_do_not_change_the_weights() -> None:
                 if isinstance(module, nn.BatchNorm2d):
                     module.momentum = 0.1
         list(fit(state, BASE))
-        return sha256(to_bytes(dict(state.network.named_parameters())))
+        return hash_weights(serialize_state(dict(state.network.named_parameters())))
 
     assert parameters(own_statistics=True) == parameters(own_statistics=False)
 
@@ -146,11 +146,13 @@ def test_overfitting_is_not_called_a_broken_evaluation_mode() -> None:
     """Labels that mean nothing are learned by heart: training images are right in both modes."""
     train, valid = labelled(24), labelled(30, seed=1)
     shuffled = replace(valid, labels=(valid.labels + 1) % 3)
-    task = Task(train, shuffled, 3, Preprocessing(SIZE))
+    task = TrainingData(train, shuffled, 3, Preprocessing(SIZE))
     config = TrainConfig(epochs=30, batch_size=8, learning_rate=0.02, patience=30)
     torch.manual_seed(1)
-    network = build("shufflenet_v2_x0_5", 3, image_size=SIZE)
-    result = last_epoch(begin(network, head_prefix(network), task, config, CPU), config)
+    network = build_network("shufflenet_v2_x0_5", 3, image_size=SIZE)
+    result = last_epoch(
+        init_train_state(network, find_head_prefix(network), task, config, CPU), config
+    )
     assert result.train_accuracy > 0.9
     assert result.validation.accuracy < 0.2
     assert result.evaluation_fault is None
@@ -165,6 +167,6 @@ def test_the_check_changes_nothing() -> None:
         if broken:
             freeze_statistics(state.network)
         assert (last_epoch(state, config).evaluation_fault is not None) is broken
-        return sha256(to_bytes(dict(state.network.named_parameters())))
+        return hash_weights(serialize_state(dict(state.network.named_parameters())))
 
     assert weights(broken=True) == weights(broken=False)

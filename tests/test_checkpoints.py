@@ -12,7 +12,7 @@ from torch import nn
 
 from toy_networks import network_of, started_from
 from trialrun.errors import InvalidModelDirectoryError
-from trialrun.models.weights import to_bytes
+from trialrun.models.weights import serialize_state
 
 State = dict[str, Any]
 
@@ -92,7 +92,7 @@ def test_other_precisions_are_converted(dtype: torch.dtype, suffix: str, tmp_pat
     if suffix == ".pt":
         torch.save(source, path)
     else:
-        path.write_bytes(to_bytes(source))
+        path.write_bytes(serialize_state(source))
     found = started_from(path)
     assert found["fc.weight"].dtype == torch.float32
     assert torch.equal(found["fc.weight"], source["fc.weight"].float())

@@ -11,17 +11,17 @@ import pytest
 
 import trialrun
 from conftest import write_classes, write_image
-from trialrun.cli import run
-from trialrun.config import TrainConfig, knobs
+from trialrun.cli import run_cli
+from trialrun.config import TrainConfig, list_settings
 
 NETWORK = "shufflenet_v2_x0_5"
 
 
 def test_help_names_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
     """`train --help` lists each flag with its default."""
-    assert run(["train", "--help"]) == 0
+    assert run_cli(["train", "--help"]) == 0
     shown = capsys.readouterr().out
-    assert all(item.flag in shown for item in knobs(TrainConfig))
+    assert all(item.flag in shown for item in list_settings(TrainConfig))
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_error_is_two_lines_and_a_code(
     arguments: list[str], code: int, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What was found, what to do, and the exit code of its kind; no traceback."""
-    assert run(arguments) == code
+    assert run_cli(arguments) == code
     lines = capsys.readouterr().err.splitlines()
     assert lines[0].startswith(f"Error: {kind}: ")
     assert lines[1].startswith("Hint: ")
@@ -52,7 +52,7 @@ def test_name_without_a_command_shows_the_help_and_no_error(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Commands stand in the order of the work, each with a whole sentence on one line."""
-    assert run([]) == 2
+    assert run_cli([]) == 2
     shown = capsys.readouterr().err
     _, _, commands = shown.partition("Commands:\n")
     names = [line.split()[0] for line in commands.splitlines()]
@@ -62,13 +62,13 @@ def test_name_without_a_command_shows_the_help_and_no_error(
 
 def test_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
     """What `pip show` says."""
-    assert run(["--version"]) == 0
+    assert run_cli(["--version"]) == 0
     assert capsys.readouterr().out == f"trialrun {version('trialrun')}\n"
 
 
 def test_hint_names_the_command_that_was_mistaken(capsys: pytest.CaptureFixture[str]) -> None:
     """Its help lists what it takes."""
-    assert run(["data", "pack", "--limit", "3"]) == 2
+    assert run_cli(["data", "pack", "--limit", "3"]) == 2
     assert "trialrun data pack --help" in capsys.readouterr().err
 
 
@@ -77,7 +77,7 @@ def test_switch_of_one_command_takes_no_value_in_another(
 ) -> None:
     """`--strict` is a setting of `train` and a plain switch of `data check`."""
     images = write_classes(tmp_path / "set", {"a": 2, "b": 2})
-    assert run(["data", "check", str(images), "--strict", "--json"]) == 0
+    assert run_cli(["data", "check", str(images), "--strict", "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["sets"]) == 1
 
 
@@ -87,18 +87,18 @@ def test_other_ranks_say_what_went_wrong_with_them(
     """A second machine may lack the data that the first has; results are the first rank's."""
     for name, value in {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "0"}.items():
         monkeypatch.setenv(name, value)
-    assert run(["train", "--train-data", "/no/such"]) == 3
+    assert run_cli(["train", "--train-data", "/no/such"]) == 3
     assert "Error: InvalidDatasetError: rank 1: there is no /no/such" in capsys.readouterr().err
-    assert run(["model", "list"]) == 0
+    assert run_cli(["model", "list"]) == 0
     assert capsys.readouterr() == ("", "")
     monkeypatch.delenv("RANK")
-    assert run(["model", "list"]) == 2
+    assert run_cli(["model", "list"]) == 2
     assert capsys.readouterr().err.startswith("Error: InvalidParameterError: WORLD_SIZE is set")
 
 
 def test_debug_shows_where_an_error_came_from(capsys: pytest.CaptureFixture[str]) -> None:
     """--debug adds the traceback."""
-    assert run(["train", "--epochs", "0", "--debug"]) == 2
+    assert run_cli(["train", "--epochs", "0", "--debug"]) == 2
     assert "Traceback" in capsys.readouterr().err
 
 
@@ -127,7 +127,7 @@ def test_train_prints_json_alone_as_the_last_line(
 ) -> None:
     """With --json standard output holds one object, and people's text goes to standard error."""
     arguments = ["--model", NETWORK, "--epochs", "1", "--batch-size", "8", "--json"]
-    assert run(["train", "--train-data", str(colors), *arguments]) == 0
+    assert run_cli(["train", "--train-data", str(colors), *arguments]) == 0
     captured = capsys.readouterr()
     (line,) = captured.out.splitlines()
     result = json.loads(line)
@@ -147,7 +147,7 @@ def test_score_writes_a_row_an_image(store: str, colors: Path, tmp_path: Path, s
     data = write_classes(tmp_path / "more", {"blue": 2, "red": 1}, seed=77)
     (data / "red" / "broken.png").write_bytes(b"no picture")
     output = tmp_path / f"scored{suffix}"
-    assert run(["score", str(trained.model_uri), str(data), "--output", str(output)]) == 0
+    assert run_cli(["score", str(trained.model_uri), str(data), "--output", str(output)]) == 0
     table = pd.read_csv(output) if suffix == ".csv" else pd.read_parquet(output)
     assert table["path"].tolist() == ["blue/000.png", "blue/001.png", "red/000.png",
                                       "red/broken.png"]  # fmt: skip
@@ -171,7 +171,7 @@ def test_unlabelled_images_are_scored(store: str, colors: Path, tmp_path: Path) 
 
 def test_model_list_names_the_zoo(capsys: pytest.CaptureFixture[str]) -> None:
     """As lines for people, as an object for programs."""
-    assert run(["model", "list"]) == 0
+    assert run_cli(["model", "list"]) == 0
     assert "densenet201" in capsys.readouterr().out.splitlines()
-    assert run(["model", "list", "--json"]) == 0
+    assert run_cli(["model", "list", "--json"]) == 0
     assert "resnext101_32x8d" in json.loads(capsys.readouterr().out)["models"]

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from trialrun.images.decoding.decode import decode
+from trialrun.images.decoding.decode import decode_image
 
 PILLOW = "pillow==13.0.0"
 FETCH_SECONDS = 240
@@ -92,7 +92,7 @@ def test_what_is_decoded_is_what_pillow_sees(images: Path) -> None:
                 if image.mode not in PLAIN_MODES or image.has_transparency_data:
                     continue
                 expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-            pixels = decode(path.read_bytes()).permute(1, 2, 0).numpy()
+            pixels = decode_image(path.read_bytes()).permute(1, 2, 0).numpy()
         except Exception:
             continue
         num_compared += 1

@@ -5,7 +5,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from trialrun.report.curves import curves_png
+from trialrun.report.curves import draw_curves
 
 BLUE, ORANGE = (31, 119, 180), (255, 127, 14)  # the first two of matplotlib's cycle
 
@@ -19,7 +19,7 @@ def test_a_run_has_one_colour_though_it_lacks_a_metric() -> None:
     """Only the second run has top-5 accuracy: no line of that panel is in the first one's blue."""
     both = {"A": {1: 0.5, 2: 0.4}, "B": {1: 0.6, 2: 0.5}}
     alone = {"B": {1: 0.9, 2: 0.95}}
-    png = curves_png({"valid_loss": both, "valid_top5_accuracy": alone}, order=["A", "B"])
+    png = draw_curves({"valid_loss": both, "valid_top5_accuracy": alone}, order=["A", "B"])
     picture = Image.open(io.BytesIO(png)).convert("RGB")
     width, height = picture.width, round(0.8 * picture.height)  # the legend lies below
     left = picture.crop((0, 0, width // 2, height))

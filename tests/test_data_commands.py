@@ -10,17 +10,17 @@ import pytest
 
 import trialrun
 from conftest import write_classes, write_image
-from trialrun.cli import run
+from trialrun.cli import run_cli
 from trialrun.errors import InvalidDatasetError
 from trialrun.images import open_data
 from trialrun.images.formats.image_directory_writer import write_image_directory
-from trialrun.images.scanning.scan import survey
+from trialrun.images.scanning.scan import scan_files
 
 
 def answer(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, dict[str, Any]]:
     """The exit code and the JSON object that a command prints."""
     capsys.readouterr()
-    code = run([*map(str, arguments), "--json"])
+    code = run_cli([*map(str, arguments), "--json"])
     said: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
     return code, said
 
@@ -55,7 +55,7 @@ def test_check_writes_nothing(colors: Path, cache_folder: Path, tmp_path: Path) 
     """Neither beside the data nor in the cache, not even for an archive."""
     shutil.make_archive(str(tmp_path / "set"), "zip", colors)
     before = sorted(cache_folder.rglob("*")), sorted(tmp_path.rglob("*"))
-    assert run(["data", "check", str(tmp_path / "set.zip"), str(colors)]) == 0
+    assert run_cli(["data", "check", str(tmp_path / "set.zip"), str(colors)]) == 0
     assert (sorted(cache_folder.rglob("*")), sorted(tmp_path.rglob("*"))) == before
 
 
@@ -89,14 +89,16 @@ def test_what_convert_wrote_reads_as_the_source_did(
     lines = (tmp_path / "out" / "manifest.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
     assert [row["reason"] for row in rows if row["verdict"] == "skipped"] == ["an HTML page"]
-    assert run(["data", "convert", str(folder), str(tmp_path / "out")]) == 6  # it is there already
+    assert (
+        run_cli(["data", "convert", str(folder), str(tmp_path / "out")]) == 6
+    )  # it is there already
 
 
 @pytest.mark.parametrize("change", ["replaced", "gone"])
 def test_what_is_written_is_what_was_judged(tmp_path: Path, change: str) -> None:
     """A file that is replaced or vanishes before it is copied is an error that names it."""
     folder = write_classes(tmp_path / "set", {"a": 2, "b": 2})
-    surveyed = survey(open_data(str(folder), tmp_path), threads=1)
+    surveyed = scan_files(open_data(str(folder), tmp_path), threads=1)
     path = folder / "b" / "000.png"
     path.unlink() if change == "gone" else path.write_bytes(b"<html>")
     with pytest.raises(InvalidDatasetError, match=r"b/000\.png could be read at first"):
@@ -106,7 +108,7 @@ def test_what_is_written_is_what_was_judged(tmp_path: Path, change: str) -> None
 
 def test_a_place_that_cannot_be_is_told(colors: Path) -> None:
     """The home of a user that there is not: a wrong parameter, no fault of ours."""
-    assert run(["data", "convert", str(colors), "~nosuchuser/out"]) == 2
+    assert run_cli(["data", "convert", str(colors), "~nosuchuser/out"]) == 2
 
 
 def test_names_that_are_written_are_ascii(tmp_path: Path) -> None:
@@ -114,7 +116,7 @@ def test_names_that_are_written_are_ascii(tmp_path: Path) -> None:
     folder = write_classes(tmp_path / "set", {"a": 1})
     (folder / "a" / "000.png").rename(folder / "a" / "1.p\u00f1g")
     (folder / "metadata.csv").write_text("file_name,label\na/1.p\u00f1g,\u00e9\n", "utf-8")
-    surveyed = survey(open_data(str(folder), tmp_path), threads=1)
+    surveyed = scan_files(open_data(str(folder), tmp_path), threads=1)
     write_image_directory(surveyed, [""], tmp_path / "out")
     assert [path.name for path in (tmp_path / "out" / "image").iterdir()] == ["0_0"]
 
@@ -142,7 +144,7 @@ def test_split_keeps_classes_and_groups(capsys: pytest.CaptureFixture[str], tmp_
 def test_split_refuses_a_share_that_is_none(colors: Path, tmp_path: Path, fraction: int) -> None:
     """Exit 2, nothing written."""
     out = tmp_path / "out"
-    assert run(["data", "split", str(colors), str(out), "--fraction", str(fraction)]) == 2
+    assert run_cli(["data", "split", str(colors), str(out), "--fraction", str(fraction)]) == 2
     assert not out.exists()
 
 
@@ -209,7 +211,7 @@ def test_a_set_in_the_artifact_store_is_downloaded(
     code, said = answer(capsys, "data", "check", f"runs:/{run_id}/set")
     assert code == 0
     assert said["sets"][0]["images_by_class"] == {"blue": 12, "green": 12, "red": 12}
-    assert run(["data", "check", f"runs:/{run_id}/none"]) == 5
+    assert run_cli(["data", "check", f"runs:/{run_id}/none"]) == 5
 
 
 @pytest.mark.parametrize("command", ["convert", "split"])
@@ -217,6 +219,6 @@ def test_output_among_the_images_is_refused(
     colors: Path, command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It would be read as further classes of the set."""
-    assert run(["data", command, str(colors), str(colors / "out")]) == 2
+    assert run_cli(["data", command, str(colors), str(colors / "out")]) == 2
     assert "outside" in capsys.readouterr().err
     assert not (colors / "out").exists()

@@ -17,17 +17,17 @@ from torch import Tensor, nn
 
 from conftest import write_classes
 from trialrun.config import TrainConfig
-from trialrun.distributed import ALONE, Ranks, joined, ranks_of
-from trialrun.engine.compute.precision import Arithmetic
+from trialrun.distributed import ALONE, Ranks, join_ranks, read_ranks
+from trialrun.engine.compute.precision import ComputeConfig
 from trialrun.engine.fit import fit
-from trialrun.engine.inputs.batches import LabelledPixels, ordered_batches, training_batches
-from trialrun.engine.inputs.data import Task
-from trialrun.engine.state import begin
+from trialrun.engine.inputs.batches import ImageDataset, sequential_batches, training_batches
+from trialrun.engine.inputs.data import TrainingData
+from trialrun.engine.state import init_train_state
 from trialrun.errors import InvalidParameterError
 from trialrun.images.decoding.preprocessing import Preprocessing
 
 SIZE = 16
-CPU = Arithmetic(torch.device("cpu"), "fp32")
+CPU = ComputeConfig(torch.device("cpu"), "fp32")
 
 
 class Noise:
@@ -43,12 +43,12 @@ class Noise:
         return self._pixels[torch.from_numpy(rows)]
 
 
-def noise(num_images: int) -> LabelledPixels:
+def noise(num_images: int) -> ImageDataset:
     """So many images of three classes."""
-    return LabelledPixels(Noise(num_images), np.arange(num_images), np.arange(num_images) % 3)
+    return ImageDataset(Noise(num_images), np.arange(num_images), np.arange(num_images) % 3)
 
 
-def unequal(num_images: int) -> LabelledPixels:
+def unequal(num_images: int) -> ImageDataset:
     """As many, most of them of the first class."""
     data = noise(num_images)
     return replace(data, labels=np.maximum(np.arange(num_images) % 9 - 6, 0))
@@ -56,7 +56,7 @@ def unequal(num_images: int) -> LabelledPixels:
 
 def train_plainly(ranks: Ranks, batch_size: int, class_weights: str) -> list[dict[str, float]]:
     """The epochs' figures of a network without batch norm, whose statistics ranks do not share."""
-    task = Task(unequal(29), noise(7), 3, Preprocessing(SIZE))
+    task = TrainingData(unequal(29), noise(7), 3, Preprocessing(SIZE))
     config = TrainConfig(
         epochs=3,
         batch_size=batch_size,
@@ -66,7 +66,7 @@ def train_plainly(ranks: Ranks, batch_size: int, class_weights: str) -> list[dic
     )
     torch.manual_seed(1)
     layers = (nn.Conv2d(3, 4, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(196, 3))
-    state = begin(nn.Sequential(*layers), "3.", task, config, CPU, ranks)
+    state = init_train_state(nn.Sequential(*layers), "3.", task, config, CPU, ranks)
     wanted = ("train_loss", "train_accuracy", "valid_loss", "valid_accuracy", "learning_rate")
     return [
         {name: result.metrics()[name] for name in wanted}
@@ -133,7 +133,7 @@ def test_ranks_share_every_image_once(num_images: int, world_size: int) -> None:
     )
     assert len({len(batches) for batches in learned}) == 1
     assert min(len(batch) for batches in learned for batch in batches) > 1
-    counted = [b.positions for r in ranks for b in ordered_batches(data, 4, r)]
+    counted = [b.positions for r in ranks for b in sequential_batches(data, 4, r)]
     assert sorted(np.concatenate(counted).tolist()) == list(range(num_images))
 
 
@@ -180,14 +180,14 @@ def test_training_by_ranks_is_recorded_once(store: str, colors: Path) -> None:
 
 def test_process_that_torchrun_did_not_start_is_alone() -> None:
     """Without WORLD_SIZE there is one rank; a broken environment is told."""
-    assert ranks_of({}) == ALONE
-    assert ranks_of({"RANK": "1", "WORLD_SIZE": "2"}).world_size == 2
+    assert read_ranks({}) == ALONE
+    assert read_ranks({"RANK": "1", "WORLD_SIZE": "2"}).world_size == 2
     with pytest.raises(InvalidParameterError, match="RANK"):
-        ranks_of({"WORLD_SIZE": "2"})
+        read_ranks({"WORLD_SIZE": "2"})
     with pytest.raises(InvalidParameterError, match="none of"):
-        ranks_of({"WORLD_SIZE": "2", "RANK": "2"})
+        read_ranks({"WORLD_SIZE": "2", "RANK": "2"})
 
 
 if __name__ == "__main__":  # what the ranks run
-    with joined(torch.device("cpu")) as joined_ranks:
+    with join_ranks(torch.device("cpu")) as joined_ranks:
         sys.stdout.write(json.dumps(train_plainly(joined_ranks, 4, sys.argv[1])))

@@ -4,12 +4,14 @@ import pickle
 
 import pytest
 
-from trialrun.errors import InvalidDatasetError, InvalidParameterError, TrialrunError, merged
+from trialrun.errors import InvalidDatasetError, InvalidParameterError, TrialrunError, merge_errors
 
 
 def test_lowest_exit_code_leads_and_nothing_is_dropped() -> None:
     """A wrong parameter and a wrong folder are told together, as a parameter's error."""
-    error = merged([InvalidDatasetError("no cats", "Add cats."), InvalidParameterError("epochs=0")])
+    error = merge_errors(
+        [InvalidDatasetError("no cats", "Add cats."), InvalidParameterError("epochs=0")]
+    )
     assert isinstance(error, InvalidParameterError)
     assert str(error) == "epochs=0; InvalidDatasetError: no cats"
     assert error.hint == "Add cats."
@@ -24,7 +26,7 @@ def test_errors_cross_processes_whole() -> None:
 def test_nothing_to_merge_is_a_callers_mistake() -> None:
     """An empty list is no error for users."""
     with pytest.raises(ValueError, match="no errors"):
-        merged([])
+        merge_errors([])
 
 
 def all_kinds(kind: type[TrialrunError] = TrialrunError) -> list[type[TrialrunError]]:

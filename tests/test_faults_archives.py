@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from conftest import write_classes
 from trialrun.errors import DataError, InvalidArchiveError
 from trialrun.images import open_data
-from trialrun.images.formats.archives.entries import Allowance
-from trialrun.images.formats.archives.tar_files import tar_members
+from trialrun.images.formats.archives.entries import UnpackLimits
+from trialrun.images.formats.archives.tar_files import read_tar_members
 
 KINDS = {"zip": "zip", "tar": "tar", "tar.gz": "gztar", "tar.bz2": "bztar"}
 
@@ -155,14 +155,14 @@ def test_fault_33_more_than_the_disk_holds_is_refused(tmp_path: Path) -> None:
     entry = tarfile.TarInfo("a/1.png")
     entry.size = 1 << 40
     (tmp_path / "a.tar").write_bytes(entry.tobuf() + bytes(1024))
-    allowance = Allowance(tmp_path / "a.tar", archive_bytes=1 << 39, free_bytes=1 << 30)
+    allowance = UnpackLimits(tmp_path / "a.tar", archive_bytes=1 << 39, free_bytes=1 << 30)
     with pytest.raises(InvalidArchiveError, match="that are free"):
-        list(tar_members(tmp_path / "a.tar", allowance))
+        list(read_tar_members(tmp_path / "a.tar", allowance))
 
 
 def test_fault_33_too_many_entries_are_refused(tmp_path: Path) -> None:
     """A count without end ends."""
-    allowance = Allowance(tmp_path, 1, 1, num_entries=5_000_000)
+    allowance = UnpackLimits(tmp_path, 1, 1, num_entries=5_000_000)
     with pytest.raises(InvalidArchiveError, match="5,000,000 entries"):
         allowance.count_entry("one.png", is_folder=False)
 

@@ -15,11 +15,11 @@ import trialrun
 from conftest import write_classes, write_image
 from trialrun.errors import DataError, InvalidDatasetError, NotLabeledDatasetError, TrialrunError
 from trialrun.image_cache import open_pack
-from trialrun.images import ImageItem, ImageSet, check_trainable, open_data, printable
+from trialrun.images import ImageItem, ImageSet, check_trainable, make_printable, open_data
 from trialrun.images.decoding.preprocessing import Preprocessing
-from trialrun.images.scanning.scan import survey
-from trialrun.runs.datasets.check import check
-from trialrun.runs.evaluation.tables import as_csv
+from trialrun.images.scanning.scan import scan_files
+from trialrun.runs.datasets.check import check_datasets
+from trialrun.runs.evaluation.tables import format_csv
 from trialrun.runs.training.plan import plan_training
 
 
@@ -120,7 +120,7 @@ def test_fault_22_a_link_out_of_the_folder_is_refused(colors: Path, tmp_path: Pa
     assert len(images) == 36
     assert any("lead out" in note for note in images.notes)
     (colors / "metadata.csv").write_text("file_name,label\nred/link.png,a\nred/000.png,b\n")
-    values = check(str(colors)).to_json()["sets"][0]
+    values = check_datasets(str(colors)).to_json()["sets"][0]
     assert values["skipped"] == {"red/link.png": "a link that leads out of the folder"}
     (colors / "metadata.csv").write_text("file_name,label\n../secret.png,a\n")
     with pytest.raises(InvalidDatasetError, match="leads out of the folder"):
@@ -141,7 +141,7 @@ def test_fault_23_pipes_and_sockets_do_not_hang(colors: Path) -> None:
         assert len(images) == 36
         assert "2 pipes, sockets or devices (skipped)" in images.notes
         named = ImageSet("x", colors, (ImageItem("red/pipe.png"), ImageItem("red/socket.png")))
-        assert all(seen.reason for seen in survey(named, threads=1).sightings)
+        assert all(seen.reason for seen in scan_files(named, threads=1).sightings)
 
 
 ODD_NAMES = ["new\nline", 'quo"te', "com,ma", "emo\U0001f600ji", "tab\there", " space "]
@@ -154,9 +154,9 @@ def test_fault_24_odd_names_come_out_right(tmp_path: Path, name: str) -> None:
     (item,) = opened(tmp_path / "set").items
     assert item.label == name
     assert item.name == f"{name}/{name}.png"
-    shown = printable(item.name)
+    shown = make_printable(item.name)
     assert "\n" not in shown
-    (row,) = csv.DictReader(io.StringIO(as_csv([{"name": item.name, "label": item.label}])))
+    (row,) = csv.DictReader(io.StringIO(format_csv([{"name": item.name, "label": item.label}])))
     assert row == {"name": item.name, "label": name}
 
 
@@ -165,10 +165,10 @@ def test_fault_25_names_that_are_not_utf8_do_not_break(tmp_path: Path) -> None:
     folder = write_classes(tmp_path / "set", {"a": 2, "b": 2})
     odd = os.fsencode(folder) + b"/a/\xff\xfe.png"
     shutil.copy(folder / "a" / "000.png", os.fsdecode(odd))
-    values = check(str(folder)).to_json()
+    values = check_datasets(str(folder)).to_json()
     assert values["sets"][0]["num_good"] == 5
     assert values["findings"]["num_repeated"] == 1
-    assert printable(os.fsdecode(b"a/\xff\xfe.png")) == "a/\\xff\\xfe.png"
+    assert make_printable(os.fsdecode(b"a/\xff\xfe.png")) == "a/\\xff\\xfe.png"
 
 
 def test_fault_26_lookalike_classes_are_listed(tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_fault_27_the_same_image_twice_is_counted(tmp_path: Path) -> None:
     valid = write_classes(tmp_path / "valid", {"a": 5, "b": 5}, seed=77)
     shutil.copy(train / "a" / "001.png", valid / "a" / "leak.png")
     shutil.copy(train / "a" / "002.png", train / "b" / "relabelled.png")
-    checked = check(str(train), str(valid))
+    checked = check_datasets(str(train), str(valid))
     assert checked.findings.counts() == {
         "leaked_images": 1,
         "conflicting_labels": 1,
@@ -209,7 +209,7 @@ def test_fault_28_a_file_deleted_meanwhile_is_still_in_the_pack(
     colors: Path, tmp_path: Path
 ) -> None:
     """What was packed is used, whatever becomes of the files; without a pack it is an error."""
-    surveyed = survey(opened(colors), threads=2)
+    surveyed = scan_files(opened(colors), threads=2)
     rows = np.arange(36)
 
     def decoded(folder: str, limit_bytes: int):  # type: ignore[no-untyped-def]  # a pack or not
@@ -228,7 +228,7 @@ def test_fault_28_a_file_deleted_meanwhile_is_still_in_the_pack(
 
 def test_fault_28_a_file_changed_meanwhile_is_refused(colors: Path, tmp_path: Path) -> None:
     """A file that is no longer the one that was surveyed is not packed in its place."""
-    surveyed = survey(opened(colors), threads=2)
+    surveyed = scan_files(opened(colors), threads=2)
     write_image(colors / "red" / "003.png", (1, 1, 1), seed=5)
     pack = open_pack(surveyed, Preprocessing(16), tmp_path / "packs", threads=2, limit_bytes=10**9)
     assert [reason for reason in pack.reasons if reason] == ["changed while it was being read"]
@@ -250,7 +250,7 @@ def test_fault_30_unlabelled_images_cannot_train(tmp_path: Path) -> None:
     """A folder of images without classes has no labels, and says so by the ancestor's name."""
     write_image(tmp_path / "flat" / "1.png", (1, 1, 1))
     assert isinstance(refusal(train_data=str(tmp_path / "flat")), NotLabeledDatasetError)
-    assert check(str(tmp_path / "flat")).problems == ()
+    assert check_datasets(str(tmp_path / "flat")).problems == ()
 
 
 def test_fault_30_unlabelled_images_are_scored(tmp_path: Path, azure: Path) -> None:

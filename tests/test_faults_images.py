@@ -17,11 +17,11 @@ from PIL import Image
 
 from conftest import write_classes
 from trialrun.errors import InvalidDatasetError
-from trialrun.image_cache import usable_subset
-from trialrun.images.decoding.decode import decode
+from trialrun.image_cache import select_usable
+from trialrun.images.decoding.decode import decode_image
 from trialrun.images.decoding.header import UndecodableError
-from trialrun.images.scanning.thread_pool import in_order
-from trialrun.runs.datasets.check import check
+from trialrun.images.scanning.thread_pool import map_in_order
+from trialrun.runs.datasets.check import check_datasets
 
 
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -42,7 +42,7 @@ def checked(tmp_path: Path, name: str, data: bytes) -> tuple[str, str]:
     folder = tmp_path / "set" / "a"
     folder.mkdir(parents=True)
     (folder / name).write_bytes(data)
-    values = check(str(folder.parent)).to_json()["sets"][0]
+    values = check_datasets(str(folder.parent)).to_json()["sets"][0]
     return values["skipped"].get(f"a/{name}", ""), values["warned"].get(f"a/{name}", "")
 
 
@@ -62,12 +62,12 @@ def test_fault_02_a_truncated_file_is_skipped(tmp_path: Path, kind: str, share: 
 def test_fault_03_every_flipped_bit_of_a_png_is_found() -> None:
     """No single bit of a PNG can change and be decoded to other pixels."""
     data = encoded(picture(6, 5), "PNG")
-    whole = decode(data)
+    whole = decode_image(data)
     for bit in range(len(data) * 8):
         damaged = bytearray(data)
         damaged[bit // 8] ^= 1 << bit % 8
         try:
-            assert torch.equal(decode(bytes(damaged)), whole)
+            assert torch.equal(decode_image(bytes(damaged)), whole)
         except UndecodableError:
             continue
 
@@ -116,7 +116,8 @@ def test_fault_07_sixteen_bits_are_scaled() -> None:
     grays = np.array([[0, 257 * 10, 257 * 128, 65535]], dtype=np.uint16)
     for kind in ("PNG", "TIFF"):
         assert (
-            decode(encoded(Image.fromarray(grays), kind))[:, 0].tolist() == [[0, 10, 128, 255]] * 3
+            decode_image(encoded(Image.fromarray(grays), kind))[:, 0].tolist()
+            == [[0, 10, 128, 255]] * 3
         )
 
 
@@ -131,7 +132,7 @@ def test_fault_09_cmyk_is_converted() -> None:
     data = encoded(picture(mode="CMYK"), "JPEG", quality=95)
     with Image.open(io.BytesIO(data)) as image:
         expected = np.asarray(image.convert("RGB"))
-    assert np.array_equal(decode(data).permute(1, 2, 0).numpy(), expected)
+    assert np.array_equal(decode_image(data).permute(1, 2, 0).numpy(), expected)
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
@@ -140,7 +141,7 @@ def test_fault_10_what_is_transparent_becomes_white(mode: str) -> None:
     clear = Image.new("RGBA", (4, 4), (0, 0, 0, 0))
     image = clear if mode == "RGBA" else clear.convert(mode)
     options = {"transparency": 0} if mode == "P" else {}
-    assert decode(encoded(image, "PNG", **options)).unique().tolist() == [255]
+    assert decode_image(encoded(image, "PNG", **options)).unique().tolist() == [255]
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
@@ -153,7 +154,9 @@ def test_fault_11_exif_turns_images_alike_in_every_format(kind: str, orientation
     exif = Image.Exif()
     exif[0x0112] = orientation
     options = {"lossless": True} if kind == "WEBP" else {}
-    pixels = decode(encoded(Image.fromarray(grays).convert("RGB"), kind, exif=exif, **options))
+    pixels = decode_image(
+        encoded(Image.fromarray(grays).convert("RGB"), kind, exif=exif, **options)
+    )
     assert pixels.shape[1:] == ((48, 32) if orientation > 4 else (32, 48))
     corners = {
         "tl": pixels[:, :8, :8],
@@ -173,7 +176,7 @@ def test_fault_12_the_first_frame_of_an_animation_counts(
     frames = [Image.new("RGB", (16, 16), color) for color in ("red", "blue")]
     data = encoded(frames[0], kind, save_all=True, append_images=frames[1:], lossless=True)
     assert "several frames" in checked(tmp_path, "a" + suffix, data)[1]
-    red, _, blue = decode(data).float().mean(dim=(1, 2)).tolist()
+    red, _, blue = decode_image(data).float().mean(dim=(1, 2)).tolist()
     assert red > 250
     assert blue < 5
 
@@ -210,7 +213,7 @@ def test_fault_15_a_decoder_that_fails_in_its_own_way_is_caught(kind: str) -> No
     for place, value in itertools.product(range(0, min(len(data), 400), 3), (0x00, 0xFF)):
         damaged = data[:place] + bytes([value]) + data[place + 1 :]
         with suppress(UndecodableError):
-            assert decode(damaged).dtype == torch.uint8
+            assert decode_image(damaged).dtype == torch.uint8
 
 
 @pytest.mark.parametrize("together", [1, 8, 40])
@@ -221,7 +224,7 @@ def test_fault_16_what_hangs_is_given_up(together: int) -> None:
         time.sleep(60 if number == 3 else 0.001)
         return str(number)
 
-    made = in_order(
+    made = map_in_order(
         make,
         range(20),
         threads=2,
@@ -236,7 +239,7 @@ def test_fault_16_what_hangs_is_given_up(together: int) -> None:
 def test_many_threads_do_not_read_a_set_ahead(threads: int, most: int) -> None:
     """Items may be whole files: so many are pulled before the first result is taken, no more."""
     pulled = iter(range(1000))
-    made = in_order(abs, pulled, threads=threads, late=abs)
+    made = map_in_order(abs, pulled, threads=threads, late=abs)
     assert next(made) == 0
     assert next(pulled) <= most
     assert list(made)[:3] == [1, 2, 3]
@@ -247,26 +250,26 @@ def test_more_than_a_tenth_unreadable_is_an_error(tmp_path: Path) -> None:
     folder = write_classes(tmp_path / "set", {"a": 9, "b": 9}, size=8)
     for number in range(2):
         (folder / "a" / f"bad{number}.png").write_bytes(b"")
-    (few,) = check(str(folder)).sets
-    assert len(usable_subset(few.images, few.decoded.reasons, strict=False)) == 18
+    (few,) = check_datasets(str(folder)).sets
+    assert len(select_usable(few.images, few.decoded.reasons, strict=False)) == 18
     with pytest.raises(InvalidDatasetError, match="2 of 20 images"):
-        check(str(folder), strict=True).raise_for_problems()
+        check_datasets(str(folder), strict=True).raise_for_problems()
     (folder / "b" / "bad.png").write_bytes(b"")
     with pytest.raises(InvalidDatasetError, match="3 of 21 images"):
-        check(str(folder)).raise_for_problems()
+        check_datasets(str(folder)).raise_for_problems()
 
 
 def test_fault_08_a_tiff_of_32_bits_is_skipped() -> None:
     """0 to 255 in 32 bits is not nearly black: nobody knows what is white."""
     image = Image.fromarray(np.arange(256, dtype=np.int32).reshape(16, 16))
     with pytest.raises(UndecodableError, match="32-bit pixels"):
-        decode(encoded(image, "TIFF"))
+        decode_image(encoded(image, "TIFF"))
 
 
 def test_fault_07_sixteen_bits_of_a_ppm_are_scaled() -> None:
     """Pillow opens them as 32 bits, of which 16 are used."""
     grays = np.array([[0, 257 * 10, 65535]], dtype=">u2")
-    assert decode(b"P5 3 1 65535\n" + grays.tobytes())[0, 0].tolist() == [0, 10, 255]
+    assert decode_image(b"P5 3 1 65535\n" + grays.tobytes())[0, 0].tolist() == [0, 10, 255]
 
 
 DECODE_LARGE = """

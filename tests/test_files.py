@@ -8,7 +8,13 @@ import pytest
 from filelock import FileLock
 
 from trialrun.errors import StorageError
-from trialrun.files import lock_beside, new_directory, sha256_of, sweep_idle, write_durably
+from trialrun.files import (
+    create_directory,
+    hash_file,
+    lock_path,
+    sweep_unlocked_drafts,
+    write_durably,
+)
 
 
 def test_write_replaces_whole_files(tmp_path: Path) -> None:
@@ -22,7 +28,7 @@ def test_write_replaces_whole_files(tmp_path: Path) -> None:
 
 def test_failed_directory_leaves_nothing(tmp_path: Path) -> None:
     """An error half-way leaves neither the folder nor its draft."""
-    with pytest.raises(ZeroDivisionError), new_directory(tmp_path / "out") as draft:
+    with pytest.raises(ZeroDivisionError), create_directory(tmp_path / "out") as draft:
         (draft / "part").write_text(str(1 / 0))
     assert list(tmp_path.iterdir()) == []
 
@@ -31,7 +37,7 @@ def test_existing_directory_is_not_overwritten(tmp_path: Path) -> None:
     """A folder with something in it is refused."""
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("keep")
-    with pytest.raises(StorageError, match="exists"), new_directory(tmp_path / "out"):
+    with pytest.raises(StorageError, match="exists"), create_directory(tmp_path / "out"):
         pass
     assert (tmp_path / "out" / "mine").read_text() == "keep"
 
@@ -46,7 +52,7 @@ def test_full_device_is_a_storage_error() -> None:
 def test_sha256_is_that_of_the_bytes(tmp_path: Path) -> None:
     """The empty file has the well-known hash."""
     (tmp_path / "empty").touch()
-    assert sha256_of(tmp_path / "empty").startswith("e3b0c44298fc1c149afbf4c8996fb924")
+    assert hash_file(tmp_path / "empty").startswith("e3b0c44298fc1c149afbf4c8996fb924")
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
@@ -55,7 +61,7 @@ def test_rights_are_those_the_umask_leaves(tmp_path: Path, umask: int) -> None:
     before = os.umask(umask)
     try:
         write_durably(tmp_path / "a.txt", "x")
-        with new_directory(tmp_path / "out"):
+        with create_directory(tmp_path / "out"):
             pass
     finally:
         os.umask(before)
@@ -69,7 +75,7 @@ def test_a_name_as_long_as_a_disk_allows_can_be_written(tmp_path: Path, name: st
     write_durably(tmp_path / name, "x")
     assert [path.name for path in tmp_path.iterdir()] == [name]
     (tmp_path / name).unlink()
-    with new_directory(tmp_path / name):
+    with create_directory(tmp_path / name):
         pass
     assert (tmp_path / name).is_dir()
 
@@ -80,17 +86,20 @@ def test_the_folder_one_is_in_is_not_replaced(
     """`data convert SOURCE .` would leave the shell in a folder that is gone."""
     monkeypatch.chdir(tmp_path)
     for path in (Path(), tmp_path):
-        with pytest.raises(StorageError, match="the folder you are in"), new_directory(path):
+        with pytest.raises(StorageError, match="the folder you are in"), create_directory(path):
             pass
 
 
 def test_a_link_to_nothing_is_told(tmp_path: Path) -> None:
     """And one to an empty folder is followed."""
     (tmp_path / "link").symlink_to("nowhere")
-    with pytest.raises(StorageError, match="a link to nowhere"), new_directory(tmp_path / "link"):
+    with (
+        pytest.raises(StorageError, match="a link to nowhere"),
+        create_directory(tmp_path / "link"),
+    ):
         pass
     (tmp_path / "nowhere").mkdir()
-    with new_directory(tmp_path / "link") as draft:
+    with create_directory(tmp_path / "link") as draft:
         (draft / "x").write_text("x")
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "nowhere" / "x").read_text() == "x"
@@ -98,7 +107,7 @@ def test_a_link_to_nothing_is_told(tmp_path: Path) -> None:
 
 def test_what_fails_inside_is_not_told_as_writing(tmp_path: Path) -> None:
     """A file that cannot be read while a folder is filled is the caller's to explain."""
-    with pytest.raises(FileNotFoundError), new_directory(tmp_path / "out"):
+    with pytest.raises(FileNotFoundError), create_directory(tmp_path / "out"):
         (tmp_path / "gone").read_bytes()
     assert list(tmp_path.iterdir()) == []
 
@@ -109,8 +118,8 @@ def test_drafts_that_nobody_writes_are_swept(tmp_path: Path) -> None:
         (tmp_path / f".{name}.123").mkdir()
         (tmp_path / f".{name}.123" / "x").write_bytes(bytes(1000))
     (tmp_path / ".idle.json.456").write_bytes(bytes(10))
-    with FileLock(lock_beside(tmp_path / "busy")):
-        assert sweep_idle(tmp_path) == 1000
+    with FileLock(lock_path(tmp_path / "busy")):
+        assert sweep_unlocked_drafts(tmp_path) == 1000
         assert [path.name for path in tmp_path.glob(".*")] == [".busy.123"]
-    assert sweep_idle(tmp_path) == 0
+    assert sweep_unlocked_drafts(tmp_path) == 0
     assert list(tmp_path.glob(".*")) == []

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from trialrun.config import from_values
+from trialrun.config import build_config
 from trialrun.config.promote import METRICS, PromoteConfig
 from trialrun.errors import InvalidParameterError
-from trialrun.registry.gates import Evidence, Overlap, judge
+from trialrun.registry.gates import Evidence, Overlap, evaluate_gates
 from trialrun.report.paired import PairedComparison
 
 COMPARISON = PairedComparison(
@@ -35,7 +35,9 @@ GOOD = Evidence(
 
 def failing(evidence: Evidence, **settings: object) -> list[str]:
     """The names of the gates that refuse."""
-    return [gate.name for gate in judge(from_values(PromoteConfig, settings), evidence).failed]
+    return [
+        gate.name for gate in evaluate_gates(build_config(PromoteConfig, settings), evidence).failed
+    ]
 
 
 def test_a_better_version_passes() -> None:
@@ -110,7 +112,7 @@ def test_the_first_champion_needs_a_minimum() -> None:
 
 def test_class_guard_names_the_class() -> None:
     """A class that lost more recall than allowed is named."""
-    verdict = judge(PromoteConfig(max_class_drop=0.05), GOOD)
+    verdict = evaluate_gates(PromoteConfig(max_class_drop=0.05), GOOD)
     assert "dog -0.0600" in verdict.failed[0].found
 
 
@@ -149,29 +151,29 @@ def test_a_large_set_without_disagreement_is_evidence() -> None:
 def test_it_is_told_how_many_images_would_do() -> None:
     """For a hundredth and no disagreement z^2 (1 / 0.01 - 1), 381; for a worse one none would."""
     few = replace(NO_DISAGREEMENT, num_images=150)
-    assert judge(PromoteConfig(), replace(GOOD, comparison=few)).images_needed == 390
+    assert evaluate_gates(PromoteConfig(), replace(GOOD, comparison=few)).images_needed == 390
     worse = replace(few, difference=-0.02, low=-0.03, only_baseline_right=3)
-    assert judge(PromoteConfig(), replace(GOOD, comparison=worse)).images_needed is None
-    assert judge(PromoteConfig(), GOOD).images_needed is None
+    assert evaluate_gates(PromoteConfig(), replace(GOOD, comparison=worse)).images_needed is None
+    assert evaluate_gates(PromoteConfig(), GOOD).images_needed is None
 
 
 @pytest.mark.parametrize("alias", ["latest", "Latest", "v1", "V22", "my alias", "a/b", "größe"])
 def test_an_alias_that_mlflow_refuses_is_told_at_once(alias: str) -> None:
     """Before anything is scored, and before a turn is taken for it."""
     with pytest.raises(InvalidParameterError, match="alias="):
-        from_values(PromoteConfig, {"alias": alias})
+        build_config(PromoteConfig, {"alias": alias})
 
 
 @pytest.mark.parametrize("alias", ["champion", "v1-best", "latest_2", "7"])
 def test_an_alias_that_mlflow_takes_is_taken(alias: str) -> None:
     """What only begins like a reserved word is none."""
-    assert from_values(PromoteConfig, {"alias": alias}).alias == alias
+    assert build_config(PromoteConfig, {"alias": alias}).alias == alias
 
 
 def test_a_metric_has_one_minimum() -> None:
     """Which of two would count is not for us to guess."""
     with pytest.raises(InvalidParameterError, match="accuracy twice"):
-        from_values(PromoteConfig, {"min": "accuracy=0.9,accuracy=0.1"})
+        build_config(PromoteConfig, {"min": "accuracy=0.9,accuracy=0.1"})
 
 
 @pytest.mark.parametrize(
@@ -180,10 +182,10 @@ def test_a_metric_has_one_minimum() -> None:
 def test_bad_minimum_is_told(text: str) -> None:
     """A minimum that is not METRIC=VALUE is a wrong parameter."""
     with pytest.raises(InvalidParameterError, match="METRIC=VALUE"):
-        from_values(PromoteConfig, {"min": text}).minimums()
+        build_config(PromoteConfig, {"min": text}).minimums()
 
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_every_metric_can_be_a_minimum(metric: str) -> None:
     """The names that --metric takes are those that --min takes."""
-    assert from_values(PromoteConfig, {"min": f"{metric}=0.5"}).minimums() == {metric: 0.5}
+    assert build_config(PromoteConfig, {"min": f"{metric}=0.5"}).minimums() == {metric: 0.5}

@@ -18,18 +18,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from trialrun.config import TrainConfig
 from trialrun.distributed import ALONE
-from trialrun.engine import optim
-from trialrun.engine.compute.precision import Arithmetic
+from trialrun.engine import evaluate, optim
+from trialrun.engine.compute.precision import ComputeConfig
 from trialrun.engine.ema import MovingAverage, ema_decay
-from trialrun.engine.evaluate import _judged
-from trialrun.engine.inputs.batches import LabelledPixels, ordered_batches
-from trialrun.engine.inputs.data import Task
-from trialrun.engine.state import TrainState, begin
+from trialrun.engine.inputs.batches import ImageDataset, sequential_batches
+from trialrun.engine.inputs.data import TrainingData
+from trialrun.engine.state import TrainState, init_train_state
 from trialrun.engine.step import TrainingStep
 from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.models.classifier import ImageClassifier
-from trialrun.models.zoo import build, head_prefix
-from trialrun.scoring import _scored
+from trialrun.models.zoo import build_network, find_head_prefix
+from trialrun.scoring import _score_batch
 
 GPU = torch.device("cuda", 0)
 NOWHERE = torch.device("meta")  # tensors without values, for lack of an Apple
@@ -111,12 +110,12 @@ def fake_tensors(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def on_device(device: torch.device) -> nn.Module:
     """A network on a fake device."""
-    return moved(build("resnet18", 2, image_size=64), device)
+    return moved(build_network("resnet18", 2, image_size=64), device)
 
 
-def one_batch() -> LabelledPixels:
+def one_batch() -> ImageDataset:
     """Eight images of two classes."""
-    return LabelledPixels(Blank(), np.arange(8), np.arange(8) % 2)
+    return ImageDataset(Blank(), np.arange(8), np.arange(8) % 2)
 
 
 def begun(
@@ -124,15 +123,15 @@ def begun(
 ) -> TrainState:
     """A training that has not made a step yet; its backward passes leave gradients of 0."""
     data, network = one_batch(), on_device(device)
-    task = Task(data, data, 2, Preprocessing(64))
+    task = TrainingData(data, data, 2, Preprocessing(64))
 
     def no_gradient(_loss: Tensor) -> None:
         for parameter in network.parameters():
             parameter.grad = torch.zeros_like(parameter)
 
     monkeypatch.setattr(Tensor, "backward", no_gradient)  # the real one wants a real device
-    math = Arithmetic(device, "bf16" if device == GPU else "fp32")
-    return begin(network, head_prefix(network), task, TrainConfig(**settings), math)
+    math = ComputeConfig(device, "bf16" if device == GPU else "fp32")
+    return init_train_state(network, find_head_prefix(network), task, TrainConfig(**settings), math)
 
 
 SETTINGS = (
@@ -151,7 +150,7 @@ def test_neither_step_nor_validation_waits_for_the_gpu(
 ) -> None:
     """No value is read off the GPU, and every copy to it takes its turn."""
     state = begun(GPU, settings, monkeypatch)
-    batch = next(ordered_batches(one_batch(), 8))
+    batch = next(sequential_batches(one_batch(), 8))
     with Watch(GPU) as constants_move:
         step = TrainingStep(state, TrainConfig(**settings), ALONE, 1)
         step(batch)
@@ -159,7 +158,7 @@ def test_neither_step_nor_validation_waits_for_the_gpu(
     with Watch(GPU) as watch:
         totals = step(batch)
         with torch.inference_mode():
-            judged = _judged(state.network, batch, state.task.preprocessing, state.math)
+            judged = evaluate._score_batch(state.network, batch, state.task.preprocessing, state.math)
     assert watch.waits == []
     assert (totals.device, judged.device) == (GPU, GPU)
 
@@ -193,9 +192,9 @@ def test_scoring_waits_for_the_gpu_once_per_batch(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(Tensor, "numpy", lambda given: np.zeros(given.shape, np.float32))
     image = torch.zeros(3, 64, 64, dtype=torch.uint8)
     with Watch(GPU):
-        list(_scored(classifier, [image]))  # mean and deviation move
+        list(_score_batch(classifier, [image]))  # mean and deviation move
     with Fetches() as fetches, Watch(GPU) as watch:
-        scores = list(_scored(classifier, [image, image, "cannot be read", image]))
+        scores = list(_score_batch(classifier, [image, image, "cannot be read", image]))
     assert watch.waits == []
     assert (fetches.num_copies, fetches.precisions) == (1, {"ieee"})
     assert [each.error for each in scores] == ["", "", "cannot be read", ""]
@@ -203,25 +202,25 @@ def test_scoring_waits_for_the_gpu_once_per_batch(monkeypatch: pytest.MonkeyPatc
 
 def test_apples_gpu_is_asked_for_no_float64(monkeypatch: pytest.MonkeyPatch) -> None:
     """MPS has no float64: sums are kept in float32 there, and nothing else is wider."""
-    assert Arithmetic(torch.device("mps"), "fp32").sums == torch.float32
-    monkeypatch.setattr(Arithmetic, "sums", torch.float32)
+    assert ComputeConfig(torch.device("mps"), "fp32").sums == torch.float32
+    monkeypatch.setattr(ComputeConfig, "sums", torch.float32)
     # What has no values has no fused kernels either.
     monkeypatch.setattr(optim, "SGD", lambda groups, **kw: SGD(groups, **(kw | {"fused": False})))
     settings: dict[str, Any] = {"augment": "standard", "ema": 0.9, "mixup": 0.2}
     monkeypatch.setattr(SGD, "step", lambda _self: None)
     state = begun(NOWHERE, settings, monkeypatch)
-    batch = next(ordered_batches(one_batch(), 8))
+    batch = next(sequential_batches(one_batch(), 8))
     with Watch(NOWHERE) as watch:
         totals = TrainingStep(state, TrainConfig(**settings), ALONE, 1)(batch)
         with torch.inference_mode():
-            _judged(state.network, batch, state.task.preprocessing, state.math)
+            evaluate._score_batch(state.network, batch, state.task.preprocessing, state.math)
     assert watch.doubles == []
     assert totals.device == NOWHERE
 
 
 def test_moving_average_brings_nothing_to_the_device() -> None:
     """Updates stay where the network is."""
-    network = build("resnet18", 2, image_size=64).to(NOWHERE)
+    network = build_network("resnet18", 2, image_size=64).to(NOWHERE)
     average = MovingAverage(network, 0.9)
     average.update_parameters(network)
     with Watch(NOWHERE) as watch:

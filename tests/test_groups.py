@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from conftest import write_classes
 from trialrun.errors import InvalidDatasetError, InvalidParameterError
-from trialrun.images import ImageItem, ImageSet, open_data, stratified_split
-from trialrun.images.checks.groups import grouped_by_pattern, shared_groups
+from trialrun.images import ImageItem, ImageSet, open_data, split_stratified
+from trialrun.images.checks.groups import find_shared_groups, group_by_pattern
 
 Rows = Sequence[tuple[str, str | None]]
 ROWS = st.lists(
@@ -34,14 +34,14 @@ def test_no_group_is_parted(rows: Rows, fraction: float, seed: int) -> None:
     """Every image is on one side, every class on both, no group on two: or it is refused."""
     images = image_set(rows)
     try:
-        first, second = stratified_split(images, second_fraction=fraction, random_seed=seed)
+        first, second = split_stratified(images, second_fraction=fraction, random_seed=seed)
     except InvalidDatasetError:
         return
     assert sorted(i.name for part in (first, second) for i in part.items) == sorted(
         item.name for item in images.items
     )
     assert first.classes == second.classes == images.classes
-    assert shared_groups(first, second) == ()
+    assert find_shared_groups(first, second) == ()
 
 
 @given(rows=ROWS, seed=st.integers())
@@ -50,10 +50,10 @@ def test_the_order_of_listing_does_not_matter(rows: Rows, seed: int) -> None:
     images = image_set(rows)
     turned = ImageSet("set", Path(), images.items[::-1])
     try:
-        _, second = stratified_split(images, second_fraction=0.3, random_seed=seed)
+        _, second = split_stratified(images, second_fraction=0.3, random_seed=seed)
     except InvalidDatasetError:
         return
-    _, again = stratified_split(turned, second_fraction=0.3, random_seed=seed)
+    _, again = split_stratified(turned, second_fraction=0.3, random_seed=seed)
     assert {item.name for item in second.items} == {item.name for item in again.items}
 
 
@@ -61,7 +61,7 @@ def test_the_order_of_listing_does_not_matter(rows: Rows, seed: int) -> None:
 def test_groups_come_near_the_share(seed: int) -> None:
     """With forty groups of five, a fifth of every class is met within a group."""
     rows = [("ab"[group % 2], f"g{group}") for group in range(40) for _ in range(5)]
-    _, second = stratified_split(image_set(rows), second_fraction=0.2, random_seed=seed)
+    _, second = split_stratified(image_set(rows), second_fraction=0.2, random_seed=seed)
     assert second.counts() == {"a": 20, "b": 20}
 
 
@@ -69,26 +69,26 @@ def test_a_class_of_one_group_cannot_be_split() -> None:
     """It would be on one side only."""
     rows = [("a", "p1"), ("a", "p1"), ("b", "p2"), ("b", "p3")]
     with pytest.raises(InvalidDatasetError, match="class a has too few groups"):
-        stratified_split(image_set(rows), second_fraction=0.5, random_seed=1)
+        split_stratified(image_set(rows), second_fraction=0.5, random_seed=1)
 
 
 def test_a_pattern_finds_the_group_in_the_name() -> None:
     """Its first group counts, else the whole match; what does not match stands for itself."""
     items = tuple(ImageItem(name, "a") for name in ("a/p01_1.png", "a/p01_2.png", "a/other.png"))
     images = ImageSet("set", Path(), items)
-    found = grouped_by_pattern(images, r"p(\d+)_")
+    found = group_by_pattern(images, r"p(\d+)_")
     assert [item.group for item in found.items] == ["01", "01", None]
-    assert grouped_by_pattern(images, r"p\d+").items[0].group == "p01"
+    assert group_by_pattern(images, r"p\d+").items[0].group == "p01"
     assert "1 images do not match" in found.notes[0]
     for wrong in ("(", "nowhere"):
         with pytest.raises(InvalidParameterError, match="group_pattern"):
-            grouped_by_pattern(images, wrong)
+            group_by_pattern(images, wrong)
 
 
 def test_a_pattern_that_finds_no_character_groups_nothing() -> None:
     """Names in which it matches the empty text stand for themselves, not all in one group."""
     images = ImageSet("set", Path(), (ImageItem("p2_/1.png", "a"), ImageItem("b/3.png", "b")))
-    assert [item.group for item in grouped_by_pattern(images, r"p?\d*").items] == ["p2", None]
+    assert [item.group for item in group_by_pattern(images, r"p?\d*").items] == ["p2", None]
 
 
 def test_a_column_says_the_group(tmp_path: Path) -> None:

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trialrun.cli import commands
-from trialrun.cli.flags import with_values
+from trialrun.cli.flags import add_switch_values
 from trialrun.report.histories import compare_histories
-from trialrun.report.page import Section, page
-from trialrun.runs.inspection.run_reader import unquoted
+from trialrun.report.page import Section, render_page
+from trialrun.runs.inspection.run_reader import unquote_param
 
 ORIGINAL = {"valid_loss": {1: 0.9, 2: 0.5, 3: 0.3}, "valid_accuracy": {1: 0.6, 2: 0.8, 3: 0.9}}
 
@@ -43,26 +43,26 @@ def test_a_repetition_is_judged_by_epoch(
 @given(st.text(min_size=1))
 def test_a_quoted_parameter_is_read_back(text: str) -> None:
     """What `mlflow run` quoted for the shell comes back as it was typed."""
-    assert unquoted(shlex.quote(text)) == text
+    assert unquote_param(shlex.quote(text)) == text
 
 
 @pytest.mark.parametrize("text", ["a b", "it's", "0.001", '"half'])
 def test_an_unquoted_parameter_stays(text: str) -> None:
     """What was never quoted is left alone."""
-    assert unquoted(text) == text
+    assert unquote_param(text) == text
 
 
 def test_a_switch_may_stand_alone() -> None:
     """`--strict` is `--strict true`; a value that is given is kept."""
     assert commands.app is not None  # declaring the commands gathers their switches
     line = ["train", "--strict", "--epochs", "1"]
-    assert with_values(line) == ["train", "--strict", "true", "--epochs", "1"]
-    assert with_values(["train", "--strict"]) == ["train", "--strict", "true"]
-    assert with_values(["train", "--strict", "false"]) == ["train", "--strict", "false"]
+    assert add_switch_values(line) == ["train", "--strict", "true", "--epochs", "1"]
+    assert add_switch_values(["train", "--strict"]) == ["train", "--strict", "true"]
+    assert add_switch_values(["train", "--strict", "false"]) == ["train", "--strict", "false"]
 
 
 def test_names_bring_no_markup_into_a_page() -> None:
     """A run called like a tag is shown, not interpreted."""
-    text = page("<b>", [Section("t", ("<script>",), [("<img>",)])], None)
+    text = render_page("<b>", [Section("t", ("<script>",), [("<img>",)])], None)
     assert "<script>" not in text
     assert "&lt;img&gt;" in text

@@ -17,23 +17,23 @@ from trialrun.models import directory
 from trialrun.models.directory import ModelDescription
 from trialrun.models.initial import describe_default_weights, describe_initial_weights
 from trialrun.models.names import ARCHITECTURES
-from trialrun.models.open import new_network
-from trialrun.models.weights import to_bytes
-from trialrun.models.zoo import build, check_image_size
-from trialrun.runs.callbacks import Silent
+from trialrun.models.open import create_network
+from trialrun.models.weights import serialize_state
+from trialrun.models.zoo import build_network, check_image_size
+from trialrun.runs.callbacks import NoOpCallback
 from trialrun.runs.init_model import init_model
-from trialrun.runs.training.data import prepare
+from trialrun.runs.training.data import prepare_data
 from trialrun.runs.training.plan import plan_training
-from trialrun.runs.training.run import train
-from trialrun.tuning.callbacks import SilentSearch
-from trialrun.tuning.plan import plan_search, trial_plan
-from trialrun.tuning.workers.trial_runner import Bench
+from trialrun.runs.training.run import train_run
+from trialrun.tuning.callbacks import NoOpSearchCallback
+from trialrun.tuning.plan import plan_search, plan_trial
+from trialrun.tuning.workers.trial_runner import TrialRunner
 
 HALF = (0.5, 0.5, 0.5)
 SMALL = "shufflenet_v2_x0_5"
 
 
-class Notes(Silent):
+class Notes(NoOpCallback):
     """Keeps what a run notes."""
 
     def __init__(self) -> None:
@@ -61,7 +61,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def put_weights(hub: Path, name: str) -> dict[str, Tensor]:
     """Weights for 1,000 classes under the name of torchvision's file."""
     torch.manual_seed(7)
-    state = build(name, 1000, image_size=None).state_dict()
+    state = build_network(name, 1000, image_size=None).state_dict()
     torch.save(state, hub / file_name(name))
     return state
 
@@ -86,7 +86,7 @@ def azure_untrained(folder: Path, *, pretrained: bool, **more: object) -> Path:
 
 def first_layer(model: Path, weights: str | None = None) -> Tensor:
     """The first layer of the ResNet that training would start from."""
-    _, network = new_network(str(model), 3, image_size=32, weights=weights)
+    _, network = create_network(str(model), 3, image_size=32, weights=weights)
     return network.get_parameter("conv1.weight")
 
 
@@ -126,8 +126,8 @@ def test_azure_directory_that_is_not_pretrained_starts_from_random_weights(tmp_p
 @pytest.mark.usefixtures("hub")
 def test_weights_override_an_azure_directorys_pretrained(tmp_path: Path) -> None:
     """A file given as `weights` is used, and torchvision's weights are not looked for."""
-    state = build("resnet18", 5, image_size=None).state_dict()
-    (tmp_path / "own.safetensors").write_bytes(to_bytes(state))
+    state = build_network("resnet18", 5, image_size=None).state_dict()
+    (tmp_path / "own.safetensors").write_bytes(serialize_state(state))
     model = azure_untrained(tmp_path / "untrained", pretrained=True)
     layer = first_layer(model, weights=str(tmp_path / "own.safetensors"))
     assert torch.equal(layer, state["conv1.weight"])
@@ -154,7 +154,7 @@ def test_damaged_file_of_torchvisions_weights_is_named(hub: Path) -> None:
     """A half copied file in torch's cache is an error with its path, and no traceback."""
     (hub / file_name(SMALL)).write_bytes(b"half")
     with pytest.raises(InvalidParameterError, match="is damaged") as raised:
-        new_network(SMALL, 3, image_size=32, weights="default")
+        create_network(SMALL, 3, image_size=32, weights="default")
     assert str(hub) in raised.value.hint
 
 
@@ -206,7 +206,7 @@ def test_auto_image_size_asks_the_weights(
     plan = plan_training(
         {"train_data": str(photos), "model": model, "weights": weights or "none", "batch_size": 2}
     )
-    prepared = prepare(plan, Silent()).preprocessing
+    prepared = prepare_data(plan, NoOpCallback()).preprocessing
     assert prepared.image_size == size
     assert prepared.mean == (HALF if model == "efficientnet_v2_l" else IMAGENET_MEAN)
 
@@ -224,7 +224,7 @@ def test_auto_image_size_of_large_images_is_the_weights_size(
     plan = plan_training(
         {"train_data": str(photos), "model": name, "weights": weights or "none", "batch_size": 2}
     )
-    assert prepare(plan, Silent()).preprocessing.image_size == size
+    assert prepare_data(plan, NoOpCallback()).preprocessing.image_size == size
 
 
 @pytest.mark.usefixtures("hub")
@@ -239,7 +239,7 @@ def test_size_that_the_weights_do_not_fit_is_refused_before_the_download(colors:
         }
     )
     with pytest.raises(InvalidParameterError, match="518 pixels, not 224") as raised:
-        prepare(plan, Silent())
+        prepare_data(plan, NoOpCallback())
     assert "image_size=518" in raised.value.hint
 
 
@@ -264,28 +264,28 @@ def test_least_size_is_chosen_for_small_images(name: str) -> None:
     size = describe_initial_weights(name, None).expected_input.choose_size(32)
     assert size == SMALLEST.get(name, 32)
     with torch.device("meta"):
-        check_image_size(build(name, 3, image_size=size), name, size)
+        check_image_size(build_network(name, 3, image_size=size), name, size)
 
 
 @pytest.mark.parametrize(("name", "size"), [("alexnet", 62), ("inception_v3", 74)])
 def test_size_below_the_least_is_refused(name: str, size: int) -> None:
     """An `image_size` that was set is not changed, and what the network cannot take is an error."""
     with pytest.raises(InvalidParameterError, match=f"{size} pixels"):
-        new_network(name, 3, image_size=size, weights=None)
+        create_network(name, 3, image_size=size, weights=None)
 
 
 def test_small_images_are_prepared_at_the_least_size(colors: Path) -> None:
     """Training AlexNet on images of 32 pixels does not end in an error about their size."""
     plan = plan_training({"train_data": str(colors), "model": "alexnet"})
-    assert prepare(plan, Silent()).preprocessing.image_size == 63
+    assert prepare_data(plan, NoOpCallback()).preprocessing.image_size == 63
 
 
 def test_trials_of_one_search_get_the_size_of_their_network(colors: Path) -> None:
     """Images prepared for one network do not serve another that needs them larger."""
     plan = plan_search(search_settings(colors, model=f"alexnet,{SMALL}"))
-    bench = Bench(plan, "", "", SilentSearch())
+    bench = TrialRunner(plan, "", "", NoOpSearchCallback())
     sizes = [
-        bench.data(trial_plan(plan.base, {"model": name}, 1)).preprocessing.image_size
+        bench.data(plan_trial(plan.base, {"model": name}, 1)).preprocessing.image_size
         for name in (SMALL, "alexnet", SMALL)
     ]
     assert sizes == [32, 63, 32]
@@ -297,7 +297,7 @@ def test_untrained_directory_keeps_the_normalisation_of_default_weights(
     """`model init --weights default` records what a file of weights does not say."""
     put_weights(hub, SMALL)
     folder = init_model(SMALL, str(tmp_path / "out"), weights="default", switches={})
-    stored = directory.read(folder)
+    stored = directory.read_model_directory(folder)
     assert stored.description.preprocessing == describe_default_weights(SMALL)
     assert not describe_initial_weights(str(folder), None).are_random
     with pytest.raises(InvalidModelDirectoryError, match="is not trained"):
@@ -308,9 +308,9 @@ def test_untrained_directory_keeps_the_normalisation_of_default_weights(
 def half_normalised(tmp_path: Path) -> Path:
     """An UntrainedModelDirectory whose weights want mean and deviation 0.5."""
     folder = tmp_path / "half"
-    state = build(SMALL, 5, image_size=None).state_dict()
+    state = build_network(SMALL, 5, image_size=None).state_dict()
     description = ModelDescription(SMALL, {}, (), Preprocessing(224, HALF, HALF))
-    directory.write(folder, description, to_bytes(state))
+    directory.write_model_directory(folder, description, serialize_state(state))
     return folder
 
 
@@ -322,7 +322,7 @@ def test_model_records_the_normalisation_that_training_used(
     from mlflow.artifacts import download_artifacts
 
     settings = {"model": str(half_normalised), "epochs": 1, "precision": "fp32", "device": "cpu"}
-    result = train(plan_training({"train_data": str(colors), **settings}))
+    result = train_run(plan_training({"train_data": str(colors), **settings}))
     assert result.model_uri is not None
     folder = Path(download_artifacts(result.model_uri))
     trained = json.loads((folder / "model.json").read_text("utf-8"))
@@ -332,7 +332,7 @@ def test_model_records_the_normalisation_that_training_used(
 def notes_of(colors: Path, **settings: object) -> str:
     """What is noted while images are prepared for a training with `settings`."""
     notes = Notes()
-    prepare(plan_training({"train_data": str(colors), "model": SMALL, **settings}), notes)
+    prepare_data(plan_training({"train_data": str(colors), "model": SMALL, **settings}), notes)
     return "\n".join(notes.texts)
 
 

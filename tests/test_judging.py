@@ -7,7 +7,7 @@ import pytest
 
 import trialrun
 from conftest import write_classes
-from trialrun.cli import run
+from trialrun.cli import run_cli
 from trialrun.errors import InvalidParameterError, TrialrunError
 from trialrun.runs.training.plan import plan_training
 
@@ -23,7 +23,7 @@ def test_classes_that_the_model_does_not_know_are_named(
     found = trialrun.evaluate(str(trained.model_uri), str(data))
     assert found.unknown_classes == {"purple": 3}
     output = str(tmp_path / "scored.csv")
-    assert run(["score", "models:/colors/1", str(data), "--output", output]) == 0
+    assert run_cli(["score", "models:/colors/1", str(data), "--output", output]) == 0
     assert "3 images are of purple, which the model does not know" in capsys.readouterr().err
 
 
@@ -77,5 +77,5 @@ def test_hints_name_what_to_give(
     store: str, colors: Path, arguments: list[str], hint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A server that is up is not to blame for a name that is not there."""
-    assert run([str(colors) if each == "x" else each for each in arguments]) in (2, 5)
+    assert run_cli([str(colors) if each == "x" else each for each in arguments]) in (2, 5)
     assert hint in capsys.readouterr().err

@@ -20,7 +20,7 @@ from trialrun.images import (
     check_trainable,
     label_indices,
     open_data,
-    stratified_split,
+    split_stratified,
 )
 
 
@@ -173,7 +173,7 @@ def test_split_keeps_every_image_once_and_every_class_on_both_sides(
         for number in range(count)
     )
     whole = ImageSet("made up", Path(), items)
-    first, second = stratified_split(whole, second_fraction=fraction, random_seed=seed)
+    first, second = split_stratified(whole, second_fraction=fraction, random_seed=seed)
     assert sorted(i.name for i in first.items + second.items) == sorted(i.name for i in items)
     assert first.classes == second.classes == whole.classes
     for label, count in second.counts().items():
@@ -185,7 +185,7 @@ def test_split_does_not_depend_on_the_order_of_listing() -> None:
     items = tuple(ImageItem(f"{n % 3}/{n}.png", str(n % 3)) for n in range(60))
     one = ImageSet("", Path(), items)
     other = ImageSet("", Path(), items[::-1])
-    cuts = [stratified_split(s, second_fraction=0.3, random_seed=7)[1] for s in (one, other)]
+    cuts = [split_stratified(s, second_fraction=0.3, random_seed=7)[1] for s in (one, other)]
     assert {i.name for i in cuts[0].items} == {i.name for i in cuts[1].items}
 
 

@@ -34,7 +34,7 @@ def test_garbage_is_collected_as_ever_once_modules_are_loaded(
     """The first collection sets what there is aside and puts Python's own thresholds back."""
     usual = gc.get_threshold()
     monkeypatch.setattr(process, "_LOADED_OBJECTS", usual[0] + 20_000)
-    process.load_without_collections()
+    process.defer_gc()
     try:
         assert gc.get_threshold()[0] == usual[0] + 20_000
         loaded = [[number] for number in range(usual[0] + 40_000)]

@@ -8,9 +8,9 @@ from PIL import Image
 from trialrun.image_cache.perceptual_hash import (
     MAX_BITS_APART,
     MAX_GRAYS_APART,
-    Likenesses,
-    likenesses_of,
-    near_pairs,
+    PerceptualHashes,
+    compute_hashes,
+    find_near_duplicates,
 )
 
 
@@ -27,7 +27,7 @@ def pictures(num: int, seed: int) -> NDArray[np.uint8]:
     return scaled
 
 
-def bits_apart(first: Likenesses, second: Likenesses) -> NDArray[np.int64]:
+def bits_apart(first: PerceptualHashes, second: PerceptualHashes) -> NDArray[np.int64]:
     """How far the hashes of two equally long arrays are apart, row by row."""
     counts: NDArray[np.int64] = np.bitwise_count(first[:, :8] ^ second[:, :8]).sum(axis=1)
     return counts
@@ -37,14 +37,14 @@ def test_the_hash_is_imagehashs() -> None:
     """Bit for bit, on pictures of 9 by 8 grays."""
     grays = pictures(300, 1)
     theirs = [np.packbits(imagehash.dhash(Image.fromarray(each)).hash) for each in grays]
-    assert (likenesses_of(grays.tobytes())[:, :8] == np.stack(theirs)).all()
+    assert (compute_hashes(grays.tobytes())[:, :8] == np.stack(theirs)).all()
 
 
 def test_sets_without_a_telling_picture_have_no_pairs() -> None:
     """None at all, or flat ones alone."""
-    flat = likenesses_of(np.full((3, 72), 9, dtype=np.uint8).tobytes())
-    for first, second in ((flat, flat), (flat, likenesses_of(b"")), (likenesses_of(b""), flat)):
-        assert near_pairs(first, second).pairs == []
+    flat = compute_hashes(np.full((3, 72), 9, dtype=np.uint8).tobytes())
+    for first, second in ((flat, flat), (flat, compute_hashes(b"")), (compute_hashes(b""), flat)):
+        assert find_near_duplicates(first, second).pairs == []
 
 
 def test_every_near_pair_of_small_sets_is_found() -> None:
@@ -52,7 +52,7 @@ def test_every_near_pair_of_small_sets_is_found() -> None:
     random = np.random.default_rng(5)
     grays = pictures(200, 5)
     moved = np.clip(grays.astype(int) + random.integers(-4, 5, grays.shape), 0, 255)
-    first, second = (likenesses_of(x.astype(np.uint8).tobytes()) for x in (grays, moved))
+    first, second = (compute_hashes(x.astype(np.uint8).tobytes()) for x in (grays, moved))
     expected = [
         (left, right)
         for left in range(200)
@@ -61,7 +61,7 @@ def test_every_near_pair_of_small_sets_is_found() -> None:
         and np.abs(first[left, 8:].astype(int) - second[right, 8:]).mean() <= MAX_GRAYS_APART
     ]
     assert len(expected) > 50
-    found = near_pairs(first, second)
+    found = find_near_duplicates(first, second)
     assert (found.pairs, found.num_unjudged) == (expected, 0)
 
 
@@ -71,9 +71,9 @@ def test_copies_are_found_in_a_large_set() -> None:
     grays = pictures(100_000, 2)
     copied = random.choice(len(grays), 1000, replace=False)
     copies = np.clip(grays[copied].astype(int) + random.integers(-1, 2, (1000, 8, 9)), 0, 255)
-    first, second = (likenesses_of(x.astype(np.uint8).tobytes()) for x in (grays, copies))
+    first, second = (compute_hashes(x.astype(np.uint8).tobytes()) for x in (grays, copies))
     is_near = bits_apart(first[copied], second) <= MAX_BITS_APART
-    pairs = set(near_pairs(first, second).pairs)
+    pairs = set(find_near_duplicates(first, second).pairs)
     num_found = sum((int(left), right) in pairs for right, left in enumerate(copied))
     assert num_found >= 0.98 * is_near.sum()
 
@@ -84,5 +84,5 @@ def test_images_that_resemble_too_many_are_counted() -> None:
     flat = np.full((600, 8, 9), 7, dtype=np.uint8)
     first = np.concatenate([np.repeat(grays[:1], 600, axis=0), flat])
     second = np.concatenate([grays, flat[:1]])
-    found = near_pairs(likenesses_of(first.tobytes()), likenesses_of(second.tobytes()))
+    found = find_near_duplicates(compute_hashes(first.tobytes()), compute_hashes(second.tobytes()))
     assert (found.pairs, found.num_unjudged) == ([], 1)

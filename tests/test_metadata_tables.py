@@ -105,6 +105,6 @@ def test_any_bytes_are_a_table_or_refused(
     folder = tmp_path_factory.mktemp("table")
     (folder / name).write_bytes(content)
     try:
-        metadata_table.read(folder, "set")
+        metadata_table.read_images(folder, "set")
     except DataError:
         return

@@ -21,13 +21,13 @@ from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.models import ARCHITECTURES, directory
 from trialrun.models.classifier import ImageClassifier
 from trialrun.models.directory import ModelDescription
-from trialrun.models.names import check_name
-from trialrun.models.open import new_network, open_classifier
-from trialrun.models.weights import to_bytes
-from trialrun.models.zoo import build, head_prefix
-from trialrun.runs.evaluation.score import score_table
+from trialrun.models.names import check_model_name
+from trialrun.models.open import create_network, open_classifier
+from trialrun.models.weights import serialize_state
+from trialrun.models.zoo import build_network, find_head_prefix
+from trialrun.runs.evaluation.score import build_score_table
 from trialrun.runs.init_model import init_model
-from trialrun.scoring import score
+from trialrun.scoring import score_images
 
 SMALL = "shufflenet_v2_x0_5"
 
@@ -55,24 +55,24 @@ def test_zoo_is_torchvisions() -> None:
 )
 def test_head_is_what_depends_on_the_number_of_classes(name: str) -> None:
     """The last layer alone differs between networks for three and for four classes."""
-    three = build(name, 3, image_size=224)
-    four = build(name, 4, image_size=224).state_dict()
+    three = build_network(name, 3, image_size=224)
+    four = build_network(name, 4, image_size=224).state_dict()
     differing = [k for k, v in three.state_dict().items() if v.shape != four[k].shape]
     assert differing
-    assert all(key.startswith(head_prefix(three)) for key in differing)
+    assert all(key.startswith(find_head_prefix(three)) for key in differing)
 
 
 def test_misspelt_network_is_refused_with_the_nearest() -> None:
     """A typing error is answered with what was meant."""
     with pytest.raises(InvalidModelDirectoryError) as raised:
-        check_name("resnet-18")
+        check_model_name("resnet-18")
     assert "resnet18" in raised.value.hint
 
 
 def test_image_size_that_does_not_fit_is_told() -> None:
     """A network that cannot take 8 pixels says so before training."""
     with pytest.raises(InvalidParameterError, match="8 pixels"):
-        new_network("alexnet", 2, image_size=8, weights=None)
+        create_network("alexnet", 2, image_size=8, weights=None)
 
 
 def test_untrained_directory_is_what_model_takes(tmp_path: Path) -> None:
@@ -83,15 +83,15 @@ def test_untrained_directory_is_what_model_takes(tmp_path: Path) -> None:
         weights="none",
         switches={"memory_efficient": True, "zero_init_residual": False},
     )
-    description, network = new_network(str(folder), 3, image_size=32, weights=None)
+    description, network = create_network(str(folder), 3, image_size=32, weights=None)
     assert description.arguments == {"memory_efficient": True}
     assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 3)
 
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     """Nothing is written that no training could start from."""
-    source = build("resnet18", 5, image_size=None)
-    (tmp_path / "weights.safetensors").write_bytes(to_bytes(source.state_dict()))
+    source = build_network("resnet18", 5, image_size=None)
+    (tmp_path / "weights.safetensors").write_bytes(serialize_state(source.state_dict()))
     weights, out = str(tmp_path / "weights.safetensors"), tmp_path / "out"
     with pytest.raises(InvalidModelDirectoryError, match="tensors are missing"):
         init_model(SMALL, str(out), weights=weights, switches={})
@@ -111,10 +111,10 @@ def test_switch_of_another_family_is_refused(tmp_path: Path) -> None:
 def test_initial_weights_come_from_a_file_but_for_the_head(tmp_path: Path) -> None:
     """Weights for 1,000 classes start a network of three; its last layer stays its own."""
     torch.manual_seed(3)
-    source = build(SMALL, 1000, image_size=64)
+    source = build_network(SMALL, 1000, image_size=64)
     path = tmp_path / "weights.safetensors"
-    path.write_bytes(to_bytes(source.state_dict()))
-    _, network = new_network(SMALL, 3, image_size=64, weights=str(path))
+    path.write_bytes(serialize_state(source.state_dict()))
+    _, network = create_network(SMALL, 3, image_size=64, weights=str(path))
     assert torch.equal(
         network.state_dict()["conv1.0.weight"], source.state_dict()["conv1.0.weight"]
     )
@@ -126,16 +126,18 @@ def test_initial_weights_come_from_a_file_but_for_the_head(tmp_path: Path) -> No
 )
 def test_weights_of_every_family_survive_the_disk(name: str, tmp_path: Path) -> None:
     """Stored and read again, each tensor is what it was."""
-    network = build(name, 2, image_size=224)
+    network = build_network(name, 2, image_size=224)
     description = ModelDescription(name, {}, ("cat", "dog"), Preprocessing(224))
-    directory.write(tmp_path / "model", description, to_bytes(network.state_dict()))
+    directory.write_model_directory(
+        tmp_path / "model", description, serialize_state(network.state_dict())
+    )
     read = open_classifier(tmp_path / "model").network.state_dict()
     assert all(torch.equal(read[key], value) for key, value in network.state_dict().items())
 
 
 def test_weights_under_the_names_of_old_start_a_network(tmp_path: Path) -> None:
     """Torchvision's published DenseNet weights say `norm.1`, and count no batches."""
-    source = build("densenet121", 5, image_size=32)
+    source = build_network("densenet121", 5, image_size=32)
     published = {
         re.sub(r"(denselayer\d+\.(?:norm|conv))([12])\.", r"\1.\2.", name): tensor
         for name, tensor in source.state_dict().items()
@@ -143,7 +145,7 @@ def test_weights_under_the_names_of_old_start_a_network(tmp_path: Path) -> None:
     }
     torch.save(published, tmp_path / "densenet121.pth")
     weights = str(tmp_path / "densenet121.pth")
-    _, network = new_network("densenet121", 3, image_size=32, weights=weights)
+    _, network = create_network("densenet121", 3, image_size=32, weights=weights)
     name = "features.denseblock1.denselayer2.conv1.weight"
     assert name not in published
     assert torch.equal(network.state_dict()[name], source.state_dict()[name])
@@ -156,7 +158,7 @@ def test_file_that_holds_no_weights_is_not_accused(content: bytes, tmp_path: Pat
     """Damage is told as damage, and torch's advice to run the file is not passed on."""
     (tmp_path / "weights.pth").write_bytes(content)
     with pytest.raises(InvalidModelDirectoryError, match=r"damaged|no state dict") as raised:
-        new_network(SMALL, 3, image_size=32, weights=str(tmp_path / "weights.pth"))
+        create_network(SMALL, 3, image_size=32, weights=str(tmp_path / "weights.pth"))
     assert "weights_only" not in str(raised.value)
 
 
@@ -172,9 +174,9 @@ def trained(tmp_path: Path) -> Path:
     """A small ModelDirectory of two classes."""
     torch.manual_seed(1)
     folder = tmp_path / "model"
-    network = build(SMALL, 2, image_size=32)
+    network = build_network(SMALL, 2, image_size=32)
     description = ModelDescription(SMALL, {}, ("cat", "dog"), Preprocessing(32))
-    directory.write(folder, description, to_bytes(network.state_dict()))
+    directory.write_model_directory(folder, description, serialize_state(network.state_dict()))
     return folder
 
 
@@ -182,7 +184,7 @@ def test_model_directory_survives_the_disk(trained: Path) -> None:
     """What is loaded computes, in eval mode, what was stored."""
     classifier = open_classifier(trained)
     torch.manual_seed(1)
-    network = build(SMALL, 2, image_size=32).eval()
+    network = build_network(SMALL, 2, image_size=32).eval()
     images = torch.rand(2, 3, 32, 32)
     assert not classifier.training
     assert classifier.classes == ("cat", "dog")
@@ -219,7 +221,7 @@ def ask_for_another_loader(folder: Path) -> None:
 
 def put_nan_into_the_weights(folder: Path) -> None:
     """A weight that is no number, under a fitting manifest."""
-    network = build(SMALL, 2, image_size=32)
+    network = build_network(SMALL, 2, image_size=32)
     with torch.no_grad():
         network.get_parameter("fc.bias")[0] = torch.nan
     write_again(folder, ("cat", "dog"), network)
@@ -227,15 +229,15 @@ def put_nan_into_the_weights(folder: Path) -> None:
 
 def list_three_classes_for_two_outputs(folder: Path) -> None:
     """The label list and the network disagree."""
-    write_again(folder, ("cat", "dog", "emu"), build(SMALL, 2, image_size=32))
+    write_again(folder, ("cat", "dog", "emu"), build_network(SMALL, 2, image_size=32))
 
 
 def name_an_unknown_architecture(folder: Path) -> None:
     """model.json names something that is not in the zoo."""
-    network = build(SMALL, 2, image_size=32)
+    network = build_network(SMALL, 2, image_size=32)
     description = ModelDescription("os.system", {}, ("a", "b"), Preprocessing(32))
     shutil.rmtree(folder)
-    directory.write(folder, description, to_bytes(network.state_dict()))
+    directory.write_model_directory(folder, description, serialize_state(network.state_dict()))
 
 
 def lead_the_manifest_out(folder: Path) -> None:
@@ -248,14 +250,14 @@ def lead_the_manifest_out(folder: Path) -> None:
 
 def make_the_weights_half(folder: Path) -> None:
     """Weights of another type."""
-    write_again(folder, ("cat", "dog"), build(SMALL, 2, image_size=32).half())
+    write_again(folder, ("cat", "dog"), build_network(SMALL, 2, image_size=32).half())
 
 
 def write_again(folder: Path, classes: tuple[str, ...], network: nn.Module) -> None:
     """Replace a directory, its manifest fitting what it holds."""
     shutil.rmtree(folder)
     description = ModelDescription(SMALL, {}, classes, Preprocessing(32))
-    directory.write(folder, description, to_bytes(network.state_dict()))
+    directory.write_model_directory(folder, description, serialize_state(network.state_dict()))
 
 
 @pytest.mark.parametrize(
@@ -327,7 +329,7 @@ def azure_model(tmp_path: Path) -> Path:
     folder.mkdir()
     (folder / "model_spec.yaml").write_text(azure_spec())
     (folder / "index_to_label.csv").write_text(",label\n0,cat\n1,dog\n")
-    network = build("resnet18", 2, image_size=None)
+    network = build_network("resnet18", 2, image_size=None)
     torch.save({f"model.{k}": v for k, v in network.state_dict().items()}, folder / "model")
     return folder
 
@@ -341,7 +343,7 @@ def test_azure_model_is_loaded_by_name(azure_model: Path) -> None:
 
 def test_pretrained_azure_model_keeps_its_second_layer(azure_model: Path) -> None:
     """Where the ancestor began from 1,000 outputs, a linear layer maps them to the classes."""
-    network = build("resnet18", 1000, image_size=None).eval()
+    network = build_network("resnet18", 1000, image_size=None).eval()
     output = nn.Linear(1000, 2)
     state = {f"model.{k}": v for k, v in network.state_dict().items()}
     state |= {f"out_linear_model.{k}": v for k, v in output.state_dict().items()}
@@ -409,14 +411,14 @@ def test_azure_labels_must_fit_the_classes(azure_model: Path) -> None:
 
 def test_image_too_small_for_the_network_gets_its_reason() -> None:
     """Of images that are taken as they are, the others are scored all the same."""
-    network = build("squeezenet1_1", 2, image_size=None)
+    network = build_network("squeezenet1_1", 2, image_size=None)
     classifier = ImageClassifier(network, ("a", "b"), Preprocessing(None)).eval()
     pictures = []
     for size in (64, 8, 64):
         file = io.BytesIO()
         Image.new("RGB", (size, size), (200, 30, 30)).save(file, "PNG")
         pictures.append(file.getvalue())
-    first, small, last = score(classifier, pictures)
+    first, small, last = score_images(classifier, pictures)
     assert small.probabilities is None
     assert "8 by 8 pixels" in small.error
     assert first.probabilities is not None
@@ -425,7 +427,7 @@ def test_image_too_small_for_the_network_gets_its_reason() -> None:
 
 def test_azure_untrained_directory_becomes_a_network(azure: Path) -> None:
     """The ancestor's untrained DenseNet is taken, without its weights file."""
-    description, _ = new_network(
+    description, _ = create_network(
         str(azure / "untrained_densenet121"), 10, image_size=32, weights=None
     )
     assert description.architecture == "densenet121"
@@ -434,7 +436,7 @@ def test_azure_untrained_directory_becomes_a_network(azure: Path) -> None:
 def test_azure_model_scores_as_the_ancestor_did(azure: Path, cache_folder: Path) -> None:
     """Every probability of the ancestor's own table is met within 1e-5."""
     images = open_data(str(azure / "image_directory_valid"), cache_folder)
-    table = score_table(open_classifier(azure / "model_directory"), images)
+    table = build_score_table(open_classifier(azure / "model_directory"), images)
     with (azure / "scored_valid.csv").open(newline="") as file:
         golden = list(csv.DictReader(file))
     assert table["id"].tolist() == [int(row["id"]) for row in golden]

@@ -18,12 +18,17 @@ from PIL import Image
 
 from conftest import write_classes
 from trialrun.image_cache import DecodedImages, Pack, entries, open_pack
-from trialrun.image_cache.on_the_fly import LiveImages
-from trialrun.image_cache.perceptual_hash import grays_of, likenesses_of, near_pairs, sample_of
-from trialrun.image_cache.scan_cache import surveyed_again
+from trialrun.image_cache.on_the_fly import OnTheFlyImages
+from trialrun.image_cache.perceptual_hash import (
+    compute_hashes,
+    find_near_duplicates,
+    sample_image,
+    shrink_to_grays,
+)
+from trialrun.image_cache.scan_cache import scan_with_cache
 from trialrun.images import open_data
 from trialrun.images.decoding.preprocessing import Preprocessing
-from trialrun.images.scanning.scan import Survey, survey
+from trialrun.images.scanning.scan import DatasetScan, scan_files
 
 SIZE = 16
 PACK_BYTES = 36 * (3 * SIZE * SIZE + 64)
@@ -67,16 +72,18 @@ def begin(process: "subprocess.Popen[str]") -> None:
 
 
 @pytest.fixture
-def surveyed(colors: Path) -> Survey:
+def surveyed(colors: Path) -> DatasetScan:
     """Three classes of twelve, surveyed."""
-    return survey(open_data(str(colors), colors), threads=2)
+    return scan_files(open_data(str(colors), colors), threads=2)
 
 
 @pytest.fixture
 def packed(tmp_path: Path) -> Callable[..., DecodedImages]:
     """Open a survey's pack in a folder of this test's own."""
 
-    def opened(surveyed: Survey, size: int = SIZE, *, limit_bytes: int = 10**9) -> DecodedImages:
+    def opened(
+        surveyed: DatasetScan, size: int = SIZE, *, limit_bytes: int = 10**9
+    ) -> DecodedImages:
         return open_pack(
             surveyed, Preprocessing(size), tmp_path / "packs", threads=2, limit_bytes=limit_bytes
         )
@@ -86,12 +93,12 @@ def packed(tmp_path: Path) -> Callable[..., DecodedImages]:
 
 def only_pack(tmp_path: Path) -> Path:
     """The one pack there is."""
-    (entry,) = entries.entries(tmp_path / "packs")
+    (entry,) = entries.list_entries(tmp_path / "packs")
     return entry.folder
 
 
 def test_a_second_run_decodes_nothing(
-    surveyed: Survey, packed: Callable[..., DecodedImages]
+    surveyed: DatasetScan, packed: Callable[..., DecodedImages]
 ) -> None:
     """The counter says what was decoded: everything, then nothing."""
     first, again = packed(surveyed), packed(surveyed)
@@ -101,7 +108,7 @@ def test_a_second_run_decodes_nothing(
 
 
 def test_a_pack_holds_what_the_decoder_makes(
-    surveyed: Survey, packed: Callable[..., DecodedImages]
+    surveyed: DatasetScan, packed: Callable[..., DecodedImages]
 ) -> None:
     """A row is what scoring would make of the file, bit for bit."""
     pack = packed(surveyed)
@@ -111,12 +118,12 @@ def test_a_pack_holds_what_the_decoder_makes(
 
 
 def test_the_same_bytes_under_other_names_are_not_decoded_again(
-    surveyed: Survey, packed: Callable[..., DecodedImages], colors: Path
+    surveyed: DatasetScan, packed: Callable[..., DecodedImages], colors: Path
 ) -> None:
     """The key is made of contents."""
     packed(surveyed)
     moved = colors.rename(colors.with_name("moved"))
-    assert packed(survey(open_data(str(moved), moved), threads=2)).num_decoded == 0
+    assert packed(scan_files(open_data(str(moved), moved), threads=2)).num_decoded == 0
 
 
 def test_an_unchanged_file_is_not_read_again(colors: Path, tmp_path: Path) -> None:
@@ -125,12 +132,12 @@ def test_an_unchanged_file_is_not_read_again(colors: Path, tmp_path: Path) -> No
         os.utime(path, (1, 1))  # which sets the time of change to now
     images = open_data(str(colors), tmp_path)
     time.sleep(2.1)  # what changed just now is not trusted
-    first = surveyed_again(images, tmp_path / "ledgers", threads=2)
+    first = scan_with_cache(images, tmp_path / "ledgers", threads=2)
     (ledger,) = (tmp_path / "ledgers").iterdir()
     forged = ledger.read_text().replace(first.sightings[0].sha256, "f" * 64)
     ledger.write_text(forged)
     (colors / images.items[1].name).write_bytes(b"")
-    again = surveyed_again(images, tmp_path / "ledgers", threads=2)
+    again = scan_with_cache(images, tmp_path / "ledgers", threads=2)
     assert again.sightings[0].sha256 == "f" * 64  # so it was not read
     assert again.sightings[1].reason == "empty file"
     assert again.sightings[2:] == first.sightings[2:]
@@ -141,7 +148,7 @@ def test_a_change_is_seen_though_size_and_time_are_put_back(
 ) -> None:
     """A file that was changed between survey and decoding is refused, whatever its date."""
     time.sleep(2.1)  # files that have just been written are known by their hash
-    surveyed = survey(open_data(str(colors), colors), threads=2)
+    surveyed = scan_files(open_data(str(colors), colors), threads=2)
     assert all(seen.stamp for seen in surveyed.sightings)
     path = colors / surveyed.images.items[0].name
     before, content = path.stat(), path.read_bytes()
@@ -151,7 +158,7 @@ def test_a_change_is_seen_though_size_and_time_are_put_back(
 
 
 def test_a_damaged_pack_is_made_again(
-    surveyed: Survey, packed: Callable[..., DecodedImages], tmp_path: Path
+    surveyed: DatasetScan, packed: Callable[..., DecodedImages], tmp_path: Path
 ) -> None:
     """One flipped bit, a missing byte or a spoilt verdict: decoded again, and right."""
     before = packed(surveyed).pixels(np.arange(36)).clone()
@@ -171,45 +178,47 @@ def test_a_damaged_pack_is_made_again(
 
 
 def test_a_pack_of_another_version_is_listed_and_made_again(
-    surveyed: Survey, packed: Callable[..., DecodedImages], tmp_path: Path
+    surveyed: DatasetScan, packed: Callable[..., DecodedImages], tmp_path: Path
 ) -> None:
     """Whole by its checksum, but written otherwise: `data pack --list` says so and goes on."""
     packed(surveyed)
     path = only_pack(tmp_path) / "pack.json"
     content = '{"num_images": 36, "reasons": {}, "likenesses": "AAAA"}'
     path.write_text(f"{hashlib.sha256(content.encode()).hexdigest()}\n{content}\n")
-    [listed] = entries.described(tmp_path / "packs")
+    [listed] = entries.list_summaries(tmp_path / "packs")
     assert (listed.source, listed.num_images) == (entries.UNREADABLE, 0)
     assert listed.num_bytes > 36 * SIZE * SIZE * 3
     assert packed(surveyed).num_decoded == 36
 
 
 def test_the_least_recently_used_pack_leaves_first(
-    surveyed: Survey, packed: Callable[..., DecodedImages], tmp_path: Path
+    surveyed: DatasetScan, packed: Callable[..., DecodedImages], tmp_path: Path
 ) -> None:
     """A pack that was opened again stays, the one before it goes."""
     limit = int(2.5 * PACK_BYTES)
     packed(surveyed, 15, limit_bytes=limit)
     packed(surveyed, 14, limit_bytes=limit)
-    for entry, used in zip(entries.described(tmp_path / "packs"), (100, 200), strict=True):
+    for entry, used in zip(entries.list_summaries(tmp_path / "packs"), (100, 200), strict=True):
         os.utime(tmp_path / "packs" / entry.key / "pack.json", (used, used))
     packed(surveyed, 15, limit_bytes=limit)
     packed(surveyed, SIZE, limit_bytes=limit)
-    sizes = {row.image_size for row in entries.described(tmp_path / "packs")}
+    sizes = {row.image_size for row in entries.list_summaries(tmp_path / "packs")}
     assert sizes == {15, SIZE}
 
 
 def test_a_pack_that_is_pushed_out_stays_readable(
-    surveyed: Survey, packed: Callable[..., DecodedImages], tmp_path: Path
+    surveyed: DatasetScan, packed: Callable[..., DecodedImages], tmp_path: Path
 ) -> None:
     """Who has it mapped does not notice."""
     pack = packed(surveyed)
     before = pack.pixels(np.arange(36)).clone()
-    assert entries.clear(tmp_path / "packs").num_packs == 1
+    assert entries.clear_entries(tmp_path / "packs").num_packs == 1
     assert (pack.pixels(np.arange(36)) == before).all()
 
 
-def test_what_does_not_fit_is_decoded_as_it_is_needed(surveyed: Survey, tmp_path: Path) -> None:
+def test_what_does_not_fit_is_decoded_as_it_is_needed(
+    surveyed: DatasetScan, tmp_path: Path
+) -> None:
     """Under too small a limit images are decoded for each batch, alike, and the run says so."""
     notes: list[str] = []
 
@@ -224,7 +233,7 @@ def test_what_does_not_fit_is_decoded_as_it_is_needed(surveyed: Survey, tmp_path
         )
 
     live = opened(PACK_BYTES - 1)
-    assert isinstance(live, LiveImages)
+    assert isinstance(live, OnTheFlyImages)
     assert "decoded as they are needed" in notes[0]
     assert live.num_decoded == 36
     rows = np.asarray([5, 0, 35])
@@ -247,9 +256,9 @@ def test_a_killed_writer_leaves_nothing_that_is_trusted(tmp_path: Path) -> None:
         assert killed.stdout.readline() == "decoding\n"
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
-    assert entries.entries(tmp_path / "packs") == []
+    assert entries.list_entries(tmp_path / "packs") == []
     assert list((tmp_path / "packs").glob(".*"))
-    surveyed = survey(open_data(str(folder), folder), threads=2)
+    surveyed = scan_files(open_data(str(folder), folder), threads=2)
     pack = open_pack(surveyed, Preprocessing(64), tmp_path / "packs", threads=2, limit_bytes=10**9)
     assert pack.num_decoded == 1200
     assert not list((tmp_path / "packs").glob(".*"))
@@ -278,9 +287,13 @@ def test_pictures_that_look_alike_are_found(tmp_path: Path) -> None:
     with Image.open(path) as opened:
         again = np.asarray(opened)
     flat = np.full((96, 96, 3), 7, dtype=np.uint8)
-    first = likenesses_of(grays_of([sample_of(shapes(0)), sample_of(shapes(1)), sample_of(flat)]))
-    second = likenesses_of(grays_of([sample_of(shapes(2)), sample_of(flat), sample_of(again)]))
-    found = near_pairs(first, second)
+    first = compute_hashes(
+        shrink_to_grays([sample_image(shapes(0)), sample_image(shapes(1)), sample_image(flat)])
+    )
+    second = compute_hashes(
+        shrink_to_grays([sample_image(shapes(2)), sample_image(flat), sample_image(again)])
+    )
+    found = find_near_duplicates(first, second)
     assert (found.pairs, found.num_unjudged) == ([(1, 2)], 0)
 
 
@@ -291,11 +304,11 @@ def test_a_damaged_ledger_is_none(
     """Rows that are no rows are passed over, and files read again."""
     images = open_data(str(colors), tmp_path)
     time.sleep(2.1)  # what changed just now is not trusted
-    first = surveyed_again(images, tmp_path / "ledgers", threads=2)
+    first = scan_with_cache(images, tmp_path / "ledgers", threads=2)
     (ledger,) = (tmp_path / "ledgers").iterdir()
     content = json.loads(ledger.read_text())
     ledger.write_text(json.dumps(content | {"rows": spoil(content["rows"])}))
-    assert surveyed_again(images, tmp_path / "ledgers", threads=2) == first
+    assert scan_with_cache(images, tmp_path / "ledgers", threads=2) == first
 
 
 def test_the_ledger_forgets_files_that_are_gone(colors: Path, tmp_path: Path) -> None:
@@ -303,15 +316,15 @@ def test_the_ledger_forgets_files_that_are_gone(colors: Path, tmp_path: Path) ->
     images = open_data(str(colors), tmp_path)
     halves = images.subset(range(18)), images.subset(range(18, 36))
     time.sleep(2.1)  # what changed just now is not trusted
-    surveyed_again(halves[0], tmp_path / "ledgers", threads=2)
+    scan_with_cache(halves[0], tmp_path / "ledgers", threads=2)
     (colors / halves[0].items[0].name).unlink()
-    surveyed_again(halves[1], tmp_path / "ledgers", threads=2)
+    scan_with_cache(halves[1], tmp_path / "ledgers", threads=2)
     (ledger,) = (tmp_path / "ledgers").iterdir()
     kept = set(json.loads(ledger.read_text())["rows"])
     assert kept == {item.name for item in images.items[1:]}
 
 
-def test_what_is_being_written_counts(surveyed: Survey, tmp_path: Path) -> None:
+def test_what_is_being_written_counts(surveyed: DatasetScan, tmp_path: Path) -> None:
     """Two packs that fit alone but not together are not written at once; of a dead writer's draft
     nothing stays.
     """
@@ -331,7 +344,7 @@ def test_what_is_being_written_counts(surveyed: Survey, tmp_path: Path) -> None:
         )
 
     with FileLock(tmp_path / "packs" / "otherkey.lock"):
-        assert isinstance(opened(), LiveImages)
+        assert isinstance(opened(), OnTheFlyImages)
         assert "GB being written" in notes[0]
         assert draft.is_dir()
     assert isinstance(opened(), Pack)

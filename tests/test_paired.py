@@ -9,11 +9,17 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from trialrun.config.promote import METRICS, PromoteConfig
-from trialrun.registry.gates import Evidence, judge
+from trialrun.registry.gates import Evidence, evaluate_gates
 from trialrun.report.bootstrap import Resampling, percentile_interval
-from trialrun.report.metrics import losses, value_of, values_of
-from trialrun.report.paired import compare, interval_of, mcnemar_exact, score_lower_bound, wilson
-from trialrun.report.predictions import Predictions, aligned, from_probabilities
+from trialrun.report.metrics import compute_losses, compute_metric, compute_metrics
+from trialrun.report.paired import (
+    compare_paired,
+    compute_interval,
+    mcnemar_exact,
+    score_lower_bound,
+    wilson_interval,
+)
+from trialrun.report.predictions import Predictions, align_classes, build_predictions
 
 FEW_DRAWS = Resampling(draws=2000)
 
@@ -43,9 +49,9 @@ def pair(seed: int, num_images: int, gain: float = 0.0) -> tuple[Predictions, Pr
 
 def promoted(baseline: Predictions, challenger: Predictions, require: str = "better") -> bool:
     """Whether `--require` lets the challenger pass, all else being fine."""
-    comparison = compare("accuracy", baseline, challenger, FEW_DRAWS)
-    evidence = Evidence(metrics=values_of(challenger), size_mb=1, comparison=comparison)
-    return judge(PromoteConfig(require=require), evidence).passed
+    comparison = compare_paired("accuracy", baseline, challenger, FEW_DRAWS)
+    evidence = Evidence(metrics=compute_metrics(challenger), size_mb=1, comparison=comparison)
+    return evaluate_gates(PromoteConfig(require=require), evidence).passed
 
 
 @pytest.mark.parametrize("num_images", [300, 2000])
@@ -90,13 +96,13 @@ def test_score_interval_without_disagreement(num_images: int) -> None:
 def test_intervals_equal_those_of_drawing_images(metric: str) -> None:
     """Drawing cells of like images gives the interval that drawing the images gives."""
     first, second = pair(7, 800, gain=0.02)
-    found = compare(metric, first, second)
+    found = compare_paired(metric, first, second)
     generator = np.random.default_rng(0)
     differences = []
     for _ in range(1500):
         rows = generator.integers(0, len(first), len(first))
         values = [
-            value_of(
+            compute_metric(
                 metric,
                 Predictions(
                     each.classes,
@@ -118,8 +124,8 @@ def test_intervals_equal_those_of_drawing_images(metric: str) -> None:
 def test_log_loss_of_many_images_scatters_as_it_should() -> None:
     """Values gathered into cells keep the spread of their mean, which theory gives."""
     first, second = pair(3, 20_000)
-    found = compare("log_loss", first, second)
-    spread = (losses(first) - losses(second)).std() / np.sqrt(len(first))
+    found = compare_paired("log_loss", first, second)
+    spread = (compute_losses(first) - compute_losses(second)).std() / np.sqrt(len(first))
     assert found.high - found.low == pytest.approx(2 * 1.96 * spread, rel=0.05)
 
 
@@ -137,25 +143,25 @@ def test_metrics_agree_with_scikit_learn(data: st.DataObject) -> None:
     occurring = np.unique(labels)
     recalls = [np.mean(predicted[labels == each] == each) for each in occurring]
     f1 = f1_score(labels, predicted, labels=occurring, average="macro", zero_division=0.0)
-    assert value_of("macro_f1", given_) == pytest.approx(f1)
-    assert value_of("balanced_accuracy", given_) == pytest.approx(np.mean(recalls))
+    assert compute_metric("macro_f1", given_) == pytest.approx(f1)
+    assert compute_metric("balanced_accuracy", given_) == pytest.approx(np.mean(recalls))
     if set(predicted) <= set(labels) and len(occurring) > 1:
         expected = balanced_accuracy_score(labels, predicted)
-        assert value_of("balanced_accuracy", given_) == pytest.approx(expected)
+        assert compute_metric("balanced_accuracy", given_) == pytest.approx(expected)
 
 
 def test_equal_models_differ_by_nothing() -> None:
     """A model beside itself: no difference, an interval of 0 width, p of 1."""
     model, _ = pair(1, 100)
     for metric in METRICS:
-        found = compare(metric, model, model, FEW_DRAWS)
+        found = compare_paired(metric, model, model, FEW_DRAWS)
         assert (found.difference, found.low, found.high, found.mcnemar_p) == (0, 0, 0, 1)
 
 
 def test_the_same_seed_gives_the_same_interval() -> None:
     """An interval can be had again."""
     first, second = pair(2, 500)
-    assert compare("macro_f1", first, second) == compare("macro_f1", first, second)
+    assert compare_paired("macro_f1", first, second) == compare_paired("macro_f1", first, second)
 
 
 def test_draws_of_many_small_cells_stay_in_little_memory() -> None:
@@ -167,7 +173,7 @@ def test_draws_of_many_small_cells_stay_in_little_memory() -> None:
     )
     tracemalloc.start()
     try:
-        interval_of("macro_f1", given_, Resampling(draws=200))
+        compute_interval("macro_f1", given_, Resampling(draws=200))
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -184,7 +190,7 @@ def test_mcnemar_is_exact() -> None:
 
 def test_wilson_interval_is_the_textbook_one() -> None:
     """81 of 263 at 95%: 0.2553 to 0.3662 (Newcombe 1998, Statistics in Medicine 17, table I)."""
-    found = wilson(81, 263, 0.95)
+    found = wilson_interval(81, 263, 0.95)
     assert (found.low, found.high) == pytest.approx((0.2553, 0.3662), abs=5e-5)
 
 
@@ -192,32 +198,32 @@ def test_wilson_interval_is_the_textbook_one() -> None:
 def test_a_models_own_interval_holds_its_value(metric: str) -> None:
     """Each metric lies inside its interval."""
     model, _ = pair(5, 400)
-    interval = interval_of(metric, model, FEW_DRAWS)
-    assert interval.low < value_of(metric, model) < interval.high
+    interval = compute_interval(metric, model, FEW_DRAWS)
+    assert interval.low < compute_metric(metric, model) < interval.high
 
 
 def test_classes_are_matched_by_name() -> None:
     """Two models that list their classes in another order agree where they mean the same."""
     labels = ["cat", "dog", "dog"]
-    first = from_probabilities(
+    first = build_predictions(
         labels, ("cat", "dog"), np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3]], np.float32)
     )
-    second = from_probabilities(
+    second = build_predictions(
         labels, ("dog", "cat"), np.array([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7]], np.float32)
     )
-    assert compare("accuracy", first, second, FEW_DRAWS).difference == 0
-    assert values_of(first) == values_of(second)
+    assert compare_paired("accuracy", first, second, FEW_DRAWS).difference == 0
+    assert compute_metrics(first) == compute_metrics(second)
 
 
 def test_an_unknown_class_counts_as_wrong() -> None:
     """An image of a class that the model lacks is wrong, and costs as much as a loss can."""
-    found = from_probabilities(["owl"], ("cat", "dog"), np.array([[0.6, 0.4]], np.float32))
-    assert value_of("accuracy", found) == 0
-    assert value_of("log_loss", found) == pytest.approx(-np.log(np.finfo(np.float32).eps))
+    found = build_predictions(["owl"], ("cat", "dog"), np.array([[0.6, 0.4]], np.float32))
+    assert compute_metric("accuracy", found) == 0
+    assert compute_metric("log_loss", found) == pytest.approx(-np.log(np.finfo(np.float32).eps))
 
 
 def test_other_images_are_not_compared() -> None:
     """Answers about other labels are refused."""
     first, second = pair(1, 50)[0], pair(2, 50)[0]
     with pytest.raises(ValueError, match="same labelled images"):
-        aligned(first, second)
+        align_classes(first, second)

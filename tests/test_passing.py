@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trialrun.files import remove_whole
+from trialrun.files import remove_directory
 from trialrun.image_cache import Pack, entries, open_pack
 from trialrun.images import open_data
 from trialrun.images.decoding.preprocessing import Preprocessing
-from trialrun.images.scanning.scan import Survey, survey
+from trialrun.images.scanning.scan import DatasetScan, scan_files
 
 STOPPED = """
 import time
@@ -32,14 +32,14 @@ print(*in_order(make, range(2), threads=2, late=lambda _: "late", seconds=1.5), 
 
 
 @pytest.fixture
-def surveyed(colors: Path) -> Survey:
+def surveyed(colors: Path) -> DatasetScan:
     """Three classes of twelve, surveyed."""
-    return survey(open_data(str(colors), colors), threads=2)
+    return scan_files(open_data(str(colors), colors), threads=2)
 
 
 @pytest.mark.parametrize("limit_bytes", [10**9, 0])
 def test_a_folder_that_was_away_is_read_when_it_is_back(
-    surveyed: Survey, colors: Path, tmp_path: Path, limit_bytes: int
+    surveyed: DatasetScan, colors: Path, tmp_path: Path, limit_bytes: int
 ) -> None:
     """Neither a pack nor the verdicts of images without one keep that files were gone."""
     notes: list[str] = []
@@ -66,7 +66,7 @@ def test_a_folder_that_was_away_is_read_when_it_is_back(
 
 
 def test_what_is_decoded_beside_passing_failures_serves_the_run(
-    surveyed: Survey, colors: Path, tmp_path: Path
+    surveyed: DatasetScan, colors: Path, tmp_path: Path
 ) -> None:
     """The pack that is not kept can be read for as long as the run has it."""
     gone = colors / surveyed.images.items[0].name
@@ -76,7 +76,7 @@ def test_what_is_decoded_beside_passing_failures_serves_the_run(
     assert isinstance(pack, Pack)
     assert pack.usable() == list(range(1, 36))
     assert (pack.pixels(np.asarray([1]))[0] == Preprocessing(16).pixels(data)).all()
-    assert entries.entries(tmp_path / "packs") == []
+    assert entries.list_entries(tmp_path / "packs") == []
 
 
 def test_a_process_that_was_stopped_is_not_taken_for_a_slow_decoder() -> None:
@@ -92,7 +92,7 @@ def test_a_process_that_was_stopped_is_not_taken_for_a_slow_decoder() -> None:
 
 
 def test_a_pack_that_is_deleted_as_soon_as_it_is_there_serves_its_run(
-    surveyed: Survey, tmp_path: Path
+    surveyed: DatasetScan, tmp_path: Path
 ) -> None:
     """Another run that needs room may take it at any time; whoever made it has it mapped."""
     packs, is_over = tmp_path / "packs", threading.Event()
@@ -102,7 +102,7 @@ def test_a_pack_that_is_deleted_as_soon_as_it_is_there_serves_its_run(
             with suppress(OSError):
                 for path in packs.iterdir():
                     if "." not in path.name:
-                        remove_whole(path)
+                        remove_directory(path)
 
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)

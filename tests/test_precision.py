@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from trialrun.engine.compute import precision
-from trialrun.engine.compute.precision import Arithmetic, resolve
+from trialrun.engine.compute.precision import ComputeConfig, resolve_compute
 from trialrun.errors import InvalidParameterError
-from trialrun.models.zoo import build
+from trialrun.models.zoo import build_network
 from trialrun.runs.training.plan import plan_training
-from trialrun.runs.training.session import arithmetic_of
+from trialrun.runs.training.session import resolve_rank_compute
 
 
 @pytest.mark.parametrize(
@@ -30,8 +30,8 @@ def test_layout_follows_from_network_precision_and_size(
 ) -> None:
     """Small images of a network of dense convolutions stay NCHW; all else is NHWC."""
     with torch.device("meta"):
-        network = build(model, 2, image_size=None)
-    chosen = Arithmetic(torch.device("cpu"), arithmetic).suited_to(network, size)
+        network = build_network(model, 2, image_size=None)
+    chosen = ComputeConfig(torch.device("cpu"), arithmetic).suited_to(network, size)
     assert chosen.layout == layout
 
 
@@ -49,8 +49,8 @@ def test_bf16_is_chosen_where_the_processor_multiplies_it_faster(
 ) -> None:
     """AMX and AMD's AVX-512 outrun fp32; Intel's AVX-512 alone has the instruction, but slow."""
     described = f"processor\t: 0\nvendor_id\t: {vendor}\nflags\t\t: fpu {flags}\n\n"
-    monkeypatch.setattr(precision, "_cpuinfo", lambda: described)
-    assert resolve("cpu", "auto").precision == chosen
+    monkeypatch.setattr(precision, "_read_cpuinfo", lambda: described)
+    assert resolve_compute("cpu", "auto").precision == chosen
 
 
 @pytest.mark.parametrize(
@@ -73,20 +73,20 @@ def test_auto_asks_the_network_too(
 ) -> None:
     """Depthwise networks stay in fp32 on a processor that multiplies bf16 faster."""
     described = "vendor_id\t: AuthenticAMD\nflags\t\t: avx512f avx512_bf16\n"
-    monkeypatch.setattr(precision, "_cpuinfo", lambda: described)
+    monkeypatch.setattr(precision, "_read_cpuinfo", lambda: described)
     with torch.device("cpu" if model.startswith("regnet") else "meta"):
-        network = build(model, num_classes, image_size=None)
-    assert resolve("cpu", "auto").suited_to(network, 224).precision == chosen
-    assert resolve("cpu", "bf16").suited_to(network, 224).precision == "bf16"
+        network = build_network(model, num_classes, image_size=None)
+    assert resolve_compute("cpu", "auto").suited_to(network, 224).precision == chosen
+    assert resolve_compute("cpu", "bf16").suited_to(network, 224).precision == "bf16"
 
 
 def test_rank_without_a_gpu_of_its_own_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two ranks on one GPU would wait for each other for ever."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert resolve("auto", "fp32", local_rank=1).device == torch.device("cuda", 1)
+    assert resolve_compute("auto", "fp32", local_rank=1).device == torch.device("cuda", 1)
     with pytest.raises(InvalidParameterError, match="rank 2 of this machine"):
-        resolve("cuda", "fp32", local_rank=2)
+        resolve_compute("cuda", "fp32", local_rank=2)
 
 
 def test_one_gpu_named_for_several_ranks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,13 +95,13 @@ def test_one_gpu_named_for_several_ranks_is_refused(monkeypatch: pytest.MonkeyPa
         monkeypatch.setenv(name, value)
     plan = plan_training({"train_data": "sample:digits", "device": "cuda:1"})
     with pytest.raises(InvalidParameterError, match="one for 2 ranks"):
-        arithmetic_of(plan)
+        resolve_rank_compute(plan)
 
 
 @pytest.mark.parametrize("model", ["resnet18", "densenet121", "mobilenet_v3_small"])
 def test_gradients_lie_in_memory_as_their_parameters_do(model: str) -> None:
     """Fused optimizers go through memory in its order: other strides would mix values up."""
-    network = build(model, 2, image_size=64).to(memory_format=torch.channels_last)
+    network = build_network(model, 2, image_size=64).to(memory_format=torch.channels_last)
     images = torch.rand(4, 3, 64, 64).contiguous(memory_format=torch.channels_last)
     network(images).sum().backward()
     for name, parameter in network.named_parameters():
@@ -111,19 +111,19 @@ def test_gradients_lie_in_memory_as_their_parameters_do(model: str) -> None:
 
 def test_tf32_is_of_cuda_alone() -> None:
     """OneDNN on a CPU goes on computing in fp32."""
-    resolve("cpu", "fp32", tf32=True)
+    resolve_compute("cpu", "fp32", tf32=True)
     assert torch.backends.cuda.matmul.allow_tf32
     on_cpu = torch.backends.mkldnn.matmul.fp32_precision  # type: ignore[attr-defined]
     assert on_cpu in ("none", "ieee")
-    resolve("cpu", "fp32", tf32=False)
+    resolve_compute("cpu", "fp32", tf32=False)
     assert not torch.backends.cuda.matmul.allow_tf32
 
 
 def test_device_that_is_not_there_is_refused() -> None:
     """A device is checked before anything is computed."""
     with pytest.raises(InvalidParameterError, match="cuda:77"):
-        resolve("cuda:77", "auto")
+        resolve_compute("cuda:77", "auto")
     with pytest.raises(InvalidParameterError, match="no device"):
-        resolve("abacus", "auto")
+        resolve_compute("abacus", "auto")
     with pytest.raises(InvalidParameterError, match="fp16"):
-        resolve("cpu", "fp16")
+        resolve_compute("cpu", "fp16")

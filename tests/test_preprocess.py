@@ -14,7 +14,7 @@ from conftest import write_image
 from trialrun.errors import InvalidDatasetError
 from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.models.classifier import ImageClassifier
-from trialrun.scoring import score
+from trialrun.scoring import score_images
 
 SIZE = 24
 
@@ -44,7 +44,7 @@ def test_input_is_scoring_s_bit_for_bit(model: ImageClassifier, photo: Path, suf
     assert (images.shape, images.dtype) == ((1, 3, SIZE, SIZE), torch.float32)
     with torch.inference_mode():
         probabilities = model(images).softmax(dim=1)[0].numpy()
-    (scored,) = score(model, [path.read_bytes()])
+    (scored,) = score_images(model, [path.read_bytes()])
     assert scored.probabilities is not None
     assert probabilities.tolist() == scored.probabilities.tolist()
 

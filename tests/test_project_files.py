@@ -9,7 +9,7 @@ import yaml
 from packaging.requirements import Requirement
 from scripts.project_files import ROOT, expected, locked_versions
 
-from trialrun.config import TrainConfig, knobs
+from trialrun.config import TrainConfig, list_settings
 
 LOCK = (ROOT / "requirements.lock").read_text("utf-8")
 
@@ -24,7 +24,7 @@ def test_every_setting_is_an_mlproject_parameter() -> None:
     """`mlflow run -P` reaches every setting of train."""
     project = yaml.safe_load((ROOT / "MLproject").read_text("utf-8"))
     main = project["entry_points"]["main"]
-    names = [item.name for item in knobs(TrainConfig)]
+    names = [item.name for item in list_settings(TrainConfig)]
     assert list(main["parameters"]) == names
     assert all(f"--{name.replace('_', '-')} {{{name}}}" in main["command"] for name in names)
 

@@ -17,10 +17,10 @@ import torch
 
 import trialrun
 from trialrun.cache.location import cache_folder
-from trialrun.cli import run as command
+from trialrun.cli import run_cli as command
 from trialrun.errors import PromotionRefusedError
-from trialrun.images.formats.sample import materialised
-from trialrun.runs.evaluation.predictions import kept_answers
+from trialrun.images.formats.sample import write_sample
+from trialrun.runs.evaluation.predictions import load_predictions
 
 TRAIN_IMAGES, TEST_IMAGES = 24, 15  # of each digit
 
@@ -37,7 +37,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Some of the digits, in `train` and `test`."""
-    source = materialised("sample:digits", cache_folder())
+    source = write_sample("sample:digits", cache_folder())
     folder = tmp_path_factory.mktemp("digits")
     for label in map(str, range(10)):
         files = sorted((source / label).glob("*.png"))
@@ -183,7 +183,7 @@ def test_the_evaluation_is_linked(registry: Any, digits: Path, cli: Commands) ->
     }
     assert run.inputs.dataset_inputs[0].dataset.digest == done["data_digest"]
     assert run.data.tags["trialrun.decision"] == "promoted"
-    kept = kept_answers(registry, done["run_id"])
+    kept = load_predictions(registry, done["run_id"])
     assert kept is not None
     assert np.mean(kept.predictions.right) == done["metrics"]["accuracy"]
     tags = versions[0].tags | registry.get_model_version("digits", "2").tags

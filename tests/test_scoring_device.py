@@ -15,17 +15,17 @@ from torch import Tensor, nn
 
 import trialrun
 from conftest import write_classes
-from trialrun.cli import run
+from trialrun.cli import run_cli
 from trialrun.engine.compute.device import find_device
-from trialrun.engine.compute.torch_errors import scoring_errors
+from trialrun.engine.compute.torch_errors import translate_scoring_errors
 from trialrun.engine.compute.torch_state import isolate_torch_state, use_full_fp32
 from trialrun.errors import InvalidParameterError, OutOfMemoryError
 from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.models import directory
 from trialrun.models.classifier import ImageClassifier
 from trialrun.models.directory import ModelDescription
-from trialrun.models.zoo import build
-from trialrun.scoring import score
+from trialrun.models.zoo import build_network
+from trialrun.scoring import score_images
 
 GPU = torch.device("cuda", 0)
 backends: Any = torch.backends  # torch does not declare all that is below it
@@ -35,10 +35,10 @@ TOO_MANY_BYTES = 1 << 50
 @pytest.fixture
 def model(tmp_path: Path) -> str:
     """A ModelDirectory that nothing was trained for: classes `blue` and `red`."""
-    network = build("squeezenet1_1", 2, image_size=32)
+    network = build_network("squeezenet1_1", 2, image_size=32)
     preprocessing = Preprocessing(32)
     description = ModelDescription("squeezenet1_1", {}, ("blue", "red"), preprocessing)
-    directory.write(tmp_path / "model", description, to_bytes(network.state_dict()))
+    directory.write_model_directory(tmp_path / "model", description, to_bytes(network.state_dict()))
     return str(tmp_path / "model")
 
 
@@ -77,7 +77,7 @@ def test_device_that_is_not_there_is_refused(
 ) -> None:
     """It exits with 2 before the model is looked for, and opens no run."""
     words = [data if word == "DATA" else word for word in command]
-    assert run([*words, "--device", device]) == 2
+    assert run_cli([*words, "--device", device]) == 2
     errors = capsys.readouterr().err
     assert f"Error: InvalidParameterError: {found}" in errors
     assert "Traceback" not in errors
@@ -133,12 +133,12 @@ def test_auto_is_cuda_else_mps_else_the_cpu(
 
 def test_reasons_and_scores_come_in_the_order_of_the_images() -> None:
     """Also where images of several sizes and unreadable ones are in one batch."""
-    network = build("squeezenet1_1", 2, image_size=None)
+    network = build_network("squeezenet1_1", 2, image_size=None)
     classifier = ImageClassifier(network, ("a", "b"), Preprocessing(None)).eval()
     images = [encoded(40), b"no picture", None, encoded(64), encoded(64), encoded(8), encoded(40)]
-    scores = list(score(classifier, images))
+    scores = list(score_images(classifier, images))
     assert [bool(each.error) for each in scores] == [False, True, True, False, False, True, False]
-    alone = [next(score(classifier, [image])).probabilities for image in images]
+    alone = [next(score_images(classifier, [image])).probabilities for image in images]
     for together, single in zip(scores, alone, strict=True):
         assert (together.probabilities is None) == (single is None)
         if single is not None:
@@ -203,14 +203,14 @@ def test_scoring_that_does_not_fit_in_memory_is_an_error(image_size: int | None)
     """It ends with 7, and is not taken for an image of a wrong size."""
     classifier = ImageClassifier(Huge(), ("a", "b"), Preprocessing(image_size)).eval()
     with pytest.raises(OutOfMemoryError, match="memory of cpu") as raised:
-        list(score(classifier, [encoded()]))
+        list(score_images(classifier, [encoded()]))
     assert raised.value.exit_code == 7
     assert raised.value.hint
 
 
 def test_gpu_without_memory_is_told_to_use_the_cpu() -> None:
     """Which has more."""
-    with pytest.raises(OutOfMemoryError) as raised, scoring_errors(GPU):
+    with pytest.raises(OutOfMemoryError) as raised, translate_scoring_errors(GPU):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
     assert "cuda:0" in str(raised.value)
     assert raised.value.hint == "Set device=cpu."

@@ -15,17 +15,17 @@ import pytest
 import trialrun
 from searching import SMALL, desk_of, nested_runs, settings
 from trialrun import mlflow_client as tracking_store
-from trialrun.cli import run as command_line
+from trialrun.cli import run_cli as command_line
 from trialrun.config import METRIC_DIRECTIONS
 from trialrun.errors import InvalidParameterError
 from trialrun.runs.callbacks import DECODING
 from trialrun.runs.datasets import sources
-from trialrun.tuning.callbacks import SilentSearch
+from trialrun.tuning.callbacks import NoOpSearchCallback
 from trialrun.tuning.plan import plan_search
-from trialrun.tuning.reporting.seed_replicates import NoiseFloor, mean_interval
+from trialrun.tuning.reporting.seed_replicates import NoiseFloor, compute_mean_interval
 
 
-class Counting(SilentSearch):
+class Counting(NoOpSearchCallback):
     """Counts the images that are decoded."""
 
     num_decoded = 0
@@ -117,11 +117,11 @@ def test_images_are_decoded_once_for_all_trials(
     store: str, colors: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Sixteen trials decode each of 36 images once."""
-    from trialrun.tuning.run import search
+    from trialrun.tuning.run import run_search
 
     monkeypatch.setenv("TRIALRUN_CACHE", str(tmp_path / "cache"))
     watching = Counting()
-    search(plan_search(settings(colors, trials=16)), watching)
+    run_search(plan_search(settings(colors, trials=16)), watching)
     assert watching.num_decoded == 36
 
 
@@ -213,7 +213,7 @@ def test_workers_share_what_the_search_downloaded(
     client.log_artifacts(run.info.run_id, str(colors), "set")
 
     def download(uri: str) -> Path:
-        path = tracking_store.downloaded(uri)
+        path = tracking_store.download_artifact(uri)
         shutil.rmtree(Path(run.info.artifact_uri) / "set")
         return path
 
@@ -264,7 +264,7 @@ def test_replicates_tell_the_noise_floor(store: str, colors: Path) -> None:
 
 def test_the_interval_is_students() -> None:
     """Differences 1, 2, 3: mean 2, half width 4.303 / sqrt(3) (t with 2 degrees, 95 %)."""
-    low, high = mean_interval([1.0, 2.0, 3.0])
+    low, high = compute_mean_interval([1.0, 2.0, 3.0])
     assert low == pytest.approx(2 - 4.3027 / 3**0.5, abs=1e-4)
     assert high == pytest.approx(2 + 4.3027 / 3**0.5, abs=1e-4)
 

@@ -9,7 +9,7 @@ from sqlalchemy import Engine, text
 import trialrun
 from searching import claimed, desk_of, nested_runs, settings
 from trialrun.errors import OutOfMemoryError, TrialrunError
-from trialrun.tuning.study.trial_queue import Claim, Done, Wait
+from trialrun.tuning.study.trial_queue import ClaimedTrial, Finished, NothingYet
 
 
 def test_the_pruner_sees_every_epoch(store: str, colors: Path) -> None:
@@ -22,7 +22,7 @@ def test_the_pruner_sees_every_epoch(store: str, colors: Path) -> None:
     claim = claimed(desk)
     assert desk.report(claim, 2.0, 1)
     assert desk.prune(claim)
-    assert isinstance(desk.claim("tester"), Done)
+    assert isinstance(desk.claim("tester"), Finished)
 
 
 def test_a_failing_trial_is_replaced(store: str, colors: Path) -> None:
@@ -63,7 +63,7 @@ def test_batches_that_do_not_fit_are_not_tried_again(store: str, colors: Path) -
     desk = desk_of(store, colors, trials=20, batch_size="2,4,8,16")
     desk.does_not_fit(claimed(desk), 8)
     sizes = []
-    while isinstance(claim := desk.claim("tester"), Claim):
+    while isinstance(claim := desk.claim("tester"), ClaimedTrial):
         sizes.append(claim.settings["batch_size"])
         desk.complete(claim, [1.0])
     assert len(sizes) == 20
@@ -79,7 +79,7 @@ def test_no_more_trials_are_begun_than_were_asked_for(store: str, colors: Path) 
     desk = desk_of(store, colors, trials=2)
     first, second = claimed(desk), claimed(desk)
     assert first.settings != second.settings
-    assert isinstance(desk.claim("other"), Wait)
+    assert isinstance(desk.claim("other"), NothingYet)
     desk.complete(first, [1.0])
     desk.release("tester")
     third = claimed(desk)
@@ -87,7 +87,7 @@ def test_no_more_trials_are_begun_than_were_asked_for(store: str, colors: Path) 
     assert third.seed_number == second.seed_number
     assert not desk.complete(second, [1.0])
     assert desk.complete(third, [1.0])
-    assert isinstance(desk.claim("other"), Done)
+    assert isinstance(desk.claim("other"), Finished)
 
 
 def test_a_trial_is_retried_up_to_a_limit(store: str, colors: Path) -> None:
@@ -105,10 +105,10 @@ def test_a_silent_worker_is_given_up(store: str, colors: Path) -> None:
     desk = desk_of(store, colors, trials=1, heartbeat_seconds=1)
     lost = claimed(desk)
     deadline = time.monotonic() + 20
-    while isinstance(claim := desk.claim("other"), Wait):
+    while isinstance(claim := desk.claim("other"), NothingYet):
         assert time.monotonic() < deadline
         time.sleep(0.2)
-    assert isinstance(claim, Claim)
+    assert isinstance(claim, ClaimedTrial)
     assert claim.settings == lost.settings
 
 
@@ -139,7 +139,7 @@ def test_a_grid_goes_through_all_combinations_once(store: str, colors: Path) -> 
     given = {"sampler": "grid", "learning_rate": "1e-3,1e-2", "batch_size": "2,4,8"}
     desk = desk_of(store, colors, trials=50, **given)
     seen = []
-    while isinstance(claim := desk.claim("tester"), Claim):
+    while isinstance(claim := desk.claim("tester"), ClaimedTrial):
         seen.append(tuple(claim.settings.values()))
         desk.complete(claim, [1.0])
     assert len(seen) == len(set(seen)) == 6
@@ -154,7 +154,7 @@ def test_a_grid_is_filled_up_where_points_fail(store: str, colors: Path) -> None
         failing = claimed(desk)
         seen.append(tuple(failing.settings.values()))
         desk.fail(failing, "ValueError: wrong")
-    while isinstance(claim := desk.claim("tester"), Claim):
+    while isinstance(claim := desk.claim("tester"), ClaimedTrial):
         seen.append(tuple(claim.settings.values()))
         desk.complete(claim, [1.0])
     assert len(seen) == len(set(seen)) == 6
@@ -166,8 +166,8 @@ def test_points_too_large_for_the_memory_do_not_end_a_grid(store: str, colors: P
     desk = desk_of(store, colors, trials=50, batch_size="2,8,9,10,11,12,13,14", **given)
     desk.study.set_user_attr("batch_size_too_large", 8)
     sizes = []
-    while not isinstance(claim := desk.claim("tester"), Done):
-        if isinstance(claim, Claim):
+    while not isinstance(claim := desk.claim("tester"), Finished):
+        if isinstance(claim, ClaimedTrial):
             sizes.append(claim.settings["batch_size"])
             desk.complete(claim, [1.0])
     assert sizes == [2] * 4

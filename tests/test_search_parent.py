@@ -13,9 +13,9 @@ import mlflow
 
 import trialrun
 from searching import claimed, desk_of, settings
-from trialrun.tuning.callbacks import SilentSearch
+from trialrun.tuning.callbacks import NoOpSearchCallback
 from trialrun.tuning.plan import plan_search
-from trialrun.tuning.reporting.parent_run import end_lost
+from trialrun.tuning.reporting.parent_run import end_lost_run
 from trialrun.tuning.study.study import PARENT_RUN
 from trialrun.tuning.study.trial_queue import RUN_ID
 
@@ -92,7 +92,7 @@ class _Writer:
         os.close(self._end)
 
 
-class Slow(SilentSearch):
+class Slow(NoOpSearchCallback):
     """Makes what follows the second trial last until `until`, in seconds since 1970."""
 
     until = 0.0
@@ -108,14 +108,14 @@ class Slow(SilentSearch):
 def test_a_grid_that_ends_in_time_is_exhausted(store: str, colors: Path) -> None:
     """Why the trials ended is decided before the replicates, which outlast the deadline."""
     import trialrun.tuning.workers.trial_runner  # loads torch before the clock runs
-    from trialrun.tuning.run import search
+    from trialrun.tuning.run import run_search
 
     assert trialrun.tuning.workers.trial_runner
     grid = {"learning_rate": "1e-3,1e-2", "sampler": "grid", "trials": 3, "pruner": "none"}
     seconds, watching = 8.0, Slow()
     plan = plan_search({**settings(colors, **grid), "replicates": 2, "timeout": seconds})
     watching.until = time.time() + seconds + 1
-    assert search(plan, watching).search_stop_reason == "exhausted"
+    assert run_search(plan, watching).search_stop_reason == "exhausted"
 
 
 def test_a_callers_figures_stay(store: str, colors: Path) -> None:
@@ -147,5 +147,5 @@ def test_a_finished_run_whose_trial_was_lost_stands_for_no_trial(store: str, col
     desk.note(claim, RUN_ID, run_id)
     client.set_terminated(run_id, "FINISHED")
     [trial] = desk.study.get_trials()
-    end_lost(client, trial)
+    end_lost_run(client, trial)
     assert client.get_run(run_id).info.status == "KILLED"

@@ -25,9 +25,9 @@ import pytest
 from sqlalchemy import text
 
 from searching import nested_runs, settings
-from trialrun.tuning.callbacks import SilentSearch
+from trialrun.tuning.callbacks import NoOpSearchCallback
 from trialrun.tuning.plan import plan_search
-from trialrun.tuning.study.storage import Storage, driven, open_storage
+from trialrun.tuning.study.storage import StudyStorage, open_storage, with_driver
 from trialrun.tuning.study.study import CONCLUDED
 
 _USER = "nobody"  # PostgreSQL refuses to run as root
@@ -173,7 +173,7 @@ def test_machines_that_come_first_at_once_make_the_tables_once(postgres: str) ->
     """Four processes open an empty database; the server would refuse a table made twice."""
     from sqlalchemy import create_engine, text
 
-    engine = create_engine(driven(postgres), isolation_level="AUTOCOMMIT")
+    engine = create_engine(with_driver(postgres), isolation_level="AUTOCOMMIT")
     with closing(engine.connect()) as connection:
         connection.execute(text("CREATE DATABASE empty"))
     engine.dispose()
@@ -206,7 +206,7 @@ _OWNERS = (
 )
 
 
-def cut_owners(storage: Storage) -> int:
+def cut_owners(storage: StudyStorage) -> int:
     """Have the server cut the connections that hold owners' locks; how many there were."""
     with storage.rdb.engine.begin() as connection:
         return len(connection.execute(text(_OWNERS)).all())
@@ -269,7 +269,7 @@ def test_what_another_machine_concludes_is_not_concluded_twice(
     postgres: str, store: str, colors: Path
 ) -> None:
     """The lock was cut and taken during the search: its owner waits, and takes the result."""
-    from trialrun.tuning.run import search
+    from trialrun.tuning.run import run_search
 
     given = settings(colors, trials=1, study="taken", storage=postgres, register_as="taken")
     with (
@@ -277,7 +277,7 @@ def test_what_another_machine_concludes_is_not_concluded_twice(
         ThreadPoolExecutor(1) as pool,
     ):
         watching = Robbed(storage, "taken/owner")
-        searching = pool.submit(search, plan_search(given), watching)
+        searching = pool.submit(run_search, plan_search(given), watching)
         assert watching.is_told.wait(120)
         assert studied_attributes(storage, "taken").get(CONCLUDED) is None
         assert not searching.done()
@@ -285,10 +285,10 @@ def test_what_another_machine_concludes_is_not_concluded_twice(
         assert searching.result(120).model_version == "1"
 
 
-class Robbed(SilentSearch):
+class Robbed(NoOpSearchCallback):
     """Cuts and takes the owner's lock when the first trial has ended."""
 
-    def __init__(self, storage: Storage, name: str) -> None:
+    def __init__(self, storage: StudyStorage, name: str) -> None:
         self._storage, self._name, self._stack = storage, name, ExitStack()
         self.is_told = threading.Event()
 
@@ -307,7 +307,7 @@ class Robbed(SilentSearch):
         self._stack.close()
 
 
-def studied_attributes(storage: Storage, name: str) -> dict[str, Any]:
+def studied_attributes(storage: StudyStorage, name: str) -> dict[str, Any]:
     """What a study carries."""
     import optuna
 

@@ -8,9 +8,13 @@ import pytest
 import trialrun
 from searching import claimed, desk_of, nested_runs, settings
 from trialrun.errors import InvalidParameterError
-from trialrun.tuning.callbacks import SilentSearch
+from trialrun.tuning.callbacks import NoOpSearchCallback
 from trialrun.tuning.plan import plan_search
-from trialrun.tuning.reporting.seed_replicates import NoiseFloor, finalists, mean_interval
+from trialrun.tuning.reporting.seed_replicates import (
+    NoiseFloor,
+    compute_mean_interval,
+    find_finalists,
+)
 
 
 def floor_of(low: float, winner_seconds: float, runner_up_seconds: float) -> NoiseFloor:
@@ -42,7 +46,7 @@ def test_a_little_cheaper_is_not_cheaper(runner_up_seconds: float, chosen: int) 
 def test_equal_differences_are_no_proof(num_replicates: int, is_beyond_noise: bool) -> None:
     """One image of twelve more with both seeds has no spread, and is not beyond noise."""
     rounded = [1 / 12, 0.5 - 5 / 12] * num_replicates
-    low, _high = mean_interval(rounded[:num_replicates])
+    low, _high = compute_mean_interval(rounded[:num_replicates])
     assert (low > 0) == is_beyond_noise
 
 
@@ -74,7 +78,7 @@ def test_settings_that_were_tried_twice_are_one_finalist(store: str, colors: Pat
     for _ in range(5):
         claim = claimed(desk)
         desk.complete(claim, [losses[claim.settings["learning_rate"]].pop(0)])
-    chosen = finalists(desk.study.get_trials(), desk.plan)
+    chosen = find_finalists(desk.study.get_trials(), desk.plan)
     assert [trial.params["learning_rate"] for trial in chosen] == [1e-3, 1e-2]
 
 
@@ -99,7 +103,7 @@ def test_every_finalist_has_its_model(store: str, colors: Path) -> None:
     assert result.model_uri is not None
 
 
-class Telling(SilentSearch):
+class Telling(NoOpSearchCallback):
     """Keeps what it is told of trials."""
 
     def __init__(self) -> None:
@@ -112,10 +116,10 @@ class Telling(SilentSearch):
 
 def test_replicates_are_told_by_their_trial_and_settings(store: str, colors: Path) -> None:
     """Their study numbers them from 0 again, which is nobody's concern."""
-    from trialrun.tuning.run import search
+    from trialrun.tuning.run import run_search
 
     telling = Telling()
-    search(plan_search(settings(colors, trials=2, pruner="none", replicates=2)), telling)
+    run_search(plan_search(settings(colors, trials=2, pruner="none", replicates=2)), telling)
     told = [line for line in telling.trials if "replicate" in line]
     assert sorted(line.partition("  ")[0] for line in told) == [
         f"Trial {number}, replicate {again}" for number in (0, 1) for again in (0, 1)

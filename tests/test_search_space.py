@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trialrun.config import TrainConfig, knobs
+from trialrun.config import TrainConfig, list_settings
 from trialrun.errors import InvalidParameterError
-from trialrun.tuning.plan import masked, plan_search
+from trialrun.tuning.plan import plan_search, redact_password
 from trialrun.tuning.space import Choice, Range, Space, parse_dimension
 from trialrun.tuning.study.samplers import make_pruner
 
-SETTINGS = {item.name: item for item in knobs(TrainConfig)}
+SETTINGS = {item.name: item for item in list_settings(TrainConfig)}
 
 
 def parsed(name: str, text: str) -> Range | Choice:
@@ -174,7 +174,7 @@ def test_everything_wrong_is_told_together(tmp_path: Path) -> None:
 )
 def test_passwords_are_not_shown(address: str, shown: str) -> None:
     """The address of a storage is shown without its passwords, however wrongly it is written."""
-    assert masked(address) == shown
+    assert redact_password(address) == shown
 
 
 @pytest.mark.parametrize(

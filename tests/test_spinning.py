@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from trialrun.engine.compute.openmp import limit_spinning, spinning_limited
+from trialrun.engine.compute.openmp import limit_spinning, limit_spinning_temporarily
 
 
 def test_the_users_choice_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,6 +39,6 @@ def test_a_library_call_gives_the_environment_back(monkeypatch: pytest.MonkeyPat
     """The variable is set while torch may be loaded, and gone afterwards."""
     monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
     monkeypatch.delitem(sys.modules, "torch", raising=False)
-    with spinning_limited():
+    with limit_spinning_temporarily():
         assert os.environ["GOMP_SPINCOUNT"] == "1500"
     assert "GOMP_SPINCOUNT" not in os.environ

@@ -17,12 +17,12 @@ from mlflow.entities import Run
 
 import trialrun
 from trialrun.engine.compute.torch_errors import NonFiniteLossError
-from trialrun.engine.early_stopping import Standing
+from trialrun.engine.early_stopping import EpochStatus
 from trialrun.errors import CutBySignalError, TrackingError
-from trialrun.runs.callbacks import Silent
-from trialrun.runs.signals import cut_by_signals
+from trialrun.runs.callbacks import NoOpCallback
+from trialrun.runs.signals import interrupt_on_signals
 from trialrun.runs.training.plan import plan_training
-from trialrun.runs.training.run import train
+from trialrun.runs.training.run import train_run
 from trialrun.tracking import open_nested_run, open_run
 
 NETWORK = "shufflenet_v2_x0_5"
@@ -92,7 +92,7 @@ def test_a_signal_at_any_call_ends_the_run_as_killed(store: str, during: str) ->
     client = Interrupted(store, during)
     with (
         pytest.raises(CutBySignalError),
-        cut_by_signals(),
+        interrupt_on_signals(),
         open_run(client, experiment=None, name=None, tags={"a": "b"}),
     ):
         pass
@@ -107,7 +107,7 @@ def test_a_signal_ends_a_nested_run_as_killed(store: str, during: str) -> None:
     assert experiment is not None
     with (
         pytest.raises(CutBySignalError),
-        cut_by_signals(),
+        interrupt_on_signals(),
         open_nested_run(
             client,
             parent_run_id="0" * 32,
@@ -125,7 +125,7 @@ def test_a_signal_while_a_failed_run_is_ended_waits(store: str) -> None:
     client = Interrupted(store, "set_tag")
     with (
         pytest.raises(CutBySignalError),
-        cut_by_signals(),
+        interrupt_on_signals(),
         open_run(client, experiment=None, name=None, tags={}),
     ):
         raise ValueError("what went wrong")
@@ -156,13 +156,13 @@ def test_first_runs_at_once_do_not_fail_over_the_experiments_page(store: str) ->
     assert [run.info.status for run in runs(store)] == ["FINISHED"]
 
 
-class AfterFirstEpoch(Silent):
+class AfterFirstEpoch(NoOpCallback):
     """Does something after the first epoch."""
 
     def __init__(self, act: Callable[[], None]) -> None:
         self._act = act
 
-    def epoch(self, standing: Standing, epochs: int) -> None:
+    def epoch(self, standing: EpochStatus, epochs: int) -> None:
         """Do it."""
         if standing.result.epoch == 1:
             self._act()
@@ -176,8 +176,8 @@ def test_a_signal_without_artifacts_is_still_a_signal(store: str, colors: Path) 
         os.kill(os.getpid(), signal.SIGTERM)
 
     plan = plan_training({"train_data": str(colors), **TINY, "epochs": 3})
-    with pytest.raises(CutBySignalError), cut_by_signals():
-        train(plan, AfterFirstEpoch(cut))
+    with pytest.raises(CutBySignalError), interrupt_on_signals():
+        train_run(plan, AfterFirstEpoch(cut))
     assert [run.info.status for run in runs(store)] == ["KILLED"]
 
 
@@ -186,7 +186,7 @@ def test_a_loss_that_is_no_number_is_told_without_artifacts(store: str, colors: 
     data = {"train_data": str(colors), "valid_data": str(colors)}
     settings = {**TINY, "batch_size": 36, "learning_rate": 1e38}
     with pytest.raises(NonFiniteLossError):
-        train(
+        train_run(
             plan_training({**data, **settings}),
             AfterFirstEpoch(lambda: lose_artifacts(store)),
         )

@@ -18,26 +18,26 @@ from trialrun.registry.history import (
     PROMOTION,
     ROLLBACK,
     VOID,
-    Entry,
-    entries_in,
-    from_text,
-    now,
-    stack_of,
-    tag_name,
+    AliasEntry,
+    compute_stack,
+    format_now,
+    make_tag_name,
+    parse_entry,
+    read_entries,
 )
-from trialrun.registry.rollback import roll_back
+from trialrun.registry.rollback import restore_previous
 
 NUM_RIVALS = 6
 
 
-def entry(version: str, replaced: str | None = None, kind: str = PROMOTION) -> Entry:
+def entry(version: str, replaced: str | None = None, kind: str = PROMOTION) -> AliasEntry:
     """A change of who holds the alias."""
-    return Entry(
+    return AliasEntry(
         number=0,
         kind=kind,
         version=version,
         replaced=replaced,
-        at=now(),
+        at=format_now(),
         user="somebody",
         reason="test",
         figures={"accuracy": 0.9},
@@ -61,10 +61,10 @@ def register(client: Any, folder: Path) -> None:
         client.create_model_version("m", source=str(folder))
 
 
-def promote(client: Any, version: str) -> Entry:
+def promote(client: Any, version: str) -> AliasEntry:
     """Move the alias to `version`, whoever holds it."""
-    judged = aliases.read_succession(client, "m", "champion")
-    return aliases.succeed(client, judged, entry(version, judged.holder))
+    judged = aliases.read_alias_history(client, "m", "champion")
+    return aliases.move_alias(client, judged, entry(version, judged.holder))
 
 
 def holder(client: Any, alias: str = "champion") -> str | None:
@@ -78,7 +78,7 @@ texts = st.text(max_size=20)
 
 @given(
     st.builds(
-        Entry,
+        AliasEntry,
         number=st.integers(1, 999_999),
         kind=st.sampled_from([PROMOTION, ROLLBACK]),
         version=texts,
@@ -89,15 +89,15 @@ texts = st.text(max_size=20)
         figures=st.dictionaries(texts, st.floats(allow_nan=False), max_size=3),
     )
 )
-def test_an_entry_survives_its_tag(given_entry: Entry) -> None:
+def test_an_entry_survives_its_tag(given_entry: AliasEntry) -> None:
     """What is read back is what was written, in any script."""
-    assert from_text(given_entry.to_text()) == given_entry
+    assert parse_entry(given_entry.to_text()) == given_entry
 
 
 @given(st.lists(st.sampled_from(["1", "2", "3", "back"]), max_size=12))
 def test_rollbacks_undo_promotions(moves: list[str]) -> None:
     """The stack after promotions and rollbacks is that of a plain undo."""
-    entries: list[Entry] = []
+    entries: list[AliasEntry] = []
     plain: list[str] = []
     for move in moves:
         if move == "back" and len(plain) > 1:
@@ -107,18 +107,18 @@ def test_rollbacks_undo_promotions(moves: list[str]) -> None:
             entries.append(entry(move, plain[-1] if plain else None))
             plain.append(move)
     # Going back to a version below another stay of it ends at the nearer one: the same version.
-    assert stack_of(tuple(entries))[-1:] == plain[-1:]
+    assert compute_stack(tuple(entries))[-1:] == plain[-1:]
 
 
 def test_tags_of_other_things_are_no_entries() -> None:
     """Only the alias's own numbered tags are read."""
     tags = {
-        tag_name("champion", 2): replace(entry("2"), number=2).to_text(),
-        tag_name("champion", 1): replace(entry("1"), number=1).to_text(),
+        make_tag_name("champion", 2): replace(entry("2"), number=2).to_text(),
+        make_tag_name("champion", 1): replace(entry("1"), number=1).to_text(),
         "trialrun.champions.000001": "x",
         "trialrun.champion.note": "y",
     }
-    assert [each.version for each in entries_in(tags, "champion")] == ["1", "2"]
+    assert [each.version for each in read_entries(tags, "champion")] == ["1", "2"]
 
 
 def test_a_promotion_moves_both_aliases(client: Any) -> None:
@@ -136,32 +136,32 @@ def test_a_promotion_moves_both_aliases(client: Any) -> None:
 def test_who_judged_another_champion_loses(client: Any) -> None:
     """A promotion that was judged against yesterday's champion is told so, and moves nothing."""
     promote(client, "1")
-    judged = aliases.read_succession(client, "m", "champion")
+    judged = aliases.read_alias_history(client, "m", "champion")
     promote(client, "2")
     with pytest.raises(PromotionRefusedError, match="now version 2, not 1"):
-        aliases.succeed(client, judged, entry("3", "1"))
+        aliases.move_alias(client, judged, entry("3", "1"))
     assert holder(client) == "2"
 
 
 def test_a_half_done_move_is_finished(client: Any) -> None:
     """Who died after taking a turn has its entry carried out by whoever comes next."""
     promote(client, "1")
-    judged = aliases.read_succession(client, "m", "champion")
+    judged = aliases.read_alias_history(client, "m", "champion")
     claimed = replace(entry("2", "1"), number=2, claim="of a process that died")
-    assert aliases._claim(client, judged, claimed)
+    assert aliases._claim_turn(client, judged, claimed)
     assert holder(client) == "1"
-    found = aliases.read_succession(client, "m", "champion")
+    found = aliases.read_alias_history(client, "m", "champion")
     assert (found.holder, found.last_number, holder(client)) == ("2", 2, "2")
 
 
 def test_many_may_finish_the_same_move(client: Any) -> None:
     """Processes that finish one entry at the same time do not break each other."""
-    before = aliases.read_succession(client, "m", "champion")
+    before = aliases.read_alias_history(client, "m", "champion")
     claimed = replace(entry("2"), number=1, claim="of a process that died")
-    assert aliases._claim(client, before, claimed)
+    assert aliases._claim_turn(client, before, claimed)
     with ThreadPoolExecutor(NUM_RIVALS) as pool:
         moves = [
-            pool.submit(aliases._carry_out, client, before, claimed) for _ in range(NUM_RIVALS)
+            pool.submit(aliases._apply_entry, client, before, claimed) for _ in range(NUM_RIVALS)
         ]
         assert [move.result() for move in moves] == [claimed] * NUM_RIVALS
     assert holder(client) == "2"
@@ -170,12 +170,12 @@ def test_many_may_finish_the_same_move(client: Any) -> None:
 def test_a_latecomer_undoes_nothing(client: Any) -> None:
     """A process that was held up after its turn puts back what others did meanwhile."""
     promote(client, "1")
-    before = aliases.read_succession(client, "m", "champion")
+    before = aliases.read_alias_history(client, "m", "champion")
     late = promote(client, "2")
     promote(client, "3")
-    aliases._carry_out(client, before, late)
+    aliases._apply_entry(client, before, late)
     assert holder(client) == "2"
-    aliases._settle(client, before, late)
+    aliases._reconcile(client, before, late)
     assert (holder(client), holder(client, "previous")) == ("3", "2")
 
 
@@ -191,7 +191,7 @@ def test_a_model_made_anew_starts_over(client: Any, tmp_path: Path) -> None:
     client.delete_registered_model("m")
     time.sleep(0.01)  # its time of creation, in milliseconds, tells it from the old one
     register(client, tmp_path)
-    assert aliases.read_succession(client, "m", "champion").entries == ()
+    assert aliases.read_alias_history(client, "m", "champion").entries == ()
     promote(client, "2")
     assert holder(client) == "2"
 
@@ -200,30 +200,30 @@ def test_a_move_from_outside_is_seen(client: Any) -> None:
     """An alias that somebody set by hand counts, and the history says that it was."""
     promote(client, "1")
     client.set_registered_model_alias("m", "champion", "4")
-    found = aliases.read_succession(client, "m", "champion")
+    found = aliases.read_alias_history(client, "m", "champion")
     assert [each.kind for each in found.seen()] == [PROMOTION, "outside"]
     promote(client, "5")
     assert holder(client, "previous") == "4"
-    assert roll_back(client, "m", "champion", "back").version == "4"
+    assert restore_previous(client, "m", "champion", "back").version == "4"
 
 
 def test_rollback_goes_back_step_by_step(client: Any) -> None:
     """A second rollback goes further back, and not forward again; the first has none."""
     for version in ("1", "2", "3"):
         promote(client, version)
-    assert roll_back(client, "m", "champion", "too slow").version == "2"
+    assert restore_previous(client, "m", "champion", "too slow").version == "2"
     assert holder(client, "previous") == "1"
-    assert roll_back(client, "m", "champion", "too slow as well").version == "1"
+    assert restore_previous(client, "m", "champion", "too slow as well").version == "1"
     assert holder(client, "previous") is None
     with pytest.raises(PromotionRefusedError, match="no champion before version 1"):
-        roll_back(client, "m", "champion", "and again")
+        restore_previous(client, "m", "champion", "and again")
     assert client.get_model_version("m", "3").tags["champion.rolled_back.reason"] == "too slow"
 
 
 def test_rollback_wants_a_reason(client: Any) -> None:
     """An empty reason is refused."""
     with pytest.raises(InvalidParameterError, match="reason"):
-        roll_back(client, "m", "champion", "  ")
+        restore_previous(client, "m", "champion", "  ")
 
 
 def test_rollback_to_a_deleted_version_is_told(client: Any) -> None:
@@ -232,7 +232,7 @@ def test_rollback_to_a_deleted_version_is_told(client: Any) -> None:
     promote(client, "2")
     client.delete_model_version("m", "1")
     with pytest.raises(TrackingError, match="version 1"):
-        roll_back(client, "m", "champion", "back")
+        restore_previous(client, "m", "champion", "back")
     assert holder(client) == "2"
 
 
@@ -245,7 +245,7 @@ def promote_all(client: Any, *versions: str) -> None:
 def seconds_to_read(client: Any) -> float:
     """How long it takes to learn who holds the alias: 2 s and more where a turn is left taken."""
     started = time.monotonic()
-    aliases.read_succession(client, "m", "champion")
+    aliases.read_alias_history(client, "m", "champion")
     return time.monotonic() - started
 
 
@@ -253,7 +253,7 @@ def test_previous_passes_over_a_deleted_version(client: Any) -> None:
     """A rollback whose version before is gone gives `previous` to none, and is done for good."""
     promote_all(client, "1", "2", "3")
     client.delete_model_version("m", "1")
-    assert roll_back(client, "m", "champion", "too slow").version == "2"
+    assert restore_previous(client, "m", "champion", "too slow").version == "2"
     assert (holder(client), holder(client, "previous")) == ("2", None)
     assert seconds_to_read(client) < aliases._PATIENCE_SECONDS
 
@@ -277,25 +277,27 @@ def test_previous_is_the_newest_that_is_there(client: Any) -> None:
 def test_a_turn_of_a_deleted_version_is_void(client: Any) -> None:
     """Who died after taking a turn, its version deleted since: nothing moves, the log says so."""
     promote(client, "1")
-    judged = aliases.read_succession(client, "m", "champion")
-    assert aliases._claim(client, judged, replace(entry("2", "1"), number=2, claim="of the dead"))
+    judged = aliases.read_alias_history(client, "m", "champion")
+    assert aliases._claim_turn(
+        client, judged, replace(entry("2", "1"), number=2, claim="of the dead")
+    )
     client.delete_model_version("m", "2")
-    found = aliases.read_succession(client, "m", "champion")
+    found = aliases.read_alias_history(client, "m", "champion")
     assert [each.kind for each in found.seen()] == [PROMOTION, VOID]
     assert (found.holder, found.standing()) == ("1", ["1"])
     promote(client, "3")
     assert (holder(client), holder(client, "previous")) == ("3", "1")
-    tenures = aliases.read_succession(client, "m", "champion").tenures()
+    tenures = aliases.read_alias_history(client, "m", "champion").tenures()
     assert tenures[0].until == tenures[2].entry.at
 
 
 def test_a_version_deleted_after_it_was_judged_is_told(client: Any) -> None:
     """Its promotion fails as a refusal, and the champion stays."""
     promote(client, "1")
-    judged = aliases.read_succession(client, "m", "champion")
+    judged = aliases.read_alias_history(client, "m", "champion")
     client.delete_model_version("m", "2")
     with pytest.raises(PromotionRefusedError, match="version 2 of m was deleted"):
-        aliases.succeed(client, judged, entry("2", "1"))
+        aliases.move_alias(client, judged, entry("2", "1"))
     assert holder(client) == "1"
 
 
@@ -303,14 +305,14 @@ def test_rollback_passes_over_deleted_versions(client: Any) -> None:
     """It goes back to the newest champion before that is still there."""
     promote_all(client, "1", "2", "3")
     client.delete_model_version("m", "2")
-    assert roll_back(client, "m", "champion", "too slow").version == "1"
+    assert restore_previous(client, "m", "champion", "too slow").version == "1"
 
 
 def test_rollback_from_a_deleted_champion(client: Any) -> None:
     """Where the champion itself was deleted, the one before it can be had back."""
     promote_all(client, "1", "2")
     client.delete_model_version("m", "2")
-    assert roll_back(client, "m", "champion", "deleted by mistake").version == "1"
+    assert restore_previous(client, "m", "champion", "deleted by mistake").version == "1"
     assert holder(client) == "1"
 
 
@@ -319,22 +321,22 @@ def test_who_was_set_by_hand_between_two_stays_counts(client: Any) -> None:
     promote(client, "1")
     client.set_registered_model_alias("m", "champion", "5")
     promote(client, "1")
-    assert aliases.read_succession(client, "m", "champion").standing() == ["1", "5", "1"]
-    assert roll_back(client, "m", "champion", "back").version == "5"
+    assert aliases.read_alias_history(client, "m", "champion").standing() == ["1", "5", "1"]
+    assert restore_previous(client, "m", "champion", "back").version == "5"
 
 
 def test_one_version_holds_the_alias_until_now(client: Any) -> None:
     """When a champion was replaced from outside is unknown; only the holder's time has no end."""
     promote(client, "1")
     client.set_registered_model_alias("m", "champion", "5")
-    tenures = aliases.read_succession(client, "m", "champion").tenures()
+    tenures = aliases.read_alias_history(client, "m", "champion").tenures()
     assert [each.until for each in tenures] == ["unknown", None]
 
 
 def test_an_entry_of_a_newer_trialrun_is_read() -> None:
     """A field that is not known here is no damage."""
     text = entry("1").to_text().replace("{", '{"weather": "fine", ', 1)
-    assert from_text(text).version == "1"
+    assert parse_entry(text).version == "1"
 
 
 # One process imports, which takes seconds, and forks: each rival connects for itself.
@@ -393,5 +395,5 @@ def test_of_six_promotions_at_once_one_wins(client: Any, tmp_path: Path) -> None
     winners = [str(number) for number, text in told.items() if not text]
     assert len(winners) == 1
     assert all(f"now version {winners[0]}, not none" in text for text in told.values() if text)
-    found = aliases.read_succession(client, "m", "champion")
+    found = aliases.read_alias_history(client, "m", "champion")
     assert [each.version for each in found.entries] == winners == [found.holder]

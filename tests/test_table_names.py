@@ -13,13 +13,13 @@ from safetensors.torch import save as to_bytes
 
 import trialrun
 from conftest import write_classes, write_image
-from trialrun.cli import run
+from trialrun.cli import run_cli
 from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.models import directory
 from trialrun.models.directory import ModelDescription
-from trialrun.models.zoo import build
-from trialrun.runs.evaluation.predictions import kept_answers
-from trialrun.runs.evaluation.tables import as_csv
+from trialrun.models.zoo import build_network
+from trialrun.runs.evaluation.predictions import load_predictions
+from trialrun.runs.evaluation.tables import format_csv
 
 NAMES = (
     "new\nline",
@@ -42,9 +42,9 @@ NOT_UTF8 = os.fsdecode(b"latin \xe9")
 @pytest.fixture
 def model(tmp_path: Path) -> str:
     """A ModelDirectory that nothing was trained for, of classes with a comma and a newline."""
-    network = build("squeezenet1_1", 2, image_size=32)
+    network = build_network("squeezenet1_1", 2, image_size=32)
     description = ModelDescription("squeezenet1_1", {}, ("com,ma", "new\nline"), Preprocessing(32))
-    directory.write(tmp_path / "model", description, to_bytes(network.state_dict()))
+    directory.write_model_directory(tmp_path / "model", description, to_bytes(network.state_dict()))
     return str(tmp_path / "model")
 
 
@@ -123,8 +123,8 @@ def test_terminals_get_names_escaped(
     data = write_named(tmp_path / "data", NAMES)
     for name in NAMES:
         (data / name / "broken\n\x1b[31m.png").write_bytes(b"no picture")
-    assert run(["score", model, str(data), "--output", str(tmp_path / "scored.csv")]) == 0
-    assert run(["data", "check", str(data)]) == 3
+    assert run_cli(["score", model, str(data), "--output", str(tmp_path / "scored.csv")]) == 0
+    assert run_cli(["data", "check", str(data)]) == 3
     captured = capsys.readouterr()
     shown = captured.out + captured.err
     assert "images are of \\x1b[31mred, which the model does not know" in shown
@@ -140,7 +140,7 @@ def test_names_in_a_report_are_those_on_disk(
     data = write_classes(tmp_path / "data", {"a": 12, "b": 12})
     (data / "a" / "bro\nken.png").write_bytes(b"no picture")
     (data / "a" / "co\tpy.png").write_bytes((data / "b" / "000.png").read_bytes())
-    assert run(["data", "check", str(data), "--json"]) == 0
+    assert run_cli(["data", "check", str(data), "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert list(report["sets"][0]["skipped"]) == ["a/bro\nken.png"]
     assert sorted(report["findings"]["conflicting"][0]) == [
@@ -153,7 +153,7 @@ def test_names_in_an_image_directorys_manifest_are_those_on_disk(tmp_path: Path)
     """`source` opens the file that an image was written from, also if it is not UTF-8."""
     names = ("new\nline", NOT_UTF8)
     data = write_named(tmp_path / "data", names)
-    assert run(["data", "convert", str(data), str(tmp_path / "out")]) == 0
+    assert run_cli(["data", "convert", str(data), str(tmp_path / "out")]) == 0
     lines = (tmp_path / "out" / "manifest.jsonl").read_text().splitlines()
     check_names(data, [json.loads(line)["source"] for line in lines], names)
 
@@ -172,7 +172,7 @@ def test_names_in_a_run_agree(store: str, tmp_path: Path) -> None:
     folder = Path(client.download_artifacts(trained.run_id, "", str(tmp_path)))
     rows = [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]
     good = [row for row in rows if row["set"] == "valid" and not row["skipped"]]
-    answers = kept_answers(client, trained.run_id)
+    answers = load_predictions(client, trained.run_id)
     assert answers is not None
     assert sorted(answers.names) == sorted(row["name"] for row in good)
     assert any("\n" in name for name in answers.names)
@@ -180,7 +180,7 @@ def test_names_in_a_run_agree(store: str, tmp_path: Path) -> None:
     with (folder / "skipped.csv").open(newline="") as file:
         assert [row["name"] for row in csv.DictReader(file)] == ["a/bro\rken.png"]
     judged = trialrun.evaluate(str(trained.model_uri), str(data), draws=100)
-    names = kept_answers(client, judged.run_id)
+    names = load_predictions(client, judged.run_id)
     assert names is not None
     assert set(answers.names) <= set(names.names)
 
@@ -189,9 +189,9 @@ def test_names_in_a_run_agree(store: str, tmp_path: Path) -> None:
 def test_tables_of_runs_read_back(name: str) -> None:
     """Also where a name with a carriage return is the heading of a column."""
     rows = [{"name": name, name: "1"}]
-    assert list(csv.DictReader(io.StringIO(as_csv(rows), newline=""))) == rows
+    assert list(csv.DictReader(io.StringIO(format_csv(rows), newline=""))) == rows
 
 
 def test_tables_of_runs_escape_what_is_not_utf8() -> None:
     """MLflow stores text as UTF-8."""
-    assert as_csv([{"name": NOT_UTF8}]) == "name\nlatin \\xe9\n"
+    assert format_csv([{"name": NOT_UTF8}]) == "name\nlatin \\xe9\n"

@@ -20,10 +20,10 @@ import pytest
 
 import trialrun
 from conftest import write_classes
-from trialrun.cli import run as command
+from trialrun.cli import run_cli as command
 from trialrun.errors import TrackingError
-from trialrun.mlflow_client import connect, tracking_errors
-from trialrun.registry import model_folder
+from trialrun.mlflow_client import connect_client, translate_tracking_errors
+from trialrun.registry import find_model_folder
 
 SECRET = "s3cret"
 TINY: dict[str, Any] = {"model": "shufflenet_v2_x0_5", "batch_size": 8, "epochs": 1}
@@ -113,7 +113,10 @@ def test_no_password_is_shown_where_a_server_is_not_there(
     uri = f"http://boss:{SECRET}@127.0.0.1:{free_port()}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(TrackingError, match="request to http") as raised, tracking_errors("no"):
+    with (
+        pytest.raises(TrackingError, match="request to http") as raised,
+        translate_tracking_errors("no"),
+    ):
         mlflow.MlflowClient().search_experiments()
     assert SECRET not in str(raised.value)
     assert command(["history", "colors"]) == 5
@@ -140,7 +143,7 @@ def test_downloaded_models_are_removed_at_exit(
 def test_a_model_on_this_machine_is_not_copied(store: str, colors: Path) -> None:
     """Where the artifacts are files, the model is read where it lies."""
     trialrun.train(train_data=str(colors), register_as="colors", **TINY)
-    folder = model_folder("models:/colors/1")
+    folder = find_model_folder("models:/colors/1")
     assert Path(store.removeprefix("sqlite:///")).parent in folder.parents
 
 
@@ -209,10 +212,10 @@ def test_settings_of_tls_are_heeded(
     with answering(200, certificate) as port:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"https://127.0.0.1:{port}")
         with pytest.raises(TrackingError, match="CERTIFICATE_VERIFY_FAILED"):
-            connect()
+            connect_client()
         value = "true" if how == "INSECURE_TLS" else str(certificate)
         monkeypatch.setenv(f"MLFLOW_TRACKING_{how}", value)
-        assert connect().search_experiments() == []
+        assert connect_client().search_experiments() == []
 
 
 def test_a_server_that_wants_a_password_names_the_variables(
@@ -222,7 +225,7 @@ def test_a_server_that_wants_a_password_names_the_variables(
     with answering(401) as port:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
         with pytest.raises(TrackingError) as raised:
-            connect()
+            connect_client()
     assert "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" in raised.value.hint
 
 
@@ -250,7 +253,7 @@ def test_a_caller_keeps_its_settings_of_mlflow(
 )
 def test_hints_fit_what_was_said(said: str, told: str) -> None:
     """A word in a path or a table's name is not what MLflow complains of."""
-    with pytest.raises(TrackingError) as raised, tracking_errors("no"):
+    with pytest.raises(TrackingError) as raised, translate_tracking_errors("no"):
         raise mlflow.MlflowException(said)
     assert told in raised.value.hint
 

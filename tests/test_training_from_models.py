@@ -16,23 +16,23 @@ from searching import nested_runs, settings
 from toy_networks import SMALL, network_of, started_from, write_model
 from trialrun.errors import InvalidModelDirectoryError, TrackingError, TrialrunError
 from trialrun.images.decoding.preprocessing import IMAGENET_MEAN, Preprocessing
-from trialrun.mlflow_client import connect
-from trialrun.models.open import new_network, open_classifier
-from trialrun.models.weights import state_sha256, to_bytes
-from trialrun.models.zoo import build, head_prefix
-from trialrun.runs.callbacks import Silent
+from trialrun.mlflow_client import connect_client
+from trialrun.models.open import create_network, open_classifier
+from trialrun.models.weights import hash_state, serialize_state
+from trialrun.models.zoo import build_network, find_head_prefix
+from trialrun.runs.callbacks import NoOpCallback
 from trialrun.runs.init_model import init_model
 from trialrun.runs.inspection.compare import compare_runs
-from trialrun.runs.inspection.reproduce import reproduce
+from trialrun.runs.inspection.reproduce import reproduce_run
 from trialrun.runs.inspection.run_reader import read_run
-from trialrun.runs.training.data import prepare
+from trialrun.runs.training.data import prepare_data
 from trialrun.runs.training.plan import plan_training
 
 SQUEEZE = "squeezenet1_1"  # whose last layer is a convolution
 TINY = {"model": SMALL, "epochs": 1, "batch_size": 8, "precision": "fp32"}
 
 
-class Notes(Silent):
+class Notes(NoOpCallback):
     """Collects what a run reports."""
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ def test_rows_of_the_last_layer_move_with_their_class(
         given = {"model": name, "weights": str(tmp_path / "model")}
     notes: list[str] = []
     torch.manual_seed(3)
-    _, network = new_network(
+    _, network = create_network(
         str(given["model"]),
         3,
         image_size=32,
@@ -72,8 +72,8 @@ def test_rows_of_the_last_layer_move_with_their_class(
         note=notes.append,
     )
     torch.manual_seed(3)
-    fresh = build(name, 3, image_size=32)
-    prefix = head_prefix(network)
+    fresh = build_network(name, 3, image_size=32)
+    prefix = find_head_prefix(network)
     for part in ("weight", "bias"):
         new, old, drawn = (each.get_parameter(prefix + part) for each in (network, trained, fresh))
         assert torch.equal(new[0], old[1])
@@ -87,10 +87,10 @@ def test_rows_of_the_last_layer_move_with_their_class(
 def test_same_classes_start_from_every_weight_of_the_model(tmp_path: Path) -> None:
     """Training goes on from the very network that was stored."""
     trained = write_model(tmp_path / "model", SMALL, ("ant", "bee"))
-    _, network = new_network(
+    _, network = create_network(
         str(tmp_path / "model"), 2, image_size=32, weights=None, classes=("ant", "bee")
     )
-    assert state_sha256(network.state_dict()) == state_sha256(trained.state_dict())
+    assert hash_state(network.state_dict()) == hash_state(trained.state_dict())
 
 
 def write_azure_model(folder: Path, *, with_output_layer: bool) -> nn.Module:
@@ -118,7 +118,7 @@ def write_azure_model(folder: Path, *, with_output_layer: bool) -> nn.Module:
 def test_azure_model_keeps_its_rows_by_class(with_output_layer: bool, tmp_path: Path) -> None:
     """A trained ResNet of the ancestor answers as before once its classes are turned round."""
     write_azure_model(tmp_path / "model", with_output_layer=with_output_layer)
-    _, network = new_network(
+    _, network = create_network(
         str(tmp_path / "model"), 2, image_size=32, weights=None, classes=("dog", "cat")
     )
     images = torch.rand(2, 3, 32, 32)
@@ -131,9 +131,9 @@ def test_untrained_directory_from_a_trained_one_has_no_last_layer(tmp_path: Path
     trained = write_model(tmp_path / "model", SMALL, ("ant", "bee", "cat"))
     folder = init_model(SMALL, str(tmp_path / "out"), weights=str(tmp_path / "model"), switches={})
     torch.manual_seed(3)
-    _, network = new_network(str(folder), 3, image_size=32, weights=None)
+    _, network = create_network(str(folder), 3, image_size=32, weights=None)
     torch.manual_seed(3)
-    fresh = build(SMALL, 3, image_size=32)
+    fresh = build_network(SMALL, 3, image_size=32)
     assert torch.equal(network.get_parameter("fc.weight"), fresh.get_parameter("fc.weight"))
     first = "conv1.0.weight"
     assert torch.equal(network.get_parameter(first), trained.get_parameter(first))
@@ -146,20 +146,20 @@ def test_trained_directory_gives_its_preprocessing(colors: Path, tmp_path: Path)
     of_model = {**data, "model": str(tmp_path / "m")}
     of_weights = {**data, "model": SMALL, "weights": str(tmp_path / "m")}
     for given in (of_model, of_weights):
-        found = prepare(plan_training(given), Silent()).preprocessing
+        found = prepare_data(plan_training(given), NoOpCallback()).preprocessing
         assert (found.image_size, found.mean, found.std) == (48, (0.5,) * 3, (0.25,) * 3)
-    assert prepare(plan_training({**of_model, "image_size": 40}), Silent()).preprocessing == (
-        Preprocessing(40, (0.5,) * 3, (0.25,) * 3)
-    )
+    assert prepare_data(
+        plan_training({**of_model, "image_size": 40}), NoOpCallback()
+    ).preprocessing == (Preprocessing(40, (0.5,) * 3, (0.25,) * 3))
     torch.save(network_of().state_dict(), tmp_path / "weights.pt")
     others = {**of_model, "weights": str(tmp_path / "weights.pt")}
-    assert prepare(plan_training(others), Silent()).preprocessing.mean == IMAGENET_MEAN
+    assert prepare_data(plan_training(others), NoOpCallback()).preprocessing.mean == IMAGENET_MEAN
 
 
 def test_digest_of_a_state_tells_every_part_of_it() -> None:
     """Another name, type, shape or value is another digest; the order in memory is not."""
     state = network_of().state_dict()
-    digests = {state_sha256(state)}
+    digests = {hash_state(state)}
     weight = state["fc.weight"]
     for name, tensor in (
         ("other", weight),
@@ -168,10 +168,10 @@ def test_digest_of_a_state_tells_every_part_of_it() -> None:
         ("fc.weight", weight + 1e-3),
         ("fc.weight", torch.tensor(1.0)),
     ):
-        digests.add(state_sha256({**state, name: tensor}))
+        digests.add(hash_state({**state, name: tensor}))
     assert len(digests) == 6
     laid_out = network_of().to(memory_format=torch.channels_last).state_dict()
-    assert state_sha256(laid_out) in digests
+    assert hash_state(laid_out) in digests
 
 
 def test_registered_model_is_trained_on_registered_and_loaded_again(
@@ -181,7 +181,7 @@ def test_registered_model_is_trained_on_registered_and_loaded_again(
     first = write_classes(tmp_path / "first", {"blue": 12, "red": 12})
     data = write_classes(tmp_path / "second", {"blue": 12, "green": 12, "red": 12})
     begun = trialrun.train(train_data=str(first), register_as="colors", image_size=64, **TINY)
-    client = connect()
+    client = connect_client()
     client.set_registered_model_alias("colors", "best", "1")
     again = {**TINY, "train_data": str(data), "register_as": "colors"}
     second = trialrun.train(**{**again, "model": "models:/colors/1"})
@@ -200,11 +200,13 @@ def test_registered_model_is_trained_on_registered_and_loaded_again(
 
 def test_notes_name_the_setting_as_it_was_typed(store: str, colors: Path, tmp_path: Path) -> None:
     """The rows that were kept are reported while the run begins."""
-    from trialrun.runs.training.run import train
+    from trialrun.runs.training.run import train_run
 
     write_model(tmp_path / "m", SMALL, ("blue", "red"))
     notes = Notes()
-    train(plan_training({**TINY, "train_data": str(colors), "model": str(tmp_path / "m")}), notes)
+    train_run(
+        plan_training({**TINY, "train_data": str(colors), "model": str(tmp_path / "m")}), notes
+    )
     told = [text for text in notes.texts if text.startswith(f"model={tmp_path / 'm'}: ")]
     assert len(told) == 1
     assert "2 of 3 classes keep their rows" in told[0]
@@ -259,7 +261,7 @@ def test_run_with_weights_of_the_registry_is_reproduced(store: str, colors: Path
     run = trialrun.train(
         train_data=str(colors), weights="models:/colors/1", **{**TINY, "random_seed": 2}
     )
-    again = reproduce(run.run_id)
+    again = reproduce_run(run.run_id)
     assert (again.verdict, again.initial_weights_identical, again.notes) == ("identical", True, ())
 
 
@@ -269,7 +271,7 @@ def test_changed_file_of_weights_is_the_cause(store: str, colors: Path, tmp_path
     torch.save(network_of(seed=1).state_dict(), path)
     run = trialrun.train(train_data=str(colors), weights=str(path), **TINY)
     torch.save(network_of(seed=2).state_dict(), path)
-    again = reproduce(run.run_id)
+    again = reproduce_run(run.run_id)
     compared = [row.name for row in compare_runs([run.run_id, again.run_id]).parameters]
     assert "initial_weights_sha256" in compared
     cause = f"the initial weights are not those of the original: weights={path} holds others"
@@ -284,12 +286,12 @@ def test_changed_model_directory_is_the_cause(store: str, colors: Path, tmp_path
     folder = tmp_path / "untrained"
     source = tmp_path / "weights.safetensors"
     for seed in (1, 2):
-        source.write_bytes(to_bytes(network_of(seed=seed).state_dict()))
+        source.write_bytes(serialize_state(network_of(seed=seed).state_dict()))
         shutil.rmtree(folder, ignore_errors=True)
         init_model(SMALL, str(folder), weights=str(source), switches={})
         if seed == 1:
             run = trialrun.train(train_data=str(colors), **{**TINY, "model": str(folder)})
-    (cause,) = reproduce(run.run_id).notes
+    (cause,) = reproduce_run(run.run_id).notes
     assert cause.endswith(f"model={folder} holds others")
 
 
@@ -302,5 +304,5 @@ def test_run_without_a_digest_is_not_judged_by_it(store: str, colors: Path, tmp_
     database = store.removeprefix("sqlite:///")
     with closing(sqlite3.connect(database)) as connection, connection:
         connection.execute("DELETE FROM params WHERE key='initial_weights_sha256'")
-    again = reproduce(run.run_id)
+    again = reproduce_run(run.run_id)
     assert (again.verdict, again.notes, again.initial_weights_identical) == ("identical", (), None)

@@ -10,17 +10,17 @@ import pytest
 import torch
 from PIL import Image
 
-from trialrun.engine.inputs.augment import augmented
+from trialrun.engine.inputs.augment import augment_batch
 from trialrun.errors import InvalidParameterError
 from trialrun.images.decoding.header import UndecodableError
 from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.images.decoding.transforms import (
-    Step,
-    fixed_steps,
+    TransformStep,
+    compute_side_after,
+    parse_step,
     read_transforms,
-    side_after,
-    split_at_chance,
-    step_of,
+    select_fixed_steps,
+    split_at_random_step,
 )
 from trialrun.runs.training.plan import plan_training
 
@@ -39,9 +39,9 @@ KNOWN: list[list[object]] = [
 ]
 
 
-def steps_of(*entries: Sequence[object]) -> tuple[Step, ...]:
+def steps_of(*entries: Sequence[object]) -> tuple[TransformStep, ...]:
     """Steps out of their JSON pairs."""
-    return tuple(step_of(entry) for entry in entries)
+    return tuple(parse_step(entry) for entry in entries)
 
 
 def batch(num_images: int, size: int) -> torch.Tensor:
@@ -61,7 +61,7 @@ def test_the_ancestors_directory_is_read(azure: Path) -> None:
     """A TransformationDirectory written by Init Image Transformation."""
     steps = read_transforms(str(azure / "transformation_directory"))
     assert [step.name for step in steps] == ["Resize", "CenterCrop", "RandomHorizontalFlip"]
-    assert side_after(fixed_steps(steps)) == 224
+    assert compute_side_after(select_fixed_steps(steps)) == 224
 
 
 def test_every_known_transform_is_drawn_for_each_image_alone() -> None:
@@ -70,7 +70,7 @@ def test_every_known_transform_is_drawn_for_each_image_alone() -> None:
     pixels = batch(4, 48)
 
     def drawn(positions: list[int]) -> torch.Tensor:
-        return augmented(
+        return augment_batch(
             pixels[positions],
             np.asarray(positions),
             augment="none",
@@ -92,7 +92,7 @@ def test_images_with_a_margin_come_out_at_their_size(augment: str) -> None:
     pixels, positions = batch(6, 37), np.arange(6)
 
     def drawn(chosen: list[int]) -> torch.Tensor:
-        return augmented(
+        return augment_batch(
             pixels[chosen],
             positions[chosen],
             augment=augment,
@@ -109,7 +109,7 @@ def test_images_with_a_margin_come_out_at_their_size(augment: str) -> None:
 
 def test_inference_repeats_the_fixed_steps_alone() -> None:
     """Resize, CenterCrop and Pad are kept in model.json, and read back the same."""
-    steps = fixed_steps(steps_of(*KNOWN))
+    steps = select_fixed_steps(steps_of(*KNOWN))
     assert [step.name for step in steps] == ["Resize", "CenterCrop", "Pad"]
     preprocessing = Preprocessing(36, steps=steps)
     again = Preprocessing.from_json(json.loads(json.dumps(preprocessing.to_json())))
@@ -135,10 +135,10 @@ def test_a_model_cannot_bring_other_steps() -> None:
 
 def test_the_pack_holds_what_comes_before_chance() -> None:
     """The steps are cut before the first that draws."""
-    kept, drawn = split_at_chance(steps_of(["Resize", 64], ["RandomCrop", 32], ["Pad", 2]))
+    kept, drawn = split_at_random_step(steps_of(["Resize", 64], ["RandomCrop", 32], ["Pad", 2]))
     assert [step.name for step in kept] == ["Resize"]
     assert [step.name for step in drawn] == ["RandomCrop", "Pad"]
-    assert side_after(drawn) == 36
+    assert compute_side_after(drawn) == 36
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ ACCEPTED: list[list[object]] = [
 def test_what_is_taken_torchvision_takes(entry: list[object]) -> None:
     """A list that passes the check fails in no epoch."""
     for epoch in range(3):
-        drawn = augmented(
+        drawn = augment_batch(
             batch(2, 48),
             np.arange(2),
             augment="none",

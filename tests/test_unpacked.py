@@ -14,13 +14,13 @@ import pytest
 
 from conftest import write_classes
 from trialrun.cache.location import archives_folder
-from trialrun.cli import run
+from trialrun.cli import run_cli
 from trialrun.image_cache import open_pack
 from trialrun.image_cache.inventory import enforce_cache_limit
 from trialrun.images import open_data
 from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.images.formats.archives import list_unpacked_archives, try_delete_if_idle
-from trialrun.images.scanning.scan import survey
+from trialrun.images.scanning.scan import scan_files
 
 OPEN = """
 import sys
@@ -109,12 +109,12 @@ def test_the_cache_lists_and_deletes_archives(
     path, used = archive(tmp_path, "set", seed=1), archive(tmp_path, "used", seed=2)
     unpacked_once(path, cache)
     user = opened(used, cache)
-    assert run(["data", "pack", "--list", "--json"]) == 0
+    assert run_cli(["data", "pack", "--list", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)["archives"]
     assert [(row["source"], row["num_files"]) for row in rows] == [(str(path), 8), (str(used), 8)]
-    assert run(["data", "pack", "--list"]) == 0
+    assert run_cli(["data", "pack", "--list"]) == 0
     assert str(path) in capsys.readouterr().out
-    assert run(["data", "pack", "--clear", "--json"]) == 0
+    assert run_cli(["data", "pack", "--clear", "--json"]) == 0
     cleared = json.loads(capsys.readouterr().out)
     assert (cleared["num_archives"], cleared["num_in_use"]) == (1, 1)
     assert cleared["num_bytes"] == rows[0]["num_bytes"]
@@ -172,7 +172,7 @@ print(json.dumps(asdict(clear_cache())))
 def test_what_may_not_be_deleted_is_not_said_to_be(tmp_path: Path, cache: Path) -> None:
     """Another user's cache stays, and is not in use either."""
     unpacked_once(archive(tmp_path, "set", seed=1), cache)
-    surveyed = survey(open_data(str(tmp_path / "set"), cache), threads=1)
+    surveyed = scan_files(open_data(str(tmp_path / "set"), cache), threads=1)
     open_pack(surveyed, Preprocessing(8), cache / "packs", threads=1, limit_bytes=10**9)
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o755)  # pytest's own folders are closed to others

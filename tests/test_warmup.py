@@ -12,11 +12,11 @@ import trialrun
 from conftest import write_classes
 from searching import claimed, desk_of, nested_runs, settings
 from trialrun.config import TrainConfig
-from trialrun.engine.steps import warm_up_steps
+from trialrun.engine.steps import count_warm_up_steps
 from trialrun.errors import InvalidParameterError
 from trialrun.runs.training.plan import plan_training
 from trialrun.tuning.plan import plan_search
-from trialrun.tuning.study.trial_queue import IMPOSSIBLE, Claim, Done
+from trialrun.tuning.study.trial_queue import IMPOSSIBLE, ClaimedTrial, Finished
 
 # 36 images, of which 28 or 29 train: 4 steps of 8 images in each epoch.
 SMALL = {"model": "shufflenet_v2_x0_5", "precision": "fp32", "device": "cpu", "batch_size": 8}
@@ -35,13 +35,13 @@ SMALL = {"model": "shufflenet_v2_x0_5", "precision": "fp32", "device": "cpu", "b
 )
 def test_warmup_is_counted_in_steps(values: dict[str, Any], expected: int) -> None:
     """Epochs become steps of 10 an epoch, a fraction at least one step."""
-    assert warm_up_steps(TrainConfig(epochs=3, batch_size=8, **values), 80) == expected
+    assert count_warm_up_steps(TrainConfig(epochs=3, batch_size=8, **values), 80) == expected
 
 
 def test_ranks_share_the_steps_of_an_epoch() -> None:
     """Two ranks take half as many steps, and warm up over half as many."""
     config = TrainConfig(epochs=3, batch_size=8, warmup_epochs=1.0)
-    assert warm_up_steps(config, 80, world_size=2) == 5
+    assert count_warm_up_steps(config, 80, world_size=2) == 5
 
 
 @pytest.mark.parametrize(
@@ -130,10 +130,10 @@ def test_impossible_draws_are_neither_trained_nor_counted(
         store, colors, sampler=sampler, trials=12, epochs="1:4", warmup_epochs="0:6", batch_size=8
     )
     drawn = []
-    while isinstance(claim := desk.claim("tester"), Claim):
+    while isinstance(claim := desk.claim("tester"), ClaimedTrial):
         drawn.append((claim.settings["epochs"], claim.settings["warmup_epochs"]))
         desk.complete(claim, [1.0])
-    assert isinstance(claim, Done)
+    assert isinstance(claim, Finished)
     assert len(drawn) == 12
     assert all(warmup < epochs for epochs, warmup in drawn)
     assert any(IMPOSSIBLE in trial.user_attrs for trial in desk.study.get_trials())

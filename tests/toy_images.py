@@ -5,10 +5,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trialrun.engine.compute.precision import Arithmetic
-from trialrun.engine.inputs.batches import LabelledPixels
+from trialrun.engine.compute.precision import ComputeConfig
+from trialrun.engine.inputs.batches import ImageDataset
 
-CPU = Arithmetic(torch.device("cpu"), "fp32")
+CPU = ComputeConfig(torch.device("cpu"), "fp32")
 SIZE = 32
 
 
@@ -27,7 +27,7 @@ class Pictures:
         return self._pixels[torch.from_numpy(rows)]
 
 
-def labelled(num_images: int, *, seed: int = 0) -> LabelledPixels:
+def labelled(num_images: int, *, seed: int = 0) -> ImageDataset:
     """So many pictures of three classes."""
     pictures = Pictures(num_images, seed=seed)
-    return LabelledPixels(pictures, np.arange(num_images), pictures.labels)
+    return ImageDataset(pictures, np.arange(num_images), pictures.labels)

@@ -8,9 +8,9 @@ from torch import nn
 from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.models import directory
 from trialrun.models.directory import ModelDescription
-from trialrun.models.open import new_network
-from trialrun.models.weights import to_bytes
-from trialrun.models.zoo import build
+from trialrun.models.open import create_network
+from trialrun.models.weights import serialize_state
+from trialrun.models.zoo import build_network
 
 SMALL = "shufflenet_v2_x0_5"
 
@@ -18,12 +18,12 @@ SMALL = "shufflenet_v2_x0_5"
 def network_of(name: str = SMALL, num_classes: int = 3, *, seed: int = 7) -> nn.Module:
     """A network with weights of a seed of its own."""
     torch.manual_seed(seed)
-    return build(name, num_classes, image_size=32)
+    return build_network(name, num_classes, image_size=32)
 
 
 def started_from(path: Path, name: str = SMALL) -> dict[str, torch.Tensor]:
     """The initial state dict of a network of three classes with `weights=path`."""
-    return new_network(name, 3, image_size=32, weights=str(path))[1].state_dict()
+    return create_network(name, 3, image_size=32, weights=str(path))[1].state_dict()
 
 
 def write_model(
@@ -32,5 +32,5 @@ def write_model(
     """A trained ModelDirectory, and the network in it."""
     network = network_of(name, len(classes))
     described = ModelDescription(name, {}, classes, preprocessing or Preprocessing(32))
-    directory.write(folder, described, to_bytes(network.state_dict()))
+    directory.write_model_directory(folder, described, serialize_state(network.state_dict()))
     return network

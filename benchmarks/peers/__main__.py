@@ -24,7 +24,7 @@ from pathlib import Path
 
 from benchmarks.photos import write_photos
 from benchmarks.table import heading, table
-from trialrun.engine.compute.precision import resolve
+from trialrun.engine.compute.precision import resolve_compute
 
 NUM_TRAIN, NUM_VALID = 480, 120
 HERE = Path(__file__).parent
@@ -138,7 +138,7 @@ def main() -> int:
     parser.add_argument("--timm-train", type=Path)
     parser.add_argument("--only", default="", help="part of the names of those to run")
     chosen = parser.parse_args()
-    has_bf16 = resolve("cpu", "auto").precision == "bf16"
+    has_bf16 = resolve_compute("cpu", "auto").precision == "bf16"
     others = [*OTHERS]
     if chosen.timm_train is not None:
         others += timm_peers(chosen.timm_train.resolve(), has_bf16=has_bf16)

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from trialrun.models.classifier import ImageClassifier
-    from trialrun.runs.evaluation.evaluate import Evaluation
+    from trialrun.runs.evaluation.evaluate import ModelEvaluation
     from trialrun.runs.evaluation.score import ScoreResult
-    from trialrun.runs.inspection.compare import Comparison
+    from trialrun.runs.inspection.compare import RunComparison
     from trialrun.runs.inspection.reproduce import Reproduction
     from trialrun.runs.promotion.alias_history import History
     from trialrun.runs.promotion.promote import Promotion
@@ -63,9 +63,9 @@ def train(**settings: Any) -> "TrainResult":
     Raises:
         TrialrunError: As its kinds say.
     """
-    from trialrun.runs.api import called_by_program, run_training
+    from trialrun.runs.api import api_call, run_training
 
-    with called_by_program():
+    with api_call():
         return run_training(settings)
 
 
@@ -78,14 +78,14 @@ def run_search(**settings: Any) -> "SearchResult":
     Raises:
         TrialrunError: As its kinds say.
     """
-    from trialrun.runs.api import called_by_program
+    from trialrun.runs.api import api_call
     from trialrun.tuning.plan import plan_search
 
-    with called_by_program():
+    with api_call():
         plan = plan_search(settings)
-        from trialrun.tuning.run import search
+        from trialrun.tuning.run import run_search
 
-        return search(plan)
+        return run_search(plan)
 
 
 def score(model: str, data: str, output: str, **settings: Any) -> "ScoreResult":
@@ -96,23 +96,23 @@ def score(model: str, data: str, output: str, **settings: Any) -> "ScoreResult":
     Raises:
         TrialrunError: As its kinds say.
     """
-    from trialrun.runs.api import called_by_program
+    from trialrun.runs.api import api_call
     from trialrun.runs.evaluation.score import score_data
 
-    with called_by_program():
+    with api_call():
         return score_data(model, data, output, settings)
 
 
-def evaluate(model: str, data: str, **settings: Any) -> "Evaluation":
+def evaluate(model: str, data: str, **settings: Any) -> "ModelEvaluation":
     """Judge `model` on the labelled images of `data` as an MLflow run.
 
     Raises:
         TrialrunError: As its kinds say.
     """
-    from trialrun.runs.api import called_by_program
-    from trialrun.runs.evaluation.evaluate import evaluate as judge
+    from trialrun.runs.api import api_call
+    from trialrun.runs.evaluation.evaluate import evaluate_model as judge
 
-    with called_by_program():
+    with api_call():
         return judge(model, data, settings)
 
 
@@ -125,10 +125,10 @@ def promote(name: str, version: str | int, data: str, **settings: Any) -> "Promo
         PromotionRefusedError: A gate said no, or somebody else was first; nothing was moved.
         TrialrunError: As its kinds say.
     """
-    from trialrun.runs.api import called_by_program
-    from trialrun.runs.promotion.promote import promote as judge
+    from trialrun.runs.api import api_call
+    from trialrun.runs.promotion.promote import promote_version as judge
 
-    with called_by_program():
+    with api_call():
         result = judge(name, str(version), data, settings)
     result.check()
     return result
@@ -141,10 +141,10 @@ def rollback(name: str, reason: str, alias: str = "champion") -> dict[str, Any]:
         PromotionRefusedError: Nobody held it before.
         TrialrunError: As its kinds say.
     """
-    from trialrun.runs.api import called_by_program
-    from trialrun.runs.promotion.alias_history import rollback as give_back
+    from trialrun.runs.api import api_call
+    from trialrun.runs.promotion.alias_history import roll_back_alias as give_back
 
-    with called_by_program():
+    with api_call():
         return give_back(name, reason, alias)
 
 
@@ -154,23 +154,23 @@ def history(name: str, alias: str = "champion") -> "History":
     Raises:
         TrialrunError: As its kinds say.
     """
-    from trialrun.runs.api import called_by_program
-    from trialrun.runs.promotion.alias_history import history as told
+    from trialrun.runs.api import api_call
+    from trialrun.runs.promotion.alias_history import read_history as told
 
-    with called_by_program():
+    with api_call():
         return told(name, alias)
 
 
-def compare(*runs: str) -> "Comparison":
+def compare(*runs: str) -> "RunComparison":
     """Runs (ids, models:/NAME/3 or runs:/ID) side by side: settings, figures, answers, curves.
 
     Raises:
         TrialrunError: As its kinds say.
     """
-    from trialrun.runs.api import called_by_program
+    from trialrun.runs.api import api_call
     from trialrun.runs.inspection.compare import compare_runs
 
-    with called_by_program():
+    with api_call():
         return compare_runs(runs)
 
 
@@ -182,10 +182,10 @@ def reproduce(run_id: str, **settings: Any) -> "Reproduction":
     Raises:
         TrialrunError: As its kinds say.
     """
-    from trialrun.runs.api import called_by_program
-    from trialrun.runs.inspection.reproduce import reproduce as train_again
+    from trialrun.runs.api import api_call
+    from trialrun.runs.inspection.reproduce import reproduce_run as train_again
 
-    with called_by_program():
+    with api_call():
         return train_again(run_id, **settings)
 
 
@@ -204,10 +204,10 @@ def load_model(model: "str | Path") -> "ImageClassifier":
         InvalidModelDirectoryError: Not a PyTorch image model of ours or Azure's, or damaged.
         TrackingError: MLflow does not have it.
     """
-    from trialrun.runs.api import called_by_program
+    from trialrun.runs.api import api_call
     from trialrun.runs.evaluation.score import load_model as opened
 
-    with called_by_program():
+    with api_call():
         return opened(str(model))
 
 

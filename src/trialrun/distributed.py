@@ -66,7 +66,7 @@ class Ranks:
 ALONE = Ranks()
 
 
-def ranks_of(environment: Mapping[str, str]) -> Ranks:
+def read_ranks(environment: Mapping[str, str]) -> Ranks:
     """The ranks that `torchrun` names; a process that it did not start is alone.
 
     Raises:
@@ -90,9 +90,9 @@ def ranks_of(environment: Mapping[str, str]) -> Ranks:
 
 
 @contextmanager
-def joined(on: "device") -> Iterator[Ranks]:
+def join_ranks(on: "device") -> Iterator[Ranks]:
     """The ranks, able to talk to each other until the end of the block, this one computing `on`."""
-    ranks = ranks_of(os.environ)
+    ranks = read_ranks(os.environ)
     if ranks.world_size == 1:
         yield ALONE
         return

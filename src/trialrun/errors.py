@@ -95,7 +95,7 @@ class CutBySignalError(BaseException):
         self.hint = "Nothing was recorded yet; start it again."
 
 
-def merged(errors: Sequence[TrialrunError]) -> TrialrunError:
+def merge_errors(errors: Sequence[TrialrunError]) -> TrialrunError:
     """Several errors as one: the kind with the lowest exit code leads, every message is kept.
 
     Raises:
@@ -115,6 +115,6 @@ def merged(errors: Sequence[TrialrunError]) -> TrialrunError:
     return lead("; ".join(messages), " ".join(hints))
 
 
-def first_line(error: BaseException) -> str:
+def summarize_error(error: BaseException) -> str:
     """What an error says, on one line; its kind where it says nothing."""
     return (str(error).splitlines() or [""])[0] or type(error).__name__

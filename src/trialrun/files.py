@@ -29,7 +29,7 @@ _DRAFT_NAME_BYTES = 200  # of the 255 that a name may have, so that a draft's ow
 
 
 @contextmanager
-def storage_errors(path: Path) -> Iterator[None]:
+def translate_storage_errors(path: Path) -> Iterator[None]:
     """Turn what the operating system says of a full disk or a closed door into `StorageError`."""
     try:
         yield
@@ -55,7 +55,7 @@ def write_durably(path: Path, content: bytes | str) -> None:
     Raises:
         StorageError: The disk is full or the folder is not writable.
     """
-    _write(path, content, is_durable=True)
+    _write_file(path, content, is_durable=True)
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -66,14 +66,14 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     Raises:
         StorageError: The disk is full or the folder is not writable.
     """
-    _write(path, content, is_durable=False)
+    _write_file(path, content, is_durable=False)
 
 
-def _write(path: Path, content: bytes | str, *, is_durable: bool) -> None:
+def _write_file(path: Path, content: bytes | str, *, is_durable: bool) -> None:
     data = content.encode() if isinstance(content, str) else content
-    with storage_errors(path):
+    with translate_storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft = _draft_of(path)
+        draft = _draft_path(path)
         try:
             with draft.open("xb") as file:
                 file.write(data)
@@ -88,7 +88,7 @@ def _write(path: Path, content: bytes | str, *, is_durable: bool) -> None:
             sync_folder(path.parent)
 
 
-def _draft_of(path: Path) -> Path:
+def _draft_path(path: Path) -> Path:
     """A name beside `path` that is not taken, and no longer than a disk allows.
 
     What is made under it has the rights that the user's umask leaves; those of `tempfile` would
@@ -99,7 +99,7 @@ def _draft_of(path: Path) -> Path:
 
 
 @contextmanager
-def new_directory(path: Path, *, durable: bool = True) -> Iterator[Path]:
+def create_directory(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """A folder to fill, which bears its name only once it is whole.
 
     Yields an empty folder beside `path`; on leaving, its files are synced and it is renamed. After
@@ -108,14 +108,14 @@ def new_directory(path: Path, *, durable: bool = True) -> Iterator[Path]:
     Raises:
         StorageError: `path` exists and is not an empty folder, or cannot be written.
     """
-    with storage_errors(path):
-        place = _free_place(path)
+    with translate_storage_errors(path):
+        place = _resolve_target(path)
         place.parent.mkdir(parents=True, exist_ok=True)
-        draft = _draft_of(place)
+        draft = _draft_path(place)
         draft.mkdir()
     try:
         yield draft
-        with storage_errors(path):
+        with translate_storage_errors(path):
             if durable:
                 _sync_all([file for file in draft.rglob("*") if file.is_file()])
                 sync_folder(draft)
@@ -127,7 +127,7 @@ def new_directory(path: Path, *, durable: bool = True) -> Iterator[Path]:
         raise
 
 
-def _free_place(path: Path) -> Path:
+def _resolve_target(path: Path) -> Path:
     """Where a folder can be put that is to be called `path`: behind links, if there are any.
 
     Raises:
@@ -149,7 +149,7 @@ def _free_place(path: Path) -> Path:
     return path.resolve()
 
 
-def remove_whole(folder: Path) -> bool:
+def remove_directory(folder: Path) -> bool:
     """Delete a folder so that nobody finds half of it; False where it may not be deleted."""
     trash = folder.with_name(f".{folder.name}.trash-{secrets.token_hex(6)}")
     try:
@@ -171,7 +171,7 @@ def sweep_drafts(place: Path) -> None:
             draft.unlink(missing_ok=True)
 
 
-def sweep_idle(folder: Path) -> int:
+def sweep_unlocked_drafts(folder: Path) -> int:
     """Sweep the drafts of every place below `folder` whose lock is free; the bytes of the others.
 
     For folders of places that have no dot in their names.
@@ -182,19 +182,19 @@ def sweep_idle(folder: Path) -> int:
     num_bytes = 0
     for place, left in drafts.items():
         try:
-            with FileLock(lock_beside(place)).acquire(timeout=0):
+            with FileLock(lock_path(place)).acquire(timeout=0):
                 sweep_drafts(place)
         except (Timeout, OSError):
-            num_bytes += sum(map(bytes_in, left))
+            num_bytes += sum(map(measure_bytes, left))
     return num_bytes
 
 
-def lock_beside(place: Path) -> Path:
+def lock_path(place: Path) -> Path:
     """The file whose lock is held by who makes or deletes what is at `place`."""
     return place.with_name(place.name + LOCK_SUFFIX)
 
 
-def bytes_in(folder: Path) -> int:
+def measure_bytes(folder: Path) -> int:
     """The bytes of the files below a folder, be they on the disk yet or not; 0 where it is gone."""
     num_bytes = 0
     for path in folder.rglob("*"):
@@ -213,7 +213,7 @@ def scratch_directory() -> Iterator[Path]:
     Raises:
         StorageError: No folder for temporary files can be written to.
     """
-    with storage_errors(Path("a temporary folder")):
+    with translate_storage_errors(Path("a temporary folder")):
         scratch = tempfile.TemporaryDirectory(prefix="trialrun-", ignore_cleanup_errors=True)
     with scratch as name:
         yield Path(name)
@@ -225,10 +225,10 @@ def _sync_all(files: list[Path]) -> None:
         os.sync()
         return
     for file in files:
-        _sync(file)
+        _sync_file(file)
 
 
-def _sync(path: Path) -> None:
+def _sync_file(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -238,10 +238,10 @@ def _sync(path: Path) -> None:
 
 def sync_folder(folder: Path) -> None:
     """Make the names in `folder` survive a power cut."""
-    _sync(folder)
+    _sync_file(folder)
 
 
-def sha256_of(path: Path) -> str:
+def hash_file(path: Path) -> str:
     """The sha256 of a file's bytes, as 64 hexadecimal digits."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
@@ -250,6 +250,6 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def as_json(value: Any) -> str:
+def format_json(value: Any) -> str:
     """JSON for people and diffs: indented, in any script, ending in a newline."""
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"

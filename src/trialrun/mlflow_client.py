@@ -18,8 +18,8 @@ from urllib.parse import urlsplit
 
 from filelock import FileLock
 
-from trialrun.errors import StorageError, TrackingError, TrialrunError, first_line
-from trialrun.files import as_storage_error, storage_errors
+from trialrun.errors import StorageError, TrackingError, TrialrunError, summarize_error
+from trialrun.files import as_storage_error, translate_storage_errors
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -109,7 +109,7 @@ _REMEDIES = (
 
 
 @contextmanager
-def tracking_errors(doing: str) -> Iterator[None]:
+def translate_tracking_errors(doing: str) -> Iterator[None]:
     """Translate what MLflow, its database, the network or a disk raise while `doing` something."""
     import requests
     import sqlalchemy.exc
@@ -123,30 +123,32 @@ def tracking_errors(doing: str) -> Iterator[None]:
         requests.RequestException,
         sqlite3.Error,
     ) as error:
-        reason = _reason(error)
+        reason = _find_reason(error)
         if "disk is full" in reason:  # SQLite's words
             raise StorageError(f"{doing}: {reason}", "Free some space for the database.") from error
-        raise TrackingError(f"{doing}: {reason}", _remedy(str(error))) from error
+        raise TrackingError(f"{doing}: {reason}", _suggest_remedy(str(error))) from error
     except ConnectionError as error:
-        raise TrackingError(f"{doing}: {_reason(error)}", _remedy(str(error))) from error
+        raise TrackingError(
+            f"{doing}: {_find_reason(error)}", _suggest_remedy(str(error))
+        ) from error
     except ImportError as error:
-        raise TrackingError(f"{doing}: {_reason(error)}", _missing(error)) from error
+        raise TrackingError(f"{doing}: {_find_reason(error)}", _missing(error)) from error
     except OSError as error:  # artifacts are files where there is no server
         raise as_storage_error(doing, error) from error
 
 
-def _reason(error: Exception) -> str:
+def _find_reason(error: Exception) -> str:
     """The line of an error that says what happened; SQLAlchemy puts when it happened first."""
     lines = [line for line in str(error).splitlines() if not line.startswith("(raised as a result")]
-    return without_credentials((lines or [type(error).__name__])[0])
+    return redact_credentials((lines or [type(error).__name__])[0])
 
 
-def without_credentials(text: str) -> str:
+def redact_credentials(text: str) -> str:
     """Addresses without the user and password that may stand in them."""
     return _CREDENTIALS.sub("", text)
 
 
-def _remedy(text: str, otherwise: str = _CHECK_SERVER) -> str:
+def _suggest_remedy(text: str, otherwise: str = _CHECK_SERVER) -> str:
     found = (remedy for pattern, remedy in _REMEDIES if re.search(pattern, text))
     return next(found, otherwise)
 
@@ -204,7 +206,7 @@ _callers: list[_CallerSettings] = []  # an item a call under way; the first one'
 
 
 @contextmanager
-def settings_restored() -> Iterator[None]:
+def restore_mlflow_settings() -> Iterator[None]:
     """Keep MLflow's notices and progress bars silent, then restore the process's own settings.
 
     Calls in several threads restore them once, when the last of them ends.
@@ -221,7 +223,7 @@ def settings_restored() -> Iterator[None]:
                 caller.restore()
 
 
-def connect() -> "MlflowClient":
+def connect_client() -> "MlflowClient":
     """A client of the store that MLFLOW_TRACKING_URI names (MLflow's default: mlflow.db here).
 
     Raises:
@@ -231,18 +233,18 @@ def connect() -> "MlflowClient":
         os.environ.setdefault(name, text)
     import mlflow
 
-    with tracking_errors("the tracking store cannot be opened"):
+    with translate_tracking_errors("the tracking store cannot be opened"):
         uri = mlflow.get_tracking_uri()
         if uri.startswith(_SQLITE):
             _prepare_sqlite(Path(uri.removeprefix(_SQLITE)))
         elif urlsplit(uri).scheme in ("http", "https"):
-            _probe(uri)
+            _probe_server(uri)
         client = mlflow.MlflowClient()
         client.search_experiments(max_results=1)
     return client
 
 
-def _probe(uri: str) -> None:
+def _probe_server(uri: str) -> None:
     """Ask whether a server is there: MLflow itself waits minutes for one that does not answer."""
     import requests
     from mlflow.utils.credentials import get_default_host_creds
@@ -278,7 +280,7 @@ def _prepare_sqlite(path: Path) -> None:
         ) from error
 
 
-def downloaded(uri: str) -> Path:
+def download_artifact(uri: str) -> Path:
     """Where what MLflow has at `uri` lies on this machine: a copy until the process ends.
 
     A model whose files are on this machine is not copied.
@@ -291,23 +293,23 @@ def downloaded(uri: str) -> Path:
     from mlflow.exceptions import MlflowException
 
     try:
-        if _is_here(uri):
+        if _is_local(uri):
             return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
-        folder = _until_exit()
+        folder = _create_exit_folder()
         return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder)))
     except ImportError as error:
-        raise _not_had(uri, error, _missing(error)) from error
+        raise _not_found_error(uri, error, _missing(error)) from error
     except (MlflowException, OSError) as error:
-        hint = _remedy(str(error), "Check the address and MLFLOW_TRACKING_URI.")
-        raise _not_had(uri, error, hint) from error
+        hint = _suggest_remedy(str(error), "Check the address and MLFLOW_TRACKING_URI.")
+        raise _not_found_error(uri, error, hint) from error
 
 
-def _not_had(uri: str, error: Exception, hint: str) -> TrackingError:
-    told = f"{uri} cannot be downloaded: {first_line(error)}"
-    return TrackingError(without_credentials(told), hint)
+def _not_found_error(uri: str, error: Exception, hint: str) -> TrackingError:
+    told = f"{uri} cannot be downloaded: {summarize_error(error)}"
+    return TrackingError(redact_credentials(told), hint)
 
 
-def _is_here(uri: str) -> bool:
+def _is_local(uri: str) -> bool:
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
     from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
@@ -316,14 +318,14 @@ def _is_here(uri: str) -> bool:
     return isinstance(getattr(get_artifact_repository(uri), "repo", None), LocalArtifactRepository)
 
 
-def _until_exit() -> Path:
-    with storage_errors(Path("a temporary folder")):
+def _create_exit_folder() -> Path:
+    with translate_storage_errors(Path("a temporary folder")):
         folder = Path(tempfile.mkdtemp(prefix="trialrun-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
 
 
-def experiment_id(client: "MlflowClient", name: str | None) -> str:
+def find_experiment_id(client: "MlflowClient", name: str | None) -> str:
     """The experiment called `name`, made if need be; for None the one that MLflow has active.
 
     That is the one of `mlflow.set_experiment`, else of MLFLOW_EXPERIMENT_NAME (made if need be) or
@@ -332,7 +334,9 @@ def experiment_id(client: "MlflowClient", name: str | None) -> str:
     Raises:
         TrackingError: It was deleted, or the store fails.
     """
-    with tracking_errors(f"experiment {name} cannot be opened" if name else _NO_EXPERIMENT):
+    with translate_tracking_errors(
+        f"experiment {name} cannot be opened" if name else _NO_EXPERIMENT
+    ):
         experiment = client.get_experiment(_find_experiment(client, name))
     if experiment.lifecycle_stage != "active":
         raise TrackingError(
@@ -366,7 +370,7 @@ def describe_experiment(client: "MlflowClient", experiment_id: str) -> None:
 
     It is decoration: MLflow refuses a tag that two processes set at once, and no run ends for that.
     """
-    with suppress(TrialrunError), tracking_errors("the experiment cannot be described"):
+    with suppress(TrialrunError), translate_tracking_errors("the experiment cannot be described"):
         tags = client.get_experiment(experiment_id).tags
         for name, value in _EXPERIMENT_TAGS.items():
             if name not in tags:

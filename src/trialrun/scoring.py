@@ -13,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trialrun.engine.compute.device import sent
-from trialrun.engine.compute.torch_errors import scoring_errors
+from trialrun.engine.compute.device import to_device
+from trialrun.engine.compute.torch_errors import translate_scoring_errors
 from trialrun.engine.compute.torch_state import use_full_fp32
-from trialrun.errors import first_line
+from trialrun.errors import summarize_error
 from trialrun.images.decoding.header import UndecodableError
-from trialrun.images.scanning.thread_pool import TOO_SLOW, in_order, num_threads
+from trialrun.images.scanning.thread_pool import TOO_SLOW, count_threads, map_in_order
 from trialrun.models.classifier import ImageClassifier
 
 LABEL_COLUMN = "Scored Labels"
@@ -30,7 +30,7 @@ _NO_NUMBER = "the network's answer is no number"
 
 
 @dataclass(frozen=True, slots=True)
-class Score:
+class ImageScore:
     """One image's (C,) float32 probabilities, or `error` saying why there are none."""
 
     probabilities: NDArray[np.float32] | None
@@ -42,21 +42,23 @@ def probability_columns(classes: Iterable[str]) -> list[str]:
     return [PROBABILITY_PREFIX + name for name in classes]
 
 
-def score(classifier: ImageClassifier, images: Iterable[bytes | None]) -> Iterator[Score]:
+def score_images(
+    classifier: ImageClassifier, images: Iterable[bytes | None]
+) -> Iterator[ImageScore]:
     """A score an image, in order; `None` stands for an image that could not be read."""
     batch: list[Tensor | str] = []
     num_pixels = 0
-    decode = partial(_pixels, classifier)
-    for pixels in in_order(decode, images, threads=num_threads(), late=lambda _: TOO_SLOW):
+    decode = partial(_prepare_pixels, classifier)
+    for pixels in map_in_order(decode, images, threads=count_threads(), late=lambda _: TOO_SLOW):
         batch.append(pixels)
         num_pixels += 0 if isinstance(pixels, str) else pixels[0].numel()
         if len(batch) == _BATCH_IMAGES or num_pixels >= _BATCH_PIXELS:
-            yield from _scored(classifier, batch)
+            yield from _score_batch(classifier, batch)
             batch, num_pixels = [], 0
-    yield from _scored(classifier, batch)
+    yield from _score_batch(classifier, batch)
 
 
-def _pixels(classifier: ImageClassifier, data: bytes | None) -> Tensor | str:
+def _prepare_pixels(classifier: ImageClassifier, data: bytes | None) -> Tensor | str:
     if data is None:
         return "cannot be read"
     try:
@@ -65,66 +67,68 @@ def _pixels(classifier: ImageClassifier, data: bytes | None) -> Tensor | str:
         return str(error)
 
 
-def _scored(classifier: ImageClassifier, batch: list[Tensor | str]) -> Iterator[Score]:
+def _score_batch(classifier: ImageClassifier, batch: list[Tensor | str]) -> Iterator[ImageScore]:
     """Scores of a batch; neighbours of one size are computed together."""
     groups = groupby(batch, key=lambda x: x if isinstance(x, str) else x.shape)
-    answers = [_answer(classifier, list(group)) for _, group in groups]
-    rows = iter(_fetch([answer for answer in answers if isinstance(answer, Tensor)]))
+    answers = [_compute_probabilities(classifier, list(group)) for _, group in groups]
+    rows = iter(_fetch_rows([answer for answer in answers if isinstance(answer, Tensor)]))
     for answer in answers:
         if isinstance(answer, Tensor):
-            yield from (_checked(row) for row in islice(rows, len(answer)))
+            yield from (_check_finite(row) for row in islice(rows, len(answer)))
         else:
             yield from answer
 
 
-def _answer(classifier: ImageClassifier, group: list[Tensor | str]) -> Tensor | list[Score]:
+def _compute_probabilities(
+    classifier: ImageClassifier, group: list[Tensor | str]
+) -> Tensor | list[ImageScore]:
     """(N, C) float32 on the device, each row summing to 1; scores where there are none.
 
     `group` is images of one size, or one reason why images could not be read.
     """
     if isinstance(group[0], str):
-        return [Score(None, str(reason)) for reason in group]
+        return [ImageScore(None, str(reason)) for reason in group]
     pixels = torch.stack([image for image in group if isinstance(image, Tensor)])
     try:
-        return _probabilities(classifier, pixels)
+        return _run_network(classifier, pixels)
     except RuntimeError as error:
         is_of_the_gpu = isinstance(error, torch.AcceleratorError)
         if is_of_the_gpu or classifier.preprocessing.image_size is not None:
             raise  # sizes that the model fixes were tried when the network was made
         height, width = pixels.shape[-2:]
-        reason = f"the network does not take {width} by {height} pixels: {first_line(error)}"
-        return [Score(None, reason)] * len(pixels)
+        reason = f"the network does not take {width} by {height} pixels: {summarize_error(error)}"
+        return [ImageScore(None, reason)] * len(pixels)
 
 
-def _probabilities(classifier: ImageClassifier, pixels: Tensor) -> Tensor:
+def _run_network(classifier: ImageClassifier, pixels: Tensor) -> Tensor:
     """(N, 3, S, S) uint8 to (N, C) float32 on the classifier's device."""
-    device = _device_of(classifier)
-    with scoring_errors(device), use_full_fp32(device), torch.inference_mode():
-        images = classifier.preprocessing.normalised(sent(pixels, device))
+    device = _find_device(classifier)
+    with translate_scoring_errors(device), use_full_fp32(device), torch.inference_mode():
+        images = classifier.preprocessing.normalised(to_device(pixels, device))
         probabilities: Tensor = classifier(images).softmax(dim=1)
     return probabilities
 
 
-def _fetch(answers: list[Tensor]) -> NDArray[np.float32]:
+def _fetch_rows(answers: list[Tensor]) -> NDArray[np.float32]:
     """All rows in one copy, for which the host waits until the device has computed them."""
     if not answers:
         return np.empty((0, 0), dtype=np.float32)
     return torch.cat(answers).cpu().numpy()
 
 
-def _checked(row: NDArray[np.float32]) -> Score:
-    return Score(row) if np.isfinite(row).all() else Score(None, _NO_NUMBER)
+def _check_finite(row: NDArray[np.float32]) -> ImageScore:
+    return ImageScore(row) if np.isfinite(row).all() else ImageScore(None, _NO_NUMBER)
 
 
-def move_to(classifier: ImageClassifier, device: torch.device) -> ImageClassifier:
+def move_classifier(classifier: ImageClassifier, device: torch.device) -> ImageClassifier:
     """The same classifier, on `device`, where `score` will compute.
 
     Raises:
         OutOfMemoryError: It does not fit there.
     """
-    with scoring_errors(device):
+    with translate_scoring_errors(device):
         return classifier.to(device)
 
 
-def _device_of(classifier: ImageClassifier) -> torch.device:
+def _find_device(classifier: ImageClassifier) -> torch.device:
     return next(classifier.parameters()).device

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trialrun.cache.location import cache_limit_bytes
-from trialrun.files import sweep_idle
+from trialrun.files import sweep_unlocked_drafts
 
 _FREE_SHARE = 0.9  # largest part of the disk's free space that a new entry may take
 
@@ -53,5 +53,5 @@ def enforce_limit(folder: Path, entries: Iterable[CacheEntry], folders: Iterable
         InvalidParameterError: The configured limit is not a size.
     """
     limit_bytes = cache_limit_bytes()
-    being_written = sum(sweep_idle(each) for each in folders)
+    being_written = sum(sweep_unlocked_drafts(each) for each in folders)
     evict_lru(folder, entries, 0, limit_bytes=max(limit_bytes - being_written, 0))

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from trialrun.files import lock_beside, storage_errors
+from trialrun.files import lock_path, translate_storage_errors
 
 LEASES_SUFFIX = ".users"
 
@@ -30,7 +30,7 @@ def lock_entry(entry: Path) -> Iterator[None]:
         OSError: The cache cannot be written.
     """
     entry.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(lock_beside(entry)):
+    with FileLock(lock_path(entry)):
         yield
 
 
@@ -41,9 +41,9 @@ def lock_or_report(entry: Path, *, waiting: str, report: Callable[[str], None]) 
     Raises:
         StorageError: The cache cannot be written.
     """
-    with storage_errors(entry.parent):
+    with translate_storage_errors(entry.parent):
         entry.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(lock_beside(entry))
+        lock = FileLock(lock_path(entry))
         try:
             lock.acquire(timeout=0)
         except Timeout:

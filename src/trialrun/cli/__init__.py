@@ -10,14 +10,14 @@ from pathlib import Path
 
 import typer
 
-from trialrun.cli.flags import with_values
-from trialrun.cli.output import open_missing_streams, say, tell
-from trialrun.cli.process import Departure, load_without_collections
-from trialrun.distributed import ranks_of
+from trialrun.cli.flags import add_switch_values
+from trialrun.cli.output import open_missing_streams, print_error, print_status
+from trialrun.cli.process import FastExit, defer_gc
+from trialrun.distributed import read_ranks
 from trialrun.engine.compute.openmp import limit_spinning
 from trialrun.errors import CutBySignalError, TrialrunError
 from trialrun.files import as_storage_error
-from trialrun.runs.signals import cut_by_signals
+from trialrun.runs.signals import interrupt_on_signals
 
 _USAGE_EXIT = 2
 _INTERNAL_EXIT = 1
@@ -27,29 +27,29 @@ _DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT)
 def main() -> None:
     """Run `trialrun` with the process's arguments and exit."""
     open_missing_streams()
-    departure = Departure()
+    departure = FastExit()
     limit_spinning()
-    load_without_collections()
-    departure.exit_code = run(sys.argv[1:])
+    defer_gc()
+    departure.exit_code = run_cli(sys.argv[1:])
     sys.exit(departure.exit_code)
 
 
-def run(arguments: list[str]) -> int:
+def run_cli(arguments: list[str]) -> int:
     """Run one command line; its exit code, the two lines of an error having been said."""
     debug = "--debug" in arguments
     rank = 0
     try:
-        rank = ranks_of(os.environ).rank
-        with _silent(rank), cut_by_signals():
-            return _call([argument for argument in arguments if argument != "--debug"])
+        rank = read_ranks(os.environ).rank
+        with _silence_other_ranks(rank), interrupt_on_signals():
+            return _call_app([argument for argument in arguments if argument != "--debug"])
     except BaseException as error:
         if debug and not isinstance(error, SystemExit):
             traceback.print_exc()
-        return _exit_code(_as_meant(error), rank)
+        return _report_error(_translate_error(error), rank)
 
 
 @contextmanager
-def _silent(rank: int) -> Iterator[None]:
+def _silence_other_ranks(rank: int) -> Iterator[None]:
     """One of several ranks speaks; the others say no more than what went wrong with them."""
     if rank == 0:
         yield
@@ -62,15 +62,15 @@ def _silent(rank: int) -> Iterator[None]:
         yield
 
 
-def _call(arguments: list[str]) -> int:
+def _call_app(arguments: list[str]) -> int:
     from trialrun.cli.commands import app
 
     command = typer.main.get_command(app)
-    code = command.main(with_values(arguments), prog_name="trialrun", standalone_mode=False)
+    code = command.main(add_switch_values(arguments), prog_name="trialrun", standalone_mode=False)
     return code if isinstance(code, int) else 0
 
 
-def _as_meant(error: BaseException) -> BaseException:
+def _translate_error(error: BaseException) -> BaseException:
     """The error behind what typer and the operating system make of it."""
     if isinstance(error, typer.Abort) and isinstance(error.__cause__, EOFError):
         return error.__cause__
@@ -81,34 +81,34 @@ def _as_meant(error: BaseException) -> BaseException:
     return error
 
 
-def _exit_code(error: BaseException, rank: int) -> int:
+def _report_error(error: BaseException, rank: int) -> int:
     """Say what went wrong; the code to leave with."""
     who = f"rank {rank}: " if rank else ""
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else int(error.code is not None)
     if isinstance(error, CutBySignalError):
         if not rank:
-            tell("Interrupted", str(error), error.hint)
+            print_error("Interrupted", str(error), error.hint)
         return error.exit_code
     if isinstance(error, TrialrunError):
-        tell(type(error).__name__, f"{who}{error}", error.hint)
+        print_error(type(error).__name__, f"{who}{error}", error.hint)
         return error.exit_code
     if isinstance(error, typer.TyperException):
         if not rank:
-            _tell_usage(error)
+            _print_usage(error)
         return _USAGE_EXIT
     hint = "This is a fault of trialrun's: --debug shows where."
-    tell(type(error).__name__, f"{who}{error}", hint)
+    print_error(type(error).__name__, f"{who}{error}", hint)
     return _INTERNAL_EXIT
 
 
-def _tell_usage(error: typer.TyperException) -> None:
+def _print_usage(error: typer.TyperException) -> None:
     """What is wrong with the command line; the help, where no more than a group was named."""
     context = getattr(error, "ctx", None)  # typer's parser is a part it does not export
     command = context.command_path if context else "trialrun"
     if type(error).__name__ == "NoArgsIsHelpError":
-        say(error.format_message())
+        print_status(error.format_message())
         return
-    tell(
+    print_error(
         "InvalidParameterError", error.format_message(), f"`{command} --help` lists what it takes."
     )

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from trialrun.cli.output import show
+from trialrun.cli.output import print_result
 
 _ORDER = (  # of the work: images, a network, runs, their judgement, the registry
     "data",
@@ -23,7 +23,7 @@ _ORDER = (  # of the work: images, a network, runs, their judgement, the registr
 )
 
 
-class _InOrder(TyperGroup):
+class _OrderedGroup(TyperGroup):
     """Lists the commands in the order in which they are used."""
 
     def list_commands(self, ctx: Any) -> list[str]:
@@ -33,7 +33,7 @@ class _InOrder(TyperGroup):
 
 app = typer.Typer(
     name="trialrun",
-    cls=_InOrder,
+    cls=_OrderedGroup,
     help="Train PyTorch image classifiers as MLflow runs.",
     no_args_is_help=True,
     add_completion=False,
@@ -44,12 +44,12 @@ app = typer.Typer(
 
 def _show_version(asked: bool) -> None:
     if asked:
-        show(f"trialrun {version('trialrun')}")
+        print_result(f"trialrun {version('trialrun')}")
         raise typer.Exit
 
 
 @app.callback()
-def whole_program(
+def root_options(
     _version: Annotated[
         bool,
         typer.Option("--version", help="Print the version.", is_eager=True, callback=_show_version),

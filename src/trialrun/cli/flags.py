@@ -10,12 +10,12 @@ from typing import Annotated, Any
 
 import typer
 
-from trialrun.config import Knob, as_text, knobs
+from trialrun.config import Setting, as_text, list_settings
 
 _SWITCHES: dict[str, set[str]] = {}  # by command, its settings' flags of truth values
 
 
-def with_values(arguments: list[str]) -> list[str]:
+def add_switch_values(arguments: list[str]) -> list[str]:
     """`arguments` with a `true` after every switch that stands alone.
 
     MLproject hands every setting over with its value, `--strict false`; people write `--strict`.
@@ -42,10 +42,10 @@ def flags_for(config: type) -> Callable[[Callable[..., None]], Callable[..., Non
             for parameter in inspect.signature(command, eval_str=True).parameters.values()
             if parameter.kind is not inspect.Parameter.VAR_KEYWORD
         ]
-        flags = [_flag(item) for item in knobs(config)]
-        names = {item.name for item in knobs(config)}
+        flags = [_make_flag(item) for item in list_settings(config)]
+        names = {item.name for item in list_settings(config)}
         switches = _SWITCHES.setdefault(command.__name__, set())
-        switches.update(item.flag for item in knobs(config) if item.type is bool)
+        switches.update(item.flag for item in list_settings(config) if item.type is bool)
 
         def called(**values: Any) -> None:
             given = {
@@ -65,7 +65,7 @@ def flags_for(config: type) -> Callable[[Callable[..., None]], Callable[..., Non
     return decorate
 
 
-def _flag(item: Knob) -> inspect.Parameter:
+def _make_flag(item: Setting) -> inspect.Parameter:
     option = typer.Option(
         item.flag,
         metavar=item.legal,

@@ -25,22 +25,22 @@ def open_missing_streams() -> None:
             setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
 
 
-def say(text: str) -> None:
+def print_status(text: str) -> None:
     """A line for people, on standard error; no run is worth ending because none can be written."""
     with suppress(OSError):
-        _print(text, sys.stderr)
+        _print_text(text, sys.stderr)
 
 
-def show(text: str) -> None:
+def print_result(text: str) -> None:
     """A result for people, on standard output.
 
     Raises:
         OSError: The disk that it goes to is full.
     """
-    _print(text, sys.stdout)
+    _print_text(text, sys.stdout)
 
 
-def _print(text: str, stream: TextIO) -> None:
+def _print_text(text: str, stream: TextIO) -> None:
     try:
         print(text, file=stream, flush=True)
     except BrokenPipeError:  # whoever read has read enough
@@ -48,33 +48,35 @@ def _print(text: str, stream: TextIO) -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def show_json(values: Mapping[str, Any]) -> None:
+def print_json(values: Mapping[str, Any]) -> None:
     """One JSON object on a line of its own; JSON knows no NaN or infinity, which become null."""
-    show(json.dumps(_finite(values), ensure_ascii=True))
+    print_result(json.dumps(_replace_non_finite(values), ensure_ascii=True))
 
 
-def _finite(value: Any) -> Any:
+def _replace_non_finite(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: _replace_non_finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [_replace_non_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def show_table(rows: Mapping[str, Any]) -> None:
+def print_table(rows: Mapping[str, Any]) -> None:
     """Names and values, the names aligned."""
     width = max((len(name) for name in rows), default=0)
     for name, value in rows.items():
-        show(f"{name:<{width}}  {as_text(value)}")
+        print_result(f"{name:<{width}}  {as_text(value)}")
 
 
-def tell(kind: str, message: str, hint: str) -> None:
+def print_error(kind: str, message: str, hint: str) -> None:
     """An error's two lines."""
-    say(f"Error: {kind}: {' '.join(message.split())}")
-    say(f"Hint: {' '.join(hint.split()) or 'Run it with --debug to see where it came from.'}")
+    print_status(f"Error: {kind}: {' '.join(message.split())}")
+    print_status(
+        f"Hint: {' '.join(hint.split()) or 'Run it with --debug to see where it came from.'}"
+    )
 
 
-def quieten_mlflow() -> None:
+def silence_mlflow() -> None:
     """Keep MLflow's notices of its own housekeeping off the terminal; its warnings stay.
 
     MLflow reads these as it is imported, and sets up its logging itself. What its database says it
@@ -87,7 +89,7 @@ def quieten_mlflow() -> None:
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 
-def aligned(rows: Iterable[Sequence[str]]) -> list[str]:
+def align_columns(rows: Iterable[Sequence[str]]) -> list[str]:
     """One line a row; all rows have the same number of columns."""
     table = [[" ".join(cell.split()) for cell in row] for row in rows]
     if not table:

@@ -4,15 +4,15 @@ import sys
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from trialrun.cli.output import say
+from trialrun.cli.output import print_status
 
 if TYPE_CHECKING:
-    from trialrun.engine.early_stopping import Standing
+    from trialrun.engine.early_stopping import EpochStatus
 
 _PLAIN_STEP = 10_000  # images between two plain lines where there is no terminal
 
 
-class Terminal:
+class TerminalProgress:
     """Watches a run and tells people on standard error."""
 
     def __init__(self) -> None:
@@ -34,12 +34,12 @@ class Terminal:
 
     def opened(self, run_name: str, run_id: str) -> None:
         """Name the run."""
-        say(f"Run {run_name} ({run_id})")
+        print_status(f"Run {run_name} ({run_id})")
 
     def note(self, text: str) -> None:
         """Pass a note on."""
         self._close_bar()
-        say(f"Note: {text}")
+        print_status(f"Note: {text}")
 
     def scanning(self, what: str, num_images: int) -> None:
         """Begin a bar on a terminal."""
@@ -67,13 +67,13 @@ class Terminal:
         if self._bar is not None:
             self._bar.advance(self._task, num_images)
         elif before // _PLAIN_STEP != self._num_scanned // _PLAIN_STEP:
-            say(f"{self._what}: {self._num_scanned} done")
+            print_status(f"{self._what}: {self._num_scanned} done")
 
-    def epoch(self, standing: "Standing", epochs: int) -> None:
+    def epoch(self, standing: "EpochStatus", epochs: int) -> None:
         """One line an epoch."""
         self._close_bar()
         result = standing.result
-        say(
+        print_status(
             f"Epoch {result.epoch}/{epochs}  "
             f"train loss {result.train_loss:.4f}  "
             f"valid loss {result.valid_loss:.4f}  "
@@ -88,10 +88,10 @@ class Terminal:
             self._bar = None
 
 
-class SearchTerminal(Terminal):
+class SearchProgress(TerminalProgress):
     """Watches a search and tells people on standard error."""
 
     def trial(self, text: str) -> None:
         """One line a trial."""
         self._close_bar()
-        say(text)
+        print_status(text)

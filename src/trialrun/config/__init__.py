@@ -4,12 +4,12 @@ from trialrun.config.search import METRIC_DIRECTIONS, SearchConfig
 from trialrun.config.settings import (
     AUTO_TEXT,
     NONE_TEXT,
-    Knob,
+    Setting,
     as_text,
     as_texts,
-    from_values,
-    knob,
-    knobs,
+    build_config,
+    list_settings,
+    setting,
 )
 from trialrun.config.train import TrainConfig
 
@@ -17,12 +17,12 @@ __all__ = [
     "AUTO_TEXT",
     "METRIC_DIRECTIONS",
     "NONE_TEXT",
-    "Knob",
     "SearchConfig",
+    "Setting",
     "TrainConfig",
     "as_text",
     "as_texts",
-    "from_values",
-    "knob",
-    "knobs",
+    "build_config",
+    "list_settings",
+    "setting",
 ]

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from trialrun.config.settings import device_knob
+from trialrun.config.settings import device_setting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreConfig:
     """How images are scored; build it with `from_values`, which checks it."""
 
-    device: str = device_knob("Where to score; auto is CUDA, else MPS, else the CPU.")
+    device: str = device_setting("Where to score; auto is CUDA, else MPS, else the CPU.")

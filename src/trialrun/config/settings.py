@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, Union, get_args, get_origin
 
-from trialrun.errors import InvalidParameterError, TrialrunError, merged
+from trialrun.errors import InvalidParameterError, TrialrunError, merge_errors
 
 NONE_TEXT = "none"  # MLproject knows no None, and MLflow logs an empty text as two quotes
 AUTO_TEXT = "auto"
@@ -39,13 +39,13 @@ class Rule:
     repeats: bool = False  # a flag that may be given several times; its texts are joined by commas
 
 
-def knob(default: Any, help: str, **rule: Any) -> Any:  # noqa: A002 - the field's own word
+def setting(default: Any, help: str, **rule: Any) -> Any:  # noqa: A002 - the field's own word
     """Declare a setting once: its default, its help text and its legal values."""
     return field(default=default, metadata={_METADATA_KEY: Rule(help=help, **rule)})
 
 
 @dataclass(frozen=True, slots=True)
-class Knob:
+class Setting:
     """One declared setting of a config class."""
 
     name: str
@@ -112,7 +112,7 @@ class Knob:
         return self.rule.low <= value <= self.rule.high and value < self.rule.below
 
     def _refusal(self, value: Any) -> InvalidParameterError:
-        shown = _shown(value)
+        shown = _format_value(value)
         what = f"{self.name}={shown} is not" if shown.strip() else f"{self.name} is empty, not"
         return InvalidParameterError(
             f"{what} {_ARTICLES[self.type]}{self.legal}",
@@ -120,19 +120,19 @@ class Knob:
         )
 
 
-def _shown(value: Any) -> str:
+def _format_value(value: Any) -> str:
     try:
         return as_text(value)
     except ValueError:
         return f"(an integer of {value.bit_length()} bits)"
 
 
-def knobs(config: type) -> tuple[Knob, ...]:
+def list_settings(config: type) -> tuple[Setting, ...]:
     """The settings that `config`, a dataclass of `knob` fields, declares, in their order."""
-    return tuple(_knob_of(item) for item in dataclasses.fields(config))
+    return tuple(_read_field(item) for item in dataclasses.fields(config))
 
 
-def _knob_of(item: "dataclasses.Field[Any]") -> Knob:
+def _read_field(item: "dataclasses.Field[Any]") -> Setting:
     annotation = item.type
     if isinstance(annotation, str):
         raise TypeError(f"{item.name}: annotations must be evaluated for flags to read them")
@@ -141,16 +141,16 @@ def _knob_of(item: "dataclasses.Field[Any]") -> Knob:
     rule = item.metadata[_METADATA_KEY]
     if rule.auto:
         kinds = [kind for kind in kinds if kind is not str] or [str]
-    return Knob(item.name, kinds[0], type(None) in members, item.default, rule)
+    return Setting(item.name, kinds[0], type(None) in members, item.default, rule)
 
 
-def from_values(config: type[Config], values: Mapping[str, Any]) -> Config:
+def build_config(config: type[Config], values: Mapping[str, Any]) -> Config:
     """A `config` out of texts or Python values; what is absent takes its default.
 
     Raises:
         InvalidParameterError: One error that names every bad value and every unknown setting.
     """
-    declared = {item.name: item for item in knobs(config)}
+    declared = {item.name: item for item in list_settings(config)}
     parsed: dict[str, Any] = {}
     problems: list[TrialrunError] = [
         InvalidParameterError(
@@ -166,7 +166,7 @@ def from_values(config: type[Config], values: Mapping[str, Any]) -> Config:
             except InvalidParameterError as error:
                 problems.append(error)
     if problems:
-        raise merged(problems)
+        raise merge_errors(problems)
     return config(**parsed)
 
 
@@ -179,7 +179,7 @@ def as_text(value: Any) -> str:
 
 def as_texts(config: Any) -> dict[str, str]:
     """Every setting of a config by name, as MLflow stores parameters."""
-    return {item.name: as_text(getattr(config, item.name)) for item in knobs(type(config))}
+    return {item.name: as_text(getattr(config, item.name)) for item in list_settings(type(config))}
 
 
 def _as_int(value: Any) -> int:
@@ -228,9 +228,9 @@ _PARSERS: dict[type, Callable[[Any], Any]] = {
 }
 
 
-def device_knob(help: str, **rule: Any) -> Any:  # noqa: A002 - as `knob`
+def device_setting(help: str, **rule: Any) -> Any:  # noqa: A002 - as `knob`
     """Declare the setting; `engine.device` says which device a value names."""
-    return knob(
+    return setting(
         AUTO_TEXT,
         help,
         pattern=r"auto|cpu|cuda(:\d{1,3})?|mps",

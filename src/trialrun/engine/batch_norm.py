@@ -47,7 +47,7 @@ class RunningStatistics:
     def update(self) -> None:
         """Add the statistics of the batch that the network has just seen in training mode."""
         for own, (averages, latest) in self._groups.items():
-            torch._foreach_lerp_(averages, latest, momentum(own, self._step))
+            torch._foreach_lerp_(averages, latest, compute_momentum(own, self._step))
         self._step += 1
 
     @torch.no_grad()
@@ -57,6 +57,6 @@ class RunningStatistics:
             torch._foreach_copy_(latest, averages)
 
 
-def momentum(own: float, step: int) -> float:
+def compute_momentum(own: float, step: int) -> float:
     """The weight of the batch of step `step`, from 0, in the running averages; in (0, 1]."""
     return max(own, _WINDOW / (step + _WINDOW))

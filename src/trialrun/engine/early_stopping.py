@@ -21,7 +21,7 @@ class PrunedError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class EpochStatus:
     """One epoch's result in the light of those before; `stop_reason` is set on the last."""
 
     result: EpochResult
@@ -36,11 +36,11 @@ class Standing:
         return self.best_epoch == self.result.epoch
 
 
-def until_stopped(
+def stop_early(
     results: Iterable[EpochResult],
     config: TrainConfig,
     clock: Callable[[], float] = time.monotonic,
-) -> Iterator[Standing]:
+) -> Iterator[EpochStatus]:
     """Pass results on until the epochs are done, the loss has stalled, or the time is up.
 
     An epoch stalls where its validation loss is not more than `min_delta` below the best so far; a
@@ -57,13 +57,13 @@ def until_stopped(
             reference, stalled = loss, 0
         else:
             stalled += 1
-        reason = _reason(result.epoch, stalled, clock() - started, config)
-        yield Standing(result, best_epoch, best_loss, stalled, reason)
+        reason = _find_stop_reason(result.epoch, stalled, clock() - started, config)
+        yield EpochStatus(result, best_epoch, best_loss, stalled, reason)
         if reason is not None:
             return
 
 
-def _reason(epoch: int, stalled: int, seconds: float, config: TrainConfig) -> str | None:
+def _find_stop_reason(epoch: int, stalled: int, seconds: float, config: TrainConfig) -> str | None:
     if epoch >= config.epochs:
         return COMPLETED
     if stalled >= config.patience:

@@ -42,7 +42,7 @@ class MovingAverage(AveragedModel):
         Raises:
             ValueError: `model` has another number of tensors.
         """
-        pairs = list(zip(_state(self.module), _state(model), strict=True))
+        pairs = list(zip(_find_state(self.module), _find_state(model), strict=True))
         step = int(self.n_averaged)
         means = [pair for pair in pairs if pair[0].is_floating_point() and step > 0]
         for average, value in pairs:
@@ -55,5 +55,5 @@ class MovingAverage(AveragedModel):
         self.n_averaged += 1
 
 
-def _state(network: nn.Module) -> list[Tensor]:
+def _find_state(network: nn.Module) -> list[Tensor]:
     return [*network.parameters(), *network.buffers()]

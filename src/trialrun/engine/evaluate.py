@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trialrun.distributed import ALONE, Ranks
-from trialrun.engine.compute.device import sent
-from trialrun.engine.compute.precision import Arithmetic
+from trialrun.engine.compute.device import to_device
+from trialrun.engine.compute.precision import ComputeConfig
 from trialrun.engine.inputs.batches import Batch
-from trialrun.engine.inputs.data import Inputs
+from trialrun.engine.inputs.data import InputTransform
 
 MIN_CLASSES_FOR_TOP5 = 5
 
@@ -25,7 +25,7 @@ _NUM_COLUMNS = 6  # of `_judged`
 
 
 @dataclass(frozen=True, slots=True)
-class Evaluation:
+class EvaluationResult:
     """What a pass over a labelled set found; arrays hold one value an image, in the set's order."""
 
     loss: float
@@ -37,15 +37,15 @@ class Evaluation:
     images_per_second: float
 
 
-def evaluate(
+def evaluate_network(
     network: nn.Module,
     batches: Iterable[Batch],
-    preprocessing: Inputs,
-    math: Arithmetic,
+    preprocessing: InputTransform,
+    math: ComputeConfig,
     *,
     num_images: int,
     ranks: Ranks = ALONE,
-) -> Evaluation:
+) -> EvaluationResult:
     """Loss (cross entropy in nats, unweighted), accuracies and predictions of `network`.
 
     `batches` hold this rank's share of the set's `num_images`; the figures are of the whole set.
@@ -57,14 +57,14 @@ def evaluate(
     try:
         with torch.inference_mode():
             for batch in batches:
-                positions = sent(torch.from_numpy(batch.positions), math.device)
-                table[positions] = _judged(network, batch, preprocessing, math)
+                positions = to_device(torch.from_numpy(batch.positions), math.device)
+                table[positions] = _score_batch(network, batch, preprocessing, math)
     finally:
         network.train(was_training)
     table = ranks.sum(table).cpu().double()  # read off the device once
     seconds = time.perf_counter() - started
     loss, correct, in_top5, predicted, confidence, label_probability = table.unbind(1)
-    return Evaluation(
+    return EvaluationResult(
         loss=float(loss.mean()),
         accuracy=float(correct.mean()),
         top5_accuracy=None if bool((in_top5 < 0).any()) else float(in_top5.mean()),
@@ -75,20 +75,22 @@ def evaluate(
     )
 
 
-def logits_of(
-    network: nn.Module, pixels: Tensor, preprocessing: Inputs, math: Arithmetic
+def compute_logits(
+    network: nn.Module, pixels: Tensor, preprocessing: InputTransform, math: ComputeConfig
 ) -> Tensor:
     """(N, C) logits of a batch's inputs, which may be on the CPU still."""
-    inputs = preprocessing.normalised(sent(pixels, math.device))
+    inputs = preprocessing.normalised(to_device(pixels, math.device))
     with math.autocast():
         logits: Tensor = network(math.laid_out(inputs))
     return logits
 
 
-def _judged(network: nn.Module, batch: Batch, preprocessing: Inputs, math: Arithmetic) -> Tensor:
+def _score_batch(
+    network: nn.Module, batch: Batch, preprocessing: InputTransform, math: ComputeConfig
+) -> Tensor:
     """(N, 6) float32: loss, correct, in top 5, predicted, confidence, label probability."""
-    labels = sent(batch.labels, math.device)
-    logits = logits_of(network, batch.pixels, preprocessing, math)
+    labels = to_device(batch.labels, math.device)
+    logits = compute_logits(network, batch.pixels, preprocessing, math)
     log_probabilities = F.log_softmax(logits.float(), dim=1)
     of_label = log_probabilities.gather(1, labels[:, None])[:, 0]
     confidence, predicted = log_probabilities.max(dim=1)
@@ -96,7 +98,7 @@ def _judged(network: nn.Module, batch: Batch, preprocessing: Inputs, math: Arith
         [
             -of_label,
             (predicted == labels).float(),
-            _in_top5(log_probabilities, labels),
+            _is_in_top5(log_probabilities, labels),
             predicted.float(),
             confidence.exp(),
             of_label.exp(),
@@ -105,7 +107,7 @@ def _judged(network: nn.Module, batch: Batch, preprocessing: Inputs, math: Arith
     )
 
 
-def _in_top5(log_probabilities: Tensor, labels: Tensor) -> Tensor:
+def _is_in_top5(log_probabilities: Tensor, labels: Tensor) -> Tensor:
     if log_probabilities.shape[1] < MIN_CLASSES_FOR_TOP5:
         return torch.full_like(log_probabilities[:, 0], -1)
     top5 = log_probabilities.topk(5, dim=1).indices

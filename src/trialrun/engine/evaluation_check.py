@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from trialrun.distributed import Ranks
-from trialrun.engine.evaluate import evaluate, logits_of
-from trialrun.engine.inputs.augment import augmented
-from trialrun.engine.inputs.batches import Batch, LabelledPixels, PixelSource, ordered_batches
-from trialrun.engine.inputs.seeds import permutation
+from trialrun.engine.evaluate import compute_logits, evaluate_network
+from trialrun.engine.inputs.augment import augment_batch
+from trialrun.engine.inputs.batches import Batch, ImageDataset, ImageSource, sequential_batches
+from trialrun.engine.inputs.seeds import draw_permutation
 from trialrun.engine.state import TrainState
 
 _SAMPLE_SEED = 0
@@ -63,7 +63,7 @@ def find_evaluation_fault(
     near_chance = chance + _NEAR_CHANCE_SHARE * lead
     if lead < _MIN_LEAD or valid_accuracy >= near_chance:
         return None
-    sample = _sample(state, ranks)
+    sample = _select_sample(state, ranks)
     found = _evaluation_mode_accuracy(state, state.evaluated(), sample, ranks)
     if found >= near_chance:
         return None  # overfitting, or another distribution of the validation images
@@ -83,7 +83,7 @@ def _majority_share(labels: NDArray[np.int64]) -> float:
 class _ResizedSource:
     """Training images at the size of the network's inputs, without augmentation."""
 
-    source: PixelSource
+    source: ImageSource
     size: int | None
 
     def pixels(self, rows: NDArray[np.int64]) -> Tensor:
@@ -91,29 +91,29 @@ class _ResizedSource:
         pixels = self.source.pixels(rows)
         if pixels.ndim != 4:
             return pixels  # features of a frozen backbone
-        return augmented(pixels, rows, augment="none", epoch=0, random_seed=0, size=self.size)
+        return augment_batch(pixels, rows, augment="none", epoch=0, random_seed=0, size=self.size)
 
 
-def _sample(state: TrainState, ranks: Ranks) -> LabelledPixels:
+def _select_sample(state: TrainState, ranks: Ranks) -> ImageDataset:
     """Images from all over the training set, as many for each rank."""
     train = state.task.train
     num_images = min(len(train), _MAX_IMAGES) // ranks.world_size * ranks.world_size
     # Shuffled, since batches of one class have other statistics than those of training.
-    chosen = permutation(len(train), _SAMPLE_SEED)[:num_images]
+    chosen = draw_permutation(len(train), _SAMPLE_SEED)[:num_images]
     source = _ResizedSource(train.source, state.task.preprocessing.image_size)
     return replace(train, source=source, rows=train.rows[chosen], labels=train.labels[chosen])
 
 
-def _batches(sample: LabelledPixels, ranks: Ranks) -> Iterator[Batch]:
-    return ordered_batches(sample, 32, ranks)
+def _iterate_batches(sample: ImageDataset, ranks: Ranks) -> Iterator[Batch]:
+    return sequential_batches(sample, 32, ranks)
 
 
 def _evaluation_mode_accuracy(
-    state: TrainState, network: nn.Module, sample: LabelledPixels, ranks: Ranks
+    state: TrainState, network: nn.Module, sample: ImageDataset, ranks: Ranks
 ) -> float:
-    return evaluate(
+    return evaluate_network(
         network,
-        _batches(sample, ranks),
+        _iterate_batches(sample, ranks),
         state.task.preprocessing,
         state.math,
         num_images=len(sample),
@@ -121,11 +121,13 @@ def _evaluation_mode_accuracy(
     ).accuracy
 
 
-def _training_mode_accuracy(state: TrainState, sample: LabelledPixels, ranks: Ranks) -> float:
+def _training_mode_accuracy(state: TrainState, sample: ImageDataset, ranks: Ranks) -> float:
     num_correct = torch.zeros((), device=state.math.device)
     with _training_mode(state.network), torch.no_grad():
-        for batch in _batches(sample, ranks):
-            logits = logits_of(state.network, batch.pixels, state.task.preprocessing, state.math)
+        for batch in _iterate_batches(sample, ranks):
+            logits = compute_logits(
+                state.network, batch.pixels, state.task.preprocessing, state.math
+            )
             num_correct += (logits.argmax(dim=1).cpu() == batch.labels).sum().to(num_correct)
     return float(ranks.sum(num_correct)) / len(sample)
 

@@ -12,11 +12,11 @@ import torch
 
 from trialrun.config import TrainConfig
 from trialrun.distributed import ALONE, Ranks
-from trialrun.engine.compute.torch_errors import NonFiniteLossError, torch_errors
-from trialrun.engine.evaluate import evaluate
+from trialrun.engine.compute.torch_errors import NonFiniteLossError, translate_torch_errors
+from trialrun.engine.evaluate import evaluate_network
 from trialrun.engine.evaluation_check import find_evaluation_fault
-from trialrun.engine.inputs.batches import Prefetched, ordered_batches, training_batches
-from trialrun.engine.inputs.seeds import seed_for
+from trialrun.engine.inputs.batches import PrefetchIterator, sequential_batches, training_batches
+from trialrun.engine.inputs.seeds import derive_seed
 from trialrun.engine.results import EpochResult
 from trialrun.engine.state import TrainState
 from trialrun.engine.step import TrainingStep
@@ -49,16 +49,16 @@ def fit(
     while state.epoch < config.epochs:
         started = time.perf_counter()
         epoch = state.epoch + 1
-        with torch_errors(config.batch_size):
+        with translate_torch_errors(config.batch_size):
             trained = _train_epoch(state, config, ranks, epoch, on_step)
             if state.statistics is not None:
                 state.statistics.store()
             ranks.take_from_first(state.deployed().buffers())
             batch_size = VALID_BATCH_FACTOR * config.batch_size
-            batches = ordered_batches(state.task.valid, batch_size, ranks)
-            validation = evaluate(
+            batches = sequential_batches(state.task.valid, batch_size, ranks)
+            validation = evaluate_network(
                 state.evaluated(),
-                Prefetched(batches, pin=state.math.pins_memory),
+                PrefetchIterator(batches, pin=state.math.pins_memory),
                 state.task.preprocessing,
                 state.math,
                 num_images=len(state.task.valid),
@@ -85,7 +85,7 @@ def fit(
 
 
 @dataclass(frozen=True, slots=True)
-class _TrainedEpoch:
+class _TrainTotals:
     loss: float
     accuracy: float
     learning_rate: float
@@ -99,13 +99,13 @@ def _train_epoch(
     ranks: Ranks,
     epoch: int,
     on_step: Callable[[], None],
-) -> _TrainedEpoch:
+) -> _TrainTotals:
     started = time.perf_counter()
     rank = (ranks.rank,) if ranks.rank else ()  # the first draws what a single process would
-    torch.manual_seed(seed_for(config.random_seed, "dropout", epoch, *rank))  # and MixUp's draws
+    torch.manual_seed(derive_seed(config.random_seed, "dropout", epoch, *rank))  # and MixUp's draws
     state.set_training()
     step = TrainingStep(state, config, ranks, epoch)
-    batches = Prefetched(
+    batches = PrefetchIterator(
         training_batches(
             state.task.train,
             epoch=epoch,
@@ -123,7 +123,7 @@ def _train_epoch(
     loss_sum, num_correct = ranks.sum(totals).tolist()  # the one read off the device
     if not math.isfinite(loss_sum):
         raise NonFiniteLossError(f"the training loss is no longer a number in epoch {epoch}")
-    return _TrainedEpoch(
+    return _TrainTotals(
         loss=loss_sum / len(state.task.train),
         accuracy=num_correct / len(state.task.train),
         learning_rate=learning_rate,

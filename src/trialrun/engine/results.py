@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from trialrun.engine.evaluate import Evaluation
+from trialrun.engine.evaluate import EvaluationResult
 from trialrun.engine.evaluation_check import EvaluationFault
 
 
@@ -17,7 +17,7 @@ class EpochResult:
     train_images_per_second: float
     data_wait_fraction: float  # of the training time, spent waiting for batches
     epoch_seconds: float
-    validation: Evaluation
+    validation: EvaluationResult
     evaluation_fault: EvaluationFault | None = None
 
     @property

@@ -11,12 +11,12 @@ from torch.optim.lr_scheduler import LambdaLR
 from trialrun.config import TrainConfig
 from trialrun.distributed import ALONE, Ranks
 from trialrun.engine.batch_norm import RunningStatistics
-from trialrun.engine.compute.precision import Arithmetic
+from trialrun.engine.compute.precision import ComputeConfig
 from trialrun.engine.ema import MovingAverage
-from trialrun.engine.inputs.data import Task
-from trialrun.engine.inputs.features import with_features
+from trialrun.engine.inputs.data import TrainingData
+from trialrun.engine.inputs.features import use_features
 from trialrun.engine.optim import freeze_backbone, make_optimizer, make_scheduler
-from trialrun.engine.steps import steps_per_epoch, warm_up_steps
+from trialrun.engine.steps import count_warm_up_steps, steps_per_epoch
 
 
 @dataclass(slots=True)
@@ -31,8 +31,8 @@ class TrainState:
     network: nn.Module
     core: nn.Module
     learner: nn.Module
-    task: Task
-    math: Arithmetic
+    task: TrainingData
+    math: ComputeConfig
     optimizer: Optimizer
     scheduler: LambdaLR
     warm_up_steps: int
@@ -58,12 +58,12 @@ class TrainState:
         self.learner.train(not self.frozen)
 
 
-def begin(
+def init_train_state(
     network: nn.Module,
     head_prefix: str,
-    task: Task,
+    task: TrainingData,
     config: TrainConfig,
-    math: Arithmetic,
+    math: ComputeConfig,
     ranks: Ranks = ALONE,
 ) -> TrainState:
     """The state before the first epoch, `network` moved to the device."""
@@ -75,14 +75,14 @@ def begin(
     core, learned = network, task
     if frozen:
         freeze_backbone(network, head_prefix)
-        core, learned = with_features(network, head_prefix, task, config, math)
+        core, learned = use_features(network, head_prefix, task, config, math)
     optimizer = make_optimizer(core, config, ranks.world_size)
-    warm_up = warm_up_steps(config, len(task.train), ranks.world_size)
+    warm_up = count_warm_up_steps(config, len(task.train), ranks.world_size)
     num_steps = config.epochs * steps_per_epoch(config, len(task.train), ranks.world_size)
     return TrainState(
         network=network,
         core=core,
-        learner=_wrapped(core, config, math, ranks),
+        learner=_wrap_ddp(core, config, math, ranks),
         task=learned,
         math=math,
         optimizer=optimizer,
@@ -95,7 +95,9 @@ def begin(
     )
 
 
-def _wrapped(learner: nn.Module, config: TrainConfig, math: Arithmetic, ranks: Ranks) -> nn.Module:
+def _wrap_ddp(
+    learner: nn.Module, config: TrainConfig, math: ComputeConfig, ranks: Ranks
+) -> nn.Module:
     if ranks.world_size > 1:
         on_cuda = math.device.type == "cuda"
         learner = DistributedDataParallel(learner, [math.device] if on_cuda else None)

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from trialrun.config import TrainConfig
 from trialrun.distributed import Ranks
-from trialrun.engine.compute.device import sent
+from trialrun.engine.compute.device import to_device
 from trialrun.engine.compute.torch_errors import NonFiniteLossError
-from trialrun.engine.inputs.augment import augmented
+from trialrun.engine.inputs.augment import augment_batch
 from trialrun.engine.inputs.batches import Batch
 from trialrun.engine.optim import make_loss, make_mixer
 from trialrun.engine.state import TrainState
@@ -49,8 +49,8 @@ class TrainingStep:
 
     def _on_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
         task, device = self._state.task, self._math.device
-        changed = augmented(
-            sent(batch.pixels, device),
+        changed = augment_batch(
+            to_device(batch.pixels, device),
             batch.positions,
             augment=self._config.augment,
             epoch=self._epoch,
@@ -58,7 +58,7 @@ class TrainingStep:
             size=task.preprocessing.image_size,
             steps=task.train_steps,
         )
-        return changed, sent(batch.labels, device)
+        return changed, to_device(batch.labels, device)
 
     def _apply(self, loss: Tensor, targets: Tensor) -> Tensor:
         """Step down the gradient; what the loss was multiplied by, 1 where there is one rank.

@@ -4,7 +4,7 @@ from trialrun.config import TrainConfig
 from trialrun.errors import InvalidParameterError
 
 
-def num_batches(num_images: int, batch_size: int, smallest: int = 2) -> int:
+def count_batches(num_images: int, batch_size: int, smallest: int = 2) -> int:
     """How many pieces `batches.cut` makes."""
     full, rest = divmod(num_images, batch_size)
     return full + (rest >= min(smallest, batch_size) or (rest > 0 and full == 0))
@@ -12,10 +12,10 @@ def num_batches(num_images: int, batch_size: int, smallest: int = 2) -> int:
 
 def steps_per_epoch(config: TrainConfig, num_images: int, world_size: int = 1) -> int:
     """Optimizer steps of one pass over `num_images` by `world_size` ranks."""
-    return num_batches(num_images, config.batch_size * world_size, 2 * world_size)
+    return count_batches(num_images, config.batch_size * world_size, 2 * world_size)
 
 
-def warm_up_steps(config: TrainConfig, num_images: int, world_size: int = 1) -> int:
+def count_warm_up_steps(config: TrainConfig, num_images: int, world_size: int = 1) -> int:
     """The steps over which the learning rate rises, from `warmup_steps` or `warmup_epochs`.
 
     Epochs are rounded to whole steps; any part of an epoch is at least one step.

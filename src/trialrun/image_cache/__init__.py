@@ -2,9 +2,9 @@
 
 from trialrun.image_cache.filter import (
     MAX_UNREADABLE_FRACTION,
-    Skipped,
-    skipped_images,
-    usable_subset,
+    SkippedImage,
+    list_skipped,
+    select_usable,
 )
 from trialrun.image_cache.open import DecodedImages, open_pack
 from trialrun.image_cache.store import Pack
@@ -13,8 +13,8 @@ __all__ = [
     "MAX_UNREADABLE_FRACTION",
     "DecodedImages",
     "Pack",
-    "Skipped",
+    "SkippedImage",
+    "list_skipped",
     "open_pack",
-    "skipped_images",
-    "usable_subset",
+    "select_usable",
 ]

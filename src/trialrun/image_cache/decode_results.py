@@ -14,18 +14,23 @@ from numpy.typing import NDArray
 
 from trialrun.files import write_atomically
 from trialrun.image_cache.perceptual_hash import (
-    Likenesses,
+    PerceptualHashes,
     Sample,
-    as_array,
-    grays_of,
-    likenesses_of,
-    sample_of,
+    compute_hashes,
+    sample_image,
+    shrink_to_grays,
+    stack_hashes,
 )
-from trialrun.images.decoding.file_io import stamped_content_of
-from trialrun.images.decoding.header import PassingError, UndecodableError
+from trialrun.images.decoding.file_io import read_file_with_fingerprint
+from trialrun.images.decoding.header import TransientDecodeError, UndecodableError
 from trialrun.images.decoding.preprocessing import Preprocessing
-from trialrun.images.scanning.scan import CHANGED, Survey, is_as_seen
-from trialrun.images.scanning.thread_pool import ITEM_SECONDS, TOO_SLOW, batched, in_order
+from trialrun.images.scanning.scan import CHANGED, DatasetScan, is_unchanged
+from trialrun.images.scanning.thread_pool import (
+    ITEM_SECONDS,
+    TOO_SLOW,
+    iterate_chunks,
+    map_in_order,
+)
 
 Pixels = NDArray[np.uint8]
 # Takes a row's pixels in the thread that decoded them, where they are still in its processor's
@@ -38,7 +43,7 @@ _TOGETHER = 8  # images a thread decodes before it takes others, about 10 ms
 
 
 @dataclass(frozen=True, slots=True)
-class Decoded:
+class DecodedImage:
     """One image as (S, S, 3) uint8, or the reason why there is none.
 
     Where the pixels were kept elsewhere there are a checksum and a sample in their place. What
@@ -53,7 +58,7 @@ class Decoded:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdicts:
+class DecodeResults:
     """A reason an image, empty where it is usable, and the likenesses.
 
     With `num_passing` above 0 they hold for now alone and must not be kept: so many reasons are
@@ -61,55 +66,55 @@ class Verdicts:
     """
 
     reasons: tuple[str, ...]
-    likenesses: Likenesses
+    likenesses: PerceptualHashes
     num_passing: int = 0
 
 
 @dataclass(slots=True)
-class Tally:
+class ResultAccumulator:
     """Verdicts while images come in."""
 
     _reasons: list[str] = field(default_factory=list)
     _grays: bytearray = field(default_factory=bytearray)
     _num_passing: int = 0
 
-    def extend(self, decoded: Sequence[Decoded]) -> None:
+    def extend(self, decoded: Sequence[DecodedImage]) -> None:
         """Count the next images."""
         self._reasons += [each.reason for each in decoded]
-        self._grays += grays_of([each.sample for each in decoded])
+        self._grays += shrink_to_grays([each.sample for each in decoded])
         self._num_passing += sum(each.is_passing for each in decoded)
 
-    def verdicts(self) -> Verdicts:
+    def verdicts(self) -> DecodeResults:
         """Of all images; hashed now, when no other thread waits for Python's lock."""
-        likenesses = likenesses_of(bytes(self._grays))
-        return Verdicts(tuple(self._reasons), likenesses, self._num_passing)
+        likenesses = compute_hashes(bytes(self._grays))
+        return DecodeResults(tuple(self._reasons), likenesses, self._num_passing)
 
 
-def decode_all(
-    surveyed: Survey,
+def decode_rows(
+    surveyed: DatasetScan,
     preprocessing: Preprocessing,
     rows: Sequence[int],
     *,
     threads: int,
     seconds: float = ITEM_SECONDS,
     keep: Keep | None = None,
-) -> Iterator[Decoded]:
+) -> Iterator[DecodedImage]:
     """The images at `rows`, decoded by `threads` threads, in that order; `keep` takes the pixels.
 
     A file whose bytes are no longer those that were surveyed is refused.
     """
-    threads = min(threads, _worthwhile_threads(surveyed, rows))
-    return in_order(
-        _decoder(surveyed, preprocessing, keep),
+    threads = min(threads, _choose_threads(surveyed, rows))
+    return map_in_order(
+        _make_decoder(surveyed, preprocessing, keep),
         rows,
         threads=threads,
-        late=_too_slow,
+        late=_time_out,
         seconds=seconds,
         together=min(max(len(rows) // (2 * threads), 1), _TOGETHER),
     )
 
 
-def _worthwhile_threads(surveyed: Survey, rows: Sequence[int]) -> int:
+def _choose_threads(surveyed: DatasetScan, rows: Sequence[int]) -> int:
     """1 where images are so small that threads would wait for Python's lock longer than they work.
 
     Two threads took twice as long as one at 16 pixels a side, as long at 100, half as long at 256.
@@ -119,21 +124,21 @@ def _worthwhile_threads(surveyed: Survey, rows: Sequence[int]) -> int:
     return 1 if mean_pixels < _SMALL_PIXELS else sys.maxsize
 
 
-def judge(
-    surveyed: Survey,
+def decode_and_discard(
+    surveyed: DatasetScan,
     preprocessing: Preprocessing,
     *,
     threads: int,
     progress: Callable[[int], None],
     seconds: float = ITEM_SECONDS,
-) -> Verdicts:
+) -> DecodeResults:
     """Decode every image and keep the verdict alone."""
-    tally = Tally()
+    tally = ResultAccumulator()
     rows = range(len(surveyed.sightings))
-    decoded = decode_all(
+    decoded = decode_rows(
         surveyed, preprocessing, rows, threads=threads, seconds=seconds, keep=_keep_nothing
     )
-    for some in batched(decoded, JUDGED_TOGETHER):
+    for some in iterate_chunks(decoded, JUDGED_TOGETHER):
         tally.extend(some)
         progress(len(some))
     return tally.verdicts()
@@ -143,35 +148,37 @@ def _keep_nothing(_row: int, _pixels: Pixels) -> int:
     return 0
 
 
-def _too_slow(_row: int) -> Decoded:
-    return Decoded(None, TOO_SLOW, is_passing=True)
+def _time_out(_row: int) -> DecodedImage:
+    return DecodedImage(None, TOO_SLOW, is_passing=True)
 
 
-def _decoder(
-    surveyed: Survey, preprocessing: Preprocessing, keep: Keep | None
-) -> Callable[[int], Decoded]:
+def _make_decoder(
+    surveyed: DatasetScan, preprocessing: Preprocessing, keep: Keep | None
+) -> Callable[[int], DecodedImage]:
     root, items, sightings = surveyed.images.root, surveyed.images.items, surveyed.sightings
 
-    def decoded(row: int) -> Decoded:
+    def decoded(row: int) -> DecodedImage:
         seen = sightings[row]
         if seen.reason:
-            return Decoded(None, seen.reason)
+            return DecodedImage(None, seen.reason)
         try:
-            content = stamped_content_of(root, items[row].name)
-            if not is_as_seen(content, seen):
-                return Decoded(None, CHANGED, is_passing=True)
+            content = read_file_with_fingerprint(root, items[row].name)
+            if not is_unchanged(content, seen):
+                return DecodedImage(None, CHANGED, is_passing=True)
             pixels = preprocessing.pixels(content.data).numpy().transpose(1, 2, 0)
         except UndecodableError as error:
-            return Decoded(None, str(error), is_passing=isinstance(error, PassingError))
+            return DecodedImage(
+                None, str(error), is_passing=isinstance(error, TransientDecodeError)
+            )
         pixels = np.ascontiguousarray(pixels)
         if keep is None:
-            return Decoded(pixels)
-        return Decoded(None, "", sample_of(pixels), keep(row, pixels))
+            return DecodedImage(pixels)
+        return DecodedImage(None, "", sample_image(pixels), keep(row, pixels))
 
     return decoded
 
 
-def write_verdicts(path: Path, verdicts: Verdicts, facts: dict[str, Any]) -> None:
+def write_results(path: Path, verdicts: DecodeResults, facts: dict[str, Any]) -> None:
     """Write the verdicts and what else is to be known, under a checksum: a part is no whole."""
     content = json.dumps(
         {
@@ -184,7 +191,7 @@ def write_verdicts(path: Path, verdicts: Verdicts, facts: dict[str, Any]) -> Non
     write_atomically(path, f"{sha256(content.encode()).hexdigest()}\n{content}\n")
 
 
-def read_verdicts(path: Path) -> tuple[Verdicts, dict[str, Any]] | None:
+def read_results(path: Path) -> tuple[DecodeResults, dict[str, Any]] | None:
     """What `write_verdicts` wrote; None where it is missing, damaged, or another version's."""
     try:
         checksum, content, _ = path.read_text("utf-8").split("\n")
@@ -197,6 +204,8 @@ def read_verdicts(path: Path) -> tuple[Verdicts, dict[str, Any]] | None:
         reasons = [""] * int(facts["num_images"])
         for row, reason in facts["reasons"].items():
             reasons[int(row)] = reason
-        return Verdicts(tuple(reasons), as_array(base64.b64decode(facts["likenesses"]))), facts
+        return DecodeResults(
+            tuple(reasons), stack_hashes(base64.b64decode(facts["likenesses"]))
+        ), facts
     except (KeyError, TypeError, ValueError):
         return None

@@ -11,16 +11,16 @@ from functools import partial
 from pathlib import Path
 
 from trialrun.cache.eviction import CacheEntry
-from trialrun.files import remove_whole, sweep_idle
-from trialrun.image_cache.decode_results import read_verdicts
+from trialrun.files import remove_directory, sweep_unlocked_drafts
+from trialrun.image_cache.decode_results import read_results
 from trialrun.image_cache.store import CONTENTS
 
 UNREADABLE = "damaged, or another version's"  # instead of a pack's source
-VERDICTS_SUFFIX = ".verdicts.json"  # of what was looked at and did not fit
+RESULTS_SUFFIX = ".verdicts.json"  # of what was looked at and did not fit
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class DecodedEntry:
     """One pack: its key, where it lies, how large it is, when it was last opened (s since 1970)."""
 
     key: str
@@ -30,7 +30,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Described:
+class DecodedSummary:
     """A pack as people want to know it."""
 
     key: str
@@ -41,7 +41,7 @@ class Described:
     used: float
 
 
-def entries(folder: Path) -> list[Entry]:
+def list_entries(folder: Path) -> list[DecodedEntry]:
     """The packs below `folder`, the one used longest ago first."""
     found = []
     if folder.is_dir():
@@ -51,39 +51,41 @@ def entries(folder: Path) -> list[Entry]:
             with suppress(OSError):  # another process deletes it meanwhile
                 num_bytes = sum(file.stat().st_size for file in path.iterdir())
                 used = (path / CONTENTS).stat().st_mtime
-                found.append(Entry(path.name, path, num_bytes, used))
+                found.append(DecodedEntry(path.name, path, num_bytes, used))
     return sorted(found, key=lambda entry: entry.used)
 
 
-def described(folder: Path) -> list[Described]:
+def list_summaries(folder: Path) -> list[DecodedSummary]:
     """The packs below `folder` with what they hold, the one used longest ago first."""
     rows = []
-    for entry in entries(folder):
+    for entry in list_entries(folder):
         source, num_images, size = UNREADABLE, 0, 0
-        if (found := read_verdicts(entry.folder / CONTENTS)) is not None:
+        if (found := read_results(entry.folder / CONTENTS)) is not None:
             verdicts, facts = found
             source, size = str(facts["source"]), int(facts["size"])
             num_images = len(verdicts.reasons)
-        rows.append(Described(entry.key, source, num_images, size, entry.num_bytes, entry.used))
+        rows.append(
+            DecodedSummary(entry.key, source, num_images, size, entry.num_bytes, entry.used)
+        )
     return rows
 
 
-def touch(place: Path) -> None:
+def touch_entry(place: Path) -> None:
     """Note that a pack is in use now."""
     with suppress(OSError):  # a cache that cannot be written is still good to read
         os.utime(place / CONTENTS)
 
 
-def evictable(folder: Path) -> list[CacheEntry]:
+def list_evictable(folder: Path) -> list[CacheEntry]:
     """The packs below `folder`, as what may go when room is needed."""
     return [
-        CacheEntry(entry.num_bytes, entry.used, partial(remove_whole, entry.folder))
-        for entry in entries(folder)
+        CacheEntry(entry.num_bytes, entry.used, partial(remove_directory, entry.folder))
+        for entry in list_entries(folder)
     ]
 
 
 @dataclass(frozen=True, slots=True)
-class Cleared:
+class ClearedEntries:
     """Packs that were deleted, their bytes, and how many may not be."""
 
     num_packs: int
@@ -91,13 +93,13 @@ class Cleared:
     num_left: int
 
 
-def clear(folder: Path) -> Cleared:
+def clear_entries(folder: Path) -> ClearedEntries:
     """Delete every pack, and the drafts that no process is writing."""
-    packs = entries(folder)
-    gone = [entry for entry in packs if remove_whole(entry.folder)]
-    for path in folder.glob(f"*{VERDICTS_SUFFIX}"):
+    packs = list_entries(folder)
+    gone = [entry for entry in packs if remove_directory(entry.folder)]
+    for path in folder.glob(f"*{RESULTS_SUFFIX}"):
         with suppress(OSError):
             path.unlink()
-    sweep_idle(folder)
+    sweep_unlocked_drafts(folder)
     num_bytes = sum(entry.num_bytes for entry in gone)
-    return Cleared(len(gone), num_bytes, len(packs) - len(gone))
+    return ClearedEntries(len(gone), num_bytes, len(packs) - len(gone))

@@ -4,36 +4,36 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trialrun.errors import InvalidDatasetError
-from trialrun.images.dataset import ImageSet, printable
+from trialrun.images.dataset import ImageSet, make_printable
 
 MAX_UNREADABLE_FRACTION = 0.1  # more than this is no accident but a wrong folder
 
 
 @dataclass(frozen=True, slots=True)
-class Skipped:
+class SkippedImage:
     """An image that was left out, and why."""
 
     name: str
     reason: str
 
 
-def skipped_images(images: ImageSet, reasons: Sequence[str]) -> list[Skipped]:
+def list_skipped(images: ImageSet, reasons: Sequence[str]) -> list[SkippedImage]:
     """The images that were left out; `reasons` holds one an image, empty where it was kept."""
     return [
-        Skipped(printable(item.name), reason)
+        SkippedImage(make_printable(item.name), reason)
         for item, reason in zip(images.items, reasons, strict=True)
         if reason
     ]
 
 
-def usable_subset(images: ImageSet, reasons: Sequence[str], *, strict: bool) -> ImageSet:
+def select_usable(images: ImageSet, reasons: Sequence[str], *, strict: bool) -> ImageSet:
     """The images that could be decoded; `reasons` as for `skipped_images`.
 
     Raises:
         InvalidDatasetError: More than a tenth cannot be read, or any where `strict`, or a class
             has none left.
     """
-    skipped = skipped_images(images, reasons)
+    skipped = list_skipped(images, reasons)
     if not skipped:
         return images
     first = f"{skipped[0].name}: {skipped[0].reason}"
@@ -47,6 +47,6 @@ def usable_subset(images: ImageSet, reasons: Sequence[str], *, strict: bool) -> 
     usable = images.subset(row for row, reason in enumerate(reasons) if not reason)
     if lost := set(images.classes) - set(usable.classes):
         raise InvalidDatasetError(
-            f"{count}, none of {', '.join(map(printable, sorted(lost)))} can", "Replace them."
+            f"{count}, none of {', '.join(map(make_printable, sorted(lost)))} can", "Replace them."
         )
     return usable

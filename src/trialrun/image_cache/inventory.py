@@ -12,8 +12,13 @@ from trialrun.cache.location import (
     digests_folder,
     scans_folder,
 )
-from trialrun.files import sweep_idle
-from trialrun.image_cache.entries import Described, clear, described, evictable
+from trialrun.files import sweep_unlocked_drafts
+from trialrun.image_cache.entries import (
+    DecodedSummary,
+    clear_entries,
+    list_evictable,
+    list_summaries,
+)
 from trialrun.images.formats.archives import (
     UnpackedArchive,
     delete_if_idle,
@@ -36,9 +41,9 @@ class ClearedCache:
     num_not_allowed: int
 
 
-def list_decoded() -> list[Described]:
+def list_decoded() -> list[DecodedSummary]:
     """List the decoded datasets, least recently used first."""
-    return described(decoded_folder())
+    return list_summaries(decoded_folder())
 
 
 def list_archives() -> list[UnpackedArchive]:
@@ -64,16 +69,16 @@ def enforce_cache_limit() -> None:
     """
     if archives := list_evictable_archives():
         folders = (decoded_folder(), archives_folder(cache_folder()))
-        enforce_limit(cache_folder(), [*evictable(decoded_folder()), *archives], folders)
+        enforce_limit(cache_folder(), [*list_evictable(decoded_folder()), *archives], folders)
 
 
 def clear_cache() -> ClearedCache:
     """Delete decoded images, file scans and all unpacked archives that no process uses."""
-    decoded = clear(decoded_folder())
+    decoded = clear_entries(decoded_folder())
     archives = list_archives()
     outcomes = [_delete_archive(archive) for archive in archives]
     deleted = [archive for archive, gone in zip(archives, outcomes, strict=True) if gone]
-    sweep_idle(archives_folder(cache_folder()))
+    sweep_unlocked_drafts(archives_folder(cache_folder()))
     for folder in (scans_folder(), digests_folder(cache_folder())):
         shutil.rmtree(folder, ignore_errors=True)
     return ClearedCache(

@@ -9,21 +9,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trialrun.errors import InvalidDatasetError
-from trialrun.image_cache.decode_results import Verdicts, decode_all, judge
-from trialrun.image_cache.perceptual_hash import Likenesses
-from trialrun.images.dataset import printable
+from trialrun.image_cache.decode_results import DecodeResults, decode_and_discard, decode_rows
+from trialrun.image_cache.perceptual_hash import PerceptualHashes
+from trialrun.images.dataset import make_printable
 from trialrun.images.decoding.preprocessing import Preprocessing
-from trialrun.images.scanning.scan import Survey, no_progress
+from trialrun.images.scanning.scan import DatasetScan, ignore_progress
 
 
 @dataclass(slots=True)
-class LiveImages:
+class OnTheFlyImages:
     """As a `Pack` to those who read it; `num_decoded` grows with every batch."""
 
-    surveyed: Survey
+    surveyed: DatasetScan
     preprocessing: Preprocessing
     reasons: tuple[str, ...]
-    likenesses: Likenesses
+    likenesses: PerceptualHashes
     threads: int
     num_decoded: int = 0
 
@@ -37,11 +37,11 @@ class LiveImages:
         Raises:
             InvalidDatasetError: An image is gone or was changed since it was looked at.
         """
-        made = decode_all(self.surveyed, self.preprocessing, rows.tolist(), threads=self.threads)
+        made = decode_rows(self.surveyed, self.preprocessing, rows.tolist(), threads=self.threads)
         images = []
         for row, decoded in zip(rows.tolist(), made, strict=True):
             if decoded.pixels is None:
-                name = printable(self.surveyed.images.items[row].name)
+                name = make_printable(self.surveyed.images.items[row].name)
                 raise InvalidDatasetError(
                     f"{name} could be read when the run began: {decoded.reason}",
                     "Leave the images alone while a run reads them, or give the cache of decoded "
@@ -52,28 +52,28 @@ class LiveImages:
         return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
 
 
-def looked_at(
-    surveyed: Survey,
+def decode_once(
+    surveyed: DatasetScan,
     preprocessing: Preprocessing,
     *,
     threads: int,
-    progress: Callable[[int], None] = no_progress,
-) -> LiveImages:
+    progress: Callable[[int], None] = ignore_progress,
+) -> OnTheFlyImages:
     """The images of a set, each decoded once for its verdict and then forgotten."""
-    verdicts = judge(surveyed, preprocessing, threads=threads, progress=progress)
-    return live_images(surveyed, preprocessing, verdicts, threads=threads)
+    verdicts = decode_and_discard(surveyed, preprocessing, threads=threads, progress=progress)
+    return decode_on_the_fly(surveyed, preprocessing, verdicts, threads=threads)
 
 
-def live_images(
-    surveyed: Survey,
+def decode_on_the_fly(
+    surveyed: DatasetScan,
     preprocessing: Preprocessing,
-    verdicts: Verdicts,
+    verdicts: DecodeResults,
     *,
     threads: int,
     num_decoded: int | None = None,
-) -> LiveImages:
+) -> OnTheFlyImages:
     """The images that `verdicts` were found of; all of them decoded for it, unless it is said."""
-    return LiveImages(
+    return OnTheFlyImages(
         surveyed,
         preprocessing,
         verdicts.reasons,

@@ -19,15 +19,15 @@ from torch import Tensor
 from trialrun.cache.eviction import CacheEntry, evict_lru
 from trialrun.cache.leases import lock_or_report
 from trialrun.errors import StorageError
-from trialrun.files import new_directory, remove_whole, sweep_drafts, sweep_idle
+from trialrun.files import create_directory, remove_directory, sweep_drafts, sweep_unlocked_drafts
 from trialrun.image_cache import entries
-from trialrun.image_cache.decode_results import judge, read_verdicts, write_verdicts
-from trialrun.image_cache.on_the_fly import LiveImages, live_images
-from trialrun.image_cache.perceptual_hash import Likenesses
-from trialrun.image_cache.store import Pack, pack_bytes, read_pack, sync_later, write_pack
+from trialrun.image_cache.decode_results import decode_and_discard, read_results, write_results
+from trialrun.image_cache.on_the_fly import OnTheFlyImages, decode_on_the_fly
+from trialrun.image_cache.perceptual_hash import PerceptualHashes
+from trialrun.image_cache.store import Pack, estimate_pack_bytes, read_pack, sync_later, write_pack
 from trialrun.images.decoding.decode import DECODER_VERSION
 from trialrun.images.decoding.preprocessing import Preprocessing
-from trialrun.images.scanning.scan import Survey, no_progress
+from trialrun.images.scanning.scan import DatasetScan, ignore_progress
 
 _FORMAT = 6  # of the files of a pack
 
@@ -36,7 +36,7 @@ class DecodedImages(Protocol):
     """A row an image of a set; a `Pack`, or what stands in for one."""
 
     reasons: tuple[str, ...]
-    likenesses: Likenesses
+    likenesses: PerceptualHashes
     num_decoded: int
 
     def usable(self) -> list[int]:
@@ -48,25 +48,25 @@ class DecodedImages(Protocol):
         ...
 
 
-def no_note(_text: str) -> None:
+def ignore_note(_text: str) -> None:
     """Tell nobody."""
 
 
-def nothing_else() -> Sequence[CacheEntry]:
+def no_other_entries() -> Sequence[CacheEntry]:
     """Only packs may go for a new one."""
     return ()
 
 
 def open_pack(
-    surveyed: Survey,
+    surveyed: DatasetScan,
     preprocessing: Preprocessing,
     folder: Path,
     *,
     threads: int,
     limit_bytes: int,
-    progress: Callable[[int], None] = no_progress,
-    note: Callable[[str], None] = no_note,
-    others: Callable[[], Sequence[CacheEntry]] = nothing_else,
+    progress: Callable[[int], None] = ignore_progress,
+    note: Callable[[str], None] = ignore_note,
+    others: Callable[[], Sequence[CacheEntry]] = no_other_entries,
 ) -> DecodedImages:
     """The decoded images of a surveyed set: the pack below `folder`, made if it is not there.
 
@@ -77,9 +77,9 @@ def open_pack(
     Raises:
         StorageError: The folder cannot be written.
     """
-    place = folder / pack_key(surveyed, preprocessing)
+    place = folder / compute_pack_key(surveyed, preprocessing)
     if (found := read_pack(place, threads=threads)) is not None:
-        entries.touch(place)
+        entries.touch_entry(place)
         sync_later(place)
         return found
     source = surveyed.images.source
@@ -90,18 +90,18 @@ def open_pack(
         sweep_drafts(place)
         if place.exists():
             note(f"the cached copy of {source} is damaged and is made again")
-            remove_whole(place)
+            remove_directory(place)
         made = None
-        being_written = sweep_idle(folder)
-        kept = [*entries.evictable(folder), *others()]
-        room = _Room(folder, limit_bytes, being_written)
+        being_written = sweep_unlocked_drafts(folder)
+        kept = [*entries.list_evictable(folder), *others()]
+        room = _CacheSpace(folder, limit_bytes, being_written)
         if _has_room(surveyed, preprocessing, room, kept, note):
-            made = _made(surveyed, preprocessing, place, threads, progress, note)
-        return made or _live(surveyed, preprocessing, place, threads, progress, note)
+            made = _write_new_pack(surveyed, preprocessing, place, threads, progress, note)
+        return made or _open_on_the_fly(surveyed, preprocessing, place, threads, progress, note)
 
 
 @dataclass(frozen=True, slots=True)
-class _Room:
+class _CacheSpace:
     """Where packs lie, how many bytes they may have, and how many others are writing there now."""
 
     folder: Path
@@ -110,14 +110,14 @@ class _Room:
 
 
 def _has_room(
-    surveyed: Survey,
+    surveyed: DatasetScan,
     preprocessing: Preprocessing,
-    room: _Room,
+    room: _CacheSpace,
     kept: Sequence[CacheEntry],
     note: Callable[[str], None],
 ) -> bool:
     assert preprocessing.image_size is not None, "a pack has one size"
-    needed = pack_bytes(len(surveyed.sightings), preprocessing.image_size)
+    needed = estimate_pack_bytes(len(surveyed.sightings), preprocessing.image_size)
     if evict_lru(room.folder, kept, needed, limit_bytes=room.limit_bytes - room.being_written):
         return True
     others = f", {room.being_written / 1e9:.3g} GB being written" if room.being_written else ""
@@ -129,8 +129,8 @@ def _has_room(
     return False
 
 
-def _made(
-    surveyed: Survey,
+def _write_new_pack(
+    surveyed: DatasetScan,
     preprocessing: Preprocessing,
     place: Path,
     threads: int,
@@ -143,60 +143,64 @@ def _made(
     """
     made, num_passing = None, 0
     try:
-        with suppress(_NotKeptError), new_directory(place, durable=False) as draft:
+        with suppress(_NotCachedError), create_directory(place, durable=False) as draft:
             written = write_pack(surveyed, preprocessing, draft, threads=threads, progress=progress)
             made = read_pack(draft, threads=threads, check=False)
             if made is None:
                 raise StorageError(f"{draft} does not hold what was written")
             made.num_decoded = len(surveyed.sightings)
             if num_passing := written.num_passing:
-                raise _NotKeptError
+                raise _NotCachedError
     except StorageError as error:
         note(f"{error}; images are decoded as they are needed")
         return None
     if num_passing:
-        _tell_not_kept(surveyed, num_passing, note)
+        _report_not_cached(surveyed, num_passing, note)
     else:
         sync_later(place)
     return made
 
 
-class _NotKeptError(Exception):
+class _NotCachedError(Exception):
     """What was decoded serves this run and is then forgotten."""
 
 
-def _tell_not_kept(surveyed: Survey, num_passing: int, note: Callable[[str], None]) -> None:
+def _report_not_cached(
+    surveyed: DatasetScan, num_passing: int, note: Callable[[str], None]
+) -> None:
     note(
         f"{num_passing} images in {surveyed.images.source} could not be decoded for a reason that "
         "may pass: the next run decodes the set again"
     )
 
 
-def _live(
-    surveyed: Survey,
+def _open_on_the_fly(
+    surveyed: DatasetScan,
     preprocessing: Preprocessing,
     place: Path,
     threads: int,
     progress: Callable[[int], None],
     note: Callable[[str], None],
-) -> LiveImages:
+) -> OnTheFlyImages:
     """Images without a pack; what a first look at all of them found is kept if it is to last."""
-    path = place.with_name(place.name + entries.VERDICTS_SUFFIX)
+    path = place.with_name(place.name + entries.RESULTS_SUFFIX)
     num_decoded = 0
-    if (found := read_verdicts(path)) is not None:
+    if (found := read_results(path)) is not None:
         verdicts = found[0]
     else:
-        verdicts = judge(surveyed, preprocessing, threads=threads, progress=progress)
+        verdicts = decode_and_discard(surveyed, preprocessing, threads=threads, progress=progress)
         num_decoded = len(surveyed.sightings)
         if verdicts.num_passing:
-            _tell_not_kept(surveyed, verdicts.num_passing, note)
+            _report_not_cached(surveyed, verdicts.num_passing, note)
         else:
             with suppress(StorageError):  # the next run looks again
-                write_verdicts(path, verdicts, {})
-    return live_images(surveyed, preprocessing, verdicts, threads=threads, num_decoded=num_decoded)
+                write_results(path, verdicts, {})
+    return decode_on_the_fly(
+        surveyed, preprocessing, verdicts, threads=threads, num_decoded=num_decoded
+    )
 
 
-def pack_key(surveyed: Survey, preprocessing: Preprocessing) -> str:
+def compute_pack_key(surveyed: DatasetScan, preprocessing: Preprocessing) -> str:
     """The name of a set's pack: what of its files and its preprocessing decides the pixels."""
     spatial = {**preprocessing.to_json(), "mean": None, "std": None}
     version = json.dumps([_FORMAT, DECODER_VERSION, spatial], sort_keys=True)

@@ -32,17 +32,17 @@ _SAMPLED = 4  # rows and columns looked at of each gray's: enough to average, a 
 _MIN_SPREAD = 8  # grays between the darkest and the brightest: a flat picture looks like any other
 
 Sample = NDArray[np.uint8]
-Likenesses = NDArray[np.uint8]
+PerceptualHashes = NDArray[np.uint8]
 
 
-def sample_of(pixels: NDArray[np.uint8]) -> Sample:
+def sample_image(pixels: NDArray[np.uint8]) -> Sample:
     """What the likeness of an (S, S, 3) picture is made of: some of its greens, (32 * 36,)."""
-    greens: Sample = pixels.reshape(-1).take(_sampled_places(pixels.shape[0]))
+    greens: Sample = pixels.reshape(-1).take(_sample_places(pixels.shape[0]))
     return greens
 
 
 @lru_cache(maxsize=64)
-def _sampled_places(size: int) -> NDArray[np.int64]:
+def _sample_places(size: int) -> NDArray[np.int64]:
     """Where the sampled greens of a picture lie: the colour that is most of what is bright."""
     rows, columns = (
         ((np.arange(each * _SAMPLED) + 0.5) * size / (each * _SAMPLED)).astype(np.int64)
@@ -51,7 +51,7 @@ def _sampled_places(size: int) -> NDArray[np.int64]:
     return ((rows[:, None] * size + columns) * 3 + 1).reshape(-1)
 
 
-def grays_of(samples: Sequence[Sample | None]) -> bytes:
+def shrink_to_grays(samples: Sequence[Sample | None]) -> bytes:
     """Each picture shrunk to 8 by 9 grays, zeros for None, one after the other.
 
     For many at once: most of the time would else go into numpy's calls.
@@ -66,7 +66,7 @@ def grays_of(samples: Sequence[Sample | None]) -> bytes:
     return grays.tobytes()
 
 
-def likenesses_of(grays: bytes) -> Likenesses:
+def compute_hashes(grays: bytes) -> PerceptualHashes:
     """(N, 80): what N pictures are compared by, the difference hash of each before its grays.
 
     Zeros where a picture has too little in it to tell.
@@ -74,25 +74,25 @@ def likenesses_of(grays: bytes) -> Likenesses:
     pictures = np.frombuffer(grays, dtype=np.uint8).reshape(-1, _NUM_GRAYS)
     likenesses = np.zeros((len(pictures), LIKENESS_BYTES), dtype=np.uint8)
     telling = np.flatnonzero(np.ptp(pictures, axis=1) >= _MIN_SPREAD)
-    likenesses[telling, :_HASH_BYTES] = _hashes(pictures[telling])
+    likenesses[telling, :_HASH_BYTES] = _hash_differences(pictures[telling])
     likenesses[telling, _HASH_BYTES:] = pictures[telling]
     return likenesses
 
 
-def _hashes(pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _hash_differences(pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """(N, 8): for each of 64 pixels whether its right neighbour is brighter."""
     grays = pictures.reshape(-1, _HEIGHT, _WIDTH)
     brighter = grays[:, :, 1:] > grays[:, :, :-1]
     return np.packbits(brighter.reshape(-1, 8 * _HASH_BYTES), axis=1)
 
 
-def as_array(likenesses: bytes) -> Likenesses:
+def stack_hashes(likenesses: bytes) -> PerceptualHashes:
     """(N, 80) uint8 out of N likenesses one after the other."""
     return np.frombuffer(likenesses, dtype=np.uint8).reshape(-1, LIKENESS_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
-class Alike:
+class NearDuplicates:
     """Positions of pairs that look alike, and how many images were not compared with all others.
 
     Those share a part of their hash with so many that it says nothing.
@@ -102,10 +102,10 @@ class Alike:
     num_unjudged: int = 0
 
 
-def near_pairs(first: Likenesses, second: Likenesses) -> Alike:
+def find_near_duplicates(first: PerceptualHashes, second: PerceptualHashes) -> NearDuplicates:
     """The pairs, one of each (N, 80) array, that look alike; `num_unjudged` of the second."""
     telling = [np.flatnonzero(each.any(axis=1)) for each in (first, second)]
-    hashes = [_as_numbers(each[rows]) for each, rows in zip((first, second), telling, strict=True)]
+    hashes = [_pack_bits(each[rows]) for each, rows in zip((first, second), telling, strict=True)]
     pairs: set[tuple[int, int]] = set()
     unjudged = np.zeros(len(telling[1]), dtype=bool)
     for start, width in _BANDS:
@@ -115,19 +115,22 @@ def near_pairs(first: Likenesses, second: Likenesses) -> Alike:
         for left, right in bucket.pairs():
             close = np.bitwise_count(hashes[0][left] ^ hashes[1][right]) <= MAX_BITS_APART
             some = telling[0][left[close]], telling[1][right[close]]
-            pairs.update(_of_like_grays(first, second, *some))
-    return Alike(sorted(pairs), int(unjudged.sum()))
+            pairs.update(_filter_by_grays(first, second, *some))
+    return NearDuplicates(sorted(pairs), int(unjudged.sum()))
 
 
-def _of_like_grays(
-    first: Likenesses, second: Likenesses, left: NDArray[np.int64], right: NDArray[np.int64]
+def _filter_by_grays(
+    first: PerceptualHashes,
+    second: PerceptualHashes,
+    left: NDArray[np.int64],
+    right: NDArray[np.int64],
 ) -> Iterator[tuple[int, int]]:
     apart = np.abs(first[left, _HASH_BYTES:].astype(np.int16) - second[right, _HASH_BYTES:])
     near = apart.mean(axis=1) <= MAX_GRAYS_APART
     return zip(left[near].tolist(), right[near].tolist(), strict=True)
 
 
-def _as_numbers(likenesses: Likenesses) -> NDArray[np.uint64]:
+def _pack_bits(likenesses: PerceptualHashes) -> NDArray[np.uint64]:
     return np.ascontiguousarray(likenesses[:, :_HASH_BYTES]).view(np.uint64)[:, 0]
 
 

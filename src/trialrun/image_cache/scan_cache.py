@@ -14,44 +14,50 @@ from typing import Any, TypeGuard
 from trialrun.errors import StorageError
 from trialrun.files import write_atomically
 from trialrun.images.dataset import ImageItem, ImageSet
-from trialrun.images.decoding.file_io import Stamp, stamp_of
-from trialrun.images.scanning.scan import Progress, Sighting, Survey, no_progress, survey
+from trialrun.images.decoding.file_io import FileFingerprint, read_fingerprint
+from trialrun.images.scanning.scan import (
+    DatasetScan,
+    FileScan,
+    Progress,
+    ignore_progress,
+    scan_files,
+)
 
 _FORMAT = 2  # raised when a header would be judged differently
 _STAMP_VALUES = 4
 _ROW_TYPES = (int, int, int, int, str, int, int, int, str, str)  # the stamp, then the sighting
 
 
-def surveyed_again(
-    images: ImageSet, folder: Path, *, threads: int, progress: Progress = no_progress
-) -> Survey:
+def scan_with_cache(
+    images: ImageSet, folder: Path, *, threads: int, progress: Progress = ignore_progress
+) -> DatasetScan:
     """The survey of `images`; files that the ledger below `folder` knows are not read again."""
-    ledger = _Ledger(images.root, folder)
-    surveyed = survey(images, threads=threads, known=ledger.known, progress=progress)
+    ledger = _ScanCache(images.root, folder)
+    surveyed = scan_files(images, threads=threads, known=ledger.known, progress=progress)
     ledger.keep(surveyed)
     return surveyed
 
 
-class _Ledger:
+class _ScanCache:
     """Sightings by name, each with the stamp that its file had."""
 
     def __init__(self, root: Path, folder: Path) -> None:
         self._root = str(root)
         self._path = folder / f"{sha256(os.fsencode(root)).hexdigest()[:32]}.json"
-        self._rows = _read(self._path)
+        self._rows = _read_rows(self._path)
 
-    def known(self, item: ImageItem) -> Sighting | None:
+    def known(self, item: ImageItem) -> FileScan | None:
         """What was found of a file that has not changed since."""
         row = self._rows.get(item.name)
         if not _is_row(row):
             return None
-        stamp = stamp_of(self._root, item.name)
+        stamp = read_fingerprint(self._root, item.name)
         if stamp is None or stamp != tuple(row[:_STAMP_VALUES]):
             return None
         digest, num_bytes, width, height, reason, warning = row[_STAMP_VALUES:]
-        return Sighting(digest, num_bytes, width, height, reason, warning, stamp)
+        return FileScan(digest, num_bytes, width, height, reason, warning, stamp)
 
-    def keep(self, surveyed: Survey) -> None:
+    def keep(self, surveyed: DatasetScan) -> None:
         """Write down what is new; a cache that cannot be written is no fault.
 
         Another set of the same folder (validation, say) may have written the other rows: of those,
@@ -60,7 +66,7 @@ class _Ledger:
         new = {
             item.name: row
             for item, seen in zip(surveyed.images.items, surveyed.sightings, strict=True)
-            if seen.stamp and self._rows.get(item.name) != (row := _row(seen, seen.stamp))
+            if seen.stamp and self._rows.get(item.name) != (row := _make_row(seen, seen.stamp))
         }
         if not new:
             return
@@ -68,7 +74,7 @@ class _Ledger:
         rows = {
             name: row
             for name, row in self._rows.items()
-            if name in listed or stamp_of(self._root, name)
+            if name in listed or read_fingerprint(self._root, name)
         }
         content = {"format": _FORMAT, "rows": rows | new}
         try:
@@ -77,7 +83,7 @@ class _Ledger:
             return
 
 
-def _row(seen: Sighting, stamp: Stamp) -> list[Any]:
+def _make_row(seen: FileScan, stamp: FileFingerprint) -> list[Any]:
     found = (seen.sha256, seen.num_bytes, seen.width, seen.height, seen.reason, seen.warning)
     return [*stamp, *found]
 
@@ -91,7 +97,7 @@ def _is_row(row: object) -> TypeGuard[list[Any]]:
     )
 
 
-def _read(path: Path) -> dict[str, object]:
+def _read_rows(path: Path) -> dict[str, object]:
     try:
         content = json.loads(path.read_text("utf-8"))
         if content["format"] == _FORMAT and isinstance(content["rows"], dict):

@@ -21,19 +21,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 from xxhash import xxh3_64_intdigest
 
-from trialrun.files import storage_errors
+from trialrun.files import translate_storage_errors
 from trialrun.image_cache.decode_results import (
     JUDGED_TOGETHER,
-    Tally,
-    Verdicts,
-    decode_all,
-    read_verdicts,
-    write_verdicts,
+    DecodeResults,
+    ResultAccumulator,
+    decode_rows,
+    read_results,
+    write_results,
 )
-from trialrun.image_cache.perceptual_hash import Likenesses
+from trialrun.image_cache.perceptual_hash import PerceptualHashes
 from trialrun.images.decoding.preprocessing import Preprocessing
-from trialrun.images.scanning.scan import Survey
-from trialrun.images.scanning.thread_pool import ITEM_SECONDS, batched
+from trialrun.images.scanning.scan import DatasetScan
+from trialrun.images.scanning.thread_pool import ITEM_SECONDS, iterate_chunks
 
 PIXELS = "pixels.npy"
 CONTENTS = "pack.json"
@@ -55,7 +55,7 @@ class Pack:
 
     rows: NDArray[np.uint8]
     reasons: tuple[str, ...]
-    likenesses: Likenesses
+    likenesses: PerceptualHashes
     num_decoded: int = 0
 
     def usable(self) -> list[int]:
@@ -67,20 +67,20 @@ class Pack:
         return torch.from_numpy(self.rows[rows]).permute(0, 3, 1, 2)
 
 
-def pack_bytes(num_images: int, size: int) -> int:
+def estimate_pack_bytes(num_images: int, size: int) -> int:
     """About how much room a pack takes."""
     return num_images * (3 * size * size + 64)
 
 
 def write_pack(
-    surveyed: Survey,
+    surveyed: DatasetScan,
     preprocessing: Preprocessing,
     folder: Path,
     *,
     threads: int,
     progress: Callable[[int], None],
     seconds: float = ITEM_SECONDS,
-) -> Verdicts:
+) -> DecodeResults:
     """Decode every image into the files of a pack in `folder`; what was found of them.
 
     Raises:
@@ -88,19 +88,23 @@ def write_pack(
     """
     size = preprocessing.image_size
     assert size is not None, "a pack has one size"
-    tally, checksums = Tally(), list[int]()
+    tally, checksums = ResultAccumulator(), list[int]()
     rows = range(len(surveyed.sightings))
-    with storage_errors(folder), _RowFile(folder / PIXELS, len(rows), size) as file:
-        decoded = decode_all(
+    with translate_storage_errors(folder), _RowFile(folder / PIXELS, len(rows), size) as file:
+        decoded = decode_rows(
             surveyed, preprocessing, rows, threads=threads, seconds=seconds, keep=file.put
         )
-        for some in batched(decoded, JUDGED_TOGETHER):
+        for some in iterate_chunks(decoded, JUDGED_TOGETHER):
             tally.extend(some)
             checksums += [each.checksum for each in some]
             progress(len(some))
-    facts = {"size": size, "checksums": _of_blocks(checksums), "source": surveyed.images.source}
+    facts = {
+        "size": size,
+        "checksums": _combine_blocks(checksums),
+        "source": surveyed.images.source,
+    }
     verdicts = tally.verdicts()
-    write_verdicts(folder / CONTENTS, verdicts, facts)
+    write_results(folder / CONTENTS, verdicts, facts)
     return verdicts
 
 
@@ -160,13 +164,13 @@ class _RowFile:
             self._file.close()
 
 
-def _of_blocks(checksums: list[int]) -> list[int]:
+def _combine_blocks(checksums: list[int]) -> list[int]:
     """A checksum for each block, out of its rows' own; 0 stands for a row without pixels."""
     blocks = range(0, len(checksums), _BLOCK_ROWS)
-    return [_of_rows(checksums[start : start + _BLOCK_ROWS]) for start in blocks]
+    return [_checksum_rows(checksums[start : start + _BLOCK_ROWS]) for start in blocks]
 
 
-def _of_rows(checksums: list[int]) -> int:
+def _checksum_rows(checksums: list[int]) -> int:
     return xxh3_64_intdigest(np.asarray(checksums, dtype="<u8").tobytes())
 
 
@@ -194,21 +198,21 @@ def read_pack(folder: Path, *, threads: int, check: bool = True) -> Pack | None:
 
     Without `check` pixels are taken for what was written, as whoever just wrote them may do.
     """
-    found = read_verdicts(folder / CONTENTS)
+    found = read_results(folder / CONTENTS)
     if found is None:
         return None
     verdicts, facts = found
     path, size = folder / PIXELS, int(facts["size"])
     try:
-        if check and not _is_sound(path, verdicts.reasons, size, facts["checksums"], threads):
+        if check and not _is_intact(path, verdicts.reasons, size, facts["checksums"], threads):
             return None
-        rows = _mapped(path, len(verdicts.reasons), size)
+        rows = _map_rows(path, len(verdicts.reasons), size)
     except (OSError, ValueError):
         return None
     return Pack(rows, verdicts.reasons, verdicts.likenesses)
 
 
-def _mapped(path: Path, num_rows: int, size: int) -> NDArray[np.uint8]:
+def _map_rows(path: Path, num_rows: int, size: int) -> NDArray[np.uint8]:
     if num_rows == 0:
         return np.zeros((0, size, size, 3), dtype=np.uint8)
     rows: NDArray[np.uint8] = np.load(path, mmap_mode="r")
@@ -217,7 +221,7 @@ def _mapped(path: Path, num_rows: int, size: int) -> NDArray[np.uint8]:
     return rows
 
 
-def _is_sound(
+def _is_intact(
     path: Path, reasons: tuple[str, ...], size: int, checksums: list[int], threads: int
 ) -> bool:
     num_rows, row_bytes = len(reasons), 3 * size * size
@@ -235,7 +239,7 @@ def _is_sound(
                 _row_checksum(file.read(row_bytes), reason)
                 for reason in reasons[first : first + _BLOCK_ROWS]
             ]
-        return _of_rows(found) == checksums[block]
+        return _checksum_rows(found) == checksums[block]
 
     blocks = sorted({*range(0, len(checksums), stride), len(checksums) - 1} - {-1})
     with ThreadPoolExecutor(threads) as pool:

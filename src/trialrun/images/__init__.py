@@ -5,9 +5,15 @@ wrong folder is told before torch is loaded.
 """
 
 from trialrun.images.checks.classes import check_same_classes, check_trainable
-from trialrun.images.dataset import ImageItem, ImageSet, escape_non_utf8, label_indices, printable
+from trialrun.images.dataset import (
+    ImageItem,
+    ImageSet,
+    escape_non_utf8,
+    label_indices,
+    make_printable,
+)
 from trialrun.images.source import open_data
-from trialrun.images.split import stratified_split
+from trialrun.images.split import split_stratified
 
 __all__ = [
     "ImageItem",
@@ -16,7 +22,7 @@ __all__ = [
     "check_trainable",
     "escape_non_utf8",
     "label_indices",
+    "make_printable",
     "open_data",
-    "printable",
-    "stratified_split",
+    "split_stratified",
 ]

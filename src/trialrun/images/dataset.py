@@ -76,13 +76,13 @@ def label_indices(items: Sequence[ImageItem], classes: Sequence[str]) -> list[in
     return [index_of[item.label] for item in items]
 
 
-def leads_out(name: str) -> bool:
+def leaves_root(name: str) -> bool:
     """Whether a name in a list is absolute or climbs with `..`, and so may lie elsewhere."""
     path = PurePosixPath(name)
     return path.is_absolute() or ".." in path.parts or "\0" in name
 
 
-def has_bytes(text: object) -> bool:
+def is_encodable(text: object) -> bool:
     """Whether this is text that a file may be called: half a character, as JSON allows, is none."""
     if not isinstance(text, str):
         return False
@@ -98,7 +98,7 @@ def escape_non_utf8(name: str) -> str:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def printable(name: str) -> str:
+def make_printable(name: str) -> str:
     """A file's name as text that any terminal or log takes: also newlines and the like escaped."""
     text = escape_non_utf8(name)
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

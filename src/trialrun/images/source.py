@@ -5,7 +5,7 @@ from pathlib import Path
 from trialrun.errors import InvalidDatasetError
 from trialrun.images.dataset import ImageSet
 from trialrun.images.formats import READERS, sample
-from trialrun.images.formats.archives import archive_in, unpacked
+from trialrun.images.formats.archives import find_archive, unpack_archive
 
 
 def open_data(
@@ -26,7 +26,9 @@ def open_data(
         InvalidArchiveError: An archive that is damaged or means harm.
     """
     try:
-        images = _read(source, path or _path_of(source, cache_folder), cache_folder, group_column)
+        images = _read_folder(
+            source, path or _resolve_path(source, cache_folder), cache_folder, group_column
+        )
     except OSError as error:
         raise InvalidDatasetError(
             f"{source} cannot be read: {error.strerror or error}", "Look at its name and rights."
@@ -36,16 +38,18 @@ def open_data(
     return images
 
 
-def _path_of(source: str, cache_folder: Path) -> Path:
+def _resolve_path(source: str, cache_folder: Path) -> Path:
     if source.startswith(sample.PREFIX):
-        return sample.materialised(source, cache_folder)
+        return sample.write_sample(source, cache_folder)
     try:
         return Path(source).expanduser()
     except RuntimeError as error:  # ~name, and there is no such user
         raise InvalidDatasetError(f"there is no {source}: {error}", "Give a full path.") from None
 
 
-def _read(source: str, folder: Path, cache_folder: Path, group_column: str | None) -> ImageSet:
+def _read_folder(
+    source: str, folder: Path, cache_folder: Path, group_column: str | None
+) -> ImageSet:
     """The images in `folder`, or in the archive that it is or holds.
 
     Raises:
@@ -56,11 +60,11 @@ def _read(source: str, folder: Path, cache_folder: Path, group_column: str | Non
             f"there is no {source} (looked in {Path.cwd()})",
             "Give a folder of images; an absolute path is safest with `mlflow run`.",
         )
-    if (archive := archive_in(folder)) is not None:
-        folder = unpacked(archive, cache_folder)
+    if (archive := find_archive(folder)) is not None:
+        folder = unpack_archive(archive, cache_folder)
     for reader in READERS:
-        if reader.reads(folder):
-            return reader.read(folder, source, group_column)
+        if reader.can_read(folder):
+            return reader.read_images(folder, source, group_column)
     raise InvalidDatasetError(
         f"{source} is neither a folder of images nor an archive",
         "Give a folder with one sub-folder a class, or a .zip or .tar of one.",

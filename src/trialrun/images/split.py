@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from hashlib import blake2b
 
 from trialrun.errors import InvalidDatasetError
-from trialrun.images.dataset import ImageSet, printable
+from trialrun.images.dataset import ImageSet, make_printable
 
 
-def stratified_split(
+def split_stratified(
     images: ImageSet, *, second_fraction: float, random_seed: int
 ) -> tuple[ImageSet, ImageSet]:
     """Two parts with every class in both, the second about `second_fraction` of each class.
@@ -39,19 +39,19 @@ def _second_images(images: ImageSet, second_fraction: float, random_seed: int) -
     second: set[int] = set()
     for label, indices in by_class.items():
         if len(indices) < 2:
-            raise _too_few(label, "image")
-        ordered = sorted(indices, key=lambda i: _draw(random_seed, images.items[i].name))
-        second.update(ordered[: _share(len(indices), second_fraction)])
+            raise _too_few_error(label, "image")
+        ordered = sorted(indices, key=lambda i: _draw_group(random_seed, images.items[i].name))
+        second.update(ordered[: _compute_share(len(indices), second_fraction)])
     return second
 
 
 def _second_groups(images: ImageSet, second_fraction: float, random_seed: int) -> set[int]:
     """Groups are offered in an order drawn from the seed, and taken where that nears the shares."""
-    groups = _groups(images)
+    groups = _group_positions(images)
     totals = Counter(item.label for item in images.items)
-    missing = {label: _share(total, second_fraction) for label, total in totals.items()}
+    missing = {label: _compute_share(total, second_fraction) for label, total in totals.items()}
     sides: dict[bool, dict[str, Counter[str | None]]] = {False: {}, True: {}}  # True: the second
-    for name in sorted(groups, key=lambda name: _draw(random_seed, name)):
+    for name in sorted(groups, key=lambda name: _draw_group(random_seed, name)):
         counts = Counter(images.items[index].label for index in groups[name])
         nearer = sum(
             abs(missing[label]) - abs(missing[label] - count) for label, count in counts.items()
@@ -60,11 +60,11 @@ def _second_groups(images: ImageSet, second_fraction: float, random_seed: int) -
             for label, count in counts.items():
                 missing[label] -= count
         sides[nearer > 0][name] = counts
-    _cover(sides, totals)
+    _cover_classes(sides, totals)
     return {index for name in sides[True] for index in groups[name]}
 
 
-def _groups(images: ImageSet) -> dict[str, list[int]]:
+def _group_positions(images: ImageSet) -> dict[str, list[int]]:
     """Positions by group; an image without one stands for itself, under its own name."""
     groups: dict[str, list[int]] = defaultdict(list)
     for index, item in enumerate(images.items):
@@ -72,7 +72,9 @@ def _groups(images: ImageSet) -> dict[str, list[int]]:
     return dict(groups)
 
 
-def _cover(sides: dict[bool, dict[str, Counter[str | None]]], labels: Iterable[str | None]) -> None:
+def _cover_classes(
+    sides: dict[bool, dict[str, Counter[str | None]]], labels: Iterable[str | None]
+) -> None:
     """Move groups until every class is on both sides, one group for each class that is not.
 
     Raises:
@@ -100,21 +102,21 @@ def _smallest_to_spare(
         if label in counts and all(has[own] > 1 for own in counts)
     ]
     if not spare:
-        raise _too_few(label, "group")
+        raise _too_few_error(label, "group")
     return min(spare)[1]
 
 
-def _share(num_images: int, fraction: float) -> int:
+def _compute_share(num_images: int, fraction: float) -> int:
     return min(max(round(num_images * fraction), 1), num_images - 1)
 
 
-def _too_few(label: str | None, what: str) -> InvalidDatasetError:
+def _too_few_error(label: str | None, what: str) -> InvalidDatasetError:
     return InvalidDatasetError(
-        f"class {printable(str(label))} has too few {what}s to be on both sides of a split",
+        f"class {make_printable(str(label))} has too few {what}s to be on both sides of a split",
         f"Add {what}s to it, or give valid_data.",
     )
 
 
-def _draw(random_seed: int, name: str) -> bytes:
+def _draw_group(random_seed: int, name: str) -> bytes:
     text = f"{random_seed}\0{name}".encode("utf-8", "surrogateescape")
     return blake2b(text, digest_size=16).digest()

@@ -14,13 +14,13 @@ from typing import Any
 import yaml
 from torch import Tensor, nn
 
-from trialrun.errors import InvalidModelDirectoryError, first_line
+from trialrun.errors import InvalidModelDirectoryError, summarize_error
 from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.models.classifier import ImageClassifier
 from trialrun.models.directory import ModelDescription, StoredModel
 from trialrun.models.names import AZURE_DESCRIPTION, DEFAULT_WEIGHTS, SWITCHES
-from trialrun.models.weights import from_torch_save, load_exactly
-from trialrun.models.zoo import build
+from trialrun.models.weights import load_exactly, parse_torch_save
+from trialrun.models.zoo import build_network
 
 _FAMILIES = {
     "DenseNet": frozenset({"densenet121", "densenet161", "densenet169", "densenet201"}),
@@ -62,17 +62,17 @@ def read_untrained(folder: Path) -> StoredModel:
     if weights is None or weights == DEFAULT_WEIGHTS:
         wants_default = weights is not None
         return StoredModel(folder, description, None, None, wants_default_weights=wants_default)
-    path, spec = Path(weights), _spec(folder)
-    stored = from_torch_save(_bytes_of(path), path)
+    path, spec = Path(weights), _read_spec(folder)
+    stored = parse_torch_save(_read_bytes(path), path)
     state = {
         name.removeprefix(_NETWORK_PREFIX): tensor
         for name, tensor in stored.items()
         if name.startswith(_NETWORK_PREFIX)
     }
     if _has_output_layer(stored):
-        state |= _merged_last_layer(state, stored, path)
+        state |= _merge_last_layers(state, stored, path)
     if spec.get("label_map_file"):
-        description = replace(description, classes=_classes(folder, spec))
+        description = replace(description, classes=_read_classes(folder, spec))
     return StoredModel(folder, description, state, None)
 
 
@@ -85,14 +85,14 @@ def read_description(folder: Path) -> tuple[ModelDescription, str | None]:
     Raises:
         InvalidModelDirectoryError: Not a DenseNet or ResNet of Azure's, or damaged.
     """
-    spec = _spec(folder)
+    spec = _read_spec(folder)
     is_trained = bool(spec.get("label_map_file") or spec.get("inputs"))
-    normalised = _preprocessing(folder, spec) if is_trained else None
-    description = ModelDescription(*_architecture(folder, spec), preprocessing=normalised)
-    path = _model_file(folder, spec)
+    normalised = _read_preprocessing(folder, spec) if is_trained else None
+    description = ModelDescription(*_read_architecture(folder, spec), preprocessing=normalised)
+    path = _find_model_file(folder, spec)
     if path.is_file() or spec.get("label_map_file"):  # a trained model without its file is damaged
         return description, str(path)
-    is_pretrained = _init_params(spec).get("pretrained") is True
+    is_pretrained = _read_init_params(spec).get("pretrained") is True
     return description, DEFAULT_WEIGHTS if is_pretrained else None
 
 
@@ -102,23 +102,23 @@ def read_trained(folder: Path) -> ImageClassifier:
     Raises:
         InvalidModelDirectoryError: Not a DenseNet or ResNet of Azure's, untrained or damaged.
     """
-    spec = _spec(folder)
-    architecture, arguments = _architecture(folder, spec)
-    classes = _classes(folder, spec)
-    path = _model_file(folder, spec)
-    state = from_torch_save(_bytes_of(path), path)
+    spec = _read_spec(folder)
+    architecture, arguments = _read_architecture(folder, spec)
+    classes = _read_classes(folder, spec)
+    path = _find_model_file(folder, spec)
+    state = parse_torch_save(_read_bytes(path), path)
     num_outputs = _PRETRAINED_OUTPUTS if _has_output_layer(state) else len(classes)
-    network = build(architecture, num_outputs, image_size=None, arguments=arguments)
+    network = build_network(architecture, num_outputs, image_size=None, arguments=arguments)
     if _has_output_layer(state):
         whole: nn.Module = _WithOutputLayer(network, len(classes))
         load_exactly(whole, state, path)
     else:
         whole = network
-        load_exactly(network, _without_prefix(state, path), path)
-    return ImageClassifier(whole, classes, _preprocessing(folder, spec)).eval()
+        load_exactly(network, _strip_prefix(state, path), path)
+    return ImageClassifier(whole, classes, _read_preprocessing(folder, spec)).eval()
 
 
-def _merged_last_layer(
+def _merge_last_layers(
     network: Mapping[str, Tensor], stored: Mapping[str, Tensor], path: Path
 ) -> dict[str, Tensor]:
     """The network's last layer and the linear layer behind it as one: W2 (W1 x + b1) + b2."""
@@ -131,7 +131,7 @@ def _merged_last_layer(
         }
     except (KeyError, RuntimeError) as error:
         raise InvalidModelDirectoryError(
-            f"{path}: the last layers do not fit: {first_line(error)}", _HINT
+            f"{path}: the last layers do not fit: {summarize_error(error)}", _HINT
         ) from error
 
 
@@ -139,47 +139,47 @@ def _has_output_layer(state: Mapping[str, Tensor]) -> bool:
     return any(name.startswith(_OUTPUT_PREFIX) for name in state)
 
 
-def _without_prefix(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+def _strip_prefix(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     if stray := next((name for name in state if not name.startswith(_NETWORK_PREFIX)), None):
         raise InvalidModelDirectoryError(f"{path}: unknown tensor {stray}", _HINT)
     return {name.removeprefix(_NETWORK_PREFIX): tensor for name, tensor in state.items()}
 
 
-def _refused(folder: Path, what: str) -> InvalidModelDirectoryError:
+def _invalid_directory(folder: Path, what: str) -> InvalidModelDirectoryError:
     return InvalidModelDirectoryError(f"{folder / AZURE_DESCRIPTION}: {what}", _HINT)
 
 
-def _spec(folder: Path) -> Mapping[str, Any]:
+def _read_spec(folder: Path) -> Mapping[str, Any]:
     try:
         spec = yaml.safe_load((folder / AZURE_DESCRIPTION).read_text("utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise _refused(folder, f"is damaged: {error}") from error
+        raise _invalid_directory(folder, f"is damaged: {error}") from error
     if not isinstance(spec, dict) or not isinstance(spec.get("flavor_extras"), dict):
-        raise _refused(folder, "describes no PyTorch image model")
+        raise _invalid_directory(folder, "describes no PyTorch image model")
     flavor = spec.get("flavor")
     if not isinstance(flavor, dict) or flavor.get("name") != "pytorch":
-        raise _refused(folder, "describes no PyTorch model")
+        raise _invalid_directory(folder, "describes no PyTorch model")
     return spec
 
 
-def _architecture(folder: Path, spec: Mapping[str, Any]) -> tuple[str, dict[str, bool]]:
-    init_params = _init_params(spec)
+def _read_architecture(folder: Path, spec: Mapping[str, Any]) -> tuple[str, dict[str, bool]]:
+    init_params = _read_init_params(spec)
     family, name = str(spec["flavor_extras"].get("class")), str(init_params.get("model_name"))
     if name not in _FAMILIES.get(family, ()):
-        raise _refused(folder, f"class {family} with model {name} is not a known network")
+        raise _invalid_directory(folder, f"class {family} with model {name} is not a known network")
     return name, {switch: True for switch in SWITCHES if init_params.get(switch) is True}
 
 
-def _init_params(spec: Mapping[str, Any]) -> Mapping[str, Any]:
+def _read_init_params(spec: Mapping[str, Any]) -> Mapping[str, Any]:
     init_params = spec["flavor_extras"].get("init_params")
     return init_params if isinstance(init_params, dict) else {}
 
 
-def _model_file(folder: Path, spec: Mapping[str, Any]) -> Path:
-    return _inside(folder, "model_file", spec.get("model_file", "model"))
+def _find_model_file(folder: Path, spec: Mapping[str, Any]) -> Path:
+    return _find_inside(folder, "model_file", spec.get("model_file", "model"))
 
 
-def _inside(folder: Path, what: str, name: object) -> Path:
+def _find_inside(folder: Path, what: str, name: object) -> Path:
     """The file `name` of the folder, which a path through other folders is not."""
     if (
         not isinstance(name, str)
@@ -187,11 +187,11 @@ def _inside(folder: Path, what: str, name: object) -> Path:
         or name == ".."
         or "\0" in name
     ):
-        raise _refused(folder, f"{what} {name!r} leads out of the folder")
+        raise _invalid_directory(folder, f"{what} {name!r} leads out of the folder")
     return folder / str(name)
 
 
-def _bytes_of(path: Path) -> bytes:
+def _read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
@@ -200,36 +200,36 @@ def _bytes_of(path: Path) -> bytes:
         ) from error
 
 
-def _classes(folder: Path, spec: Mapping[str, Any]) -> tuple[str, ...]:
+def _read_classes(folder: Path, spec: Mapping[str, Any]) -> tuple[str, ...]:
     name = spec.get("label_map_file")
     if not name:
-        raise _refused(folder, "has no label map: the model is not trained")
-    path = _inside(folder, "label_map_file", name)
+        raise _invalid_directory(folder, "has no label map: the model is not trained")
+    path = _find_inside(folder, "label_map_file", name)
     try:
         with path.open(encoding="utf-8", newline="") as file:
             rows = [(int(row[0]), row[1]) for row in list(csv.reader(file))[1:] if row]
     except (OSError, ValueError, IndexError, csv.Error) as error:
-        raise _refused(folder, f"{name} is damaged: {error}") from error
-    num_classes = _init_params(spec).get("num_classes")
+        raise _invalid_directory(folder, f"{name} is damaged: {error}") from error
+    num_classes = _read_init_params(spec).get("num_classes")
     if [index for index, _ in rows] != list(range(len(rows))) or num_classes != len(rows):
-        raise _refused(folder, f"{len(rows)} labels for num_classes {num_classes}")
+        raise _invalid_directory(folder, f"{len(rows)} labels for num_classes {num_classes}")
     labels = tuple(label for _, label in rows)
     if len(set(labels)) < len(labels):
-        raise _refused(folder, f"{name} gives two classes one name")
+        raise _invalid_directory(folder, f"{name} gives two classes one name")
     return labels
 
 
-def _preprocessing(folder: Path, spec: Mapping[str, Any]) -> Preprocessing:
+def _read_preprocessing(folder: Path, spec: Mapping[str, Any]) -> Preprocessing:
     try:
         steps = [entry["pre_processor"] for entry in spec.get("inputs") or ()]
     except (KeyError, TypeError) as error:
-        raise _refused(folder, "inputs are damaged") from error
+        raise _invalid_directory(folder, "inputs are damaged") from error
     if not steps:
         return Preprocessing(None, _HALF, _HALF)
     kind = steps[0].get("class") if isinstance(steps[0], dict) else steps[0]
     if kind != "ImageNormalizer":
-        raise _refused(folder, f"unknown pre_processor {kind!s}")
+        raise _invalid_directory(folder, f"unknown pre_processor {kind!s}")
     try:
         return Preprocessing.from_json({"image_size": None, **steps[0]["init_params"]})
     except (KeyError, TypeError, ValueError) as error:
-        raise _refused(folder, f"pre_processor is damaged: {error}") from error
+        raise _invalid_directory(folder, f"pre_processor is damaged: {error}") from error

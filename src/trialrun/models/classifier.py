@@ -9,8 +9,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from trialrun.errors import InvalidDatasetError
-from trialrun.images.decoding.decode import decode, decode_opened
-from trialrun.images.decoding.file_io import content_of
+from trialrun.images.decoding.decode import decode_image, decode_pillow_image
+from trialrun.images.decoding.file_io import read_file
 from trialrun.images.decoding.header import UndecodableError
 from trialrun.images.decoding.preprocessing import Preprocessing
 
@@ -66,20 +66,20 @@ def _decode_any(image: object) -> Tensor:
     """(3, H, W) uint8 RGB pixels of what `ImageClassifier.preprocess` takes."""
     if isinstance(image, str | Path):
         path = Path(image).expanduser().resolve()
-        return decode(content_of(path.parent, path.name))
+        return decode_image(read_file(path.parent, path.name))
     if isinstance(image, bytes | bytearray | memoryview):
-        return decode(bytes(image))
+        return decode_image(bytes(image))
     if isinstance(image, Image.Image):
-        return decode_opened(image)
+        return decode_pillow_image(image)
     if isinstance(image, np.ndarray | Tensor):
-        return _rgb_pixels(image)
+        return _to_rgb_pixels(image)
     raise TypeError(
         f"{type(image).__name__} is not an image: "
         "give a path, bytes, a Pillow image, a NumPy array or a tensor"
     )
 
 
-def _rgb_pixels(pixels: NDArray[np.uint8] | Tensor) -> Tensor:
+def _to_rgb_pixels(pixels: NDArray[np.uint8] | Tensor) -> Tensor:
     """An (H, W, 3) array or a (3, H, W) tensor as the decoder returns it: colours side by side."""
     if isinstance(pixels, Tensor) and pixels.dtype == torch.uint8 and pixels.ndim == 3:
         if pixels.shape[0] == 3:

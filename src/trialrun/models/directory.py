@@ -20,12 +20,12 @@ from typing import Any
 from torch import Tensor
 
 from trialrun.errors import InvalidModelDirectoryError
-from trialrun.files import as_json, write_durably
+from trialrun.files import format_json, write_durably
 from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.models.classifier import ImageClassifier
 from trialrun.models.names import OUR_DESCRIPTION
-from trialrun.models.weights import from_safetensors, load_exactly
-from trialrun.models.zoo import build
+from trialrun.models.weights import load_exactly, parse_safetensors
+from trialrun.models.zoo import build_network
 
 FORMAT = "trialrun.model/1"
 WEIGHTS = "model.safetensors"
@@ -93,13 +93,15 @@ class ModelDescription:
         return cls(values["architecture"], arguments, tuple(classes), preprocessing)
 
 
-def write(folder: Path, description: ModelDescription, weights: bytes | None) -> None:
+def write_model_directory(
+    folder: Path, description: ModelDescription, weights: bytes | None
+) -> None:
     """Write the data files and their manifest into `folder`, the manifest last.
 
     Raises:
         StorageError: The folder cannot be written.
     """
-    contents = {OUR_DESCRIPTION: as_json(description.to_json()).encode()}
+    contents = {OUR_DESCRIPTION: format_json(description.to_json()).encode()}
     if weights is not None:
         contents[WEIGHTS] = weights
     for name, data in contents.items():
@@ -108,7 +110,7 @@ def write(folder: Path, description: ModelDescription, weights: bytes | None) ->
         name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
         for name, data in contents.items()
     }
-    write_durably(folder / MANIFEST, as_json({"files": manifest}))
+    write_durably(folder / MANIFEST, format_json({"files": manifest}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +138,7 @@ class StoredModel:
             raise InvalidModelDirectoryError(
                 f"{self.folder} is not trained", "Train it: `trialrun train --model DIR`."
             )
-        network = build(
+        network = build_network(
             description.architecture,
             len(description.classes),
             image_size=description.preprocessing.image_size,
@@ -147,18 +149,18 @@ class StoredModel:
         return classifier.eval()
 
 
-def read(folder: Path) -> StoredModel:
+def read_model_directory(folder: Path) -> StoredModel:
     """Read and check a directory of ours.
 
     Raises:
         InvalidModelDirectoryError: Damaged, incomplete, with files that do not belong, or asking
             for another loader.
     """
-    description, manifest = _description(folder)
+    description, manifest = _parse_description(folder)
     if WEIGHTS not in manifest:
         return StoredModel(folder, description, None, None)
     entry = manifest[WEIGHTS]
-    state = from_safetensors(_verified(folder / WEIGHTS, entry), folder / WEIGHTS)
+    state = parse_safetensors(_verify_files(folder / WEIGHTS, entry), folder / WEIGHTS)
     return StoredModel(folder, description, state, entry["sha256"])
 
 
@@ -168,33 +170,33 @@ def read_description(folder: Path) -> tuple[ModelDescription, str | None]:
     Raises:
         InvalidModelDirectoryError: As `read`; the weights themselves are not read.
     """
-    description, manifest = _description(folder)
+    description, manifest = _parse_description(folder)
     return description, str(folder / WEIGHTS) if WEIGHTS in manifest else None
 
 
-def file_digests(folder: Path) -> dict[str, str]:
+def read_file_digests(folder: Path) -> dict[str, str]:
     """The sha256 of each data file of a directory of ours, as its manifest states them.
 
     Raises:
         InvalidModelDirectoryError: As `read_description`; the files themselves are not read.
     """
-    _, manifest = _description(folder)
+    _, manifest = _parse_description(folder)
     return {name: entry["sha256"] for name, entry in manifest.items()}
 
 
-def _description(folder: Path) -> tuple[ModelDescription, dict[str, dict[str, Any]]]:
+def _parse_description(folder: Path) -> tuple[ModelDescription, dict[str, dict[str, Any]]]:
     _check_names(folder)
     _check_loader(folder)
-    manifest = _manifest(folder)
+    manifest = _read_manifest(folder)
     path = folder / OUR_DESCRIPTION
     try:
-        content = _verified(path, manifest[OUR_DESCRIPTION])
+        content = _verify_files(path, manifest[OUR_DESCRIPTION])
         return ModelDescription.from_json(json.loads(content)), manifest
     except (KeyError, ValueError, TypeError) as error:
-        raise _refused(path, f"is damaged: {error}") from error
+        raise _invalid_directory(path, f"is damaged: {error}") from error
 
 
-def _refused(path: Path, what: str) -> InvalidModelDirectoryError:
+def _invalid_directory(path: Path, what: str) -> InvalidModelDirectoryError:
     return InvalidModelDirectoryError(f"{path} {what}", _HINT)
 
 
@@ -202,9 +204,9 @@ def _check_names(folder: Path) -> None:
     allowed = {*_DATA_FILES, MANIFEST, CODE, *_MLFLOW_FILES}
     for path in sorted(folder.iterdir()):
         if path.name not in allowed:
-            raise _refused(path, "does not belong into a model directory")
+            raise _invalid_directory(path, "does not belong into a model directory")
         if path.is_symlink() or (path.name != CODE and not path.is_file()):
-            raise _refused(path, "is no plain file")
+            raise _invalid_directory(path, "is no plain file")
 
 
 def loader_module(package: str) -> str:
@@ -222,12 +224,12 @@ def _check_loader(folder: Path) -> None:
         flavors = yaml.safe_load(path.read_text("utf-8"))["flavors"]
         loader = flavors["python_function"]["loader_module"]
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
-        raise _refused(path, "is damaged") from error
+        raise _invalid_directory(path, "is damaged") from error
     if not isinstance(loader, str) or not _LOADER.fullmatch(loader):
-        raise _refused(path, f"wants the module {loader!s} to be imported")
+        raise _invalid_directory(path, f"wants the module {loader!s} to be imported")
 
 
-def _manifest(folder: Path) -> dict[str, dict[str, Any]]:
+def _read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
     path = folder / MANIFEST
     try:
         files = json.loads(path.read_text("utf-8"))["files"]
@@ -236,22 +238,24 @@ def _manifest(folder: Path) -> dict[str, dict[str, Any]]:
             for name, entry in files.items()
         }
     except FileNotFoundError as error:
-        raise _refused(path, "is missing") from error
+        raise _invalid_directory(path, "is missing") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _refused(path, "is damaged") from error
+        raise _invalid_directory(path, "is damaged") from error
     if unknown := manifest.keys() - set(_DATA_FILES):
-        raise _refused(path, f"names a file that does not belong: {min(unknown)!r}")
+        raise _invalid_directory(path, f"names a file that does not belong: {min(unknown)!r}")
     for name in _DATA_FILES:
         if (folder / name).is_file() and name not in manifest:
-            raise _refused(folder / name, "is not in the manifest")
+            raise _invalid_directory(folder / name, "is not in the manifest")
     return manifest
 
 
-def _verified(path: Path, entry: Mapping[str, Any]) -> bytes:
+def _verify_files(path: Path, entry: Mapping[str, Any]) -> bytes:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise _refused(path, f"cannot be read: {error.strerror or error}") from error
+        raise _invalid_directory(path, f"cannot be read: {error.strerror or error}") from error
     if len(data) != entry["bytes"] or hashlib.sha256(data).hexdigest() != entry["sha256"]:
-        raise _refused(path, "checksum mismatch: it is not the file the manifest describes")
+        raise _invalid_directory(
+            path, "checksum mismatch: it is not the file the manifest describes"
+        )
     return data

@@ -13,7 +13,7 @@ from trialrun.images.decoding.preprocessing import IMAGENET_MEAN, IMAGENET_STD, 
 from trialrun.images.scanning.scan import DEFAULT_IMAGE_SIZE
 from trialrun.models import azure, directory
 from trialrun.models.directory import ModelDescription
-from trialrun.models.names import ARCHITECTURES, DEFAULT_WEIGHTS, OUR_DESCRIPTION, check_name
+from trialrun.models.names import ARCHITECTURES, DEFAULT_WEIGHTS, OUR_DESCRIPTION, check_model_name
 
 # Networks that refuse small images: the least size they take, and what every size is a multiple of.
 # All networks of torchvision 0.29 were built and run at 32 pixels, these also at every size up to
@@ -72,7 +72,7 @@ def describe_initial_weights(model: str, weights: str | None) -> InitialWeights:
     Raises:
         InvalidModelDirectoryError: `model` is neither a network nor a model directory.
     """
-    check_name(model)
+    check_model_name(model)
     if model in ARCHITECTURES:
         described, source = ModelDescription(model), None
     else:
@@ -83,9 +83,9 @@ def describe_initial_weights(model: str, weights: str | None) -> InitialWeights:
     trained = described.preprocessing
     if source == DEFAULT_WEIGHTS:
         trained = describe_default_weights(architecture)
-    expected = _of_network(architecture)
+    expected = _expect_from_network(architecture)
     if trained is not None:
-        expected = _of_weights(expected, architecture, trained)
+        expected = _expect_from_weights(expected, architecture, trained)
     if described.classes and trained is not None:
         expected = replace(expected, kept_size=trained.image_size)
     return InitialWeights(source is None, expected)
@@ -125,12 +125,12 @@ def _describe_directory(folder: Path) -> tuple[ModelDescription, str | None]:
     return azure.read_description(folder)
 
 
-def _of_network(architecture: str) -> ExpectedInput:
+def _expect_from_network(architecture: str) -> ExpectedInput:
     least, multiple = _SIZES.get(architecture, (1, 1))
     return ExpectedInput(least_size=least, size_multiple=multiple)
 
 
-def _of_weights(
+def _expect_from_weights(
     expected: ExpectedInput, architecture: str, trained: Preprocessing
 ) -> ExpectedInput:
     """The input that a network expects once it has weights trained on images like `trained`."""

@@ -41,7 +41,7 @@ OUR_DESCRIPTION = "model.json"
 AZURE_DESCRIPTION = "model_spec.yaml"
 
 
-def check_name(model: str) -> None:
+def check_model_name(model: str) -> None:
     """Refuse what is neither a network of the zoo nor a folder that looks like a model directory.
 
     Raises:
@@ -51,7 +51,7 @@ def check_name(model: str) -> None:
         return
     folder = Path(model).expanduser()
     if folder.is_dir():
-        check_directory(folder, model)
+        check_model_directory(folder, model)
         return
     near = difflib.get_close_matches(model, ARCHITECTURES, n=1)
     raise InvalidModelDirectoryError(
@@ -60,7 +60,7 @@ def check_name(model: str) -> None:
     )
 
 
-def check_directory(folder: Path, name: str) -> None:
+def check_model_directory(folder: Path, name: str) -> None:
     """Refuse a folder, which the user calls `name`, that is no model directory by its files.
 
     Raises:

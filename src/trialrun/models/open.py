@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from trialrun.errors import InvalidModelDirectoryError
-from trialrun.files import sha256_of
+from trialrun.files import hash_file
 from trialrun.models import azure, directory
 from trialrun.models.classifier import ImageClassifier
 from trialrun.models.directory import ModelDescription, StoredModel
@@ -17,10 +17,15 @@ from trialrun.models.names import (
     AZURE_DESCRIPTION,
     DEFAULT_WEIGHTS,
     OUR_DESCRIPTION,
-    check_name,
+    check_model_name,
 )
-from trialrun.models.weights import load_initial, read_state
-from trialrun.models.zoo import build, check_image_size, head_prefix, pretrained_state
+from trialrun.models.weights import load_initial_state, read_state_file
+from trialrun.models.zoo import (
+    build_network,
+    check_image_size,
+    find_head_prefix,
+    load_pretrained_state,
+)
 
 
 def open_classifier(folder: Path) -> ImageClassifier:
@@ -30,7 +35,7 @@ def open_classifier(folder: Path) -> ImageClassifier:
         InvalidModelDirectoryError: Neither, not trained, or damaged.
     """
     if (folder / OUR_DESCRIPTION).is_file():
-        return directory.read(folder).classifier()
+        return directory.read_model_directory(folder).classifier()
     if (folder / AZURE_DESCRIPTION).is_file():
         return azure.read_trained(folder)
     raise InvalidModelDirectoryError(
@@ -39,7 +44,7 @@ def open_classifier(folder: Path) -> ImageClassifier:
     )
 
 
-def new_network(
+def create_network(
     model: str,
     num_classes: int,
     *,
@@ -59,17 +64,17 @@ def new_network(
         InvalidModelDirectoryError: `model` is neither, or its weights do not fit.
         InvalidParameterError: The image size does not fit, or weights cannot be downloaded.
     """
-    check_name(model)
-    stored = None if model in ARCHITECTURES else read_directory(Path(model).expanduser())
+    check_model_name(model)
+    stored = None if model in ARCHITECTURES else read_model(Path(model).expanduser())
     description = ModelDescription(model) if stored is None else stored.description
-    network = build(
+    network = build_network(
         description.architecture,
         num_classes,
         image_size=image_size,
         arguments=description.arguments,
     )
-    if start := _initial_state(description.architecture, stored, weights):
-        _load(network, start, classes, note)
+    if start := _find_initial_state(description.architecture, stored, weights):
+        _load_weights(network, start, classes, note)
     check_image_size(network, description.architecture, image_size)
     return description, network
 
@@ -83,29 +88,29 @@ class InitialState:
     source: Path
 
 
-def _initial_state(
+def _find_initial_state(
     architecture: str, stored: StoredModel | None, weights: str | None
 ) -> InitialState | None:
     """What `weights` names, else what the model directory holds; None where they are drawn."""
     if weights == DEFAULT_WEIGHTS:
-        return InitialState(pretrained_state(architecture), (), Path(architecture))
+        return InitialState(load_pretrained_state(architecture), (), Path(architecture))
     if weights is not None:
-        return read_initial(Path(weights).expanduser(), architecture)
-    return None if stored is None else _state_of(stored)
+        return read_initial_state(Path(weights).expanduser(), architecture)
+    return None if stored is None else _read_directory_state(stored)
 
 
-def _state_of(stored: StoredModel) -> InitialState | None:
+def _read_directory_state(stored: StoredModel) -> InitialState | None:
     """The weights that a directory holds or, as Azure's with `pretrained: true`, names."""
     if stored.wants_default_weights:
         asked_by = f"{stored.folder / AZURE_DESCRIPTION}, pretrained: true"
-        state = pretrained_state(stored.description.architecture, asked_by)
+        state = load_pretrained_state(stored.description.architecture, asked_by)
         return InitialState(state, (), stored.folder)
     if stored.state is None:
         return None
     return InitialState(stored.state, stored.description.classes, stored.folder)
 
 
-def read_initial(source: Path, architecture: str) -> InitialState:
+def read_initial_state(source: Path, architecture: str) -> InitialState:
     """The state dict in a file of weights or in a model directory.
 
     Raises:
@@ -113,27 +118,27 @@ def read_initial(source: Path, architecture: str) -> InitialState:
             another network.
     """
     if not source.is_dir():
-        return InitialState(read_state(source), (), source)
-    stored = read_directory(source)
+        return InitialState(read_state_file(source), (), source)
+    stored = read_model(source)
     theirs = stored.description.architecture
     if theirs != architecture:
         raise InvalidModelDirectoryError(
             f"{source} holds weights of {theirs}, not of {architecture}", f"Set model={theirs}."
         )
-    if (state := _state_of(stored)) is None:
+    if (state := _read_directory_state(stored)) is None:
         raise InvalidModelDirectoryError(
             f"{source} holds no weights", "Give a trained model, or weights=none."
         )
     return state
 
 
-def _load(
+def _load_weights(
     network: nn.Module,
     start: InitialState,
     classes: Sequence[str],
     note: Callable[[str], None] | None,
 ) -> None:
-    prefix, state = head_prefix(network), start.state
+    prefix, state = find_head_prefix(network), start.state
     if start.classes and classes:
         head = transfer_head(
             network.state_dict(),
@@ -145,25 +150,25 @@ def _load(
         state = {**state, **head.tensors}
         if note is not None:
             note(str(head))
-    load_initial(network, state, prefix, start.source)
+    load_initial_state(network, state, prefix, start.source)
 
 
-def read_directory(folder: Path) -> StoredModel:
+def read_model(folder: Path) -> StoredModel:
     """A model directory of ours or Azure's, trained or not.
 
     Raises:
         InvalidModelDirectoryError: Neither, or damaged.
     """
     ours = (folder / OUR_DESCRIPTION).is_file()
-    return directory.read(folder) if ours else azure.read_untrained(folder)
+    return directory.read_model_directory(folder) if ours else azure.read_untrained(folder)
 
 
-def directory_digests(folder: Path) -> dict[str, str]:
+def read_directory_digests(folder: Path) -> dict[str, str]:
     """The sha256 of each data file of a model directory.
 
     Raises:
         InvalidModelDirectoryError: Damaged.
     """
     if (folder / OUR_DESCRIPTION).is_file():
-        return directory.file_digests(folder)
-    return {path.name: sha256_of(path) for path in sorted(folder.iterdir()) if path.is_file()}
+        return directory.read_file_digests(folder)
+    return {path.name: hash_file(path) for path in sorted(folder.iterdir()) if path.is_file()}

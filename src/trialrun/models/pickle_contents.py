@@ -15,19 +15,19 @@ _MEMO_WRITES = frozenset({"PUT", "BINPUT", "LONG_BINPUT"})
 
 def find_global(data: bytes) -> str | None:
     """The first class or function in a file of torch.save that weights have no use for."""
-    for module, name in _globals(_pickle_of(data)):
+    for module, name in _list_globals(_find_pickle(data)):
         if module.partition(".")[0] not in _TENSOR_MODULES:
             return f"{module}.{name}"
     return None
 
 
-def protocol_of(data: bytes) -> int:
+def read_protocol(data: bytes) -> int:
     """The pickle protocol of a file of torch.save; 0 where it does not say."""
-    content = _pickle_of(data)
+    content = _find_pickle(data)
     return content[1] if len(content) > 1 and content[:1] == pickle.PROTO else 0
 
 
-def _pickle_of(data: bytes) -> bytes:
+def _find_pickle(data: bytes) -> bytes:
     """The pickle in an archive of torch.save; other bytes are taken to be one."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -37,17 +37,17 @@ def _pickle_of(data: bytes) -> bytes:
         return data
 
 
-def _globals(content: bytes) -> Iterator[tuple[str, str]]:
+def _list_globals(content: bytes) -> Iterator[tuple[str, str]]:
     """Module and name of each global, in every pickle that the bytes hold, until they end."""
     stream = io.BytesIO(content)
     try:
         while stream.tell() < len(content):
-            yield from _globals_of_one(stream)
+            yield from _list_globals_of_pickle(stream)
     except (ValueError, EOFError, IndexError, UnicodeDecodeError):
         return
 
 
-def _globals_of_one(stream: io.BytesIO) -> Iterator[tuple[str, str]]:
+def _list_globals_of_pickle(stream: io.BytesIO) -> Iterator[tuple[str, str]]:
     """As `_globals`; protocol 4 puts both names on the stack, some by way of the memo."""
     texts: list[str] = []
     memo: dict[object, str] = {}

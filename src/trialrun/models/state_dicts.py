@@ -30,7 +30,7 @@ def find_state_dict(content: object, source: Path) -> dict[str, Tensor]:
             check_dense(candidate, source)
             return dict(candidate)
     raise InvalidModelDirectoryError(
-        f"{source} holds no state dict{_description(content)}",
+        f"{source} holds no state dict{_describe_content(content)}",
         f"{SAVE_HINT} A checkpoint may have it as {', '.join(_CHECKPOINT_KEYS)}.",
     )
 
@@ -64,7 +64,7 @@ def check_dense(state: Mapping[str, Tensor], source: Path) -> None:
             )
 
 
-def without_wrappers(state: Mapping[str, Tensor], source: Path) -> dict[str, Tensor]:
+def strip_wrappers(state: Mapping[str, Tensor], source: Path) -> dict[str, Tensor]:
     """`state` without the `module.` and `_orig_mod.` that wrappers put into names.
 
     Raises:
@@ -81,7 +81,7 @@ def without_wrappers(state: Mapping[str, Tensor], source: Path) -> dict[str, Ten
     return plain
 
 
-def _description(content: object) -> str:
+def _describe_content(content: object) -> str:
     if not isinstance(content, Mapping):
         return f", but a {type(content).__name__}"
     keys = [str(key) for key in content]

@@ -16,14 +16,14 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from trialrun.errors import InvalidModelDirectoryError, first_line
-from trialrun.models.pickle_contents import NEWEST_READABLE, find_global, protocol_of
+from trialrun.errors import InvalidModelDirectoryError, summarize_error
+from trialrun.models.pickle_contents import NEWEST_READABLE, find_global, read_protocol
 from trialrun.models.state_dicts import (
     SAVE_HINT,
     check_dense,
     find_state_dict,
     is_state_dict,
-    without_wrappers,
+    strip_wrappers,
 )
 
 _INITIAL_HINT = "Give weights of this very network; a ViT's and a MaxViT's are of one image_size."
@@ -34,7 +34,7 @@ _REFUSED_GLOBAL = re.compile(r"[Uu]nsupported (?:global: )?GLOBAL (\S+)")
 _SOURCE_HINT = "Train or export the model again, or take another copy of it."
 
 
-def to_bytes(state: Mapping[str, Tensor]) -> bytes:
+def serialize_state(state: Mapping[str, Tensor]) -> bytes:
     """A state dict in safetensors format; equal weights give equal bytes."""
     tensors = {
         name: tensor.detach().to("cpu").contiguous(memory_format=torch.contiguous_format)
@@ -43,12 +43,12 @@ def to_bytes(state: Mapping[str, Tensor]) -> bytes:
     return safetensors.torch.save(tensors)
 
 
-def sha256(content: bytes) -> str:
+def hash_weights(content: bytes) -> str:
     """What identifies weights: the hash that `sha256sum model.safetensors` prints."""
     return hashlib.sha256(content).hexdigest()
 
 
-def state_sha256(state: Mapping[str, Tensor]) -> str:
+def hash_state(state: Mapping[str, Tensor]) -> str:
     """What identifies a state dict in memory: names, types, shapes and values, in its order.
 
     One tensor at a time is copied, and only where its values do not follow each other in memory.
@@ -61,7 +61,7 @@ def state_sha256(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def from_safetensors(data: bytes, source: Path) -> dict[str, Tensor]:
+def parse_safetensors(data: bytes, source: Path) -> dict[str, Tensor]:
     """The state dict in safetensors bytes.
 
     Raises:
@@ -73,20 +73,20 @@ def from_safetensors(data: bytes, source: Path) -> dict[str, Tensor]:
         raise InvalidModelDirectoryError(f"{source} is damaged: {error}", _SOURCE_HINT) from error
 
 
-def from_torch_save(data: bytes, source: Path) -> dict[str, Tensor]:
+def parse_torch_save(data: bytes, source: Path) -> dict[str, Tensor]:
     """The state dict that `torch.save` wrote; a pickle that asks for more than tensors is refused.
 
     Raises:
         InvalidModelDirectoryError: Damaged, not a state dict, or asking to run code.
     """
-    state = _unpickled(data, source)
+    state = _unpickle_tensors(data, source)
     if not is_state_dict(state):
         raise InvalidModelDirectoryError(f"{source} holds no state dict", _SOURCE_HINT)
     check_dense(state, source)
     return dict(state)
 
 
-def _unpickled(data: bytes, source: Path) -> object:
+def _unpickle_tensors(data: bytes, source: Path) -> object:
     """What `torch.save` wrote, if it is made of tensors and plain values.
 
     Raises:
@@ -97,30 +97,32 @@ def _unpickled(data: bytes, source: Path) -> object:
             warnings.simplefilter("ignore")
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # torch's legacy reader raises whatever its bytes lead to
-        raise _unreadable(data, source, error) from error
+        raise _unreadable_error(data, source, error) from error
 
 
-def _unreadable(data: bytes, source: Path, error: Exception) -> InvalidModelDirectoryError:
+def _unreadable_error(data: bytes, source: Path, error: Exception) -> InvalidModelDirectoryError:
     """Why torch did not read a file, without its advice to run what the file holds."""
     if "TorchScript" in str(error):
         return InvalidModelDirectoryError(
             f"{source} is a TorchScript archive, which holds code", SAVE_HINT
         )
     if not isinstance(error, pickle.UnpicklingError):
-        return InvalidModelDirectoryError(f"{source} is damaged: {first_line(error)}", _SOURCE_HINT)
+        return InvalidModelDirectoryError(
+            f"{source} is damaged: {summarize_error(error)}", _SOURCE_HINT
+        )
     named = _REFUSED_GLOBAL.search(str(error))
     if code := named[1] if named else find_global(data):
         return InvalidModelDirectoryError(
             f"{source} asks to run code while loading ({code}), and is refused", SAVE_HINT
         )
-    if (protocol := protocol_of(data)) > NEWEST_READABLE:
+    if (protocol := read_protocol(data)) > NEWEST_READABLE:
         return InvalidModelDirectoryError(
             f"{source} uses pickle protocol {protocol}, which cannot be read safely", SAVE_HINT
         )
     return InvalidModelDirectoryError(f"{source} is damaged", _SOURCE_HINT)
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
+def read_state_file(path: Path) -> dict[str, Tensor]:
     """The state dict in a `.safetensors` file or one of `torch.save`, be it in a checkpoint.
 
     Raises:
@@ -134,8 +136,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
             f"{path} cannot be read: {error.strerror or error}", "Give a file of weights."
         ) from error
     if path.suffix == ".safetensors":
-        return without_wrappers(from_safetensors(data, path), path)
-    return without_wrappers(find_state_dict(_unpickled(data, path), path), path)
+        return strip_wrappers(parse_safetensors(data, path), path)
+    return strip_wrappers(find_state_dict(_unpickle_tensors(data, path), path), path)
 
 
 def load_exactly(
@@ -147,7 +149,7 @@ def load_exactly(
         InvalidModelDirectoryError: With the first tensor that does not fit.
     """
     expected = network.state_dict()
-    if problem := _first_misfit(expected, state):
+    if problem := _find_first_misfit(expected, state):
         raise InvalidModelDirectoryError(f"{source}: {problem}", hint)
     # Not by load_state_dict: MNASNet's wants to be told a version, which safetensors cannot hold.
     with torch.no_grad():
@@ -155,7 +157,7 @@ def load_exactly(
             tensor.copy_(state[name])
 
 
-def load_initial(
+def load_initial_state(
     network: nn.Module, state: Mapping[str, Tensor], head_prefix: str, source: Path
 ) -> None:
     """Start `network` from `state`, whose last layer may be for another number of classes.
@@ -166,7 +168,7 @@ def load_initial(
     Raises:
         InvalidModelDirectoryError: Something other than the last layer does not fit.
     """
-    initial = _initial(network.state_dict(), state, head_prefix)
+    initial = _adapt_initial(network.state_dict(), state, head_prefix)
     load_exactly(network, initial, source, _INITIAL_HINT)
 
 
@@ -179,11 +181,11 @@ def check_initial_names(
         InvalidModelDirectoryError: They are another network's.
     """
     expected = network.state_dict()
-    if problem := _strange_names(expected, _initial(expected, state, head_prefix)):
+    if problem := _find_unexpected_names(expected, _adapt_initial(expected, state, head_prefix)):
         raise InvalidModelDirectoryError(f"{source}: {problem}", _INITIAL_HINT)
 
 
-def _initial(
+def _adapt_initial(
     expected: Mapping[str, Tensor], state: Mapping[str, Tensor], head_prefix: str
 ) -> dict[str, Tensor]:
     """`state` under present names and in the network's own precision.
@@ -197,15 +199,17 @@ def _initial(
     }
     fitting = {
         name: tensor
-        for name, tensor in _by_present_names(state).items()
+        for name, tensor in _rename_layers(state).items()
         if not name.startswith(("AuxLogits.", "aux1.", "aux2."))
         and not _is_other_head(name, tensor, head_prefix, expected)
         and not (name.endswith(_COUNT) and tensor.is_floating_point())  # of a converted state dict
     }
-    return {**own, **_converted(expected, fitting)}
+    return {**own, **_convert_dtypes(expected, fitting)}
 
 
-def _converted(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _convert_dtypes(
+    expected: Mapping[str, Tensor], state: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
     """Floating-point tensors in the type that the network has them in."""
     return {
         name: tensor.to(expected[name].dtype)
@@ -215,7 +219,7 @@ def _converted(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> d
     }
 
 
-def _by_present_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _rename_layers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """DenseNet's published weights name a layer `norm.1` that torchvision now calls `norm1`."""
     return {_OLD_DENSENET_NAME.sub(r"\1\2.", name): tensor for name, tensor in state.items()}
 
@@ -228,7 +232,7 @@ def _is_other_head(
     )
 
 
-def _strange_names(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
+def _find_unexpected_names(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
     missing = [name for name in expected if name not in state]
     unknown = [name for name in state if name not in expected]
     problems = [
@@ -239,8 +243,8 @@ def _strange_names(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) 
     return ", ".join(problems)
 
 
-def _first_misfit(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
-    if strange := _strange_names(expected, state):
+def _find_first_misfit(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
+    if strange := _find_unexpected_names(expected, state):
         return strange
     for name, tensor in state.items():
         if tensor.shape != expected[name].shape:

@@ -9,13 +9,13 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from trialrun.errors import InvalidModelDirectoryError, InvalidParameterError, first_line
+from trialrun.errors import InvalidModelDirectoryError, InvalidParameterError, summarize_error
 from trialrun.models.names import ARCHITECTURES, DEFAULT_WEIGHTS, SWITCHES, takes_switch
 
 _AUXILIARY_HEADS = ("googlenet", "inception_v3")  # trained without: one loss for every network
 
 
-def build(
+def build_network(
     architecture: str,
     num_classes: int,
     *,
@@ -32,7 +32,7 @@ def build(
         raise InvalidModelDirectoryError(
             f"there is no network {architecture}", "`trialrun model list` names them all."
         )
-    switches = _checked_switches(architecture, arguments or {})
+    switches = _check_switches(architecture, arguments or {})
     if architecture in _AUXILIARY_HEADS:
         # torchvision's weights for these want inputs of mean and deviation 0.5, and it then lets
         # the network turn ImageNet's into those; always, so that a stored model computes alike.
@@ -46,11 +46,11 @@ def build(
             architecture, weights=None, num_classes=num_classes, **switches
         )
     except (ValueError, RuntimeError, AssertionError) as error:
-        raise _unfit(architecture, image_size, error) from error
+        raise _unfit_error(architecture, image_size, error) from error
     return network
 
 
-def _checked_switches(architecture: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+def _check_switches(architecture: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in arguments.items():
         if name not in SWITCHES or not isinstance(value, bool):
             raise InvalidModelDirectoryError(
@@ -79,26 +79,28 @@ def check_image_size(network: nn.Module, architecture: str, image_size: int) -> 
         with torch.inference_mode():
             network(blank)
     except (RuntimeError, ValueError, AssertionError) as error:
-        raise _unfit(architecture, image_size, error) from error
+        raise _unfit_error(architecture, image_size, error) from error
     finally:
         network.train(was_training)
 
 
-def _unfit(architecture: str, image_size: int | None, error: Exception) -> InvalidParameterError:
-    reason = first_line(error)
+def _unfit_error(
+    architecture: str, image_size: int | None, error: Exception
+) -> InvalidParameterError:
+    reason = summarize_error(error)
     return InvalidParameterError(
         f"{architecture} does not take images of {image_size} pixels ({reason})",
         "Set image_size; 224 suits every network.",
     )
 
 
-def head_prefix(network: nn.Module) -> str:
+def find_head_prefix(network: nn.Module) -> str:
     """The name of the last layer, whose shape follows the number of classes, with a dot."""
     *_, last = (name for name, _ in network.named_parameters())
     return last.rpartition(".")[0] + "."
 
 
-def pretrained_state(
+def load_pretrained_state(
     architecture: str, asked_by: str = f"weights={DEFAULT_WEIGHTS}"
 ) -> dict[str, Tensor]:
     """Torchvision's default weights, out of torch's cache or downloaded and checked by their hash.
@@ -115,7 +117,7 @@ def pretrained_state(
     except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
         what = "is damaged" if cached.is_file() else "cannot be downloaded"
         raise InvalidParameterError(
-            f"{asked_by}: {architecture}'s weights {cached.name}: {what}: {first_line(error)}",
+            f"{asked_by}: {architecture}'s weights {cached.name}: {what}: {summarize_error(error)}",
             f"Go online once, copy the file to {cached}, or give another with `weights=FILE`.",
         ) from error
     return state

@@ -22,20 +22,20 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from trialrun.errors import PromotionRefusedError, TrackingError
-from trialrun.mlflow_client import tracking_errors
+from trialrun.mlflow_client import translate_tracking_errors
 from trialrun.registry.history import (
     ROLLBACK,
     VOID,
-    Entry,
-    Succession,
-    below,
-    entries_in,
-    from_text,
-    previous_alias,
-    stack_of,
-    tag_name,
+    AliasEntry,
+    AliasHistory,
+    compute_stack,
+    list_previous_holders,
+    make_tag_name,
+    name_previous_alias,
+    parse_entry,
+    read_entries,
 )
-from trialrun.registry.versions import is_there, newest_there
+from trialrun.registry.versions import find_newest_existing, version_exists
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -50,7 +50,7 @@ _EXPLANATION = (
 )
 
 
-def read_succession(client: "MlflowClient", name: str, alias: str) -> Succession:
+def read_alias_history(client: "MlflowClient", name: str, alias: str) -> AliasHistory:
     """Who holds `alias` and who did before; an entry that somebody left half done is finished.
 
     Raises:
@@ -58,33 +58,33 @@ def read_succession(client: "MlflowClient", name: str, alias: str) -> Succession
     """
     patience = time.monotonic() + _PATIENCE_SECONDS
     while True:
-        found = _look(client, name, alias)
-        pending = _claimed(client, found, found.last_number + 1)
+        found = _read_alias(client, name, alias)
+        pending = _read_claim(client, found, found.last_number + 1)
         if pending is None:
             return found
         if time.monotonic() < patience:
             time.sleep(_LOOK_AGAIN_SECONDS)  # most likely it is just being carried out
         else:
-            _carry_out(client, found, pending)
+            _apply_entry(client, found, pending)
 
 
-def _look(client: "MlflowClient", name: str, alias: str) -> Succession:
-    with tracking_errors(f"registered model {name} cannot be read"):
+def _read_alias(client: "MlflowClient", name: str, alias: str) -> AliasHistory:
+    with translate_tracking_errors(f"registered model {name} cannot be read"):
         model = client.get_registered_model(name)
     try:
-        entries = entries_in(model.tags, alias)
+        entries = read_entries(model.tags, alias)
     except ValueError as error:
         raise TrackingError(
             f"the history of {name} is damaged: {error}",
             f"Look at its tags trialrun.{alias}.*, and delete the damaged one.",
         ) from error
     holder = model.aliases.get(alias)
-    return Succession(
+    return AliasHistory(
         name, alias, model.creation_timestamp, str(holder) if holder else None, entries
     )
 
 
-def succeed(client: "MlflowClient", judged: Succession, entry: Entry) -> Entry:
+def move_alias(client: "MlflowClient", judged: AliasHistory, entry: AliasEntry) -> AliasEntry:
     """Move the alias to `entry.version`, unless the holder is no longer who was judged.
 
     The entry as it stands in the history, numbered.
@@ -94,14 +94,14 @@ def succeed(client: "MlflowClient", judged: Succession, entry: Entry) -> Entry:
             nothing was moved on our behalf.
         TrackingError: The store fails; what was begun is finished by the next command.
     """
-    current = read_succession(client, judged.name, judged.alias)
+    current = read_alias_history(client, judged.name, judged.alias)
     if (current.last_number, current.holder) != (judged.last_number, judged.holder):
-        raise _lost(judged, current)
+        raise _lost_race_error(judged, current)
     entry = replace(entry, number=judged.last_number + 1, claim=uuid.uuid4().hex)
-    if not _claim(client, judged, entry):
-        raise _lost(judged, read_succession(client, judged.name, judged.alias))
-    done = _carry_out(client, judged, entry)
-    _settle(client, judged, entry)
+    if not _claim_turn(client, judged, entry):
+        raise _lost_race_error(judged, read_alias_history(client, judged.name, judged.alias))
+    done = _apply_entry(client, judged, entry)
+    _reconcile(client, judged, entry)
     if done.kind == VOID:
         raise PromotionRefusedError(
             f"version {entry.version} of {judged.name} was deleted meanwhile",
@@ -110,7 +110,7 @@ def succeed(client: "MlflowClient", judged: Succession, entry: Entry) -> Entry:
     return done
 
 
-def _lost(judged: Succession, current: Succession) -> PromotionRefusedError:
+def _lost_race_error(judged: AliasHistory, current: AliasHistory) -> PromotionRefusedError:
     who = current.entries[-1].user if current.entries else None
     return PromotionRefusedError(
         f"{judged.alias} of {judged.name} was moved meanwhile: it is now version "
@@ -120,19 +120,19 @@ def _lost(judged: Succession, current: Succession) -> PromotionRefusedError:
     )
 
 
-def _claim_name(succession: Succession, number: int) -> str:
+def _claim_name(succession: AliasHistory, number: int) -> str:
     return (
         f"trialrun {succession.alias} of {succession.name} "
         f"({succession.created_ms}), entry {number}"
     )
 
 
-def _claim(client: "MlflowClient", succession: Succession, entry: Entry) -> bool:
+def _claim_turn(client: "MlflowClient", succession: AliasHistory, entry: AliasEntry) -> bool:
     """Take the turn of `entry.number`; whether it is ours."""
     from mlflow.exceptions import MlflowException
 
     tags = {_ENTRY_TAG: entry.to_text(), "mlflow.note.content": _EXPLANATION}
-    with tracking_errors("the turn to move the alias cannot be taken"):
+    with translate_tracking_errors("the turn to move the alias cannot be taken"):
         try:
             experiment = client.create_experiment(_claim_name(succession, entry.number), tags=tags)
             client.delete_experiment(experiment)
@@ -140,19 +140,19 @@ def _claim(client: "MlflowClient", succession: Succession, entry: Entry) -> bool
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
             # A request that was sent twice, its first answer lost, finds its own claim here.
-            holder = _claimed(client, succession, entry.number)
+            holder = _read_claim(client, succession, entry.number)
             return holder is not None and holder.claim == entry.claim
     return True
 
 
-def _claimed(client: "MlflowClient", succession: Succession, number: int) -> Entry | None:
+def _read_claim(client: "MlflowClient", succession: AliasHistory, number: int) -> AliasEntry | None:
     """The entry that somebody took turn `number` for."""
-    with tracking_errors("the history cannot be read"):
+    with translate_tracking_errors("the history cannot be read"):
         experiment = client.get_experiment_by_name(_claim_name(succession, number))
-    return from_text(experiment.tags[_ENTRY_TAG]) if experiment else None
+    return parse_entry(experiment.tags[_ENTRY_TAG]) if experiment else None
 
 
-def _carry_out(client: "MlflowClient", before: Succession, entry: Entry) -> Entry:
+def _apply_entry(client: "MlflowClient", before: AliasHistory, entry: AliasEntry) -> AliasEntry:
     """Do what a claimed entry says; again where another process, doing the same, got between.
 
     The entry as the history has it: void where its version is gone.
@@ -161,54 +161,54 @@ def _carry_out(client: "MlflowClient", before: Succession, entry: Entry) -> Entr
     """
     from mlflow.exceptions import MlflowException
 
-    with tracking_errors(f"{before.alias} of {before.name} cannot be moved"):
+    with translate_tracking_errors(f"{before.alias} of {before.name} cannot be moved"):
         for _ in range(_ATTEMPTS - 1):
             try:
-                return _write(client, before, entry)
+                return _write_entry(client, before, entry)
             except MlflowException as error:
                 if error.error_code != "BAD_REQUEST":
                     raise
                 time.sleep(_LOOK_AGAIN_SECONDS)
-        return _write(client, before, entry)
+        return _write_entry(client, before, entry)
 
 
-def _write(client: "MlflowClient", before: Succession, entry: Entry) -> Entry:
+def _write_entry(client: "MlflowClient", before: AliasHistory, entry: AliasEntry) -> AliasEntry:
     """Version tags, aliases, and last the history's tag.
 
     A version that was deleted takes no alias, and must not keep the next one from its turn.
     """
     assert entry.version is not None
-    if is_there(client, before.name, entry.version):
+    if version_exists(client, before.name, entry.version):
         _tag_versions(client, before, entry)
         client.set_registered_model_alias(before.name, before.alias, entry.version)
         _set_previous(client, before, entry)
     else:
-        entry = _void(entry)
+        entry = _mark_skipped(entry)
     client.set_registered_model_tag(
-        before.name, tag_name(before.alias, entry.number), entry.to_text()
+        before.name, make_tag_name(before.alias, entry.number), entry.to_text()
     )
     return entry
 
 
-def _void(entry: Entry) -> Entry:
+def _mark_skipped(entry: AliasEntry) -> AliasEntry:
     if entry.kind == VOID:
         return entry
     reason = f"version {entry.version} was deleted before its {entry.kind} ({entry.reason})"
     return replace(entry, kind=VOID, reason=reason)
 
 
-def _set_previous(client: "MlflowClient", before: Succession, entry: Entry) -> None:
+def _set_previous(client: "MlflowClient", before: AliasHistory, entry: AliasEntry) -> None:
     """Give `previous` to the newest earlier holder that is still there, if there is one."""
-    earlier = below(stack_of((*before.entries, entry)), entry.version)
-    version = newest_there(client, before.name, earlier)
-    alias = previous_alias(before.alias)
+    earlier = list_previous_holders(compute_stack((*before.entries, entry)), entry.version)
+    version = find_newest_existing(client, before.name, earlier)
+    alias = name_previous_alias(before.alias)
     if version is None:
         client.delete_registered_model_alias(before.name, alias)
     else:
         client.set_registered_model_alias(before.name, alias, version)
 
 
-def _tag_versions(client: "MlflowClient", before: Succession, entry: Entry) -> None:
+def _tag_versions(client: "MlflowClient", before: AliasHistory, entry: AliasEntry) -> None:
     told = {
         "at": entry.at,
         "user": entry.user,
@@ -223,7 +223,7 @@ def _tag_versions(client: "MlflowClient", before: Succession, entry: Entry) -> N
         (entry.version, start, {"from_version": entry.replaced or "none"}),
         (entry.replaced, end, {"by_version": entry.version}),
     ):
-        if version is None or not is_there(client, before.name, version):
+        if version is None or not version_exists(client, before.name, version):
             continue
         for key, text in {**told, **other}.items():
             if text:
@@ -231,18 +231,18 @@ def _tag_versions(client: "MlflowClient", before: Succession, entry: Entry) -> N
                 client.set_model_version_tag(before.name, version, name, text)
 
 
-def _settle(client: "MlflowClient", before: Succession, entry: Entry) -> None:
+def _reconcile(client: "MlflowClient", before: AliasHistory, entry: AliasEntry) -> None:
     """Where others went on while we were held up, put back what our late moves undid."""
-    latest = _look(client, before.name, before.alias)
+    latest = _read_alias(client, before.name, before.alias)
     moves = [each for each in latest.entries if each.kind != VOID]
     if not moves or moves[-1].number <= entry.number:
         return
     *earlier, newest = moves
-    if newest.version and is_there(client, before.name, newest.version):
-        _carry_out(client, replace(latest, entries=tuple(earlier)), newest)
+    if newest.version and version_exists(client, before.name, newest.version):
+        _apply_entry(client, replace(latest, entries=tuple(earlier)), newest)
 
 
-def user_name() -> str:
+def find_user_name() -> str:
     """Who is at work: the tracking server's user, else the operating system's."""
     if name := os.environ.get("MLFLOW_TRACKING_USERNAME"):
         return name

@@ -68,38 +68,38 @@ class Verdict:
         return [asdict(gate) for gate in self.gates]
 
 
-def judge(config: PromoteConfig, evidence: Evidence) -> Verdict:
+def evaluate_gates(config: PromoteConfig, evidence: Evidence) -> Verdict:
     """Hold the evidence to what `config` asks."""
-    gates = tuple(_gates(config, evidence))
+    gates = tuple(_check_gates(config, evidence))
     found = evidence.comparison
-    if found is None or all(gate.passed for gate in _comparison(config, found)):
+    if found is None or all(gate.passed for gate in _check_comparison(config, found)):
         return Verdict(gates)
-    return Verdict(gates, found.images_to_show(_bound(config), config.confidence))
+    return Verdict(gates, found.images_to_show(_required_difference(config), config.confidence))
 
 
-def _bound(config: PromoteConfig) -> float:
+def _required_difference(config: PromoteConfig) -> float:
     """What the difference must be shown to lie above."""
     return 0.0 if config.require == BETTER else -config.margin
 
 
-def _gates(config: PromoteConfig, evidence: Evidence) -> Iterator[Gate]:
+def _check_gates(config: PromoteConfig, evidence: Evidence) -> Iterator[Gate]:
     if evidence.comparison is not None:
-        yield from _comparison(config, evidence.comparison)
-    yield from _minimums(config, evidence)
-    yield from _class_drops(config, evidence)
-    yield from _limit("latency", evidence.latency_ms, config.max_latency_ms, "ms an image")
-    yield from _limit("size", evidence.size_mb, config.max_size_mb, "MB")
-    yield _classes(config, evidence.class_differences)
-    yield from (_overlap(config, overlap) for overlap in evidence.overlaps)
+        yield from _check_comparison(config, evidence.comparison)
+    yield from _check_minimums(config, evidence)
+    yield from _check_class_drops(config, evidence)
+    yield from _check_limit("latency", evidence.latency_ms, config.max_latency_ms, "ms an image")
+    yield from _check_limit("size", evidence.size_mb, config.max_size_mb, "MB")
+    yield _check_classes(config, evidence.class_differences)
+    yield from (_check_overlap(config, overlap) for overlap in evidence.overlaps)
 
 
-def _comparison(config: PromoteConfig, found: PairedComparison) -> Iterator[Gate]:
+def _check_comparison(config: PromoteConfig, found: PairedComparison) -> Iterator[Gate]:
     """The interval, and beside it a test that does not trust a handful of images.
 
     Where the models disagree on few, draws of the images scatter too little: four against none
     make an interval above 0 with a p of 0.125, no disagreement at all one without width.
     """
-    bound = _bound(config)
+    bound = _required_difference(config)
     yield Gate(
         f"{config.metric} {config.require}",
         f"{config.confidence:.0%} interval above {bound:g}",
@@ -107,37 +107,37 @@ def _comparison(config: PromoteConfig, found: PairedComparison) -> Iterator[Gate
         found.low > bound,
     )
     if config.require != BETTER:
-        yield _enough_images(config, found)
+        yield _check_num_images(config, found)
     elif config.metric != LOG_LOSS:
-        yield _mcnemar(config, found)
+        yield _check_mcnemar(config, found)
 
 
-def _enough_images(config: PromoteConfig, found: PairedComparison) -> Gate:
-    low, bound = found.score_low(config.confidence), _bound(config)
+def _check_num_images(config: PromoteConfig, found: PairedComparison) -> Gate:
+    low, bound = found.score_low(config.confidence), _required_difference(config)
     return Gate(
         "enough images",
         f"score interval above {bound:g}",
-        f"{low:+.4f} ({_disagreements(found)} of {found.num_images} images)",
+        f"{low:+.4f} ({_count_disagreements(found)} of {found.num_images} images)",
         low > bound,
     )
 
 
-def _mcnemar(config: PromoteConfig, found: PairedComparison) -> Gate:
+def _check_mcnemar(config: PromoteConfig, found: PairedComparison) -> Gate:
     level = 1 - config.confidence
     return Gate(
         "McNemar's exact test",
         f"p at most {level:.3g}",
-        f"p = {found.mcnemar_p:.3g} ({_disagreements(found)} images)",
+        f"p = {found.mcnemar_p:.3g} ({_count_disagreements(found)} images)",
         found.mcnemar_p <= level + 1e-12
         and found.only_challenger_right > found.only_baseline_right,
     )
 
 
-def _disagreements(found: PairedComparison) -> str:
+def _count_disagreements(found: PairedComparison) -> str:
     return f"{found.only_challenger_right} against {found.only_baseline_right}"
 
 
-def _minimums(config: PromoteConfig, evidence: Evidence) -> Iterator[Gate]:
+def _check_minimums(config: PromoteConfig, evidence: Evidence) -> Iterator[Gate]:
     asked = config.minimums()
     if not asked and evidence.comparison is None:
         yield Gate("minimum", "--min METRIC=VALUE for the first champion", "none given", False)
@@ -152,7 +152,7 @@ def _minimums(config: PromoteConfig, evidence: Evidence) -> Iterator[Gate]:
         )
 
 
-def _class_drops(config: PromoteConfig, evidence: Evidence) -> Iterator[Gate]:
+def _check_class_drops(config: PromoteConfig, evidence: Evidence) -> Iterator[Gate]:
     limit = config.max_class_drop
     if limit is None or evidence.comparison is None:
         return
@@ -172,12 +172,12 @@ def _class_drops(config: PromoteConfig, evidence: Evidence) -> Iterator[Gate]:
     )
 
 
-def _limit(name: str, value: float | None, limit: float | None, unit: str) -> Iterator[Gate]:
+def _check_limit(name: str, value: float | None, limit: float | None, unit: str) -> Iterator[Gate]:
     if limit is not None and value is not None:
         yield Gate(name, f"at most {limit:g} {unit}", f"{value:.3g}", value <= limit)
 
 
-def _classes(config: PromoteConfig, differences: Iterable[str]) -> Gate:
+def _check_classes(config: PromoteConfig, differences: Iterable[str]) -> Gate:
     found = "; ".join(differences)
     allowed = config.allow_class_change
     return Gate(
@@ -188,7 +188,7 @@ def _classes(config: PromoteConfig, differences: Iterable[str]) -> Gate:
     )
 
 
-def _overlap(config: PromoteConfig, overlap: Overlap) -> Gate:
+def _check_overlap(config: PromoteConfig, overlap: Overlap) -> Gate:
     seen = overlap.num_trained_on
     found = "no record of its training data" if seen is None else f"{seen} images"
     return Gate(

@@ -19,7 +19,7 @@ UNKNOWN = "unknown"  # when an alias was moved from outside, nobody can tell
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class AliasEntry:
     """One change of who holds the alias.
 
     `at` is in ISO 8601, UTC; `claim` tells this attempt from every other. An entry of kind
@@ -48,40 +48,42 @@ class Entry:
         return json.dumps(self.to_json(), ensure_ascii=False)
 
 
-def from_text(text: str) -> Entry:
+def parse_entry(text: str) -> AliasEntry:
     """The inverse of `Entry.to_text`; what a newer trialrun says besides is passed over.
 
     Raises:
         ValueError: Not an entry.
     """
-    known = {item.name for item in fields(Entry)}
+    known = {item.name for item in fields(AliasEntry)}
     try:
-        return Entry(**{name: value for name, value in json.loads(text).items() if name in known})
+        return AliasEntry(
+            **{name: value for name, value in json.loads(text).items() if name in known}
+        )
     except (TypeError, AttributeError) as error:
         raise ValueError(f"no entry of a history: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
-class Tenure:
+class AliasPeriod:
     """From when to when a version held the alias; `until` is None for the one that does.
 
     It is "unknown" where something else than trialrun ended it. A void entry began and ended at
     once.
     """
 
-    entry: Entry
+    entry: AliasEntry
     until: str | None
 
 
 @dataclass(frozen=True, slots=True)
-class Succession:
+class AliasHistory:
     """An alias of a registered model: the version that holds it now, and the log."""
 
     name: str
     alias: str
     created_ms: int  # of the registered model: one made anew under the name has a log of its own
     holder: str | None
-    entries: tuple[Entry, ...]
+    entries: tuple[AliasEntry, ...]
 
     @property
     def last_number(self) -> int:
@@ -98,11 +100,11 @@ class Succession:
         """Whether something else than trialrun moved the alias since the newest entry."""
         return self.holder != self.last_given
 
-    def seen(self) -> tuple[Entry, ...]:
+    def seen(self) -> tuple[AliasEntry, ...]:
         """The log, and the move from outside where there was one."""
         if not self.moved_outside:
             return self.entries
-        outside = Entry(
+        outside = AliasEntry(
             number=self.last_number + 1,
             kind=OUTSIDE,
             version=self.holder,
@@ -113,28 +115,28 @@ class Succession:
         )
         return (*self.entries, outside)
 
-    def tenures(self) -> list[Tenure]:
+    def tenures(self) -> list[AliasPeriod]:
         """Who held the alias from when to when, oldest first."""
-        tenures: list[Tenure] = []
+        tenures: list[AliasPeriod] = []
         until = None
         for entry in reversed(self.seen()):
             if entry.kind == VOID:
-                tenures.append(Tenure(entry, entry.at))
+                tenures.append(AliasPeriod(entry, entry.at))
             else:
-                tenures.append(Tenure(entry, until))
+                tenures.append(AliasPeriod(entry, until))
                 until = entry.at or UNKNOWN
         return tenures[::-1]
 
     def standing(self) -> list[str]:
         """The holders that no rollback took back, oldest first; the last one holds the alias."""
-        return stack_of(self.seen())
+        return compute_stack(self.seen())
 
     def earlier(self) -> list[str]:
         """The holders that stood before the present one, newest first."""
-        return below(self.standing(), self.holder)
+        return list_previous_holders(self.standing(), self.holder)
 
 
-def stack_of(entries: tuple[Entry, ...]) -> list[str]:
+def compute_stack(entries: tuple[AliasEntry, ...]) -> list[str]:
     """The versions that stand after `entries`: a rollback takes off all above its target."""
     stack: list[str] = []
     for entry in entries:
@@ -151,22 +153,22 @@ def stack_of(entries: tuple[Entry, ...]) -> list[str]:
     return stack
 
 
-def below(standing: Sequence[str], holder: str | None) -> list[str]:
+def list_previous_holders(standing: Sequence[str], holder: str | None) -> list[str]:
     """Of those who stand, those other than `holder`, newest first."""
     return [version for version in reversed(standing) if version != holder]
 
 
-def previous_alias(alias: str) -> str:
+def name_previous_alias(alias: str) -> str:
     """The alias of the holder before: `previous` beside `champion`, else `previous-<alias>`."""
     return "previous" if alias == CHAMPION else f"previous-{alias}"
 
 
-def tag_name(alias: str, number: int) -> str:
+def make_tag_name(alias: str, number: int) -> str:
     """The tag that holds an entry."""
     return f"trialrun.{alias}.{number:06}"
 
 
-def entries_in(tags: Mapping[str, str], alias: str) -> tuple[Entry, ...]:
+def read_entries(tags: Mapping[str, str], alias: str) -> tuple[AliasEntry, ...]:
     """The entries among a registered model's tags, oldest first.
 
     Raises:
@@ -174,9 +176,9 @@ def entries_in(tags: Mapping[str, str], alias: str) -> tuple[Entry, ...]:
     """
     pattern = re.compile(re.escape(f"trialrun.{alias}.") + r"\d{6}")
     texts = [text for name, text in tags.items() if pattern.fullmatch(name)]
-    return tuple(sorted(map(from_text, texts), key=lambda entry: entry.number))
+    return tuple(sorted(map(parse_entry, texts), key=lambda entry: entry.number))
 
 
-def now() -> str:
+def format_now() -> str:
     """The time as entries hold it."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from trialrun.errors import InvalidModelDirectoryError, TrackingError, TrialrunError
 from trialrun.files import scratch_directory
-from trialrun.mlflow_client import tracking_errors
+from trialrun.mlflow_client import translate_tracking_errors
 from trialrun.models import directory
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class LoggedModel:
         return f"models:/{self.model_id}"
 
 
-def new_model(
+def create_model(
     client: "MlflowClient",
     *,
     experiment_id: str,
@@ -42,7 +42,7 @@ def new_model(
     Raises:
         TrackingError: The store fails.
     """
-    with tracking_errors("the model cannot be recorded"):
+    with translate_tracking_errors("the model cannot be recorded"):
         model = client.create_logged_model(
             experiment_id,
             name=MODEL_NAME,
@@ -54,7 +54,7 @@ def new_model(
     return LoggedModel(model.model_id)
 
 
-def upload(
+def upload_model(
     client: "MlflowClient", model: LoggedModel, folder: Path, *, run_id: str, step: int
 ) -> None:
     """Store a complete ModelDirectory as `model`, and declare it ready once it arrived whole.
@@ -65,7 +65,10 @@ def upload(
     """
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus
 
-    with _failed_unless_whole(client, model), tracking_errors("the model cannot be stored"):
+    with (
+        _fail_unless_complete(client, model),
+        translate_tracking_errors("the model cannot be stored"),
+    ):
         client.log_model_artifacts(model.model_id, str(folder))
         _check_arrived(model)
         client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
@@ -73,14 +76,17 @@ def upload(
 
 
 @contextmanager
-def _failed_unless_whole(client: "MlflowClient", model: LoggedModel) -> Iterator[None]:
+def _fail_unless_complete(client: "MlflowClient", model: LoggedModel) -> Iterator[None]:
     """Call the model failed, if the store still listens, where the block does not end well."""
     from mlflow.entities import LoggedModelStatus
 
     try:
         yield
     except BaseException:
-        with suppress(TrialrunError), tracking_errors("the model cannot be called failed"):
+        with (
+            suppress(TrialrunError),
+            translate_tracking_errors("the model cannot be called failed"),
+        ):
             client.finalize_logged_model(model.model_id, LoggedModelStatus.FAILED)
         raise
 
@@ -92,14 +98,14 @@ def _check_arrived(model: LoggedModel) -> None:
     with scratch_directory() as scratch:
         arrived = mlflow.artifacts.download_artifacts(artifact_uri=model.uri, dst_path=str(scratch))
         try:
-            directory.read(Path(arrived))
+            directory.read_model_directory(Path(arrived))
         except InvalidModelDirectoryError as error:
             raise TrackingError(
                 f"the stored model is not what was sent: {error}", "Check the artifact store."
             ) from error
 
 
-def register(
+def register_version(
     client: "MlflowClient", model: LoggedModel, *, name: str, run_id: str, tags: Mapping[str, str]
 ) -> str:
     """Make `model` the next version of the registered model `name`; the version's number.
@@ -109,7 +115,7 @@ def register(
     """
     from mlflow.exceptions import MlflowException
 
-    with tracking_errors(f"the model cannot be registered as {name}"):
+    with translate_tracking_errors(f"the model cannot be registered as {name}"):
         try:
             client.create_registered_model(name)
         except MlflowException as error:

@@ -3,15 +3,15 @@
 from typing import TYPE_CHECKING
 
 from trialrun.errors import InvalidParameterError, PromotionRefusedError
-from trialrun.registry.alias import read_succession, succeed, user_name
-from trialrun.registry.history import ROLLBACK, Entry, Succession, now
-from trialrun.registry.versions import find_version, newest_there
+from trialrun.registry.alias import find_user_name, move_alias, read_alias_history
+from trialrun.registry.history import ROLLBACK, AliasEntry, AliasHistory, format_now
+from trialrun.registry.versions import find_newest_existing, find_version
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 
-def roll_back(client: "MlflowClient", name: str, alias: str, reason: str) -> Entry:
+def restore_previous(client: "MlflowClient", name: str, alias: str, reason: str) -> AliasEntry:
     """Give `alias` back to the newest version that held it before and is still there.
 
     A second rollback goes one further back, not forward again. The history says why.
@@ -26,23 +26,23 @@ def roll_back(client: "MlflowClient", name: str, alias: str, reason: str) -> Ent
         raise InvalidParameterError(
             "reason is empty", "Say why: whoever reads the history will ask."
         )
-    succession = read_succession(client, name, alias)
-    number = newest_there(client, name, succession.earlier())
+    succession = read_alias_history(client, name, alias)
+    number = find_newest_existing(client, name, succession.earlier())
     if number is None:
-        raise _nobody_before(succession)
-    entry = Entry(
+        raise _no_previous_error(succession)
+    entry = AliasEntry(
         number=0,
         kind=ROLLBACK,
         version=find_version(client, name, number).number,
         replaced=succession.holder,
-        at=now(),
-        user=user_name(),
+        at=format_now(),
+        user=find_user_name(),
         reason=reason.strip(),
     )
-    return succeed(client, succession, entry)
+    return move_alias(client, succession, entry)
 
 
-def _nobody_before(succession: Succession) -> PromotionRefusedError:
+def _no_previous_error(succession: AliasHistory) -> PromotionRefusedError:
     holder, gone = succession.holder, succession.earlier()
     return PromotionRefusedError(
         f"{succession.name} has no {succession.alias} before "

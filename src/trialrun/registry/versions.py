@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING
 
 from trialrun.errors import InvalidModelDirectoryError, InvalidParameterError, TrackingError
 from trialrun.files import scratch_directory
-from trialrun.mlflow_client import URI_SCHEMES, connect, downloaded, tracking_errors
+from trialrun.mlflow_client import (
+    URI_SCHEMES,
+    connect_client,
+    download_artifact,
+    translate_tracking_errors,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -22,7 +27,7 @@ MODEL_SCHEMES = (_MODELS, _RUNS)
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class ModelOrigin:
     """Which run and which LoggedModel something is; None where MLflow does not say."""
 
     run_id: str | None
@@ -30,12 +35,12 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True)
-class Version:
+class ModelVersion:
     """One version of a registered model."""
 
     name: str
     number: str
-    origin: Origin
+    origin: ModelOrigin
 
     @property
     def uri(self) -> str:
@@ -46,7 +51,7 @@ class Version:
         return f"{self.name} version {self.number}"
 
 
-def check_number(number: str) -> None:
+def check_version(number: str) -> None:
     """Hold a version to be a number or @alias.
 
     Raises:
@@ -58,15 +63,15 @@ def check_number(number: str) -> None:
         )
 
 
-def find_version(client: "MlflowClient", name: str, number: str) -> Version:
+def find_version(client: "MlflowClient", name: str, number: str) -> ModelVersion:
     """Version `number`, or the one that holds `@alias`.
 
     Raises:
         InvalidParameterError: `number` is neither.
         TrackingError: There is no such model, version or alias.
     """
-    check_number(number)
-    with tracking_errors(f"{name} version {number} cannot be found"):
+    check_version(number)
+    with translate_tracking_errors(f"{name} version {number} cannot be found"):
         if number.startswith("@"):
             found = client.get_model_version_by_alias(name, number[1:])
         else:
@@ -76,10 +81,12 @@ def find_version(client: "MlflowClient", name: str, number: str) -> Version:
             f"{name} version {number} is not ready ({found.status})", "Register it again."
         )
     model_id = found.model_id or _model_id(found.source or "")
-    return Version(name, str(found.version), _completed(client, Origin(found.run_id, model_id)))
+    return ModelVersion(
+        name, str(found.version), _complete_origin(client, ModelOrigin(found.run_id, model_id))
+    )
 
 
-def is_there(client: "MlflowClient", name: str, number: str) -> bool:
+def version_exists(client: "MlflowClient", name: str, number: str) -> bool:
     """Whether version `number` has not been deleted.
 
     Raises:
@@ -87,7 +94,7 @@ def is_there(client: "MlflowClient", name: str, number: str) -> bool:
     """
     from mlflow.exceptions import MlflowException
 
-    with tracking_errors(f"{name} version {number} cannot be found"):
+    with translate_tracking_errors(f"{name} version {number} cannot be found"):
         try:
             client.get_model_version(name, number)
         except MlflowException as error:
@@ -97,16 +104,16 @@ def is_there(client: "MlflowClient", name: str, number: str) -> bool:
     return True
 
 
-def newest_there(client: "MlflowClient", name: str, numbers: Iterable[str]) -> str | None:
+def find_newest_existing(client: "MlflowClient", name: str, numbers: Iterable[str]) -> str | None:
     """The first of `numbers` that has not been deleted.
 
     Raises:
         TrackingError: The store fails.
     """
-    return next((number for number in numbers if is_there(client, name, number)), None)
+    return next((number for number in numbers if version_exists(client, name, number)), None)
 
 
-def origin_of(client: "MlflowClient", model: str) -> Origin:
+def find_origin(client: "MlflowClient", model: str) -> ModelOrigin:
     """What MLflow knows of MODEL; nothing of a folder on this machine.
 
     Raises:
@@ -114,16 +121,16 @@ def origin_of(client: "MlflowClient", model: str) -> Origin:
     """
     if model.startswith(_RUNS):
         run_id = model.removeprefix(_RUNS).partition("/")[0]
-        return Origin(run_id, _model_of_run(client, run_id))
+        return ModelOrigin(run_id, _find_model_of_run(client, run_id))
     if not model.startswith(_MODELS):
-        return Origin(None, None)
+        return ModelOrigin(None, None)
     path = model.removeprefix(_MODELS)
     if "@" in path:
         name, _, alias = path.rpartition("@")
         return find_version(client, name, f"@{alias}").origin
     name, _, number = path.rpartition("/")
     if not name:
-        return _completed(client, Origin(None, number))
+        return _complete_origin(client, ModelOrigin(None, number))
     return find_version(client, name, number).origin
 
 
@@ -132,23 +139,25 @@ def _model_id(source: str) -> str | None:
     return path if path != source and "/" not in path and "@" not in path else None
 
 
-def _completed(client: "MlflowClient", origin: Origin) -> Origin:
+def _complete_origin(client: "MlflowClient", origin: ModelOrigin) -> ModelOrigin:
     """With the run that a LoggedModel names, where the version itself does not."""
     if origin.run_id or not origin.model_id:
-        return Origin(origin.run_id or None, origin.model_id)
-    with tracking_errors(f"model {origin.model_id} cannot be read"):
+        return ModelOrigin(origin.run_id or None, origin.model_id)
+    with translate_tracking_errors(f"model {origin.model_id} cannot be read"):
         model = client.get_logged_model(origin.model_id)
-    return Origin(model.source_run_id, origin.model_id)
+    return ModelOrigin(model.source_run_id, origin.model_id)
 
 
-def _model_of_run(client: "MlflowClient", run_id: str) -> str | None:
-    with tracking_errors(f"run {run_id} cannot be read"):
+def _find_model_of_run(client: "MlflowClient", run_id: str) -> str | None:
+    with translate_tracking_errors(f"run {run_id} cannot be read"):
         outputs = client.get_run(run_id).outputs
     models = outputs.model_outputs if outputs else []
     return str(models[-1].model_id) if models else None
 
 
-def file_hashes(client: "MlflowClient", run_id: str | None) -> dict[str, frozenset[str]] | None:
+def read_file_hashes(
+    client: "MlflowClient", run_id: str | None
+) -> dict[str, frozenset[str]] | None:
     """The sha256 values of a training run's files by set; None where nothing records them.
 
     Raises:
@@ -156,7 +165,7 @@ def file_hashes(client: "MlflowClient", run_id: str | None) -> dict[str, frozens
     """
     if run_id is None:
         return None
-    rows = manifest_rows(client, run_id)
+    rows = read_manifest(client, run_id)
     if rows is None:
         return None
     sets: dict[str, set[str]] = {TRAINED_ON: set()}
@@ -165,32 +174,32 @@ def file_hashes(client: "MlflowClient", run_id: str | None) -> dict[str, frozens
     return {name: frozenset(hashes - {""}) for name, hashes in sets.items()}
 
 
-def manifest_rows(client: "MlflowClient", run_id: str) -> list[dict[str, object]] | None:
+def read_manifest(client: "MlflowClient", run_id: str) -> list[dict[str, object]] | None:
     """A training run's manifest; None where it has none."""
-    text = artifact_text(client, run_id, MANIFEST)
+    text = read_artifact_text(client, run_id, MANIFEST)
     return None if text is None else [json.loads(line) for line in text.splitlines()]
 
 
-def artifact_text(client: "MlflowClient", run_id: str, name: str) -> str | None:
+def read_artifact_text(client: "MlflowClient", run_id: str, name: str) -> str | None:
     """The content of a run's file `name`; None where the run has none.
 
     Raises:
         TrackingError: The run is not there, or the store fails.
     """
-    data = artifact_bytes(client, run_id, name)
+    data = read_artifact_bytes(client, run_id, name)
     return None if data is None else data.decode("utf-8")
 
 
-def artifact_bytes(client: "MlflowClient", run_id: str, name: str) -> bytes | None:
+def read_artifact_bytes(client: "MlflowClient", run_id: str, name: str) -> bytes | None:
     """As `artifact_text`, undecoded."""
-    with tracking_errors(f"{name} of run {run_id} cannot be read"):
-        if name not in _names(client, run_id):
+    with translate_tracking_errors(f"{name} of run {run_id} cannot be read"):
+        if name not in _list_names(client, run_id):
             return None
         with scratch_directory() as scratch:
             return Path(client.download_artifacts(run_id, name, str(scratch))).read_bytes()
 
 
-def _names(client: "MlflowClient", run_id: str) -> set[str]:
+def _list_names(client: "MlflowClient", run_id: str) -> set[str]:
     return {entry.path for entry in client.list_artifacts(run_id)}
 
 
@@ -201,11 +210,11 @@ def link_models(client: "MlflowClient", run_id: str, model_ids: Iterable[str | N
     models = [LoggedModelInput(model_id) for model_id in dict.fromkeys(model_ids) if model_id]
     if not models:
         return
-    with tracking_errors("the models cannot be linked"):
+    with translate_tracking_errors("the models cannot be linked"):
         client.log_inputs(run_id, models=models)
 
 
-def model_folder(model: str) -> Path:
+def find_model_folder(model: str) -> Path:
     """The folder of `models:/NAME/3`, `models:/NAME@alias`, `runs:/ID/model` or a path.
 
     What MLflow has elsewhere is downloaded, until the process ends.
@@ -215,8 +224,8 @@ def model_folder(model: str) -> Path:
         TrackingError: There is no such model, version, alias or run, or it cannot be downloaded.
     """
     if model.startswith(URI_SCHEMES):
-        connect()  # so that a server which is not there is told soon
-        return downloaded(model)
+        connect_client()  # so that a server which is not there is told soon
+        return download_artifact(model)
     folder = Path(model).expanduser()
     if not folder.is_dir():
         raise InvalidModelDirectoryError(

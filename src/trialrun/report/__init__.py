@@ -1,5 +1,10 @@
 """Metrics, tables, comparisons and figures out of predictions; computes only, writes nothing."""
 
-from trialrun.report.tables import ClassReport, confusion_matrix, per_class, rows
+from trialrun.report.tables import (
+    ClassReport,
+    compute_class_reports,
+    confusion_matrix,
+    tabulate_rows,
+)
 
-__all__ = ["ClassReport", "confusion_matrix", "per_class", "rows"]
+__all__ = ["ClassReport", "compute_class_reports", "confusion_matrix", "tabulate_rows"]

@@ -12,8 +12,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from trialrun.images.scanning.thread_pool import num_threads
-from trialrun.report.metrics import COUNT_METRICS, LOG_LOSS, Counts, Values, cells_of, losses
+from trialrun.images.scanning.thread_pool import count_threads
+from trialrun.report.metrics import (
+    COUNT_METRICS,
+    LOG_LOSS,
+    Counts,
+    Values,
+    compute_losses,
+    count_cells,
+)
 from trialrun.report.predictions import Predictions
 
 _CHUNK_NUMBERS = 2_000_000  # counts, or images drawn, at a time by a thread: some 60 MB
@@ -41,14 +48,14 @@ class Interval:
     high: float
 
 
-def difference_draws(
+def draw_differences(
     metric: str, baseline: Predictions, challenger: Predictions, resampling: Resampling
 ) -> Values:
     """(D,) by how much the challenger is better, each draw giving both the same images."""
     if metric == LOG_LOSS:
-        return _mean_draws(losses(baseline) - losses(challenger), resampling)
+        return _draw_means(compute_losses(baseline) - compute_losses(challenger), resampling)
     counted = COUNT_METRICS[metric]
-    cells = cells_of(counted, [baseline, challenger])
+    cells = count_cells(counted, [baseline, challenger])
 
     def difference(counts: Counts) -> Values:
         first, second = (
@@ -57,16 +64,16 @@ def difference_draws(
         )
         return second - first
 
-    return _draws(cells.counts, difference, resampling)
+    return _draw_statistics(cells.counts, difference, resampling)
 
 
-def value_draws(metric: str, predictions: Predictions, resampling: Resampling) -> Values:
+def draw_values(metric: str, predictions: Predictions, resampling: Resampling) -> Values:
     """(D,) values of one model's metric."""
     if metric == LOG_LOSS:
-        return _mean_draws(losses(predictions), resampling)
+        return _draw_means(compute_losses(predictions), resampling)
     counted = COUNT_METRICS[metric]
-    cells = cells_of(counted, [predictions])
-    return _draws(
+    cells = count_cells(counted, [predictions])
+    return _draw_statistics(
         cells.counts,
         lambda counts: counted.statistic(
             counts, cells.labels, cells.predicted[0], cells.num_classes
@@ -86,7 +93,9 @@ def percentile_interval(draws: Values, confidence: float) -> Interval:
     return Interval(float(low), float(high))
 
 
-def _draws(counts: Counts, statistic: Callable[[Counts], Values], resampling: Resampling) -> Values:
+def _draw_statistics(
+    counts: Counts, statistic: Callable[[Counts], Values], resampling: Resampling
+) -> Values:
     """The statistic of each of D draws of the cells' counts."""
     drawn_counts = _Multinomial(counts)
     chunk = min(max(_CHUNK_NUMBERS // drawn_counts.numbers_a_draw, 1), _MAX_CHUNK_DRAWS)
@@ -96,7 +105,7 @@ def _draws(counts: Counts, statistic: Callable[[Counts], Values], resampling: Re
     def part(length: int, seed: np.random.SeedSequence) -> Values:
         return statistic(drawn_counts(np.random.default_rng(seed), length))
 
-    threads = min(num_threads(), _MAX_THREADS)
+    threads = min(count_threads(), _MAX_THREADS)
     with ThreadPoolExecutor(threads) as pool:  # numpy draws without holding Python's lock
         return np.concatenate(list(pool.map(part, lengths, seeds)))
 
@@ -135,7 +144,7 @@ class _Multinomial:
         return np.bincount(cells, minlength=num_draws * width).reshape(num_draws, width)
 
 
-def _mean_draws(values: Values, resampling: Resampling) -> Values:
+def _draw_means(values: Values, resampling: Resampling) -> Values:
     """(D,) means of draws from (N,) values.
 
     The values are sorted into cells of neighbours. Within a cell, what `k` draws sum to scatters
@@ -151,7 +160,9 @@ def _mean_draws(values: Values, resampling: Resampling) -> Values:
         resampling.draws
     )
     columns = np.stack([means, variances], axis=1)
-    sums = _draws(np.asarray(counts, dtype=np.int64), lambda drawn: drawn @ columns, resampling)
+    sums = _draw_statistics(
+        np.asarray(counts, dtype=np.int64), lambda drawn: drawn @ columns, resampling
+    )
     drawn: Values = (sums[:, 0] + noise * np.sqrt(sums[:, 1])) / len(values)
     return drawn
 

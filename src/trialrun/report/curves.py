@@ -16,7 +16,7 @@ _NUM_COLORS = 10  # of matplotlib's cycle
 _DASHES = ("-", "--", ":")
 
 
-def curves_png(
+def draw_curves(
     curves: Mapping[str, Mapping[str, Mapping[int, float]]], *, order: Sequence[str]
 ) -> bytes:
     """A panel a metric, a line a run: `curves[metric][run][epoch]`; runs in `order`.
@@ -38,7 +38,7 @@ def curves_png(
         for place, run in enumerate(order):
             if points := sorted(runs.get(run, {}).items()):
                 epochs, values = zip(*points, strict=True)
-                [lines[run]] = panel.plot(epochs, values, marker=".", **_style(place))
+                [lines[run]] = panel.plot(epochs, values, marker=".", **_choose_style(place))
         panel.set_title(metric, fontsize="medium")
         panel.set_xlabel("epoch")
         panel.grid(alpha=0.3)
@@ -50,7 +50,7 @@ def curves_png(
     return picture.getvalue()
 
 
-def _style(place: int) -> dict[str, str]:
+def _choose_style(place: int) -> dict[str, str]:
     """Colour and dashes of the run at `place`, the same in every panel."""
     dashes = _DASHES[place // _NUM_COLORS % len(_DASHES)]
     return {"color": f"C{place % _NUM_COLORS}", "linestyle": dashes}

@@ -38,7 +38,7 @@ def compare_histories(
 ) -> HistoryComparison:
     """How far the second history is from the first; an epoch that one lacks is a difference."""
     deviations = tuple(
-        _deviation(metric, original.get(metric, {}), again.get(metric, {}), tolerance)
+        _find_deviation(metric, original.get(metric, {}), again.get(metric, {}), tolerance)
         for metric in sorted({*original, *again})
     )
     beyond = [each.first_beyond for each in deviations if each.first_beyond is not None]
@@ -50,11 +50,11 @@ def compare_histories(
     return HistoryComparison(IDENTICAL, None, deviations)
 
 
-def _deviation(
+def _find_deviation(
     metric: str, original: EpochValues, again: EpochValues, tolerance: float
 ) -> Deviation:
     distances = {
-        epoch: _distance(original.get(epoch), again.get(epoch))
+        epoch: _relative_distance(original.get(epoch), again.get(epoch))
         for epoch in sorted({*original, *again})
     }
     return Deviation(
@@ -66,7 +66,7 @@ def _deviation(
     )
 
 
-def _distance(first: float | None, second: float | None) -> float:
+def _relative_distance(first: float | None, second: float | None) -> float:
     """Relative to the larger of the two; infinite where one is missing or no number."""
     if first is None or second is None:
         return math.inf

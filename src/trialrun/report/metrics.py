@@ -47,7 +47,7 @@ class CountMetric:
     statistic: Statistic
 
 
-def cells_of(metric: CountMetric, models: Sequence[Predictions]) -> Cells:
+def count_cells(metric: CountMetric, models: Sequence[Predictions]) -> Cells:
     """The cells of models that answered the same images, under the same classes."""
     num_classes = len(models[0].classes)
     labels = models[0].labels
@@ -70,7 +70,7 @@ def _right_by_class(labels: Counts, predicted: Counts, wrong: int) -> tuple[Coun
     return labels, np.where(labels == predicted, labels, wrong)
 
 
-def _as_they_are(labels: Counts, predicted: Counts) -> tuple[Counts, Counts]:
+def _identity_cells(labels: Counts, predicted: Counts) -> tuple[Counts, Counts]:
     return labels, predicted
 
 
@@ -82,19 +82,19 @@ def _accuracy(counts: Counts, labels: Counts, predicted: Counts, _num_classes: i
 def _balanced_accuracy(
     counts: Counts, labels: Counts, predicted: Counts, num_classes: int
 ) -> Values:
-    of_class = _sums(counts, labels, num_classes)
-    hits = _sums(counts, np.where(labels == predicted, labels, num_classes), num_classes)
+    of_class = _sum_by_class(counts, labels, num_classes)
+    hits = _sum_by_class(counts, np.where(labels == predicted, labels, num_classes), num_classes)
     return _mean_over_present(hits, of_class, of_class)
 
 
 def _macro_f1(counts: Counts, labels: Counts, predicted: Counts, num_classes: int) -> Values:
-    of_class = _sums(counts, labels, num_classes)
-    as_class = _sums(counts, predicted, num_classes)
-    hits = _sums(counts, np.where(labels == predicted, labels, num_classes), num_classes)
+    of_class = _sum_by_class(counts, labels, num_classes)
+    as_class = _sum_by_class(counts, predicted, num_classes)
+    hits = _sum_by_class(counts, np.where(labels == predicted, labels, num_classes), num_classes)
     return _mean_over_present(2 * hits, of_class + as_class, of_class)
 
 
-def _sums(counts: Counts, groups: Counts, num_groups: int) -> Values:
+def _sum_by_class(counts: Counts, groups: Counts, num_groups: int) -> Values:
     """(D, K) to (D, C): the counts of each class's cells; a group past the last is left out."""
     from scipy.sparse import csr_array
 
@@ -120,7 +120,7 @@ def _coarse_by_class(labels: Counts, predicted: Counts) -> tuple[Counts, Counts]
 
 COUNT_METRICS = {
     "accuracy": CountMetric(_right_or_wrong, _accuracy),
-    "macro_f1": CountMetric(_as_they_are, _macro_f1),
+    "macro_f1": CountMetric(_identity_cells, _macro_f1),
     "balanced_accuracy": CountMetric(_coarse_by_class, _balanced_accuracy),
 }
 
@@ -130,12 +130,12 @@ def lower_is_better(metric: str) -> bool:
     return metric == LOG_LOSS
 
 
-def losses(predictions: Predictions) -> Values:
+def compute_losses(predictions: Predictions) -> Values:
     """(N,) cross entropy in nats."""
     return -np.log(np.maximum(predictions.label_probability, _SMALLEST_PROBABILITY))
 
 
-def value_of(metric: str, predictions: Predictions) -> float:
+def compute_metric(metric: str, predictions: Predictions) -> float:
     """A metric over all images; macro averages are over the classes that have images.
 
     Raises:
@@ -145,21 +145,21 @@ def value_of(metric: str, predictions: Predictions) -> float:
     if not len(predictions):
         raise ValueError("no images to judge by")
     if metric == LOG_LOSS:
-        return float(losses(predictions).mean())
+        return float(compute_losses(predictions).mean())
     counted = COUNT_METRICS[metric]
-    cells = cells_of(counted, [predictions])
+    cells = count_cells(counted, [predictions])
     values = counted.statistic(
         cells.counts[None], cells.labels, cells.predicted[0], cells.num_classes
     )
     return float(values[0])
 
 
-def values_of(predictions: Predictions) -> dict[str, float]:
+def compute_metrics(predictions: Predictions) -> dict[str, float]:
     """Every metric by name."""
-    return {metric: value_of(metric, predictions) for metric in METRICS}
+    return {metric: compute_metric(metric, predictions) for metric in METRICS}
 
 
-def recall_by_class(predictions: Predictions) -> dict[str, float]:
+def compute_recall(predictions: Predictions) -> dict[str, float]:
     """The share of each class's images that were told right, for classes that have images."""
     num_classes = len(predictions.classes)
     of_class = np.bincount(predictions.labels, minlength=num_classes)

@@ -26,7 +26,7 @@ class Section:
     text: str = ""
 
 
-def page(title: str, sections: Sequence[Section], picture: bytes | None) -> str:
+def render_page(title: str, sections: Sequence[Section], picture: bytes | None) -> str:
     """The whole document; every text is escaped, so that names cannot bring markup in."""
     parts = [
         "<!doctype html>",
@@ -36,7 +36,7 @@ def page(title: str, sections: Sequence[Section], picture: bytes | None) -> str:
     ]
     for section in sections:
         parts.append(f"<h2>{escape(section.title)}</h2>")
-        parts.append(_table(section) if section.rows else f"<p>{escape(section.text)}</p>")
+        parts.append(_render_table(section) if section.rows else f"<p>{escape(section.text)}</p>")
     if picture is not None:
         encoded = base64.b64encode(picture).decode("ascii")
         parts.append(f'<h2>Curves</h2><img alt="curves" src="data:image/png;base64,{encoded}">')
@@ -44,7 +44,7 @@ def page(title: str, sections: Sequence[Section], picture: bytes | None) -> str:
     return "\n".join(parts)
 
 
-def _table(section: Section) -> str:
+def _render_table(section: Section) -> str:
     heading = "".join(f"<th>{escape(name)}</th>" for name in section.heading)
     rows = (
         "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>"

@@ -9,12 +9,12 @@ import numpy as np
 from trialrun.report.bootstrap import (
     Interval,
     Resampling,
-    difference_draws,
+    draw_differences,
+    draw_values,
     percentile_interval,
-    value_draws,
 )
-from trialrun.report.metrics import lower_is_better, value_of
-from trialrun.report.predictions import Predictions, aligned
+from trialrun.report.metrics import compute_metric, lower_is_better
+from trialrun.report.predictions import Predictions, align_classes
 
 _HALVINGS = 60  # of an interval of length 1: below a double's precision
 _MOST_IMAGES = 10_000_000  # of which it is sensible to tell that they are needed
@@ -68,11 +68,11 @@ class PairedComparison:
             low = score_lower_bound(counts[0], counts[1], num_images, confidence)
             return shares[0] - shares[1] - low < reach
 
-        needed = _smallest(is_shown)
-        return None if needed is None else _rounded_up(needed)
+        needed = _find_smallest(is_shown)
+        return None if needed is None else _round_up(needed)
 
 
-def _smallest(is_enough: Callable[[float], bool]) -> float | None:
+def _find_smallest(is_enough: Callable[[float], bool]) -> float | None:
     """The smallest number of images that is enough, to a hundredth of itself."""
     number = 1.0
     while number < _MOST_IMAGES:
@@ -82,13 +82,13 @@ def _smallest(is_enough: Callable[[float], bool]) -> float | None:
     return None
 
 
-def _rounded_up(number: float) -> int:
+def _round_up(number: float) -> int:
     """To two significant digits."""
     unit = 10 ** max(math.floor(math.log10(number)) - 1, 0)
     return int(math.ceil(number / unit) * unit)
 
 
-def compare(
+def compare_paired(
     metric: str,
     baseline: Predictions,
     challenger: Predictions,
@@ -100,9 +100,9 @@ def compare(
         ValueError: They did not answer the same labelled images, or there are none.
     """
     resampling = resampling or Resampling()
-    baseline, challenger = aligned(baseline, challenger)
-    before, after = value_of(metric, baseline), value_of(metric, challenger)
-    draws = difference_draws(metric, baseline, challenger, resampling)
+    baseline, challenger = align_classes(baseline, challenger)
+    before, after = compute_metric(metric, baseline), compute_metric(metric, challenger)
+    draws = draw_differences(metric, baseline, challenger, resampling)
     interval = percentile_interval(draws, resampling.confidence)
     only_baseline = int((baseline.right & ~challenger.right).sum())
     only_challenger = int((challenger.right & ~baseline.right).sum())
@@ -152,14 +152,14 @@ def score_lower_bound(
     low, high = -1.0, (only_first_right - only_second_right) / num_images
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        if _score(only_first_right, only_second_right, num_images, middle) < z:
+        if _score_statistic(only_first_right, only_second_right, num_images, middle) < z:
             high = middle
         else:
             low = middle
     return high
 
 
-def _score(first: float, second: float, num_images: float, difference: float) -> float:
+def _score_statistic(first: float, second: float, num_images: float, difference: float) -> float:
     """By how many standard errors the counts lie above a true `difference`."""
     # The share of images that only the second gets right, most likely under `difference`: the
     # larger root of a quadratic equation.
@@ -172,17 +172,19 @@ def _score(first: float, second: float, num_images: float, difference: float) ->
     return distance / math.sqrt(variance) if variance > 0 else math.copysign(math.inf, distance)
 
 
-def interval_of(
+def compute_interval(
     metric: str, predictions: Predictions, resampling: Resampling | None = None
 ) -> Interval:
     """Where one model's metric lies: Wilson's interval for accuracy, else by bootstrap."""
     resampling = resampling or Resampling()
     if metric == "accuracy":
-        return wilson(int(predictions.right.sum()), len(predictions), resampling.confidence)
-    return percentile_interval(value_draws(metric, predictions, resampling), resampling.confidence)
+        return wilson_interval(
+            int(predictions.right.sum()), len(predictions), resampling.confidence
+        )
+    return percentile_interval(draw_values(metric, predictions, resampling), resampling.confidence)
 
 
-def wilson(num_right: int, num_images: int, confidence: float) -> Interval:
+def wilson_interval(num_right: int, num_images: int, confidence: float) -> Interval:
     """The interval of a share, sound near 0 and 1 and for few images.
 
     Source:

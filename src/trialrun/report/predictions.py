@@ -32,7 +32,7 @@ class Predictions:
         return right
 
 
-def from_probabilities(
+def build_predictions(
     labels: Sequence[str], model_classes: Sequence[str], probabilities: NDArray[np.float32]
 ) -> Predictions:
     """Predictions out of (N, C) probabilities; classes are matched by name.
@@ -56,20 +56,20 @@ def from_probabilities(
     )
 
 
-def aligned(first: Predictions, second: Predictions) -> tuple[Predictions, Predictions]:
+def align_classes(first: Predictions, second: Predictions) -> tuple[Predictions, Predictions]:
     """Both under one list of classes, the union of theirs.
 
     Raises:
         ValueError: They are not about the same labelled images.
     """
     classes = tuple(sorted({*first.classes, *second.classes}))
-    moved = _under(first, classes), _under(second, classes)
+    moved = _map_to_classes(first, classes), _map_to_classes(second, classes)
     if not np.array_equal(moved[0].labels, moved[1].labels):
         raise ValueError("the predictions are not about the same labelled images")
     return moved
 
 
-def _under(given: Predictions, classes: tuple[str, ...]) -> Predictions:
+def _map_to_classes(given: Predictions, classes: tuple[str, ...]) -> Predictions:
     if given.classes == classes:
         return given
     place = {name: index for index, name in enumerate(classes)}

@@ -30,24 +30,26 @@ def confusion_matrix(
     return cells.reshape(num_classes, num_classes)
 
 
-def per_class(confusion: NDArray[np.int64], classes: Sequence[str]) -> list[ClassReport]:
+def compute_class_reports(
+    confusion: NDArray[np.int64], classes: Sequence[str]
+) -> list[ClassReport]:
     """Precision, recall and F1 of every class, in the classes' order."""
     hits = np.diag(confusion).astype(float)
     of_class, as_class = confusion.sum(axis=1), confusion.sum(axis=0)
-    precision = _share(hits, as_class)
-    recall = _share(hits, of_class)
-    f1 = _share(2 * hits, of_class + as_class)
+    precision = _compute_share(hits, as_class)
+    recall = _compute_share(hits, of_class)
+    f1 = _compute_share(2 * hits, of_class + as_class)
     return [
         ClassReport(name, int(of_class[i]), float(precision[i]), float(recall[i]), float(f1[i]))
         for i, name in enumerate(classes)
     ]
 
 
-def rows(reports: Sequence[ClassReport]) -> list[dict[str, Any]]:
+def tabulate_rows(reports: Sequence[ClassReport]) -> list[dict[str, Any]]:
     """The table as plain rows."""
     return [asdict(report) for report in reports]
 
 
-def _share(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:
+def _compute_share(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:
     shares: NDArray[np.float64] = np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0)
     return shares

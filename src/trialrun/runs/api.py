@@ -4,20 +4,20 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from trialrun.engine.compute.openmp import spinning_limited
+from trialrun.engine.compute.openmp import limit_spinning_temporarily
 from trialrun.errors import CutBySignalError
-from trialrun.mlflow_client import settings_restored
-from trialrun.runs.signals import cut_by_signals, passed_on
+from trialrun.mlflow_client import restore_mlflow_settings
+from trialrun.runs.signals import interrupt_on_signals, reraise_signal
 from trialrun.runs.training.plan import plan_training
 
 if TYPE_CHECKING:
-    from trialrun.runs.callbacks import Observer
+    from trialrun.runs.callbacks import RunCallback
     from trialrun.runs.training.result import TrainResult
 
 
 def run_training(
     settings: Mapping[str, Any],
-    watch: "Callable[[], AbstractContextManager[Observer]] | None" = None,
+    watch: "Callable[[], AbstractContextManager[RunCallback]] | None" = None,
 ) -> "TrainResult":
     """Plan and train; torch and MLflow are loaded once the plan stands.
 
@@ -25,13 +25,13 @@ def run_training(
         TrialrunError: As its kinds say.
         CutBySignalError: A signal came; whatever run there was has ended as KILLED.
     """
-    with cut_by_signals():
+    with interrupt_on_signals():
         try:
             plan = plan_training(settings)
-            from trialrun.runs.training.run import train
+            from trialrun.runs.training.run import train_run
 
             with watch() if watch else nullcontext() as observer:
-                return train(plan, observer)
+                return train_run(plan, observer)
         except CutBySignalError:
             from trialrun.tracking import kill_unopened_run
 
@@ -40,7 +40,7 @@ def run_training(
 
 
 @contextmanager
-def called_by_program() -> Iterator[None]:
+def api_call() -> Iterator[None]:
     """A library call: the program keeps its signal handlers, environment and MLflow settings."""
-    with spinning_limited(), settings_restored(), passed_on():
+    with limit_spinning_temporarily(), restore_mlflow_settings(), reraise_signal():
         yield

@@ -2,12 +2,12 @@
 
 from typing import Protocol
 
-from trialrun.engine.early_stopping import Standing
+from trialrun.engine.early_stopping import EpochStatus
 
 READING, DECODING = "Reading files", "Decoding images"
 
 
-class Observer(Protocol):
+class RunCallback(Protocol):
     """Someone who watches a run."""
 
     def opened(self, run_name: str, run_id: str) -> None:
@@ -22,11 +22,11 @@ class Observer(Protocol):
     def scanned(self, num_images: int) -> None:
         """So many more have been."""
 
-    def epoch(self, standing: Standing, epochs: int) -> None:
+    def epoch(self, standing: EpochStatus, epochs: int) -> None:
         """An epoch is done."""
 
 
-class Silent:
+class NoOpCallback:
     """Watches and says nothing."""
 
     def opened(self, run_name: str, run_id: str) -> None:
@@ -41,5 +41,5 @@ class Silent:
     def scanned(self, num_images: int) -> None:
         """Nothing."""
 
-    def epoch(self, standing: Standing, epochs: int) -> None:
+    def epoch(self, standing: EpochStatus, epochs: int) -> None:
         """Nothing."""

@@ -6,9 +6,15 @@ from typing import TYPE_CHECKING
 
 from trialrun.config import NONE_TEXT
 from trialrun.errors import InvalidModelDirectoryError, InvalidParameterError
-from trialrun.files import new_directory
-from trialrun.models.names import ARCHITECTURES, DEFAULT_WEIGHTS, SWITCHES, check_name, takes_switch
-from trialrun.runs.datasets.sources import local_path
+from trialrun.files import create_directory
+from trialrun.models.names import (
+    ARCHITECTURES,
+    DEFAULT_WEIGHTS,
+    SWITCHES,
+    check_model_name,
+    takes_switch,
+)
+from trialrun.runs.datasets.sources import find_local_path
 
 if TYPE_CHECKING:
     from trialrun.images.decoding.preprocessing import Preprocessing
@@ -25,7 +31,7 @@ def init_model(name: str, out: str, *, weights: str, switches: Mapping[str, bool
         StorageError: `out` exists or cannot be written.
     """
     if name not in ARCHITECTURES:
-        check_name(name)
+        check_model_name(name)
         raise InvalidModelDirectoryError(
             f"{name} is a directory already", "Name a network of `trialrun model list`."
         )
@@ -35,33 +41,35 @@ def init_model(name: str, out: str, *, weights: str, switches: Mapping[str, bool
             raise InvalidParameterError(
                 f"{name} has no {switch}", f"It belongs to {' and '.join(SWITCHES[switch])}."
             )
-    weights = local_path(weights, {})
-    content = None if weights == NONE_TEXT else _weights(name, weights, chosen)
+    weights = find_local_path(weights, {})
+    content = None if weights == NONE_TEXT else _load_weights(name, weights, chosen)
     folder = Path(out).expanduser()
-    with new_directory(folder) as draft:
-        from trialrun.models.directory import ModelDescription, write
+    with create_directory(folder) as draft:
+        from trialrun.models.directory import ModelDescription, write_model_directory
 
-        write(draft, ModelDescription(name, chosen, (), _preprocessing(name, weights)), content)
+        write_model_directory(
+            draft, ModelDescription(name, chosen, (), _choose_preprocessing(name, weights)), content
+        )
     return folder
 
 
-def _weights(name: str, weights: str, switches: Mapping[str, bool]) -> bytes:
-    from trialrun.models.open import read_initial
-    from trialrun.models.weights import check_initial_names, to_bytes
-    from trialrun.models.zoo import build, head_prefix, pretrained_state
+def _load_weights(name: str, weights: str, switches: Mapping[str, bool]) -> bytes:
+    from trialrun.models.open import read_initial_state
+    from trialrun.models.weights import check_initial_names, serialize_state
+    from trialrun.models.zoo import build_network, find_head_prefix, load_pretrained_state
 
     if weights == DEFAULT_WEIGHTS:
-        return to_bytes(pretrained_state(name))
-    initial = read_initial(Path(weights).expanduser(), name)
-    network = build(name, 2, image_size=None, arguments=switches)
-    prefix, state = head_prefix(network), initial.state
+        return serialize_state(load_pretrained_state(name))
+    initial = read_initial_state(Path(weights).expanduser(), name)
+    network = build_network(name, 2, image_size=None, arguments=switches)
+    prefix, state = find_head_prefix(network), initial.state
     check_initial_names(network, state, prefix, weights)
     if initial.classes:  # an untrained directory has no classes that the last layer would be for
         state = {name: tensor for name, tensor in state.items() if not name.startswith(prefix)}
-    return to_bytes(state)
+    return serialize_state(state)
 
 
-def _preprocessing(name: str, weights: str) -> "Preprocessing | None":
+def _choose_preprocessing(name: str, weights: str) -> "Preprocessing | None":
     """The images that the weights were trained on; no file says it."""
     if weights == NONE_TEXT:
         return None

@@ -13,7 +13,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, 
 
 
 @contextmanager
-def cut_by_signals() -> Iterator[None]:
+def interrupt_on_signals() -> Iterator[None]:
     """Raise `CutBySignalError` at the first signal; ignore those that follow.
 
     `mlflow run` sends its child both, one after the other: the second must not break the closing of
@@ -24,19 +24,21 @@ def cut_by_signals() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {each: signal.signal(each, _cut) for each in _SIGNALS if not _is_by_nohup(each)}
-    unraisable, sys.unraisablehook = sys.unraisablehook, _raise_again
+    before = {
+        each: signal.signal(each, _raise_interrupt) for each in _SIGNALS if not _is_nohup(each)
+    }
+    unraisable, sys.unraisablehook = sys.unraisablehook, _resend_signal
     try:
         yield
     finally:
         sys.unraisablehook = unraisable
         for each, handler in before.items():
-            if signal.getsignal(each) is _cut:
+            if signal.getsignal(each) is _raise_interrupt:
                 signal.signal(each, handler)
 
 
 @contextmanager
-def passed_on() -> Iterator[None]:
+def reraise_signal() -> Iterator[None]:
     """As `cut_by_signals` in a process that is not ours: the caller's handling has the last word.
 
     Once the block has ended its run, the signal comes again as it would have come without us:
@@ -44,7 +46,7 @@ def passed_on() -> Iterator[None]:
     """
     before = {each: signal.getsignal(each) for each in _SIGNALS}
     try:
-        with cut_by_signals():
+        with interrupt_on_signals():
             yield
     except CutBySignalError as cut:
         if threading.current_thread() is threading.main_thread():
@@ -54,21 +56,21 @@ def passed_on() -> Iterator[None]:
         raise
 
 
-def _is_by_nohup(number: signal.Signals) -> bool:
+def _is_nohup(number: signal.Signals) -> bool:
     return number.name == "SIGHUP" and signal.getsignal(number) is signal.SIG_IGN
 
 
-def _cut(number: int, _frame: FrameType | None) -> None:
+def _raise_interrupt(number: int, _frame: FrameType | None) -> None:
     for each in _SIGNALS:
-        signal.signal(each, _ignored)
+        signal.signal(each, _ignore_signal)
     raise CutBySignalError(signal.Signals(number).name)
 
 
-def _ignored(_number: int, _frame: FrameType | None) -> None:
+def _ignore_signal(_number: int, _frame: FrameType | None) -> None:
     """Unlike SIG_IGN not inherited by children, nor complained of when a signal is on its way."""
 
 
-def _raise_again(unraisable: "sys.UnraisableHookArgs") -> None:
+def _resend_signal(unraisable: "sys.UnraisableHookArgs") -> None:
     """Send the signal once more where Python dropped its exception.
 
     A handler runs between any two bytecodes, those of a finaliser or a weak reference's callback
@@ -76,7 +78,7 @@ def _raise_again(unraisable: "sys.UnraisableHookArgs") -> None:
     """
     if isinstance(unraisable.exc_value, CutBySignalError):
         number = signal.Signals[unraisable.exc_value.signal_name]
-        signal.signal(number, _cut)
+        signal.signal(number, _raise_interrupt)
         signal.raise_signal(number)
     else:
         sys.__unraisablehook__(unraisable)

@@ -12,7 +12,7 @@ from trialrun.engine.compute.device import find_device
 from trialrun.engine.compute.torch_state import isolate_torch_state, use_default_modes
 from trialrun.models.classifier import ImageClassifier
 from trialrun.models.open import open_classifier
-from trialrun.scoring import LABEL_COLUMN, move_to, probability_columns, score
+from trialrun.scoring import LABEL_COLUMN, move_classifier, probability_columns, score_images
 from trialrun.serving.inputs import FORMATS, IMAGE_COLUMN, InputError, find_images
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class ImageModel:
         try:
             images, index = find_images(model_input)
         except InputError as error:
-            raise _refused(str(error)) from error
+            raise _invalid_input(str(error)) from error
         scores = self._score(images)
         classes = self.classifier.classes
         table = pd.DataFrame(
@@ -57,16 +57,16 @@ class ImageModel:
     def _score(self, images: "list[bytes | str]") -> "list[NDArray[np.float32]]":
         data = [None if isinstance(image, str) else image for image in images]
         with use_default_modes():
-            scores = list(score(self.classifier, data))
+            scores = list(score_images(self.classifier, data))
         told = zip(images, scores, strict=True)
         reasons = [image if isinstance(image, str) else scored.error for image, scored in told]
         if any(reasons):
             rows = [f"row {row}: {reason}" for row, reason in enumerate(reasons) if reason]
-            raise _refused("; ".join(rows))
+            raise _invalid_input("; ".join(rows))
         return [scored.probabilities for scored in scores if scored.probabilities is not None]
 
 
-def _refused(reason: str) -> Exception:
+def _invalid_input(reason: str) -> Exception:
     from mlflow.exceptions import MlflowException
     from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
@@ -83,4 +83,4 @@ def _load_pyfunc(data_path: str) -> ImageModel:
     from mlflow.environment_variables import MLFLOW_DEFAULT_PREDICTION_DEVICE as PREDICTION_DEVICE
 
     device = find_device(PREDICTION_DEVICE.get() or AUTO_TEXT, setting=PREDICTION_DEVICE.name)
-    return ImageModel(move_to(open_classifier(Path(data_path)), device))
+    return ImageModel(move_classifier(open_classifier(Path(data_path)), device))

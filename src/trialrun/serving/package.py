@@ -20,7 +20,7 @@ _REQUIRED = (
 )
 
 
-def requirements() -> list[str]:
+def list_requirements() -> list[str]:
     """The packages that serving imports, pinned to the versions that trained."""
     return [f"{name}=={version(name).partition('+')[0]}" for name in _REQUIRED]
 
@@ -33,12 +33,12 @@ def add_serving_files(
     from mlflow.pyfunc import add_to_model
     from mlflow.utils.environment import _PythonEnv
 
-    pins = requirements()
+    pins = list_requirements()
     (folder / "requirements.txt").write_text("\n".join(pins) + "\n")
-    (folder / "conda.yaml").write_text(_conda_yaml(pins))
+    (folder / "conda.yaml").write_text(_format_conda_yaml(pins))
     _PythonEnv.current().to_yaml(str(folder / "python_env.yaml"))
     package = write_served_code(folder / CODE)
-    model = Model(run_id=run_id, model_id=model_id, signature=_signature(classes))
+    model = Model(run_id=run_id, model_id=model_id, signature=_build_signature(classes))
     add_to_model(
         model,
         loader_module=loader_module(package),
@@ -51,7 +51,7 @@ def add_serving_files(
     model.save(str(folder / "MLmodel"))
 
 
-def _signature(classes: tuple[str, ...]) -> object:
+def _build_signature(classes: tuple[str, ...]) -> object:
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema
 
@@ -62,7 +62,7 @@ def _signature(classes: tuple[str, ...]) -> object:
     )
 
 
-def _conda_yaml(pins: list[str]) -> str:
+def _format_conda_yaml(pins: list[str]) -> str:
     import platform
 
     lines = [

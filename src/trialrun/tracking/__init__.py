@@ -1,22 +1,22 @@
 """The MLflow record of a run. MLflow is imported inside the functions: it takes over a second."""
 
-from trialrun.tracking.datasets import dataset_digest, dataset_input
+from trialrun.tracking.datasets import make_dataset_input, truncate_digest
 from trialrun.tracking.run import (
     PARENT_TAG,
     TrackedRun,
+    find_project_run,
     kill_unopened_run,
     open_nested_run,
     open_run,
-    opened_by_mlflow,
 )
 
 __all__ = [
     "PARENT_TAG",
     "TrackedRun",
-    "dataset_digest",
-    "dataset_input",
+    "find_project_run",
     "kill_unopened_run",
+    "make_dataset_input",
     "open_nested_run",
     "open_run",
-    "opened_by_mlflow",
+    "truncate_digest",
 ]

@@ -3,7 +3,7 @@
 import json
 from typing import TYPE_CHECKING
 
-from trialrun.images.scanning.scan import Survey
+from trialrun.images.scanning.scan import DatasetScan
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput
@@ -12,12 +12,12 @@ _DIGEST_LENGTH = 36  # what MLflow's database column takes
 _CONTEXT_TAG = "mlflow.data.context"
 
 
-def dataset_digest(surveyed: Survey) -> str:
+def truncate_digest(surveyed: DatasetScan) -> str:
     """The start of the content digest, as long as MLflow stores one."""
     return surveyed.content_digest()[:_DIGEST_LENGTH]
 
 
-def dataset_input(surveyed: Survey, *, name: str, context: str) -> "DatasetInput":
+def make_dataset_input(surveyed: DatasetScan, *, name: str, context: str) -> "DatasetInput":
     """The set as an input of a run; `context` is `training`, `validation` or the like."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
@@ -25,7 +25,7 @@ def dataset_input(surveyed: Survey, *, name: str, context: str) -> "DatasetInput
     profile = {"num_images": len(images), "images_by_class": images.counts()}
     dataset = Dataset(
         name=name,
-        digest=dataset_digest(surveyed),
+        digest=truncate_digest(surveyed),
         source_type="local",
         source=json.dumps({"uri": str(images.root)}),
         schema=json.dumps({"image": "binary", "label": "string", "classes": images.classes}),

@@ -14,7 +14,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, 
 
 
 @contextmanager
-def signals_held() -> Iterator[None]:
+def defer_signals() -> Iterator[None]:
     """Let SIGINT, SIGTERM and SIGHUP wait until the block is over, and send the first of them then.
 
     Not by the process's signal mask: other threads would take them. Outside the main thread, where

@@ -14,14 +14,14 @@ _PATIENCE_SECONDS = 30  # `mlflow run` has its say within a second or two of its
 _POLL_SECONDS = 0.2
 
 
-def leave_behind(run_id: str) -> None:
+def spawn_status_fixer(run_id: str) -> None:
     """Start the process that has the last word on a run's status."""
     command = [sys.executable, "-m", "trialrun.tracking.killed_status", run_id, str(os.getppid())]
     nowhere = subprocess.DEVNULL
     subprocess.Popen(command, stdin=nowhere, stdout=nowhere, stderr=nowhere, start_new_session=True)
 
 
-def keep_killed(run_id: str, parent_pid: int) -> None:
+def restore_killed_status(run_id: str, parent_pid: int) -> None:
     """Wait until `mlflow run` has called the run FAILED, or is gone without, and make it KILLED."""
     import mlflow
     import psutil
@@ -40,4 +40,4 @@ def keep_killed(run_id: str, parent_pid: int) -> None:
 
 
 if __name__ == "__main__":
-    keep_killed(sys.argv[1], int(sys.argv[2]))
+    restore_killed_status(sys.argv[1], int(sys.argv[2]))

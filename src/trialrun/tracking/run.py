@@ -9,9 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from trialrun.engine.early_stopping import KILLED
 from trialrun.errors import CutBySignalError, TrialrunError
-from trialrun.mlflow_client import describe_experiment, experiment_id, tracking_errors
-from trialrun.tracking.deferred_signals import signals_held
-from trialrun.tracking.killed_status import leave_behind
+from trialrun.mlflow_client import (
+    describe_experiment,
+    find_experiment_id,
+    translate_tracking_errors,
+)
+from trialrun.tracking.deferred_signals import defer_signals
+from trialrun.tracking.killed_status import spawn_status_fixer
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -32,7 +36,7 @@ class TrackedRun:
     def __init__(self, client: "MlflowClient", run_id: str) -> None:
         self.client = client
         self.run_id = run_id
-        with tracking_errors(f"run {run_id} cannot be read"):
+        with translate_tracking_errors(f"run {run_id} cannot be read"):
             run = client.get_run(run_id)
         self.experiment_id: str = run.info.experiment_id
         self.name: str = run.info.run_name
@@ -43,7 +47,7 @@ class TrackedRun:
         from mlflow.entities import Param
 
         new = [Param(name, text) for name, text in params.items() if name not in self._params]
-        with self._writing(), tracking_errors("parameters cannot be recorded"):
+        with self._writing(), translate_tracking_errors("parameters cannot be recorded"):
             for start in range(0, len(new), _BATCH_PARAMS):
                 batch = new[start : start + _BATCH_PARAMS]
                 self.client.log_batch(self.run_id, params=batch)
@@ -65,7 +69,7 @@ class TrackedRun:
 
         when = timestamp_ms or time.time_ns() // 1_000_000
         batch = [Metric(name, value, when, step, **links) for name, value in metrics.items()]
-        with self._writing(), tracking_errors("metrics cannot be recorded"):
+        with self._writing(), translate_tracking_errors("metrics cannot be recorded"):
             self.client.log_batch(self.run_id, metrics=batch)
         return when
 
@@ -74,12 +78,12 @@ class TrackedRun:
         from mlflow.entities import RunTag
 
         batch = [RunTag(name, text) for name, text in tags.items()]
-        with self._writing(), tracking_errors("tags cannot be recorded"):
+        with self._writing(), translate_tracking_errors("tags cannot be recorded"):
             self.client.log_batch(self.run_id, tags=batch)
 
     def inputs(self, datasets: "Sequence[DatasetInput]") -> None:
         """Record what was trained and validated on."""
-        with self._writing(), tracking_errors("datasets cannot be recorded"):
+        with self._writing(), translate_tracking_errors("datasets cannot be recorded"):
             self.client.log_inputs(self.run_id, list(datasets))
 
     def _writing(self) -> AbstractContextManager[None]:
@@ -89,21 +93,21 @@ class TrackedRun:
         would wait for it in vain. A server looks after its transactions itself, and may be slow.
         """
         is_local = self.client.tracking_uri.startswith("sqlite:")
-        return signals_held() if is_local else nullcontext()
+        return defer_signals() if is_local else nullcontext()
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
         """Store a file with the run."""
-        with tracking_errors(f"{path.name} cannot be stored"):
+        with translate_tracking_errors(f"{path.name} cannot be stored"):
             self.client.log_artifact(self.run_id, str(path), folder)
 
     def text(self, name: str, text: str) -> None:
         """Store `text` with the run as a file called `name`."""
-        with tracking_errors(f"{name} cannot be stored"):
+        with translate_tracking_errors(f"{name} cannot be stored"):
             self.client.log_text(self.run_id, text, name)
 
     def end(self, status: str) -> None:
         """End the run as FINISHED, FAILED or KILLED."""
-        _end(self.client, self.run_id, status)
+        _end_run(self.client, self.run_id, status)
 
 
 @contextmanager
@@ -125,18 +129,18 @@ def open_run(
     """
     is_resumed = run_id is not None
     with ExitStack() as stack:
-        with signals_held():  # from when the run is there until it is sure to be ended
-            opened = _take_opened() if run_id is None else None
+        with defer_signals():  # from when the run is there until it is sure to be ended
+            opened = _take_project_run() if run_id is None else None
             if run_id is not None:
-                with tracking_errors(f"run {run_id} cannot be opened again"):
+                with translate_tracking_errors(f"run {run_id} cannot be opened again"):
                     client.update_run(run_id, status="RUNNING")
             else:
                 run_id = opened or _new_active_run(client, experiment, name, tags)
-            stack.enter_context(_ended(client, run_id, by_mlflow=opened is not None))
+            stack.enter_context(_end_on_exit(client, run_id, by_mlflow=opened is not None))
         run = TrackedRun(client, run_id)
         run.tags(tags)
         describe_experiment(client, run.experiment_id)
-        with _system_metrics(run_id, is_resumed=is_resumed):
+        with _monitor_system(run_id, is_resumed=is_resumed):
             yield run
 
 
@@ -151,54 +155,58 @@ def open_nested_run(
 ) -> Iterator[TrackedRun]:
     """A new run below another, always ended; its parent records the machine for both."""
     with ExitStack() as stack:
-        with signals_held():
+        with defer_signals():
             run_id = _new_run(client, experiment_id, name, {**tags, PARENT_TAG: parent_run_id})
-            stack.enter_context(_ended(client, run_id, by_mlflow=False))
+            stack.enter_context(_end_on_exit(client, run_id, by_mlflow=False))
         yield TrackedRun(client, run_id)
 
 
 @contextmanager
-def _ended(client: "MlflowClient", run_id: str, *, by_mlflow: bool) -> Iterator[None]:
+def _end_on_exit(client: "MlflowClient", run_id: str, *, by_mlflow: bool) -> Iterator[None]:
     """End a run with a status that is true of how the block was left."""
     try:
         yield
-        _end(client, run_id, "FINISHED")
+        _end_run(client, run_id, "FINISHED")
     except (KeyboardInterrupt, CutBySignalError, GeneratorExit) as cut:
         # A signal between two of the calls that leave a block drops its generator: GeneratorExit.
         if isinstance(cut, CutBySignalError):
             cut.hint = "Its MLflow run has ended as KILLED; start it again."
-        _end_with(client, run_id, "KILLED", str(cut) or "stopped by SIGINT", stop_reason=KILLED)
+        _end_failed_run(
+            client, run_id, "KILLED", str(cut) or "stopped by SIGINT", stop_reason=KILLED
+        )
         if by_mlflow:
-            leave_behind(run_id)
+            spawn_status_fixer(run_id)
         raise
     except BaseException as error:
-        _end_with(client, run_id, "FAILED", f"{type(error).__name__}: {error}")
+        _end_failed_run(client, run_id, "FAILED", f"{type(error).__name__}: {error}")
         raise
 
 
-def _end(client: "MlflowClient", run_id: str, status: str) -> None:
-    with tracking_errors("the run cannot be ended"):
+def _end_run(client: "MlflowClient", run_id: str, status: str) -> None:
+    with translate_tracking_errors("the run cannot be ended"):
         client.set_terminated(run_id, status)
 
 
-def _end_with(client: "MlflowClient", run_id: str, status: str, error: str, **told: str) -> None:
+def _end_failed_run(
+    client: "MlflowClient", run_id: str, status: str, error: str, **told: str
+) -> None:
     """End a run that did not end well; what the store says to that is not what went wrong first."""
-    with signals_held():
-        with suppress(TrialrunError), tracking_errors("tags cannot be recorded"):
+    with defer_signals():
+        with suppress(TrialrunError), translate_tracking_errors("tags cannot be recorded"):
             for name, text in {"error": error, **told}.items():
                 client.set_tag(run_id, name, text)
         with suppress(TrialrunError):
-            _end(client, run_id, status)
+            _end_run(client, run_id, status)
 
 
-def opened_by_mlflow() -> str | None:
+def find_project_run() -> str | None:
     """The run that `mlflow run` has opened for this process."""
     return os.environ.get(RUN_ID_VARIABLE) or None
 
 
-def _take_opened() -> str | None:
+def _take_project_run() -> str | None:
     """That run, the first time only: what comes after must not write into a run that has ended."""
-    run_id = opened_by_mlflow()
+    run_id = find_project_run()
     if run_id is None or run_id in _taken:
         return None
     _taken.add(run_id)
@@ -213,9 +221,9 @@ def _new_active_run(
 
     parent = mlflow.active_run()
     if parent is None:
-        return _new_run(client, experiment_id(client, experiment), name, tags)
+        return _new_run(client, find_experiment_id(client, experiment), name, tags)
     its_own = parent.info.experiment_id
-    chosen = its_own if experiment is None else experiment_id(client, experiment)
+    chosen = its_own if experiment is None else find_experiment_id(client, experiment)
     return _new_run(client, chosen, name, {**tags, PARENT_TAG: parent.info.run_id})
 
 
@@ -224,13 +232,13 @@ def _new_run(
 ) -> str:
     from mlflow.tracking.context.registry import resolve_tags
 
-    with tracking_errors("the run cannot be opened"):
+    with translate_tracking_errors("the run cannot be opened"):
         run = client.create_run(experiment_id, run_name=name, tags=resolve_tags(dict(tags)))
     return str(run.info.run_id)
 
 
 @contextmanager
-def _system_metrics(run_id: str, *, is_resumed: bool) -> Iterator[None]:
+def _monitor_system(run_id: str, *, is_resumed: bool) -> Iterator[None]:
     """MLflow's own sampling of processor, memory, disk and network, in a thread.
 
     Steps go on from those that an earlier process recorded.
@@ -245,20 +253,23 @@ def _system_metrics(run_id: str, *, is_resumed: bool) -> Iterator[None]:
         monitor.finish()
         # It samples at the start of each interval and records at its end: a run shorter than one
         # would have no sample, a longer one no last. No run shall end for want of that.
-        with suppress(TrialrunError), tracking_errors("the last sample cannot be recorded"):
+        with (
+            suppress(TrialrunError),
+            translate_tracking_errors("the last sample cannot be recorded"),
+        ):
             monitor.publish_metrics(monitor.aggregate_metrics())
             monitor.mlflow_logger.flush()
 
 
 def kill_unopened_run() -> None:
     """End as KILLED the run that `mlflow run` opened for us, stopped before we took it up."""
-    run_id = opened_by_mlflow()
+    run_id = find_project_run()
     if run_id is None:
         return
     import mlflow
 
-    with tracking_errors("the run cannot be ended"):
+    with translate_tracking_errors("the run cannot be ended"):
         client = mlflow.MlflowClient()
         if client.get_run(run_id).info.status == "RUNNING":
             client.set_terminated(run_id, "KILLED")
-            leave_behind(run_id)
+            spawn_status_fixer(run_id)

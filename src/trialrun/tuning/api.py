@@ -5,16 +5,16 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from trialrun.errors import CutBySignalError
-from trialrun.runs.signals import cut_by_signals
+from trialrun.runs.signals import interrupt_on_signals
 from trialrun.tuning.plan import plan_search
 
 if TYPE_CHECKING:
-    from trialrun.tuning.callbacks import SearchObserver
+    from trialrun.tuning.callbacks import SearchCallback
     from trialrun.tuning.result import SearchResult
 
 
-def run_search(
-    settings: Mapping[str, Any], watch: "Callable[[], AbstractContextManager[SearchObserver]]"
+def plan_and_search(
+    settings: Mapping[str, Any], watch: "Callable[[], AbstractContextManager[SearchCallback]]"
 ) -> "SearchResult":
     """Plan and search; torch, MLflow and Optuna are loaded once the plan stands.
 
@@ -22,13 +22,13 @@ def run_search(
         TrialrunError: As its kinds say.
         CutBySignalError: A signal came; whatever runs there were have ended as KILLED.
     """
-    with cut_by_signals():
+    with interrupt_on_signals():
         try:
             plan = plan_search(settings)
-            from trialrun.tuning.run import search
+            from trialrun.tuning.run import run_search
 
             with watch() as observer:
-                return search(plan, observer)
+                return run_search(plan, observer)
         except CutBySignalError:
             from trialrun.tracking import kill_unopened_run
 

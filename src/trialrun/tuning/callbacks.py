@@ -2,17 +2,17 @@
 
 from typing import Protocol
 
-from trialrun.runs.callbacks import Observer, Silent
+from trialrun.runs.callbacks import NoOpCallback, RunCallback
 
 
-class SearchObserver(Observer, Protocol):
+class SearchCallback(RunCallback, Protocol):
     """Someone who watches a search."""
 
     def trial(self, text: str) -> None:
         """A trial has ended, of this machine or another's."""
 
 
-class SilentSearch(Silent):
+class NoOpSearchCallback(NoOpCallback):
     """Watches and says nothing."""
 
     def trial(self, text: str) -> None:

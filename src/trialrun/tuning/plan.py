@@ -14,15 +14,15 @@ from typing import Any
 from trialrun.config import (
     AUTO_TEXT,
     METRIC_DIRECTIONS,
-    Knob,
     SearchConfig,
+    Setting,
     TrainConfig,
     as_text,
-    from_values,
-    knobs,
+    build_config,
+    list_settings,
 )
-from trialrun.engine.steps import warm_up_steps
-from trialrun.errors import InvalidParameterError, TrialrunError, merged
+from trialrun.engine.steps import count_warm_up_steps
+from trialrun.errors import InvalidParameterError, TrialrunError, merge_errors
 from trialrun.runs.training.plan import TrainPlan, plan_training
 from trialrun.tuning.space import (
     DEFAULT_RANGES,
@@ -53,7 +53,7 @@ _NOT_COMPARED = ("train_data", "valid_data", "device", "experiment", "run_name",
 
 
 @dataclass(frozen=True, slots=True)
-class Goal:
+class Objective:
     """What a trial is judged by, and which way is better (`minimize` or `maximize`)."""
 
     metric: str
@@ -65,7 +65,7 @@ class Goal:
         return 1 if self.direction == "minimize" else -1
 
 
-def signed(values: Sequence[float], goals: Sequence[Goal]) -> list[float]:
+def as_minimized(values: Sequence[float], goals: Sequence[Objective]) -> list[float]:
     """A trial's values with signs by which the smaller is the better."""
     return [goal.sign * value for goal, value in zip(goals, values, strict=True)]
 
@@ -76,7 +76,7 @@ class SearchPlan:
 
     config: SearchConfig
     space: Space
-    goals: tuple[Goal, ...]
+    goals: tuple[Objective, ...]
     starts: tuple[Mapping[str, Any], ...]  # settings to try first, of `--enqueue`
     base: TrainPlan
     notes: tuple[str, ...]
@@ -94,7 +94,7 @@ class SearchPlan:
 
     def params(self) -> dict[str, str]:
         """Every setting by name as the parent run records it, ranges as they are typed."""
-        storage = {"storage": masked(self.config.storage)}
+        storage = {"storage": redact_password(self.config.storage)}
         return self.base.config.params() | self.space.texts() | self.config.params() | storage
 
     def tags(self) -> dict[str, str]:
@@ -103,17 +103,17 @@ class SearchPlan:
         return {f"search.{name}": text for name, text in texts if name not in _OF_THE_STUDY}
 
 
-def masked(url: str | None) -> str:
+def redact_password(url: str | None) -> str:
     """A storage's address without its passwords, however wrongly it is written."""
     text = as_text(url)
     if text.startswith(SQLITE):  # which has none, and may have an @ in a folder's name
         return text
     credentials, at, place = text.rpartition("@")  # the last: a password may hold an @ by mistake
-    shown = f"{_user_alone(credentials)}@{place}" if at else text
+    shown = f"{_strip_password(credentials)}@{place}" if at else text
     return _PASSWORDS.sub(r"\1***", shown)
 
 
-def _user_alone(text: str) -> str:
+def _strip_password(text: str) -> str:
     """What stands before an @, without the password; all of it may be one where `://` is amiss."""
     scheme = _SCHEME.match(text)
     begin = scheme.end() if scheme else 0
@@ -130,33 +130,37 @@ def plan_search(values: Mapping[str, Any]) -> SearchPlan:
         TrialrunError: One error that names everything wrong with settings, ranges and data.
     """
     problems: list[TrialrunError] = []
-    own = {item.name for item in knobs(SearchConfig)}
-    config = _settings({k: v for k, v in values.items() if k in own}, problems)
+    own = {item.name for item in list_settings(SearchConfig)}
+    config = _parse_settings({k: v for k, v in values.items() if k in own}, problems)
     rest = {k: v for k, v in values.items() if k not in own}
-    searched, fixed = _divided(rest, problems)
-    goals = _goals(config, problems)
-    problems += _of_the_search(config, Space(searched))
-    problems += _two_warm_ups(searched, fixed)
-    base = _base(searched, fixed, problems)
-    starts = _starts(config.enqueue, Space(searched), problems)
+    searched, fixed = _split_dimensions(rest, problems)
+    goals = _parse_objectives(config, problems)
+    problems += _check_search_settings(config, Space(searched))
+    problems += _check_warm_ups(searched, fixed)
+    base = _plan_base(searched, fixed, problems)
+    starts = _read_enqueued(config.enqueue, Space(searched), problems)
     if problems:
-        raise merged(problems)
+        raise merge_errors(problems)
     assert base is not None
     _check_top5(goals, len(base.classes))
-    fitting, notes = _fitting(searched, len(base.train))
+    fitting, notes = _limit_batch_sizes(searched, len(base.train))
     return SearchPlan(config, Space(fitting), goals, starts, base, notes, dict(values))
 
 
-def _settings(values: Mapping[str, Any], problems: list[TrialrunError]) -> SearchConfig:
+def _parse_settings(values: Mapping[str, Any], problems: list[TrialrunError]) -> SearchConfig:
     try:
-        return from_values(SearchConfig, values)
+        return build_config(SearchConfig, values)
     except InvalidParameterError as error:
         problems.append(error)
-    kept = {item.name: values[item.name] for item in knobs(SearchConfig) if _is_legal(item, values)}
-    return from_values(SearchConfig, kept)
+    kept = {
+        item.name: values[item.name]
+        for item in list_settings(SearchConfig)
+        if _is_legal(item, values)
+    }
+    return build_config(SearchConfig, kept)
 
 
-def _is_legal(item: Knob, values: Mapping[str, Any]) -> bool:
+def _is_legal(item: Setting, values: Mapping[str, Any]) -> bool:
     try:
         item.parse(values[item.name])
     except (KeyError, InvalidParameterError):
@@ -164,11 +168,11 @@ def _is_legal(item: Knob, values: Mapping[str, Any]) -> bool:
     return True
 
 
-def _divided(
+def _split_dimensions(
     values: Mapping[str, Any], problems: list[TrialrunError]
 ) -> tuple[dict[str, Dimension], dict[str, Any]]:
     """The ranges and choices on one hand, what is fixed on the other."""
-    settings = {item.name: item for item in knobs(TrainConfig)}
+    settings = {item.name: item for item in list_settings(TrainConfig)}
     searched: dict[str, Dimension] = {}
     fixed: dict[str, Any] = {}
     if not any(name in settings and is_searched(settings[name], v) for name, v in values.items()):
@@ -184,7 +188,7 @@ def _divided(
     return searched, fixed
 
 
-def _two_warm_ups(
+def _check_warm_ups(
     searched: Mapping[str, Dimension], fixed: Mapping[str, Any]
 ) -> list[TrialrunError]:
     """A range may begin at 0, where both units would pass as unset.
@@ -192,7 +196,7 @@ def _two_warm_ups(
     A fixed 0 is no unit that was given: MLproject hands every setting over.
     """
     units = ("warmup_steps", "warmup_epochs")
-    settings = {item.name: item for item in knobs(TrainConfig) if item.name in units}
+    settings = {item.name: item for item in list_settings(TrainConfig) if item.name in units}
     zeros = [name for name in units if name in fixed and _is_zero(settings[name], fixed[name])]
     given = [name for name in units if name in searched.keys() | fixed.keys() - set(zeros)]
     if len(given) < len(units) or not searched.keys() & set(units):
@@ -204,14 +208,14 @@ def _two_warm_ups(
     ]
 
 
-def _is_zero(item: Knob, value: Any) -> bool:
+def _is_zero(item: Setting, value: Any) -> bool:
     try:
         return bool(item.parse(value) == 0)
     except InvalidParameterError:
         return False
 
 
-def _base(
+def _plan_base(
     searched: Mapping[str, Dimension], fixed: Mapping[str, Any], problems: list[TrialrunError]
 ) -> TrainPlan | None:
     """The plan at one corner of the space, which stands for its data and fixed settings.
@@ -219,7 +223,7 @@ def _base(
     The corner has the smallest batches, the most epochs and the shortest warm-up: where that
     warm-up is too long, it is in every trial.
     """
-    corner = {name: _cornered(name, each) for name, each in searched.items()}
+    corner = {name: _corner_value(name, each) for name, each in searched.items()}
     try:
         return plan_training({**corner, **fixed})
     except TrialrunError as error:
@@ -227,7 +231,7 @@ def _base(
         return None
 
 
-def _cornered(name: str, dimension: Dimension) -> Any:
+def _corner_value(name: str, dimension: Dimension) -> Any:
     """A setting's value at the corner."""
     if name == "epochs":
         return int(dimension.largest())
@@ -236,7 +240,7 @@ def _cornered(name: str, dimension: Dimension) -> Any:
     return dimension.value_at(0)
 
 
-def _fitting(
+def _limit_batch_sizes(
     searched: dict[str, Dimension], num_images: int
 ) -> tuple[dict[str, Dimension], tuple[str, ...]]:
     """The dimensions without batches larger than the training set, and a note of those."""
@@ -255,7 +259,7 @@ def _fitting(
     return {**searched, "batch_size": kept}, (note,)
 
 
-def _goals(config: SearchConfig, problems: list[TrialrunError]) -> tuple[Goal, ...]:
+def _parse_objectives(config: SearchConfig, problems: list[TrialrunError]) -> tuple[Objective, ...]:
     metrics = [name.strip() for name in config.metric.split(",")]
     directions = [word.strip().lower() for word in config.direction.split(",")]
     if directions == [AUTO_TEXT]:
@@ -275,10 +279,10 @@ def _goals(config: SearchConfig, problems: list[TrialrunError]) -> tuple[Goal, .
             )
         )
         directions = ["minimize"] * len(metrics)
-    return tuple(Goal(*pair) for pair in zip(metrics, directions, strict=True))
+    return tuple(Objective(*pair) for pair in zip(metrics, directions, strict=True))
 
 
-def _check_top5(goals: Sequence[Goal], num_classes: int) -> None:
+def _check_top5(goals: Sequence[Objective], num_classes: int) -> None:
     if num_classes < _TOP5_CLASSES and any("top5" in goal.metric for goal in goals):
         raise InvalidParameterError(
             f"valid_top5_accuracy needs {_TOP5_CLASSES} classes, and there are {num_classes}",
@@ -286,12 +290,12 @@ def _check_top5(goals: Sequence[Goal], num_classes: int) -> None:
         )
 
 
-def _of_the_storage(url: str) -> list[TrialrunError]:
+def _check_storage(url: str) -> list[TrialrunError]:
     """What is wrong with an address as far as it can be told without going there."""
     if not url.startswith(STORAGE_SCHEMES):
         return [
             InvalidParameterError(
-                f"storage={masked(url)} is no storage of studies",
+                f"storage={redact_password(url)} is no storage of studies",
                 "Give sqlite:///FILE or postgresql://USER@HOST/DATABASE.",
             )
         ]
@@ -300,7 +304,7 @@ def _of_the_storage(url: str) -> list[TrialrunError]:
         if url.startswith(SQLITE) or _is_address(url)
         else [
             InvalidParameterError(
-                f"storage={masked(url)} is no address of a server",
+                f"storage={redact_password(url)} is no address of a server",
                 "Give postgresql://USER@HOST:PORT/DATABASE; an @ in a password is written %40.",
             )
         ]
@@ -318,9 +322,9 @@ def _is_address(url: str) -> bool:
     return "@" not in (host or "")
 
 
-def _of_the_search(config: SearchConfig, space: Space) -> list[TrialrunError]:
+def _check_search_settings(config: SearchConfig, space: Space) -> list[TrialrunError]:
     """What of the search's own settings does not go together."""
-    problems = [] if config.storage is None else _of_the_storage(config.storage)
+    problems = [] if config.storage is None else _check_storage(config.storage)
     if config.sampler == "grid" and (endless := space.endless()):
         problems.append(
             InvalidParameterError(
@@ -337,7 +341,7 @@ def _of_the_search(config: SearchConfig, space: Space) -> list[TrialrunError]:
     return problems
 
 
-def _starts(
+def _read_enqueued(
     source: str | None, space: Space, problems: list[TrialrunError]
 ) -> tuple[Mapping[str, Any], ...]:
     """The settings in the file `--enqueue` names, each within the space."""
@@ -368,7 +372,7 @@ def _starts(
     return tuple(rows)
 
 
-def trial_plan(base: TrainPlan, settings: Mapping[str, Any], random_seed: int) -> TrainPlan:
+def plan_trial(base: TrainPlan, settings: Mapping[str, Any], random_seed: int) -> TrainPlan:
     """The plan of one trial: the base's sets with settings and a seed of its own."""
     config = dataclasses.replace(
         base.config, **settings, random_seed=random_seed, run_name=None, register_as=None
@@ -376,14 +380,14 @@ def trial_plan(base: TrainPlan, settings: Mapping[str, Any], random_seed: int) -
     return dataclasses.replace(base, config=config)
 
 
-def impossible_reason(base: TrainPlan, settings: Mapping[str, Any]) -> str:
+def find_impossible_reason(base: TrainPlan, settings: Mapping[str, Any]) -> str:
     """Why a trial cannot have these settings together; empty where it can.
 
     Each is legal by itself: a warm-up may be longer than the epochs that were drawn beside it.
     """
     try:
         config = dataclasses.replace(base.config, **settings)
-        warm_up_steps(config, len(base.train))
+        count_warm_up_steps(config, len(base.train))
     except InvalidParameterError as error:
         return str(error)
     return ""

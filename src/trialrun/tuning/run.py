@@ -12,26 +12,30 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from trialrun.errors import CutBySignalError, TrackingError, TrialrunError
-from trialrun.mlflow_client import connect
-from trialrun.tracking import TrackedRun, open_run, opened_by_mlflow
-from trialrun.tuning.callbacks import SearchObserver, SilentSearch
-from trialrun.tuning.plan import SearchPlan, masked
-from trialrun.tuning.reporting.logging import (
-    count_by_state,
-    record_best,
-    record_pictures,
-    record_trials,
+from trialrun.mlflow_client import connect_client
+from trialrun.tracking import TrackedRun, find_project_run, open_run
+from trialrun.tuning.callbacks import NoOpSearchCallback, SearchCallback
+from trialrun.tuning.plan import SearchPlan, redact_password
+from trialrun.tuning.reporting.logging import count_by_state, log_best, log_plots, log_trials
+from trialrun.tuning.reporting.parent_run import end_lost_run, end_orphaned_runs, register_once
+from trialrun.tuning.reporting.seed_replicates import (
+    NoiseFloor,
+    compute_noise_floor,
+    open_replicate_study,
 )
-from trialrun.tuning.reporting.parent_run import end_lost, end_orphans, register_once
-from trialrun.tuning.reporting.seed_replicates import NoiseFloor, noise_floor, replicate_study
-from trialrun.tuning.reporting.trial_logger import Announcer
+from trialrun.tuning.reporting.trial_logger import TrialLogger
 from trialrun.tuning.result import SearchResult
 from trialrun.tuning.study import study as studies
 from trialrun.tuning.study import trial_queue as kept
-from trialrun.tuning.study.locks import Hold
-from trialrun.tuning.study.storage import Storage, default_storage, open_storage, storage_errors
-from trialrun.tuning.study.trial_queue import Desk, best_first
-from trialrun.tuning.workers.pool import POLL_SECONDS, Crew, work, worker_name
+from trialrun.tuning.study.locks import LockHandle
+from trialrun.tuning.study.storage import (
+    StudyStorage,
+    find_default_storage,
+    open_storage,
+    translate_optuna_errors,
+)
+from trialrun.tuning.study.trial_queue import TrialQueue, sort_by_objective
+from trialrun.tuning.workers.pool import POLL_SECONDS, WorkerPool, make_worker_name, run_trials
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -41,21 +45,24 @@ _OWNER_POLL_SECONDS = 1.0
 _OWNER_SECONDS = 60  # that the machine which began a study has for opening its parent run
 
 
-def search(plan: SearchPlan, observer: SearchObserver | None = None) -> SearchResult:
+def run_search(plan: SearchPlan, observer: SearchCallback | None = None) -> SearchResult:
     """Search as `plan` says: a parent run in MLflow, a nested run a trial, the best registered.
 
     Raises:
         TrialrunError: As its kinds say; the parent run is then FAILED.
         CutBySignalError: A signal came; running trials are KILLED and wait to be begun again.
     """
-    client = connect()
+    client = connect_client()
     storage = open_storage(
-        plan.config.storage or default_storage(), heartbeat_seconds=plan.config.heartbeat_seconds
+        plan.config.storage or find_default_storage(),
+        heartbeat_seconds=plan.config.heartbeat_seconds,
     )
-    with storage_errors(storage.url), closing(storage):
-        study = studies.open_study(storage, plan.config.study or studies.new_name(), plan)
+    with translate_optuna_errors(storage.url), closing(storage):
+        study = studies.open_study(storage, plan.config.study or studies.generate_name(), plan)
         deadline = time.time() + plan.config.timeout if plan.config.timeout else None
-        under_way = _Search(plan, observer or SilentSearch(), client, storage, study, deadline)
+        under_way = _SearchRun(
+            plan, observer or NoOpSearchCallback(), client, storage, study, deadline
+        )
         try:
             return under_way.result()
         except CutBySignalError as cut:
@@ -64,11 +71,11 @@ def search(plan: SearchPlan, observer: SearchObserver | None = None) -> SearchRe
 
 
 @dataclass(slots=True)
-class _Search:
+class _SearchRun:
     plan: SearchPlan
-    observer: SearchObserver
+    observer: SearchCallback
     client: "MlflowClient"
-    storage: Storage
+    storage: StudyStorage
     study: "Study"
     deadline: float | None
     stop_reason: str = ""  # once the last trial was trained
@@ -84,7 +91,7 @@ class _Search:
         self._mark_call(result)
         return result
 
-    def _owned(self, lock: Hold) -> SearchResult:
+    def _owned(self, lock: LockHandle) -> SearchResult:
         with self._parent(self.study.user_attrs.get(studies.PARENT_RUN)) as run:
             self.observer.opened(run.name, run.run_id)
             run.tags(self.plan.tags())
@@ -119,7 +126,7 @@ class _Search:
                     return self._concluded_once(run, lock)
         return self._summary(parent_run_id)
 
-    def _concluded_once(self, run: TrackedRun, lock: Hold) -> SearchResult:
+    def _concluded_once(self, run: TrackedRun, lock: LockHandle) -> SearchResult:
         """Replicates and conclusion; the latter is left to who has taken a lock that was cut."""
         floor = self._replicated(run.run_id)
         if lock.is_kept():
@@ -140,7 +147,7 @@ class _Search:
         )
 
     @contextmanager
-    def _owner_lock(self, *, wait: bool) -> Iterator[Hold | None]:
+    def _owner_lock(self, *, wait: bool) -> Iterator[LockHandle | None]:
         while True:
             with self.storage.try_lock(f"{self.study.study_name}/owner") as lock:
                 if lock or not wait:
@@ -155,37 +162,37 @@ class _Search:
     def _train(self, study: "Study", parent_run_id: str) -> None:
         """Have the trials of a study run, here or by worker processes."""
         desk = self._desk(study)
-        after = Announcer(study, self.plan, self.observer)
+        after = TrialLogger(study, self.plan, self.observer)
         if self.plan.config.workers > 1:
-            Crew(desk, parent_run_id, after).work()
+            WorkerPool(desk, parent_run_id, after).work()
             return
         from trialrun.engine.compute.torch_state import isolate_torch_state
 
         with isolate_torch_state():
             self._train_here(desk, parent_run_id, after)
 
-    def _train_here(self, desk: Desk, parent_run_id: str, after: Callable[[], None]) -> None:
+    def _train_here(self, desk: TrialQueue, parent_run_id: str, after: Callable[[], None]) -> None:
         """Run trials in this process, one after another."""
         if self.bench is None:
-            from trialrun.tuning.workers.trial_runner import Bench
+            from trialrun.tuning.workers.trial_runner import TrialRunner
 
             experiment = TrackedRun(self.client, parent_run_id).experiment_id
-            self.bench = Bench(self.plan, parent_run_id, experiment, self.observer)
+            self.bench = TrialRunner(self.plan, parent_run_id, experiment, self.observer)
             self.bench.check_same_data(self.study)
-        worker = worker_name()
+        worker = make_worker_name()
         try:
-            work(desk, self.bench, worker, after)
+            run_trials(desk, self.bench, worker, after)
         except BaseException:
             desk.release(worker)
             raise
 
-    def _desk(self, study: "Study") -> Desk:
-        return studies.open_desk(
+    def _desk(self, study: "Study") -> TrialQueue:
+        return studies.open_trial_queue(
             self.storage,
             study,
             self.plan,
             deadline=self.deadline,
-            on_lost=lambda trial: end_lost(self.client, trial),
+            on_lost=lambda trial: end_lost_run(self.client, trial),
         )
 
     def _is_concluded(self) -> bool:
@@ -200,10 +207,10 @@ class _Search:
         trials = self.study.get_trials(deepcopy=False)
         best = self._best(floor)
         if best is not None:
-            record_best(run, best, trials, self.plan, floor)
-            record_pictures(run, self.study, self.plan, self.observer)
-        record_trials(run, trials, self.plan)
-        end_orphans(self.client, run.experiment_id, run.run_id, self._running_runs())
+            log_best(run, best, trials, self.plan, floor)
+            log_plots(run, self.study, self.plan, self.observer)
+        log_trials(run, trials, self.plan)
+        end_orphaned_runs(self.client, run.experiment_id, run.run_id, self._running_runs())
         if best is None:
             raise TrialrunError(
                 f"none of {len(trials)} trials was trained to its end",
@@ -218,12 +225,12 @@ class _Search:
     def _replicated(self, parent_run_id: str) -> NoiseFloor | None:
         if not self.plan.config.replicates:
             return None
-        again = replicate_study(self.storage, self.study, self.plan)
+        again = open_replicate_study(self.storage, self.study, self.plan)
         if again is None:
             self.observer.note("no replicates: fewer than two settings were trained to their end")
             return None
         self._train(again, parent_run_id)
-        floor = noise_floor(again.get_trials(deepcopy=False), self.plan)
+        floor = compute_noise_floor(again.get_trials(deepcopy=False), self.plan)
         lacking = "no noise floor: no two settings were trained again with two seeds in common"
         self.observer.note(floor.text() if floor else lacking)
         return floor
@@ -232,7 +239,7 @@ class _Search:
         trials = self.study.get_trials(deepcopy=False)
         if floor is not None:
             return trials[floor.chosen]
-        return next(iter(best_first(trials, self.plan.goals)), None)
+        return next(iter(sort_by_objective(trials, self.plan.goals)), None)
 
     def _running_runs(self) -> set[str]:
         from optuna.trial import TrialState
@@ -255,7 +262,7 @@ class _Search:
     def _summary(self, run_id: str) -> SearchResult:
         trials = self.study.get_trials(deepcopy=False)
         concluded = self.study.user_attrs.get(studies.CONCLUDED) or {}
-        ranked = best_first(trials, self.plan.goals)
+        ranked = sort_by_objective(trials, self.plan.goals)
         if not ranked:
             raise TrialrunError("no trial was trained to its end", "Allow more time or trials.")
         best = trials[concluded["best"]] if "best" in concluded else ranked[0]
@@ -267,7 +274,7 @@ class _Search:
         return SearchResult(
             **told,
             study=self.study.study_name,
-            storage=masked(self.storage.url),
+            storage=redact_password(self.storage.url),
             search_stop_reason=self.stop_reason,
             num_trials=count_by_state(trials),
             best_trial=best.number,
@@ -285,7 +292,7 @@ class _Search:
 
     def _mark_call(self, result: SearchResult) -> None:
         """Point from the run that `mlflow run` opened for this call to the search's, if another."""
-        own = opened_by_mlflow()
+        own = find_project_run()
         if own is not None and own != result.run_id:
             TrackedRun(self.client, own).tags(
                 {"search_run_id": result.run_id, "study": result.study}

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from trialrun.config import Knob, as_text
+from trialrun.config import Setting, as_text
 from trialrun.errors import InvalidParameterError
 
 if TYPE_CHECKING:
@@ -107,12 +107,12 @@ class Choice:
 Dimension = Range | Choice
 
 
-def settings_text(settings: Mapping[str, Any]) -> str:
+def format_settings(settings: Mapping[str, Any]) -> str:
     """Settings as one line that does not depend on their order."""
     return json.dumps(dict(settings), sort_keys=True)
 
 
-def is_searched(setting: Knob, value: Any) -> bool:
+def is_searched(setting: Setting, value: Any) -> bool:
     """Whether a setting's value, as given, is meant as a range or a choice."""
     if not isinstance(value, str):
         return isinstance(value, list | tuple)
@@ -121,7 +121,7 @@ def is_searched(setting: Knob, value: Any) -> bool:
     return setting.rule.searchable and "," in value  # paths and addresses hold colons
 
 
-def parse_dimension(setting: Knob, value: Any) -> Dimension:
+def parse_dimension(setting: Setting, value: Any) -> Dimension:
     """A range or choice of `setting` out of its text, or out of a list of values.
 
     Raises:
@@ -133,17 +133,17 @@ def parse_dimension(setting: Knob, value: Any) -> Dimension:
             f"{setting.name}={as_text(value)}: {setting.name} cannot be searched", "Give one value."
         )
     if isinstance(value, list | tuple):
-        return Choice(_options(setting, value))
+        return Choice(_parse_choice(setting, value))
     if "," in value:
-        return Choice(_options(setting, [part.strip() for part in value.split(",")]))
-    return _range(setting, value)
+        return Choice(_parse_choice(setting, [part.strip() for part in value.split(",")]))
+    return _parse_range(setting, value)
 
 
-def _options(setting: Knob, parts: Sequence[Any]) -> tuple[Any, ...]:
+def _parse_choice(setting: Setting, parts: Sequence[Any]) -> tuple[Any, ...]:
     return tuple(dict.fromkeys(setting.parse(part) for part in parts))
 
 
-def _range(setting: Knob, text: str) -> Range:
+def _parse_range(setting: Setting, text: str) -> Range:
     parts = [part.strip() for part in text.split(":")]
     if setting.type not in (int, float) or len(parts) not in (2, 3):
         raise InvalidParameterError(f"{setting.name}={text} is no range", _HINT)
@@ -154,12 +154,12 @@ def _range(setting: Knob, text: str) -> Range:
         raise InvalidParameterError(
             f"{setting.name}={text} ends at or before its beginning", f"Write {high}:{low}."
         )
-    step = _step(setting, text, parts[2], high - low) if len(parts) == 3 else None
+    step = _parse_step(setting, text, parts[2], high - low) if len(parts) == 3 else None
     logarithmic = setting.rule.logarithmic and step is None and low > 0
     return Range(low, high, step, logarithmic, whole=setting.type is int)
 
 
-def _step(setting: Knob, text: str, step_text: str, span: float) -> float:
+def _parse_step(setting: Setting, text: str, step_text: str, span: float) -> float:
     try:
         step = setting.type(step_text)
     except ValueError:

@@ -5,7 +5,13 @@ from typing import Annotated
 import typer
 
 from trialrun.cli.app import Json, app
-from trialrun.cli.output import aligned, quieten_mlflow, say, show, show_json
+from trialrun.cli.output import (
+    align_columns,
+    print_json,
+    print_result,
+    print_status,
+    silence_mlflow,
+)
 
 
 @app.command()
@@ -19,22 +25,22 @@ def compare(
     json: Json = False,
 ) -> None:
     """Show runs side by side. Parameters, metrics, curves, data and environments."""
-    quieten_mlflow()
+    silence_mlflow()
     from trialrun.config import NONE_TEXT
-    from trialrun.runs.inspection.compare import compare_runs, write_page
+    from trialrun.runs.inspection.compare import compare_runs, write_html_page
 
     found = compare_runs(runs)
     page = None if output == NONE_TEXT else output
     if json:
         if page:
-            write_page(found, page)
-        show_json({**found.to_json(), "output": page})
+            write_html_page(found, page)
+        print_json({**found.to_json(), "output": page})
         return
     for section in found.sections():
-        show(section.title)
+        print_result(section.title)
         rows = [tuple(section.heading), *section.rows] if section.rows else [(section.text,)]
-        for line in aligned(rows):
-            show(f"  {line}")
+        for line in align_columns(rows):
+            print_result(f"  {line}")
     if page:
-        write_page(found, page)
-        say(f"With curves in {page}")
+        write_html_page(found, page)
+        print_status(f"With curves in {page}")

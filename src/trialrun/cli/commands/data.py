@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from trialrun.cli.app import Json, app
-from trialrun.cli.output import say, show, show_json, show_table
+from trialrun.cli.output import print_json, print_result, print_status, print_table
 
 data_app = typer.Typer(help="Images: check, convert, split, cache.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
@@ -21,32 +21,32 @@ _SHOWN = 20  # bad files named on a terminal; --json names all
 
 
 @data_app.command("check")
-def check(
+def check_data(
     data: Source,
     valid: Annotated[str | None, typer.Argument(help="A second set, to be kept apart.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="One bad image is an error.")] = False,
     json: Json = False,
 ) -> None:
     """Count images; name bad ones, duplicates and leaks. Writes nothing."""
-    from trialrun.cli.progress import Terminal
-    from trialrun.runs.datasets.check import check as check_sets
+    from trialrun.cli.progress import TerminalProgress
+    from trialrun.runs.datasets.check import check_datasets as check_sets
 
-    with Terminal() as terminal:
+    with TerminalProgress() as terminal:
         checked = check_sets(data, valid, strict=strict, observer=terminal)
     if json:
-        show_json(checked.to_json())
+        print_json(checked.to_json())
     else:
         for each in checked.sets:
-            _show_set(each.to_json())
+            _print_set(each.to_json())
         for note in checked.findings.notes():
-            show(note)
+            print_result(note)
         if repeated := checked.findings.duplicates.num_repeated:
-            show(f"{repeated} images are copies of another in the same set and class")
+            print_result(f"{repeated} images are copies of another in the same set and class")
     checked.raise_for_problems()
 
 
-def _show_set(values: dict[str, object]) -> None:
-    from trialrun.images import printable
+def _print_set(values: dict[str, object]) -> None:
+    from trialrun.images import make_printable
 
     skipped, warned = values.pop("skipped"), values.pop("warned")
     notes, classes = values.pop("notes"), values.pop("images_by_class")
@@ -54,20 +54,20 @@ def _show_set(values: dict[str, object]) -> None:
     assert isinstance(warned, dict)
     assert isinstance(notes, list)
     assert isinstance(classes, dict)
-    show_table(values)
+    print_table(values)
     for name, count in classes.items():
-        show(f"  {count:>7} {printable(name)}")
+        print_result(f"  {count:>7} {make_printable(name)}")
     for word, rows in (("skipped", skipped), ("warned", warned)):
         for name, reason in list(rows.items())[:_SHOWN]:
-            show(f"{word} {printable(name)}: {reason}")
+            print_result(f"{word} {make_printable(name)}: {reason}")
         if len(rows) > _SHOWN:
-            show(f"and {len(rows) - _SHOWN} more {word}; --json names them all")
+            print_result(f"and {len(rows) - _SHOWN} more {word}; --json names them all")
     for note in notes:
-        show(f"note: {note}")
+        print_result(f"note: {note}")
 
 
 @data_app.command("convert")
-def convert(
+def convert_data(
     source: Source,
     out: Annotated[str, typer.Argument(help="The ImageDirectory to write.")],
     json: Json = False,
@@ -75,19 +75,21 @@ def convert(
     """Write any source as an ImageDirectory. Azure ML designer's modules read it as well."""
     from dataclasses import asdict
 
-    from trialrun.cli.progress import Terminal
-    from trialrun.runs.datasets.convert import convert as convert_source
+    from trialrun.cli.progress import TerminalProgress
+    from trialrun.runs.datasets.convert import convert_dataset as convert_source
 
-    with Terminal() as terminal:
+    with TerminalProgress() as terminal:
         written = convert_source(source, out, observer=terminal)
     if json:
-        show_json(asdict(written))
+        print_json(asdict(written))
         return
-    show(f"{written.num_images} images written to {written.folder}, {written.num_skipped} left out")
+    print_result(
+        f"{written.num_images} images written to {written.folder}, {written.num_skipped} left out"
+    )
 
 
 @data_app.command("split")
-def split(
+def split_data(
     data: Source,
     out: Annotated[str, typer.Argument(help="The folder for train and valid.")],
     fraction: Annotated[float, typer.Option(help="Share of each class in train.")] = 0.9,
@@ -103,10 +105,10 @@ def split(
     """Split a labelled set into OUT/train and OUT/valid. Stratified; both are ImageDirectories."""
     from dataclasses import asdict
 
-    from trialrun.cli.progress import Terminal
-    from trialrun.runs.datasets.split import split as split_set
+    from trialrun.cli.progress import TerminalProgress
+    from trialrun.runs.datasets.split import split_dataset as split_set
 
-    with Terminal() as terminal:
+    with TerminalProgress() as terminal:
         train, valid = split_set(
             data,
             out,
@@ -117,10 +119,12 @@ def split(
             observer=terminal,
         )
     if json:
-        show_json({"train": asdict(train), "valid": asdict(valid)})
+        print_json({"train": asdict(train), "valid": asdict(valid)})
         return
     for part in (train, valid):
-        show(f"{part.num_images} images written to {part.folder}, {part.num_skipped} left out")
+        print_result(
+            f"{part.num_images} images written to {part.folder}, {part.num_skipped} left out"
+        )
 
 
 @data_app.command("pack")
@@ -148,16 +152,18 @@ def _clear_cache(json: bool) -> None:
 
     cleared = clear_cache()
     if json:
-        show_json({"folder": str(decoded_folder()), **asdict(cleared)})
+        print_json({"folder": str(decoded_folder()), **asdict(cleared)})
         return
-    show(
+    print_result(
         f"{cleared.num_packs} packs and {cleared.num_archives} unpacked archives deleted, "
         f"{cleared.num_bytes / 1e6:.1f} MB"
     )
     if cleared.num_in_use:
-        say(f"{cleared.num_in_use} unpacked archives stay: processes use them")
+        print_status(f"{cleared.num_in_use} unpacked archives stay: processes use them")
     if cleared.num_not_allowed:
-        say(f"{cleared.num_not_allowed} packs or archives could not be deleted: whose are they?")
+        print_status(
+            f"{cleared.num_not_allowed} packs or archives could not be deleted: whose are they?"
+        )
 
 
 def _list_cache(json: bool) -> None:
@@ -173,16 +179,16 @@ def _list_cache(json: bool) -> None:
             for each in archives
         ]
         answer = {"folder": str(decoded_folder()), "limit_bytes": limit_bytes}
-        show_json(answer | {"packs": [asdict(row) for row in packs], "archives": unpacked})
+        print_json(answer | {"packs": [asdict(row) for row in packs], "archives": unpacked})
         return
     for pack in packs:
         images = f"{pack.num_images:>8} images of {pack.image_size} pixels"
-        show(f"{pack.key[:12]}  {pack.num_bytes / 1e6:>9.1f} MB  {images}  {pack.source}")
+        print_result(f"{pack.key[:12]}  {pack.num_bytes / 1e6:>9.1f} MB  {images}  {pack.source}")
     for each in archives:
         size = f"{each.contents.num_bytes / 1e6:>9.1f} MB  {each.contents.num_files:>8} files"
-        show(f"{each.folder.name[:12]}  {size} unpacked  {each.contents.source}")
+        print_result(f"{each.folder.name[:12]}  {size} unpacked  {each.contents.source}")
     total = sum(pack.num_bytes for pack in packs) + sum(e.contents.num_bytes for e in archives)
-    say(
+    print_status(
         f"{len(packs)} packs and {len(archives)} unpacked archives in {cache_folder()}, "
         f"{total / 1e9:.3g} of {limit_bytes / 1e9:g} GB"
     )

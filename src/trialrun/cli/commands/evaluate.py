@@ -6,7 +6,7 @@ import typer
 
 from trialrun.cli.app import Json, Model, app
 from trialrun.cli.flags import flags_for
-from trialrun.cli.output import aligned, quieten_mlflow, show, show_json
+from trialrun.cli.output import align_columns, print_json, print_result, silence_mlflow
 from trialrun.config.evaluate import EvaluateConfig
 
 
@@ -19,21 +19,23 @@ def evaluate(
     **settings: Any,
 ) -> None:
     """Judge MODEL on the labelled images of DATA, as an MLflow run."""
-    from trialrun.config import from_values
-    from trialrun.runs.signals import cut_by_signals
+    from trialrun.config import build_config
+    from trialrun.runs.signals import interrupt_on_signals
 
-    from_values(EvaluateConfig, settings)
-    with cut_by_signals():
-        quieten_mlflow()
-        from trialrun.cli.progress import Terminal
-        from trialrun.runs.evaluation.evaluate import evaluate as judge
-        from trialrun.runs.evaluation.evaluate import figure_rows
+    build_config(EvaluateConfig, settings)
+    with interrupt_on_signals():
+        silence_mlflow()
+        from trialrun.cli.progress import TerminalProgress
+        from trialrun.runs.evaluation.evaluate import evaluate_model as judge
+        from trialrun.runs.evaluation.evaluate import format_figures
 
-        with Terminal() as terminal:
+        with TerminalProgress() as terminal:
             result = judge(model, data, settings, terminal)
     if json:
-        show_json(result.to_json())
+        print_json(result.to_json())
         return
-    show(f"{result.num_images} images, {result.num_unreadable} unreadable; run {result.run_id}")
-    for line in aligned([("metric", "value", "interval"), *figure_rows(result)]):
-        show(line)
+    print_result(
+        f"{result.num_images} images, {result.num_unreadable} unreadable; run {result.run_id}"
+    )
+    for line in align_columns([("metric", "value", "interval"), *format_figures(result)]):
+        print_result(line)

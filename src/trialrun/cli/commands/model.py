@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from trialrun.cli.app import Json, app
-from trialrun.cli.output import show, show_json
+from trialrun.cli.output import print_json, print_result
 
 model_app = typer.Typer(help="Networks to train.", no_args_is_help=True)
 app.add_typer(model_app, name="model")
@@ -17,10 +17,10 @@ def list_models(json: Json = False) -> None:
     from trialrun.models import ARCHITECTURES
 
     if json:
-        show_json({"models": list(ARCHITECTURES)})
+        print_json({"models": list(ARCHITECTURES)})
         return
     for name in ARCHITECTURES:
-        show(name)
+        print_result(name)
 
 
 @model_app.command("init")
@@ -45,6 +45,6 @@ def init_model(
     switches = {"memory_efficient": memory_efficient, "zero_init_residual": zero_init_residual}
     folder = write(name, out, weights=weights, switches=switches)
     if json:
-        show_json({"model_directory": str(folder)})
+        print_json({"model_directory": str(folder)})
         return
-    show(f"{name} written to {folder}; train it with `trialrun train --model {folder}`")
+    print_result(f"{name} written to {folder}; train it with `trialrun train --model {folder}`")

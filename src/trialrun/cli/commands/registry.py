@@ -7,7 +7,14 @@ import typer
 
 from trialrun.cli.app import Json, app
 from trialrun.cli.flags import flags_for
-from trialrun.cli.output import aligned, quieten_mlflow, say, show, show_json, show_table
+from trialrun.cli.output import (
+    align_columns,
+    print_json,
+    print_result,
+    print_status,
+    print_table,
+    silence_mlflow,
+)
 from trialrun.config.promote import CHAMPION, METRICS, PromoteConfig
 
 if TYPE_CHECKING:
@@ -28,27 +35,27 @@ def promote(
     **settings: Any,
 ) -> None:
     """Make a version of NAME champion if it passes its gates on DATA."""
-    from trialrun.config import from_values
-    from trialrun.runs.signals import cut_by_signals
+    from trialrun.config import build_config
+    from trialrun.runs.signals import interrupt_on_signals
 
-    from_values(PromoteConfig, settings)
-    with cut_by_signals():
-        quieten_mlflow()
-        from trialrun.cli.progress import Terminal
-        from trialrun.runs.promotion.promote import promote as judge
+    build_config(PromoteConfig, settings)
+    with interrupt_on_signals():
+        silence_mlflow()
+        from trialrun.cli.progress import TerminalProgress
+        from trialrun.runs.promotion.promote import promote_version as judge
 
-        with Terminal() as terminal:
+        with TerminalProgress() as terminal:
             result = judge(name, version, data, settings, terminal)
-    tell = show if result.promoted and not json else say
-    for line in _verdict_lines(result):
+    tell = print_result if result.promoted and not json else print_status
+    for line in _format_verdict(result):
         tell(line)
     if json:
-        show_json(result.to_json())
+        print_json(result.to_json())
     result.check()
     tell(f"{result.name} version {result.version} is now {result.alias}")
 
 
-def _verdict_lines(result: "Promotion") -> list[str]:
+def _format_verdict(result: "Promotion") -> list[str]:
     rival = f"version {result.champion}" if result.champion else "nobody"
     heading = (
         f"{result.name} version {result.version} against {rival} "
@@ -59,7 +66,11 @@ def _verdict_lines(result: "Promotion") -> list[str]:
         for gate in result.verdict.gates
     ]
     figures = [(metric, f"{value:.4f}") for metric, value in result.metrics.items()]
-    return [heading, *aligned([("", "gate", "asked", "found"), *rows]), *aligned(figures)]
+    return [
+        heading,
+        *align_columns([("", "gate", "asked", "found"), *rows]),
+        *align_columns(figures),
+    ]
 
 
 @app.command()
@@ -70,38 +81,38 @@ def rollback(
     json: Json = False,
 ) -> None:
     """Make the champion before champion of NAME again."""
-    quieten_mlflow()
-    from trialrun.runs.promotion.alias_history import rollback as go_back
+    silence_mlflow()
+    from trialrun.runs.promotion.alias_history import roll_back_alias as go_back
 
     done = go_back(name, reason, alias)
     if json:
-        show_json(done)
+        print_json(done)
         return
-    show_table(done)
+    print_table(done)
 
 
 @app.command()
 def history(name: Name, alias: Alias = CHAMPION, json: Json = False) -> None:
     """Show who was champion of NAME, from when to when, and why."""
-    quieten_mlflow()
-    from trialrun.runs.promotion.alias_history import history as read
+    silence_mlflow()
+    from trialrun.runs.promotion.alias_history import read_history as read
 
     found = read(name, alias)
     if json:
-        show_json(asdict(found))
+        print_json(asdict(found))
         return
-    for line in _history_lines(found):
-        show(line)
+    for line in _format_history(found):
+        print_result(line)
 
 
-def _history_lines(found: "History") -> list[str]:
+def _format_history(found: "History") -> list[str]:
     if not found.reigns:
         return [f"{found.name} has had no {found.alias} yet"]
     heading = ("version", "from", "until", "by", "why", "figures", "run")
-    return aligned([heading, *map(_history_row, found.reigns)])
+    return align_columns([heading, *map(_format_period, found.reigns)])
 
 
-def _history_row(reign: "Reign") -> tuple[str, ...]:
+def _format_period(reign: "Reign") -> tuple[str, ...]:
     why = reign.reason if reign.kind == "promotion" else f"{reign.kind}: {reign.reason}"
     figures = ", ".join(
         f"{name} {value:.4g}" for name, value in reign.figures.items() if name in METRICS

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trialrun.cli.app import Json, app
-from trialrun.cli.output import aligned, quieten_mlflow, show, show_json
+from trialrun.cli.output import align_columns, print_json, print_result, silence_mlflow
 from trialrun.config.reproduce import DEFAULT_TOLERANCE
 
 if TYPE_CHECKING:
@@ -24,14 +24,14 @@ def reproduce(
     json: Json = False,
 ) -> None:
     """Train RUN_ID again from its record and compare every epoch."""
-    from trialrun.runs.signals import cut_by_signals
+    from trialrun.runs.signals import interrupt_on_signals
 
-    with cut_by_signals():
-        quieten_mlflow()
-        from trialrun.cli.progress import Terminal
-        from trialrun.runs.inspection.reproduce import reproduce as train_again
+    with interrupt_on_signals():
+        silence_mlflow()
+        from trialrun.cli.progress import TerminalProgress
+        from trialrun.runs.inspection.reproduce import reproduce_run as train_again
 
-        with Terminal() as terminal:
+        with TerminalProgress() as terminal:
             result = train_again(
                 run_id,
                 tolerance=tolerance,
@@ -39,13 +39,13 @@ def reproduce(
                 observer=terminal,
             )
     if json:
-        show_json(result.to_json())
+        print_json(result.to_json())
         return
-    for line in _lines(result):
-        show(line)
+    for line in _format_lines(result):
+        print_result(line)
 
 
-def _lines(result: "Reproduction") -> list[str]:
+def _format_lines(result: "Reproduction") -> list[str]:
     since = f" since epoch {result.since_epoch}" if result.since_epoch is not None else ""
     rows = [
         (each.metric, str(each.num_epochs), f"{each.largest:.3g}", str(each.first_epoch or "-"))
@@ -58,6 +58,6 @@ def _lines(result: "Reproduction") -> list[str]:
         + ("identical" if result.weights_identical else "differ")
         + f"; run {result.run_id}",
         *(f"data: {change}" for change in result.data_changes),
-        *aligned([("metric", "epochs", "largest deviation", "first in epoch"), *rows]),
-        *aligned([("differs", "then", "now"), *differences] if differences else []),
+        *align_columns([("metric", "epochs", "largest deviation", "first in epoch"), *rows]),
+        *align_columns([("differs", "then", "now"), *differences] if differences else []),
     ]

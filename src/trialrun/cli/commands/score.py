@@ -6,7 +6,7 @@ import typer
 
 from trialrun.cli.app import Json, Model, app
 from trialrun.cli.flags import flags_for
-from trialrun.cli.output import quieten_mlflow, say, show, show_json
+from trialrun.cli.output import print_json, print_result, print_status, silence_mlflow
 from trialrun.config.score import ScoreConfig
 
 
@@ -22,18 +22,20 @@ def score(
     """Score the images of DATA. A row an image, a probability a class."""
     from dataclasses import asdict
 
-    from trialrun.config import from_values
+    from trialrun.config import build_config
     from trialrun.runs.datasets.outputs import check_output
 
-    from_values(ScoreConfig, settings)
+    build_config(ScoreConfig, settings)
     check_output(output)
-    from trialrun.runs.evaluation.score import score_data, told_unknown
+    from trialrun.runs.evaluation.score import describe_unknown_classes, score_data
 
-    quieten_mlflow()
+    silence_mlflow()
     result = score_data(model, data, output, settings)
-    for line in told_unknown(result.unknown_classes):
-        say(f"Note: {line}")
+    for line in describe_unknown_classes(result.unknown_classes):
+        print_status(f"Note: {line}")
     if json:
-        show_json(asdict(result))
+        print_json(asdict(result))
         return
-    show(f"{result.num_images} images scored into {result.output}, {result.num_errors} unreadable")
+    print_result(
+        f"{result.num_images} images scored into {result.output}, {result.num_errors} unreadable"
+    )

@@ -4,8 +4,8 @@ from typing import Any
 
 from trialrun.cli.app import Json, app
 from trialrun.cli.flags import flags_for
-from trialrun.cli.output import quieten_mlflow, say, show_json, show_table
-from trialrun.cli.progress import Terminal
+from trialrun.cli.output import print_json, print_status, print_table, silence_mlflow
+from trialrun.cli.progress import TerminalProgress
 from trialrun.config import TrainConfig
 
 
@@ -15,15 +15,15 @@ def train(json: Json = False, **settings: Any) -> None:
     """Train a classifier on labelled images, as an MLflow run."""
     from trialrun.runs.api import run_training
 
-    quieten_mlflow()
-    result = run_training(settings, Terminal)
+    silence_mlflow()
+    result = run_training(settings, TerminalProgress)
     values = result.to_json()
     if json:
-        show_json(values)
+        print_json(values)
         return
     metrics = {name: f"{value:.6g}" for name, value in values.pop("metrics").items()}
-    show_table({**values, **metrics})
+    print_table({**values, **metrics})
     if result.model_version:
-        say(
+        print_status(
             f"Score with it: trialrun score models:/{result.model_name}/{result.model_version} DATA"
         )

@@ -24,7 +24,7 @@ def keep_freed_memory() -> bool:
     What was freed before goes back to the kernel first: decoding images leaves gaps that training's
     blocks would not fit.
     """
-    libc = _glibc()
+    libc = _load_glibc()
     if libc is None:
         return False
     libc.malloc_trim(0)
@@ -37,13 +37,13 @@ def keep_freed_memory() -> bool:
     )
 
 
-def give_back_freed_memory() -> None:
+def release_freed_memory() -> None:
     """Let the kernel have what is free, gaps and all, before something of another size is asked."""
-    if libc := _glibc():
+    if libc := _load_glibc():
         libc.malloc_trim(0)
 
 
-def _glibc() -> ctypes.CDLL | None:
+def _load_glibc() -> ctypes.CDLL | None:
     if platform.libc_ver()[0] != "glibc":
         return None
     return ctypes.CDLL(ctypes.util.find_library("c"))

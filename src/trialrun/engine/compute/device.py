@@ -16,7 +16,7 @@ def find_device(name: str, *, setting: str = "device", local_rank: int = 0) -> t
         InvalidParameterError: `name` is not a device, or this machine does not have it.
     """
     if name in ("auto", "cuda") and torch.cuda.is_available():
-        return _own_gpu(local_rank)
+        return _find_rank_gpu(local_rank)
     if name == "auto":
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
@@ -37,7 +37,7 @@ def find_device(name: str, *, setting: str = "device", local_rank: int = 0) -> t
     return device
 
 
-def _own_gpu(local_rank: int) -> torch.device:
+def _find_rank_gpu(local_rank: int) -> torch.device:
     num_gpus = torch.cuda.device_count()
     if local_rank >= num_gpus:
         raise InvalidParameterError(
@@ -47,7 +47,7 @@ def _own_gpu(local_rank: int) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
-def sent(values: Tensor, device: torch.device) -> Tensor:
+def to_device(values: Tensor, device: torch.device) -> Tensor:
     """`values`, on the CPU, as they will be on the device once it gets to them.
 
     A copy to a GPU out of ordinary memory first waits for all the GPU has been asked to do; out of

@@ -27,7 +27,7 @@ def limit_spinning() -> None:
 
 
 @contextmanager
-def spinning_limited() -> Iterator[None]:
+def limit_spinning_temporarily() -> Iterator[None]:
     """`limit_spinning` for a torch that is loaded in this block; the environment is restored."""
     before = os.environ.get(_SPIN_COUNT)
     if "torch" not in sys.modules:

@@ -21,7 +21,7 @@ _NCHW_RULES = ((128, 0.9), (64, 0.4))
 
 
 @dataclass(frozen=True, slots=True)
-class Arithmetic:
+class ComputeConfig:
     """A resolved device, precision (`fp32`, `bf16` or `fp16`) and layout (`NCHW` or `NHWC`)."""
 
     device: torch.device
@@ -35,7 +35,7 @@ class Arithmetic:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=_DTYPES[self.precision])
 
-    def suited_to(self, network: nn.Module, image_size: int | None) -> "Arithmetic":
+    def suited_to(self, network: nn.Module, image_size: int | None) -> "ComputeConfig":
         """The precision and layout in which this network learns fastest on this device.
 
         fp32 instead of bf16 for depthwise networks on a CPU, unless the precision was set by the
@@ -69,7 +69,9 @@ class Arithmetic:
         return self.device.type == "cuda"
 
 
-def resolve(device: str, precision: str, *, tf32: bool = True, local_rank: int = 0) -> Arithmetic:
+def resolve_compute(
+    device: str, precision: str, *, tf32: bool = True, local_rank: int = 0
+) -> ComputeConfig:
     """The arithmetic of a run; of a machine's ranks each has a GPU of its own.
 
     `precision=auto` is what the hardware computes faster; `Arithmetic.suited_to` then asks the
@@ -89,7 +91,7 @@ def resolve(device: str, precision: str, *, tf32: bool = True, local_rank: int =
         precision = "bf16" if _has_bf16(resolved) else "fp32"
     if precision == "fp16" and resolved.type == "cpu":
         raise InvalidParameterError("precision=fp16 needs a GPU", "Take auto, fp32 or bf16.")
-    return Arithmetic(resolved, precision, is_auto=is_auto)
+    return ComputeConfig(resolved, precision, is_auto=is_auto)
 
 
 def _prefers_nchw(network: nn.Module, image_size: int) -> bool:
@@ -126,7 +128,7 @@ def _is_depthwise(network: nn.Module) -> bool:
 def _has_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return device.type == "cpu" and _multiplies_bf16_faster(_cpuinfo())
+    return device.type == "cpu" and _multiplies_bf16_faster(_read_cpuinfo())
 
 
 def _multiplies_bf16_faster(cpuinfo: str) -> bool:
@@ -135,18 +137,18 @@ def _multiplies_bf16_faster(cpuinfo: str) -> bool:
     AMX does, and so does AVX-512's dot product on AMD. On an Intel of the fifth generation, without
     AMX, ResNet-18 learned 0.69 times as fast by that product as in fp32 (docs/log.md).
     """
-    described = dict(map(_field, cpuinfo.splitlines()))
+    described = dict(map(_read_field, cpuinfo.splitlines()))
     flags = set(described.get("flags", "").split())
     on_amd = described.get("vendor_id") == "AuthenticAMD"
     return "amx_bf16" in flags or (on_amd and "avx512_bf16" in flags)
 
 
-def _field(line: str) -> tuple[str, str]:
+def _read_field(line: str) -> tuple[str, str]:
     name, _, value = line.partition(":")
     return name.strip(), value.strip()
 
 
-def _cpuinfo() -> str:
+def _read_cpuinfo() -> str:
     """What Linux says of its processors; nothing elsewhere, where fp32 is the safe choice."""
     try:
         return Path("/proc/cpuinfo").read_text()

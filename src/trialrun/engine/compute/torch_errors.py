@@ -18,7 +18,7 @@ class NonFiniteLossError(TrialrunError):
 
 
 @contextmanager
-def torch_errors(batch_size: int) -> Iterator[None]:
+def translate_torch_errors(batch_size: int) -> Iterator[None]:
     """Translate what batches of `batch_size` images may raise.
 
     Raises:
@@ -44,7 +44,7 @@ def torch_errors(batch_size: int) -> Iterator[None]:
 
 
 @contextmanager
-def scoring_errors(device: torch.device) -> Iterator[None]:
+def translate_scoring_errors(device: torch.device) -> Iterator[None]:
     """Translate what a network may raise whose scoring does not fit in the memory of `device`.
 
     Raises:

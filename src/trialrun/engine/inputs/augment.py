@@ -15,9 +15,9 @@ from torch.nn import functional as F
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
-from trialrun.engine.compute.device import sent
-from trialrun.engine.inputs.seeds import seed_for, uniforms
-from trialrun.images.decoding.transforms import Step
+from trialrun.engine.compute.device import to_device
+from trialrun.engine.inputs.seeds import derive_seed, draw_uniforms
+from trialrun.images.decoding.transforms import TransformStep
 
 # Area and aspect ratio of the crop: Szegedy et al. 2015, arXiv:1409.4842, section 6.
 _CROP_AREA = (0.08, 1.0)
@@ -25,7 +25,7 @@ _CROP_RATIO = (3 / 4, 4 / 3)
 _NUM_DRAWS = 5  # area, ratio, left, top, mirror
 
 
-def augmented(
+def augment_batch(
     pixels: Tensor,
     positions: NDArray[np.int64],
     *,
@@ -33,7 +33,7 @@ def augmented(
     epoch: int,
     random_seed: int,
     size: int | None = None,
-    steps: Sequence[Step] = (),
+    steps: Sequence[TransformStep] = (),
 ) -> Tensor:
     """(N, 3, P, P) uint8 images to (N, 3, S, S), S being `size` (P where it is None).
 
@@ -42,26 +42,28 @@ def augmented(
     """
     size = size or pixels.shape[-1]
     if steps:
-        return _transformed(pixels, positions, steps, size, seed_for(random_seed, "steps", epoch))
+        return _apply_transforms(
+            pixels, positions, steps, size, derive_seed(random_seed, "steps", epoch)
+        )
     if augment in ("none", "flip") and pixels.shape[-1] != size:
-        pixels = _square(pixels, size)
+        pixels = _resize_square(pixels, size)
     if augment == "none":
         return pixels
-    draws = uniforms(seed_for(random_seed, "augment", epoch), positions, _NUM_DRAWS)
+    draws = draw_uniforms(derive_seed(random_seed, "augment", epoch), positions, _NUM_DRAWS)
     if augment == "flip":
-        return _mirrored(pixels, draws[:, 4])
-    cropped = _cropped(pixels, draws, size)
+        return _flip_random(pixels, draws[:, 4])
+    cropped = _crop_random(pixels, draws, size)
     if augment == "standard":
         return cropped
-    return _trivially_augmented(cropped, positions, epoch, random_seed)
+    return _apply_trivial_augment(cropped, positions, epoch, random_seed)
 
 
-def _mirrored(pixels: Tensor, draws: NDArray[np.float64]) -> Tensor:
-    chosen = sent(torch.from_numpy(draws < 0.5), pixels.device).view(-1, 1, 1, 1)
+def _flip_random(pixels: Tensor, draws: NDArray[np.float64]) -> Tensor:
+    chosen = to_device(torch.from_numpy(draws < 0.5), pixels.device).view(-1, 1, 1, 1)
     return torch.where(chosen, pixels.flip(-1), pixels)
 
 
-def _square(images: Tensor, size: int) -> Tensor:
+def _resize_square(images: Tensor, size: int) -> Tensor:
     """Images of one size, their central squares resized."""
     side = min(images.shape[-2:])
     resized: Tensor = functional.resize(
@@ -70,7 +72,7 @@ def _square(images: Tensor, size: int) -> Tensor:
     return resized
 
 
-def _cropped(pixels: Tensor, draws: NDArray[np.float64], size: int) -> Tensor:
+def _crop_random(pixels: Tensor, draws: NDArray[np.float64], size: int) -> Tensor:
     """A random rectangle of each image, resized to `size`, half of them mirrored."""
     area = _CROP_AREA[0] + draws[:, 0] * (_CROP_AREA[1] - _CROP_AREA[0])
     log_low, log_high = math.log(_CROP_RATIO[0]), math.log(_CROP_RATIO[1])
@@ -83,39 +85,44 @@ def _cropped(pixels: Tensor, draws: NDArray[np.float64], size: int) -> Tensor:
     centre_y = (2 * draws[:, 3] - 1) * (1 - height)
     zero = np.zeros_like(width)
     theta = np.stack([width * mirror, zero, centre_x, zero, height, centre_y], axis=1)
-    matrices = sent(torch.from_numpy(theta).float(), pixels.device).view(-1, 2, 3)
+    matrices = to_device(torch.from_numpy(theta).float(), pixels.device).view(-1, 2, 3)
     grid = F.affine_grid(matrices, [len(pixels), 3, size, size], align_corners=False)
     sampled = F.grid_sample(pixels.float(), grid, padding_mode="border", align_corners=False)
     return sampled.round_().clamp_(0, 255).to(torch.uint8)
 
 
-def _trivially_augmented(
+def _apply_trivial_augment(
     pixels: Tensor, positions: NDArray[np.int64], epoch: int, random_seed: int
 ) -> Tensor:
     """TrivialAugment (Mueller and Hutter 2021, arXiv:2103.10158), drawn for each image."""
-    seed = seed_for(random_seed, "trivial", epoch)
-    return torch.stack(_each_by_its_draws(v2.TrivialAugmentWide(), pixels, positions, seed))
+    seed = derive_seed(random_seed, "trivial", epoch)
+    return torch.stack(_apply_per_image(v2.TrivialAugmentWide(), pixels, positions, seed))
 
 
-def _transformed(
-    pixels: Tensor, positions: NDArray[np.int64], steps: Sequence[Step], size: int, seed: int
+def _apply_transforms(
+    pixels: Tensor,
+    positions: NDArray[np.int64],
+    steps: Sequence[TransformStep],
+    size: int,
+    seed: int,
 ) -> Tensor:
     """Torchvision's transforms of those names in their order, then the square that is learned."""
     transform = v2.Compose([getattr(v2, step.name)(**step.arguments) for step in steps])
-    changed = _each_by_its_draws(transform, pixels, positions, seed)
+    changed = _apply_per_image(transform, pixels, positions, seed)
     fitting = [
-        image if image.shape[-2:] == (size, size) else _square(image, size) for image in changed
+        image if image.shape[-2:] == (size, size) else _resize_square(image, size)
+        for image in changed
     ]
     return torch.stack(fitting)
 
 
-def _each_by_its_draws(
+def _apply_per_image(
     transform: v2.Transform, pixels: Tensor, positions: NDArray[np.int64], seed: int
 ) -> list[Tensor]:
     changed = []
     with torch.random.fork_rng(devices=[]):  # torchvision draws from the CPU's global generator
         for image, position in zip(pixels, positions.tolist(), strict=True):
             # torch.manual_seed would seed the GPU's as well, which dropout draws from.
-            torch.default_generator.manual_seed(seed_for(seed, "image", position))
+            torch.default_generator.manual_seed(derive_seed(seed, "image", position))
             changed.append(transform(image))
     return changed

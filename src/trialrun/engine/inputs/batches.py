@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trialrun.distributed import ALONE, Ranks
-from trialrun.engine.inputs.seeds import permutation, seed_for
+from trialrun.engine.inputs.seeds import derive_seed, draw_permutation
 
 
-class PixelSource(Protocol):
+class ImageSource(Protocol):
     """Decoded images by row; a pack is one."""
 
     def pixels(self, rows: NDArray[np.int64]) -> Tensor:
@@ -28,10 +28,10 @@ class PixelSource(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class LabelledPixels:
+class ImageDataset:
     """What is learned from or evaluated on: the usable rows of a source and their class indices."""
 
-    source: PixelSource
+    source: ImageSource
     rows: NDArray[np.int64]
     labels: NDArray[np.int64]
 
@@ -62,18 +62,20 @@ class Batch:
 
 
 def training_batches(
-    data: LabelledPixels, *, epoch: int, batch_size: int, random_seed: int, ranks: Ranks = ALONE
+    data: ImageDataset, *, epoch: int, batch_size: int, random_seed: int, ranks: Ranks = ALONE
 ) -> Iterator[Batch]:
     """Every image once, in this epoch's order; of each step every rank has its share.
 
     A step has `batch_size` images a rank.
     """
-    order = permutation(len(data), seed_for(random_seed, "order", epoch))
-    for positions in cut(order, batch_size * ranks.world_size, 2 * ranks.world_size):
+    order = draw_permutation(len(data), derive_seed(random_seed, "order", epoch))
+    for positions in chunk_indices(order, batch_size * ranks.world_size, 2 * ranks.world_size):
         yield data.batch(positions[ranks.rank :: ranks.world_size], len(positions))
 
 
-def cut(order: NDArray[np.int64], batch_size: int, smallest: int = 2) -> list[NDArray[np.int64]]:
+def chunk_indices(
+    order: NDArray[np.int64], batch_size: int, smallest: int = 2
+) -> list[NDArray[np.int64]]:
     """`order` in pieces of `batch_size`; a last piece below `smallest` joins the one before it.
 
     Batch norm cannot learn from a single image, and dropping it would break "every image once".
@@ -84,7 +86,9 @@ def cut(order: NDArray[np.int64], batch_size: int, smallest: int = 2) -> list[ND
     return [order[a:b] for a, b in zip(starts, [*starts[1:], len(order)], strict=True)]
 
 
-def ordered_batches(data: LabelledPixels, batch_size: int, ranks: Ranks = ALONE) -> Iterator[Batch]:
+def sequential_batches(
+    data: ImageDataset, batch_size: int, ranks: Ranks = ALONE
+) -> Iterator[Batch]:
     """Every image once over all ranks, in the order of the data."""
     mine = np.arange(ranks.rank, len(data), ranks.world_size)
     for start in range(0, len(mine), batch_size):
@@ -96,7 +100,7 @@ Handover = queue.Queue[Batch | BaseException | None]  # None ends it
 
 
 @dataclass(slots=True)
-class Prefetched:
+class PrefetchIterator:
     """Batches made by a thread while the caller computes, at most `depth` ahead.
 
     With `pin` their memory is page-locked, from which a GPU copies while it computes.
@@ -121,7 +125,7 @@ class Prefetched:
         finally:
             stop.set()
             while thread.is_alive():  # the thread may be waiting for room
-                _drain(ready)
+                _drain_queue(ready)
                 thread.join(0.01)
 
     def _next(self, ready: Handover) -> Batch | BaseException | None:
@@ -135,17 +139,17 @@ class Prefetched:
             for batch in self.batches:
                 if stop.is_set():
                     return
-                ready.put(_pinned(batch) if self.pin else batch)
+                ready.put(_pin_memory(batch) if self.pin else batch)
             ready.put(None)
         except BaseException as error:  # handed over, and raised where the batches are used
             ready.put(error)
 
 
-def _pinned(batch: Batch) -> Batch:
+def _pin_memory(batch: Batch) -> Batch:
     return replace(batch, pixels=batch.pixels.pin_memory(), labels=batch.labels.pin_memory())
 
 
-def _drain(ready: Handover) -> None:
+def _drain_queue(ready: Handover) -> None:
     try:
         while True:
             ready.get_nowait()

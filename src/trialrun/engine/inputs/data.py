@@ -5,11 +5,11 @@ from typing import Protocol
 
 from torch import Tensor
 
-from trialrun.engine.inputs.batches import LabelledPixels
-from trialrun.images.decoding.transforms import Step
+from trialrun.engine.inputs.batches import ImageDataset
+from trialrun.images.decoding.transforms import TransformStep
 
 
-class Inputs(Protocol):
+class InputTransform(Protocol):
     """How stored pixels become a network's inputs; `images.Preprocessing` is one."""
 
     @property
@@ -23,14 +23,14 @@ class Inputs(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class TrainingData:
     """Both sets, the number of classes, and how their pixels become inputs.
 
     `train_steps` are done to training images alone, in place of what `augment` says.
     """
 
-    train: LabelledPixels
-    valid: LabelledPixels
+    train: ImageDataset
+    valid: ImageDataset
     num_classes: int
-    preprocessing: Inputs
-    train_steps: tuple[Step, ...] = ()
+    preprocessing: InputTransform
+    train_steps: tuple[TransformStep, ...] = ()

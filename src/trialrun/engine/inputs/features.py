@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from trialrun.config import TrainConfig
-from trialrun.engine.compute.precision import Arithmetic
-from trialrun.engine.evaluate import logits_of
-from trialrun.engine.inputs.batches import LabelledPixels, ordered_batches
-from trialrun.engine.inputs.data import Task
+from trialrun.engine.compute.precision import ComputeConfig
+from trialrun.engine.evaluate import compute_logits
+from trialrun.engine.inputs.batches import ImageDataset, sequential_batches
+from trialrun.engine.inputs.data import TrainingData
 
 _MAX_TABLE_BYTES = 2 << 30
 
@@ -35,7 +35,7 @@ class FeatureTable:
 
 
 @dataclass(frozen=True, slots=True)
-class AsTheyAre:
+class IdentityPreprocessing:
     """Features are inputs already."""
 
     image_size: None = None
@@ -45,9 +45,13 @@ class AsTheyAre:
         return pixels
 
 
-def with_features(
-    network: nn.Module, head_prefix: str, task: Task, config: TrainConfig, math: Arithmetic
-) -> tuple[nn.Module, Task]:
+def use_features(
+    network: nn.Module,
+    head_prefix: str,
+    task: TrainingData,
+    config: TrainConfig,
+    math: ComputeConfig,
+) -> tuple[nn.Module, TrainingData]:
     """The last layer and a task of features, or `network` and `task` where those cannot serve."""
     head = network.get_submodule(head_prefix.removesuffix("."))
     random = config.augment != "none" or task.train_steps or config.mixup or config.cutmix
@@ -56,44 +60,48 @@ def with_features(
     num_images = len(task.train) + len(task.valid)
     if num_images * head.in_features * 4 > _MAX_TABLE_BYTES:
         return network, task
-    if not _ends_with(network, head, task, math):
+    if not _ends_with_layer(network, head, task, math):
         return network, task
     train, valid = (
         replace(
-            data, source=_table(network, head, data, task, config, math), rows=np.arange(len(data))
+            data,
+            source=_build_table(network, head, data, task, config, math),
+            rows=np.arange(len(data)),
         )
         for data in (task.train, task.valid)
     )
-    return head, Task(train, valid, task.num_classes, AsTheyAre())
+    return head, TrainingData(train, valid, task.num_classes, IdentityPreprocessing())
 
 
-def _ends_with(network: nn.Module, head: nn.Linear, task: Task, math: Arithmetic) -> bool:
+def _ends_with_layer(
+    network: nn.Module, head: nn.Linear, task: TrainingData, math: ComputeConfig
+) -> bool:
     """Whether the network's output is its last layer's, tried on one image."""
     network.eval()
-    with _inputs_of(head) as seen, torch.inference_mode():
-        first = next(ordered_batches(task.valid, 1))
-        output = logits_of(network, first.pixels, task.preprocessing, math)
+    with _capture_inputs(head) as seen, torch.inference_mode():
+        first = next(sequential_batches(task.valid, 1))
+        output = compute_logits(network, first.pixels, task.preprocessing, math)
         with math.autocast():
             return torch.equal(head(seen[0].to(math.device)), output)
 
 
-def _table(
+def _build_table(
     network: nn.Module,
     head: nn.Linear,
-    data: LabelledPixels,
-    task: Task,
+    data: ImageDataset,
+    task: TrainingData,
     config: TrainConfig,
-    math: Arithmetic,
+    math: ComputeConfig,
 ) -> FeatureTable:
     network.eval()
-    with _inputs_of(head) as seen, torch.inference_mode():
-        for batch in ordered_batches(data, 2 * config.batch_size):
-            logits_of(network, batch.pixels, task.preprocessing, math)
+    with _capture_inputs(head) as seen, torch.inference_mode():
+        for batch in sequential_batches(data, 2 * config.batch_size):
+            compute_logits(network, batch.pixels, task.preprocessing, math)
     return FeatureTable(torch.cat([features.float() for features in seen]))
 
 
 @contextmanager
-def _inputs_of(layer: nn.Module) -> Iterator[list[Tensor]]:
+def _capture_inputs(layer: nn.Module) -> Iterator[list[Tensor]]:
     """What `layer` is given, call by call, on the CPU."""
     seen: list[Tensor] = []
 

@@ -14,18 +14,18 @@ _SPLITMIX_FIRST = np.uint64(0xBF58476D1CE4E5B9)
 _SPLITMIX_SECOND = np.uint64(0x94D049BB133111EB)
 
 
-def seed_for(random_seed: int, *purpose: str | int) -> int:
+def derive_seed(random_seed: int, *purpose: str | int) -> int:
     """A 63-bit seed out of the run's seed, an integer of any size, and what it is for."""
     text = "\0".join(map(str, (random_seed, *purpose)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
-def permutation(num_items: int, seed: int) -> NDArray[np.int64]:
+def draw_permutation(num_items: int, seed: int) -> NDArray[np.int64]:
     """The numbers below `num_items` in an order drawn from `seed` alone."""
     return np.random.Generator(np.random.Philox(seed)).permutation(num_items)
 
 
-def uniforms(seed: int, items: NDArray[np.int64], num_draws: int) -> NDArray[np.float64]:
+def draw_uniforms(seed: int, items: NDArray[np.int64], num_draws: int) -> NDArray[np.float64]:
     """(N, num_draws) numbers in [0, 1), row n drawn from (seed, items[n]) alone.
 
     Source:

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from trialrun.errors import DataError, InvalidDatasetError, NotLabeledDatasetError
-from trialrun.images.dataset import ImageSet, printable
+from trialrun.images.dataset import ImageSet, make_printable
 
 _SHOWN = 10  # names listed before the rest is counted
 
@@ -16,7 +16,8 @@ def check_trainable(images: ImageSet) -> list[DataError]:
         if images.declared_classes:
             return [
                 InvalidDatasetError(
-                    f"{images.source}: every class is empty ({_listed(images.declared_classes)})",
+                    f"{images.source}: every class is empty "
+                    f"({_format_list(images.declared_classes)})",
                     "Put images into the class folders.",
                 )
             ]
@@ -29,7 +30,7 @@ def check_trainable(images: ImageSet) -> list[DataError]:
                 "or an ImageDirectory an annotation column.",
             )
         ]
-    return [*_empty_classes(images), *_lookalikes(images), *_single_class(images)]
+    return [*_empty_classes(images), *_find_lookalikes(images), *_single_class(images)]
 
 
 def check_same_classes(train: ImageSet, valid: ImageSet) -> list[DataError]:
@@ -40,9 +41,9 @@ def check_same_classes(train: ImageSet, valid: ImageSet) -> list[DataError]:
         return []
     parts = []
     if only_valid:
-        parts.append(f"only in validation ({valid.source}): {_listed(only_valid)}")
+        parts.append(f"only in validation ({valid.source}): {_format_list(only_valid)}")
     if only_train:
-        parts.append(f"only in training ({train.source}): {_listed(only_train)}")
+        parts.append(f"only in training ({train.source}): {_format_list(only_train)}")
     return [
         InvalidDatasetError(
             "the sets have different classes, " + "; ".join(parts),
@@ -57,7 +58,7 @@ def _empty_classes(images: ImageSet) -> list[DataError]:
         return []
     return [
         InvalidDatasetError(
-            f"{images.source}: no images in class {_listed(empty)}",
+            f"{images.source}: no images in class {_format_list(empty)}",
             "Add images to it, or remove the class.",
         )
     ]
@@ -68,13 +69,13 @@ def _single_class(images: ImageSet) -> list[DataError]:
         return []
     return [
         InvalidDatasetError(
-            f"{images.source} has one class only: {_listed(images.classes)}",
+            f"{images.source} has one class only: {_format_list(images.classes)}",
             "A classifier needs two classes or more.",
         )
     ]
 
 
-def _lookalikes(images: ImageSet) -> list[DataError]:
+def _find_lookalikes(images: ImageSet) -> list[DataError]:
     alike: dict[str, list[str]] = defaultdict(list)
     for name in images.classes:
         alike[unicodedata.normalize("NFC", name).lower()].append(name)  # Maße is not Masse
@@ -90,8 +91,8 @@ def _lookalikes(images: ImageSet) -> list[DataError]:
     ]
 
 
-def _listed(names: Iterable[str]) -> str:
+def _format_list(names: Iterable[str]) -> str:
     ordered = sorted(names)
-    shown = ", ".join(printable(name) for name in ordered[:_SHOWN])
+    shown = ", ".join(make_printable(name) for name in ordered[:_SHOWN])
     rest = len(ordered) - _SHOWN
     return f"{shown} and {rest} more" if rest > 0 else shown

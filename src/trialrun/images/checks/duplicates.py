@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trialrun.images.dataset import escape_non_utf8
-from trialrun.images.scanning.scan import Survey
+from trialrun.images.scanning.scan import DatasetScan
 
 Place = tuple[int, int]  # the set's number, and the image's place in it
 
@@ -24,12 +24,12 @@ class Duplicates:
     num_repeated: int = 0
 
 
-def find_duplicates(surveys: Sequence[Survey]) -> Duplicates:
+def find_duplicates(surveys: Sequence[DatasetScan]) -> Duplicates:
     """Exact duplicates within and between one or two sets; unreadable files do not count."""
     leaked: list[tuple[str, str]] = []
     conflicting: list[tuple[tuple[str, str], ...]] = []
     num_repeated = 0
-    for places in _by_content(surveys).values():
+    for places in _group_by_content(surveys).values():
         items = [(number, surveys[number].images.items[index]) for number, index in places]
         firsts = [item for number, item in items if number == 0]
         leaked += [
@@ -46,7 +46,7 @@ def find_duplicates(surveys: Sequence[Survey]) -> Duplicates:
     return Duplicates(tuple(leaked), tuple(conflicting), num_repeated)
 
 
-def _by_content(surveys: Sequence[Survey]) -> dict[str, list[Place]]:
+def _group_by_content(surveys: Sequence[DatasetScan]) -> dict[str, list[Place]]:
     """Where each content lies that lies in more than one place."""
     once: dict[str, Place] = {}
     more: dict[str, list[Place]] = defaultdict(list)

@@ -22,7 +22,7 @@ def check_pattern(pattern: str) -> None:
         ) from None
 
 
-def grouped_by_pattern(images: ImageSet, pattern: str) -> ImageSet:
+def group_by_pattern(images: ImageSet, pattern: str) -> ImageSet:
     """Each image in the group that `pattern` finds in its name: the first group, else the match.
 
     An image whose name does not match stands for itself.
@@ -32,7 +32,7 @@ def grouped_by_pattern(images: ImageSet, pattern: str) -> ImageSet:
     """
     check_pattern(pattern)
     compiled = re.compile(pattern)
-    items = [replace(item, group=_group_in(item.name, compiled)) for item in images.items]
+    items = [replace(item, group=_find_group(item.name, compiled)) for item in images.items]
     num_matched = sum(item.group is not None for item in items)
     if images.items and not num_matched:
         raise InvalidParameterError(
@@ -46,7 +46,7 @@ def grouped_by_pattern(images: ImageSet, pattern: str) -> ImageSet:
     return replace(images, items=tuple(items), notes=notes)
 
 
-def _group_in(name: str, pattern: re.Pattern[str]) -> str | None:
+def _find_group(name: str, pattern: re.Pattern[str]) -> str | None:
     """None where the pattern matches nothing, or no character: that is nothing to share."""
     if (found := pattern.search(name)) is None:
         return None
@@ -54,7 +54,7 @@ def _group_in(name: str, pattern: re.Pattern[str]) -> str | None:
     return named or None
 
 
-def shared_groups(first: ImageSet, second: ImageSet) -> tuple[str, ...]:
+def find_shared_groups(first: ImageSet, second: ImageSet) -> tuple[str, ...]:
     """Groups with images in both sets, sorted."""
     groups = [{item.group for item in images.items if item.group} for images in (first, second)]
     return tuple(sorted(groups[0] & groups[1]))

@@ -17,13 +17,13 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from trialrun.errors import first_line
+from trialrun.errors import summarize_error
 from trialrun.images.decoding.header import (
     TOO_LARGE_FOR_MEMORY,
-    PassingError,
+    TransientDecodeError,
     UndecodableError,
     open_lazily,
-    plain_jpeg_size,
+    read_plain_jpeg_size,
 )
 
 # torchvision says once a process that its decoders will move to torchcodec; users cannot act on it.
@@ -40,7 +40,7 @@ _STRIP_PIXELS = 1 << 22
 _UINT16_TO_UINT8 = 257  # 65535 / 255
 
 
-def decode(data: bytes) -> Tensor:
+def decode_image(data: bytes) -> Tensor:
     """An image's pixels, (3, H, W) uint8.
 
     Raises:
@@ -48,7 +48,7 @@ def decode(data: bytes) -> Tensor:
         PassingError: Too large for the memory there is now.
     """
     try:
-        if plain_jpeg_size(data) is not None:
+        if read_plain_jpeg_size(data) is not None:
             return _decode_jpeg(data)
         image = open_lazily(data)
         if image.format == "PNG":
@@ -57,15 +57,15 @@ def decode(data: bytes) -> Tensor:
     except UndecodableError:
         raise
     except MemoryError:
-        raise PassingError(TOO_LARGE_FOR_MEMORY) from None
+        raise TransientDecodeError(TOO_LARGE_FOR_MEMORY) from None
     except Exception as error:  # decoders raise OSError, ValueError, SyntaxError, RuntimeError, ...
         if _TORCH_OUT_OF_MEMORY in str(error):
-            raise PassingError(TOO_LARGE_FOR_MEMORY) from None
-        said = _PLACE_IN_SOURCE.sub("", first_line(error))
+            raise TransientDecodeError(TOO_LARGE_FOR_MEMORY) from None
+        said = _PLACE_IN_SOURCE.sub("", summarize_error(error))
         raise UndecodableError(f"damaged: {said}") from error
 
 
-def decode_opened(image: Image.Image) -> Tensor:
+def decode_pillow_image(image: Image.Image) -> Tensor:
     """The pixels of an image that Pillow has opened, made RGB as `decode` makes them.
 
     Raises:
@@ -78,7 +78,7 @@ def decode_opened(image: Image.Image) -> Tensor:
     except UndecodableError:
         raise
     except Exception as error:  # as in `decode`: Pillow may read the file only now
-        raise UndecodableError(f"damaged: {first_line(error)}") from error
+        raise UndecodableError(f"damaged: {summarize_error(error)}") from error
 
 
 def _decode_jpeg(data: bytes) -> Tensor:
@@ -116,18 +116,18 @@ def _rgb_pixels(image: Image.Image) -> NDArray[np.uint8]:
     """(H, W, 3); made in strips of rows, as what lies between may take five times the memory."""
     num_rows = max(_STRIP_PIXELS // image.width, 1)
     if num_rows >= image.height:
-        return np.array(_as_rgb(image))
+        return np.array(_convert_to_rgb(image))
     pixels = np.empty((image.height, image.width, 3), dtype=np.uint8)
     for top in range(0, image.height, num_rows):
         bottom = min(top + num_rows, image.height)
         strip = image.crop((0, top, image.width, bottom))
-        pixels[top:bottom] = np.asarray(_as_rgb(strip))
+        pixels[top:bottom] = np.asarray(_convert_to_rgb(strip))
     return pixels
 
 
-def _as_rgb(image: Image.Image) -> Image.Image:
+def _convert_to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in _SIXTEEN_BIT_MODES or image.mode == "I":
-        return _sixteen_bit_as_rgb(image)
+        return _convert_16_bit(image)
     if image.mode == "F":
         raise UndecodableError("floating-point pixels, whose white is not known")
     if image.has_transparency_data:
@@ -137,7 +137,7 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _sixteen_bit_as_rgb(image: Image.Image) -> Image.Image:
+def _convert_16_bit(image: Image.Image) -> Image.Image:
     values = np.asarray(image).astype(np.int32)
     if values.min() < 0 or values.max() > 65535:
         raise UndecodableError("32-bit pixels, whose white is not known")

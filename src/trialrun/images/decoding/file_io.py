@@ -8,7 +8,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from trialrun.images.decoding.header import TOO_LARGE_FOR_MEMORY, PassingError, UndecodableError
+from trialrun.images.decoding.header import (
+    TOO_LARGE_FOR_MEMORY,
+    TransientDecodeError,
+    UndecodableError,
+)
 
 MAX_FILE_BYTES = 1 << 30  # no image of an allowed size in pixels needs more
 
@@ -17,11 +21,11 @@ _OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)  # a pipe would else be
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 
 # Size, inode, time of modification and of change in ns. Nobody can set the last one back.
-Stamp = tuple[int, int, int, int]
+FileFingerprint = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Content:
+class FileContent:
     """A file's bytes; while the file has the same `stamp` it has the same bytes.
 
     No stamp where the file was changed less than two seconds before it was read: a later change
@@ -29,20 +33,20 @@ class Content:
     """
 
     data: bytes
-    stamp: Stamp | None
+    stamp: FileFingerprint | None
 
 
-def content_of(root: Path, name: str) -> bytes:
+def read_file(root: Path, name: str) -> bytes:
     """The bytes of the file `name` below `root`.
 
     Raises:
         UndecodableError: No plain file, too large, or a link that leads out of `root`.
         PassingError: It is gone or cannot be read now.
     """
-    return stamped_content_of(root, name).data
+    return read_file_with_fingerprint(root, name).data
 
 
-def stamped_content_of(root: Path, name: str) -> Content:
+def read_file_with_fingerprint(root: Path, name: str) -> FileContent:
     """The same, with the stamp that the file had when its reading began.
 
     Raises:
@@ -50,46 +54,46 @@ def stamped_content_of(root: Path, name: str) -> Content:
     """
     path = os.path.join(root, name)  # noqa: PTH118 - the pathlib way takes a third of the time
     try:
-        descriptor = _opened(str(root), path)
+        descriptor = _open_file(str(root), path)
         try:
-            return _content(descriptor)
+            return _read_content(descriptor)
         finally:
             os.close(descriptor)
     except OSError as error:
-        raise PassingError(f"cannot be read: {error.strerror or error}") from error
+        raise TransientDecodeError(f"cannot be read: {error.strerror or error}") from error
     except MemoryError:
-        raise PassingError(TOO_LARGE_FOR_MEMORY) from None
+        raise TransientDecodeError(TOO_LARGE_FOR_MEMORY) from None
 
 
-def stamp_of(root: str, name: str) -> Stamp | None:
+def read_fingerprint(root: str, name: str) -> FileFingerprint | None:
     """The stamp that a file has now; None where there is no such file."""
     try:
-        return _stamp(os.stat(os.path.join(root, name)))  # noqa: PTH116, PTH118 - speed
+        return _make_fingerprint(os.stat(os.path.join(root, name)))  # noqa: PTH116, PTH118 - speed
     except OSError:
         return None
 
 
-def settled_stamp_of(path: Path) -> Stamp | None:
+def read_stable_fingerprint(path: Path) -> FileFingerprint | None:
     """The stamp of a file whose times any later change would move; None where it may be too new.
 
     Raises:
         OSError: There is no such file.
     """
     status = path.stat()
-    return _stamp(status) if _is_settled(status) else None
+    return _make_fingerprint(status) if _is_stable(status) else None
 
 
-def _is_settled(status: os.stat_result) -> bool:
+def _is_stable(status: os.stat_result) -> bool:
     return time.time() - max(status.st_mtime, status.st_ctime) > _SETTLED_SECONDS
 
 
-def _stamp(status: os.stat_result) -> Stamp:
+def _make_fingerprint(status: os.stat_result) -> FileFingerprint:
     return (status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns)
 
 
-def _opened(root: str, path: str) -> int:
-    real_root = _real_folder(root)
-    folder = _real_folder(os.path.dirname(path))  # noqa: PTH120
+def _open_file(root: str, path: str) -> int:
+    real_root = _resolve_folder(root)
+    folder = _resolve_folder(os.path.dirname(path))  # noqa: PTH120
     if not _is_within(folder, real_root):
         raise UndecodableError("a link that leads out of the folder")
     try:
@@ -107,7 +111,7 @@ def _is_within(path: str, real_root: str) -> bool:
     return path == real_root or path.startswith(real_root.rstrip("/") + "/")
 
 
-def _content(descriptor: int) -> Content:
+def _read_content(descriptor: int) -> FileContent:
     """By descriptor: a file object takes a third of the time that a small image takes in all."""
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
@@ -117,9 +121,9 @@ def _content(descriptor: int) -> Content:
     data = os.read(descriptor, status.st_size)
     while len(data) < status.st_size and (more := os.read(descriptor, status.st_size - len(data))):
         data += more
-    return Content(data, _stamp(status) if _is_settled(status) else None)
+    return FileContent(data, _make_fingerprint(status) if _is_stable(status) else None)
 
 
 @lru_cache(maxsize=4096)
-def _real_folder(folder: str) -> str:
+def _resolve_folder(folder: str) -> str:
     return os.path.realpath(folder)

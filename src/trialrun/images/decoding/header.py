@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from PIL import Image, UnidentifiedImageError
 
-from trialrun.errors import first_line
+from trialrun.errors import summarize_error
 
 # Pillow's own alarm level, a quarter of a gigabyte of RGB; what is larger is taken for a bomb.
 MAX_PIXELS = 89_478_485
@@ -61,7 +61,7 @@ class UndecodableError(Exception):
     """An image cannot be used; the message says why, in a few words."""
 
 
-class PassingError(UndecodableError):
+class TransientDecodeError(UndecodableError):
     """It cannot be used now, for what its bytes do not say: another time it may be. Not kept."""
 
 
@@ -104,13 +104,13 @@ def open_lazily(data: bytes) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=_FORMATS)
     except UnidentifiedImageError:
-        raise UndecodableError(_what_it_is(data)) from None
+        raise UndecodableError(_describe_format(data)) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise UndecodableError(f"more than {MAX_PIXELS:,} pixels") from None
     except MemoryError:
-        raise PassingError(TOO_LARGE_FOR_MEMORY) from None
+        raise TransientDecodeError(TOO_LARGE_FOR_MEMORY) from None
     except Exception as error:  # anything: ValueError, SyntaxError, struct.error, ...
-        raise UndecodableError(f"damaged header: {first_line(error)}") from error
+        raise UndecodableError(f"damaged header: {summarize_error(error)}") from error
     _check_size(image.width, image.height)
     return image
 
@@ -121,14 +121,14 @@ def read_header(data: bytes) -> Header:
     Raises:
         UndecodableError: As `open_lazily`.
     """
-    if (size := plain_jpeg_size(data)) is not None:
+    if (size := read_plain_jpeg_size(data)) is not None:
         return Header("JPEG", *size, "RGB")
     image = open_lazily(data)
     name = _SAME_FORMAT.get(image.format or "", image.format or "")
     return Header(name, image.width, image.height, image.mode, _is_animated(image))
 
 
-def plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
+def read_plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
     """Width and height of an everyday JPEG: 8 bits, gray or three colours, baseline or progressive.
 
     None for any other file, which Pillow is asked about; that takes ten times as long.
@@ -167,7 +167,7 @@ def _is_animated(image: Image.Image) -> bool:
         return True
 
 
-def _what_it_is(data: bytes) -> str:
+def _describe_format(data: bytes) -> str:
     start = data[:64].lstrip().lower()
     for telltale, words in _TELLTALES:
         if start.startswith(telltale):

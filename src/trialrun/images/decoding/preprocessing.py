@@ -15,9 +15,14 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional
 
-from trialrun.images.decoding.decode import decode
+from trialrun.images.decoding.decode import decode_image
 from trialrun.images.decoding.header import MAX_PIXELS, UndecodableError
-from trialrun.images.decoding.transforms import MAX_SIDE, Step, padded_size, steps_of
+from trialrun.images.decoding.transforms import (
+    MAX_SIDE,
+    TransformStep,
+    compute_padded_size,
+    parse_steps,
+)
 
 # Channel statistics of ImageNet as torchvision's weights expect them.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -37,7 +42,7 @@ class Preprocessing:
     image_size: int | None
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
-    steps: tuple[Step, ...] = ()
+    steps: tuple[TransformStep, ...] = ()
 
     def pixels(self, data: bytes) -> Tensor:
         """(3, S, S) uint8 out of an image file's bytes.
@@ -45,7 +50,7 @@ class Preprocessing:
         Raises:
             UndecodableError: With the reason in a few words.
         """
-        return self.prepare(decode(data))
+        return self.prepare(decode_image(data))
 
     def prepare(self, image: Tensor) -> Tensor:
         """(3, H, W) uint8 pixels to (3, S, S) uint8.
@@ -54,8 +59,8 @@ class Preprocessing:
             UndecodableError: A step would make the image too large.
         """
         for step in self.steps:
-            image = applied(step, image)
-        return image if self.image_size is None else central_square(image, self.image_size)
+            image = apply_step(step, image)
+        return image if self.image_size is None else crop_central_square(image, self.image_size)
 
     def normalised(self, pixels: Tensor) -> Tensor:
         """(N, 3, S, S) uint8 to float32 of about zero mean and unit variance."""
@@ -85,10 +90,12 @@ class Preprocessing:
         size = values.get("image_size")
         if size is not None and (type(size) is not int or not 1 <= size <= MAX_SIDE):
             raise ValueError(f"image_size {size!r} is no size in pixels")
-        steps = steps_of(values.get("steps", []))
+        steps = parse_steps(values.get("steps", []))
         if stray := next((step for step in steps if not step.is_fixed), None):
             raise ValueError(f"{stray.name} draws, and is not for inference")
-        return cls(size, _three(values.get("mean")), _deviations(values.get("std")), steps)
+        return cls(
+            size, _check_triple(values.get("mean")), _check_deviations(values.get("std")), steps
+        )
 
 
 @cache
@@ -106,7 +113,7 @@ def _channel_constants(
         return (1 / (255 * deviations)).to(device), (means / deviations).to(device)
 
 
-def _three(values: object) -> tuple[float, ...]:
+def _check_triple(values: object) -> tuple[float, ...]:
     if not isinstance(values, Sequence) or len(values) != 3:
         raise ValueError(f"{values!r} are not three channel values")
     try:
@@ -118,14 +125,14 @@ def _three(values: object) -> tuple[float, ...]:
     return channels
 
 
-def _deviations(values: object) -> tuple[float, ...]:
-    channels = _three(values)
+def _check_deviations(values: object) -> tuple[float, ...]:
+    channels = _check_triple(values)
     if min(channels) <= 0:
         raise ValueError(f"std {values!r} is not above 0")
     return channels
 
 
-def central_square(image: Tensor, size: int) -> Tensor:
+def crop_central_square(image: Tensor, size: int) -> Tensor:
     """The largest central square of a (3, H, W) uint8 image, resized to (3, size, size).
 
     The square is cut before the resizing, so that a 30,000 by 1 image costs no more than another.
@@ -146,7 +153,7 @@ def central_square(image: Tensor, size: int) -> Tensor:
     return resized[0]
 
 
-def applied(step: Step, image: Tensor) -> Tensor:
+def apply_step(step: TransformStep, image: Tensor) -> Tensor:
     """A (3, H, W) uint8 image after a fixed step.
 
     Raises:
@@ -155,7 +162,7 @@ def applied(step: Step, image: Tensor) -> Tensor:
     """
     changed: Tensor
     if step.name == "Pad":
-        width, height = padded_size(step, image.shape[-1], image.shape[-2])
+        width, height = compute_padded_size(step, image.shape[-1], image.shape[-2])
         if width * height > MAX_PIXELS:
             raise UndecodableError(f"too large to be padded: {width} by {height} pixels")
         padding, fill = step.arguments["padding"], step.arguments.get("fill")

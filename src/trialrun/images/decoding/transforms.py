@@ -130,7 +130,7 @@ FIXED_NAMES = frozenset({"Resize", "CenterCrop", "Pad"})
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class TransformStep:
     """One transform: torchvision's name and its keyword arguments."""
 
     name: str
@@ -146,7 +146,7 @@ class Step:
         return [self.name, dict(self.arguments)]
 
 
-def read_transforms(source: str) -> tuple[Step, ...]:
+def read_transforms(source: str) -> tuple[TransformStep, ...]:
     """The steps in a JSON file or in a TransformationDirectory of Azure's.
 
     Raises:
@@ -164,7 +164,7 @@ def read_transforms(source: str) -> tuple[Step, ...]:
             f"transforms={source} cannot be read: {reason}", _HINT
         ) from None
     try:
-        return steps_of(entries)
+        return parse_steps(entries)
     except ValueError as error:
         raise InvalidParameterError(f"transforms={source}: {error}", _HINT) from None
 
@@ -183,7 +183,7 @@ def _refuse_pickle(folder: Path) -> None:
         )
 
 
-def steps_of(entries: object) -> tuple[Step, ...]:
+def parse_steps(entries: object) -> tuple[TransformStep, ...]:
     """The steps out of their JSON list.
 
     Raises:
@@ -191,7 +191,7 @@ def steps_of(entries: object) -> tuple[Step, ...]:
     """
     if not isinstance(entries, list):
         raise ValueError("no list of [name, argument] pairs")
-    steps = tuple(step_of(entry) for entry in entries)
+    steps = tuple(parse_step(entry) for entry in entries)
     width, height = 1, 1
     for step in steps:
         width, height = _least_size(step, width, height)
@@ -200,7 +200,7 @@ def steps_of(entries: object) -> tuple[Step, ...]:
     return steps
 
 
-def step_of(entry: object) -> Step:
+def parse_step(entry: object) -> TransformStep:
     """One step out of its JSON pair.
 
     Raises:
@@ -219,7 +219,7 @@ def step_of(entry: object) -> Step:
         raise ValueError(f"{name} needs {required}")
     for key, value in arguments.items():
         _check_value(name, key, value)
-    return Step(name, dict(arguments))
+    return TransformStep(name, dict(arguments))
 
 
 def _check_value(name: str, key: str, value: object) -> None:
@@ -231,10 +231,10 @@ def _check_value(name: str, key: str, value: object) -> None:
         raise ValueError(f"{name}: {key}={value!r}, but it takes {numbers.words()}")
 
 
-def _least_size(step: Step, width: int, height: int) -> tuple[int, int]:
+def _least_size(step: TransformStep, width: int, height: int) -> tuple[int, int]:
     """Width and height that a step leaves at least of an image that has these at least."""
     if step.name == "Pad":
-        return padded_size(step, width, height)
+        return compute_padded_size(step, width, height)
     if "size" not in step.arguments:
         return width, height
     size = step.arguments["size"]
@@ -242,18 +242,20 @@ def _least_size(step: Step, width: int, height: int) -> tuple[int, int]:
     return sides[-1], sides[0]
 
 
-def padded_size(step: Step, width: int, height: int) -> tuple[int, int]:
+def compute_padded_size(step: TransformStep, width: int, height: int) -> tuple[int, int]:
     """Width and height after a Pad."""
-    left, top, right, bottom = _four(step.arguments["padding"])
+    left, top, right, bottom = _expand_padding(step.arguments["padding"])
     return left + width + right, top + height + bottom
 
 
-def fixed_steps(steps: Sequence[Step]) -> tuple[Step, ...]:
+def select_fixed_steps(steps: Sequence[TransformStep]) -> tuple[TransformStep, ...]:
     """What inference does as well."""
     return tuple(step for step in steps if step.is_fixed)
 
 
-def split_at_chance(steps: Sequence[Step]) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
+def split_at_random_step(
+    steps: Sequence[TransformStep],
+) -> tuple[tuple[TransformStep, ...], tuple[TransformStep, ...]]:
     """The steps before the first that draws, which a pack can hold, and those from it on."""
     for place, step in enumerate(steps):
         if not step.is_fixed:
@@ -261,7 +263,7 @@ def split_at_chance(steps: Sequence[Step]) -> tuple[tuple[Step, ...], tuple[Step
     return tuple(steps), ()
 
 
-def side_after(steps: Sequence[Step]) -> int | None:
+def compute_side_after(steps: Sequence[TransformStep]) -> int | None:
     """The shorter side in pixels that the steps leave, whatever came in; None where it depends."""
     side: int | None = None
     for step in steps:
@@ -269,11 +271,11 @@ def side_after(steps: Sequence[Step]) -> int | None:
             size = step.arguments["size"]
             side = min(size) if isinstance(size, Sequence) else size
         elif step.name == "Pad" and side is not None:
-            side += 2 * min(_four(step.arguments["padding"]))
+            side += 2 * min(_expand_padding(step.arguments["padding"]))
     return side
 
 
-def _four(padding: int | Sequence[int]) -> Sequence[int]:
+def _expand_padding(padding: int | Sequence[int]) -> Sequence[int]:
     if isinstance(padding, int):
         return [padding] * 4
     return list(padding) * (4 // len(padding))

@@ -15,11 +15,11 @@ from trialrun.images.formats import class_folders, image_directory, metadata_tab
 class Reader(Protocol):
     """How one layout becomes an image set."""
 
-    def reads(self, folder: Path) -> bool:
+    def can_read(self, folder: Path) -> bool:
         """Whether `folder` has this layout, judged by names alone."""
         ...
 
-    def read(self, folder: Path, source: str, group_column: str | None = None) -> ImageSet:
+    def read_images(self, folder: Path, source: str, group_column: str | None = None) -> ImageSet:
         """The images of `folder`; `source` is what the user called it.
 
         The column of that name, where a layout has columns, says which images belong together.

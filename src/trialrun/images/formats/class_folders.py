@@ -8,15 +8,15 @@ from pathlib import Path
 
 from trialrun.errors import InvalidParameterError
 from trialrun.images.dataset import ImageItem, ImageSet
-from trialrun.images.scanning.walk import walk
+from trialrun.images.scanning.walk import walk_folder
 
 
-def reads(folder: Path) -> bool:
+def can_read(folder: Path) -> bool:
     """Any folder can be read this way."""
     return folder.is_dir()
 
 
-def read(folder: Path, source: str, group_column: str | None = None) -> ImageSet:
+def read_images(folder: Path, source: str, group_column: str | None = None) -> ImageSet:
     """The images below `folder`, labelled by their first folder.
 
     Raises:
@@ -26,9 +26,9 @@ def read(folder: Path, source: str, group_column: str | None = None) -> ImageSet
         raise InvalidParameterError(
             f"group_column={group_column}: {source} has no columns", "Set group_pattern instead."
         )
-    found = walk(folder)
+    found = walk_folder(folder)
     top = [name for name in found.folders if "/" not in name]
-    items = tuple(ImageItem(name, _label(name)) for name in found.images)
+    items = tuple(ImageItem(name, _find_label(name)) for name in found.images)
     nested = sum(name.count("/") > 1 for name in found.images)
     notes = list(found.notes())
     if nested:
@@ -36,6 +36,6 @@ def read(folder: Path, source: str, group_column: str | None = None) -> ImageSet
     return ImageSet(source, folder.resolve(), items, tuple(top), tuple(notes))
 
 
-def _label(name: str) -> str | None:
+def _find_label(name: str) -> str | None:
     label, slash, _ = name.partition("/")
     return label if slash else None

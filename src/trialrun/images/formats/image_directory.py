@@ -13,8 +13,8 @@ from typing import Any
 
 import yaml
 
-from trialrun.errors import InvalidDatasetError, InvalidParameterError, first_line
-from trialrun.images.dataset import ImageItem, ImageSet, has_bytes, leads_out, printable
+from trialrun.errors import InvalidDatasetError, InvalidParameterError, summarize_error
+from trialrun.images.dataset import ImageItem, ImageSet, is_encodable, leaves_root, make_printable
 
 META = "_meta.yaml"
 IMAGE_LIST = "images.lst"
@@ -23,14 +23,14 @@ _SHOWN = 80  # characters of a name that is refused
 _DAMAGED_HINT = "Write the ImageDirectory again, or give the folder of images itself."
 
 
-def reads(folder: Path) -> bool:
+def can_read(folder: Path) -> bool:
     """Whether the folder says so itself, or holds an image list."""
     if (folder / IMAGE_LIST).is_file():
         return True
-    return (folder / META).is_file() and _meta(folder).get("type") == "ImageDirectory"
+    return (folder / META).is_file() and _read_meta(folder).get("type") == "ImageDirectory"
 
 
-def read(folder: Path, source: str, group_column: str | None = None) -> ImageSet:
+def read_images(folder: Path, source: str, group_column: str | None = None) -> ImageSet:
     """The images that the list names, labelled by the annotation column.
 
     Raises:
@@ -38,11 +38,11 @@ def read(folder: Path, source: str, group_column: str | None = None) -> ImageSet
             address only.
         InvalidParameterError: No image has the `group_column`.
     """
-    meta = _meta(folder)
-    schema_path = _named(folder, meta, "schema", SCHEMA)
-    column, categories = _annotation(_schema(folder, schema_path), schema_path)
-    image_list = _named(folder, meta, "image_list", IMAGE_LIST)
-    items = _items(_lines(folder, image_list), image_list.name, column, group_column)
+    meta = _read_meta(folder)
+    schema_path = _find_file(folder, meta, "schema", SCHEMA)
+    column, categories = _find_annotation(_read_schema(folder, schema_path), schema_path)
+    image_list = _find_file(folder, meta, "image_list", IMAGE_LIST)
+    items = _read_items(_read_lines(folder, image_list), image_list.name, column, group_column)
     if group_column is not None and not any(item.group for item in items):
         raise InvalidParameterError(
             f"group_column={group_column} is not in {image_list}", "Name a field of its rows."
@@ -50,20 +50,20 @@ def read(folder: Path, source: str, group_column: str | None = None) -> ImageSet
     return ImageSet(source, folder.resolve(), tuple(items), categories)
 
 
-def _meta(folder: Path) -> Mapping[str, Any]:
+def _read_meta(folder: Path) -> Mapping[str, Any]:
     try:
-        content = yaml.safe_load(_text(folder, folder / META))
+        content = yaml.safe_load(_read_text(folder, folder / META))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise _damaged(folder / META, error) from error
+        raise _damage_error(folder / META, error) from error
     return content if isinstance(content, dict) else {}
 
 
-def _named(folder: Path, meta: Mapping[str, Any], key: str, default: str) -> Path:
+def _find_file(folder: Path, meta: Mapping[str, Any], key: str, default: str) -> Path:
     """The file beside `_meta.yaml` that it calls `key`."""
     name = meta.get(key, default)
-    if not isinstance(name, str) or not name or leads_out(name) or not has_bytes(name):
+    if not isinstance(name, str) or not name or leaves_root(name) or not is_encodable(name):
         shown = ascii(name[:_SHOWN]) if isinstance(name, str) else f"a {type(name).__name__}"
         raise InvalidDatasetError(
             f"{folder / META}: {key} is {shown}, no file in the folder", _DAMAGED_HINT
@@ -71,7 +71,7 @@ def _named(folder: Path, meta: Mapping[str, Any], key: str, default: str) -> Pat
     return folder / name
 
 
-def _text(folder: Path, path: Path) -> str:
+def _read_text(folder: Path, path: Path) -> str:
     """What a plain file inside `folder` says.
 
     Raises:
@@ -86,47 +86,47 @@ def _text(folder: Path, path: Path) -> str:
     return real.read_text("utf-8")
 
 
-def _schema(folder: Path, path: Path) -> Mapping[str, Any]:
+def _read_schema(folder: Path, path: Path) -> Mapping[str, Any]:
     try:
-        content = json.loads(_text(folder, path))
+        content = json.loads(_read_text(folder, path))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as error:
-        raise _damaged(path, error) from error
+        raise _damage_error(path, error) from error
     if not isinstance(content, dict):
         raise InvalidDatasetError(f"{path} holds no JSON object", _DAMAGED_HINT)
     return content
 
 
-def _damaged(path: Path, error: Exception) -> InvalidDatasetError:
-    return InvalidDatasetError(f"{path} is damaged: {first_line(error)}", _DAMAGED_HINT)
+def _damage_error(path: Path, error: Exception) -> InvalidDatasetError:
+    return InvalidDatasetError(f"{path} is damaged: {summarize_error(error)}", _DAMAGED_HINT)
 
 
-def _annotation(schema: Mapping[str, Any], path: Path) -> tuple[str | None, tuple[str, ...]]:
+def _find_annotation(schema: Mapping[str, Any], path: Path) -> tuple[str | None, tuple[str, ...]]:
     """The annotation column's name and its categories' names; (None, ()) where there is none."""
     try:
         for attribute in schema.get("columnAttributes", ()):
             properties = attribute.get("properties") or {}
             if properties.get("annotation_type"):
                 names = [str(entry["name"]) for entry in properties.get("categories") or ()]
-                if not all(map(has_bytes, [attribute["name"], *names])):
+                if not all(map(is_encodable, [attribute["name"], *names])):
                     raise ValueError("a name that cannot be written")
                 return attribute["name"], tuple(sorted(names))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise _damaged(path, error) from error
+        raise _damage_error(path, error) from error
     return None, ()
 
 
-def _lines(folder: Path, image_list: Path) -> list[str]:
+def _read_lines(folder: Path, image_list: Path) -> list[str]:
     try:
-        return _text(folder, image_list).split("\n")  # names may hold other line breaks
+        return _read_text(folder, image_list).split("\n")  # names may hold other line breaks
     except (OSError, ValueError) as error:
         raise InvalidDatasetError(
-            f"{image_list} cannot be read: {first_line(error)}", _DAMAGED_HINT
+            f"{image_list} cannot be read: {summarize_error(error)}", _DAMAGED_HINT
         ) from error
 
 
-def _items(
+def _read_items(
     lines: Iterable[str], list_name: str, column: str | None, group_column: str | None
 ) -> list[ImageItem]:
     items: dict[str, ImageItem] = {}
@@ -134,49 +134,49 @@ def _items(
         if not line.strip():
             continue
         place = f"{list_name} line {number}"
-        item = _item(line, column, group_column, place)
+        item = _read_item(line, column, group_column, place)
         if items.setdefault(item.name, item) is not item:
             raise InvalidDatasetError(
-                f"{place} names {printable(item.name)} again", "Name each image once."
+                f"{place} names {make_printable(item.name)} again", "Name each image once."
             )
     return list(items.values())
 
 
-def _item(line: str, column: str | None, group_column: str | None, place: str) -> ImageItem:
+def _read_item(line: str, column: str | None, group_column: str | None, place: str) -> ImageItem:
     try:
         row = json.loads(line)
         info = row["image_info"]
-        label = _word(row.get(column)) if column else None
-        group = _word(row.get(group_column)) if group_column else None
-        name = _name(info, place)
+        label = _read_word(row.get(column)) if column else None
+        group = _read_word(row.get(group_column)) if group_column else None
+        name = _read_name(info, place)
         identifier = row.get("id")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InvalidDatasetError(
-            f"{place} is no image entry: {first_line(error)}", _DAMAGED_HINT
+            f"{place} is no image entry: {summarize_error(error)}", _DAMAGED_HINT
         ) from error
     is_plain = identifier is None or isinstance(identifier, int | str)
     return ImageItem(name, label, identifier if is_plain else str(identifier), group)
 
 
-def _name(info: object, place: str) -> str:
+def _read_name(info: object, place: str) -> str:
     name = info.get("file_name") if isinstance(info, dict) else None
     if not name:
         raise InvalidDatasetError(
             f"{place} gives an address (coco_url) instead of a file",
             "Images are not downloaded one by one: put the files beside the list.",
         )
-    if not isinstance(name, str) or not has_bytes(name):
+    if not isinstance(name, str) or not is_encodable(name):
         raise ValueError("file_name is no name of a file")
-    if leads_out(name):
+    if leaves_root(name):
         raise InvalidDatasetError(
-            f"{place} leads out of the folder: {printable(name)}", _DAMAGED_HINT
+            f"{place} leads out of the folder: {make_printable(name)}", _DAMAGED_HINT
         )
     return posixpath.normpath(name)
 
 
-def _word(value: object) -> str | None:
+def _read_word(value: object) -> str | None:
     if value in (None, ""):
         return None
-    if not has_bytes(word := str(value)):
+    if not is_encodable(word := str(value)):
         raise ValueError(f"{word!a} cannot be written")
     return word

@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from trialrun.errors import InvalidDatasetError
-from trialrun.files import new_directory, storage_errors
-from trialrun.images.dataset import ImageItem, ImageSet, printable
-from trialrun.images.decoding.file_io import stamped_content_of
+from trialrun.files import create_directory, translate_storage_errors
+from trialrun.images.dataset import ImageItem, ImageSet, make_printable
+from trialrun.images.decoding.file_io import read_file_with_fingerprint
 from trialrun.images.decoding.header import UndecodableError
-from trialrun.images.scanning.scan import CHANGED, Sighting, Survey, is_as_seen
+from trialrun.images.scanning.scan import CHANGED, DatasetScan, FileScan, is_unchanged
 
 Row = dict[str, Any]
 
@@ -43,7 +43,7 @@ _MIME_TYPES = {".jpg": "image/jpeg", ".jpe": "image/jpeg", ".tif": "image/tiff"}
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class WriteResult:
     """What came to be written where."""
 
     folder: str
@@ -53,8 +53,8 @@ class Written:
 
 
 def write_image_directory(
-    surveyed: Survey, reasons: Iterable[str], out: Path, *, named: Path | None = None
-) -> Written:
+    surveyed: DatasetScan, reasons: Iterable[str], out: Path, *, named: Path | None = None
+) -> WriteResult:
     """Write the usable images of a set to `out`; `reasons` holds one an image, empty where usable.
 
     `named` is what `out` will be called in the end, where it is a draft.
@@ -64,26 +64,28 @@ def write_image_directory(
         InvalidDatasetError: An image is gone or was changed since it was looked at.
     """
     images = surveyed.images
-    with new_directory(out) as draft:
-        with storage_errors(draft):
+    with create_directory(out) as draft:
+        with translate_storage_errors(draft):
             (draft / _FOLDER).mkdir()
-        entries, manifest = _copied(surveyed, reasons, draft)
-        with storage_errors(draft):
+        entries, manifest = _copy_images(surveyed, reasons, draft)
+        with translate_storage_errors(draft):
             _write_lines(draft / "images.lst", entries)
             _write_lines(draft / MANIFEST, manifest)
             (draft / "_meta.yaml").write_text(_META)
-            (draft / "_schema.json").write_text(_dumped(_schema(images, entries)))
-            (draft / "_samples.json").write_text(_dumped(_samples(draft, entries)))
+            (draft / "_schema.json").write_text(_dump_yaml(_make_schema(images, entries)))
+            (draft / "_samples.json").write_text(_dump_yaml(_make_samples(draft, entries)))
     labels = Counter(entry[COLUMN] for entry in entries if COLUMN in entry)
-    return Written(
+    return WriteResult(
         str(named or out),
         len(entries),
         len(manifest) - len(entries),
-        {printable(name): count for name, count in sorted(labels.items())},
+        {make_printable(name): count for name, count in sorted(labels.items())},
     )
 
 
-def _copied(surveyed: Survey, reasons: Iterable[str], draft: Path) -> tuple[list[Row], list[Row]]:
+def _copy_images(
+    surveyed: DatasetScan, reasons: Iterable[str], draft: Path
+) -> tuple[list[Row], list[Row]]:
     """Copy the usable images; the rows of the image list and of the manifest."""
     images = surveyed.images
     classes = {name: index for index, name in enumerate(images.classes)}
@@ -92,31 +94,31 @@ def _copied(surveyed: Survey, reasons: Iterable[str], draft: Path) -> tuple[list
     for item, seen, reason in zip(images.items, surveyed.sightings, reasons, strict=True):
         name = ""
         if not reason:
-            name = _file_name(item, classes, len(entries))
-            data = _bytes_of(images, item, seen)
-            with storage_errors(draft / name):
+            name = _make_file_name(item, classes, len(entries))
+            data = _read_scanned_bytes(images, item, seen)
+            with translate_storage_errors(draft / name):
                 (draft / name).write_bytes(data)
-            entries.append(_entry(name, item, len(entries)))
-        manifest.append(_manifest_row(name, item, seen, reason))
+            entries.append(_make_entry(name, item, len(entries)))
+        manifest.append(_make_manifest_row(name, item, seen, reason))
     return entries, manifest
 
 
-def _bytes_of(images: ImageSet, item: ImageItem, seen: Sighting) -> bytes:
+def _read_scanned_bytes(images: ImageSet, item: ImageItem, seen: FileScan) -> bytes:
     """What was surveyed and judged: no other bytes may stand under its hash and verdict."""
     try:
-        content = stamped_content_of(images.root, item.name)
-        if is_as_seen(content, seen):
+        content = read_file_with_fingerprint(images.root, item.name)
+        if is_unchanged(content, seen):
             return content.data
         reason = CHANGED
     except UndecodableError as error:
         reason = str(error)
     raise InvalidDatasetError(
-        f"{images.source}: {printable(item.name)} could be read at first: {reason}",
+        f"{images.source}: {make_printable(item.name)} could be read at first: {reason}",
         "Leave the images alone while they are read, and start again.",
     )
 
 
-def _file_name(item: ImageItem, classes: dict[str, int], number: int) -> str:
+def _make_file_name(item: ImageItem, classes: dict[str, int], number: int) -> str:
     """`image/<class>_<number>.<ending>`, in ASCII whatever the image was called."""
     ending = os.path.splitext(item.name)[1].lower()  # noqa: PTH122 - names may be 200,000
     ending = ending if ending.isascii() else ""  # a list may call an image as it likes
@@ -124,12 +126,12 @@ def _file_name(item: ImageItem, classes: dict[str, int], number: int) -> str:
     return f"{_FOLDER}/{prefix}{number}{ending}"
 
 
-def _entry(name: str, item: ImageItem, number: int) -> Row:
+def _make_entry(name: str, item: ImageItem, number: int) -> Row:
     label = {} if item.label is None else {COLUMN: item.label}
     return {"image_info": {"file_name": name}, **label, "id": number}
 
 
-def _manifest_row(name: str, item: ImageItem, seen: Sighting, reason: str) -> Row:
+def _make_manifest_row(name: str, item: ImageItem, seen: FileScan, reason: str) -> Row:
     return {
         "file_name": name,
         "source": item.name,
@@ -138,39 +140,39 @@ def _manifest_row(name: str, item: ImageItem, seen: Sighting, reason: str) -> Ro
         "bytes": seen.num_bytes,
         "width": seen.width,
         "height": seen.height,
-        "verdict": verdict(seen, reason),
+        "verdict": classify_image(seen, reason),
         "reason": reason or seen.warning,
     }
 
 
-def verdict(seen: Sighting, reason: str) -> str:
+def classify_image(seen: FileScan, reason: str) -> str:
     """In one word: good, warned or skipped."""
     if reason:
         return "skipped"
     return "warned" if seen.warning else "good"
 
 
-def _schema(images: ImageSet, entries: list[Row]) -> Row:
+def _make_schema(images: ImageSet, entries: list[Row]) -> Row:
     endings = Counter(Path(entry["image_info"]["file_name"]).suffix for entry in entries)
     common = endings.most_common(1)[0][0] if endings else ".png"
     columns = [
-        _column("image", "Bytes", "bytes", is_feature=True)
+        _make_column("image", "Bytes", "bytes", is_feature=True)
         | {
             "properties": {
                 "mime_type": _MIME_TYPES.get(common, f"image/{common[1:]}"),
                 "image_ref": "image_info",
             }
         },
-        _column("id", "Numeric", "int64"),
+        _make_column("id", "Numeric", "int64"),
     ]
     if images.classes:
         categories = [{"id": index, "name": name} for index, name in enumerate(images.classes)]
         annotation = {"annotation_type": "COCO_classification", "categories": categories}
-        columns.append(_column(COLUMN, "String", "str") | {"properties": annotation})
+        columns.append(_make_column(COLUMN, "String", "str") | {"properties": annotation})
     return {"columnAttributes": columns}
 
 
-def _column(name: str, kind: str, type_name: str, *, is_feature: bool = False) -> Row:
+def _make_column(name: str, kind: str, type_name: str, *, is_feature: bool = False) -> Row:
     return {
         "name": name,
         "type": kind,
@@ -179,7 +181,7 @@ def _column(name: str, kind: str, type_name: str, *, is_feature: bool = False) -
     }
 
 
-def _samples(folder: Path, entries: list[Row]) -> list[Row]:
+def _make_samples(folder: Path, entries: list[Row]) -> list[Row]:
     return [
         {
             "image": base64.b64encode(
@@ -195,5 +197,5 @@ def _write_lines(path: Path, rows: list[Row]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
 
 
-def _dumped(value: Any) -> str:
+def _dump_yaml(value: Any) -> str:
     return json.dumps(value, indent=2)

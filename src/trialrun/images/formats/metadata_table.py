@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from trialrun.errors import InvalidDatasetError, InvalidParameterError, first_line
-from trialrun.images.dataset import ImageItem, ImageSet, has_bytes, leads_out, printable
+from trialrun.errors import InvalidDatasetError, InvalidParameterError, summarize_error
+from trialrun.images.dataset import ImageItem, ImageSet, is_encodable, leaves_root, make_printable
 
 TABLES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 NAME_COLUMN, LABEL_COLUMN = "file_name", "label"
@@ -21,12 +21,12 @@ _HINT = "Give it the columns file_name and label, one row an image."
 _RELATIVE_HINT = "Write names relative to the table's folder, with /."
 
 
-def reads(folder: Path) -> bool:
+def can_read(folder: Path) -> bool:
     """Whether the folder holds one of the tables."""
     return any((folder / name).is_file() for name in TABLES)
 
 
-def read(folder: Path, source: str, group_column: str | None = None) -> ImageSet:
+def read_images(folder: Path, source: str, group_column: str | None = None) -> ImageSet:
     """The images that the table names, in its order.
 
     Raises:
@@ -39,20 +39,20 @@ def read(folder: Path, source: str, group_column: str | None = None) -> ImageSet
         names = " and ".join(path.name for path in found)
         raise InvalidDatasetError(f"{source} has {names}", "Keep one of them.")
     table = found[0]
-    columns, rows = _table(table)
+    columns, rows = _read_table(table)
     if NAME_COLUMN not in columns:
         raise InvalidDatasetError(f"{table} has no column {NAME_COLUMN}, but {columns}", _HINT)
     if group_column is not None and group_column not in columns:
         raise InvalidParameterError(
             f"group_column={group_column} is not in {table.name}", f"Its columns are {columns}."
         )
-    items = tuple(_items(table, rows, group_column))
+    items = tuple(_read_items(table, rows, group_column))
     notes = () if LABEL_COLUMN in columns else (f"no column {LABEL_COLUMN}, but {columns}",)
     return ImageSet(source, folder.resolve(), items, notes=notes)
 
 
-def _table(path: Path) -> tuple[list[str], Iterable[Mapping[str, Any]]]:
-    read = {".csv": _csv, ".jsonl": _jsonl, ".parquet": _parquet}[path.suffix]
+def _read_table(path: Path) -> tuple[list[str], Iterable[Mapping[str, Any]]]:
+    read = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}[path.suffix]
     try:
         return read(path)
     except UnicodeDecodeError as error:
@@ -60,10 +60,10 @@ def _table(path: Path) -> tuple[list[str], Iterable[Mapping[str, Any]]]:
             f"{path} is not in UTF-8: {error}", "Save it as UTF-8."
         ) from error
     except (OSError, ValueError, RecursionError, csv.Error) as error:
-        raise InvalidDatasetError(f"{path} is damaged: {first_line(error)}", _HINT) from error
+        raise InvalidDatasetError(f"{path} is damaged: {summarize_error(error)}", _HINT) from error
 
 
-def _csv(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
+def _read_csv(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
     with path.open(encoding="utf-8-sig", newline="") as file:  # Excel begins with a byte order mark
         reader = csv.DictReader(file, strict=True)
         reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
@@ -71,13 +71,13 @@ def _csv(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
         return list(reader.fieldnames or ()), rows
 
 
-def _jsonl(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
+def _read_jsonl(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
     lines = enumerate(path.read_text("utf-8").split("\n"), start=1)
-    rows = [_json_object(number, line) for number, line in lines if line.strip()]
+    rows = [_parse_json_object(number, line) for number, line in lines if line.strip()]
     return list(dict.fromkeys(name for row in rows for name in row)), rows
 
 
-def _json_object(number: int, line: str) -> dict[str, Any]:
+def _parse_json_object(number: int, line: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
@@ -87,7 +87,7 @@ def _json_object(number: int, line: str) -> dict[str, Any]:
     return row
 
 
-def _parquet(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
+def _read_parquet(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
     import pyarrow.parquet
     from pyarrow import ArrowException
 
@@ -98,38 +98,38 @@ def _parquet(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
     return table.column_names, table.to_pylist()
 
 
-def _items(
+def _read_items(
     table: Path, rows: Iterable[Mapping[str, Any]], group_column: str | None
 ) -> Iterator[ImageItem]:
     seen: set[str] = set()
     for number, row in enumerate(rows, start=1):
         name = row.get(NAME_COLUMN)
-        if not name or not has_bytes(name):
+        if not name or not is_encodable(name):
             raise InvalidDatasetError(f"{table}: row {number} has no {NAME_COLUMN}", _HINT)
-        if leads_out(name):
+        if leaves_root(name):
             raise InvalidDatasetError(
                 f"{table}: row {number} leads out of the folder, or begins at the root: "
-                f"{printable(name)}",
+                f"{make_printable(name)}",
                 _RELATIVE_HINT,
             )
         name = posixpath.normpath(name)  # a//b and a/./b are a/b
         if name in seen:
             raise InvalidDatasetError(
-                f"{table}: row {number} names {printable(name)} again", "Name each image once."
+                f"{table}: row {number} names {make_printable(name)} again", "Name each image once."
             )
         seen.add(name)
         if isinstance(row.get(LABEL_COLUMN), dict | list):
             raise InvalidDatasetError(f"{table}: row {number} has a label that is no word", _HINT)
-        group = as_word(row.get(group_column)) if group_column else None
-        label = as_word(row.get(LABEL_COLUMN))
-        if not has_bytes(label or "") or not has_bytes(group or ""):
+        group = cell_to_text(row.get(group_column)) if group_column else None
+        label = cell_to_text(row.get(LABEL_COLUMN))
+        if not is_encodable(label or "") or not is_encodable(group or ""):
             raise InvalidDatasetError(
                 f"{table}: row {number} has a word that cannot be written: {label!a}", _HINT
             )
         yield ImageItem(name, label, group=group)
 
 
-def as_word(value: Any) -> str | None:
+def cell_to_text(value: Any) -> str | None:
     """A cell as a name; None where it is empty. A whole number has no decimal point."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None

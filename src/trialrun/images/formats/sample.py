@@ -6,14 +6,14 @@ Alpaydin and Kaynak 1998, Optical Recognition of Handwritten Digits, 8 by 8 pixe
 from pathlib import Path
 
 from trialrun.errors import InvalidParameterError
-from trialrun.files import new_directory, storage_errors
+from trialrun.files import create_directory, translate_storage_errors
 
 PREFIX = "sample:"
 _VERSION = 1  # raised when the files written would differ
 _GRAY_STEP = 255 / 16  # the digits' grays run from 0 to 16
 
 
-def materialised(source: str, cache_folder: Path) -> Path:
+def write_sample(source: str, cache_folder: Path) -> Path:
     """The folder that holds the sample, written on first use.
 
     Raises:
@@ -35,7 +35,7 @@ def _write_digits(folder: Path) -> None:
 
     digits = load_digits()
     try:
-        with new_directory(folder) as draft, storage_errors(folder):
+        with create_directory(folder) as draft, translate_storage_errors(folder):
             for number in range(10):
                 (draft / str(number)).mkdir()
             for index, (pixels, label) in enumerate(zip(digits.images, digits.target, strict=True)):

@@ -12,9 +12,13 @@ from functools import partial
 from pathlib import Path
 
 from trialrun.images.dataset import ImageItem, ImageSet
-from trialrun.images.decoding.file_io import Content, Stamp, stamped_content_of
-from trialrun.images.decoding.header import PassingError, UndecodableError, read_header
-from trialrun.images.scanning.thread_pool import TOO_SLOW, batched, in_order
+from trialrun.images.decoding.file_io import (
+    FileContent,
+    FileFingerprint,
+    read_file_with_fingerprint,
+)
+from trialrun.images.decoding.header import TransientDecodeError, UndecodableError, read_header
+from trialrun.images.scanning.thread_pool import TOO_SLOW, iterate_chunks, map_in_order
 
 DEFAULT_IMAGE_SIZE = 224
 CHANGED = "changed while it was being read"
@@ -23,7 +27,7 @@ _SIZE_STEP = 32  # what torchvision's networks divide height and width by
 
 
 @dataclass(frozen=True, slots=True)
-class Sighting:
+class FileScan:
     """One file as found: `reason` is empty where its header is that of a usable image.
 
     `warning` says what a person should know of an image that is used all the same, `stamp` by what
@@ -36,27 +40,27 @@ class Sighting:
     height: int
     reason: str = ""
     warning: str = ""
-    stamp: Stamp | None = None
+    stamp: FileFingerprint | None = None
 
 
-Known = Callable[[ImageItem], Sighting | None]
+Known = Callable[[ImageItem], FileScan | None]
 Progress = Callable[[int], None]
 
 
-def no_progress(_num_images: int) -> None:
+def ignore_progress(_num_images: int) -> None:
     """Tell nobody."""
 
 
-def nothing_known(_item: ImageItem) -> None:
+def no_known_scans(_item: ImageItem) -> None:
     """Every file is to be read."""
 
 
 @dataclass(frozen=True, slots=True)
-class Survey:
+class DatasetScan:
     """Sightings of an image set's files, one an item, in the items' order."""
 
     images: ImageSet
-    sightings: tuple[Sighting, ...]
+    sightings: tuple[FileScan, ...]
 
     def content_digest(self) -> str:
         """A hash over names, labels and bytes of all files, 64 hexadecimal digits."""
@@ -67,24 +71,24 @@ class Survey:
         return digest.hexdigest()
 
 
-def survey(
+def scan_files(
     images: ImageSet,
     *,
     threads: int,
-    known: Known = nothing_known,
-    progress: Progress = no_progress,
-) -> Survey:
+    known: Known = no_known_scans,
+    progress: Progress = ignore_progress,
+) -> DatasetScan:
     """Read every file of `images` that is not `known` already, with `threads` threads."""
-    sightings: list[Sighting] = []
-    look = partial(_look, images.root, known)
-    looked = in_order(look, images.items, threads=threads, late=_too_slow, together=_TOGETHER)
-    for some in batched(looked, _TOGETHER):
+    sightings: list[FileScan] = []
+    look = partial(_scan_file, images.root, known)
+    looked = map_in_order(look, images.items, threads=threads, late=_time_out, together=_TOGETHER)
+    for some in iterate_chunks(looked, _TOGETHER):
         sightings += some
         progress(len(some))
-    return Survey(images, tuple(sightings))
+    return DatasetScan(images, tuple(sightings))
 
 
-def is_as_seen(content: Content, seen: Sighting) -> bool:
+def is_unchanged(content: FileContent, seen: FileScan) -> bool:
     """Whether a file's bytes are those of its sighting: by its stamp where it has one, as hashing
     takes as long as reading.
     """
@@ -93,29 +97,31 @@ def is_as_seen(content: Content, seen: Sighting) -> bool:
     return hashlib.sha256(content.data).hexdigest() == seen.sha256
 
 
-def _too_slow(_item: ImageItem) -> Sighting:
-    return Sighting("", 0, 0, 0, TOO_SLOW)
+def _time_out(_item: ImageItem) -> FileScan:
+    return FileScan("", 0, 0, 0, TOO_SLOW)
 
 
-def _look(root: Path, known: Known, item: ImageItem) -> Sighting:
+def _scan_file(root: Path, known: Known, item: ImageItem) -> FileScan:
     if (seen := known(item)) is not None:
         return seen
     try:
-        content = stamped_content_of(root, item.name)
+        content = read_file_with_fingerprint(root, item.name)
     except UndecodableError as error:
-        return Sighting("", 0, 0, 0, str(error))
+        return FileScan("", 0, 0, 0, str(error))
     digest, size = hashlib.sha256(content.data).hexdigest(), len(content.data)
     try:
         header = read_header(content.data)
-    except PassingError as error:  # no hash, no stamp: neither ledger nor pack may keep the reason
-        return Sighting("", size, 0, 0, str(error))
+    except (
+        TransientDecodeError
+    ) as error:  # no hash, no stamp: neither ledger nor pack may keep the reason
+        return FileScan("", size, 0, 0, str(error))
     except UndecodableError as error:
-        return Sighting(digest, size, 0, 0, str(error), stamp=content.stamp)
+        return FileScan(digest, size, 0, 0, str(error), stamp=content.stamp)
     warning = header.warning(item.name)
-    return Sighting(digest, size, header.width, header.height, "", warning, content.stamp)
+    return FileScan(digest, size, header.width, header.height, "", warning, content.stamp)
 
 
-def auto_image_size(surveys: Sequence[Survey], *, most: int = DEFAULT_IMAGE_SIZE) -> int:
+def choose_image_size(surveys: Sequence[DatasetScan], *, most: int = DEFAULT_IMAGE_SIZE) -> int:
     """`most`, or where the images are smaller their median shorter side, rounded up to 32s."""
     sides = [
         min(seen.width, seen.height)

@@ -57,7 +57,7 @@ class _Job(Generic[Item, Made]):
 
 
 @dataclass(slots=True)
-class _Patience:
+class _ItemTimeout:
     """How long an item may take; the time during which the process was stopped does not count."""
 
     seconds: float
@@ -80,12 +80,12 @@ class _Patience:
         return has_ended
 
 
-def num_threads() -> int:
+def count_threads() -> int:
     """The processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def in_order(
+def map_in_order(
     make: Callable[[Item], Made],
     items: Iterable[Item],
     *,
@@ -100,11 +100,11 @@ def in_order(
     here, in its item's turn. A thread takes `together` items at once: threads that hand over after
     every short item wait for each other longer than they work.
     """
-    team = _Team(make, threads)
+    team = _ThreadPool(make, threads)
     waiting: deque[_Job[Item, Made]] = deque()
-    patience = _Patience(seconds)
+    patience = _ItemTimeout(seconds)
     num_ahead = _jobs_ahead(threads, together)
-    jobs = batched(items, together)
+    jobs = iterate_chunks(items, together)
     try:
         while True:
             for some in islice(jobs, max(num_ahead - len(waiting), 0)):
@@ -125,7 +125,7 @@ def in_order(
         team.dismiss()
 
 
-def batched(items: Iterable[Item], together: int) -> Iterator[list[Item]]:
+def iterate_chunks(items: Iterable[Item], together: int) -> Iterator[list[Item]]:
     """Lists of `together` items, the last one shorter; itertools has it from Python 3.12 on."""
     remaining = iter(items)
     while some := list(islice(remaining, together)):
@@ -137,7 +137,7 @@ def _jobs_ahead(threads: int, together: int) -> int:
     return max(min(threads * _AHEAD, _AHEAD_IN_ALL) // together, 2 * threads)
 
 
-class _Team(Generic[Item, Made]):
+class _ThreadPool(Generic[Item, Made]):
     """Daemon threads that take jobs from a queue until they are dismissed."""
 
     def __init__(self, make: Callable[[Item], Made], threads: int) -> None:

@@ -19,7 +19,7 @@ _SYSTEM_NAMES = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini", "$RECYCLE.BIN
 
 
 @dataclass(slots=True)
-class Walk:
+class FolderListing:
     """What lies below a folder: image names (with `/`, sorted), folder names, what was left out."""
 
     images: list[str] = field(default_factory=list)
@@ -41,20 +41,20 @@ def is_image_name(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122 - 200,000 names
 
 
-def walk(root: Path) -> Walk:
+def walk_folder(root: Path) -> FolderListing:
     """Every image below `root`, links followed only where they stay inside it.
 
     Raises:
         OSError: `root` cannot be listed.
     """
-    found = Walk()
+    found = FolderListing()
     real_root = os.path.realpath(root)
-    seen = {_identity(real_root)}
-    ahead = _listed(real_root, "", real_root, found)
+    seen = {_folder_identity(real_root)}
+    ahead = _list_folder(real_root, "", real_root, found)
     heapq.heapify(ahead)
     while ahead:
         folder = heapq.heappop(ahead)
-        for inner in _entered(folder, real_root, seen, found):
+        for inner in _enter_folder(folder, real_root, seen, found):
             heapq.heappush(ahead, inner)
     found.images.sort()
     found.folders.sort()
@@ -66,32 +66,32 @@ def walk(root: Path) -> Walk:
 _Folder = tuple[bool, str, str]
 
 
-def _entered(
-    folder: _Folder, root: str, seen: set[tuple[int, int]], found: Walk
+def _enter_folder(
+    folder: _Folder, root: str, seen: set[tuple[int, int]], found: FolderListing
 ) -> Sequence[_Folder]:
     """The folders in a folder, unless it was read already or may not be."""
     _, name, path = folder
-    if (identity := _identity(path)) in seen:
+    if (identity := _folder_identity(path)) in seen:
         is_above = path.startswith(os.path.realpath(path) + "/")
         found.left_out[f"links {'back ' * is_above}to a folder already read (not followed)"] += 1
         return ()
     seen.add(identity)
     found.folders.append(name)
     try:
-        return _listed(path, name + "/", root, found)
+        return _list_folder(path, name + "/", root, found)
     except PermissionError:
         found.left_out["folders that may not be read (skipped)"] += 1
         return ()
 
 
-def _listed(path: str, prefix: str, root: str, found: Walk) -> list[_Folder]:
+def _list_folder(path: str, prefix: str, root: str, found: FolderListing) -> list[_Folder]:
     """Note the images in a folder; the folders in it."""
     folders = []
     with os.scandir(path) as entries:
         for entry in entries:
             if is_system_name(entry.name):
                 continue
-            if entry.is_symlink() and not _stays_inside(entry.path, root):
+            if entry.is_symlink() and not _is_inside(entry.path, root):
                 found.left_out["links that lead out of the folder or nowhere (not followed)"] += 1
             elif entry.is_dir():
                 folders.append((entry.is_symlink(), prefix + entry.name, entry.path))
@@ -104,11 +104,11 @@ def _listed(path: str, prefix: str, root: str, found: Walk) -> list[_Folder]:
     return folders
 
 
-def _identity(folder: str) -> tuple[int, int]:
+def _folder_identity(folder: str) -> tuple[int, int]:
     status = os.stat(folder)  # noqa: PTH116 - an entry's own stat has no inode on every platform
     return status.st_dev, status.st_ino
 
 
-def _stays_inside(path: str, root: str) -> bool:
+def _is_inside(path: str, root: str) -> bool:
     target = os.path.realpath(path)
     return os.path.exists(target) and os.path.commonpath([target, root]) == root  # noqa: PTH110

@@ -4,17 +4,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trialrun.errors import InvalidDatasetError, TrialrunError, merged
+from trialrun.errors import InvalidDatasetError, TrialrunError, merge_errors
 from trialrun.files import scratch_directory
-from trialrun.image_cache import usable_subset
-from trialrun.image_cache.on_the_fly import LiveImages, looked_at
+from trialrun.image_cache import select_usable
+from trialrun.image_cache.on_the_fly import OnTheFlyImages, decode_once
 from trialrun.images import ImageSet, check_same_classes, check_trainable, escape_non_utf8
 from trialrun.images.decoding.preprocessing import Preprocessing
-from trialrun.images.formats.image_directory_writer import verdict
-from trialrun.images.scanning.scan import Survey, auto_image_size, survey
-from trialrun.images.scanning.thread_pool import num_threads
-from trialrun.runs.callbacks import DECODING, READING, Observer, Silent
-from trialrun.runs.datasets.leakage import Findings, look_for
+from trialrun.images.formats.image_directory_writer import classify_image
+from trialrun.images.scanning.scan import DatasetScan, choose_image_size, scan_files
+from trialrun.images.scanning.thread_pool import count_threads
+from trialrun.runs.callbacks import DECODING, READING, NoOpCallback, RunCallback
+from trialrun.runs.datasets.leakage import LeakageReport, find_leakage
 from trialrun.runs.datasets.sources import open_source
 
 
@@ -22,8 +22,8 @@ from trialrun.runs.datasets.sources import open_source
 class CheckedSet:
     """One set, every image of it decoded."""
 
-    surveyed: Survey
-    decoded: LiveImages
+    surveyed: DatasetScan
+    decoded: OnTheFlyImages
 
     @property
     def images(self) -> ImageSet:
@@ -35,7 +35,7 @@ class CheckedSet:
         rows = list(
             zip(self.images.items, self.surveyed.sightings, self.decoded.reasons, strict=True)
         )
-        verdicts = [verdict(seen, reason) for _, seen, reason in rows]
+        verdicts = [classify_image(seen, reason) for _, seen, reason in rows]
         return {
             "source": self.images.source,
             "digest": self.surveyed.content_digest(),
@@ -56,11 +56,11 @@ class CheckedSet:
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
+class CheckReport:
     """One or two sets, what was found, and what keeps them from being learned from."""
 
     sets: tuple[CheckedSet, ...]
-    findings: Findings
+    findings: LeakageReport
     problems: tuple[TrialrunError, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -74,38 +74,44 @@ class Checked:
     def raise_for_problems(self) -> None:
         """Raise what keeps the sets from being learned from, if anything does."""
         if self.problems:
-            raise merged(self.problems)
+            raise merge_errors(self.problems)
 
 
-def check(
-    data: str, valid: str | None = None, *, strict: bool = False, observer: Observer | None = None
-) -> Checked:
+def check_datasets(
+    data: str,
+    valid: str | None = None,
+    *,
+    strict: bool = False,
+    observer: RunCallback | None = None,
+) -> CheckReport:
     """Decode every image of one or two sets; nothing is written that stays.
 
     Raises:
         TrialrunError: A set cannot be opened; what else is wrong stands in `problems`.
     """
-    observer = observer or Silent()
+    observer = observer or NoOpCallback()
     with scratch_directory() as scratch:
         sources = [data] if valid is None else [data, valid]
         opened = [open_source(source, cache=scratch) for source in sources]
         sets = tuple(check_set(images, observer) for images in opened)
         surveys = [checked.surveyed for checked in sets]
-        findings = look_for(surveys, [checked.decoded for checked in sets])
-    return Checked(sets, findings, tuple(_problems(sets, strict=strict)))
+        findings = find_leakage(surveys, [checked.decoded for checked in sets])
+    return CheckReport(sets, findings, tuple(_find_problems(sets, strict=strict)))
 
 
-def check_set(images: ImageSet, observer: Observer) -> CheckedSet:
+def check_set(images: ImageSet, observer: RunCallback) -> CheckedSet:
     """Scan the files of one set and decode every image."""
     observer.scanning(READING, len(images))
-    surveyed = survey(images, threads=num_threads(), progress=observer.scanned)
+    surveyed = scan_files(images, threads=count_threads(), progress=observer.scanned)
     observer.scanning(DECODING, len(images))
-    preprocessing = Preprocessing(auto_image_size([surveyed]))
-    decoded = looked_at(surveyed, preprocessing, threads=num_threads(), progress=observer.scanned)
+    preprocessing = Preprocessing(choose_image_size([surveyed]))
+    decoded = decode_once(
+        surveyed, preprocessing, threads=count_threads(), progress=observer.scanned
+    )
     return CheckedSet(surveyed, decoded)
 
 
-def _problems(sets: Sequence[CheckedSet], *, strict: bool) -> Iterator[TrialrunError]:
+def _find_problems(sets: Sequence[CheckedSet], *, strict: bool) -> Iterator[TrialrunError]:
     """An unlabelled set alone is fit to be scored, and no problem."""
     labelled = [
         checked for checked in sets if checked.images.declared_classes or checked.images.classes
@@ -115,7 +121,7 @@ def _problems(sets: Sequence[CheckedSet], *, strict: bool) -> Iterator[TrialrunE
             yield from check_trainable(checked.images)
     for checked in sets:
         try:
-            usable_subset(checked.images, checked.decoded.reasons, strict=strict)
+            select_usable(checked.images, checked.decoded.reasons, strict=strict)
         except InvalidDatasetError as error:
             yield error
     if len(labelled) > 1:

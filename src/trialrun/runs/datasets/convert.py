@@ -2,16 +2,16 @@
 
 from pathlib import Path
 
-from trialrun.image_cache import skipped_images
+from trialrun.image_cache import list_skipped
 from trialrun.image_cache.inventory import enforce_cache_limit
-from trialrun.images.formats.image_directory_writer import Written, write_image_directory
-from trialrun.runs.callbacks import Observer, Silent
+from trialrun.images.formats.image_directory_writer import WriteResult, write_image_directory
+from trialrun.runs.callbacks import NoOpCallback, RunCallback
 from trialrun.runs.datasets.check import CheckedSet, check_set
 from trialrun.runs.datasets.outputs import check_outside, output_folder
 from trialrun.runs.datasets.sources import open_source
 
 
-def convert(source: str, out: str, *, observer: Observer | None = None) -> Written:
+def convert_dataset(source: str, out: str, *, observer: RunCallback | None = None) -> WriteResult:
     """Write DATA as an ImageDirectory; images that cannot be read are left out and noted.
 
     Raises:
@@ -21,15 +21,15 @@ def convert(source: str, out: str, *, observer: Observer | None = None) -> Writt
     images = open_source(source)
     check_outside(folder, images)
     enforce_cache_limit()
-    checked = check_set(images, observer or Silent())
-    return write_set(checked, folder, observer or Silent())
+    checked = check_set(images, observer or NoOpCallback())
+    return write_set(checked, folder, observer or NoOpCallback())
 
 
 def write_set(
-    checked: CheckedSet, out: Path, observer: Observer, named: Path | None = None
-) -> Written:
+    checked: CheckedSet, out: Path, observer: RunCallback, named: Path | None = None
+) -> WriteResult:
     """Write the usable images of a checked set to `out`; report the others."""
-    for each in skipped_images(checked.images, checked.decoded.reasons):
+    for each in list_skipped(checked.images, checked.decoded.reasons):
         observer.note(f"left out {each.name}: {each.reason}")
     for note in checked.images.notes:
         observer.note(f"{checked.images.source}: {note}")

@@ -5,17 +5,17 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from trialrun.image_cache import DecodedImages
-from trialrun.image_cache.perceptual_hash import near_pairs
+from trialrun.image_cache.perceptual_hash import find_near_duplicates
 from trialrun.images.checks.duplicates import Duplicates, find_duplicates
-from trialrun.images.checks.groups import shared_groups
-from trialrun.images.dataset import ImageSet, escape_non_utf8, printable
-from trialrun.images.scanning.scan import Survey
+from trialrun.images.checks.groups import find_shared_groups
+from trialrun.images.dataset import ImageSet, escape_non_utf8, make_printable
+from trialrun.images.scanning.scan import DatasetScan
 
 _SHOWN = 3  # examples in a note
 
 
 @dataclass(frozen=True, slots=True)
-class Findings:
+class LeakageReport:
     """Duplicates by content, pairs that look alike, and groups on both sides.
 
     `num_unjudged` images of the second set look like too many of the first to be compared with all.
@@ -57,7 +57,7 @@ class Findings:
             (self.near, "pairs of a training and a validation image look alike"),
             ([[group] for group in self.groups], "groups have images in both sets"),
         ]
-        notes = [f"{len(cases)} {what}: {_examples(cases)}" for cases, what in told if cases]
+        notes = [f"{len(cases)} {what}: {_format_examples(cases)}" for cases, what in told if cases]
         if self.num_unjudged:
             notes.append(
                 f"{self.num_unjudged} validation images resemble too many training images to be "
@@ -66,24 +66,24 @@ class Findings:
         return notes
 
 
-def _examples(cases: Sequence[Sequence[str]]) -> str:
-    shown = "; ".join(" = ".join(map(printable, case)) for case in cases[:_SHOWN])
+def _format_examples(cases: Sequence[Sequence[str]]) -> str:
+    shown = "; ".join(" = ".join(map(make_printable, case)) for case in cases[:_SHOWN])
     return shown + (f"; and {len(cases) - _SHOWN} more" if len(cases) > _SHOWN else "")
 
 
-def look_for(surveys: Sequence[Survey], decoded: Sequence[DecodedImages]) -> Findings:
+def find_leakage(surveys: Sequence[DatasetScan], decoded: Sequence[DecodedImages]) -> LeakageReport:
     """What there is to be found in one or two sets."""
     duplicates = find_duplicates(surveys)
     if len(surveys) < 2:
-        return Findings(duplicates)
+        return LeakageReport(duplicates)
     sets = [surveyed.images for surveyed in surveys]
-    alike = near_pairs(decoded[0].likenesses, decoded[1].likenesses)
-    near = _named(alike.pairs, surveys, sets)
-    return Findings(duplicates, near, shared_groups(sets[0], sets[1]), alike.num_unjudged)
+    alike = find_near_duplicates(decoded[0].likenesses, decoded[1].likenesses)
+    near = _name_pairs(alike.pairs, surveys, sets)
+    return LeakageReport(duplicates, near, find_shared_groups(sets[0], sets[1]), alike.num_unjudged)
 
 
-def _named(
-    pairs: Sequence[tuple[int, int]], surveys: Sequence[Survey], sets: Sequence[ImageSet]
+def _name_pairs(
+    pairs: Sequence[tuple[int, int]], surveys: Sequence[DatasetScan], sets: Sequence[ImageSet]
 ) -> tuple[tuple[str, str], ...]:
     """Pairs that look alike without being the same file."""
     return tuple(

@@ -2,16 +2,18 @@
 
 from trialrun.cache.location import scans_folder
 from trialrun.image_cache.inventory import enforce_cache_limit
-from trialrun.image_cache.scan_cache import surveyed_again
+from trialrun.image_cache.scan_cache import scan_with_cache
 from trialrun.images import ImageSet
-from trialrun.images.scanning.scan import Survey
-from trialrun.images.scanning.thread_pool import num_threads
-from trialrun.runs.callbacks import READING, Observer, Silent
+from trialrun.images.scanning.scan import DatasetScan
+from trialrun.images.scanning.thread_pool import count_threads
+from trialrun.runs.callbacks import READING, NoOpCallback, RunCallback
 
 
-def surveyed_set(images: ImageSet, observer: Observer | None = None) -> Survey:
+def scan_set(images: ImageSet, observer: RunCallback | None = None) -> DatasetScan:
     """Every file looked at, those excepted that have not changed since they were."""
     enforce_cache_limit()  # an archive may just have been unpacked
-    observer = observer or Silent()
+    observer = observer or NoOpCallback()
     observer.scanning(READING, len(images))
-    return surveyed_again(images, scans_folder(), threads=num_threads(), progress=observer.scanned)
+    return scan_with_cache(
+        images, scans_folder(), threads=count_threads(), progress=observer.scanned
+    )

@@ -6,19 +6,19 @@ from pathlib import Path
 from trialrun.cache.location import cache_folder
 from trialrun.errors import InvalidParameterError
 from trialrun.images import ImageSet, open_data
-from trialrun.images.checks.groups import grouped_by_pattern
-from trialrun.mlflow_client import URI_SCHEMES, downloaded
+from trialrun.images.checks.groups import group_by_pattern
+from trialrun.mlflow_client import URI_SCHEMES, download_artifact
 
 _copies: dict[str, Path] = {}  # where the last download of each address lies
 _given: dict[str, Path] = {}
 
 
-def copies() -> dict[str, str]:
+def list_copies() -> dict[str, str]:
     """Where this process has what it downloaded, by address, for processes that it begins."""
     return {uri: str(path) for uri, path in _copies.items()}
 
 
-def take_copies(downloaded_by_parent: Mapping[str, str]) -> None:
+def use_copies(downloaded_by_parent: Mapping[str, str]) -> None:
     """Read these addresses from their copies, which whoever began this process keeps."""
     _given.update({uri: Path(path) for uri, path in downloaded_by_parent.items()})
 
@@ -43,10 +43,10 @@ def open_source(
         )
     path = None
     if source.startswith(URI_SCHEMES):
-        path = _given.get(source) or downloaded(source)
+        path = _given.get(source) or download_artifact(source)
         _copies[source] = path
     images = open_data(source, cache or cache_folder(), path=path, group_column=group_column)
-    return images if group_pattern is None else grouped_by_pattern(images, group_pattern)
+    return images if group_pattern is None else group_by_pattern(images, group_pattern)
 
 
 def fetch_model(uri: str) -> Path:
@@ -55,14 +55,14 @@ def fetch_model(uri: str) -> Path:
     Raises:
         TrackingError: There is no such model, or it cannot be downloaded.
     """
-    from trialrun.registry import model_folder  # which loads torch
+    from trialrun.registry import find_model_folder  # which loads torch
 
-    path = _given.get(uri) or model_folder(uri)
+    path = _given.get(uri) or find_model_folder(uri)
     _copies[uri] = path
     return path
 
 
-def local_path(name: str, fetched: Mapping[str, Path]) -> str:
+def find_local_path(name: str, fetched: Mapping[str, Path]) -> str:
     """`name`, or where what MLflow has under it is on this machine: in `fetched`, else fetched now.
 
     Raises:

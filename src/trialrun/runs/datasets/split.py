@@ -1,19 +1,19 @@
 """Splits a labelled dataset into two ImageDirectories."""
 
-from trialrun.errors import InvalidParameterError, merged
-from trialrun.files import new_directory
+from trialrun.errors import InvalidParameterError, merge_errors
+from trialrun.files import create_directory
 from trialrun.image_cache.inventory import enforce_cache_limit
 from trialrun.images import check_trainable
-from trialrun.images.formats.image_directory_writer import Written
-from trialrun.images.split import stratified_split
-from trialrun.runs.callbacks import Observer, Silent
+from trialrun.images.formats.image_directory_writer import WriteResult
+from trialrun.images.split import split_stratified
+from trialrun.runs.callbacks import NoOpCallback, RunCallback
 from trialrun.runs.datasets.check import check_set
 from trialrun.runs.datasets.convert import write_set
 from trialrun.runs.datasets.outputs import check_outside, output_folder
 from trialrun.runs.datasets.sources import open_source
 
 
-def split(
+def split_dataset(
     data: str,
     out: str,
     *,
@@ -21,8 +21,8 @@ def split(
     random_seed: int,
     group_column: str | None = None,
     group_pattern: str | None = None,
-    observer: Observer | None = None,
-) -> tuple[Written, Written]:
+    observer: RunCallback | None = None,
+) -> tuple[WriteResult, WriteResult]:
     """Write `out/train` with about `fraction` of each class, and `out/valid` with the rest.
 
     Raises:
@@ -33,17 +33,17 @@ def split(
         raise InvalidParameterError(
             f"fraction={fraction:g} is not between 0 and 1", "Take 0.9, say."
         )
-    observer = observer or Silent()
+    observer = observer or NoOpCallback()
     images = open_source(data, group_column=group_column, group_pattern=group_pattern)
     enforce_cache_limit()
     if problems := check_trainable(images):
-        raise merged(problems)
-    parts = stratified_split(
+        raise merge_errors(problems)
+    parts = split_stratified(
         images.labelled(), second_fraction=1 - fraction, random_seed=random_seed
     )
     folder = output_folder(out)
     check_outside(folder, images)
-    with new_directory(folder) as draft:
+    with create_directory(folder) as draft:
         train, valid = (
             write_set(check_set(part, observer), draft / name, observer, named=folder / name)
             for part, name in zip(parts, ("train", "valid"), strict=True)

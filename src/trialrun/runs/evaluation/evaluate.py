@@ -4,39 +4,39 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from trialrun.config import from_values
+from trialrun.config import build_config
 from trialrun.config.evaluate import EvaluateConfig
 from trialrun.config.promote import METRICS
 from trialrun.engine.compute.device import find_device
 from trialrun.engine.compute.torch_state import isolate_torch_state
-from trialrun.images.scanning.scan import Survey
-from trialrun.mlflow_client import connect
+from trialrun.images.scanning.scan import DatasetScan
+from trialrun.mlflow_client import connect_client
 from trialrun.models.open import open_classifier
-from trialrun.registry import model_folder
-from trialrun.registry.versions import link_models, origin_of
+from trialrun.registry import find_model_folder
+from trialrun.registry.versions import find_origin, link_models
 from trialrun.report.bootstrap import Interval, Resampling
-from trialrun.report.metrics import values_of
-from trialrun.report.paired import interval_of
+from trialrun.report.metrics import compute_metrics
+from trialrun.report.paired import compute_interval
 from trialrun.report.predictions import Predictions
-from trialrun.runs.callbacks import Observer, Silent
+from trialrun.runs.callbacks import NoOpCallback, RunCallback
 from trialrun.runs.evaluation.predictions import (
-    AnsweredImages,
-    answered,
-    answers,
-    keep,
-    open_labelled,
-    readable_rows,
+    ImagePredictions,
+    collect_predictions,
+    find_readable_rows,
+    log_predictions,
+    open_labelled_data,
+    predict_images,
 )
-from trialrun.runs.evaluation.score import told_unknown, unknown_classes
-from trialrun.runs.evaluation.tables import record_tables
-from trialrun.scoring import move_to
-from trialrun.tracking import TrackedRun, dataset_digest, dataset_input, open_run
+from trialrun.runs.evaluation.score import count_unknown_classes, describe_unknown_classes
+from trialrun.runs.evaluation.tables import log_tables
+from trialrun.scoring import move_classifier
+from trialrun.tracking import TrackedRun, make_dataset_input, open_run, truncate_digest
 
 DATASET_NAME = "test"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Evaluation:
+class ModelEvaluation:
     """What a model came to on a set; `intervals` go with `metrics`."""
 
     run_id: str
@@ -55,64 +55,64 @@ class Evaluation:
 
 
 @isolate_torch_state()
-def evaluate(
-    model: str, data: str, values: Mapping[str, Any], observer: Observer | None = None
-) -> Evaluation:
+def evaluate_model(
+    model: str, data: str, values: Mapping[str, Any], observer: RunCallback | None = None
+) -> ModelEvaluation:
     """Judge `model` on `data`.
 
     Raises:
         TrialrunError: As its kinds say.
     """
-    config = from_values(EvaluateConfig, values)
+    config = build_config(EvaluateConfig, values)
     device = find_device(config.device)
-    observer = observer or Silent()
-    surveyed = open_labelled(data)
-    client = connect()
-    origin = origin_of(client, model)
-    classifier = move_to(open_classifier(model_folder(model)), device)
+    observer = observer or NoOpCallback()
+    surveyed = open_labelled_data(data)
+    client = connect_client()
+    origin = find_origin(client, model)
+    classifier = move_classifier(open_classifier(find_model_folder(model)), device)
     tags = {"trialrun.kind": "evaluation", "trialrun.model": model}
     with open_run(client, experiment=config.experiment, name=config.run_name, tags=tags) as run:
         observer.opened(run.name, run.run_id)
         run.params(config.params() | {"resolved_device": str(device), "model": model, "data": data})
-        unknown = unknown_classes(surveyed.images, classifier.classes)
-        for line in told_unknown(unknown):
+        unknown = count_unknown_classes(surveyed.images, classifier.classes)
+        for line in describe_unknown_classes(unknown):
             observer.note(line)
-        scores = answers(classifier, surveyed)
-        rows = readable_rows(surveyed, scores)
-        images = answered(surveyed, rows, classifier.classes, scores)
+        scores = predict_images(classifier, surveyed)
+        rows = find_readable_rows(surveyed, scores)
+        images = collect_predictions(surveyed, rows, classifier.classes, scores)
         link_models(client, run.run_id, [origin.model_id])
-        result = _result(run.run_id, model, surveyed, images.predictions, config)
+        result = _build_result(run.run_id, model, surveyed, images.predictions, config)
         result = replace(result, unknown_classes=unknown)
-        record_dataset(run, surveyed)
-        _record(run, surveyed, images, result, origin.model_id)
+        log_dataset(run, surveyed)
+        _log_evaluation(run, surveyed, images, result, origin.model_id)
     return result
 
 
-def _result(
-    run_id: str, model: str, surveyed: Survey, predictions: Predictions, config: EvaluateConfig
-) -> Evaluation:
+def _build_result(
+    run_id: str, model: str, surveyed: DatasetScan, predictions: Predictions, config: EvaluateConfig
+) -> ModelEvaluation:
     resampling = Resampling(
         draws=config.draws, confidence=config.confidence, random_seed=config.random_seed
     )
-    return Evaluation(
+    return ModelEvaluation(
         run_id=run_id,
         model=model,
         data=surveyed.images.source,
-        data_digest=dataset_digest(surveyed),
+        data_digest=truncate_digest(surveyed),
         num_images=len(predictions),
         num_unreadable=len(surveyed.images) - len(predictions),
-        metrics=values_of(predictions),
-        intervals={metric: interval_of(metric, predictions, resampling) for metric in METRICS},
+        metrics=compute_metrics(predictions),
+        intervals={metric: compute_interval(metric, predictions, resampling) for metric in METRICS},
     )
 
 
-def record_dataset(run: TrackedRun, surveyed: Survey) -> None:
+def log_dataset(run: TrackedRun, surveyed: DatasetScan) -> None:
     """The test set as an input of the run."""
-    run.inputs([dataset_input(surveyed, name=DATASET_NAME, context="test")])
+    run.inputs([make_dataset_input(surveyed, name=DATASET_NAME, context="test")])
 
 
-def record_metrics(
-    run: TrackedRun, metrics: Mapping[str, float], surveyed: Survey, model_id: str | None
+def log_metrics(
+    run: TrackedRun, metrics: Mapping[str, float], surveyed: DatasetScan, model_id: str | None
 ) -> None:
     """Figures linked to the test set, and to the model where MLflow has it."""
     links: dict[str, Any] = {"model_id": model_id} if model_id else {}
@@ -120,16 +120,16 @@ def record_metrics(
         metrics,
         0,
         dataset_name=DATASET_NAME,
-        dataset_digest=dataset_digest(surveyed),
+        dataset_digest=truncate_digest(surveyed),
         **links,
     )
 
 
-def _record(
+def _log_evaluation(
     run: TrackedRun,
-    surveyed: Survey,
-    images: AnsweredImages,
-    result: Evaluation,
+    surveyed: DatasetScan,
+    images: ImagePredictions,
+    result: ModelEvaluation,
     model_id: str | None,
 ) -> None:
     bounds = {
@@ -137,27 +137,27 @@ def _record(
         for metric, interval in result.intervals.items()
         for side, bound in asdict(interval).items()
     }
-    record_metrics(run, {**result.metrics, **bounds}, surveyed, model_id)
-    record_tables(run, images.predictions)
-    keep(run, images)
-    run.tags({"mlflow.note.content": _card(result)})
+    log_metrics(run, {**result.metrics, **bounds}, surveyed, model_id)
+    log_tables(run, images.predictions)
+    log_predictions(run, images)
+    run.tags({"mlflow.note.content": _format_card(result)})
 
 
-def _card(result: Evaluation) -> str:
+def _format_card(result: ModelEvaluation) -> str:
     lines = [
         f"## {result.model} on {result.data}",
         "",
         f"{result.num_images} images, {result.num_unreadable} unreadable.",
-        *(f"**{line}.**" for line in told_unknown(result.unknown_classes)),
+        *(f"**{line}.**" for line in describe_unknown_classes(result.unknown_classes)),
         "",
         "| metric | value | interval |",
         "|---|---|---|",
     ]
-    lines += [f"| {' | '.join(row)} |" for row in figure_rows(result)]
+    lines += [f"| {' | '.join(row)} |" for row in format_figures(result)]
     return "\n".join(lines)
 
 
-def figure_rows(result: Evaluation) -> Sequence[tuple[str, str, str]]:
+def format_figures(result: ModelEvaluation) -> Sequence[tuple[str, str, str]]:
     """Metric, value and interval as people read them."""
     return [
         (

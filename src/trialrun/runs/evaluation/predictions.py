@@ -16,14 +16,14 @@ from trialrun.errors import InvalidDatasetError, NotLabeledDatasetError
 from trialrun.files import scratch_directory
 from trialrun.image_cache import MAX_UNREADABLE_FRACTION
 from trialrun.images import escape_non_utf8
-from trialrun.images.scanning.scan import Survey
+from trialrun.images.scanning.scan import DatasetScan
 from trialrun.models.classifier import ImageClassifier
-from trialrun.registry.versions import artifact_bytes
-from trialrun.report.predictions import Predictions, from_probabilities
-from trialrun.runs.datasets.scan import surveyed_set
+from trialrun.registry.versions import read_artifact_bytes
+from trialrun.report.predictions import Predictions, build_predictions
+from trialrun.runs.datasets.scan import scan_set
 from trialrun.runs.datasets.sources import open_source
-from trialrun.runs.evaluation.score import contents
-from trialrun.scoring import Score, score
+from trialrun.runs.evaluation.score import read_contents
+from trialrun.scoring import ImageScore, score_images
 from trialrun.tracking import TrackedRun
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ PREDICTIONS = "predictions.parquet"
 
 
 @dataclass(frozen=True, slots=True)
-class AnsweredImages:
+class ImagePredictions:
     """Images by name and sha256, in the set's order, and what a model said of each."""
 
     names: tuple[str, ...]
@@ -41,7 +41,7 @@ class AnsweredImages:
     predictions: Predictions
 
 
-def open_labelled(source: str) -> Survey:
+def open_labelled_data(source: str) -> DatasetScan:
     """The labelled images of `source`, each file read once.
 
     Raises:
@@ -53,21 +53,21 @@ def open_labelled(source: str) -> Survey:
         raise NotLabeledDatasetError(
             f"{source} has no labels to judge by", "Sort the images into one sub-folder a class."
         )
-    return surveyed_set(images)
+    return scan_set(images)
 
 
-def answers(classifier: ImageClassifier, surveyed: Survey) -> list[Score]:
+def predict_images(classifier: ImageClassifier, surveyed: DatasetScan) -> list[ImageScore]:
     """A score an image, in the set's order."""
-    return list(score(classifier, contents(surveyed.images)))
+    return list(score_images(classifier, read_contents(surveyed.images)))
 
 
-def readable_rows(surveyed: Survey, *scored: Sequence[Score]) -> NDArray[np.int64]:
+def find_readable_rows(surveyed: DatasetScan, *scored: Sequence[ImageScore]) -> NDArray[np.int64]:
     """The rows that every model could score.
 
     Raises:
         InvalidDatasetError: More than a tenth could not be read.
     """
-    rows = [row for row, each in enumerate(zip(*scored, strict=True)) if not _reason(each)]
+    rows = [row for row, each in enumerate(zip(*scored, strict=True)) if not _failure_reason(each)]
     num_lost = len(surveyed.images) - len(rows)
     if num_lost > MAX_UNREADABLE_FRACTION * len(surveyed.images):
         raise InvalidDatasetError(
@@ -78,30 +78,33 @@ def readable_rows(surveyed: Survey, *scored: Sequence[Score]) -> NDArray[np.int6
     return np.array(rows, dtype=np.int64)
 
 
-def _reason(scores: tuple[Score, ...]) -> str:
+def _failure_reason(scores: tuple[ImageScore, ...]) -> str:
     return next((each.error for each in scores if each.error), "")
 
 
-def answered(
-    surveyed: Survey, rows: NDArray[np.int64], classes: Sequence[str], scores: Sequence[Score]
-) -> AnsweredImages:
+def collect_predictions(
+    surveyed: DatasetScan,
+    rows: NDArray[np.int64],
+    classes: Sequence[str],
+    scores: Sequence[ImageScore],
+) -> ImagePredictions:
     """The images at `rows` with what a model of `classes` said of them."""
     items = [surveyed.images.items[row] for row in rows]
-    probabilities = np.stack([_known(scores[row]) for row in rows])
+    probabilities = np.stack([_find_known(scores[row]) for row in rows])
     labels = [str(item.label) for item in items]
-    return AnsweredImages(
+    return ImagePredictions(
         tuple(escape_non_utf8(item.name) for item in items),
         tuple(surveyed.sightings[row].sha256 for row in rows),
-        from_probabilities(labels, classes, probabilities),
+        build_predictions(labels, classes, probabilities),
     )
 
 
-def _known(scored: Score) -> NDArray[np.float32]:
+def _find_known(scored: ImageScore) -> NDArray[np.float32]:
     assert scored.probabilities is not None
     return scored.probabilities
 
 
-def keep(run: TrackedRun, images: AnsweredImages, *, name: str = PREDICTIONS) -> None:
+def log_predictions(run: TrackedRun, images: ImagePredictions, *, name: str = PREDICTIONS) -> None:
     """Store the answers with the run."""
     import pandas as pd
 
@@ -122,7 +125,7 @@ def keep(run: TrackedRun, images: AnsweredImages, *, name: str = PREDICTIONS) ->
         run.artifact(path)
 
 
-def kept_answers(client: "MlflowClient", run_id: str) -> AnsweredImages | None:
+def load_predictions(client: "MlflowClient", run_id: str) -> ImagePredictions | None:
     """The answers that `keep` stored; None where the run has none.
 
     Raises:
@@ -130,7 +133,7 @@ def kept_answers(client: "MlflowClient", run_id: str) -> AnsweredImages | None:
     """
     import pandas as pd
 
-    data = artifact_bytes(client, run_id, PREDICTIONS)
+    data = read_artifact_bytes(client, run_id, PREDICTIONS)
     if data is None:
         return None
     table = pd.read_parquet(io.BytesIO(data))
@@ -142,27 +145,27 @@ def kept_answers(client: "MlflowClient", run_id: str) -> AnsweredImages | None:
         table["predicted"].map(place).to_numpy(np.int64),
         table["label_probability"].to_numpy(np.float64),
     )
-    return AnsweredImages(tuple(table["name"]), tuple(table["sha256"]), predictions)
+    return ImagePredictions(tuple(table["name"]), tuple(table["sha256"]), predictions)
 
 
-def on_the_same_images(
-    first: AnsweredImages, second: AnsweredImages
+def align_by_hash(
+    first: ImagePredictions, second: ImagePredictions
 ) -> tuple[Predictions, Predictions] | None:
     """Both models' answers in one order of images; None where images or labels are others."""
-    rows, other_rows = _order(first), _order(second)
+    rows, other_rows = _sort_by_content(first), _sort_by_content(second)
     if [key for key, _ in rows] != [key for key, _ in other_rows]:
         return None
-    return _taken(first.predictions, rows), _taken(second.predictions, other_rows)
+    return _select_rows(first.predictions, rows), _select_rows(second.predictions, other_rows)
 
 
-def _order(images: AnsweredImages) -> list[tuple[tuple[str, str], int]]:
+def _sort_by_content(images: ImagePredictions) -> list[tuple[tuple[str, str], int]]:
     """Contents with their labels, and the row of each, sorted: two files may hold one picture."""
     given = images.predictions
     labels = (given.classes[label] for label in given.labels)
     return sorted((key, row) for row, key in enumerate(zip(images.sha256, labels, strict=True)))
 
 
-def _taken(given: Predictions, ordered: Sequence[tuple[tuple[str, str], int]]) -> Predictions:
+def _select_rows(given: Predictions, ordered: Sequence[tuple[tuple[str, str], int]]) -> Predictions:
     rows = [row for _, row in ordered]
     return Predictions(
         given.classes, given.labels[rows], given.predicted[rows], given.label_probability[rows]

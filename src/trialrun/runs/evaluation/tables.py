@@ -12,7 +12,7 @@ from trialrun.report.predictions import Predictions
 from trialrun.tracking import TrackedRun
 
 
-def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+def format_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     """The rows under the first one's keys; bytes that are no UTF-8 come out as escapes."""
     text = io.StringIO(newline="")
     writer = csv.DictWriter(
@@ -36,13 +36,16 @@ def choose_quoting(cells: Iterable[object]) -> Literal[0, 2]:
     return csv.QUOTE_NONNUMERIC if has_return else csv.QUOTE_MINIMAL
 
 
-def record_tables(run: TrackedRun, predictions: Predictions) -> None:
+def log_tables(run: TrackedRun, predictions: Predictions) -> None:
     """Store the confusion matrix and the per-class table with the run."""
     classes = predictions.classes
     confusion = report.confusion_matrix(predictions.labels, predictions.predicted, len(classes))
-    run.text("per_class.csv", as_csv(report.rows(report.per_class(confusion, classes))))
+    run.text(
+        "per_class.csv",
+        format_csv(report.tabulate_rows(report.compute_class_reports(confusion, classes))),
+    )
     counts = [
         {"true \\ predicted": name, **dict(zip(classes, row.tolist(), strict=True))}
         for name, row in zip(classes, confusion, strict=True)
     ]
-    run.text("confusion_matrix.csv", as_csv(counts))
+    run.text("confusion_matrix.csv", format_csv(counts))

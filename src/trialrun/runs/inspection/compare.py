@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 from trialrun.errors import InvalidParameterError
 from trialrun.files import write_durably
-from trialrun.mlflow_client import connect
+from trialrun.mlflow_client import connect_client
 from trialrun.registry.versions import MODEL_SCHEMES
-from trialrun.report.curves import curves_png
-from trialrun.report.page import Section, page
+from trialrun.report.curves import draw_curves
+from trialrun.report.page import Section, render_page
 from trialrun.report.paired import PairedComparison
-from trialrun.report.paired import compare as paired
-from trialrun.runs.evaluation.predictions import AnsweredImages, kept_answers, on_the_same_images
+from trialrun.report.paired import compare_paired as paired
+from trialrun.runs.evaluation.predictions import ImagePredictions, align_by_hash, load_predictions
 from trialrun.runs.inspection.run_reader import (
     RecordedRun,
-    environment_of,
-    history_of,
+    find_run_id,
+    read_environment,
+    read_metric_history,
     read_run,
-    run_id_of,
 )
 from trialrun.runs.training.initial import INITIAL_WEIGHTS
 
@@ -40,7 +40,7 @@ _NOTHING = "-"
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ComparisonRow:
     """One thing by name, and what it is in each run."""
 
     name: str
@@ -53,7 +53,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Against:
+class PairedRuns:
     """A run's answers held against the first run's, on the same images."""
 
     run: str
@@ -61,17 +61,17 @@ class Against:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
+class RunComparison:
     """Runs side by side; every row holds a value a run, in the order of `runs`."""
 
     runs: tuple[str, ...]
     run_ids: tuple[str, ...]
-    parameters: tuple[Row, ...]  # those that differ
-    metrics: tuple[Row, ...]
-    outcome: tuple[Row, ...]
-    data: tuple[Row, ...]
-    environment: tuple[Row, ...]  # where it differs
-    paired: tuple[Against, ...]
+    parameters: tuple[ComparisonRow, ...]  # those that differ
+    metrics: tuple[ComparisonRow, ...]
+    outcome: tuple[ComparisonRow, ...]
+    data: tuple[ComparisonRow, ...]
+    environment: tuple[ComparisonRow, ...]  # where it differs
+    paired: tuple[PairedRuns, ...]
     histories: Mapping[str, Mapping[str, Mapping[int, float]]]  # by metric, run and epoch
 
     def to_json(self) -> dict[str, Any]:
@@ -97,7 +97,7 @@ class Comparison:
         )
         sections = [
             Section(
-                title, heading, [(row.name, *map(_shortened, row.values)) for row in rows], text
+                title, heading, [(row.name, *map(_shorten_hash, row.values)) for row in rows], text
             )
             for title, rows, text in told
         ]
@@ -125,7 +125,7 @@ class Comparison:
         )
 
 
-def compare_runs(names: Sequence[str]) -> Comparison:
+def compare_runs(names: Sequence[str]) -> RunComparison:
     """Runs, by id or by the model that came of them.
 
     Raises:
@@ -134,38 +134,40 @@ def compare_runs(names: Sequence[str]) -> Comparison:
     """
     if len(names) < 2:
         raise InvalidParameterError("one run cannot be compared", "Name two or more.")
-    client = connect()
-    runs = [read_run(client, run_id_of(client, name)) for name in names]
-    labels = _labels(names, runs)
-    return Comparison(
+    client = connect_client()
+    runs = [read_run(client, find_run_id(client, name)) for name in names]
+    labels = _name_runs(names, runs)
+    return RunComparison(
         runs=labels,
         run_ids=tuple(run.run_id for run in runs),
-        parameters=_parameters(runs),
-        metrics=_rows([_figures(run) for run in runs]),
-        outcome=_rows([{f: run.tags[f] for f in _FACTS if f in run.tags} for run in runs]),
-        data=_rows([{d.name: f"{d.digest} ({d.context})" for d in run.datasets} for run in runs]),
-        environment=_environments(client, runs),
-        paired=_paired(client, runs, labels),
-        histories=_histories(client, runs, labels),
+        parameters=_compare_parameters(runs),
+        metrics=_build_rows([_compare_metrics(run) for run in runs]),
+        outcome=_build_rows([{f: run.tags[f] for f in _FACTS if f in run.tags} for run in runs]),
+        data=_build_rows(
+            [{d.name: f"{d.digest} ({d.context})" for d in run.datasets} for run in runs]
+        ),
+        environment=_compare_environments(client, runs),
+        paired=_compare_predictions(client, runs, labels),
+        histories=_collect_histories(client, runs, labels),
     )
 
 
-def write_page(found: Comparison, output: str) -> None:
+def write_html_page(found: RunComparison, output: str) -> None:
     """The comparison with its curves, as an HTML page that needs no other file.
 
     Raises:
         StorageError: It cannot be written.
     """
-    picture = curves_png(found.histories, order=found.runs) if found.histories else None
-    write_durably(Path(output), page("Runs compared", found.sections(), picture))
+    picture = draw_curves(found.histories, order=found.runs) if found.histories else None
+    write_durably(Path(output), render_page("Runs compared", found.sections(), picture))
 
 
-def _shortened(value: str) -> str:
+def _shorten_hash(value: str) -> str:
     """A hash by its beginning, which tells it from others; any other text as it is."""
     return value[:_SHOWN_HASH] + "..." if _HASH.fullmatch(value) else value
 
 
-def _labels(names: Sequence[str], runs: Sequence[RecordedRun]) -> tuple[str, ...]:
+def _name_runs(names: Sequence[str], runs: Sequence[RecordedRun]) -> tuple[str, ...]:
     """What people know a run by: the version's URI, or its name; numbered where that is shared."""
     labels: list[str] = []
     for name, run in zip(names, runs, strict=True):
@@ -174,16 +176,17 @@ def _labels(names: Sequence[str], runs: Sequence[RecordedRun]) -> tuple[str, ...
     return tuple(labels)
 
 
-def _rows(columns: Sequence[Mapping[str, Any]]) -> tuple[Row, ...]:
+def _build_rows(columns: Sequence[Mapping[str, Any]]) -> tuple[ComparisonRow, ...]:
     names = dict.fromkeys(name for column in columns for name in column)
     return tuple(
-        Row(name, tuple(str(column.get(name, _NOTHING)) for column in columns)) for name in names
+        ComparisonRow(name, tuple(str(column.get(name, _NOTHING)) for column in columns))
+        for name in names
     )
 
 
-def _parameters(runs: Sequence[RecordedRun]) -> tuple[Row, ...]:
+def _compare_parameters(runs: Sequence[RecordedRun]) -> tuple[ComparisonRow, ...]:
     """Those that differ; the initial weights' digest only where no setting explains it."""
-    rows = [row for row in _rows([run.params for run in runs]) if row.differs]
+    rows = [row for row in _build_rows([run.params for run in runs]) if row.differs]
     explained = any(row.name in _DECIDES_INITIAL_WEIGHTS for row in rows)
     return tuple(
         row
@@ -192,7 +195,7 @@ def _parameters(runs: Sequence[RecordedRun]) -> tuple[Row, ...]:
     )
 
 
-def _figures(run: RecordedRun) -> dict[str, str]:
+def _compare_metrics(run: RecordedRun) -> dict[str, str]:
     return {
         name: f"{value:.6g}"
         for name, value in sorted(run.metrics.items())
@@ -200,33 +203,39 @@ def _figures(run: RecordedRun) -> dict[str, str]:
     }
 
 
-def _environments(client: "MlflowClient", runs: Sequence[RecordedRun]) -> tuple[Row, ...]:
-    columns = [{**(environment_of(client, run.run_id) or {}), "commit": run.commit} for run in runs]
-    return tuple(row for row in _rows(columns) if row.differs)
+def _compare_environments(
+    client: "MlflowClient", runs: Sequence[RecordedRun]
+) -> tuple[ComparisonRow, ...]:
+    columns = [
+        {**(read_environment(client, run.run_id) or {}), "commit": run.commit} for run in runs
+    ]
+    return tuple(row for row in _build_rows(columns) if row.differs)
 
 
-def _paired(
+def _compare_predictions(
     client: "MlflowClient", runs: Sequence[RecordedRun], labels: Sequence[str]
-) -> tuple[Against, ...]:
+) -> tuple[PairedRuns, ...]:
     """Each later run against the first, where both keep their answers on the same images."""
-    first = kept_answers(client, runs[0].run_id)
+    first = load_predictions(client, runs[0].run_id)
     if first is None:
         return ()
-    found: list[Against] = []
+    found: list[PairedRuns] = []
     for run, label in zip(runs[1:], labels[1:], strict=True):
-        answers = kept_answers(client, run.run_id)
-        found += [] if answers is None else _against(label, first, answers)
+        answers = load_predictions(client, run.run_id)
+        found += [] if answers is None else _compare_pair(label, first, answers)
     return tuple(found)
 
 
-def _against(label: str, first: AnsweredImages, second: AnsweredImages) -> list[Against]:
-    same = on_the_same_images(first, second)
+def _compare_pair(
+    label: str, first: ImagePredictions, second: ImagePredictions
+) -> list[PairedRuns]:
+    same = align_by_hash(first, second)
     if same is None:
         return []
-    return [Against(label, paired(metric, *same)) for metric in _COMPARED]
+    return [PairedRuns(label, paired(metric, *same)) for metric in _COMPARED]
 
 
-def _histories(
+def _collect_histories(
     client: "MlflowClient", runs: Sequence[RecordedRun], labels: Sequence[str]
 ) -> dict[str, dict[str, dict[int, float]]]:
     """The metrics that at least one run has over several epochs, by metric and run."""
@@ -234,7 +243,7 @@ def _histories(
     found: dict[str, dict[str, dict[int, float]]] = {}
     for name in names:
         curves = {
-            label: history_of(client, run.run_id, name)
+            label: read_metric_history(client, run.run_id, name)
             for run, label in zip(runs, labels, strict=True)
             if name in run.metrics
         }

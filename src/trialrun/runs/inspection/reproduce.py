@@ -9,36 +9,36 @@ import torch
 
 from trialrun.config import AUTO_TEXT, NONE_TEXT
 from trialrun.config.reproduce import DEFAULT_TOLERANCE
-from trialrun.engine.compute.precision import resolve
+from trialrun.engine.compute.precision import resolve_compute
 from trialrun.engine.compute.torch_state import isolate_torch_state
-from trialrun.engine.early_stopping import COMPLETED, EARLY_STOP, TIME_BUDGET, Standing
+from trialrun.engine.early_stopping import COMPLETED, EARLY_STOP, TIME_BUDGET, EpochStatus
 from trialrun.errors import InvalidDatasetError, TrackingError, TrialrunError
-from trialrun.files import as_json
-from trialrun.images import printable
-from trialrun.images.scanning.scan import Survey, survey
-from trialrun.images.scanning.thread_pool import num_threads
-from trialrun.mlflow_client import connect
+from trialrun.files import format_json
+from trialrun.images import make_printable
+from trialrun.images.scanning.scan import DatasetScan, scan_files
+from trialrun.images.scanning.thread_pool import count_threads
+from trialrun.mlflow_client import connect_client
 from trialrun.models.names import ARCHITECTURES, DEFAULT_WEIGHTS
-from trialrun.registry.versions import manifest_rows
+from trialrun.registry.versions import read_manifest
 from trialrun.report.histories import (
     IDENTICAL,
     WITHIN_TOLERANCE,
     HistoryComparison,
     compare_histories,
 )
-from trialrun.runs.callbacks import Observer, Silent
+from trialrun.runs.callbacks import NoOpCallback, RunCallback
 from trialrun.runs.inspection.run_reader import (
     RecordedRun,
-    environment_of,
-    history_of,
+    find_run_id,
+    read_environment,
+    read_metric_history,
     read_run,
-    run_id_of,
 )
-from trialrun.runs.training.environment import FOLDER_TAG, environment
+from trialrun.runs.training.environment import FOLDER_TAG, describe_environment
 from trialrun.runs.training.initial import INITIAL_WEIGHTS, describe_changes
 from trialrun.runs.training.plan import TrainPlan, plan_training
-from trialrun.runs.training.run import train
-from trialrun.tracking import TrackedRun, dataset_digest
+from trialrun.runs.training.run import train_run
+from trialrun.tracking import TrackedRun, truncate_digest
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -85,12 +85,12 @@ class Reproduction:
 
 
 @isolate_torch_state()
-def reproduce(
+def reproduce_run(
     run_id: str,
     *,
     tolerance: float = DEFAULT_TOLERANCE,
     allow_changed_data: bool = False,
-    observer: Observer | None = None,
+    observer: RunCallback | None = None,
 ) -> Reproduction:
     """Train again what `run_id` records, as a new run of its experiment, and compare.
 
@@ -98,32 +98,32 @@ def reproduce(
         InvalidDatasetError: The data is no longer what it was, and that is not allowed.
         TrialrunError: As its kinds say.
     """
-    observer = observer or Silent()
-    client = connect()
-    run_id = run_id_of(client, run_id)
+    observer = observer or NoOpCallback()
+    client = connect_client()
+    run_id = find_run_id(client, run_id)
     original = read_run(client, run_id)
-    plan = _plan(client, original)
-    changes = _data_changes(client, original, plan)
+    plan = _plan_repetition(client, original)
+    changes = _find_data_changes(client, original, plan)
     if changes and not allow_changed_data:
         raise InvalidDatasetError(
             f"the data is not what run {run_id} learned from: {'; '.join(changes)}",
             "Restore it, or see how far it gets all the same: --allow-changed-data.",
         )
-    recorded = environment_of(client, run_id)
+    recorded = read_environment(client, run_id)
     _set_threads(recorded)
-    math = resolve(plan.config.device, plan.config.precision)
-    differences = _differences(original, recorded, environment(math))
+    math = resolve_compute(plan.config.device, plan.config.precision)
+    differences = _find_differences(original, recorded, describe_environment(math))
     for name, (then, now) in differences.items():
         observer.note(f"{name} was {then}, is {now}")
-    result = train(plan, _Linking(observer, client, original))
+    result = train_run(plan, _LinkingCallback(observer, client, original))
     again = read_run(client, result.run_id)
     causes = describe_changes(original.settings(), original.params, again.params)
-    return _finished(client, original, again, tolerance, changes, differences, causes)
+    return _build_result(client, original, again, tolerance, changes, differences, causes)
 
 
-def _plan(client: "MlflowClient", original: RecordedRun) -> TrainPlan:
+def _plan_repetition(client: "MlflowClient", original: RecordedRun) -> TrainPlan:
     """The original's plan, its resolved precision fixed, with nothing registered."""
-    settings = _from_its_folder(original)
+    settings = _resolve_paths(original)
     if "train_data" not in settings:
         raise TrackingError(
             f"run {original.run_id} is no training run of trialrun's: it records no train_data",
@@ -140,13 +140,13 @@ def _plan(client: "MlflowClient", original: RecordedRun) -> TrainPlan:
     if original.tags.get("stop_reason") != TIME_BUDGET:
         settings["max_minutes"] = NONE_TEXT  # this machine may be slower
     try:
-        return _split_as_it_was(original, settings | recording)
+        return _restore_split(original, settings | recording)
     except TrialrunError as error:
         error.hint = f"{error.hint} The settings are those that run {original.run_id} records."
         raise
 
 
-def _from_its_folder(original: RecordedRun) -> dict[str, str]:
+def _resolve_paths(original: RecordedRun) -> dict[str, str]:
     """Its settings; paths are those that they were in the folder where the run was started."""
     settings, folder = original.settings(), original.tags.get(FOLDER_TAG)
     if folder is None:
@@ -157,7 +157,7 @@ def _from_its_folder(original: RecordedRun) -> dict[str, str]:
     return settings | {name: str(path) for name, path in there.items() if path.exists()}
 
 
-def _split_as_it_was(original: RecordedRun, settings: Mapping[str, str]) -> TrainPlan:
+def _restore_split(original: RecordedRun, settings: Mapping[str, str]) -> TrainPlan:
     """The plan; the sets of a search's trial were split by the search's seed, not by its own."""
     seed = original.tags.get(SPLIT_SEED_TAG)
     if seed is None or "random_seed" not in settings:
@@ -170,24 +170,24 @@ def _experiment_name(client: "MlflowClient", original: RecordedRun) -> str:
     return str(client.get_experiment(original.experiment_id).name)
 
 
-def _data_changes(
+def _find_data_changes(
     client: "MlflowClient", original: RecordedRun, plan: TrainPlan
 ) -> tuple[str, ...]:
     """What is no longer as recorded, in words; both sets are read for it."""
     digests = {dataset.name: dataset.digest for dataset in original.datasets}
-    rows = manifest_rows(client, original.run_id) or []
+    rows = read_manifest(client, original.run_id) or []
     changes: list[str] = []
     for name, images in (("train", plan.train), ("valid", plan.valid)):
-        surveyed = survey(images, threads=num_threads())
+        surveyed = scan_files(images, threads=count_threads())
         if name not in digests:
             changes.append(f"the record has no digest of the {name} set")
-        elif digests[name] != dataset_digest(surveyed):
-            told = _file_changes([row for row in rows if row["set"] == name], surveyed)
+        elif digests[name] != truncate_digest(surveyed):
+            told = _find_file_changes([row for row in rows if row["set"] == name], surveyed)
             changes.append(f"{name} set: {told or 'digests differ'}")
     return tuple(changes)
 
 
-def _file_changes(rows: list[dict[str, object]], surveyed: Survey) -> str:
+def _find_file_changes(rows: list[dict[str, object]], surveyed: DatasetScan) -> str:
     before = {str(row["name"]): (row["label"], row["sha256"]) for row in rows}
     after = {
         item.name: (item.label, seen.sha256)
@@ -200,12 +200,12 @@ def _file_changes(rows: list[dict[str, object]], surveyed: Survey) -> str:
         "changed": {name for name in both if before[name] != after[name]},
     }
     return ", ".join(
-        f"{len(names)} {kind} ({_some(names)})" for kind, names in kinds.items() if names
+        f"{len(names)} {kind} ({_format_some(names)})" for kind, names in kinds.items() if names
     )
 
 
-def _some(names: set[str]) -> str:
-    ordered = [printable(name) for name in sorted(names)]
+def _format_some(names: set[str]) -> str:
+    ordered = [make_printable(name) for name in sorted(names)]
     more = " ..." if len(ordered) > _SHOWN_FILES else ""
     return ", ".join(ordered[:_SHOWN_FILES]) + more
 
@@ -217,7 +217,7 @@ def _set_threads(recorded: Mapping[str, Any] | None) -> None:
         torch.set_num_threads(threads)
 
 
-def _differences(
+def _find_differences(
     original: RecordedRun, recorded: Mapping[str, Any] | None, present: Mapping[str, Any]
 ) -> dict[str, tuple[Any, Any]]:
     if recorded is None:
@@ -229,10 +229,12 @@ def _differences(
     }
 
 
-class _Linking:
+class _LinkingCallback:
     """Passes on what a run tells, and links the run to its original as soon as it is open."""
 
-    def __init__(self, observer: Observer, client: "MlflowClient", original: RecordedRun) -> None:
+    def __init__(
+        self, observer: RunCallback, client: "MlflowClient", original: RecordedRun
+    ) -> None:
         self._observer, self._client, self._original = observer, client, original
 
     def opened(self, run_name: str, run_id: str) -> None:
@@ -254,12 +256,12 @@ class _Linking:
         """Pass it on."""
         self._observer.scanned(num_images)
 
-    def epoch(self, standing: Standing, epochs: int) -> None:
+    def epoch(self, standing: EpochStatus, epochs: int) -> None:
         """Pass it on."""
         self._observer.epoch(standing, epochs)
 
 
-def _finished(
+def _build_result(
     client: "MlflowClient",
     original: RecordedRun,
     again: RecordedRun,
@@ -268,7 +270,7 @@ def _finished(
     differences: Mapping[str, tuple[Any, Any]],
     causes: tuple[str, ...],
 ) -> Reproduction:
-    before, after = _histories(client, original), _histories(client, again)
+    before, after = _read_histories(client, original), _read_histories(client, again)
     if was_cut := original.tags.get("stop_reason") not in (COMPLETED, EARLY_STOP):
         before, after = _common_epochs(before, after)
     history = compare_histories(before, after, tolerance=tolerance)
@@ -277,38 +279,38 @@ def _finished(
     result = Reproduction(
         original_run_id=original.run_id,
         run_id=again.run_id,
-        initial_weights_identical=_same_beginning(original, again),
+        initial_weights_identical=_has_same_start(original, again),
         notes=(*causes, _CUT_NOTE) if was_cut else causes,
-        verdict=_verdict(history, same_weights=same_weights),
+        verdict=_choose_verdict(history, same_weights=same_weights),
         since_epoch=history.since_epoch,
         weights_identical=same_weights,
         original_weights_sha256=old_sha,
         weights_sha256=new_sha,
         tolerance=tolerance,
         data_changes=changes,
-        differences={**differences, **_code_difference(original, again)},
+        differences={**differences, **_describe_code_change(original, again)},
         history=history,
     )
     run = TrackedRun(client, again.run_id)
-    run.text("reproduction.json", as_json(result.to_json()))
+    run.text("reproduction.json", format_json(result.to_json()))
     run.tags({"trialrun.reproduction": result.verdict})
     return result
 
 
-def _same_beginning(original: RecordedRun, again: RecordedRun) -> bool | None:
+def _has_same_start(original: RecordedRun, again: RecordedRun) -> bool | None:
     before = original.params.get(INITIAL_WEIGHTS)
     return None if before is None else before == again.params.get(INITIAL_WEIGHTS)
 
 
-def _verdict(history: HistoryComparison, *, same_weights: bool) -> str:
+def _choose_verdict(history: HistoryComparison, *, same_weights: bool) -> str:
     """The same figures from other weights, or from weights that nobody recorded, are no proof."""
     is_proven = history.verdict != IDENTICAL or same_weights
     return history.verdict if is_proven else WITHIN_TOLERANCE
 
 
-def _histories(client: "MlflowClient", run: RecordedRun) -> Histories:
+def _read_histories(client: "MlflowClient", run: RecordedRun) -> Histories:
     return {
-        metric: history_of(client, run.run_id, metric)
+        metric: read_metric_history(client, run.run_id, metric)
         for metric in _REPRODUCIBLE
         if metric in run.metrics
     }
@@ -325,7 +327,7 @@ def _common_epochs(first: Histories, second: Histories) -> tuple[Histories, Hist
     return kept[0], kept[1]
 
 
-def _code_difference(original: RecordedRun, again: RecordedRun) -> dict[str, tuple[Any, Any]]:
+def _describe_code_change(original: RecordedRun, again: RecordedRun) -> dict[str, tuple[Any, Any]]:
     if original.commit == again.commit:
         return {}
     return {"commit": (original.commit, again.commit)}

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from trialrun.config import TrainConfig, knobs
+from trialrun.config import TrainConfig, list_settings
 from trialrun.errors import TrackingError
-from trialrun.mlflow_client import tracking_errors
-from trialrun.registry.versions import MODEL_SCHEMES, artifact_text, origin_of
-from trialrun.runs.training.environment import ENVIRONMENT, from_text
+from trialrun.mlflow_client import translate_tracking_errors
+from trialrun.registry.versions import MODEL_SCHEMES, find_origin, read_artifact_text
+from trialrun.runs.training.environment import ENVIRONMENT, parse_environment
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -19,7 +19,7 @@ _COMMIT_TAG = "mlflow.source.git.commit"
 
 
 @dataclass(frozen=True, slots=True)
-class Dataset:
+class DatasetInput:
     """An input of a run."""
 
     name: str
@@ -38,7 +38,7 @@ class RecordedRun:
     params: Mapping[str, str]  # as typed, without the shell quotes of `mlflow run`
     tags: Mapping[str, str]
     metrics: Mapping[str, float]  # the last values
-    datasets: tuple[Dataset, ...]
+    datasets: tuple[DatasetInput, ...]
 
     @property
     def commit(self) -> str | None:
@@ -47,11 +47,11 @@ class RecordedRun:
 
     def settings(self) -> dict[str, str]:
         """The settings of `train` among the parameters."""
-        names = {item.name for item in knobs(TrainConfig)}
+        names = {item.name for item in list_settings(TrainConfig)}
         return {name: text for name, text in self.params.items() if name in names}
 
 
-def run_id_of(client: "MlflowClient", name: str) -> str:
+def find_run_id(client: "MlflowClient", name: str) -> str:
     """The run that `name` (its id, runs:/ID or models:/NAME/VERSION) means: the one that trained.
 
     Raises:
@@ -59,7 +59,7 @@ def run_id_of(client: "MlflowClient", name: str) -> str:
     """
     if not name.startswith(MODEL_SCHEMES):
         return name
-    run_id = origin_of(client, name).run_id
+    run_id = find_origin(client, name).run_id
     if run_id is None:
         raise TrackingError(f"{name} names no run that trained it", "Give a run's id.")
     return run_id
@@ -71,12 +71,12 @@ def read_run(client: "MlflowClient", run_id: str) -> RecordedRun:
     Raises:
         TrackingError: There is no such run, or the store fails.
     """
-    with tracking_errors(f"run {run_id} cannot be read"):
+    with translate_tracking_errors(f"run {run_id} cannot be read"):
         run = client.get_run(run_id)
     tags = dict(run.data.tags)
     params = dict(run.data.params)
     if _PROJECT_TAG in tags:
-        params = {name: unquoted(text) for name, text in params.items()}
+        params = {name: unquote_param(text) for name, text in params.items()}
     inputs = run.inputs.dataset_inputs if run.inputs else []
     return RecordedRun(
         run_id=run.info.run_id,
@@ -87,7 +87,7 @@ def read_run(client: "MlflowClient", run_id: str) -> RecordedRun:
         tags=tags,
         metrics=dict(run.data.metrics),
         datasets=tuple(
-            Dataset(
+            DatasetInput(
                 item.dataset.name,
                 next((tag.value for tag in item.tags if tag.key == "mlflow.data.context"), ""),
                 item.dataset.digest,
@@ -97,7 +97,7 @@ def read_run(client: "MlflowClient", run_id: str) -> RecordedRun:
     )
 
 
-def unquoted(text: str) -> str:
+def unquote_param(text: str) -> str:
     """A parameter as it was typed: `mlflow run` records it quoted for the shell."""
     try:
         words = shlex.split(text)
@@ -106,22 +106,22 @@ def unquoted(text: str) -> str:
     return words[0] if len(words) == 1 and shlex.quote(words[0]) == text else text
 
 
-def history_of(client: "MlflowClient", run_id: str, metric: str) -> dict[int, float]:
+def read_metric_history(client: "MlflowClient", run_id: str, metric: str) -> dict[int, float]:
     """A metric by epoch; of several values at one epoch the last given.
 
     Raises:
         TrackingError: The store fails.
     """
-    with tracking_errors(f"the metrics of run {run_id} cannot be read"):
+    with translate_tracking_errors(f"the metrics of run {run_id} cannot be read"):
         values = client.get_metric_history(run_id, metric)
     return {value.step: value.value for value in sorted(values, key=lambda v: v.timestamp)}
 
 
-def environment_of(client: "MlflowClient", run_id: str) -> dict[str, Any] | None:
+def read_environment(client: "MlflowClient", run_id: str) -> dict[str, Any] | None:
     """What the run computed with; None where it did not record it.
 
     Raises:
         TrackingError: The store fails.
     """
-    text = artifact_text(client, run_id, ENVIRONMENT)
-    return None if text is None else from_text(text)
+    text = read_artifact_text(client, run_id, ENVIRONMENT)
+    return None if text is None else parse_environment(text)

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from trialrun.config.promote import CHAMPION
-from trialrun.mlflow_client import connect, tracking_errors, without_credentials
-from trialrun.registry.alias import read_succession
-from trialrun.registry.history import Succession, previous_alias
-from trialrun.registry.rollback import roll_back
-from trialrun.registry.versions import newest_there
+from trialrun.mlflow_client import connect_client, redact_credentials, translate_tracking_errors
+from trialrun.registry.alias import read_alias_history
+from trialrun.registry.history import AliasHistory, name_previous_alias
+from trialrun.registry.rollback import restore_previous
+from trialrun.registry.versions import find_newest_existing
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -44,39 +44,39 @@ class History:
     reigns: tuple[Reign, ...]
 
 
-def history(name: str, alias: str = CHAMPION) -> History:
+def read_history(name: str, alias: str = CHAMPION) -> History:
     """Who was `alias` of `name`, from when to when, and why.
 
     Raises:
         TrackingError: There is no such model, or the store fails.
     """
-    client = connect()
-    return _told(client, read_succession(client, name, alias))
+    client = connect_client()
+    return _make_period(client, read_alias_history(client, name, alias))
 
 
-def rollback(name: str, reason: str, alias: str = CHAMPION) -> dict[str, Any]:
+def roll_back_alias(name: str, reason: str, alias: str = CHAMPION) -> dict[str, Any]:
     """Give `alias` back to the version before; what was done, as plain values.
 
     Raises:
         PromotionRefusedError: Nobody held it before, or somebody moved it meanwhile.
         TrialrunError: As `registry.rollback` says.
     """
-    client = connect()
-    entry = roll_back(client, name, alias, reason)
-    earlier = read_succession(client, name, alias).earlier()
+    client = connect_client()
+    entry = restore_previous(client, name, alias, reason)
+    earlier = read_alias_history(client, name, alias).earlier()
     return {
         "name": name,
         "alias": alias,
         "version": entry.version,
         "from_version": entry.replaced,
-        previous_alias(alias): newest_there(client, name, earlier),
+        name_previous_alias(alias): find_newest_existing(client, name, earlier),
         "reason": entry.reason,
         "at": entry.at,
         "user": entry.user,
     }
 
 
-def _told(client: "MlflowClient", succession: Succession) -> History:
+def _make_period(client: "MlflowClient", succession: AliasHistory) -> History:
     reigns = tuple(
         Reign(
             version=tenure.entry.version,
@@ -90,7 +90,7 @@ def _told(client: "MlflowClient", succession: Succession) -> History:
             data_digest=tenure.entry.data_digest,
             figures=tenure.entry.figures,
             run_id=tenure.entry.run_id,
-            run_url=_url(client, tenure.entry.run_id),
+            run_url=_run_url(client, tenure.entry.run_id),
         )
         for tenure in succession.tenures()
     )
@@ -98,19 +98,19 @@ def _told(client: "MlflowClient", succession: Succession) -> History:
         succession.name,
         succession.alias,
         succession.holder,
-        newest_there(client, succession.name, succession.earlier()),
+        find_newest_existing(client, succession.name, succession.earlier()),
         reigns,
     )
 
 
-def _url(client: "MlflowClient", run_id: str | None) -> str | None:
+def _run_url(client: "MlflowClient", run_id: str | None) -> str | None:
     """The run's page, where the store is a server."""
-    server = without_credentials(str(client.tracking_uri)).rstrip("/")
+    server = redact_credentials(str(client.tracking_uri)).rstrip("/")
     if run_id is None or not server.startswith(("http://", "https://")):
         return None
     from mlflow.exceptions import MlflowException
 
-    with tracking_errors(f"run {run_id} cannot be read"):
+    with translate_tracking_errors(f"run {run_id} cannot be read"):
         try:
             experiment = client.get_run(run_id).info.experiment_id
         except MlflowException as error:

@@ -9,26 +9,26 @@ from typing import TYPE_CHECKING
 
 from trialrun.config.promote import PromoteConfig
 from trialrun.engine.compute.device import find_device
-from trialrun.images.scanning.scan import Survey
+from trialrun.images.scanning.scan import DatasetScan
 from trialrun.models.classifier import ImageClassifier
 from trialrun.models.open import open_classifier
-from trialrun.registry import model_folder
+from trialrun.registry import find_model_folder
 from trialrun.registry.gates import Evidence, Overlap
-from trialrun.registry.versions import TRAINED_ON, Version, file_hashes
+from trialrun.registry.versions import TRAINED_ON, ModelVersion, read_file_hashes
 from trialrun.report.bootstrap import Resampling
-from trialrun.report.metrics import recall_by_class, values_of
-from trialrun.report.paired import PairedComparison, compare
-from trialrun.runs.evaluation.evaluate import record_metrics
+from trialrun.report.metrics import compute_metrics, compute_recall
+from trialrun.report.paired import PairedComparison, compare_paired
+from trialrun.runs.evaluation.evaluate import log_metrics
 from trialrun.runs.evaluation.predictions import (
-    AnsweredImages,
-    answered,
-    answers,
-    keep,
-    readable_rows,
+    ImagePredictions,
+    collect_predictions,
+    find_readable_rows,
+    log_predictions,
+    predict_images,
 )
-from trialrun.runs.evaluation.score import contents
-from trialrun.runs.evaluation.tables import record_tables
-from trialrun.scoring import move_to, score
+from trialrun.runs.evaluation.score import read_contents
+from trialrun.runs.evaluation.tables import log_tables
+from trialrun.scoring import move_classifier, score_images
 from trialrun.tracking import TrackedRun
 
 if TYPE_CHECKING:
@@ -40,79 +40,85 @@ _BYTES_PER_MB = 1e6
 
 
 @dataclass(frozen=True, slots=True)
-class Contest:
+class CandidateEvaluation:
     """Two versions' answers on the same images, and the evidence they make; one where alone."""
 
-    challenger: Version
-    champion: Version | None
-    mine: AnsweredImages
-    theirs: AnsweredImages | None
+    challenger: ModelVersion
+    champion: ModelVersion | None
+    mine: ImagePredictions
+    theirs: ImagePredictions | None
     evidence: Evidence
 
 
-def contested(
+def evaluate_candidates(
     client: "MlflowClient",
     config: PromoteConfig,
-    surveyed: Survey,
-    challenger: Version,
-    champion: Version | None,
-) -> Contest:
+    surveyed: DatasetScan,
+    challenger: ModelVersion,
+    champion: ModelVersion | None,
+) -> CandidateEvaluation:
     """Have the versions answer the images of `surveyed`.
 
     Raises:
         TrialrunError: A model cannot be fetched or opened, or no image be read.
     """
-    folder = model_folder(challenger.uri)
+    folder = find_model_folder(challenger.uri)
     device = find_device(config.device)
-    network = move_to(open_classifier(folder), device)
-    scores = answers(network, surveyed)
-    rival = move_to(open_classifier(model_folder(champion.uri)), device) if champion else None
-    rival_scores = answers(rival, surveyed) if rival else scores
-    rows = readable_rows(surveyed, scores, rival_scores)
-    mine = answered(surveyed, rows, network.classes, scores)
-    theirs = answered(surveyed, rows, rival.classes, rival_scores) if rival else None
+    network = move_classifier(open_classifier(folder), device)
+    scores = predict_images(network, surveyed)
+    rival = (
+        move_classifier(open_classifier(find_model_folder(champion.uri)), device)
+        if champion
+        else None
+    )
+    rival_scores = predict_images(rival, surveyed) if rival else scores
+    rows = find_readable_rows(surveyed, scores, rival_scores)
+    mine = collect_predictions(surveyed, rows, network.classes, scores)
+    theirs = collect_predictions(surveyed, rows, rival.classes, rival_scores) if rival else None
     evidence = Evidence(
-        metrics=values_of(mine.predictions),
+        metrics=compute_metrics(mine.predictions),
         size_mb=_folder_bytes(folder) / _BYTES_PER_MB,
-        latency_ms=_latency_ms(network, surveyed) if config.max_latency_ms is not None else None,
-        overlaps=_overlaps(client, surveyed, challenger, champion),
-        class_differences=_class_differences(
+        latency_ms=_measure_latency_ms(network, surveyed)
+        if config.max_latency_ms is not None
+        else None,
+        overlaps=_find_overlaps(client, surveyed, challenger, champion),
+        class_differences=_find_class_differences(
             surveyed, network.classes, rival.classes if rival else None
         ),
-        comparison=_comparison(config, mine, theirs),
-        recall=recall_by_class(mine.predictions),
-        champion_recall=recall_by_class(theirs.predictions) if theirs else {},
+        comparison=_compare_candidates(config, mine, theirs),
+        recall=compute_recall(mine.predictions),
+        champion_recall=compute_recall(theirs.predictions) if theirs else {},
     )
-    return Contest(challenger, champion, mine, theirs, evidence)
+    return CandidateEvaluation(challenger, champion, mine, theirs, evidence)
 
 
-def _comparison(
-    config: PromoteConfig, mine: AnsweredImages, theirs: AnsweredImages | None
+def _compare_candidates(
+    config: PromoteConfig, mine: ImagePredictions, theirs: ImagePredictions | None
 ) -> PairedComparison | None:
     if theirs is None:
         return None
     resampling = Resampling(
         draws=config.draws, confidence=config.confidence, random_seed=config.random_seed
     )
-    return compare(config.metric, theirs.predictions, mine.predictions, resampling)
+    return compare_paired(config.metric, theirs.predictions, mine.predictions, resampling)
 
 
-def _overlaps(
-    client: "MlflowClient", surveyed: Survey, *versions: Version | None
+def _find_overlaps(
+    client: "MlflowClient", surveyed: DatasetScan, *versions: ModelVersion | None
 ) -> tuple[Overlap, ...]:
     test = {seen.sha256 for seen in surveyed.sightings} - {""}
     found = []
     for version in versions:
         if version is None:
             continue
-        hashes = file_hashes(client, version.origin.run_id)
+        hashes = read_file_hashes(client, version.origin.run_id)
         count = None if hashes is None else len(test & hashes[TRAINED_ON])
         found.append(Overlap(f"version {version.number}", count))
     return tuple(found)
 
 
-def _class_differences(
-    surveyed: Survey, classes: Sequence[str], rival: Sequence[str] | None
+def _find_class_differences(
+    surveyed: DatasetScan, classes: Sequence[str], rival: Sequence[str] | None
 ) -> tuple[str, ...]:
     known, labelled = set(classes), set(surveyed.images.classes)
     told = [("the challenger lacks, though the test data has it", labelled - known)]
@@ -128,21 +134,21 @@ def _folder_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def _latency_ms(network: ImageClassifier, surveyed: Survey) -> float:
+def _measure_latency_ms(network: ImageClassifier, surveyed: DatasetScan) -> float:
     """From one image's bytes to its probabilities, the median of a few.
 
     On a GPU too: `score` returns what the GPU has computed.
     """
-    data = [each for each in contents(surveyed.images) if each is not None][:_LATENCY_IMAGES]
+    data = [each for each in read_contents(surveyed.images) if each is not None][:_LATENCY_IMAGES]
     seconds = []
     for each in data[:_WARM_UP_IMAGES] + data:
         started = time.perf_counter()
-        list(score(network, [each]))
+        list(score_images(network, [each]))
         seconds.append(time.perf_counter() - started)
     return 1000 * statistics.median(seconds[_WARM_UP_IMAGES:] or [float("nan")])
 
 
-def record(run: TrackedRun, surveyed: Survey, contest: Contest) -> None:
+def log_evidence(run: TrackedRun, surveyed: DatasetScan, contest: CandidateEvaluation) -> None:
     """Keep the evidence with `run`: figures, tables and both versions' answers."""
     evidence = contest.evidence
     figures = dict(evidence.metrics) | {"size_mb": evidence.size_mb}
@@ -155,11 +161,11 @@ def record(run: TrackedRun, surveyed: Survey, contest: Contest) -> None:
             "difference_high": found.high,
             "mcnemar_p": found.mcnemar_p,
         }
-    record_metrics(run, figures, surveyed, contest.challenger.origin.model_id)
-    record_tables(run, contest.mine.predictions)
-    keep(run, contest.mine)
+    log_metrics(run, figures, surveyed, contest.challenger.origin.model_id)
+    log_tables(run, contest.mine.predictions)
+    log_predictions(run, contest.mine)
     if contest.champion and contest.theirs:
-        keep(run, contest.theirs, name=CHAMPION_PREDICTIONS)
-        figures = values_of(contest.theirs.predictions)
+        log_predictions(run, contest.theirs, name=CHAMPION_PREDICTIONS)
+        figures = compute_metrics(contest.theirs.predictions)
         named = {f"champion_{metric}": value for metric, value in figures.items()}
-        record_metrics(run, named, surveyed, contest.champion.origin.model_id)
+        log_metrics(run, named, surveyed, contest.champion.origin.model_id)

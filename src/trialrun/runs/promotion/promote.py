@@ -4,24 +4,24 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from trialrun.config import from_values
+from trialrun.config import build_config
 from trialrun.config.promote import PromoteConfig
 from trialrun.engine.compute.device import find_device
 from trialrun.engine.compute.torch_state import isolate_torch_state
 from trialrun.errors import PromotionRefusedError
-from trialrun.files import as_json
-from trialrun.images.scanning.scan import Survey
-from trialrun.mlflow_client import connect
-from trialrun.registry.alias import read_succession, succeed, user_name
-from trialrun.registry.gates import Verdict, judge
-from trialrun.registry.history import PROMOTION, Entry, Succession, now
-from trialrun.registry.versions import Version, check_number, find_version, link_models
+from trialrun.files import format_json
+from trialrun.images.scanning.scan import DatasetScan
+from trialrun.mlflow_client import connect_client
+from trialrun.registry.alias import find_user_name, move_alias, read_alias_history
+from trialrun.registry.gates import Verdict, evaluate_gates
+from trialrun.registry.history import PROMOTION, AliasEntry, AliasHistory, format_now
+from trialrun.registry.versions import ModelVersion, check_version, find_version, link_models
 from trialrun.report.paired import PairedComparison
-from trialrun.runs.callbacks import Observer, Silent
-from trialrun.runs.evaluation.evaluate import record_dataset
-from trialrun.runs.evaluation.predictions import open_labelled
-from trialrun.runs.promotion.evidence import contested, record
-from trialrun.tracking import TrackedRun, dataset_digest, open_run
+from trialrun.runs.callbacks import NoOpCallback, RunCallback
+from trialrun.runs.evaluation.evaluate import log_dataset
+from trialrun.runs.evaluation.predictions import open_labelled_data
+from trialrun.runs.promotion.evidence import evaluate_candidates, log_evidence
+from trialrun.tracking import TrackedRun, open_run, truncate_digest
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -74,12 +74,12 @@ class Promotion:
 
 
 @isolate_torch_state()
-def promote(
+def promote_version(
     name: str,
     version: str,
     data: str,
     values: Mapping[str, Any],
-    observer: Observer | None = None,
+    observer: RunCallback | None = None,
 ) -> Promotion:
     """Judge `version` of `name` on `data`, and move the alias to it if every gate lets it pass.
 
@@ -88,44 +88,44 @@ def promote(
     Raises:
         TrialrunError: The version could not be judged.
     """
-    config = from_values(PromoteConfig, values)
+    config = build_config(PromoteConfig, values)
     device = find_device(config.device)
-    check_number(version)
-    observer = observer or Silent()
-    client = connect()
-    succession = read_succession(client, name, config.alias)
+    check_version(version)
+    observer = observer or NoOpCallback()
+    client = connect_client()
+    succession = read_alias_history(client, name, config.alias)
     challenger = find_version(client, name, version)
     if challenger.number == succession.holder:
         raise PromotionRefusedError(
             f"{challenger} is the {config.alias} already", "`trialrun history` shows since when."
         )
     champion = find_version(client, name, succession.holder) if succession.holder else None
-    surveyed = open_labelled(data)
+    surveyed = open_labelled_data(data)
     tags = {"trialrun.kind": "promotion", "trialrun.registered_model": name}
     with open_run(client, experiment=config.experiment, name=config.run_name, tags=tags) as run:
         observer.opened(run.name, run.run_id)
         given = {"name": name, "version": challenger.number, "data": data}
         run.params(config.params() | {"resolved_device": str(device)} | given)
-        result = _judged(run, config, surveyed, challenger, champion)
+        result = _evaluate_candidate(run, config, surveyed, challenger, champion)
         if result.promoted:
-            result = _moved(client, config, succession, result)
-        _record_decision(run, result)
+            result = _move_alias(client, config, succession, result)
+        _log_decision(run, result)
     return result
 
 
-def _judged(
+def _evaluate_candidate(
     run: TrackedRun,
     config: PromoteConfig,
-    surveyed: Survey,
-    challenger: Version,
-    champion: Version | None,
+    surveyed: DatasetScan,
+    challenger: ModelVersion,
+    champion: ModelVersion | None,
 ) -> Promotion:
     rivals = [each.origin.model_id for each in (challenger, champion) if each]
     link_models(run.client, run.run_id, rivals)
-    record_dataset(run, surveyed)
-    contest = contested(run.client, config, surveyed, challenger, champion)
-    record(run, surveyed, contest)
-    verdict = judge(config, contest.evidence)
+    log_dataset(run, surveyed)
+    contest = evaluate_candidates(run.client, config, surveyed, challenger, champion)
+    log_evidence(run, surveyed, contest)
+    verdict = evaluate_gates(config, contest.evidence)
     return Promotion(
         name=challenger.name,
         version=challenger.number,
@@ -133,16 +133,18 @@ def _judged(
         champion=champion.number if champion else None,
         run_id=run.run_id,
         data=surveyed.images.source,
-        data_digest=dataset_digest(surveyed),
+        data_digest=truncate_digest(surveyed),
         num_images=len(contest.mine.predictions),
         verdict=verdict,
         metrics=contest.evidence.metrics,
         comparison=contest.evidence.comparison,
-        refusal=None if verdict.passed else _refusal(challenger, config, verdict),
+        refusal=None if verdict.passed else _make_refusal(challenger, config, verdict),
     )
 
 
-def _refusal(challenger: Version, config: PromoteConfig, verdict: Verdict) -> PromotionRefusedError:
+def _make_refusal(
+    challenger: ModelVersion, config: PromoteConfig, verdict: Verdict
+) -> PromotionRefusedError:
     reasons = "; ".join(
         f"{gate.name}: asked {gate.asked}, found {gate.found}" for gate in verdict.failed
     )
@@ -155,25 +157,25 @@ def _refusal(challenger: Version, config: PromoteConfig, verdict: Verdict) -> Pr
     )
 
 
-def _moved(
-    client: "MlflowClient", config: PromoteConfig, judged: Succession, result: Promotion
+def _move_alias(
+    client: "MlflowClient", config: PromoteConfig, judged: AliasHistory, result: Promotion
 ) -> Promotion:
     """Move the alias; the result with a refusal where somebody else was first."""
-    entry = Entry(
+    entry = AliasEntry(
         number=0,
         kind=PROMOTION,
         version=result.version,
         replaced=result.champion,
-        at=now(),
-        user=user_name(),
+        at=format_now(),
+        user=find_user_name(),
         reason=config.reason or _default_reason(result),
         run_id=result.run_id,
         data=result.data,
         data_digest=result.data_digest,
-        figures=_figures(result),
+        figures=_collect_figures(result),
     )
     try:
-        succeed(client, judged, entry)
+        move_alias(client, judged, entry)
     except PromotionRefusedError as refusal:
         return replace(result, refusal=refusal)
     return result
@@ -189,7 +191,7 @@ def _default_reason(result: Promotion) -> str:
     )
 
 
-def _figures(result: Promotion) -> dict[str, float]:
+def _collect_figures(result: Promotion) -> dict[str, float]:
     figures = {name: round(value, 6) for name, value in result.metrics.items()}
     if (found := result.comparison) is not None:
         figures |= {
@@ -202,17 +204,17 @@ def _figures(result: Promotion) -> dict[str, float]:
     return figures
 
 
-def _record_decision(run: TrackedRun, result: Promotion) -> None:
-    run.text("promotion.json", as_json(result.to_json()))
+def _log_decision(run: TrackedRun, result: Promotion) -> None:
+    run.text("promotion.json", format_json(result.to_json()))
     run.tags(
         {
             "trialrun.decision": "promoted" if result.promoted else "refused",
-            "mlflow.note.content": _card(result),
+            "mlflow.note.content": _format_card(result),
         }
     )
 
 
-def _card(result: Promotion) -> str:
+def _format_card(result: Promotion) -> str:
     rival = f"version {result.champion}" if result.champion else "nobody"
     outcome = "became" if result.promoted else "did not become"
     lines = [

@@ -7,26 +7,26 @@ import numpy as np
 
 from trialrun.cache.location import cache_limit_bytes, decoded_folder
 from trialrun.config import AUTO_TEXT
-from trialrun.engine.inputs.batches import LabelledPixels
+from trialrun.engine.inputs.batches import ImageDataset
 from trialrun.errors import InvalidParameterError
-from trialrun.image_cache import DecodedImages, Skipped, open_pack, skipped_images, usable_subset
+from trialrun.image_cache import DecodedImages, SkippedImage, list_skipped, open_pack, select_usable
 from trialrun.image_cache.inventory import list_evictable_archives
-from trialrun.images import ImageSet, label_indices, printable
+from trialrun.images import ImageSet, label_indices, make_printable
 from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.images.decoding.transforms import (
     MAX_SIDE,
-    Step,
-    fixed_steps,
-    side_after,
-    split_at_chance,
+    TransformStep,
+    compute_side_after,
+    select_fixed_steps,
+    split_at_random_step,
 )
-from trialrun.images.scanning.scan import Survey, auto_image_size
-from trialrun.images.scanning.thread_pool import num_threads
+from trialrun.images.scanning.scan import DatasetScan, choose_image_size
+from trialrun.images.scanning.thread_pool import count_threads
 from trialrun.models.initial import ExpectedInput
-from trialrun.runs.callbacks import DECODING, Observer
-from trialrun.runs.datasets.leakage import Findings, look_for
-from trialrun.runs.datasets.scan import surveyed_set
-from trialrun.runs.training.initial import describe_initial, likely_mistakes
+from trialrun.runs.callbacks import DECODING, RunCallback
+from trialrun.runs.datasets.leakage import LeakageReport, find_leakage
+from trialrun.runs.datasets.scan import scan_set
+from trialrun.runs.training.initial import describe_initial, find_likely_mistakes
 from trialrun.runs.training.plan import TrainPlan
 
 TRAIN_MARGIN = 8 / 7  # 256 for 224, as torchvision's recipes have it
@@ -36,9 +36,9 @@ TRAIN_MARGIN = 8 / 7  # 256 for 224, as torchvision's recipes have it
 class PreparedSet:
     """One set, decoded: its files, why each was skipped if it was, what is learned from."""
 
-    surveyed: Survey
+    surveyed: DatasetScan
     decoded: DecodedImages
-    pixels: LabelledPixels
+    pixels: ImageDataset
 
     @property
     def reasons(self) -> tuple[str, ...]:
@@ -46,9 +46,9 @@ class PreparedSet:
         return self.decoded.reasons
 
     @property
-    def skipped(self) -> list[Skipped]:
+    def skipped(self) -> list[SkippedImage]:
         """The images that were left out."""
-        return skipped_images(self.surveyed.images, self.reasons)
+        return list_skipped(self.surveyed.images, self.reasons)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +58,8 @@ class PreparedData:
     preprocessing: Preprocessing
     train: PreparedSet
     valid: PreparedSet
-    findings: Findings
-    train_steps: tuple[Step, ...] = ()
+    findings: LeakageReport
+    train_steps: tuple[TransformStep, ...] = ()
 
     @property
     def num_decoded(self) -> int:
@@ -67,7 +67,7 @@ class PreparedData:
         return self.train.decoded.num_decoded + self.valid.decoded.num_decoded
 
 
-def prepare(plan: TrainPlan, observer: Observer) -> PreparedData:
+def prepare_data(plan: TrainPlan, observer: RunCallback) -> PreparedData:
     """Survey and decode both sets, and look for what is in both and for settings to doubt.
 
     Raises:
@@ -77,28 +77,32 @@ def prepare(plan: TrainPlan, observer: Observer) -> PreparedData:
         StorageError: The cache folder cannot be written.
     """
     initial = describe_initial(plan)
-    for text in likely_mistakes(plan.config, initial):
+    for text in find_likely_mistakes(plan.config, initial):
         observer.note(text)
-    surveys = [surveyed_set(images, observer) for images in (plan.train, plan.valid)]
+    surveys = [scan_set(images, observer) for images in (plan.train, plan.valid)]
     expected = initial.expected_input
-    size = _image_size(plan, surveys, expected)
-    preprocessing = Preprocessing(size, expected.mean, expected.std, fixed_steps(plan.steps))
-    stored, train_steps = _stored_for_training(plan, preprocessing)
-    train = _prepared(surveys[0], stored, plan, observer)
-    valid = _prepared(surveys[1], preprocessing, plan, observer)
-    findings = look_for(surveys, [train.decoded, valid.decoded])
+    size = _choose_image_size(plan, surveys, expected)
+    preprocessing = Preprocessing(size, expected.mean, expected.std, select_fixed_steps(plan.steps))
+    stored, train_steps = _plan_storage(plan, preprocessing)
+    train = _prepare_set(surveys[0], stored, plan, observer)
+    valid = _prepare_set(surveys[1], preprocessing, plan, observer)
+    findings = find_leakage(surveys, [train.decoded, valid.decoded])
     for note in findings.notes():
         observer.note(note)
     return PreparedData(preprocessing, train, valid, findings, train_steps)
 
 
-def _image_size(plan: TrainPlan, surveys: Sequence[Survey], expected: ExpectedInput) -> int:
+def _choose_image_size(
+    plan: TrainPlan, surveys: Sequence[DatasetScan], expected: ExpectedInput
+) -> int:
     if plan.config.image_size != AUTO_TEXT:
         size = int(plan.config.image_size)
-    elif listed := side_after(fixed_steps(plan.steps)) or side_after(plan.steps):
+    elif listed := compute_side_after(select_fixed_steps(plan.steps)) or compute_side_after(
+        plan.steps
+    ):
         size = listed
     else:
-        return expected.choose_size(auto_image_size(surveys, most=expected.weights_size))
+        return expected.choose_size(choose_image_size(surveys, most=expected.weights_size))
     if expected.only_size not in (None, size):
         raise InvalidParameterError(
             f"{plan.config.model}'s initial weights take images of {expected.only_size} pixels, "
@@ -108,9 +112,9 @@ def _image_size(plan: TrainPlan, surveys: Sequence[Survey], expected: ExpectedIn
     return size
 
 
-def _stored_for_training(
+def _plan_storage(
     plan: TrainPlan, preprocessing: Preprocessing
-) -> tuple[Preprocessing, tuple[Step, ...]]:
+) -> tuple[Preprocessing, tuple[TransformStep, ...]]:
     """How training images are kept, and which steps are left to be drawn for every epoch.
 
     What crops at random is given an eighth more than it needs, so that it does not enlarge.
@@ -120,16 +124,16 @@ def _stored_for_training(
     if not plan.steps:
         crops = plan.config.augment in ("standard", "strong")
         return (replace(preprocessing, image_size=with_margin) if crops else preprocessing), ()
-    kept, drawn = split_at_chance(plan.steps)
+    kept, drawn = split_at_random_step(plan.steps)
     if not drawn:
         return preprocessing, ()
     crops = any(step.name in ("RandomResizedCrop", "RandomCrop") for step in drawn)
-    side = side_after(kept) or (with_margin if crops else preprocessing.image_size)
+    side = compute_side_after(kept) or (with_margin if crops else preprocessing.image_size)
     return replace(preprocessing, image_size=min(side, MAX_SIDE), steps=kept), drawn
 
 
-def _prepared(
-    surveyed: Survey, preprocessing: Preprocessing, plan: TrainPlan, observer: Observer
+def _prepare_set(
+    surveyed: DatasetScan, preprocessing: Preprocessing, plan: TrainPlan, observer: RunCallback
 ) -> PreparedSet:
     for note in surveyed.images.notes:
         observer.note(f"{surveyed.images.source}: {note}")
@@ -138,25 +142,25 @@ def _prepared(
         surveyed,
         preprocessing,
         decoded_folder(),
-        threads=num_threads(),
+        threads=count_threads(),
         limit_bytes=cache_limit_bytes(),
         progress=observer.scanned,
         note=observer.note,
         others=list_evictable_archives,
     )
-    usable = usable_subset(surveyed.images, decoded.reasons, strict=plan.config.strict)
-    prepared = PreparedSet(surveyed, decoded, _labelled(decoded, usable, plan.classes))
-    _tell(prepared, observer)
+    usable = select_usable(surveyed.images, decoded.reasons, strict=plan.config.strict)
+    prepared = PreparedSet(surveyed, decoded, _build_dataset(decoded, usable, plan.classes))
+    _report_set(prepared, observer)
     return prepared
 
 
-def _tell(prepared: PreparedSet, observer: Observer) -> None:
+def _report_set(prepared: PreparedSet, observer: RunCallback) -> None:
     """Name what was skipped, and count what is odd: the manifest names the latter."""
     for each in prepared.skipped:
         observer.note(f"skipped {each.name}: {each.reason}")
     surveyed = prepared.surveyed
     odd = [
-        f"{printable(item.name)} {seen.warning}"
+        f"{make_printable(item.name)} {seen.warning}"
         for item, seen, reason in zip(
             surveyed.images.items, surveyed.sightings, prepared.reasons, strict=True
         )
@@ -166,7 +170,7 @@ def _tell(prepared: PreparedSet, observer: Observer) -> None:
         observer.note(f"{len(odd)} images in {surveyed.images.source} are odd, such as {odd[0]}")
 
 
-def _labelled(pack: DecodedImages, usable: ImageSet, classes: Iterable[str]) -> LabelledPixels:
+def _build_dataset(pack: DecodedImages, usable: ImageSet, classes: Iterable[str]) -> ImageDataset:
     labels = label_indices(usable.items, tuple(classes))
     rows = np.asarray(pack.usable(), dtype=np.int64)
-    return LabelledPixels(pack, rows, np.asarray(labels, dtype=np.int64))
+    return ImageDataset(pack, rows, np.asarray(labels, dtype=np.int64))

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from trialrun import errors
-from trialrun.engine.compute.precision import Arithmetic
+from trialrun.engine.compute.precision import ComputeConfig
 
 ENVIRONMENT = "environment.json"
 FOLDER_TAG = "trialrun.folder"  # that a run was started in, to which its paths are relative
@@ -22,21 +22,21 @@ FOLDER_TAG = "trialrun.folder"  # that a run was started in, to which its paths 
 _PACKAGES = ("trialrun", "torch", "torchvision", "numpy", "pillow", "safetensors", "mlflow")
 
 
-def environment(math: Arithmetic) -> dict[str, Any]:
+def describe_environment(math: ComputeConfig) -> dict[str, Any]:
     """Plain values, flat: name to text or number."""
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
-        "processor": _processor(),
+        "processor": _describe_processor(),
         "device": _device_name(math),
         "num_threads": torch.get_num_threads(),
-        **{name: _version(name) for name in _PACKAGES},
+        **{name: _read_version(name) for name in _PACKAGES},
         "cuda": torch.version.cuda,
-        "code_sha256": code_sha256(),
+        "code_sha256": hash_code(),
     }
 
 
-def code_sha256() -> str:
+def hash_code() -> str:
     """A hash over trialrun's own source files, which tells checkouts apart that call themselves
     the same version.
     """
@@ -48,20 +48,20 @@ def code_sha256() -> str:
     return digest.hexdigest()
 
 
-def from_text(text: str) -> dict[str, Any]:
+def parse_environment(text: str) -> dict[str, Any]:
     """What `environment.json` holds."""
     found = json.loads(text)
     return found if isinstance(found, dict) else {}
 
 
-def _version(name: str) -> str:
+def _read_version(name: str) -> str:
     try:
         return version(name)
     except PackageNotFoundError:
         return "not installed"
 
 
-def _processor() -> str:
+def _describe_processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -70,7 +70,7 @@ def _processor() -> str:
     return f"{os.cpu_count()} x {next(names, 'unknown')}"
 
 
-def _device_name(math: Arithmetic) -> str:
+def _device_name(math: ComputeConfig) -> str:
     if math.device.type == "cuda":
         return torch.cuda.get_device_name(math.device)
     return math.device.type

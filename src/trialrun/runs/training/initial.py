@@ -9,24 +9,24 @@ from torch import nn
 from trialrun.config import NONE_TEXT, TrainConfig
 from trialrun.models.initial import InitialWeights, describe_initial_weights
 from trialrun.models.names import ARCHITECTURES, DEFAULT_WEIGHTS
-from trialrun.models.open import directory_digests
-from trialrun.models.weights import state_sha256
-from trialrun.runs.datasets.sources import local_path
+from trialrun.models.open import read_directory_digests
+from trialrun.models.weights import hash_state
+from trialrun.runs.datasets.sources import find_local_path
 from trialrun.runs.training.plan import TrainPlan
 
 INITIAL_WEIGHTS = "initial_weights_sha256"
 MODEL_DIRECTORY = "model_directory_sha256"
 
 
-def model_of(plan: TrainPlan) -> str:
+def resolve_model(plan: TrainPlan) -> str:
     """The network's name, or the folder on this machine that describes it."""
-    return local_path(plan.config.model, plan.local_paths)
+    return find_local_path(plan.config.model, plan.local_paths)
 
 
-def weights_of(plan: TrainPlan) -> str | None:
+def resolve_weights(plan: TrainPlan) -> str | None:
     """None, `default`, or the file or folder on this machine that holds the initial weights."""
     weights = plan.config.weights
-    return None if weights is None else local_path(weights, plan.local_paths)
+    return None if weights is None else find_local_path(weights, plan.local_paths)
 
 
 def describe_source(config: TrainConfig) -> str:
@@ -43,20 +43,20 @@ def describe_changes(
     """
     model, weights = (settings.get(name, NONE_TEXT) for name in ("model", "weights"))
     source = f"model={model}" if weights == NONE_TEXT else f"weights={weights}"
-    if _differ(INITIAL_WEIGHTS, before, after):
-        if _differ("num_classes", before, after):
+    if _compare_digests(INITIAL_WEIGHTS, before, after):
+        if _compare_digests("num_classes", before, after):
             cause = f"there are {after['num_classes']} classes, not {before['num_classes']}"
         elif weights == NONE_TEXT and MODEL_DIRECTORY not in after:
             cause = f"{source} draws others, as another version of torch may"
         else:
             cause = f"{source} holds others"
         return (f"the initial weights are not those of the original: {cause}",)
-    if _differ(MODEL_DIRECTORY, before, after):
+    if _compare_digests(MODEL_DIRECTORY, before, after):
         return (f"{source} has changed since the original, its weights have not",)
     return ()
 
 
-def _differ(name: str, before: Mapping[str, str], after: Mapping[str, str]) -> bool:
+def _compare_digests(name: str, before: Mapping[str, str], after: Mapping[str, str]) -> bool:
     return name in before and name in after and before[name] != after[name]
 
 
@@ -66,32 +66,35 @@ def describe_initial(plan: TrainPlan) -> InitialWeights:
     Raises:
         InvalidModelDirectoryError: What describes the model cannot be read.
     """
-    return describe_initial_weights(model_of(plan), weights_of(plan))
+    return describe_initial_weights(resolve_model(plan), resolve_weights(plan))
 
 
-def initial_params(plan: TrainPlan, network: nn.Module) -> dict[str, str]:
+def compute_initial_params(plan: TrainPlan, network: nn.Module) -> dict[str, str]:
     """What identifies the weights of `network` before the first step, and where they came from.
 
     Raises:
         InvalidModelDirectoryError: A directory is damaged.
     """
-    params = {INITIAL_WEIGHTS: state_sha256(network.state_dict())}
-    sha256 = _directory_sha256(plan)
+    params = {INITIAL_WEIGHTS: hash_state(network.state_dict())}
+    sha256 = _hash_directories(plan)
     return params if sha256 is None else {**params, MODEL_DIRECTORY: sha256}
 
 
-def _directory_sha256(plan: TrainPlan) -> str | None:
+def _hash_directories(plan: TrainPlan) -> str | None:
     """What identifies the model directories that `model` and `weights` name; None without one."""
     digest = hashlib.sha256()
-    folders = {"model": _directory(model_of(plan)), "weights": _directory(weights_of(plan))}
+    folders = {
+        "model": _find_directory(resolve_model(plan)),
+        "weights": _find_directory(resolve_weights(plan)),
+    }
     found = {name: folder for name, folder in folders.items() if folder is not None}
     for name, folder in found.items():
-        for file, sha256 in directory_digests(folder).items():
+        for file, sha256 in read_directory_digests(folder).items():
             digest.update(f"{name} {file} {sha256}\n".encode())
     return digest.hexdigest() if found else None
 
 
-def _directory(name: str | None) -> Path | None:
+def _find_directory(name: str | None) -> Path | None:
     """The folder that a setting names; None of a network, a file and torchvision's weights."""
     if name is None or name == DEFAULT_WEIGHTS or name in ARCHITECTURES:
         return None
@@ -99,7 +102,7 @@ def _directory(name: str | None) -> Path | None:
     return path if path.is_dir() else None
 
 
-def likely_mistakes(config: TrainConfig, initial: InitialWeights) -> Iterator[str]:
+def find_likely_mistakes(config: TrainConfig, initial: InitialWeights) -> Iterator[str]:
     """Describe each in one sentence with its consequence."""
     if config.freeze == "backbone" and initial.are_random:
         yield (

@@ -8,21 +8,21 @@ from typing import Any
 import numpy as np
 
 from trialrun.config import NONE_TEXT, TrainConfig, as_text
-from trialrun.engine.compute.precision import Arithmetic
-from trialrun.engine.early_stopping import Standing
+from trialrun.engine.compute.precision import ComputeConfig
+from trialrun.engine.early_stopping import EpochStatus
 from trialrun.engine.ema import describe_ema
 from trialrun.engine.state import TrainState
-from trialrun.files import as_json
+from trialrun.files import format_json
 from trialrun.images import escape_non_utf8
 from trialrun.registry.versions import MANIFEST, TRAINED_ON
 from trialrun.report.predictions import Predictions
-from trialrun.runs.evaluation.predictions import AnsweredImages, keep
-from trialrun.runs.evaluation.tables import as_csv, record_tables
+from trialrun.runs.evaluation.predictions import ImagePredictions, log_predictions
+from trialrun.runs.evaluation.tables import format_csv, log_tables
 from trialrun.runs.training.data import PreparedData, PreparedSet
-from trialrun.runs.training.environment import ENVIRONMENT, environment
+from trialrun.runs.training.environment import ENVIRONMENT, describe_environment
 from trialrun.runs.training.plan import TrainPlan
 from trialrun.runs.training.result import TrainResult
-from trialrun.tracking import TrackedRun, dataset_digest, dataset_input
+from trialrun.tracking import TrackedRun, make_dataset_input, truncate_digest
 
 TRAIN_NAME, VALID_NAME = TRAINED_ON, "valid"
 EVENTS = "events.jsonl"
@@ -30,9 +30,7 @@ EVENTS = "events.jsonl"
 _STOP_FIELDS = ("stop_reason", "stopped_epoch", "best_epoch", "best_valid_loss", "weights_sha256")
 
 
-def record_beginning(
-    run: TrackedRun, plan: TrainPlan, data: PreparedData, math: Arithmetic
-) -> None:
+def log_start(run: TrackedRun, plan: TrainPlan, data: PreparedData, math: ComputeConfig) -> None:
     """What is known before the first epoch: parameters, what they resolved to, inputs, manifest."""
     resolved = {
         "resolved_device": str(math.device),
@@ -42,26 +40,29 @@ def record_beginning(
         "num_valid_images": str(len(data.valid.pixels)),
     }
     run.params(plan.config.params() | resolved)
-    run.text(ENVIRONMENT, as_json(environment(math)))
+    run.text(ENVIRONMENT, format_json(describe_environment(math)))
     run.inputs(
         [
-            dataset_input(data.train.surveyed, name=TRAIN_NAME, context="training"),
-            dataset_input(data.valid.surveyed, name=VALID_NAME, context="validation"),
+            make_dataset_input(data.train.surveyed, name=TRAIN_NAME, context="training"),
+            make_dataset_input(data.valid.surveyed, name=VALID_NAME, context="validation"),
         ]
     )
-    rows = [*_manifest_rows(TRAIN_NAME, data.train), *_manifest_rows(VALID_NAME, data.valid)]
-    run.text(MANIFEST, as_lines(rows))
-    run.text("duplicates.json", as_json(data.findings.to_json()))
+    rows = [
+        *_build_manifest_rows(TRAIN_NAME, data.train),
+        *_build_manifest_rows(VALID_NAME, data.valid),
+    ]
+    run.text(MANIFEST, format_json_lines(rows))
+    run.text("duplicates.json", format_json(data.findings.to_json()))
     run.tags(
         {"decoded_images": str(data.num_decoded)}
         | {name: str(count) for name, count in data.findings.counts().items() if count}
     )
     if skipped := [row for row in rows if row["skipped"]]:
-        run.text("skipped.csv", as_csv(skipped))
+        run.text("skipped.csv", format_csv(skipped))
         run.tags({"skipped_images": str(len(skipped))})
 
 
-def resolved_params(state: TrainState, config: TrainConfig) -> dict[str, str]:
+def collect_resolved_params(state: TrainState, config: TrainConfig) -> dict[str, str]:
     """What the network decided: precision, memory layout, and the rules of averages."""
     statistics = state.statistics
     return {
@@ -73,7 +74,7 @@ def resolved_params(state: TrainState, config: TrainConfig) -> dict[str, str]:
     }
 
 
-def _manifest_rows(name: str, prepared: PreparedSet) -> list[dict[str, Any]]:
+def _build_manifest_rows(name: str, prepared: PreparedSet) -> list[dict[str, Any]]:
     surveyed = prepared.surveyed
     return [
         {
@@ -95,20 +96,20 @@ def _manifest_rows(name: str, prepared: PreparedSet) -> list[dict[str, Any]]:
     ]
 
 
-def as_lines(rows: list[dict[str, Any]]) -> str:
+def format_json_lines(rows: list[dict[str, Any]]) -> str:
     """One JSON object a line; names that are not UTF-8 come out as escapes."""
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
-def record_epoch(run: TrackedRun, standing: Standing) -> int:
+def log_epoch(run: TrackedRun, standing: EpochStatus) -> int:
     """An epoch's metrics in one call; when they were given, in ms since 1970."""
     metrics = standing.result.metrics()
     metrics["epochs_without_improvement"] = standing.epochs_without_improvement
     return run.metrics(metrics, standing.result.epoch)
 
 
-def record_best_epoch(
-    run: TrackedRun, best: Standing, timestamp_ms: int, model_id: str, data: PreparedData
+def log_best_epoch(
+    run: TrackedRun, best: EpochStatus, timestamp_ms: int, model_id: str, data: PreparedData
 ) -> None:
     """Link the best epoch's metrics to the model and to the set each was measured on.
 
@@ -127,11 +128,11 @@ def record_best_epoch(
             timestamp_ms=timestamp_ms,
             model_id=model_id,
             dataset_name=name,
-            dataset_digest=dataset_digest(prepared.surveyed),
+            dataset_digest=truncate_digest(prepared.surveyed),
         )
 
 
-def record_evaluation_fault(run: TrackedRun, events: "Events", standing: Standing) -> None:
+def log_evaluation_fault(run: TrackedRun, events: "EventLog", standing: EpochStatus) -> None:
     """That the validation figures of an epoch say nothing about what the network has learned."""
     fault = standing.result.evaluation_fault
     assert fault is not None
@@ -139,7 +140,7 @@ def record_evaluation_fault(run: TrackedRun, events: "Events", standing: Standin
     run.tags({"evaluation_fault": f"epoch {standing.result.epoch}: {fault}"})
 
 
-class Events:
+class EventLog:
     """The story of a run, a JSON object a line: what each epoch came to, and why it stopped."""
 
     def __init__(self) -> None:
@@ -149,7 +150,7 @@ class Events:
         """Note that something happened now."""
         self._rows.append({"event": event, "time": round(time.time(), 3), **facts})
 
-    def epoch(self, standing: Standing) -> None:
+    def epoch(self, standing: EpochStatus) -> None:
         """Note an epoch's outcome, and an early stop where it brought one."""
         stalled = standing.epochs_without_improvement
         self.add(
@@ -162,10 +163,10 @@ class Events:
 
     def text(self) -> str:
         """The file's content."""
-        return as_lines(self._rows)
+        return format_json_lines(self._rows)
 
 
-def record_stop(run: TrackedRun, events: Events, result: TrainResult) -> None:
+def log_stop(run: TrackedRun, events: EventLog, result: TrainResult) -> None:
     """Why training stopped and with which weights, as tags and as `events.jsonl`."""
     facts = {name: getattr(result, name) for name in _STOP_FIELDS}
     events.add("stopped", **facts)
@@ -173,17 +174,19 @@ def record_stop(run: TrackedRun, events: Events, result: TrainResult) -> None:
     run.text(EVENTS, events.text())
 
 
-def record_validation(run: TrackedRun, best: Standing, plan: TrainPlan, data: PreparedData) -> None:
+def log_validation(run: TrackedRun, best: EpochStatus, plan: TrainPlan, data: PreparedData) -> None:
     """The best epoch's answers, confusion matrix and per-class table."""
-    answers = _valid_answers(best, plan, data.valid)
-    keep(run, answers)
-    record_tables(run, answers.predictions)
+    answers = _collect_valid_predictions(best, plan, data.valid)
+    log_predictions(run, answers)
+    log_tables(run, answers.predictions)
 
 
-def _valid_answers(best: Standing, plan: TrainPlan, valid: PreparedSet) -> AnsweredImages:
+def _collect_valid_predictions(
+    best: EpochStatus, plan: TrainPlan, valid: PreparedSet
+) -> ImagePredictions:
     surveyed, found = valid.surveyed, best.result.validation
     rows = valid.pixels.rows.tolist()
-    return AnsweredImages(
+    return ImagePredictions(
         tuple(escape_non_utf8(surveyed.images.items[row].name) for row in rows),
         tuple(surveyed.sightings[row].sha256 for row in rows),
         Predictions(

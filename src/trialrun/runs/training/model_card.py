@@ -8,7 +8,7 @@ from trialrun.runs.training.result import TrainResult
 _SHOWN_CLASSES = 20
 
 
-def model_card(
+def format_model_card(
     plan: TrainPlan,
     result: TrainResult,
     data: PreparedData,

@@ -11,15 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from trialrun.cache.location import cache_limit_bytes
-from trialrun.config import NONE_TEXT, TrainConfig, from_values
-from trialrun.distributed import ranks_of
-from trialrun.engine.steps import warm_up_steps
-from trialrun.errors import InvalidModelDirectoryError, InvalidParameterError, TrialrunError, merged
-from trialrun.images import ImageSet, check_same_classes, check_trainable, stratified_split
-from trialrun.images.decoding.transforms import Step, read_transforms
+from trialrun.config import NONE_TEXT, TrainConfig, build_config
+from trialrun.distributed import read_ranks
+from trialrun.engine.steps import count_warm_up_steps
+from trialrun.errors import (
+    InvalidModelDirectoryError,
+    InvalidParameterError,
+    TrialrunError,
+    merge_errors,
+)
+from trialrun.images import ImageSet, check_same_classes, check_trainable, split_stratified
+from trialrun.images.decoding.transforms import TransformStep, read_transforms
 from trialrun.images.formats.sample import PREFIX as SAMPLE_PREFIX
 from trialrun.mlflow_client import URI_SCHEMES
-from trialrun.models.names import DEFAULT_WEIGHTS, check_directory, check_name
+from trialrun.models.names import DEFAULT_WEIGHTS, check_model_directory, check_model_name
 from trialrun.runs.datasets.sources import fetch_model, open_source
 
 
@@ -33,7 +38,7 @@ class TrainPlan:
     config: TrainConfig
     train: ImageSet
     valid: ImageSet
-    steps: tuple[Step, ...] = ()
+    steps: tuple[TransformStep, ...] = ()
     local_paths: Mapping[str, Path] = field(default_factory=dict)
 
     @property
@@ -49,25 +54,25 @@ def plan_training(values: Mapping[str, Any]) -> TrainPlan:
         TrialrunError: One error that names everything wrong with parameters, data and model.
     """
     problems: list[TrialrunError] = []
-    config = _settings(values, problems)
+    config = _parse_settings(values, problems)
     local_paths = fetch_models((config.model, config.weights), problems)
-    problems += _wrong_beside_settings(config, local_paths)
-    steps = _steps(config, problems)
-    train = _labelled(config.train_data, config, problems)
-    valid = _labelled(config.valid_data, config, problems)
+    problems += _find_path_errors(config, local_paths)
+    steps = _read_steps(config, problems)
+    train = _select_labelled(config.train_data, config, problems)
+    valid = _select_labelled(config.valid_data, config, problems)
     if problems:
-        raise merged(problems)
+        raise merge_errors(problems)
     assert train is not None
     if valid is None:
-        train, valid = stratified_split(
+        train, valid = split_stratified(
             train, second_fraction=config.valid_fraction, random_seed=config.random_seed
         )
     if problems := [
         *check_same_classes(train, valid),
-        *_too_large_batch(config, train),
-        *_too_long_warm_up(config, train),
+        *_check_batch_size(config, train),
+        *_check_warm_up(config, train),
     ]:
-        raise merged(problems)
+        raise merge_errors(problems)
     return TrainPlan(config, train, valid, steps, local_paths)
 
 
@@ -83,9 +88,7 @@ def fetch_models(names: Iterable[str | None], problems: list[TrialrunError]) -> 
     return fetched
 
 
-def _wrong_beside_settings(
-    config: TrainConfig, local_paths: Mapping[str, Path]
-) -> list[TrialrunError]:
+def _find_path_errors(config: TrainConfig, local_paths: Mapping[str, Path]) -> list[TrialrunError]:
     """What is wrong with the model, the weights and the cache's limit."""
     problems: list[TrialrunError] = []
     for check in (
@@ -102,9 +105,9 @@ def _wrong_beside_settings(
 
 def _check_model(model: str, local_paths: Mapping[str, Path]) -> None:
     if model in local_paths:
-        check_directory(local_paths[model], model)
+        check_model_directory(local_paths[model], model)
     elif not model.startswith(URI_SCHEMES):  # else MLflow does not have it
-        check_name(model)
+        check_model_name(model)
 
 
 def _check_weights(weights: str | None, local_paths: Mapping[str, Path]) -> None:
@@ -115,7 +118,7 @@ def _check_weights(weights: str | None, local_paths: Mapping[str, Path]) -> None
         return  # MLflow does not have it
     path = local_paths.get(name) or Path(name).expanduser()
     if path.is_dir():
-        check_directory(path, name)
+        check_model_directory(path, name)
     elif not path.is_file():
         raise InvalidModelDirectoryError(
             f"there is no file of weights {name}",
@@ -123,7 +126,7 @@ def _check_weights(weights: str | None, local_paths: Mapping[str, Path]) -> None
         )
 
 
-def _steps(config: TrainConfig, problems: list[TrialrunError]) -> tuple[Step, ...]:
+def _read_steps(config: TrainConfig, problems: list[TrialrunError]) -> tuple[TransformStep, ...]:
     if config.transforms is None:
         return ()
     if config.augment != NONE_TEXT:
@@ -140,23 +143,23 @@ def _steps(config: TrainConfig, problems: list[TrialrunError]) -> tuple[Step, ..
         return ()
 
 
-def _settings(values: Mapping[str, Any], problems: list[TrialrunError]) -> TrainConfig:
+def _parse_settings(values: Mapping[str, Any], problems: list[TrialrunError]) -> TrainConfig:
     """The settings; where some are wrong, the others, so that the data is looked at too."""
     try:
-        return from_values(TrainConfig, values)
+        return build_config(TrainConfig, values)
     except InvalidParameterError as error:
         problems.append(error)
     kept: dict[str, Any] = {}
     for name, value in values.items():
         try:
-            from_values(TrainConfig, {**kept, name: value})
+            build_config(TrainConfig, {**kept, name: value})
         except InvalidParameterError:
             continue
         kept[name] = value
-    return from_values(TrainConfig, kept)
+    return build_config(TrainConfig, kept)
 
 
-def _labelled(
+def _select_labelled(
     source: str | None, config: TrainConfig, problems: list[TrialrunError]
 ) -> ImageSet | None:
     if source is None or (problems and source.startswith(SAMPLE_PREFIX)):
@@ -172,8 +175,8 @@ def _labelled(
     return images.labelled()
 
 
-def _too_large_batch(config: TrainConfig, train: ImageSet) -> list[TrialrunError]:
-    num_ranks = ranks_of(os.environ).world_size
+def _check_batch_size(config: TrainConfig, train: ImageSet) -> list[TrialrunError]:
+    num_ranks = read_ranks(os.environ).world_size
     if num_ranks > 1 and len(train) < 2 * num_ranks:
         return [
             InvalidParameterError(
@@ -191,9 +194,9 @@ def _too_large_batch(config: TrainConfig, train: ImageSet) -> list[TrialrunError
     ]
 
 
-def _too_long_warm_up(config: TrainConfig, train: ImageSet) -> list[TrialrunError]:
+def _check_warm_up(config: TrainConfig, train: ImageSet) -> list[TrialrunError]:
     try:
-        warm_up_steps(config, len(train), ranks_of(os.environ).world_size)
+        count_warm_up_steps(config, len(train), read_ranks(os.environ).world_size)
     except InvalidParameterError as error:
         return [error]
     return []

@@ -9,41 +9,41 @@ from pathlib import Path
 
 from torch import Tensor
 
-from trialrun.distributed import ALONE, Ranks, joined
+from trialrun.distributed import ALONE, Ranks, join_ranks
 from trialrun.engine import early_stopping
-from trialrun.engine.compute.precision import Arithmetic
+from trialrun.engine.compute.precision import ComputeConfig
 from trialrun.engine.compute.torch_errors import NonFiniteLossError
 from trialrun.engine.compute.torch_state import isolate_torch_state
-from trialrun.engine.early_stopping import PrunedError, Standing
+from trialrun.engine.early_stopping import EpochStatus, PrunedError
 from trialrun.errors import CutBySignalError, TrialrunError
 from trialrun.files import scratch_directory
-from trialrun.mlflow_client import connect
+from trialrun.mlflow_client import connect_client
 from trialrun.models import directory, weights
 from trialrun.models.directory import ModelDescription
-from trialrun.registry import LoggedModel, new_model, register, upload
-from trialrun.runs.callbacks import Observer, Silent
-from trialrun.runs.training.data import PreparedData, prepare
+from trialrun.registry import LoggedModel, create_model, register_version, upload_model
+from trialrun.runs.callbacks import NoOpCallback, RunCallback
+from trialrun.runs.training.data import PreparedData, prepare_data
 from trialrun.runs.training.environment import FOLDER_TAG
 from trialrun.runs.training.logging import (
-    Events,
-    record_beginning,
-    record_best_epoch,
-    record_epoch,
-    record_evaluation_fault,
-    record_stop,
-    record_validation,
-    resolved_params,
+    EventLog,
+    collect_resolved_params,
+    log_best_epoch,
+    log_epoch,
+    log_evaluation_fault,
+    log_start,
+    log_stop,
+    log_validation,
 )
-from trialrun.runs.training.model_card import model_card
+from trialrun.runs.training.model_card import format_model_card
 from trialrun.runs.training.plan import TrainPlan
 from trialrun.runs.training.result import TrainResult
-from trialrun.runs.training.session import Forecast, arithmetic_of, learning
+from trialrun.runs.training.session import DurationForecast, resolve_rank_compute, start_session
 from trialrun.serving.package import add_serving_files
-from trialrun.tracking import TrackedRun, dataset_digest, open_nested_run, open_run
+from trialrun.tracking import TrackedRun, open_nested_run, open_run, truncate_digest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Nested:
+class NestedRun:
     """What is different where a run is one of many below a parent, in one process.
 
     Its observer may raise `PrunedError` after an epoch: the run then ends without a model.
@@ -58,8 +58,8 @@ class Nested:
 
 
 @isolate_torch_state()
-def train(
-    plan: TrainPlan, observer: Observer | None = None, *, nested: Nested | None = None
+def train_run(
+    plan: TrainPlan, observer: RunCallback | None = None, *, nested: NestedRun | None = None
 ) -> TrainResult:
     """Train what `plan` says as an MLflow run, and register the model where it says so.
 
@@ -69,80 +69,82 @@ def train(
         TrialrunError: As its kinds say; the run is then FAILED.
         CutBySignalError: A signal came; the run is then KILLED.
     """
-    observer = observer or Silent()
-    math = arithmetic_of(plan)
+    observer = observer or NoOpCallback()
+    math = resolve_rank_compute(plan)
     if nested is not None:
-        with _nested_run(nested) as run:
+        with _open_nested_run(nested) as run:
             observer.opened(run.name, run.run_id)
-            return _trained(plan, run, nested.data, math, ALONE, observer, nested)
-    with joined(math.device) as ranks:
+            return _train_to_end(plan, run, nested.data, math, ALONE, observer, nested)
+    with join_ranks(math.device) as ranks:
         if ranks.is_first:
-            return ranks.agree(_recorded(plan, math, ranks, observer))
-        under_way = learning(plan, prepare(plan, Silent()), math, ranks)
+            return ranks.agree(_train_recorded(plan, math, ranks, observer))
+        under_way = start_session(plan, prepare_data(plan, NoOpCallback()), math, ranks)
         for _ in under_way.standings(lambda: None):
             pass
         return ranks.agree(None)  # type: ignore[return-value] # the first rank's is what comes
 
 
-def _nested_run(nested: Nested) -> AbstractContextManager[TrackedRun]:
+def _open_nested_run(nested: NestedRun) -> AbstractContextManager[TrackedRun]:
     return open_nested_run(
-        connect(),
+        connect_client(),
         parent_run_id=nested.parent_run_id,
         experiment_id=nested.experiment_id,
         name=nested.name,
-        tags={**_tags(), **nested.tags},
+        tags={**_build_tags(), **nested.tags},
     )
 
 
-def _recorded(plan: TrainPlan, math: Arithmetic, ranks: Ranks, observer: Observer) -> TrainResult:
+def _train_recorded(
+    plan: TrainPlan, math: ComputeConfig, ranks: Ranks, observer: RunCallback
+) -> TrainResult:
     config = plan.config
     with open_run(
-        connect(), experiment=config.experiment, name=config.run_name, tags=_tags()
+        connect_client(), experiment=config.experiment, name=config.run_name, tags=_build_tags()
     ) as run:
         observer.opened(run.name, run.run_id)
-        return _trained(plan, run, prepare(plan, observer), math, ranks, observer)
+        return _train_to_end(plan, run, prepare_data(plan, observer), math, ranks, observer)
 
 
-def _tags() -> dict[str, str]:
+def _build_tags() -> dict[str, str]:
     return {"trialrun.version": version("trialrun"), FOLDER_TAG: str(Path.cwd())}
 
 
-def _trained(
+def _train_to_end(
     plan: TrainPlan,
     run: TrackedRun,
     data: PreparedData,
-    math: Arithmetic,
+    math: ComputeConfig,
     ranks: Ranks,
-    observer: Observer,
-    nested: Nested | None = None,
+    observer: RunCallback,
+    nested: NestedRun | None = None,
 ) -> TrainResult:
-    record_beginning(run, plan, data, math)
-    return _Training(plan, run, data, math, ranks, observer, nested).result()
+    log_start(run, plan, data, math)
+    return _TrainingRun(plan, run, data, math, ranks, observer, nested).result()
 
 
 @dataclass(slots=True)
-class _Best:
+class _BestCheckpoint:
     """The best epoch so far and its weights, on the CPU."""
 
-    standing: Standing
+    standing: EpochStatus
     timestamp_ms: int
     state: dict[str, Tensor]
 
 
 @dataclass(slots=True)
-class _Training:
+class _TrainingRun:
     """A run under way: what it is made of, and how far it has come."""
 
     plan: TrainPlan
     run: TrackedRun
     data: PreparedData
-    math: Arithmetic
+    math: ComputeConfig
     ranks: Ranks
-    observer: Observer
-    nested: Nested | None = None
-    events: Events = field(default_factory=Events)
-    last: Standing | None = None
-    best: _Best | None = None
+    observer: RunCallback
+    nested: NestedRun | None = None
+    events: EventLog = field(default_factory=EventLog)
+    last: EpochStatus | None = None
+    best: _BestCheckpoint | None = None
     has_fault: bool = False
 
     def result(self) -> TrainResult:
@@ -155,7 +157,7 @@ class _Training:
             raise
         except PrunedError:
             result = self._outcome("FINISHED", early_stopping.PRUNED)
-            record_stop(self.run, self.events, result)
+            log_stop(self.run, self.events, result)
             return result
         except NonFiniteLossError:
             self._record_break("FAILED", early_stopping.NON_FINITE_LOSS)
@@ -167,30 +169,30 @@ class _Training:
     def _record_break(self, status: str, stop_reason: str) -> None:
         """Why training broke off; a store that takes no more hides neither signal nor error."""
         with suppress(TrialrunError):
-            record_stop(self.run, self.events, self._outcome(status, stop_reason))
+            log_stop(self.run, self.events, self._outcome(status, stop_reason))
 
     def _train(self) -> ModelDescription:
-        under_way = learning(self.plan, self.data, self.math, self.ranks, self.observer.note)
-        resolved = resolved_params(under_way.state, self.plan.config)
+        under_way = start_session(self.plan, self.data, self.math, self.ranks, self.observer.note)
+        resolved = collect_resolved_params(under_way.state, self.plan.config)
         self.run.params({**resolved, **under_way.initial_params})
-        forecast = Forecast(under_way, self.observer)
+        forecast = DurationForecast(under_way, self.observer)
         for standing in under_way.standings(forecast.step):
-            when = record_epoch(self.run, standing)
+            when = log_epoch(self.run, standing)
             self.last = standing
             if standing.is_best:
-                state = _copied(under_way.state.deployed().state_dict(), self.best)
-                self.best = _Best(standing, when, state)
+                state = _copy_state(under_way.state.deployed().state_dict(), self.best)
+                self.best = _BestCheckpoint(standing, when, state)
             self.events.epoch(standing)
             self._report_fault(standing)
             self.observer.epoch(standing, self.plan.config.epochs)
         return under_way.description
 
-    def _report_fault(self, standing: Standing) -> None:
+    def _report_fault(self, standing: EpochStatus) -> None:
         """Say once that validation figures of this run mean nothing."""
         fault = standing.result.evaluation_fault
         if fault is None:
             return
-        record_evaluation_fault(self.run, self.events, standing)
+        log_evaluation_fault(self.run, self.events, standing)
         if not self.has_fault:
             self.observer.note(f"epoch {standing.result.epoch}: {fault}")
         self.has_fault = True
@@ -219,26 +221,28 @@ class _Training:
     def _stored(self, description: ModelDescription) -> TrainResult:
         assert self.last is not None
         assert self.best is not None
-        content = weights.to_bytes(self.best.state)
+        content = weights.serialize_state(self.best.state)
         result = replace(
             self._outcome("FINISHED", self.last.stop_reason or early_stopping.COMPLETED),
-            weights_sha256=weights.sha256(content),
+            weights_sha256=weights.hash_weights(content),
         )
-        record_stop(self.run, self.events, result)
-        record_validation(self.run, self.best.standing, self.plan, self.data)
+        log_stop(self.run, self.events, result)
+        log_validation(self.run, self.best.standing, self.plan, self.data)
         fault = self.best.standing.result.evaluation_fault
-        self.run.tags({"mlflow.note.content": model_card(self.plan, result, self.data, fault)})
+        self.run.tags(
+            {"mlflow.note.content": format_model_card(self.plan, result, self.data, fault)}
+        )
         if self.nested and not self.nested.keeps_model(result):
             return result
         model = self._logged(description, content, result)
-        record_best_epoch(
+        log_best_epoch(
             self.run, self.best.standing, self.best.timestamp_ms, model.model_id, self.data
         )
         result = replace(result, model_uri=model.uri)
         name = self.plan.config.register_as
         if name is None:
             return result
-        number = register(
+        number = register_version(
             self.run.client, model, name=name, run_id=self.run.run_id, tags=self._model_tags(result)
         )
         return replace(result, model_name=name, model_version=number)
@@ -247,8 +251,8 @@ class _Training:
         figures = {name: f"{value:.6g}" for name, value in result.metrics.items()}
         return figures | {
             "weights_sha256": str(result.weights_sha256),
-            "train_digest": dataset_digest(self.data.train.surveyed),
-            "valid_digest": dataset_digest(self.data.valid.surveyed),
+            "train_digest": truncate_digest(self.data.train.surveyed),
+            "valid_digest": truncate_digest(self.data.valid.surveyed),
             "best_epoch": str(result.best_epoch),
             "stop_reason": result.stop_reason,
         }
@@ -257,7 +261,7 @@ class _Training:
         self, description: ModelDescription, content: bytes, result: TrainResult
     ) -> LoggedModel:
         run = self.run
-        model = new_model(
+        model = create_model(
             run.client,
             experiment_id=run.experiment_id,
             run_id=run.run_id,
@@ -266,15 +270,15 @@ class _Training:
         )
         with scratch_directory() as scratch:
             folder = scratch / "model"
-            directory.write(folder, description, content)
+            directory.write_model_directory(folder, description, content)
             add_serving_files(
                 folder, description.classes, model_id=model.model_id, run_id=run.run_id
             )
-            upload(run.client, model, folder, run_id=run.run_id, step=result.best_epoch)
+            upload_model(run.client, model, folder, run_id=run.run_id, step=result.best_epoch)
         return model
 
 
-def _copied(state: dict[str, Tensor], before: _Best | None) -> dict[str, Tensor]:
+def _copy_state(state: dict[str, Tensor], before: _BestCheckpoint | None) -> dict[str, Tensor]:
     """A copy on the CPU that later training does not change, in the memory of the one before."""
     if before is None:
         return {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()}

@@ -8,32 +8,37 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from trialrun.distributed import Ranks, ranks_of
+from trialrun.distributed import Ranks, read_ranks
 from trialrun.engine.compute.allocator import keep_freed_memory
-from trialrun.engine.compute.precision import Arithmetic, resolve
-from trialrun.engine.compute.torch_errors import torch_errors
-from trialrun.engine.early_stopping import Standing, until_stopped
+from trialrun.engine.compute.precision import ComputeConfig, resolve_compute
+from trialrun.engine.compute.torch_errors import translate_torch_errors
+from trialrun.engine.early_stopping import EpochStatus, stop_early
 from trialrun.engine.fit import fit
-from trialrun.engine.inputs.data import Task
-from trialrun.engine.inputs.seeds import seed_for
-from trialrun.engine.state import TrainState, begin
+from trialrun.engine.inputs.data import TrainingData
+from trialrun.engine.inputs.seeds import derive_seed
+from trialrun.engine.state import TrainState, init_train_state
 from trialrun.engine.steps import steps_per_epoch
 from trialrun.errors import InvalidDatasetError, InvalidParameterError
 from trialrun.models.directory import ModelDescription
-from trialrun.models.open import new_network
-from trialrun.models.zoo import head_prefix
-from trialrun.runs.callbacks import Observer
+from trialrun.models.open import create_network
+from trialrun.models.zoo import find_head_prefix
+from trialrun.runs.callbacks import RunCallback
 from trialrun.runs.training.data import PreparedData
-from trialrun.runs.training.initial import describe_source, initial_params, model_of, weights_of
+from trialrun.runs.training.initial import (
+    compute_initial_params,
+    describe_source,
+    resolve_model,
+    resolve_weights,
+)
 from trialrun.runs.training.plan import TrainPlan
-from trialrun.tracking import dataset_digest
+from trialrun.tracking import truncate_digest
 
 _FORECAST_STEPS = 10  # the first steps are slower than the rest: count from here
 _LONG_SECONDS = 600
 
 
 @dataclass(slots=True)
-class Learning:
+class TrainingSession:
     """A network under training, and what describes it once it is trained."""
 
     plan: TrainPlan
@@ -44,7 +49,7 @@ class Learning:
         str, str
     ]  # what identifies the weights it began with; of the first rank
 
-    def standings(self, on_step: Callable[[], None]) -> Iterator[Standing]:
+    def standings(self, on_step: Callable[[], None]) -> Iterator[EpochStatus]:
         """Train; an item an epoch. Every rank stops after the same epoch: the first's clock counts.
 
         Raises:
@@ -52,32 +57,34 @@ class Learning:
         """
         config = self.plan.config
         results = fit(self.state, config, ranks=self.ranks, on_step=on_step)
-        return until_stopped(results, config, lambda: self.ranks.agree(time.monotonic()))
+        return stop_early(results, config, lambda: self.ranks.agree(time.monotonic()))
 
 
-def arithmetic_of(plan: TrainPlan) -> Arithmetic:
+def resolve_rank_compute(plan: TrainPlan) -> ComputeConfig:
     """Device and precision of this rank.
 
     Raises:
         InvalidParameterError: The device is not there, is not enough for all ranks, or cannot
             compute in that precision.
     """
-    config, ranks = plan.config, ranks_of(os.environ)
+    config, ranks = plan.config, read_ranks(os.environ)
     if ranks.world_size > 1 and ":" in config.device:
         raise InvalidParameterError(
             f"device={config.device} is one for {ranks.world_size} ranks",
             "Take device=cuda: each rank then has a GPU of its own.",
         )
-    return resolve(config.device, config.precision, tf32=config.tf32, local_rank=ranks.local_rank)
+    return resolve_compute(
+        config.device, config.precision, tf32=config.tf32, local_rank=ranks.local_rank
+    )
 
 
-def learning(
+def start_session(
     plan: TrainPlan,
     data: PreparedData,
-    math: Arithmetic,
+    math: ComputeConfig,
     ranks: Ranks,
     note: Callable[[str], None] | None = None,
-) -> Learning:
+) -> TrainingSession:
     """The network of a plan before its first epoch; `note` is given what a person should know.
 
     Raises:
@@ -90,27 +97,27 @@ def learning(
     assert size is not None, "what is trained on has one size"
     _check_same_images(data, ranks)
     keep_freed_memory()
-    torch.manual_seed(seed_for(config.random_seed, "weights"))
-    description, network = new_network(
-        model_of(plan),
+    torch.manual_seed(derive_seed(config.random_seed, "weights"))
+    description, network = create_network(
+        resolve_model(plan),
         len(plan.classes),
         image_size=size,
-        weights=weights_of(plan),
+        weights=resolve_weights(plan),
         classes=plan.classes,
         note=lambda text: note(f"{describe_source(config)}: {text}") if note else None,
     )
-    params = initial_params(plan, network) if ranks.is_first else {}
-    task = Task(
+    params = compute_initial_params(plan, network) if ranks.is_first else {}
+    task = TrainingData(
         data.train.pixels,
         data.valid.pixels,
         len(plan.classes),
         data.preprocessing,
         data.train_steps,
     )
-    with torch_errors(config.batch_size):
-        state = begin(network, head_prefix(network), task, config, math, ranks)
+    with translate_torch_errors(config.batch_size):
+        state = init_train_state(network, find_head_prefix(network), task, config, math, ranks)
     trained = replace(description, classes=plan.classes, preprocessing=data.preprocessing)
-    return Learning(plan, trained, state, ranks, params)
+    return TrainingSession(plan, trained, state, ranks, params)
 
 
 def _check_same_images(data: PreparedData, ranks: Ranks) -> None:
@@ -123,7 +130,7 @@ def _check_same_images(data: PreparedData, ranks: Ranks) -> None:
         for p in (data.train.pixels, data.valid.pixels)
         for each in (p.rows, p.labels)
     ]
-    ours = [dataset_digest(each.surveyed) for each in (data.train, data.valid)]
+    ours = [truncate_digest(each.surveyed) for each in (data.train, data.valid)]
     ours.append(hashlib.sha256(b"|".join(parts)).hexdigest())
     if ranks.agree(ours) != ours:
         raise InvalidDatasetError(
@@ -132,10 +139,10 @@ def _check_same_images(data: PreparedData, ranks: Ranks) -> None:
         )
 
 
-class Forecast:
+class DurationForecast:
     """Says, once and early, how long a long training on a CPU will take."""
 
-    def __init__(self, under_way: Learning, observer: Observer) -> None:
+    def __init__(self, under_way: TrainingSession, observer: RunCallback) -> None:
         config, ranks = under_way.plan.config, under_way.ranks
         num_images = len(under_way.state.task.train)
         per_epoch = steps_per_epoch(config, num_images, ranks.world_size)

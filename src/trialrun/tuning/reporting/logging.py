@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from trialrun.config import as_text
 from trialrun.files import scratch_directory
-from trialrun.runs.evaluation.tables import as_csv
+from trialrun.runs.evaluation.tables import format_csv
 from trialrun.tracking import TrackedRun
-from trialrun.tuning.callbacks import SearchObserver
+from trialrun.tuning.callbacks import SearchCallback
 from trialrun.tuning.plan import SearchPlan
-from trialrun.tuning.reporting.plots import draw
+from trialrun.tuning.reporting.plots import draw_plots
 from trialrun.tuning.reporting.seed_replicates import NoiseFloor
 from trialrun.tuning.study import trial_queue as kept
-from trialrun.tuning.study.trial_queue import best_first
+from trialrun.tuning.study.trial_queue import sort_by_objective
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -42,13 +42,13 @@ def count_by_state(trials: Sequence["FrozenTrial"]) -> dict[str, int]:
     return dict(counts)
 
 
-def record_trials(run: TrackedRun, trials: Sequence["FrozenTrial"], plan: SearchPlan) -> None:
+def log_trials(run: TrackedRun, trials: Sequence["FrozenTrial"], plan: SearchPlan) -> None:
     """Every trial, a row each, as `trials.csv`."""
-    rows = [_row(trial, plan) for trial in trials]
-    run.text("trials.csv", as_csv(rows))
+    rows = [_make_row(trial, plan) for trial in trials]
+    run.text("trials.csv", format_csv(rows))
 
 
-def _row(trial: "FrozenTrial", plan: SearchPlan) -> dict[str, Any]:
+def _make_row(trial: "FrozenTrial", plan: SearchPlan) -> dict[str, Any]:
     attributes = trial.user_attrs
     values = trial.values or [None] * len(plan.goals)
     row: dict[str, Any] = {"number": trial.number, "state": trial.state.name.lower()}
@@ -66,19 +66,17 @@ def _row(trial: "FrozenTrial", plan: SearchPlan) -> dict[str, Any]:
     }
 
 
-def record_pictures(
-    run: TrackedRun, study: "Study", plan: SearchPlan, observer: SearchObserver
-) -> None:
+def log_plots(run: TrackedRun, study: "Study", plan: SearchPlan, observer: SearchCallback) -> None:
     """Optuna's pictures, as PNG in `plots`."""
     with scratch_directory() as scratch:
-        for path, reason in draw(study, plan, scratch):
+        for path, reason in draw_plots(study, plan, scratch):
             if path is None:
                 observer.note(reason)
             else:
                 run.artifact(path, "plots")
 
 
-def record_best(
+def log_best(
     run: TrackedRun,
     best: "FrozenTrial",
     trials: Sequence["FrozenTrial"],
@@ -103,12 +101,12 @@ def record_best(
     tags |= {f"trials.{state}": str(count) for state, count in counts.items()}
     if floor:
         tags |= floor.tags()
-    run.tags({**tags, "mlflow.note.content": _card(best, trials, plan, floor)})
+    run.tags({**tags, "mlflow.note.content": _format_card(best, trials, plan, floor)})
     run.metrics(result["metrics"], step=len(trials))
     run.text("best.json", json.dumps({**facts, "settings": best.params}, indent=2) + "\n")
 
 
-def _card(
+def _format_card(
     best: "FrozenTrial",
     trials: Sequence["FrozenTrial"],
     plan: SearchPlan,
@@ -130,12 +128,12 @@ def _card(
         f"| {' | '.join(heads)} |",
         "|" + "---|" * len(heads),
     ]
-    for trial in best_first(trials, plan.goals)[:_SHOWN_TRIALS]:
+    for trial in sort_by_objective(trials, plan.goals)[:_SHOWN_TRIALS]:
         cells = [str(trial.number), *(f"{value:.4g}" for value in trial.values)]
-        cells += [_short(trial.params.get(name)) for name in names]
+        cells += [_shorten_value(trial.params.get(name)) for name in names]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _short(value: Any) -> str:
+def _shorten_value(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else as_text(value)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trialrun.tuning.plan import SearchPlan
-from trialrun.tuning.study.storage import quiet_optuna
+from trialrun.tuning.study.storage import silence_optuna
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -20,7 +20,7 @@ _CONTOUR_SETTINGS = 4  # the most important ones: a picture of n settings has n 
 _MAX_PARETO = 3  # metrics that a picture can show
 
 
-def draw(study: "Study", plan: SearchPlan, folder: Path) -> Iterator[tuple[Path | None, str]]:
+def draw_plots(study: "Study", plan: SearchPlan, folder: Path) -> Iterator[tuple[Path | None, str]]:
     """Every picture the study has enough trials for: its file, or None and why there is none."""
     import warnings
 
@@ -28,17 +28,17 @@ def draw(study: "Study", plan: SearchPlan, folder: Path) -> Iterator[tuple[Path 
 
     if "matplotlib.pyplot" not in sys.modules:
         matplotlib.use("Agg")  # no window; a notebook's own choice stays
-    for name, picture in _pictures(study, plan).items():
+    for name, picture in _list_plots(study, plan).items():
         try:
             # Optuna sets a style for good, which is not to become a caller's own.
-            with quiet_optuna(), warnings.catch_warnings(), matplotlib.rc_context():
+            with silence_optuna(), warnings.catch_warnings(), matplotlib.rc_context():
                 warnings.simplefilter("ignore")  # of ranges without extent and the like
-                yield _saved(picture, folder / f"{name}.png"), ""
+                yield _save_plot(picture, folder / f"{name}.png"), ""
         except (ValueError, RuntimeError) as error:
             yield None, f"no picture of the {name.replace('_', ' ')}: {error}"
 
 
-def _saved(picture: Callable[[], Any], path: Path) -> Path:
+def _save_plot(picture: Callable[[], Any], path: Path) -> Path:
     from matplotlib import pyplot
 
     there = set(pyplot.get_fignums())  # a caller's own
@@ -52,7 +52,7 @@ def _saved(picture: Callable[[], Any], path: Path) -> Path:
     return path
 
 
-def _pictures(study: "Study", plan: SearchPlan) -> dict[str, Callable[[], Any]]:
+def _list_plots(study: "Study", plan: SearchPlan) -> dict[str, Callable[[], Any]]:
     from optuna.visualization import matplotlib as optuna_plots
 
     first: dict[str, Any] = {"target": _first_value, "target_name": plan.goals[0].metric}
@@ -67,7 +67,7 @@ def _pictures(study: "Study", plan: SearchPlan) -> dict[str, Callable[[], Any]]:
                 study, params=names, **first
             ),
             "contour": lambda: optuna_plots.plot_contour(
-                study, params=_important(study, names, first), **first
+                study, params=_find_important(study, names, first), **first
             ),
             "importances": lambda: optuna_plots.plot_param_importances(
                 study, params=names, **first
@@ -83,7 +83,7 @@ def _pictures(study: "Study", plan: SearchPlan) -> dict[str, Callable[[], Any]]:
     return pictures
 
 
-def _important(study: "Study", names: list[str], first: dict[str, Any]) -> list[str]:
+def _find_important(study: "Study", names: list[str], first: dict[str, Any]) -> list[str]:
     """The settings that matter most; importances cost, so only where there are many."""
     if len(names) <= _CONTOUR_SETTINGS:
         return names

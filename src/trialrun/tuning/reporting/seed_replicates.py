@@ -12,10 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 from trialrun.config import as_text
 from trialrun.tuning.plan import SearchPlan
-from trialrun.tuning.space import settings_text
-from trialrun.tuning.study.storage import Storage, quiet_optuna, storage_errors
-from trialrun.tuning.study.study import directions
-from trialrun.tuning.study.trial_queue import OF_TRIAL, REPLICATE, RESULT, SETTINGS, best_first
+from trialrun.tuning.space import format_settings
+from trialrun.tuning.study.storage import StudyStorage, silence_optuna, translate_optuna_errors
+from trialrun.tuning.study.study import list_directions
+from trialrun.tuning.study.trial_queue import (
+    OF_TRIAL,
+    REPLICATE,
+    RESULT,
+    SETTINGS,
+    sort_by_objective,
+)
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -84,20 +90,20 @@ class NoiseFloor:
         )
 
 
-def replicate_study(storage: Storage, study: "Study", plan: SearchPlan) -> "Study | None":
+def open_replicate_study(storage: StudyStorage, study: "Study", plan: SearchPlan) -> "Study | None":
     """The study in which the finalists wait to be trained again; None with fewer than two."""
     import optuna
     from optuna.trial import TrialState
 
-    chosen = finalists(study.get_trials(deepcopy=False), plan)
+    chosen = find_finalists(study.get_trials(deepcopy=False), plan)
     if len(chosen) < 2:
         return None
     name = f"{study.study_name}/replicates"
-    with storage_errors(storage.url), quiet_optuna(), storage.lock(f"{name}/trials"):
+    with translate_optuna_errors(storage.url), silence_optuna(), storage.lock(f"{name}/trials"):
         again = optuna.create_study(
             study_name=name,
             storage=storage.rdb,
-            directions=directions(plan),
+            directions=list_directions(plan),
             load_if_exists=True,
         )
         again.set_user_attr(SETTINGS, True)
@@ -114,24 +120,24 @@ def replicate_study(storage: Storage, study: "Study", plan: SearchPlan) -> "Stud
     return again
 
 
-def finalists(trials: Sequence["FrozenTrial"], plan: SearchPlan) -> list["FrozenTrial"]:
+def find_finalists(trials: Sequence["FrozenTrial"], plan: SearchPlan) -> list["FrozenTrial"]:
     """The best trials of different settings."""
     found: dict[str, FrozenTrial] = {}
-    for trial in best_first(trials, plan.goals):
-        found.setdefault(settings_text(trial.params), trial)
+    for trial in sort_by_objective(trials, plan.goals):
+        found.setdefault(format_settings(trial.params), trial)
     return list(found.values())[: plan.config.finalists]
 
 
-def noise_floor(trials: Sequence["FrozenTrial"], plan: SearchPlan) -> NoiseFloor | None:
+def compute_noise_floor(trials: Sequence["FrozenTrial"], plan: SearchPlan) -> NoiseFloor | None:
     """What the replicates say; None where two settings have not two seeds in common."""
-    completed = best_first(trials, plan.goals)
+    completed = sort_by_objective(trials, plan.goals)
     goal = plan.goals[0]
     values: dict[int, dict[int, float]] = defaultdict(dict)
     seconds: dict[int, list[float]] = defaultdict(list)
     for trial in completed:
         of_trial = trial.user_attrs[OF_TRIAL]
         values[of_trial][trial.user_attrs[REPLICATE]] = trial.values[0]
-        seconds[of_trial].append(_seconds(trial.user_attrs[RESULT]))
+        seconds[of_trial].append(_training_seconds(trial.user_attrs[RESULT]))
     ranked = sorted(values, key=lambda one: goal.sign * statistics.fmean(values[one].values()))
     if len(ranked) < 2:
         return None
@@ -140,7 +146,7 @@ def noise_floor(trials: Sequence["FrozenTrial"], plan: SearchPlan) -> NoiseFloor
     if len(shared) < 2:
         return None
     better = [goal.sign * (values[runner_up][k] - values[winner][k]) for k in shared]
-    low, high = mean_interval(better)
+    low, high = compute_mean_interval(better)
     return NoiseFloor(
         metric=goal.metric,
         replicates=len(shared),
@@ -156,7 +162,7 @@ def noise_floor(trials: Sequence["FrozenTrial"], plan: SearchPlan) -> NoiseFloor
     )
 
 
-def mean_interval(differences: Sequence[float]) -> tuple[float, float]:
+def compute_mean_interval(differences: Sequence[float]) -> tuple[float, float]:
     """Student's interval of the mean of paired differences.
 
     Equal differences, as accuracies of few images often are, tell nothing of how much seeds differ:
@@ -175,6 +181,6 @@ def mean_interval(differences: Sequence[float]) -> tuple[float, float]:
     return mean - half, mean + half
 
 
-def _seconds(result: Mapping[str, Any]) -> float:
+def _training_seconds(result: Mapping[str, Any]) -> float:
     """What a training cost, by its best epoch's time."""
     return float(result["metrics"]["epoch_seconds"]) * int(result["stopped_epoch"])

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from trialrun.tuning.callbacks import SearchObserver
+from trialrun.tuning.callbacks import SearchCallback
 from trialrun.tuning.plan import SearchPlan
 from trialrun.tuning.study.trial_queue import (
     CUT,
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 
-class Announcer:
+class TrialLogger:
     """Tells of every trial once, when the storage says that it has ended."""
 
-    def __init__(self, study: "Study", plan: SearchPlan, observer: SearchObserver) -> None:
+    def __init__(self, study: "Study", plan: SearchPlan, observer: SearchCallback) -> None:
         self._study, self._plan, self._observer = study, plan, observer
         self._told = {trial.number for trial in self._ended()}
 
@@ -46,10 +46,10 @@ class Announcer:
         who = f"Trial {attributes.get(OF_TRIAL, trial.number)}"
         if REPLICATE in attributes:
             who += f", replicate {attributes[REPLICATE]}"
-        return f"{who}  {_outcome(trial, self._plan)}  {settings}"
+        return f"{who}  {_describe_outcome(trial, self._plan)}  {settings}"
 
 
-def _outcome(trial: "FrozenTrial", plan: SearchPlan) -> str:
+def _describe_outcome(trial: "FrozenTrial", plan: SearchPlan) -> str:
     from optuna.trial import TrialState
 
     attributes = trial.user_attrs

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
 
-class Hold(Protocol):
+class LockHandle(Protocol):
     """A lock that was got for long."""
 
     def is_kept(self) -> bool:
@@ -24,9 +24,11 @@ class Hold(Protocol):
 
 
 @contextmanager
-def file_lock(database: Path, name: str, *, seconds: float = -1) -> Iterator[Hold | None]:
+def acquire_file_lock(
+    database: Path, name: str, *, seconds: float = -1
+) -> Iterator[LockHandle | None]:
     """Hold a file's lock; None where somebody else has held it for `seconds`, below 0 never."""
-    path = Path(f"{database}.{_key(name):x}.lock")
+    path = Path(f"{database}.{_lock_key(name):x}.lock")
     lock = FileLock(path)
     with suppress(Timeout):
         lock.acquire(timeout=seconds)
@@ -34,7 +36,7 @@ def file_lock(database: Path, name: str, *, seconds: float = -1) -> Iterator[Hol
         yield None
         return
     try:
-        yield _FileHold()
+        yield _FileLockHandle()
     finally:
         # While it is ours: who has opened it meanwhile finds it without a name, and tries again.
         with suppress(OSError):
@@ -42,27 +44,27 @@ def file_lock(database: Path, name: str, *, seconds: float = -1) -> Iterator[Hol
         lock.release()
 
 
-class _FileHold:
+class _FileLockHandle:
     def is_kept(self) -> bool:
         """Always: nothing but this process's end takes it."""
         return True
 
 
 @contextmanager
-def brief_lock(engine: "Engine", name: str) -> Iterator[None]:
+def hold_database_lock(engine: "Engine", name: str) -> Iterator[None]:
     """Hold PostgreSQL's lock, waiting for it, with a transaction that stays open meanwhile."""
     from sqlalchemy import text
 
     with engine.begin() as connection:
-        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _key(name)})
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _lock_key(name)})
         yield
 
 
 @contextmanager
-def session_lock(engine: "Engine", name: str) -> Iterator[Hold | None]:
+def acquire_session_lock(engine: "Engine", name: str) -> Iterator[LockHandle | None]:
     """Hold PostgreSQL's lock for hours, with a connection; None where somebody else holds it."""
     with engine.connect() as connection:
-        hold = _SessionHold(connection, _key(name))
+        hold = _SessionLockHandle(connection, _lock_key(name))
         if not hold.take():
             yield None
             return
@@ -72,7 +74,7 @@ def session_lock(engine: "Engine", name: str) -> Iterator[Hold | None]:
             hold.let_go()
 
 
-class _SessionHold:
+class _SessionLockHandle:
     """A connection and the lock it has, as long as the server knows the connection."""
 
     def __init__(self, connection: "Connection", key: int) -> None:
@@ -108,6 +110,6 @@ class _SessionHold:
             return self._connection.execute(text(question), values).scalar()
 
 
-def _key(name: str) -> int:
+def _lock_key(name: str) -> int:
     """A name as the 63-bit number that PostgreSQL locks by."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1

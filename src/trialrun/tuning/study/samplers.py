@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from trialrun.engine.inputs.seeds import seed_for
+from trialrun.engine.inputs.seeds import derive_seed
 from trialrun.tuning.plan import SearchPlan
-from trialrun.tuning.space import settings_text
+from trialrun.tuning.space import format_settings
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -50,7 +50,7 @@ def make_sampler(plan: SearchPlan, number: int, batch_limit: int | None) -> "Bas
     """
     from optuna import samplers
 
-    seed = seed_for(plan.base.config.random_seed, "sampler", number) % _NUMPY_SEEDS
+    seed = derive_seed(plan.base.config.random_seed, "sampler", number) % _NUMPY_SEEDS
     sampler: BaseSampler
     if plan.config.sampler == "tpe":
         # constant_liar counts running trials as bad, so that workers do not crowd together.
@@ -65,20 +65,20 @@ def make_sampler(plan: SearchPlan, number: int, batch_limit: int | None) -> "Bas
         sampler = samplers.RandomSampler(seed=seed)
     if batch_limit is None or BATCH_SIZE not in plan.space.dimensions:
         return sampler
-    fallback = _any_fitting(plan, batch_limit, seed)
-    return _WithinMemory(sampler, batch_limit, fallback)  # type: ignore[return-value]
+    fallback = _draw_fitting_batch(plan, batch_limit, seed)
+    return _MemoryLimitedSampler(sampler, batch_limit, fallback)  # type: ignore[return-value]
 
 
-def next_point(plan: SearchPlan, trials: "Sequence[FrozenTrial]") -> dict[str, Any] | None:
+def draw_grid_point(plan: SearchPlan, trials: "Sequence[FrozenTrial]") -> dict[str, Any] | None:
     """A point of the grid that no trial has had, in a random order; None where there is none."""
     # A lost trial may not know all its settings yet, but what it was put there with.
-    tried = {settings_text(t.system_attrs.get(_PUT_THERE_WITH, t.params)) for t in trials}
-    seed = seed_for(plan.base.config.random_seed, "grid")
+    tried = {format_settings(t.system_attrs.get(_PUT_THERE_WITH, t.params)) for t in trials}
+    seed = derive_seed(plan.base.config.random_seed, "grid")
     points = plan.space.grid(len(tried) + 1, seed)  # so many are not all tried
-    return next((point for point in points if settings_text(point) not in tried), None)
+    return next((point for point in points if format_settings(point) not in tried), None)
 
 
-def _any_fitting(plan: SearchPlan, limit: int, seed: int) -> int:
+def _draw_fitting_batch(plan: SearchPlan, limit: int, seed: int) -> int:
     """A batch below `limit` at random, 0 where the space has none."""
     batches = plan.space.dimensions[BATCH_SIZE]
     sizes = [int(batches.value_at(place)) for place in range(batches.num_values() or 0)]
@@ -87,7 +87,7 @@ def _any_fitting(plan: SearchPlan, limit: int, seed: int) -> int:
 
 
 @dataclass(slots=True)
-class _WithinMemory:
+class _MemoryLimitedSampler:
     """A sampler kept from batches that have not fitted in memory; all else is the inner one's.
 
     Narrowing the distribution would do for a range; Optuna takes no other choices in one study.

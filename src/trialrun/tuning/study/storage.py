@@ -10,9 +10,14 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
-from trialrun.errors import TrackingError, first_line
-from trialrun.tuning.plan import SQLITE, masked
-from trialrun.tuning.study.locks import Hold, brief_lock, file_lock, session_lock
+from trialrun.errors import TrackingError, summarize_error
+from trialrun.tuning.plan import SQLITE, redact_password
+from trialrun.tuning.study.locks import (
+    LockHandle,
+    acquire_file_lock,
+    acquire_session_lock,
+    hold_database_lock,
+)
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
@@ -25,7 +30,7 @@ _KEEPALIVE = {"keepalives_idle": 60, "keepalives_interval": 10, "keepalives_coun
 DATABASE = "optuna.db"
 
 
-def default_storage() -> str:
+def find_default_storage() -> str:
     """`optuna.db` beside a tracking store in SQLite, else in the current folder."""
     import mlflow
 
@@ -34,7 +39,7 @@ def default_storage() -> str:
     return f"{SQLITE}{folder.absolute() / DATABASE}"
 
 
-def driven(url: str) -> str:
+def with_driver(url: str) -> str:
     """The address with the driver named: which one is SQLAlchemy's default depends on its age."""
     for scheme in ("postgresql://", "postgres://"):
         if url.startswith(scheme):
@@ -43,7 +48,7 @@ def driven(url: str) -> str:
 
 
 @contextmanager
-def storage_errors(url: str) -> Iterator[None]:
+def translate_optuna_errors(url: str) -> Iterator[None]:
     """Translate what a storage that is not there, or goes away, makes Optuna raise."""
     import optuna.exceptions
     import sqlalchemy.exc
@@ -59,15 +64,15 @@ def storage_errors(url: str) -> Iterator[None]:
         if isinstance(error, RuntimeError) and "schema" not in str(error):
             raise
         cause = error.__cause__ or error
-        reason = first_line(cause)
+        reason = summarize_error(cause)
         raise TrackingError(
-            f"the storage {masked(url)} cannot be used: {reason}",
+            f"the storage {redact_password(url)} cannot be used: {reason}",
             "Check --storage: the server must be up and the database there; a folder writable.",
         ) from error
 
 
 @dataclass(frozen=True, slots=True)
-class Storage:
+class StudyStorage:
     """A storage of studies that is there."""
 
     url: str
@@ -77,14 +82,18 @@ class Storage:
     def lock(self, name: str) -> Iterator[None]:
         """Hold the lock `name` for seconds, waiting for it."""
         path = self._sqlite_path
-        with file_lock(path, name) if path else brief_lock(self.rdb.engine, name):
+        with acquire_file_lock(path, name) if path else hold_database_lock(self.rdb.engine, name):
             yield
 
     @contextmanager
-    def try_lock(self, name: str) -> Iterator[Hold | None]:
+    def try_lock(self, name: str) -> Iterator[LockHandle | None]:
         """Hold the lock `name`, for hours if need be; yields None where somebody else does."""
         path = self._sqlite_path
-        held = file_lock(path, name, seconds=0) if path else session_lock(self.rdb.engine, name)
+        held = (
+            acquire_file_lock(path, name, seconds=0)
+            if path
+            else acquire_session_lock(self.rdb.engine, name)
+        )
         with held as hold:
             yield hold
 
@@ -98,17 +107,17 @@ class Storage:
         return Path(self.url.removeprefix(SQLITE)) if self.url.startswith(SQLITE) else None
 
 
-def open_storage(url: str, *, heartbeat_seconds: int) -> Storage:
+def open_storage(url: str, *, heartbeat_seconds: int) -> StudyStorage:
     """The storage at `url`, its tables made if they are not there.
 
     Raises:
         TrackingError: There is no such server, database or folder.
     """
-    url = driven(url)
-    with storage_errors(url), quiet_optuna():
+    url = with_driver(url)
+    with translate_optuna_errors(url), silence_optuna():
         if not url.startswith(SQLITE):
-            with _alone_with_tables(url):
-                return Storage(url, _rdb(url, heartbeat_seconds))
+            with _lock_table_creation(url):
+                return StudyStorage(url, _make_rdb_storage(url, heartbeat_seconds))
         path = Path(url.removeprefix(SQLITE))
         if not path.parent.is_dir():
             raise TrackingError(
@@ -117,7 +126,7 @@ def open_storage(url: str, *, heartbeat_seconds: int) -> Storage:
             )
         try:
             with FileLock(f"{path}.lock"):
-                rdb = _rdb(url, heartbeat_seconds)
+                rdb = _make_rdb_storage(url, heartbeat_seconds)
                 with closing(sqlite3.connect(path)) as database:
                     database.execute("PRAGMA journal_mode=WAL")
         except OSError as error:
@@ -125,22 +134,22 @@ def open_storage(url: str, *, heartbeat_seconds: int) -> Storage:
                 f"the storage {url} cannot be used: {error.strerror or error}",
                 "Give a --storage in a folder you may write to.",
             ) from error
-    return Storage(url, rdb)
+    return StudyStorage(url, rdb)
 
 
 @contextmanager
-def _alone_with_tables(url: str) -> Iterator[None]:
+def _lock_table_creation(url: str) -> Iterator[None]:
     """Several processes that make a PostgreSQL database's tables at once spoil each other's."""
     from sqlalchemy import NullPool, create_engine
 
     engine = create_engine(
         url, connect_args={"connect_timeout": _CONNECT_SECONDS}, poolclass=NullPool
     )
-    with brief_lock(engine, "tables"):
+    with hold_database_lock(engine, "tables"):
         yield
 
 
-def _rdb(url: str, heartbeat_seconds: int) -> "RDBStorage":
+def _make_rdb_storage(url: str, heartbeat_seconds: int) -> "RDBStorage":
     from optuna.storages import RDBStorage
 
     sqlite = url.startswith(SQLITE)
@@ -155,7 +164,7 @@ def _rdb(url: str, heartbeat_seconds: int) -> "RDBStorage":
 
 
 @contextmanager
-def quiet_optuna() -> Iterator[None]:
+def silence_optuna() -> Iterator[None]:
     """Without Optuna's warnings of what it calls experimental, and of heartbeats we send."""
     import optuna
 

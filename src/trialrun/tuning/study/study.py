@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from trialrun.config import TrainConfig
 from trialrun.errors import InvalidParameterError
-from trialrun.tuning.plan import Goal, SearchPlan, masked
+from trialrun.tuning.plan import Objective, SearchPlan, redact_password
 from trialrun.tuning.study.samplers import make_pruner
-from trialrun.tuning.study.storage import Storage, quiet_optuna, storage_errors
-from trialrun.tuning.study.trial_queue import SETTINGS, Desk, best_first
+from trialrun.tuning.study.storage import StudyStorage, silence_optuna, translate_optuna_errors
+from trialrun.tuning.study.trial_queue import SETTINGS, TrialQueue, sort_by_objective
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -23,12 +23,12 @@ MODELS_KEPT = "models_kept"  # of how many of its best settings
 _NUM_STARTS = 3  # taken from another study
 
 
-def new_name() -> str:
+def generate_name() -> str:
     """A name that no study has."""
     return f"search-{secrets.token_hex(4)}"
 
 
-def open_study(storage: Storage, name: str, plan: SearchPlan) -> "Study":
+def open_study(storage: StudyStorage, name: str, plan: SearchPlan) -> "Study":
     """The study called `name`, made if it is not there, with what is to be tried first.
 
     Raises:
@@ -37,37 +37,37 @@ def open_study(storage: Storage, name: str, plan: SearchPlan) -> "Study":
     """
     import optuna
 
-    with storage_errors(storage.url), quiet_optuna(), storage.lock(f"{name}/trials"):
-        others = _other_study(storage, plan)
+    with translate_optuna_errors(storage.url), silence_optuna(), storage.lock(f"{name}/trials"):
+        others = _load_other_study(storage, plan)
         study = optuna.create_study(
             study_name=name,
             storage=storage.rdb,
-            directions=directions(plan),
+            directions=list_directions(plan),
             pruner=make_pruner(plan),
             load_if_exists=True,
         )
-        _check_same(study, plan)
+        _check_signature(study, plan)
         _check_models(study, plan)
-        for settings in _starts(plan, others):
+        for settings in _list_enqueued(plan, others):
             study.enqueue_trial(settings, skip_if_exists=True)
     return study
 
 
-def load_study(storage: Storage, name: str, plan: SearchPlan) -> "Study":
+def load_study(storage: StudyStorage, name: str, plan: SearchPlan) -> "Study":
     """The study called `name`, which is there: a storage keeps no pruner, so the plan's is set."""
     import optuna
 
     return optuna.load_study(study_name=name, storage=storage.rdb, pruner=make_pruner(plan))
 
 
-def directions(plan: SearchPlan) -> "list[StudyDirection]":
+def list_directions(plan: SearchPlan) -> "list[StudyDirection]":
     """Which way is better, in Optuna's words."""
     from optuna.study import StudyDirection
 
     return [StudyDirection[goal.direction.upper()] for goal in plan.goals]
 
 
-def _check_same(study: "Study", plan: SearchPlan) -> None:
+def _check_signature(study: "Study", plan: SearchPlan) -> None:
     ours, theirs = plan.signature(), study.user_attrs.get(SIGNATURE)
     if theirs is None:
         study.set_user_attr(SIGNATURE, ours)
@@ -102,7 +102,7 @@ def _check_models(study: "Study", plan: SearchPlan) -> None:
         study.set_user_attr(MODELS_KEPT, wanted)
 
 
-def _starts(plan: SearchPlan, others: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _list_enqueued(plan: SearchPlan, others: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """What is to be tried first: the defaults, the file's, another study's best; not of a grid."""
     if plan.config.sampler == "grid":
         return []  # its points are put there one by one: those that fail give way to others
@@ -112,7 +112,7 @@ def _starts(plan: SearchPlan, others: Sequence[Mapping[str, Any]]) -> list[dict[
     return [settings for settings in fitting if settings]
 
 
-def _other_study(storage: Storage, plan: SearchPlan) -> Sequence[Mapping[str, Any]]:
+def _load_other_study(storage: StudyStorage, plan: SearchPlan) -> Sequence[Mapping[str, Any]]:
     import optuna
 
     name = plan.config.from_study
@@ -122,21 +122,21 @@ def _other_study(storage: Storage, plan: SearchPlan) -> Sequence[Mapping[str, An
         other = optuna.load_study(study_name=name, storage=storage.rdb)
     except KeyError:
         raise InvalidParameterError(
-            f"from_study={name}: there is no such study in {masked(storage.url)}",
+            f"from_study={name}: there is no such study in {redact_password(storage.url)}",
             "`optuna studies --storage URL` lists those there are.",
         ) from None
-    goals = [Goal("", way.name.lower()) for way in other.directions]
-    return [trial.params for trial in best_first(other.get_trials(), goals)[:_NUM_STARTS]]
+    goals = [Objective("", way.name.lower()) for way in other.directions]
+    return [trial.params for trial in sort_by_objective(other.get_trials(), goals)[:_NUM_STARTS]]
 
 
-def open_desk(
-    storage: Storage,
+def open_trial_queue(
+    storage: StudyStorage,
     study: "Study",
     plan: SearchPlan,
     *,
     deadline: float | None,
     on_lost: Callable[["FrozenTrial"], None],
-) -> Desk:
+) -> TrialQueue:
     """The desk of a study; for one of replicates, of those that wait there."""
     num_trials = plan.config.trials
     only_waiting = plan.config.sampler == "grid"
@@ -145,4 +145,6 @@ def open_desk(
     ended = [
         trial.number for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()
     ]
-    return Desk(storage, study, plan, num_trials, deadline, only_waiting, frozenset(ended), on_lost)
+    return TrialQueue(
+        storage, study, plan, num_trials, deadline, only_waiting, frozenset(ended), on_lost
+    )

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from trialrun.errors import InvalidParameterError, OutOfMemoryError, TrialrunError
-from trialrun.tuning.plan import Goal, SearchPlan, impossible_reason, signed
-from trialrun.tuning.study.samplers import BATCH_SIZE, make_sampler, next_point
-from trialrun.tuning.study.storage import Storage, quiet_optuna, storage_errors
+from trialrun.tuning.plan import Objective, SearchPlan, as_minimized, find_impossible_reason
+from trialrun.tuning.study.samplers import BATCH_SIZE, draw_grid_point, make_sampler
+from trialrun.tuning.study.storage import StudyStorage, silence_optuna, translate_optuna_errors
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -36,7 +36,7 @@ _MAX_IMPOSSIBLE_IN_A_ROW = 100  # untrained, so that they cost milliseconds each
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class ClaimedTrial:
     """A trial that this worker has taken, and the settings and the number its seed comes from."""
 
     trial: "Trial"
@@ -50,24 +50,24 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
-class Wait:
+class NothingYet:
     """Nothing to do yet: the trials running may be the last, or may be lost."""
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class Finished:
     """No trial is to be begun any more."""
 
 
 @dataclass(slots=True)
-class Desk:
+class TrialQueue:
     """One study's trials.
 
     `only_waiting` hands out none but those that were put there, and a grid's next point. Trials
     that had ended when the desk was opened, `ended_before`, are no failures of this search.
     """
 
-    storage: Storage
+    storage: StudyStorage
     study: "Study"
     plan: SearchPlan
     num_trials: int
@@ -76,7 +76,7 @@ class Desk:
     ended_before: frozenset[int]  # trials' numbers
     on_lost: Callable[["FrozenTrial"], None]
 
-    def claim(self, worker: str) -> Claim | Wait | Done:
+    def claim(self, worker: str) -> ClaimedTrial | NothingYet | Finished:
         """The next trial for `worker`.
 
         Raises:
@@ -87,26 +87,26 @@ class Desk:
             pass
         return claim
 
-    def _next(self, worker: str) -> Claim | Wait | Done | None:
+    def _next(self, worker: str) -> ClaimedTrial | NothingYet | Finished | None:
         """As `claim`; None where the trial that was drawn cannot be trained."""
         from optuna.trial import TrialState
 
         if self.deadline is not None and time.time() >= self.deadline:
-            return Done()
+            return Finished()
         with self._locked():
             trials = self._recovered()
             num_done = sum(map(is_done, trials))
             if num_done >= self.num_trials:
-                return Done()
+                return Finished()
             new = [trial for trial in trials if trial.number not in self.ended_before]
-            _refuse_endless_failure(new)
+            _check_endless_failure(new)
             if not self.only_waiting:  # what waits is finite, and so is a grid
-                _refuse_endless_impossible(new)
+                _check_endless_impossible(new)
             num_running = sum(trial.state == TrialState.RUNNING for trial in trials)
             if num_done + num_running >= self.num_trials:
-                return Wait()
+                return NothingYet()
             if self.only_waiting and not self._is_any_waiting(trials):
-                return Wait() if num_running else Done()
+                return NothingYet() if num_running else Finished()
             return self._ask(worker, _next_number(trials))
 
     def _is_any_waiting(self, trials: "Sequence[FrozenTrial]") -> bool:
@@ -115,13 +115,13 @@ class Desk:
 
         if any(trial.state == TrialState.WAITING for trial in trials):
             return True
-        point = None if self.study.user_attrs.get(SETTINGS) else next_point(self.plan, trials)
+        point = None if self.study.user_attrs.get(SETTINGS) else draw_grid_point(self.plan, trials)
         if point is None:
             return False
         self.study.enqueue_trial(point)
         return True
 
-    def _ask(self, worker: str, number: int) -> Claim | None:
+    def _ask(self, worker: str, number: int) -> ClaimedTrial | None:
         """A trial, sampled under the lock to know of every other; None where it cannot be trained.
 
         One whose settings cannot go together is pruned: Optuna's samplers then avoid its like.
@@ -137,7 +137,7 @@ class Desk:
         if limit is not None and settings.get(BATCH_SIZE, 0) >= limit:
             self._prune_unfit(trial)
             return None
-        if reason := impossible_reason(self.plan.base, settings):
+        if reason := find_impossible_reason(self.plan.base, settings):
             self._prune_unfit(trial, IMPOSSIBLE, reason)
             return None
         known = self.study.get_trials(deepcopy=False)[trial.number]
@@ -145,7 +145,7 @@ class Desk:
         seed_number = trial.user_attrs.get(REPLICATE, history[0] if history else trial.number)
         trial.set_user_attr(SEED_NUMBER, seed_number)
         trial.set_user_attr(WORKER, worker)  # last: without it a claim was not completed
-        return Claim(trial, settings, seed_number)
+        return ClaimedTrial(trial, settings, seed_number)
 
     def _refuse_endless_memory(self, limit: int | None) -> None:
         smallest = self.plan.base.config.batch_size  # of the base: the space's smallest
@@ -155,41 +155,41 @@ class Desk:
                 "Search smaller batch_size values, or a smaller image_size or model.",
             )
 
-    def beating(self, claim: Claim) -> "Heartbeat":
+    def beating(self, claim: ClaimedTrial) -> "Heartbeat":
         """A context that shows that the claim's worker lives."""
         return Heartbeat(self.storage, self._id_of(claim.number))
 
-    def report(self, claim: Claim, value: float, epoch: int) -> bool:
+    def report(self, claim: ClaimedTrial, value: float, epoch: int) -> bool:
         """Note a value after an epoch; whether the trial is to be pruned."""
-        with storage_errors(self.storage.url), quiet_optuna():
+        with translate_optuna_errors(self.storage.url), silence_optuna():
             claim.trial.report(value, epoch)
             return bool(claim.trial.should_prune())
 
-    def note(self, claim: Claim, name: str, value: Any) -> None:
+    def note(self, claim: ClaimedTrial, name: str, value: Any) -> None:
         """Keep something with the trial."""
-        with storage_errors(self.storage.url):
+        with translate_optuna_errors(self.storage.url):
             claim.trial.set_user_attr(name, value)
 
-    def complete(self, claim: Claim, values: Sequence[float]) -> bool:
+    def complete(self, claim: ClaimedTrial, values: Sequence[float]) -> bool:
         """The trial ended well; False where it had been given up meanwhile, and does not count."""
         from optuna.trial import TrialState
 
         return self._tell(claim, TrialState.COMPLETE, values)
 
-    def prune(self, claim: Claim) -> bool:
+    def prune(self, claim: ClaimedTrial) -> bool:
         """The trial was ended early by the pruner."""
         from optuna.trial import TrialState
 
         return self._tell(claim, TrialState.PRUNED)
 
-    def fail(self, claim: Claim, error: str) -> bool:
+    def fail(self, claim: ClaimedTrial, error: str) -> bool:
         """The trial failed for a reason of its own; another will take its place."""
         from optuna.trial import TrialState
 
         self.note(claim, ERROR, error)
         return self._tell(claim, TrialState.FAIL)
 
-    def does_not_fit(self, claim: Claim, batch_size: int) -> None:
+    def does_not_fit(self, claim: ClaimedTrial, batch_size: int) -> None:
         """The trial's batch is too large for the memory: it is pruned, and none as large tried."""
         with self._locked():
             if BATCH_SIZE in self.plan.space.dimensions:
@@ -205,7 +205,7 @@ class Desk:
         trial.set_user_attr(why, reason)
         self.study.tell(trial, state=TrialState.PRUNED, skip_if_finished=True)
 
-    def give_back(self, claim: Claim, reason: str) -> None:
+    def give_back(self, claim: ClaimedTrial, reason: str) -> None:
         """The worker is being stopped: the trial is to be begun again by another."""
         from optuna.trial import TrialState
 
@@ -224,7 +224,7 @@ class Desk:
                 if trial.user_attrs.get(WORKER) == worker:
                     self._lose(trial.number)
 
-    def _tell(self, claim: Claim, state: Any, values: Sequence[float] | None = None) -> bool:
+    def _tell(self, claim: ClaimedTrial, state: Any, values: Sequence[float] | None = None) -> bool:
         with self._locked():  # so that nobody gives the trial up at the same time
             told = self.study.tell(claim.trial, values, state=state, skip_if_finished=True)
             return bool(told.state == state)
@@ -282,17 +282,17 @@ class Desk:
         study_id = rdb.get_study_id_from_name(self.study.study_name)
         return rdb.get_trial_id_from_study_id_trial_number(study_id, number)
 
-    def _locked(self) -> "_Locked":
-        return _Locked(self.storage, self.study.study_name)
+    def _locked(self) -> "_StudyLock":
+        return _StudyLock(self.storage, self.study.study_name)
 
 
-class _Locked:
+class _StudyLock:
     """The study's lock, with complaints of the storage translated and Optuna quiet."""
 
-    def __init__(self, storage: Storage, name: str) -> None:
+    def __init__(self, storage: StudyStorage, name: str) -> None:
         self._contexts = (
-            storage_errors(storage.url),
-            quiet_optuna(),
+            translate_optuna_errors(storage.url),
+            silence_optuna(),
             storage.lock(f"{name}/trials"),
         )
 
@@ -311,7 +311,7 @@ class _Locked:
 class Heartbeat:
     """A thread that marks a trial as alive until it is left."""
 
-    def __init__(self, storage: Storage, trial_id: int) -> None:
+    def __init__(self, storage: StudyStorage, trial_id: int) -> None:
         self._storage, self._trial_id = storage, trial_id
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
@@ -347,13 +347,15 @@ def is_done(trial: "FrozenTrial") -> bool:
     return bool(trial.state == TrialState.COMPLETE)
 
 
-def best_first(trials: Sequence["FrozenTrial"], goals: Sequence[Goal]) -> list["FrozenTrial"]:
+def sort_by_objective(
+    trials: Sequence["FrozenTrial"], goals: Sequence[Objective]
+) -> list["FrozenTrial"]:
     """The completed trials by the first metric, ties by the next, then by number."""
     from optuna.trial import TrialState
 
     completed = [trial for trial in trials if trial.state == TrialState.COMPLETE]
 
-    return sorted(completed, key=lambda trial: (signed(trial.values, goals), trial.number))
+    return sorted(completed, key=lambda trial: (as_minimized(trial.values, goals), trial.number))
 
 
 def _next_number(trials: Sequence["FrozenTrial"]) -> int:
@@ -364,7 +366,7 @@ def _next_number(trials: Sequence["FrozenTrial"]) -> int:
     return min(waiting, default=len(trials))
 
 
-def _refuse_endless_impossible(trials: Sequence["FrozenTrial"]) -> None:
+def _check_endless_impossible(trials: Sequence["FrozenTrial"]) -> None:
     """Stop where the last trials all drew settings that cannot go together."""
     latest = trials[-_MAX_IMPOSSIBLE_IN_A_ROW:]
     reasons = [str(t.user_attrs[IMPOSSIBLE]) for t in latest if IMPOSSIBLE in t.user_attrs]
@@ -376,7 +378,7 @@ def _refuse_endless_impossible(trials: Sequence["FrozenTrial"]) -> None:
         )
 
 
-def _refuse_endless_failure(trials: Sequence["FrozenTrial"]) -> None:
+def _check_endless_failure(trials: Sequence["FrozenTrial"]) -> None:
     """Stop where the last ten trials that were begun and have ended all failed by themselves."""
     in_a_row = []
     for trial in reversed(trials):

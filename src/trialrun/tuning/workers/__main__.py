@@ -12,30 +12,30 @@ from typing import TYPE_CHECKING
 
 from trialrun.engine.compute.openmp import limit_spinning
 from trialrun.errors import CutBySignalError, TrialrunError
-from trialrun.runs.datasets.sources import take_copies
-from trialrun.runs.signals import cut_by_signals
-from trialrun.tuning.workers.pool import Orders, answer
+from trialrun.runs.datasets.sources import use_copies
+from trialrun.runs.signals import interrupt_on_signals
+from trialrun.tuning.workers.pool import WorkerArgs, write_error
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from optuna import Study
 
     from trialrun.tuning.plan import SearchPlan
-    from trialrun.tuning.study.storage import Storage
+    from trialrun.tuning.study.storage import StudyStorage
 
 
 def main(file: str) -> int:
     """Work as the orders in `file` say; the exit code."""
     limit_spinning()
-    orders = Orders(**json.loads(Path(file).read_text("utf-8")))
+    orders = WorkerArgs(**json.loads(Path(file).read_text("utf-8")))
     try:
-        with cut_by_signals():
+        with interrupt_on_signals():
             threading.Thread(target=_end_with_parent, daemon=True).start()
-            _work(orders)
+            _run_worker(orders)
     except CutBySignalError as cut:
         return cut.exit_code
     except TrialrunError as error:
-        answer(orders.answer, error)
+        write_error(orders.answer, error)
         return error.exit_code
     return 0
 
@@ -47,51 +47,55 @@ def _end_with_parent() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _work(orders: Orders) -> None:
+def _run_worker(orders: WorkerArgs) -> None:
     from trialrun.tuning.plan import plan_search
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)
-    take_copies(orders.copies)
+    use_copies(orders.copies)
     plan = plan_search(orders.given)
     import torch
 
-    from trialrun.mlflow_client import connect
-    from trialrun.tuning.study.storage import open_storage, quiet_optuna, storage_errors
+    from trialrun.mlflow_client import connect_client
+    from trialrun.tuning.study.storage import open_storage, silence_optuna, translate_optuna_errors
     from trialrun.tuning.study.study import load_study
-    from trialrun.tuning.workers.trial_runner import shared_device
+    from trialrun.tuning.workers.trial_runner import assign_device
 
     if threads := os.environ.get("OMP_NUM_THREADS"):
         torch.set_num_threads(int(threads))
-    plan = shared_device(plan, orders.place)
-    client = connect()
+    plan = assign_device(plan, orders.place)
+    client = connect_client()
     storage = open_storage(orders.storage, heartbeat_seconds=plan.config.heartbeat_seconds)
-    with storage_errors(storage.url), closing(storage), quiet_optuna():
+    with translate_optuna_errors(storage.url), closing(storage), silence_optuna():
         study = load_study(storage, orders.study, plan)
-        _train(orders, plan, client, storage, study)
+        _train_trials(orders, plan, client, storage, study)
 
 
-def _train(
-    orders: Orders, plan: "SearchPlan", client: "MlflowClient", storage: "Storage", study: "Study"
+def _train_trials(
+    orders: WorkerArgs,
+    plan: "SearchPlan",
+    client: "MlflowClient",
+    storage: "StudyStorage",
+    study: "Study",
 ) -> None:
     """Take trials until there are no more."""
-    from trialrun.runs.callbacks import Silent
+    from trialrun.runs.callbacks import NoOpCallback
     from trialrun.tracking import TrackedRun
-    from trialrun.tuning.reporting.parent_run import end_lost
-    from trialrun.tuning.study.study import open_desk
-    from trialrun.tuning.workers.pool import work
-    from trialrun.tuning.workers.trial_runner import Bench
+    from trialrun.tuning.reporting.parent_run import end_lost_run
+    from trialrun.tuning.study.study import open_trial_queue
+    from trialrun.tuning.workers.pool import run_trials
+    from trialrun.tuning.workers.trial_runner import TrialRunner
 
-    desk = open_desk(
+    desk = open_trial_queue(
         storage,
         study,
         plan,
         deadline=orders.deadline,
-        on_lost=lambda trial: end_lost(client, trial),
+        on_lost=lambda trial: end_lost_run(client, trial),
     )
     experiment = TrackedRun(client, orders.parent_run_id).experiment_id
-    bench = Bench(plan, orders.parent_run_id, experiment, Silent())
+    bench = TrialRunner(plan, orders.parent_run_id, experiment, NoOpCallback())
     bench.check_same_data(study)
-    work(desk, bench, orders.worker, lambda: None)
+    run_trials(desk, bench, orders.worker, lambda: None)
 
 
 if __name__ == "__main__":

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 from trialrun import errors
 from trialrun.errors import TrialrunError
 from trialrun.files import scratch_directory
-from trialrun.runs.datasets.sources import copies
-from trialrun.tuning.study.trial_queue import Desk, Done, Wait
+from trialrun.runs.datasets.sources import list_copies
+from trialrun.tuning.study.trial_queue import Finished, NothingYet, TrialQueue
 
 if TYPE_CHECKING:
-    from trialrun.tuning.workers.trial_runner import Bench
+    from trialrun.tuning.workers.trial_runner import TrialRunner
 
 POLL_SECONDS = 0.25
 
@@ -31,15 +31,17 @@ _MAX_REPLACED = 3  # workers begun again for each one asked for, before somethin
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
-def work(desk: Desk, bench: "Bench", worker: str, after: Callable[[], None]) -> None:
+def run_trials(
+    desk: TrialQueue, bench: "TrialRunner", worker: str, after: Callable[[], None]
+) -> None:
     """Take and run trials in this process until none is to be begun any more.
 
     Raises:
         TrialrunError: What is wrong is not one trial's settings.
         CutBySignalError: A signal came.
     """
-    while not isinstance(claim := desk.claim(worker), Done):
-        if isinstance(claim, Wait):
+    while not isinstance(claim := desk.claim(worker), Finished):
+        if isinstance(claim, NothingYet):
             time.sleep(POLL_SECONDS)
         else:
             bench.run(desk, claim)
@@ -47,7 +49,7 @@ def work(desk: Desk, bench: "Bench", worker: str, after: Callable[[], None]) -> 
 
 
 @dataclass(frozen=True, slots=True)
-class Orders:
+class WorkerArgs:
     """What a worker process is told."""
 
     given: Mapping[str, Any]  # the search's settings, as they were given
@@ -67,14 +69,14 @@ class Orders:
 
 @dataclass(slots=True)
 class _Worker:
-    orders: Orders
+    orders: WorkerArgs
     process: "subprocess.Popen[bytes]"
 
 
-class Crew:
+class WorkerPool:
     """The worker processes of one search on this machine."""
 
-    def __init__(self, desk: Desk, parent_run_id: str, after: Callable[[], None]) -> None:
+    def __init__(self, desk: TrialQueue, parent_run_id: str, after: Callable[[], None]) -> None:
         self._desk, self._parent_run_id, self._after = desk, parent_run_id, after
         self._num_workers = desk.plan.config.workers
         self._num_begun = 0
@@ -94,7 +96,7 @@ class Crew:
                     crew = [w for each in crew for w in self._looked_after(each, scratch)]
                     self._after()
             except BaseException:
-                _stop(crew)
+                _stop_workers(crew)
                 raise
             finally:
                 for each in crew:
@@ -105,10 +107,10 @@ class Crew:
         code = worker.process.poll()
         if code is None:
             return [worker]
-        _close(worker.process)
+        _close_streams(worker.process)
         if code == 0:
             return []
-        if error := _answered(Path(worker.orders.answer)):
+        if error := _read_error(Path(worker.orders.answer)):
             raise error
         self._desk.release(worker.orders.worker)
         if self._num_begun >= self._num_workers * (1 + _MAX_REPLACED):
@@ -121,15 +123,15 @@ class Crew:
     def _begin(self, scratch: Path, place: int) -> _Worker:
         self._num_begun += 1
         desk, number = self._desk, self._num_begun
-        orders = Orders(
+        orders = WorkerArgs(
             given=desk.plan.given,
-            copies=copies(),
+            copies=list_copies(),
             storage=desk.storage.url,
             study=desk.study.study_name,
             parent_run_id=self._parent_run_id,
             deadline=desk.deadline,
             place=place,
-            worker=f"{worker_name()}-{number}",
+            worker=f"{make_worker_name()}-{number}",
             answer=str(scratch / f"{number}.error.json"),
         )
         file = scratch / f"{number}.json"
@@ -138,19 +140,19 @@ class Crew:
         process = subprocess.Popen(
             [sys.executable, "-m", "trialrun.tuning.workers", str(file)],
             stdin=subprocess.PIPE,
-            env=_environment(self._num_workers),
+            env=_build_environment(self._num_workers),
         )
         return _Worker(orders, process)
 
 
-def worker_name() -> str:
+def make_worker_name() -> str:
     """A name that no other process has."""
     import socket
 
     return f"{socket.gethostname()}-{os.getpid()}-{time.time_ns() // 1_000_000}"
 
 
-def _environment(num_workers: int) -> dict[str, str]:
+def _build_environment(num_workers: int) -> dict[str, str]:
     """Ours, with a worker's share of the processors and the tracking store named."""
     import mlflow
 
@@ -165,7 +167,7 @@ def _environment(num_workers: int) -> dict[str, str]:
     return {**os.environ, **shared, **own}
 
 
-def _answered(path: Path) -> TrialrunError | None:
+def _read_error(path: Path) -> TrialrunError | None:
     """The error that a worker left behind."""
     if not path.is_file():
         return None
@@ -176,13 +178,13 @@ def _answered(path: Path) -> TrialrunError | None:
     return error
 
 
-def answer(path: str, error: TrialrunError) -> None:
+def write_error(path: str, error: TrialrunError) -> None:
     """Leave an error behind for the search."""
     told = {"kind": type(error).__name__, "message": str(error), "hint": error.hint}
     Path(path).write_text(json.dumps(told), "utf-8")
 
 
-def _stop(crew: list[_Worker]) -> None:
+def _stop_workers(crew: list[_Worker]) -> None:
     """Ask the workers to stop, and end those that do not."""
     for worker in crew:
         if worker.process.poll() is None:
@@ -194,10 +196,10 @@ def _stop(crew: list[_Worker]) -> None:
         except subprocess.TimeoutExpired:
             worker.process.kill()
             worker.process.wait()
-        _close(worker.process)
+        _close_streams(worker.process)
 
 
-def _close(process: "subprocess.Popen[bytes]") -> None:
+def _close_streams(process: "subprocess.Popen[bytes]") -> None:
     if process.stdin:
         process.stdin.close()
     process.wait()

@@ -7,8 +7,8 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from trialrun.engine.early_stopping import PRUNED, PrunedError, Standing
-from trialrun.engine.inputs.seeds import seed_for
+from trialrun.engine.early_stopping import PRUNED, EpochStatus, PrunedError
+from trialrun.engine.inputs.seeds import derive_seed
 from trialrun.errors import (
     CutBySignalError,
     DataError,
@@ -18,18 +18,18 @@ from trialrun.errors import (
     StorageError,
     TrackingError,
 )
-from trialrun.runs.callbacks import Observer, Silent
-from trialrun.runs.training.data import PreparedData, prepare
+from trialrun.runs.callbacks import NoOpCallback, RunCallback
+from trialrun.runs.training.data import PreparedData, prepare_data
 from trialrun.runs.training.initial import describe_initial
 from trialrun.runs.training.plan import TrainPlan
 from trialrun.runs.training.result import TrainResult
-from trialrun.runs.training.run import Nested, train
-from trialrun.tracking import dataset_digest
-from trialrun.tuning.plan import SearchPlan, signed, trial_plan
-from trialrun.tuning.space import settings_text
+from trialrun.runs.training.run import NestedRun, train_run
+from trialrun.tracking import truncate_digest
+from trialrun.tuning.plan import SearchPlan, as_minimized, plan_trial
+from trialrun.tuning.space import format_settings
 from trialrun.tuning.study import trial_queue as kept
 from trialrun.tuning.study.study import DATA, MODELS_KEPT
-from trialrun.tuning.study.trial_queue import Claim, Desk, best_first
+from trialrun.tuning.study.trial_queue import ClaimedTrial, TrialQueue, sort_by_objective
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -41,13 +41,13 @@ _NOT_OF_THE_TRIAL = (DataError, InvalidModelDirectoryError, StorageError, Tracki
 
 
 @dataclass(slots=True)
-class Bench:
+class TrialRunner:
     """Where this process trains: the images, decoded once for every size that is asked for."""
 
     plan: SearchPlan
     parent_run_id: str
     experiment_id: str  # the parent's
-    observer: Observer
+    observer: RunCallback
     prepared: dict[tuple[object, ...], PreparedData] = field(default_factory=dict)
 
     def data(self, plan: TrainPlan) -> PreparedData:
@@ -56,7 +56,7 @@ class Bench:
         expected = describe_initial(plan).expected_input
         kind = (config.image_size, config.augment, config.transforms, expected)  # decides pixels
         if kind not in self.prepared:
-            self.prepared[kind] = prepare(plan, self.observer)
+            self.prepared[kind] = prepare_data(plan, self.observer)
         return self.prepared[kind]
 
     def check_same_data(self, study: "Study") -> None:
@@ -66,7 +66,7 @@ class Bench:
             InvalidDatasetError: They are others.
         """
         data = self.data(self.plan.base)
-        ours = f"{dataset_digest(data.train.surveyed)} {dataset_digest(data.valid.surveyed)}"
+        ours = f"{truncate_digest(data.train.surveyed)} {truncate_digest(data.valid.surveyed)}"
         theirs = study.user_attrs.get(DATA)
         if theirs is None:
             study.set_user_attr(DATA, ours)
@@ -76,7 +76,7 @@ class Bench:
                 "Give it the same train_data and valid_data, or another --study.",
             )
 
-    def run(self, desk: Desk, claim: Claim) -> None:
+    def run(self, desk: TrialQueue, claim: ClaimedTrial) -> None:
         """Train a trial and tell the desk what came of it.
 
         Raises:
@@ -87,7 +87,7 @@ class Bench:
             # Not while the error is handled: until then the frames it names hold the tensors.
             _free_memory()
 
-    def _fits(self, desk: Desk, claim: Claim) -> bool:
+    def _fits(self, desk: TrialQueue, claim: ClaimedTrial) -> bool:
         """Train a trial and tell the desk; False where memory did not suffice."""
         import optuna.exceptions
 
@@ -109,33 +109,33 @@ class Bench:
             desk.fail(claim, f"{type(error).__name__}: {error}")
         return True
 
-    def _train(self, desk: Desk, claim: Claim) -> None:
+    def _train(self, desk: TrialQueue, claim: ClaimedTrial) -> None:
         plan = self._plan_of(claim)
-        nested = Nested(
+        nested = NestedRun(
             parent_run_id=self.parent_run_id,
             experiment_id=self.experiment_id,
-            name=_name(claim),
-            tags=_tags(desk, claim, self.plan),
+            name=_name_trial(claim),
+            tags=_build_tags(desk, claim, self.plan),
             data=self.data(plan),
             keeps_model=lambda result: _is_among_best(desk, claim, result, self.plan),
         )
-        result = train(plan, _Watch(desk, claim, self.plan), nested=nested)
+        result = train_run(plan, _PruningCallback(desk, claim, self.plan), nested=nested)
         if result.stop_reason == PRUNED:
             desk.prune(claim)
             return
-        values = values_of(result, self.plan)
+        values = read_objectives(result, self.plan)
         desk.note(claim, kept.RESULT, result.to_json())
         if result.model_uri:
             desk.note(claim, kept.MODEL_URI, result.model_uri)
         desk.complete(claim, values)
 
-    def _plan_of(self, claim: Claim) -> TrainPlan:
+    def _plan_of(self, claim: ClaimedTrial) -> TrainPlan:
         purpose = "replicate" if kept.REPLICATE in claim.trial.user_attrs else "trial"
-        seed = seed_for(self.plan.base.config.random_seed, purpose, claim.seed_number)
-        return trial_plan(self.plan.base, claim.settings, seed)
+        seed = derive_seed(self.plan.base.config.random_seed, purpose, claim.seed_number)
+        return plan_trial(self.plan.base, claim.settings, seed)
 
 
-def values_of(result: TrainResult, plan: SearchPlan) -> list[float]:
+def read_objectives(result: TrainResult, plan: SearchPlan) -> list[float]:
     """What a trial is judged by, of its best epoch.
 
     Raises:
@@ -154,22 +154,22 @@ def _free_memory() -> None:
 
     import torch
 
-    from trialrun.engine.compute.allocator import give_back_freed_memory
+    from trialrun.engine.compute.allocator import release_freed_memory
 
     gc.collect()
-    give_back_freed_memory()
+    release_freed_memory()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
-def _name(claim: Claim) -> str:
+def _name_trial(claim: ClaimedTrial) -> str:
     attributes = claim.trial.user_attrs
     if kept.REPLICATE in attributes:
         return f"trial-{attributes[kept.OF_TRIAL]:03}-replicate-{attributes[kept.REPLICATE]}"
     return f"trial-{claim.number:03}"
 
 
-def _tags(desk: Desk, claim: Claim, plan: SearchPlan) -> dict[str, str]:
+def _build_tags(desk: TrialQueue, claim: ClaimedTrial, plan: SearchPlan) -> dict[str, str]:
     """What finds a trial among MLflow's runs, and what its seed does not say: the split's."""
     attributes = claim.trial.user_attrs
     tags = {
@@ -185,17 +185,19 @@ def _tags(desk: Desk, claim: Claim, plan: SearchPlan) -> dict[str, str]:
     return tags
 
 
-def _is_among_best(desk: Desk, claim: Claim, result: TrainResult, plan: SearchPlan) -> bool:
+def _is_among_best(
+    desk: TrialQueue, claim: ClaimedTrial, result: TrainResult, plan: SearchPlan
+) -> bool:
     """Whether the model may be wanted in the end: so far too few settings are better.
 
     Whatever is among the best in the end was so when it ended, so that its model is there.
     """
     if kept.REPLICATE in claim.trial.user_attrs:
         return False
-    values = signed(values_of(result, plan), plan.goals)
+    values = as_minimized(read_objectives(result, plan), plan.goals)
     others = [
-        (settings_text(trial.params), signed(trial.values, plan.goals))
-        for trial in best_first(desk.study.get_trials(deepcopy=False), plan.goals)
+        (format_settings(trial.params), as_minimized(trial.values, plan.goals))
+        for trial in sort_by_objective(desk.study.get_trials(deepcopy=False), plan.goals)
     ]
     better = {settings for settings, theirs in others if theirs < values}
     if len(better) < desk.study.user_attrs[MODELS_KEPT]:
@@ -208,17 +210,17 @@ def _dominates(ours: list[float], theirs: list[float]) -> bool:
     return ours != theirs and all(a <= b for a, b in zip(ours, theirs, strict=True))
 
 
-class _Watch(Silent):
+class _PruningCallback(NoOpCallback):
     """Tells the desk of a trial's run and epochs, and ends it where the pruner says so."""
 
-    def __init__(self, desk: Desk, claim: Claim, plan: SearchPlan) -> None:
+    def __init__(self, desk: TrialQueue, claim: ClaimedTrial, plan: SearchPlan) -> None:
         self._desk, self._claim, self._plan = desk, claim, plan
 
     def opened(self, run_name: str, run_id: str) -> None:
         """Keep the run's id with the trial, so that it is ended should this worker be lost."""
         self._desk.note(self._claim, kept.RUN_ID, run_id)
 
-    def epoch(self, standing: Standing, epochs: int) -> None:
+    def epoch(self, standing: EpochStatus, epochs: int) -> None:
         """Report the epoch; Optuna takes reports of a single metric only."""
         is_last = standing.stop_reason is not None
         if len(self._plan.goals) > 1 or kept.REPLICATE in self._claim.trial.user_attrs:
@@ -228,7 +230,7 @@ class _Watch(Silent):
             raise PrunedError(f"pruned after epoch {standing.result.epoch}")
 
 
-def shared_device(plan: SearchPlan, place: int) -> SearchPlan:
+def assign_device(plan: SearchPlan, place: int) -> SearchPlan:
     """The plan of the worker at `place`: where there are several GPUs, one of them."""
     import torch
 

@@ -5,7 +5,7 @@ more bytes than the disk or a sane ratio allows; anything damaged, truncated or 
 images and image lists are unpacked.
 """
 
-from trialrun.images.formats.archives.extraction import archive_in, unpacked
+from trialrun.images.formats.archives.extraction import find_archive, unpack_archive
 from trialrun.images.formats.archives.store import (
     UnpackedArchive,
     delete_if_idle,
@@ -15,9 +15,9 @@ from trialrun.images.formats.archives.store import (
 
 __all__ = [
     "UnpackedArchive",
-    "archive_in",
     "delete_if_idle",
+    "find_archive",
     "list_unpacked_archives",
     "try_delete_if_idle",
-    "unpacked",
+    "unpack_archive",
 ]

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from trialrun.errors import InvalidArchiveError, TrialrunError, first_line
-from trialrun.files import storage_errors
-from trialrun.images.dataset import printable
+from trialrun.errors import InvalidArchiveError, TrialrunError, summarize_error
+from trialrun.files import translate_storage_errors
+from trialrun.images.dataset import make_printable
 from trialrun.images.scanning.walk import is_image_name, is_system_name
 
 MAX_ENTRIES = 5_000_000
@@ -42,7 +42,7 @@ _HINT = "Unpack it yourself with a tool you trust, look at it, and give the fold
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class ArchiveMember:
     """One file of an archive: its name, its size as declared, and its bytes."""
 
     name: str
@@ -51,7 +51,7 @@ class Member:
 
 
 @dataclass(slots=True)
-class Allowance:
+class UnpackLimits:
     """How much an archive may still bring; whoever unpacks counts against it."""
 
     archive: Path
@@ -74,7 +74,7 @@ class Allowance:
         except TrialrunError:
             raise
         except _DAMAGE as error:
-            raise self.refused(f"is no archive, or damaged: {first_line(error)}") from error
+            raise self.refused(f"is no archive, or damaged: {summarize_error(error)}") from error
 
     def count_bytes(self, num_bytes: int) -> None:
         """So many more bytes are declared, or come out of the decompressor.
@@ -103,7 +103,7 @@ class Allowance:
         if is_folder:
             self._folders.add(clean)
         elif clean in self._files:
-            raise self.refused(f"has {printable(clean)} twice")
+            raise self.refused(f"has {make_printable(clean)} twice")
         else:
             self._files.add(clean)
         parents = [str(parent) for parent in PurePosixPath(clean).parents]
@@ -111,27 +111,27 @@ class Allowance:
         if not self._files.isdisjoint([clean] if is_folder else parents) or (
             not is_folder and clean in self._folders
         ):
-            raise self.refused(f"has {printable(clean)} as a file and as a folder")
+            raise self.refused(f"has {make_printable(clean)} as a file and as a folder")
         return clean
 
     def _clean(self, name: str) -> str:
         if len(name.encode("utf-8", "surrogateescape")) > _MAX_PATH_BYTES:
-            raise self.refused(f"has a name that is too long: {printable(name[:80])}...")
+            raise self.refused(f"has a name that is too long: {make_printable(name[:80])}...")
         path = PurePosixPath(name)
         if len(path.parts) > _MAX_DEPTH:
             raise self.refused(f"has more than {_MAX_DEPTH} nested folders: {name[:80]!a}...")
         if "\\" in name:
             raise self.refused(
-                f"has a backslash in a name, which leads out on Windows: {printable(name)}"
+                f"has a backslash in a name, which leads out on Windows: {make_printable(name)}"
             )
         if path.is_absolute() or ".." in path.parts or name[1:2] == ":":
-            raise self.refused(f"has an entry that leads out of the folder: {printable(name)}")
+            raise self.refused(f"has an entry that leads out of the folder: {make_printable(name)}")
         if "\0" in name or (not path.parts and name not in (".", "./")):
             raise self.refused(f"has an entry without a proper name: {name!a}")
         if any(
             len(part.encode("utf-8", "surrogateescape")) > _MAX_NAME_BYTES for part in path.parts
         ):
-            raise self.refused(f"has a name that is too long: {printable(name[:80])}...")
+            raise self.refused(f"has a name that is too long: {make_printable(name[:80])}...")
         return str(path)
 
 
@@ -140,7 +140,9 @@ def is_list_name(name: str) -> bool:
     return name.lower().endswith(_LIST_SUFFIXES)
 
 
-def extract(members: Iterable[Member], folder: Path, allowance: Allowance) -> None:
+def extract_members(
+    members: Iterable[ArchiveMember], folder: Path, allowance: UnpackLimits
+) -> None:
     """Write the images and image lists among `members` below `folder`.
 
     Raises:
@@ -155,17 +157,17 @@ def extract(members: Iterable[Member], folder: Path, allowance: Allowance) -> No
             continue
         target = folder / member.name
         if target.parent not in made:
-            with storage_errors(target):
+            with translate_storage_errors(target):
                 target.parent.mkdir(parents=True, exist_ok=True)
             made.add(target.parent)
-        if _copy(member, target, allowance) != member.num_bytes:
-            raise allowance.refused(f"{printable(member.name)} is not as long as it says")
+        if _copy_file(member, target, allowance) != member.num_bytes:
+            raise allowance.refused(f"{make_printable(member.name)} is not as long as it says")
 
 
-def _copy(member: Member, target: Path, allowance: Allowance) -> int:
+def _copy_file(member: ArchiveMember, target: Path, allowance: UnpackLimits) -> int:
     """Write one file; how many bytes came, of which at most a piece is more than declared."""
     written = 0
-    with storage_errors(target):
+    with translate_storage_errors(target):
         file = target.open("xb")
     with file:
         while written <= member.num_bytes:
@@ -173,7 +175,7 @@ def _copy(member: Member, target: Path, allowance: Allowance) -> int:
                 piece = member.content.read(_COPY_BYTES)
             if not piece:
                 break
-            with storage_errors(target):
+            with translate_storage_errors(target):
                 file.write(piece)
             written += len(piece)
     return written

@@ -11,18 +11,18 @@ from trialrun.cache.leases import lock_entry
 from trialrun.cache.location import archives_folder, digests_folder
 from trialrun.errors import InvalidArchiveError, StorageError
 from trialrun.files import (
-    as_json,
-    new_directory,
-    sha256_of,
-    storage_errors,
+    create_directory,
+    format_json,
+    hash_file,
     sweep_drafts,
+    translate_storage_errors,
     write_atomically,
 )
-from trialrun.images.decoding.file_io import settled_stamp_of
-from trialrun.images.formats.archives.entries import Allowance, extract, is_list_name
+from trialrun.images.decoding.file_io import read_stable_fingerprint
+from trialrun.images.formats.archives.entries import UnpackLimits, extract_members, is_list_name
 from trialrun.images.formats.archives.store import delete_unpacked, is_complete, mark_used
-from trialrun.images.formats.archives.tar_files import tar_members
-from trialrun.images.formats.archives.zip_files import zip_members
+from trialrun.images.formats.archives.tar_files import read_tar_members
+from trialrun.images.formats.archives.zip_files import read_zip_members
 from trialrun.images.scanning.walk import is_image_name, is_system_name
 
 ZIP_SUFFIXES = (".zip",)
@@ -35,7 +35,7 @@ _TAR_MAGIC, _TAR_MAGIC_PLACE = b"ustar", 257
 _RESERVED_SHARE = 0.9  # of the free space
 
 
-def archive_in(path: Path) -> Path | None:
+def find_archive(path: Path) -> Path | None:
     """The archive at `path`, or the one that lies alone in the folder `path`; None for others.
 
     Raises:
@@ -66,7 +66,7 @@ def _is_archive(path: Path) -> bool:
     return start.startswith(_ZIP_START) or start[_TAR_MAGIC_PLACE:].startswith(_TAR_MAGIC)
 
 
-def unpacked(archive: Path, cache_folder: Path) -> Path:
+def unpack_archive(archive: Path, cache_folder: Path) -> Path:
     """The folder with the archive's images, unpacked on first use.
 
     Raises:
@@ -74,18 +74,18 @@ def unpacked(archive: Path, cache_folder: Path) -> Path:
         StorageError: The cache folder cannot be written.
     """
     try:
-        digest = _digest_of(archive, cache_folder)
+        digest = _find_digest(archive, cache_folder)
     except OSError as error:
         raise InvalidArchiveError(
             f"{archive} cannot be read: {error.strerror or error}", "Look at its permissions."
         ) from error
     place = archives_folder(cache_folder) / f"{digest[:40]}-{_FORMAT}"
     if not (place.is_dir() and not os.access(place.parent, os.W_OK)):  # else nobody can delete it
-        _open(archive, place)
-    return _without_wrapping(place)
+        _ensure_unpacked(archive, place)
+    return _skip_wrapper_folders(place)
 
 
-def _digest_of(archive: Path, cache_folder: Path) -> str:
+def _find_digest(archive: Path, cache_folder: Path) -> str:
     """The sha256 of an archive's bytes, which are not read again while its stamp is the same.
 
     Raises:
@@ -93,42 +93,44 @@ def _digest_of(archive: Path, cache_folder: Path) -> str:
     """
     path = archive.resolve()
     known = digests_folder(cache_folder) / f"{sha256(os.fsencode(path)).hexdigest()[:32]}.json"
-    stamp = settled_stamp_of(path)
+    stamp = read_stable_fingerprint(path)
     with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
         stored = json.loads(known.read_text("utf-8"))
         if stamp is not None and stored == {"stamp": list(stamp), "sha256": stored["sha256"]}:
             return str(stored["sha256"])
-    digest = sha256_of(archive)
+    digest = hash_file(archive)
     if stamp is not None:
         with suppress(StorageError):  # a cache that cannot be written is no fault
-            write_atomically(known, as_json({"stamp": stamp, "sha256": digest}))
+            write_atomically(known, format_json({"stamp": stamp, "sha256": digest}))
     return digest
 
 
-def _open(archive: Path, place: Path) -> None:
+def _ensure_unpacked(archive: Path, place: Path) -> None:
     """Unpack what is not there yet, and keep it from being deleted while this process lives."""
-    with storage_errors(place), lock_entry(place):
+    with translate_storage_errors(place), lock_entry(place):
         sweep_drafts(place)
         if place.is_dir() and not is_complete(place):
             delete_unpacked(place)
         if not place.is_dir():
-            _unpack(archive, place)
+            _unpack_members(archive, place)
         mark_used(place, str(archive))
 
 
-def _unpack(archive: Path, place: Path) -> None:
-    with new_directory(place) as draft:
+def _unpack_members(archive: Path, place: Path) -> None:
+    with create_directory(place) as draft:
         archive_bytes = archive.stat().st_size
         free = int(shutil.disk_usage(draft).free * _RESERVED_SHARE)
-        allowance = Allowance(archive, archive_bytes, free)
+        allowance = UnpackLimits(archive, archive_bytes, free)
         with allowance.reading(), archive.open("rb") as file:
             is_zip = file.read(4) in (_ZIP_START, _EMPTY_ZIP_START)
         is_zip = is_zip or archive.name.lower().endswith(ZIP_SUFFIXES)
-        members = zip_members(archive, allowance) if is_zip else tar_members(archive, allowance)
-        extract(members, draft, allowance)
+        members = (
+            read_zip_members(archive, allowance) if is_zip else read_tar_members(archive, allowance)
+        )
+        extract_members(members, draft, allowance)
 
 
-def _without_wrapping(folder: Path) -> Path:
+def _skip_wrapper_folders(folder: Path) -> Path:
     """The folder itself, or its one sub-folder where that holds class folders or an image list."""
     while True:
         with os.scandir(folder) as entries:

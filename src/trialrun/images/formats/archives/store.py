@@ -7,14 +7,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from trialrun.cache.leases import (
-    LEASES_SUFFIX,
-    acquire_lease,
-    is_leased,
-    lock_entry,
-    remove_leases,
-)
-from trialrun.files import as_json, remove_whole, write_atomically
+from trialrun.cache.leases import LEASES_SUFFIX, acquire_lease, is_leased, lock_entry, remove_leases
+from trialrun.files import format_json, remove_directory, write_atomically
 
 _CONTENTS_SUFFIX = ".json"
 
@@ -48,7 +42,7 @@ def mark_used(folder: Path, source: str) -> None:
     if path.exists():
         os.utime(path)
     else:
-        write_atomically(path, as_json(asdict(_count_contents(folder, source))))
+        write_atomically(path, format_json(asdict(_count_contents(folder, source))))
 
 
 def is_complete(folder: Path) -> bool:
@@ -97,7 +91,7 @@ def delete_unpacked(folder: Path) -> None:
     Raises:
         OSError: Deletion is not permitted.
     """
-    if not remove_whole(folder):
+    if not remove_directory(folder):
         raise PermissionError(errno.EACCES, "deletion is not permitted")
     _contents_path(folder).unlink(missing_ok=True)
 

@@ -7,28 +7,28 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, cast
 
-from trialrun.images.formats.archives.entries import Allowance, Member
+from trialrun.images.formats.archives.entries import ArchiveMember, UnpackLimits
 
 _GZIP_START, _BZIP2_START = b"\x1f\x8b", b"BZh"
 _BLOCK_BYTES = 512  # a tar ends with two blocks of zeros
 
 
-def tar_members(path: Path, allowance: Allowance) -> Iterator[Member]:
+def read_tar_members(path: Path, allowance: UnpackLimits) -> Iterator[ArchiveMember]:
     """Every file of the archive, in its order; nothing is skipped uncounted.
 
     Raises:
         InvalidArchiveError: Damaged, truncated, or an entry that must not be.
     """
-    with allowance.reading(), _decompressed(path) as plain:
-        counted = _Counted(plain, allowance)
+    with allowance.reading(), _decompress_stream(path) as plain:
+        counted = _CountingStream(plain, allowance)
         with tarfile.open(fileobj=cast("IO[bytes]", counted), mode="r|") as archive:
             for info in archive:
-                if (member := _judged(archive, info, allowance)) is not None:
+                if (member := _check_member(archive, info, allowance)) is not None:
                     yield member
         counted.finish()
 
 
-def _decompressed(path: Path) -> IO[bytes]:
+def _decompress_stream(path: Path) -> IO[bytes]:
     with path.open("rb") as file:
         start = file.read(3)
     if start.startswith(_GZIP_START):
@@ -38,7 +38,9 @@ def _decompressed(path: Path) -> IO[bytes]:
     return path.open("rb")
 
 
-def _judged(archive: tarfile.TarFile, info: tarfile.TarInfo, allowance: Allowance) -> Member | None:
+def _check_member(
+    archive: tarfile.TarFile, info: tarfile.TarInfo, allowance: UnpackLimits
+) -> ArchiveMember | None:
     if not (info.isreg() or info.isdir()) or info.issparse():
         raise allowance.refused(f"has an entry that is a link or a device: {info.name!a}")
     name = allowance.count_entry(info.name, is_folder=info.isdir())
@@ -48,13 +50,13 @@ def _judged(archive: tarfile.TarFile, info: tarfile.TarInfo, allowance: Allowanc
         allowance.count_bytes(info.size)
     content = archive.extractfile(info)
     assert content is not None, "a regular file"
-    return Member(name, info.size, content)
+    return ArchiveMember(name, info.size, content)
 
 
-class _Counted:
+class _CountingStream:
     """A stream that counts what comes out of the decompressor, and remembers how it ended."""
 
-    def __init__(self, stream: IO[bytes], allowance: Allowance) -> None:
+    def __init__(self, stream: IO[bytes], allowance: UnpackLimits) -> None:
         self._stream = stream
         self._allowance = allowance
         self._tail = b""

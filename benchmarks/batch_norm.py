@@ -97,7 +97,7 @@ def accuracy(state: TrainState, network: nn.Module) -> float:
     batches = sequential_batches(state.task.valid, 64)
     preprocessing, num_images = state.task.preprocessing, len(state.task.valid)
     return evaluate_network(
-        network, batches, preprocessing, state.math, num_images=num_images
+        network, batches, preprocessing, state.compute, num_images=num_images
     ).accuracy
 
 

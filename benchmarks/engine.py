@@ -51,21 +51,21 @@ class Case:
 
 
 def resident_step(
-    case: Case, math: ComputeConfig, network: nn.Module | None = None
+    case: Case, compute: ComputeConfig, network: nn.Module | None = None
 ) -> Callable[[], None]:
     """A step of a bare loop on a batch that stays in memory; `network` is a new one by default."""
     torch.manual_seed(0)
     network = network or build_network(case.model, NUM_CLASSES, image_size=case.size)
-    network.to(math.device).to(memory_format=math.memory_format).train()
+    network.to(compute.device).to(memory_format=compute.memory_format).train()
     optimizer = torch.optim.SGD(
         network.parameters(), lr=0.001, momentum=0.9, nesterov=True, weight_decay=1e-4, fused=True
     )
-    images = torch.randn(case.batch_size, 3, case.size, case.size, device=math.device)
-    images = images.contiguous(memory_format=math.memory_format)
-    labels = torch.randint(0, NUM_CLASSES, (case.batch_size,), device=math.device)
+    images = torch.randn(case.batch_size, 3, case.size, case.size, device=compute.device)
+    images = images.contiguous(memory_format=compute.memory_format)
+    labels = torch.randint(0, NUM_CLASSES, (case.batch_size,), device=compute.device)
 
     def step() -> None:
-        with math.autocast():
+        with compute.autocast():
             loss = F.cross_entropy(network(images).float(), labels)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -105,14 +105,14 @@ def fastest(case: Case, device: torch.device) -> ComputeConfig:
     return promising[rates.index(max(rates))]
 
 
-def our_rate(case: Case, data: ImageDataset, math: ComputeConfig) -> float:
+def our_rate(case: Case, data: ImageDataset, compute: ComputeConfig) -> float:
     """The rate that a run would record for its second epoch."""
     config = TrainConfig(epochs=2, batch_size=case.batch_size)
     valid = ImageDataset(data.source, data.rows[:2], data.labels[:2])
     task = TrainingData(data, valid, NUM_CLASSES, Preprocessing(case.size))
     torch.manual_seed(0)
     network = build_network(case.model, NUM_CLASSES, image_size=case.size)
-    state = init_train_state(network, find_head_prefix(network), task, config, math)
+    state = init_train_state(network, find_head_prefix(network), task, config, compute)
     return list(fit(state, config))[-1].train_images_per_second
 
 

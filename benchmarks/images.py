@@ -89,9 +89,9 @@ def _seconds(work: Callable[[], object]) -> float:
 def _packed(images: Path, cache: Path, size: int) -> DecodedImages:
     """As a run does it: names, survey, pack."""
     threads = count_threads()
-    surveyed = scan_with_cache(open_data(str(images), cache), cache / "ledgers", threads=threads)
+    scan = scan_with_cache(open_data(str(images), cache), cache / "ledgers", threads=threads)
     return open_pack(
-        surveyed, Preprocessing(size), cache / "packs", threads=threads, limit_bytes=_PACK_LIMIT
+        scan, Preprocessing(size), cache / "packs", threads=threads, limit_bytes=_PACK_LIMIT
     )
 
 

@@ -51,7 +51,7 @@ def row(case: Case, seconds: float, rounds: int) -> list[object]:
     """One case's rates and how close the rules come to the fastest."""
     found = measure(case, seconds, rounds)
     network = build_network(case.model, NUM_CLASSES, image_size=case.size)
-    chosen = resolve_compute("cpu", "auto").suited_to(network, case.size)
+    chosen = resolve_compute("cpu", "auto").with_best_memory_format(network, case.size)
     share = found[chosen.precision, chosen.layout] / max(found.values())
     bf16, fp32 = (max(found[p, "NCHW"], found[p, "NHWC"]) for p in ("bf16", "fp32"))
     auto = f"{chosen.precision} {chosen.layout}"

@@ -29,7 +29,7 @@ T_95 = 2.776  # Student's t, two-sided 95 %, four degrees of freedom
 def best_loss(plan: TrainPlan, data: PreparedData) -> float:
     """The lowest validation loss of a training, nats."""
     under_way = start_session(plan, data, resolve_rank_compute(plan), ALONE)
-    return min(standing.result.validation.loss for standing in under_way.standings(lambda: None))
+    return min(status.result.validation.loss for status in under_way.epochs(lambda: None))
 
 
 def fewer(data: PreparedData, num_images: int) -> PreparedData:

@@ -122,10 +122,10 @@ def separate_run(params: dict[str, str], env: dict[str, str], folder: Path) -> f
     if not (ROOT / "MLproject").is_file():
         flags = [text for name, value in pairs for text in (f"--{name.replace('_', '-')}", value)]
         return call(["train", *flags], env, folder)[1]
-    given = [text for name, value in pairs for text in ("-P", f"{name}={value}")]
+    raw_settings = [text for name, value in pairs for text in ("-P", f"{name}={value}")]
     began = time.perf_counter()
     subprocess.run(
-        ["mlflow", "run", str(ROOT), "--env-manager=local", *given],
+        ["mlflow", "run", str(ROOT), "--env-manager=local", *raw_settings],
         env=env,
         cwd=folder,
         check=True,
@@ -184,7 +184,7 @@ def dummy_trials(storage_url: str) -> list[tuple[float, float]]:
     client = connect_client()
     storage = open_storage(storage_url, heartbeat_seconds=30)
     study = open_study(storage, "dummy", plan)
-    desk = open_trial_queue(storage, study, plan, deadline=None, on_lost=lambda _trial: None)
+    queue = open_trial_queue(storage, study, plan, deadline=None, on_stale=lambda _trial: None)
     parent = client.create_run("0").info.run_id
     times: list[tuple[float, float]] = []
     began = time.perf_counter(), time.process_time()
@@ -195,7 +195,7 @@ def dummy_trials(storage_url: str) -> list[tuple[float, float]]:
         times.append((now[0] - began[0], now[1] - began[1]))
         began = now
 
-    run_trials(desk, DummyBench(client, parent), "benchmark", after)  # type: ignore[arg-type]
+    run_trials(queue, DummyBench(client, parent), "benchmark", after)  # type: ignore[arg-type]
     return times
 
 
@@ -205,13 +205,13 @@ class DummyBench:
     def __init__(self, client: Any, parent_run_id: str) -> None:
         self._client, self._parent_run_id = client, parent_run_id
 
-    def run(self, desk: Any, claim: Any) -> None:
+    def run(self, queue: Any, claim: Any) -> None:
         """One trial."""
         from trialrun.tracking import open_nested_run
 
         loss = abs(claim.settings["learning_rate"] - 0.01) + 1 / claim.settings["batch_size"]
         with (
-            desk.beating(claim),
+            queue.heartbeat(claim),
             open_nested_run(
                 self._client,
                 parent_run_id=self._parent_run_id,
@@ -224,8 +224,8 @@ class DummyBench:
             for epoch in range(1, 6):
                 value = loss * (1 + 1 / epoch)
                 run.metrics({"valid_loss": value}, epoch)
-                desk.report(claim, value, epoch)
-            desk.complete(claim, [loss])
+                queue.report(claim, value, epoch)
+            queue.complete(claim, [loss])
 
 
 def workers() -> dict[str, str]:

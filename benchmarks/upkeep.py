@@ -34,10 +34,10 @@ class Watch(NoOpCallback):
         self.epoch_seconds: list[float] = []
         self.resident_mb: list[float] = []
 
-    def epoch(self, standing: EpochStatus, epochs: int) -> None:
+    def epoch(self, status: EpochStatus, epochs: int) -> None:
         """Note an epoch."""
         self.told.append(time.perf_counter())
-        self.epoch_seconds.append(standing.result.epoch_seconds)
+        self.epoch_seconds.append(status.result.epoch_seconds)
         self.resident_mb.append(resident_mb())
 
 

@@ -26,16 +26,16 @@ def nested_runs(store: str, parent_run_id: str) -> list[Any]:
     return sorted(runs, key=lambda run: int(run.data.tags["trial"]))
 
 
-def desk_of(store: str, colors: Path, **more: Any) -> TrialQueue:
+def make_queue(store: str, colors: Path, **more: Any) -> TrialQueue:
     """The desk of a new study beside `store`, for trials that train nothing."""
     plan = plan_search(settings(colors, **more))
     storage = open_storage(store.replace("mlflow.db", "optuna.db"), heartbeat_seconds=1)
     study = open_study(storage, plan.config.study or "desk", plan)
-    return open_trial_queue(storage, study, plan, deadline=None, on_lost=lambda _trial: None)
+    return open_trial_queue(storage, study, plan, deadline=None, on_stale=lambda _trial: None)
 
 
-def claimed(desk: TrialQueue) -> ClaimedTrial:
+def claim_next(queue: TrialQueue) -> ClaimedTrial:
     """The next trial, which must be there."""
-    claim = desk.claim("tester")
+    claim = queue.claim("tester")
     assert isinstance(claim, ClaimedTrial)
     return claim

@@ -98,11 +98,11 @@ def test_what_convert_wrote_reads_as_the_source_did(
 def test_what_is_written_is_what_was_judged(tmp_path: Path, change: str) -> None:
     """A file that is replaced or vanishes before it is copied is an error that names it."""
     folder = write_classes(tmp_path / "set", {"a": 2, "b": 2})
-    surveyed = scan_files(open_data(str(folder), tmp_path), threads=1)
+    scan = scan_files(open_data(str(folder), tmp_path), threads=1)
     path = folder / "b" / "000.png"
     path.unlink() if change == "gone" else path.write_bytes(b"<html>")
     with pytest.raises(InvalidDatasetError, match=r"b/000\.png could be read at first"):
-        write_image_directory(surveyed, [""] * 4, tmp_path / "out")
+        write_image_directory(scan, [""] * 4, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -116,8 +116,8 @@ def test_names_that_are_written_are_ascii(tmp_path: Path) -> None:
     folder = write_classes(tmp_path / "set", {"a": 1})
     (folder / "a" / "000.png").rename(folder / "a" / "1.p\u00f1g")
     (folder / "metadata.csv").write_text("file_name,label\na/1.p\u00f1g,\u00e9\n", "utf-8")
-    surveyed = scan_files(open_data(str(folder), tmp_path), threads=1)
-    write_image_directory(surveyed, [""], tmp_path / "out")
+    scan = scan_files(open_data(str(folder), tmp_path), threads=1)
+    write_image_directory(scan, [""], tmp_path / "out")
     assert [path.name for path in (tmp_path / "out" / "image").iterdir()] == ["0_0"]
 
 

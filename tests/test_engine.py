@@ -43,7 +43,7 @@ def trained(config: TrainConfig, task: TrainingData = TASK) -> tuple[str, list[E
     network = build_network("shufflenet_v2_x0_5", 3, image_size=SIZE)
     state = init_train_state(network, find_head_prefix(network), task, config, CPU)
     results = list(fit(state, config))
-    return hash_weights(serialize_state(state.deployed().state_dict())), results
+    return hash_weights(serialize_state(state.inference_model().state_dict())), results
 
 
 BASE = TrainConfig(epochs=2, batch_size=8, learning_rate=0.05)
@@ -154,14 +154,14 @@ def test_setting_changes_the_weights_and_is_repeatable(setting: dict[str, object
     """Each setting of the recipe has an effect, and the same one each time."""
     values = {"epochs": 2, "batch_size": 8, "learning_rate": 0.05, **setting}
     config = TrainConfig(**values)  # type: ignore[arg-type]
-    math = ComputeConfig(torch.device("cpu"), "bf16" if "precision" in setting else "fp32")
+    compute = ComputeConfig(torch.device("cpu"), "bf16" if "precision" in setting else "fp32")
 
     def weights() -> str:
         torch.manual_seed(derive_seed(config.random_seed, "weights"))
         network = build_network("shufflenet_v2_x0_5", 3, image_size=SIZE)
-        state = init_train_state(network, find_head_prefix(network), TASK, config, math)
+        state = init_train_state(network, find_head_prefix(network), TASK, config, compute)
         list(fit(state, config))
-        return hash_weights(serialize_state(state.deployed().state_dict()))
+        return hash_weights(serialize_state(state.inference_model().state_dict()))
 
     first = weights()
     assert first == weights()
@@ -329,14 +329,14 @@ def test_augmentation_depends_on_image_epoch_and_seed_alone(augment: str) -> Non
 def test_features_of_a_frozen_backbone_stand_for_the_images(precision: str) -> None:
     """The last layer learns from a table of features what the whole network then computes."""
     config = TrainConfig(epochs=2, batch_size=8, learning_rate=0.05, freeze="backbone")
-    math = ComputeConfig(torch.device("cpu"), precision)
+    compute = ComputeConfig(torch.device("cpu"), precision)
     torch.manual_seed(1)
     network = build_network("shufflenet_v2_x0_5", 3, image_size=SIZE)
-    state = init_train_state(network, find_head_prefix(network), TASK, config, math)
-    assert state.core is network.get_submodule("fc")
+    state = init_train_state(network, find_head_prefix(network), TASK, config, compute)
+    assert state.trainable is network.get_submodule("fc")
     last = list(fit(state, config))[-1]
     whole = evaluate_network(
-        network, sequential_batches(TASK.valid, 16), TASK.preprocessing, state.math, num_images=9
+        network, sequential_batches(TASK.valid, 16), TASK.preprocessing, state.compute, num_images=9
     )
     assert whole.loss == pytest.approx(last.valid_loss, rel=1e-5)
 
@@ -347,7 +347,7 @@ def test_random_inputs_keep_the_backbone_running(setting: dict[str, object]) -> 
     config = TrainConfig(freeze="backbone", **setting)  # type: ignore[arg-type]
     network = build_network("shufflenet_v2_x0_5", 3, image_size=SIZE)
     state = init_train_state(network, find_head_prefix(network), TASK, config, CPU)
-    assert state.core is network
+    assert state.trainable is network
 
 
 def test_network_that_goes_on_after_its_last_layer_keeps_running() -> None:
@@ -355,7 +355,7 @@ def test_network_that_goes_on_after_its_last_layer_keeps_running() -> None:
     config = TrainConfig(freeze="backbone")
     network = build_network("squeezenet1_1", 3, image_size=SIZE)
     state = init_train_state(network, find_head_prefix(network), TASK, config, CPU)
-    assert state.core is network
+    assert state.trainable is network
 
 
 def test_norms_and_biases_can_be_spared_the_decay() -> None:

@@ -141,7 +141,7 @@ def test_fault_23_pipes_and_sockets_do_not_hang(colors: Path) -> None:
         assert len(images) == 36
         assert "2 pipes, sockets or devices (skipped)" in images.notes
         named = ImageSet("x", colors, (ImageItem("red/pipe.png"), ImageItem("red/socket.png")))
-        assert all(seen.reason for seen in scan_files(named, threads=1).sightings)
+        assert all(seen.reason for seen in scan_files(named, threads=1).files)
 
 
 ODD_NAMES = ["new\nline", 'quo"te', "com,ma", "emo\U0001f600ji", "tab\there", " space "]
@@ -209,12 +209,12 @@ def test_fault_28_a_file_deleted_meanwhile_is_still_in_the_pack(
     colors: Path, tmp_path: Path
 ) -> None:
     """What was packed is used, whatever becomes of the files; without a pack it is an error."""
-    surveyed = scan_files(opened(colors), threads=2)
+    scan = scan_files(opened(colors), threads=2)
     rows = np.arange(36)
 
     def decoded(folder: str, limit_bytes: int):  # type: ignore[no-untyped-def]  # a pack or not
         return open_pack(
-            surveyed, Preprocessing(16), tmp_path / folder, threads=2, limit_bytes=limit_bytes
+            scan, Preprocessing(16), tmp_path / folder, threads=2, limit_bytes=limit_bytes
         )
 
     pack, live = decoded("packs", 10**9), decoded("none", 0)
@@ -228,9 +228,9 @@ def test_fault_28_a_file_deleted_meanwhile_is_still_in_the_pack(
 
 def test_fault_28_a_file_changed_meanwhile_is_refused(colors: Path, tmp_path: Path) -> None:
     """A file that is no longer the one that was surveyed is not packed in its place."""
-    surveyed = scan_files(opened(colors), threads=2)
+    scan = scan_files(opened(colors), threads=2)
     write_image(colors / "red" / "003.png", (1, 1, 1), seed=5)
-    pack = open_pack(surveyed, Preprocessing(16), tmp_path / "packs", threads=2, limit_bytes=10**9)
+    pack = open_pack(scan, Preprocessing(16), tmp_path / "packs", threads=2, limit_bytes=10**9)
     assert [reason for reason in pack.reasons if reason] == ["changed while it was being read"]
 
 

@@ -130,8 +130,10 @@ def begun(
             parameter.grad = torch.zeros_like(parameter)
 
     monkeypatch.setattr(Tensor, "backward", no_gradient)  # the real one wants a real device
-    math = ComputeConfig(device, "bf16" if device == GPU else "fp32")
-    return init_train_state(network, find_head_prefix(network), task, TrainConfig(**settings), math)
+    compute = ComputeConfig(device, "bf16" if device == GPU else "fp32")
+    return init_train_state(
+        network, find_head_prefix(network), task, TrainConfig(**settings), compute
+    )
 
 
 SETTINGS = (
@@ -158,7 +160,9 @@ def test_neither_step_nor_validation_waits_for_the_gpu(
     with Watch(GPU) as watch:
         totals = step(batch)
         with torch.inference_mode():
-            judged = evaluate._score_batch(state.network, batch, state.task.preprocessing, state.math)
+            judged = evaluate._score_batch(
+                state.network, batch, state.task.preprocessing, state.compute
+            )
     assert watch.waits == []
     assert (totals.device, judged.device) == (GPU, GPU)
 
@@ -202,7 +206,7 @@ def test_scoring_waits_for_the_gpu_once_per_batch(monkeypatch: pytest.MonkeyPatc
 
 def test_apples_gpu_is_asked_for_no_float64(monkeypatch: pytest.MonkeyPatch) -> None:
     """MPS has no float64: sums are kept in float32 there, and nothing else is wider."""
-    assert ComputeConfig(torch.device("mps"), "fp32").sums == torch.float32
+    assert ComputeConfig(torch.device("mps"), "fp32").accumulator_dtype == torch.float32
     monkeypatch.setattr(ComputeConfig, "sums", torch.float32)
     # What has no values has no fused kernels either.
     monkeypatch.setattr(optim, "SGD", lambda groups, **kw: SGD(groups, **(kw | {"fused": False})))
@@ -213,7 +217,7 @@ def test_apples_gpu_is_asked_for_no_float64(monkeypatch: pytest.MonkeyPatch) -> 
     with Watch(NOWHERE) as watch:
         totals = TrainingStep(state, TrainConfig(**settings), ALONE, 1)(batch)
         with torch.inference_mode():
-            evaluate._score_batch(state.network, batch, state.task.preprocessing, state.math)
+            evaluate._score_batch(state.network, batch, state.task.preprocessing, state.compute)
     assert watch.doubles == []
     assert totals.device == NOWHERE
 

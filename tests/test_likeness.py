@@ -62,7 +62,7 @@ def test_every_near_pair_of_small_sets_is_found() -> None:
     ]
     assert len(expected) > 50
     found = find_near_duplicates(first, second)
-    assert (found.pairs, found.num_unjudged) == (expected, 0)
+    assert (found.pairs, found.num_skipped) == (expected, 0)
 
 
 def test_copies_are_found_in_a_large_set() -> None:
@@ -85,4 +85,4 @@ def test_images_that_resemble_too_many_are_counted() -> None:
     first = np.concatenate([np.repeat(grays[:1], 600, axis=0), flat])
     second = np.concatenate([grays, flat[:1]])
     found = find_near_duplicates(compute_hashes(first.tobytes()), compute_hashes(second.tobytes()))
-    assert (found.pairs, found.num_unjudged) == ([], 1)
+    assert (found.pairs, found.num_skipped) == ([], 1)

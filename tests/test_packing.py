@@ -72,7 +72,7 @@ def begin(process: "subprocess.Popen[str]") -> None:
 
 
 @pytest.fixture
-def surveyed(colors: Path) -> DatasetScan:
+def scan(colors: Path) -> DatasetScan:
     """Three classes of twelve, surveyed."""
     return scan_files(open_data(str(colors), colors), threads=2)
 
@@ -81,11 +81,9 @@ def surveyed(colors: Path) -> DatasetScan:
 def packed(tmp_path: Path) -> Callable[..., DecodedImages]:
     """Open a survey's pack in a folder of this test's own."""
 
-    def opened(
-        surveyed: DatasetScan, size: int = SIZE, *, limit_bytes: int = 10**9
-    ) -> DecodedImages:
+    def opened(scan: DatasetScan, size: int = SIZE, *, limit_bytes: int = 10**9) -> DecodedImages:
         return open_pack(
-            surveyed, Preprocessing(size), tmp_path / "packs", threads=2, limit_bytes=limit_bytes
+            scan, Preprocessing(size), tmp_path / "packs", threads=2, limit_bytes=limit_bytes
         )
 
     return opened
@@ -98,30 +96,30 @@ def only_pack(tmp_path: Path) -> Path:
 
 
 def test_a_second_run_decodes_nothing(
-    surveyed: DatasetScan, packed: Callable[..., DecodedImages]
+    scan: DatasetScan, packed: Callable[..., DecodedImages]
 ) -> None:
     """The counter says what was decoded: everything, then nothing."""
-    first, again = packed(surveyed), packed(surveyed)
+    first, again = packed(scan), packed(scan)
     assert (first.num_decoded, again.num_decoded) == (36, 0)
     rows = np.arange(36)
     assert (first.pixels(rows) == again.pixels(rows)).all()
 
 
 def test_a_pack_holds_what_the_decoder_makes(
-    surveyed: DatasetScan, packed: Callable[..., DecodedImages]
+    scan: DatasetScan, packed: Callable[..., DecodedImages]
 ) -> None:
     """A row is what scoring would make of the file, bit for bit."""
-    pack = packed(surveyed)
+    pack = packed(scan)
     for row in (0, 17, 35):
-        data = surveyed.images.path_of(surveyed.images.items[row]).read_bytes()
+        data = scan.images.path_of(scan.images.items[row]).read_bytes()
         assert (pack.pixels(np.asarray([row]))[0] == Preprocessing(SIZE).pixels(data)).all()
 
 
 def test_the_same_bytes_under_other_names_are_not_decoded_again(
-    surveyed: DatasetScan, packed: Callable[..., DecodedImages], colors: Path
+    scan: DatasetScan, packed: Callable[..., DecodedImages], colors: Path
 ) -> None:
     """The key is made of contents."""
-    packed(surveyed)
+    packed(scan)
     moved = colors.rename(colors.with_name("moved"))
     assert packed(scan_files(open_data(str(moved), moved), threads=2)).num_decoded == 0
 
@@ -134,13 +132,13 @@ def test_an_unchanged_file_is_not_read_again(colors: Path, tmp_path: Path) -> No
     time.sleep(2.1)  # what changed just now is not trusted
     first = scan_with_cache(images, tmp_path / "ledgers", threads=2)
     (ledger,) = (tmp_path / "ledgers").iterdir()
-    forged = ledger.read_text().replace(first.sightings[0].sha256, "f" * 64)
+    forged = ledger.read_text().replace(first.files[0].sha256, "f" * 64)
     ledger.write_text(forged)
     (colors / images.items[1].name).write_bytes(b"")
     again = scan_with_cache(images, tmp_path / "ledgers", threads=2)
-    assert again.sightings[0].sha256 == "f" * 64  # so it was not read
-    assert again.sightings[1].reason == "empty file"
-    assert again.sightings[2:] == first.sightings[2:]
+    assert again.files[0].sha256 == "f" * 64  # so it was not read
+    assert again.files[1].reason == "empty file"
+    assert again.files[2:] == first.files[2:]
 
 
 def test_a_change_is_seen_though_size_and_time_are_put_back(
@@ -148,20 +146,20 @@ def test_a_change_is_seen_though_size_and_time_are_put_back(
 ) -> None:
     """A file that was changed between survey and decoding is refused, whatever its date."""
     time.sleep(2.1)  # files that have just been written are known by their hash
-    surveyed = scan_files(open_data(str(colors), colors), threads=2)
-    assert all(seen.stamp for seen in surveyed.sightings)
-    path = colors / surveyed.images.items[0].name
+    scan = scan_files(open_data(str(colors), colors), threads=2)
+    assert all(seen.stamp for seen in scan.files)
+    path = colors / scan.images.items[0].name
     before, content = path.stat(), path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert packed(surveyed).reasons[0] == "changed while it was being read"
+    assert packed(scan).reasons[0] == "changed while it was being read"
 
 
 def test_a_damaged_pack_is_made_again(
-    surveyed: DatasetScan, packed: Callable[..., DecodedImages], tmp_path: Path
+    scan: DatasetScan, packed: Callable[..., DecodedImages], tmp_path: Path
 ) -> None:
     """One flipped bit, a missing byte or a spoilt verdict: decoded again, and right."""
-    before = packed(surveyed).pixels(np.arange(36)).clone()
+    before = packed(scan).pixels(np.arange(36)).clone()
     spoilt: list[tuple[str, Callable[[bytes], bytes]]] = [
         ("pixels.npy", lambda data: data[:3000] + bytes([data[3000] ^ 1]) + data[3001:]),
         ("pixels.npy", lambda data: data[:-1]),
@@ -172,59 +170,57 @@ def test_a_damaged_pack_is_made_again(
         content = path.read_bytes()
         path.unlink()  # a mapping of the old file stays as it is
         path.write_bytes(spoil(content))
-        again = packed(surveyed)
+        again = packed(scan)
         assert again.num_decoded == 36
         assert (again.pixels(np.arange(36)) == before).all()
 
 
 def test_a_pack_of_another_version_is_listed_and_made_again(
-    surveyed: DatasetScan, packed: Callable[..., DecodedImages], tmp_path: Path
+    scan: DatasetScan, packed: Callable[..., DecodedImages], tmp_path: Path
 ) -> None:
     """Whole by its checksum, but written otherwise: `data pack --list` says so and goes on."""
-    packed(surveyed)
+    packed(scan)
     path = only_pack(tmp_path) / "pack.json"
     content = '{"num_images": 36, "reasons": {}, "likenesses": "AAAA"}'
     path.write_text(f"{hashlib.sha256(content.encode()).hexdigest()}\n{content}\n")
     [listed] = entries.list_summaries(tmp_path / "packs")
     assert (listed.source, listed.num_images) == (entries.UNREADABLE, 0)
     assert listed.num_bytes > 36 * SIZE * SIZE * 3
-    assert packed(surveyed).num_decoded == 36
+    assert packed(scan).num_decoded == 36
 
 
 def test_the_least_recently_used_pack_leaves_first(
-    surveyed: DatasetScan, packed: Callable[..., DecodedImages], tmp_path: Path
+    scan: DatasetScan, packed: Callable[..., DecodedImages], tmp_path: Path
 ) -> None:
     """A pack that was opened again stays, the one before it goes."""
     limit = int(2.5 * PACK_BYTES)
-    packed(surveyed, 15, limit_bytes=limit)
-    packed(surveyed, 14, limit_bytes=limit)
+    packed(scan, 15, limit_bytes=limit)
+    packed(scan, 14, limit_bytes=limit)
     for entry, used in zip(entries.list_summaries(tmp_path / "packs"), (100, 200), strict=True):
         os.utime(tmp_path / "packs" / entry.key / "pack.json", (used, used))
-    packed(surveyed, 15, limit_bytes=limit)
-    packed(surveyed, SIZE, limit_bytes=limit)
+    packed(scan, 15, limit_bytes=limit)
+    packed(scan, SIZE, limit_bytes=limit)
     sizes = {row.image_size for row in entries.list_summaries(tmp_path / "packs")}
     assert sizes == {15, SIZE}
 
 
 def test_a_pack_that_is_pushed_out_stays_readable(
-    surveyed: DatasetScan, packed: Callable[..., DecodedImages], tmp_path: Path
+    scan: DatasetScan, packed: Callable[..., DecodedImages], tmp_path: Path
 ) -> None:
     """Who has it mapped does not notice."""
-    pack = packed(surveyed)
+    pack = packed(scan)
     before = pack.pixels(np.arange(36)).clone()
     assert entries.clear_entries(tmp_path / "packs").num_packs == 1
     assert (pack.pixels(np.arange(36)) == before).all()
 
 
-def test_what_does_not_fit_is_decoded_as_it_is_needed(
-    surveyed: DatasetScan, tmp_path: Path
-) -> None:
+def test_what_does_not_fit_is_decoded_as_it_is_needed(scan: DatasetScan, tmp_path: Path) -> None:
     """Under too small a limit images are decoded for each batch, alike, and the run says so."""
     notes: list[str] = []
 
     def opened(limit_bytes: int) -> DecodedImages:
         return open_pack(
-            surveyed,
+            scan,
             Preprocessing(SIZE),
             tmp_path / "packs",
             threads=2,
@@ -258,8 +254,8 @@ def test_a_killed_writer_leaves_nothing_that_is_trusted(tmp_path: Path) -> None:
     killed.communicate()
     assert entries.list_entries(tmp_path / "packs") == []
     assert list((tmp_path / "packs").glob(".*"))
-    surveyed = scan_files(open_data(str(folder), folder), threads=2)
-    pack = open_pack(surveyed, Preprocessing(64), tmp_path / "packs", threads=2, limit_bytes=10**9)
+    scan = scan_files(open_data(str(folder), folder), threads=2)
+    pack = open_pack(scan, Preprocessing(64), tmp_path / "packs", threads=2, limit_bytes=10**9)
     assert pack.num_decoded == 1200
     assert not list((tmp_path / "packs").glob(".*"))
 
@@ -294,7 +290,7 @@ def test_pictures_that_look_alike_are_found(tmp_path: Path) -> None:
         shrink_to_grays([sample_image(shapes(2)), sample_image(flat), sample_image(again)])
     )
     found = find_near_duplicates(first, second)
-    assert (found.pairs, found.num_unjudged) == ([(1, 2)], 0)
+    assert (found.pairs, found.num_skipped) == ([(1, 2)], 0)
 
 
 @pytest.mark.parametrize("spoil", [list, lambda rows: {name: [1, 2] for name in rows}, str])
@@ -324,7 +320,7 @@ def test_the_ledger_forgets_files_that_are_gone(colors: Path, tmp_path: Path) ->
     assert kept == {item.name for item in images.items[1:]}
 
 
-def test_what_is_being_written_counts(surveyed: DatasetScan, tmp_path: Path) -> None:
+def test_what_is_being_written_counts(scan: DatasetScan, tmp_path: Path) -> None:
     """Two packs that fit alone but not together are not written at once; of a dead writer's draft
     nothing stays.
     """
@@ -335,7 +331,7 @@ def test_what_is_being_written_counts(surveyed: DatasetScan, tmp_path: Path) -> 
 
     def opened() -> DecodedImages:
         return open_pack(
-            surveyed,
+            scan,
             Preprocessing(SIZE),
             tmp_path / "packs",
             threads=2,

@@ -32,21 +32,21 @@ print(*in_order(make, range(2), threads=2, late=lambda _: "late", seconds=1.5), 
 
 
 @pytest.fixture
-def surveyed(colors: Path) -> DatasetScan:
+def scan(colors: Path) -> DatasetScan:
     """Three classes of twelve, surveyed."""
     return scan_files(open_data(str(colors), colors), threads=2)
 
 
 @pytest.mark.parametrize("limit_bytes", [10**9, 0])
 def test_a_folder_that_was_away_is_read_when_it_is_back(
-    surveyed: DatasetScan, colors: Path, tmp_path: Path, limit_bytes: int
+    scan: DatasetScan, colors: Path, tmp_path: Path, limit_bytes: int
 ) -> None:
     """Neither a pack nor the verdicts of images without one keep that files were gone."""
     notes: list[str] = []
 
     def reasons() -> set[str]:
         opened = open_pack(
-            surveyed,
+            scan,
             Preprocessing(16),
             tmp_path / "packs",
             threads=2,
@@ -66,13 +66,13 @@ def test_a_folder_that_was_away_is_read_when_it_is_back(
 
 
 def test_what_is_decoded_beside_passing_failures_serves_the_run(
-    surveyed: DatasetScan, colors: Path, tmp_path: Path
+    scan: DatasetScan, colors: Path, tmp_path: Path
 ) -> None:
     """The pack that is not kept can be read for as long as the run has it."""
-    gone = colors / surveyed.images.items[0].name
-    data = (colors / surveyed.images.items[1].name).read_bytes()
+    gone = colors / scan.images.items[0].name
+    data = (colors / scan.images.items[1].name).read_bytes()
     gone.unlink()
-    pack = open_pack(surveyed, Preprocessing(16), tmp_path / "packs", threads=2, limit_bytes=10**9)
+    pack = open_pack(scan, Preprocessing(16), tmp_path / "packs", threads=2, limit_bytes=10**9)
     assert isinstance(pack, Pack)
     assert pack.usable() == list(range(1, 36))
     assert (pack.pixels(np.asarray([1]))[0] == Preprocessing(16).pixels(data)).all()
@@ -92,7 +92,7 @@ def test_a_process_that_was_stopped_is_not_taken_for_a_slow_decoder() -> None:
 
 
 def test_a_pack_that_is_deleted_as_soon_as_it_is_there_serves_its_run(
-    surveyed: DatasetScan, tmp_path: Path
+    scan: DatasetScan, tmp_path: Path
 ) -> None:
     """Another run that needs room may take it at any time; whoever made it has it mapped."""
     packs, is_over = tmp_path / "packs", threading.Event()
@@ -110,7 +110,7 @@ def test_a_pack_that_is_deleted_as_soon_as_it_is_there_serves_its_run(
     other.start()
     try:
         for size in range(8, 24):
-            pack = open_pack(surveyed, Preprocessing(size), packs, threads=1, limit_bytes=10**9)
+            pack = open_pack(scan, Preprocessing(size), packs, threads=1, limit_bytes=10**9)
             assert isinstance(pack, Pack)
             assert pack.pixels(np.arange(36)).shape == (36, 3, size, size)
     finally:

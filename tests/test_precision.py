@@ -31,7 +31,7 @@ def test_layout_follows_from_network_precision_and_size(
     """Small images of a network of dense convolutions stay NCHW; all else is NHWC."""
     with torch.device("meta"):
         network = build_network(model, 2, image_size=None)
-    chosen = ComputeConfig(torch.device("cpu"), arithmetic).suited_to(network, size)
+    chosen = ComputeConfig(torch.device("cpu"), arithmetic).with_best_memory_format(network, size)
     assert chosen.layout == layout
 
 
@@ -76,8 +76,8 @@ def test_auto_asks_the_network_too(
     monkeypatch.setattr(precision, "_read_cpuinfo", lambda: described)
     with torch.device("cpu" if model.startswith("regnet") else "meta"):
         network = build_network(model, num_classes, image_size=None)
-    assert resolve_compute("cpu", "auto").suited_to(network, 224).precision == chosen
-    assert resolve_compute("cpu", "bf16").suited_to(network, 224).precision == "bf16"
+    assert resolve_compute("cpu", "auto").with_best_memory_format(network, 224).precision == chosen
+    assert resolve_compute("cpu", "bf16").with_best_memory_format(network, 224).precision == "bf16"
 
 
 def test_rank_without_a_gpu_of_its_own_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

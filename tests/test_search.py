@@ -13,7 +13,7 @@ import mlflow
 import pytest
 
 import trialrun
-from searching import SMALL, desk_of, nested_runs, settings
+from searching import SMALL, make_queue, nested_runs, settings
 from trialrun import mlflow_client as tracking_store
 from trialrun.cli import run_cli as command_line
 from trialrun.config import METRIC_DIRECTIONS
@@ -138,18 +138,20 @@ def test_a_study_goes_on_in_the_same_run(store: str, colors: Path) -> None:
 
 def test_a_study_is_not_gone_on_with_other_settings(store: str, colors: Path) -> None:
     """Trials of other epochs or ranges would not be comparable."""
-    desk_of(store, colors, study="taken")
+    make_queue(store, colors, study="taken")
     with pytest.raises(InvalidParameterError, match="epochs=1"):
-        desk_of(store, colors, study="taken", epochs=2)
+        make_queue(store, colors, study="taken", epochs=2)
 
 
 def test_a_hopeless_trial_is_pruned(store: str, colors: Path, tmp_path: Path) -> None:
     """Far worse than the median after an epoch, it ends FINISHED, without a model."""
-    starts = [{"learning_rate": rate} for rate in (0.001, 0.0011, 0.0012, 0.0013, 0.0014, 0.1)]
+    enqueued_params = [
+        {"learning_rate": rate} for rate in (0.001, 0.0011, 0.0012, 0.0013, 0.0014, 0.1)
+    ]
     file = tmp_path / "starts.json"
-    file.write_text(json.dumps(starts))
-    given = settings(colors, trials=6, epochs=2, batch_size=4, enqueue=str(file))
-    result = trialrun.run_search(**given)
+    file.write_text(json.dumps(enqueued_params))
+    raw_settings = settings(colors, trials=6, epochs=2, batch_size=4, enqueue=str(file))
+    result = trialrun.run_search(**raw_settings)
     last = nested_runs(store, result.run_id)[-1]
     assert (result.num_trials["complete"], result.num_trials["pruned"]) == (5, 1)
     assert last.info.status == "FINISHED"
@@ -162,8 +164,8 @@ def test_a_search_that_is_cut_goes_on(store: str, colors: Path) -> None:
     """SIGINT ends run and trial as KILLED with exit 75; the same study then completes."""
     import mlflow
 
-    given = settings(colors, epochs=4, trials=3, study="cut", pruner="none", patience=9)
-    flags = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
+    raw_settings = settings(colors, epochs=4, trials=3, study="cut", pruner="none", patience=9)
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in raw_settings.items()]
     process = subprocess.Popen([sys.executable, "-m", "trialrun", "search", *flags])
     client = mlflow.MlflowClient(store)
     _wait_for_trial(client)
@@ -173,7 +175,7 @@ def test_a_search_that_is_cut_goes_on(store: str, colors: Path) -> None:
     statuses = {run.info.status for run in client.search_runs([experiment.experiment_id])}
     assert "RUNNING" not in statuses
     assert "KILLED" in statuses
-    result = trialrun.run_search(**given)
+    result = trialrun.run_search(**raw_settings)
     runs = nested_runs(store, result.run_id)
     assert sum(run.info.status == "FINISHED" for run in runs) == 3
     assert client.get_run(result.run_id).info.status == "FINISHED"

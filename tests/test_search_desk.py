@@ -7,22 +7,22 @@ import pytest
 from sqlalchemy import Engine, text
 
 import trialrun
-from searching import claimed, desk_of, nested_runs, settings
+from searching import claim_next, make_queue, nested_runs, settings
 from trialrun.errors import OutOfMemoryError, TrialrunError
 from trialrun.tuning.study.trial_queue import ClaimedTrial, Finished, NothingYet
 
 
 def test_the_pruner_sees_every_epoch(store: str, colors: Path) -> None:
     """After five trials, one worse than their median is to be pruned, and counts as done."""
-    desk = desk_of(store, colors, trials=6)
+    queue = make_queue(store, colors, trials=6)
     for _ in range(5):
-        claim = claimed(desk)
-        assert not desk.report(claim, 1.0, 1)
-        assert desk.complete(claim, [1.0])
-    claim = claimed(desk)
-    assert desk.report(claim, 2.0, 1)
-    assert desk.prune(claim)
-    assert isinstance(desk.claim("tester"), Finished)
+        claim = claim_next(queue)
+        assert not queue.report(claim, 1.0, 1)
+        assert queue.complete(claim, [1.0])
+    claim = claim_next(queue)
+    assert queue.report(claim, 2.0, 1)
+    assert queue.prune(claim)
+    assert isinstance(queue.claim("tester"), Finished)
 
 
 def test_a_failing_trial_is_replaced(store: str, colors: Path) -> None:
@@ -39,73 +39,73 @@ def test_a_failing_trial_is_replaced(store: str, colors: Path) -> None:
 
 def test_endless_failure_ends_the_search(store: str, colors: Path) -> None:
     """Ten failures in a row are told with the last one's reason."""
-    desk = desk_of(store, colors)
+    queue = make_queue(store, colors)
     for _ in range(10):
-        desk.fail(claimed(desk), "ValueError: wrong")
+        queue.fail(claim_next(queue), "ValueError: wrong")
     with pytest.raises(TrialrunError, match="ValueError: wrong"):
-        desk.claim("tester")
+        queue.claim("tester")
 
 
 def test_a_study_that_ended_with_failures_goes_on(store: str, colors: Path) -> None:
     """Ten failures of an earlier call do not count; ten new ones end this call as well."""
-    desk = desk_of(store, colors)
+    queue = make_queue(store, colors)
     for _ in range(10):
-        desk.fail(claimed(desk), "ValueError: wrong")
-    again = desk_of(store, colors)
+        queue.fail(claim_next(queue), "ValueError: wrong")
+    again = make_queue(store, colors)
     for _ in range(10):
-        again.fail(claimed(again), "ValueError: wrong again")
+        again.fail(claim_next(again), "ValueError: wrong again")
     with pytest.raises(TrialrunError, match="10 trials in a row have failed"):
         again.claim("tester")
 
 
 def test_batches_that_do_not_fit_are_not_tried_again(store: str, colors: Path) -> None:
     """After a batch of 8 did not fit, none as large is proposed, and the count is kept."""
-    desk = desk_of(store, colors, trials=20, batch_size="2,4,8,16")
-    desk.does_not_fit(claimed(desk), 8)
+    queue = make_queue(store, colors, trials=20, batch_size="2,4,8,16")
+    queue.prune_out_of_memory(claim_next(queue), 8)
     sizes = []
-    while isinstance(claim := desk.claim("tester"), ClaimedTrial):
+    while isinstance(claim := queue.claim("tester"), ClaimedTrial):
         sizes.append(claim.settings["batch_size"])
-        desk.complete(claim, [1.0])
+        queue.complete(claim, [1.0])
     assert len(sizes) == 20
     assert set(sizes) == {2, 4}
-    desk.study.set_user_attr("batch_size_too_large", 2)
-    desk.num_trials = 21
+    queue.study.set_user_attr("batch_size_too_large", 2)
+    queue.num_trials = 21
     with pytest.raises(OutOfMemoryError):
-        desk.claim("tester")
+        queue.claim("tester")
 
 
 def test_no_more_trials_are_begun_than_were_asked_for(store: str, colors: Path) -> None:
     """While the last trials run there is nothing to claim; a lost one is handed out again."""
-    desk = desk_of(store, colors, trials=2)
-    first, second = claimed(desk), claimed(desk)
+    queue = make_queue(store, colors, trials=2)
+    first, second = claim_next(queue), claim_next(queue)
     assert first.settings != second.settings
-    assert isinstance(desk.claim("other"), NothingYet)
-    desk.complete(first, [1.0])
-    desk.release("tester")
-    third = claimed(desk)
+    assert isinstance(queue.claim("other"), NothingYet)
+    queue.complete(first, [1.0])
+    queue.release("tester")
+    third = claim_next(queue)
     assert third.settings == second.settings
     assert third.seed_number == second.seed_number
-    assert not desk.complete(second, [1.0])
-    assert desk.complete(third, [1.0])
-    assert isinstance(desk.claim("other"), Finished)
+    assert not queue.complete(second, [1.0])
+    assert queue.complete(third, [1.0])
+    assert isinstance(queue.claim("other"), Finished)
 
 
 def test_a_trial_is_retried_up_to_a_limit(store: str, colors: Path) -> None:
     """A trial that takes its worker with it each time gives way to another."""
-    desk = desk_of(store, colors, retries=1)
+    queue = make_queue(store, colors, retries=1)
     rates = []
     for _ in range(3):
-        rates.append(claimed(desk).settings["learning_rate"])
-        desk.release("tester")
+        rates.append(claim_next(queue).settings["learning_rate"])
+        queue.release("tester")
     assert rates[0] == rates[1] != rates[2]
 
 
 def test_a_silent_worker_is_given_up(store: str, colors: Path) -> None:
     """Without a heartbeat for three intervals, a trial is begun again by another worker."""
-    desk = desk_of(store, colors, trials=1, heartbeat_seconds=1)
-    lost = claimed(desk)
+    queue = make_queue(store, colors, trials=1, heartbeat_seconds=1)
+    lost = claim_next(queue)
     deadline = time.monotonic() + 20
-    while isinstance(claim := desk.claim("other"), NothingYet):
+    while isinstance(claim := queue.claim("other"), NothingYet):
         assert time.monotonic() < deadline
         time.sleep(0.2)
     assert isinstance(claim, ClaimedTrial)
@@ -114,9 +114,9 @@ def test_a_silent_worker_is_given_up(store: str, colors: Path) -> None:
 
 def test_a_heartbeat_outlives_a_hiccup_of_the_database(store: str, colors: Path) -> None:
     """The beats' table is gone for two beats; when it is back, the trial shows life again."""
-    desk = desk_of(store, colors, heartbeat_seconds=1)
-    engine = desk.storage.rdb.engine
-    with desk.beating(claimed(desk)):
+    queue = make_queue(store, colors, heartbeat_seconds=1)
+    engine = queue.storage.rdb.engine
+    with queue.heartbeat(claim_next(queue)):
         with engine.begin() as connection:
             connection.execute(text("ALTER TABLE trial_heartbeats RENAME TO away"))
         time.sleep(2.5)
@@ -136,69 +136,73 @@ def _last_beat(engine: Engine) -> str:
 
 def test_a_grid_goes_through_all_combinations_once(store: str, colors: Path) -> None:
     """Six combinations are six trials, though more were asked for."""
-    given = {"sampler": "grid", "learning_rate": "1e-3,1e-2", "batch_size": "2,4,8"}
-    desk = desk_of(store, colors, trials=50, **given)
+    raw_settings = {"sampler": "grid", "learning_rate": "1e-3,1e-2", "batch_size": "2,4,8"}
+    queue = make_queue(store, colors, trials=50, **raw_settings)
     seen = []
-    while isinstance(claim := desk.claim("tester"), ClaimedTrial):
+    while isinstance(claim := queue.claim("tester"), ClaimedTrial):
         seen.append(tuple(claim.settings.values()))
-        desk.complete(claim, [1.0])
+        queue.complete(claim, [1.0])
     assert len(seen) == len(set(seen)) == 6
 
 
 def test_a_grid_is_filled_up_where_points_fail(store: str, colors: Path) -> None:
     """Two of six combinations fail: others take their places until four have completed."""
-    given = {"sampler": "grid", "learning_rate": "1e-3,1e-2", "batch_size": "2,4,8"}
-    desk = desk_of(store, colors, trials=4, **given)
+    raw_settings = {"sampler": "grid", "learning_rate": "1e-3,1e-2", "batch_size": "2,4,8"}
+    queue = make_queue(store, colors, trials=4, **raw_settings)
     seen = []
     for _ in range(2):
-        failing = claimed(desk)
+        failing = claim_next(queue)
         seen.append(tuple(failing.settings.values()))
-        desk.fail(failing, "ValueError: wrong")
-    while isinstance(claim := desk.claim("tester"), ClaimedTrial):
+        queue.fail(failing, "ValueError: wrong")
+    while isinstance(claim := queue.claim("tester"), ClaimedTrial):
         seen.append(tuple(claim.settings.values()))
-        desk.complete(claim, [1.0])
+        queue.complete(claim, [1.0])
     assert len(seen) == len(set(seen)) == 6
 
 
 def test_points_too_large_for_the_memory_do_not_end_a_grid(store: str, colors: Path) -> None:
     """A batch of 8 did not fit: 28 points as large are passed over, four of 32 are trained."""
-    given = {"sampler": "grid", "learning_rate": "1e-3,1e-2,2e-2,3e-2"}
-    desk = desk_of(store, colors, trials=50, batch_size="2,8,9,10,11,12,13,14", **given)
-    desk.study.set_user_attr("batch_size_too_large", 8)
+    raw_settings = {"sampler": "grid", "learning_rate": "1e-3,1e-2,2e-2,3e-2"}
+    queue = make_queue(store, colors, trials=50, batch_size="2,8,9,10,11,12,13,14", **raw_settings)
+    queue.study.set_user_attr("batch_size_too_large", 8)
     sizes = []
-    while not isinstance(claim := desk.claim("tester"), Finished):
+    while not isinstance(claim := queue.claim("tester"), Finished):
         if isinstance(claim, ClaimedTrial):
             sizes.append(claim.settings["batch_size"])
-            desk.complete(claim, [1.0])
+            queue.complete(claim, [1.0])
     assert sizes == [2] * 4
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "gp", "cmaes", "random"])
 def test_samplers_propose_within_the_space(store: str, colors: Path, sampler: str) -> None:
     """Every sampler works trial by trial; the defaults come first."""
-    given = {"batch_size": "4,8,16", "weight_decay": "1e-5:1e-2", "label_smoothing": "0.0:0.3"}
-    desk = desk_of(store, colors, trials=13, sampler=sampler, **given)
+    raw_settings = {
+        "batch_size": "4,8,16",
+        "weight_decay": "1e-5:1e-2",
+        "label_smoothing": "0.0:0.3",
+    }
+    queue = make_queue(store, colors, trials=13, sampler=sampler, **raw_settings)
     for number in range(13):
-        claim = claimed(desk)
-        assert desk.plan.space.fitting(claim.settings) == claim.settings
+        claim = claim_next(queue)
+        assert queue.plan.space.fitting(claim.settings) == claim.settings
         if number == 0:
             assert claim.settings["learning_rate"] == 0.001
-        desk.complete(claim, [float(claim.settings["learning_rate"])])
+        queue.complete(claim, [float(claim.settings["learning_rate"])])
 
 
 def test_starts_come_from_a_file_and_from_another_study(
     store: str, colors: Path, tmp_path: Path
 ) -> None:
     """After the defaults come the file's settings, then the other study's best."""
-    other = desk_of(store, colors, study="other", trials=2)
+    other = make_queue(store, colors, study="other", trials=2)
     for loss in (2.0, 1.0):
-        claim = claimed(other)
+        claim = claim_next(other)
         other.complete(claim, [loss])
         best = claim.settings["learning_rate"]
     file = tmp_path / "starts.json"
     file.write_text('[{"learning_rate": 0.05}]')
-    desk = desk_of(store, colors, study="new", from_study="other", enqueue=str(file))
-    rates = [claimed(desk).settings["learning_rate"] for _ in range(3)]
+    queue = make_queue(store, colors, study="new", from_study="other", enqueue=str(file))
+    rates = [claim_next(queue).settings["learning_rate"] for _ in range(3)]
     assert rates == [0.001, 0.05, best]
 
 
@@ -208,6 +212,6 @@ def test_starts_that_leave_a_setting_open_do_not_share_it(
     """What a start of the file does not say is drawn for each start anew."""
     file = tmp_path / "starts.json"
     file.write_text('[{"batch_size": 4}, {"batch_size": 8}, {"batch_size": 4}]')
-    desk = desk_of(store, colors, batch_size="4,8", enqueue=str(file))
-    rates = [claimed(desk).settings["learning_rate"] for _ in range(5)]
+    queue = make_queue(store, colors, batch_size="4,8", enqueue=str(file))
+    rates = [claim_next(queue).settings["learning_rate"] for _ in range(5)]
     assert len(set(rates)) == 5

@@ -12,7 +12,7 @@ from typing import Any
 import mlflow
 
 import trialrun
-from searching import claimed, desk_of, settings
+from searching import claim_next, make_queue, settings
 from trialrun.tuning.callbacks import NoOpSearchCallback
 from trialrun.tuning.plan import plan_search
 from trialrun.tuning.reporting.parent_run import end_lost_run
@@ -20,9 +20,9 @@ from trialrun.tuning.study.study import PARENT_RUN
 from trialrun.tuning.study.trial_queue import RUN_ID
 
 
-def command(given: dict[str, Any]) -> list[str]:
+def command(raw_settings: dict[str, Any]) -> list[str]:
     """The command line of a search."""
-    flags = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in raw_settings.items()]
     return [sys.executable, "-m", "trialrun", "search", *flags]
 
 
@@ -36,12 +36,12 @@ def opened(store: str) -> str:
 
 def test_a_joiner_that_fails_to_conclude_ends_the_parent_run(store: str, colors: Path) -> None:
     """Its owner dies without a trial; the joiner has none to conclude with: the run is FAILED."""
-    given = settings(colors, study="dead", timeout=1e-3)
-    desk = desk_of(store, colors, study="dead")
+    raw_settings = settings(colors, study="dead", timeout=1e-3)
+    queue = make_queue(store, colors, study="dead")
     parent = opened(store)
-    desk.study.set_user_attr(PARENT_RUN, parent)
-    with desk.storage.try_lock("dead/owner"):
-        joiner = subprocess.Popen(command(given), stderr=subprocess.PIPE, text=True)
+    queue.study.set_user_attr(PARENT_RUN, parent)
+    with queue.storage.try_lock("dead/owner"):
+        joiner = subprocess.Popen(command(raw_settings), stderr=subprocess.PIPE, text=True)
         assert joiner.stderr is not None
         while "joining" not in (line := joiner.stderr.readline()):
             assert line
@@ -141,11 +141,11 @@ def test_no_lock_files_are_left(store: str, colors: Path) -> None:
 
 def test_a_finished_run_whose_trial_was_lost_stands_for_no_trial(store: str, colors: Path) -> None:
     """The worker died between ending the run and telling the study: the trial is begun again."""
-    desk = desk_of(store, colors, study="lost")
+    queue = make_queue(store, colors, study="lost")
     client, run_id = mlflow.MlflowClient(store), opened(store)
-    claim = claimed(desk)
-    desk.note(claim, RUN_ID, run_id)
+    claim = claim_next(queue)
+    queue.note(claim, RUN_ID, run_id)
     client.set_terminated(run_id, "FINISHED")
-    [trial] = desk.study.get_trials()
+    [trial] = queue.study.get_trials()
     end_lost_run(client, trial)
     assert client.get_run(run_id).info.status == "KILLED"

@@ -86,9 +86,9 @@ def postgres() -> Iterator[str]:
         yield url
 
 
-def begin(given: dict[str, Any]) -> "subprocess.Popen[str]":
+def begin(raw_settings: dict[str, Any]) -> "subprocess.Popen[str]":
     """A search in a process of its own."""
-    flags = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in raw_settings.items()]
     return subprocess.Popen(
         [sys.executable, "-m", "trialrun", "search", "--json", *flags],
         stdout=subprocess.PIPE,
@@ -137,7 +137,7 @@ def test_killed_workers_lose_no_trial(postgres: str, store: str, colors: Path) -
     """Two workers of four get SIGKILL in mid-trial: exactly 40 trials complete, none is left."""
     from optuna.trial import TrialState
 
-    given = settings(
+    raw_settings = settings(
         colors,
         pruner="none",
         trials=40,
@@ -146,7 +146,7 @@ def test_killed_workers_lose_no_trial(postgres: str, store: str, colors: Path) -
         storage=postgres,
         heartbeat_seconds=1,
     )
-    process = begin(given)
+    process = begin(raw_settings)
     for pid in workers_in_trials(process, postgres, "killed")[:2]:
         os.kill(pid, signal.SIGKILL)
     result = answer(process)
@@ -186,10 +186,10 @@ def test_two_machines_share_a_study(postgres: str, store: str, colors: Path) -> 
     """The same command twice at once: as many trials as asked for in all, and one version."""
     import mlflow
 
-    given = settings(
+    raw_settings = settings(
         colors, pruner="none", trials=6, study="shared", storage=postgres, register_as="shared"
     )
-    one, other = (answer(process) for process in [begin(given), begin(given)])
+    one, other = (answer(process) for process in [begin(raw_settings), begin(raw_settings)])
     assert one["run_id"] == other["run_id"]
     assert one["weights_sha256"] == other["weights_sha256"]
     assert one["num_trials"]["complete"] == other["num_trials"]["complete"] == 6
@@ -221,7 +221,7 @@ def test_a_lock_whose_connection_was_cut_is_taken_again(postgres: str) -> None:
         with ours.try_lock("one") as lock:
             assert cut_owners(theirs) == 1
             assert lock
-            assert lock.is_kept()
+            assert lock.is_held()
             with theirs.try_lock("one") as other:
                 assert other is None
         with theirs.try_lock("one") as other:
@@ -240,9 +240,9 @@ def test_a_lock_that_another_has_taken_is_known_to_be_lost(postgres: str) -> Non
         with theirs.try_lock("two") as other:
             assert other
             assert lock
-            assert not lock.is_kept()
+            assert not lock.is_held()
             stack.close()
-            assert other.is_kept()
+            assert other.is_held()
             with ours.try_lock("two") as again:
                 assert again is None
 
@@ -251,8 +251,8 @@ def test_a_cut_connection_costs_no_search(postgres: str, store: str, colors: Pat
     """The owner's is cut during the first trial: the search ends well, with one version."""
     import mlflow
 
-    given = settings(colors, trials=3, study="cut", storage=postgres, register_as="cut")
-    process = begin({**given, "pruner": "none"})
+    raw_settings = settings(colors, trials=3, study="cut", storage=postgres, register_as="cut")
+    process = begin({**raw_settings, "pruner": "none"})
     with closing(open_storage(postgres, heartbeat_seconds=1)) as storage:
         while not studied(postgres, "cut"):
             assert process.poll() is None
@@ -271,17 +271,17 @@ def test_what_another_machine_concludes_is_not_concluded_twice(
     """The lock was cut and taken during the search: its owner waits, and takes the result."""
     from trialrun.tuning.run import run_search
 
-    given = settings(colors, trials=1, study="taken", storage=postgres, register_as="taken")
+    raw_settings = settings(colors, trials=1, study="taken", storage=postgres, register_as="taken")
     with (
         closing(open_storage(postgres, heartbeat_seconds=1)) as storage,
         ThreadPoolExecutor(1) as pool,
     ):
         watching = Robbed(storage, "taken/owner")
-        searching = pool.submit(run_search, plan_search(given), watching)
+        searching = pool.submit(run_search, plan_search(raw_settings), watching)
         assert watching.is_told.wait(120)
         assert studied_attributes(storage, "taken").get(CONCLUDED) is None
         assert not searching.done()
-        watching.give_back()
+        watching.requeue()
         assert searching.result(120).model_version == "1"
 
 
@@ -302,7 +302,7 @@ class Robbed(NoOpSearchCallback):
         if "another machine concludes" in text:
             self.is_told.set()
 
-    def give_back(self) -> None:
+    def requeue(self) -> None:
         """Let go of the lock without having concluded, as a machine that dies."""
         self._stack.close()
 

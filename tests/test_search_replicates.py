@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 import trialrun
-from searching import claimed, desk_of, nested_runs, settings
+from searching import claim_next, make_queue, nested_runs, settings
 from trialrun.errors import InvalidParameterError
 from trialrun.tuning.callbacks import NoOpSearchCallback
 from trialrun.tuning.plan import plan_search
@@ -52,39 +52,39 @@ def test_equal_differences_are_no_proof(num_replicates: int, is_beyond_noise: bo
 
 def test_replicates_are_refused_where_models_were_not_kept(store: str, colors: Path) -> None:
     """A study begun without them kept one model; what would be compared need not be the best."""
-    given = settings(colors, study="begun", learning_rate="1e-3,1e-2")
-    desk = desk_of(store, colors, study="begun", learning_rate="1e-3,1e-2")
-    desk.complete(claimed(desk), [1.0])
+    raw_settings = settings(colors, study="begun", learning_rate="1e-3,1e-2")
+    queue = make_queue(store, colors, study="begun", learning_rate="1e-3,1e-2")
+    queue.complete(claim_next(queue), [1.0])
     with pytest.raises(InvalidParameterError, match="1 best settings only") as caught:
-        trialrun.run_search(**given, storage=desk.storage.url, replicates=2)
+        trialrun.run_search(**raw_settings, storage=queue.storage.url, replicates=2)
     assert "--from-study begun" in caught.value.hint
 
 
 def test_a_study_with_replicates_takes_as_many_finalists_later(store: str, colors: Path) -> None:
     """Begun with 3, it goes on with 2 or without any, and keeps 3 models all the while."""
     for more in ({"replicates": 2}, {}, {"replicates": 2, "finalists": 2}, {"replicates": 2}):
-        desk = desk_of(store, colors, study="kept", **more)
-        desk.complete(claimed(desk), [1.0])
+        queue = make_queue(store, colors, study="kept", **more)
+        queue.complete(claim_next(queue), [1.0])
     with pytest.raises(InvalidParameterError, match="3 best settings only"):
-        desk_of(store, colors, study="kept", replicates=2, finalists=4)
+        make_queue(store, colors, study="kept", replicates=2, finalists=4)
 
 
 def test_settings_that_were_tried_twice_are_one_finalist(store: str, colors: Path) -> None:
     """The best two of three settings are replicated, though one of them had the two best trials."""
-    desk = desk_of(store, colors, learning_rate="1e-3,1e-2,2e-2", replicates=2, finalists=2)
+    queue = make_queue(store, colors, learning_rate="1e-3,1e-2,2e-2", replicates=2, finalists=2)
     for rate in (1e-3, 1e-3, 1e-2, 2e-2):
-        desk.study.enqueue_trial({"learning_rate": rate})
+        queue.study.enqueue_trial({"learning_rate": rate})
     losses = {1e-3: [1.0, 1.1, 1.15], 1e-2: [1.2], 2e-2: [1.3]}
     for _ in range(5):
-        claim = claimed(desk)
-        desk.complete(claim, [losses[claim.settings["learning_rate"]].pop(0)])
-    chosen = find_finalists(desk.study.get_trials(), desk.plan)
+        claim = claim_next(queue)
+        queue.complete(claim, [losses[claim.settings["learning_rate"]].pop(0)])
+    chosen = find_finalists(queue.study.get_trials(), queue.plan)
     assert [trial.params["learning_rate"] for trial in chosen] == [1e-3, 1e-2]
 
 
 def test_every_finalist_has_its_model(store: str, colors: Path) -> None:
     """The second best settings keep theirs, though the best were tried three times before."""
-    given: dict[str, Any] = {
+    raw_settings: dict[str, Any] = {
         "learning_rate": "1e-3,5e-2",
         "trials": 4,
         "pruner": "none",
@@ -92,10 +92,10 @@ def test_every_finalist_has_its_model(store: str, colors: Path) -> None:
         "finalists": 2,
         "study": "twice",
     }
-    desk = desk_of(store, colors, **given)  # the default of 1e-3 waits there
+    queue = make_queue(store, colors, **raw_settings)  # the default of 1e-3 waits there
     for rate in (1e-3, 1e-3, 5e-2):
-        desk.study.enqueue_trial({"learning_rate": rate})
-    result = trialrun.run_search(**settings(colors, **given))
+        queue.study.enqueue_trial({"learning_rate": rate})
+    result = trialrun.run_search(**settings(colors, **raw_settings))
     runs = nested_runs(store, result.run_id)
     replicates = [run for run in runs if "replicate" in run.data.tags]
     assert {run.data.params["learning_rate"] for run in replicates} == {"0.001", "0.05"}
@@ -129,9 +129,9 @@ def test_replicates_are_told_by_their_trial_and_settings(store: str, colors: Pat
 
 def test_no_replicate_is_begun_after_the_timeout(store: str, colors: Path) -> None:
     """A third replicate each, asked for without any time, is not trained; the others stand."""
-    given = settings(colors, trials=2, study="over", pruner="none")
-    trialrun.run_search(**given, replicates=2)
-    result = trialrun.run_search(**given, replicates=3, timeout=1e-3)
+    raw_settings = settings(colors, trials=2, study="over", pruner="none")
+    trialrun.run_search(**raw_settings, replicates=2)
+    result = trialrun.run_search(**raw_settings, replicates=3, timeout=1e-3)
     runs = nested_runs(store, result.run_id)
     assert sum("replicate" in run.data.tags for run in runs) == 4
     assert result.search_stop_reason == "completed"

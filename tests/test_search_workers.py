@@ -24,8 +24,8 @@ def test_workers_prune_as_the_search_says(store: str, colors: Path, tmp_path: Pa
     rates = (0.001, 0.0011, 0.0012, 0.0013, 0.0014, 0.1, 0.1, 0.1)
     file = tmp_path / "starts.json"
     file.write_text(json.dumps([{"learning_rate": rate} for rate in rates]))
-    given = settings(colors, trials=9, epochs=2, batch_size=4, enqueue=str(file))
-    result = trialrun.run_search(**given, workers=2, pruner="none")
+    raw_settings = settings(colors, trials=9, epochs=2, batch_size=4, enqueue=str(file))
+    result = trialrun.run_search(**raw_settings, workers=2, pruner="none")
     assert (result.num_trials["complete"], result.num_trials["pruned"]) == (9, 0)
 
 
@@ -51,8 +51,10 @@ def test_workers_print_no_links(
     store: str, colors: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """MLflow prints where a run is to be seen, with the password that its server's address has."""
-    given = settings(colors, trials=2, workers=2, storage=f"sqlite:///{tmp_path / 'optuna.db'}")
-    flags = [f"--{name.replace('_', '-')}={text}" for name, text in given.items()]
+    raw_settings = settings(
+        colors, trials=2, workers=2, storage=f"sqlite:///{tmp_path / 'optuna.db'}"
+    )
+    flags = [f"--{name.replace('_', '-')}={text}" for name, text in raw_settings.items()]
     command = [sys.executable, "-m", "trialrun", "search", "--json", *flags]
     with tracking_server(store) as address:
         _await(address)

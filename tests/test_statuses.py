@@ -162,9 +162,9 @@ class AfterFirstEpoch(NoOpCallback):
     def __init__(self, act: Callable[[], None]) -> None:
         self._act = act
 
-    def epoch(self, standing: EpochStatus, epochs: int) -> None:
+    def epoch(self, status: EpochStatus, epochs: int) -> None:
         """Do it."""
-        if standing.result.epoch == 1:
+        if status.result.epoch == 1:
             self._act()
 
 

@@ -284,11 +284,11 @@ def test_a_turn_of_a_deleted_version_is_void(client: Any) -> None:
     client.delete_model_version("m", "2")
     found = aliases.read_alias_history(client, "m", "champion")
     assert [each.kind for each in found.seen()] == [PROMOTION, VOID]
-    assert (found.holder, found.standing()) == ("1", ["1"])
+    assert (found.holder, found.active_stack()) == ("1", ["1"])
     promote(client, "3")
     assert (holder(client), holder(client, "previous")) == ("3", "1")
-    tenures = aliases.read_alias_history(client, "m", "champion").tenures()
-    assert tenures[0].until == tenures[2].entry.at
+    periods = aliases.read_alias_history(client, "m", "champion").periods()
+    assert periods[0].until == periods[2].entry.at
 
 
 def test_a_version_deleted_after_it_was_judged_is_told(client: Any) -> None:
@@ -321,7 +321,7 @@ def test_who_was_set_by_hand_between_two_stays_counts(client: Any) -> None:
     promote(client, "1")
     client.set_registered_model_alias("m", "champion", "5")
     promote(client, "1")
-    assert aliases.read_alias_history(client, "m", "champion").standing() == ["1", "5", "1"]
+    assert aliases.read_alias_history(client, "m", "champion").active_stack() == ["1", "5", "1"]
     assert restore_previous(client, "m", "champion", "back").version == "5"
 
 
@@ -329,8 +329,8 @@ def test_one_version_holds_the_alias_until_now(client: Any) -> None:
     """When a champion was replaced from outside is unknown; only the holder's time has no end."""
     promote(client, "1")
     client.set_registered_model_alias("m", "champion", "5")
-    tenures = aliases.read_alias_history(client, "m", "champion").tenures()
-    assert [each.until for each in tenures] == ["unknown", None]
+    periods = aliases.read_alias_history(client, "m", "champion").periods()
+    assert [each.until for each in periods] == ["unknown", None]
 
 
 def test_an_entry_of_a_newer_trialrun_is_read() -> None:

@@ -170,8 +170,8 @@ def test_digest_of_a_state_tells_every_part_of_it() -> None:
     ):
         digests.add(hash_state({**state, name: tensor}))
     assert len(digests) == 6
-    laid_out = network_of().to(memory_format=torch.channels_last).state_dict()
-    assert hash_state(laid_out) in digests
+    to_memory_format = network_of().to(memory_format=torch.channels_last).state_dict()
+    assert hash_state(to_memory_format) in digests
 
 
 def test_registered_model_is_trained_on_registered_and_loaded_again(

@@ -172,8 +172,8 @@ print(json.dumps(asdict(clear_cache())))
 def test_what_may_not_be_deleted_is_not_said_to_be(tmp_path: Path, cache: Path) -> None:
     """Another user's cache stays, and is not in use either."""
     unpacked_once(archive(tmp_path, "set", seed=1), cache)
-    surveyed = scan_files(open_data(str(tmp_path / "set"), cache), threads=1)
-    open_pack(surveyed, Preprocessing(8), cache / "packs", threads=1, limit_bytes=10**9)
+    scan = scan_files(open_data(str(tmp_path / "set"), cache), threads=1)
+    open_pack(scan, Preprocessing(8), cache / "packs", threads=1, limit_bytes=10**9)
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o755)  # pytest's own folders are closed to others
     try:

@@ -10,7 +10,7 @@ import pytest
 
 import trialrun
 from conftest import write_classes
-from searching import claimed, desk_of, nested_runs, settings
+from searching import claim_next, make_queue, nested_runs, settings
 from trialrun.config import TrainConfig
 from trialrun.engine.steps import count_warm_up_steps
 from trialrun.errors import InvalidParameterError
@@ -126,25 +126,27 @@ def test_impossible_draws_are_neither_trained_nor_counted(
     sampler: str, store: str, colors: Path
 ) -> None:
     """As many possible trials as asked are handed out, whatever else was drawn."""
-    desk = desk_of(
+    queue = make_queue(
         store, colors, sampler=sampler, trials=12, epochs="1:4", warmup_epochs="0:6", batch_size=8
     )
     drawn = []
-    while isinstance(claim := desk.claim("tester"), ClaimedTrial):
+    while isinstance(claim := queue.claim("tester"), ClaimedTrial):
         drawn.append((claim.settings["epochs"], claim.settings["warmup_epochs"]))
-        desk.complete(claim, [1.0])
+        queue.complete(claim, [1.0])
     assert isinstance(claim, Finished)
     assert len(drawn) == 12
     assert all(warmup < epochs for epochs, warmup in drawn)
-    assert any(IMPOSSIBLE in trial.user_attrs for trial in desk.study.get_trials())
+    assert any(IMPOSSIBLE in trial.user_attrs for trial in queue.study.get_trials())
 
 
 def test_search_ends_where_the_possible_is_never_drawn(store: str, colors: Path) -> None:
     """Hundreds of impossible draws in a row are told with the last one's reason."""
-    desk = desk_of(store, colors, sampler="random", trials=2, epochs=1, warmup_steps="0:100000000")
-    desk.complete(claimed(desk), [1.0])  # the defaults, without a warm-up
+    queue = make_queue(
+        store, colors, sampler="random", trials=2, epochs=1, warmup_steps="0:100000000"
+    )
+    queue.complete(claim_next(queue), [1.0])  # the defaults, without a warm-up
     with pytest.raises(InvalidParameterError, match="in a row drew settings"):
-        desk.claim("tester")
+        queue.claim("tester")
 
 
 @pytest.mark.parametrize("other", ["0", 0.0])

@@ -69,17 +69,17 @@ class TerminalProgress:
         elif before // _PLAIN_STEP != self._num_scanned // _PLAIN_STEP:
             print_status(f"{self._what}: {self._num_scanned} done")
 
-    def epoch(self, standing: "EpochStatus", epochs: int) -> None:
+    def epoch(self, status: "EpochStatus", epochs: int) -> None:
         """One line an epoch."""
         self._close_bar()
-        result = standing.result
+        result = status.result
         print_status(
             f"Epoch {result.epoch}/{epochs}  "
             f"train loss {result.train_loss:.4f}  "
             f"valid loss {result.valid_loss:.4f}  "
             f"valid accuracy {result.validation.accuracy:.4f}  "
             f"{result.train_images_per_second:.0f} images/s"
-            + ("  (best)" if standing.is_best else "")
+            + ("  (best)" if status.is_best else "")
         )
 
     def _close_bar(self) -> None:

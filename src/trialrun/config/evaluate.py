@@ -9,9 +9,7 @@ from trialrun.config.settings import as_texts, device_setting, setting
 class EvaluateConfig:
     """How a model is evaluated; build it with `from_values`, which checks it."""
 
-    confidence: float = setting(
-        0.95, "Share of the draws that an interval holds.", low=0.5, below=1
-    )
+    confidence: float = setting(0.95, "Share of the draws that an interval holds.", low=0.5, lt=1)
     draws: int = setting(10_000, "Bootstrap draws.", low=100, high=1_000_000)
     random_seed: int = setting(1, "Decides the bootstrap draws.")
     device: str = device_setting("Where to score; auto is CUDA, else MPS, else the CPU.")

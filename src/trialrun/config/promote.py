@@ -20,7 +20,7 @@ class PromoteConfig:
         "The alias to move.",
         # As MLflow, which asks only when it moves; `previous` is what a promotion moves besides.
         pattern=r"(?!(?i:latest)$|[vV]\d+$|previous($|-))[A-Za-z0-9_-]+",
-        form="letters, digits, - and _, but not latest, v1 or previous",
+        pattern_help="letters, digits, - and _, but not latest, v1 or previous",
     )
     metric: str = setting(
         "accuracy", "What challenger and champion are compared by.", choices=METRICS
@@ -53,9 +53,7 @@ class PromoteConfig:
         False,
         "Judge although the classes differ; images of a class that a model lacks count as wrong.",
     )
-    confidence: float = setting(
-        0.95, "Share of the draws that an interval holds.", low=0.5, below=1
-    )
+    confidence: float = setting(0.95, "Share of the draws that an interval holds.", low=0.5, lt=1)
     draws: int = setting(10_000, "Bootstrap draws.", low=100, high=1_000_000)
     random_seed: int = setting(1, "Decides the bootstrap draws.")
     reason: str | None = setting(None, "Why, in words, for the history.")

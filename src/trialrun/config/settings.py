@@ -29,13 +29,13 @@ class Rule:
     help: str
     low: float = -math.inf
     high: float = math.inf
-    below: float = math.inf
+    lt: float = math.inf
     choices: tuple[str, ...] = ()
     auto: bool = False
     logarithmic: bool = False
     searchable: bool = True
     pattern: str = ""  # a regular expression that the whole text matches
-    form: str = ""  # what matches it, in words
+    pattern_help: str = ""  # what matches it, in words
     repeats: bool = False  # a flag that may be given several times; its texts are joined by commas
 
 
@@ -65,13 +65,13 @@ class Setting:
         if self.rule.choices:
             words = " | ".join(self.rule.choices)
         else:
-            words = self.rule.form or _TYPE_WORDS[self.type] + self._range_words()
+            words = self.rule.pattern_help or _TYPE_WORDS[self.type] + self._range_words()
         if self.rule.auto:
             words += f" | {AUTO_TEXT}"
         return words + f" | {NONE_TEXT}" if self.optional else words
 
     def _range_words(self) -> str:
-        low, high, below = self.rule.low, self.rule.high, self.rule.below
+        low, high, lt = self.rule.low, self.rule.high, self.rule.lt
         if low == -math.inf:
             return ""
         if low == SMALLEST_POSITIVE_DOUBLE:
@@ -79,7 +79,7 @@ class Setting:
         words = f" >= {low:g}"
         if high < math.inf:
             words += f" and <= {high:g}"
-        return words + f" and < {below:g}" if below < math.inf else words
+        return words + f" and < {lt:g}" if lt < math.inf else words
 
     def parse(self, value: Any) -> Any:
         """The setting's value out of text or a Python value.
@@ -109,7 +109,7 @@ class Setting:
             return re.fullmatch(self.rule.pattern, value) is not None
         if isinstance(value, bool) or not isinstance(value, int | float):
             return True
-        return self.rule.low <= value <= self.rule.high and value < self.rule.below
+        return self.rule.low <= value <= self.rule.high and value < self.rule.lt
 
     def _refusal(self, value: Any) -> InvalidParameterError:
         shown = _format_value(value)
@@ -234,6 +234,6 @@ def device_setting(help: str, **rule: Any) -> Any:  # noqa: A002 - as `knob`
         AUTO_TEXT,
         help,
         pattern=r"auto|cpu|cuda(:\d{1,3})?|mps",
-        form="auto | cpu | cuda | cuda:N | mps",
+        pattern_help="auto | cpu | cuda | cuda:N | mps",
         **rule,
     )

@@ -47,7 +47,7 @@ class TrainConfig:
         0.2,
         "Share of train_data held out where valid_data is none.",
         low=1e-6,
-        below=1,
+        lt=1,
         searchable=False,
     )
     group_column: str | None = setting(
@@ -110,7 +110,7 @@ class TrainConfig:
         low=0,
     )
     label_smoothing: float = setting(
-        0.0, "Share of the target spread over all classes.", low=0, below=1
+        0.0, "Share of the target spread over all classes.", low=0, lt=1
     )
     class_weights: str = setting(
         "none",
@@ -124,7 +124,7 @@ class TrainConfig:
         "Decay of an exponential moving average of the weights, which is then validated and kept; "
         "0 is off. The first steps decay faster: (1 + n) / (10 + n) at step n.",
         low=0,
-        below=1,
+        lt=1,
     )
     freeze: str = setting(
         "none", "backbone trains the last layer alone.", choices=("none", "backbone")
@@ -179,7 +179,7 @@ class TrainConfig:
         "Name under which the trained model is registered; none does not.",
         # MLflow would refuse / and : only once the model is trained, and find none by @ or ?.
         pattern=r"(?!\.$|\.\.)[^/:@?]+",
-        form="text without / : @ and ?",
+        pattern_help="text without / : @ and ?",
         searchable=False,
     )
 

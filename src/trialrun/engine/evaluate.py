@@ -41,7 +41,7 @@ def evaluate_network(
     network: nn.Module,
     batches: Iterable[Batch],
     preprocessing: InputTransform,
-    math: ComputeConfig,
+    compute: ComputeConfig,
     *,
     num_images: int,
     ranks: Ranks = ALONE,
@@ -53,12 +53,12 @@ def evaluate_network(
     was_training = network.training
     network.eval()
     started = time.perf_counter()
-    table = torch.zeros(num_images, _NUM_COLUMNS, device=math.device)
+    table = torch.zeros(num_images, _NUM_COLUMNS, device=compute.device)
     try:
         with torch.inference_mode():
             for batch in batches:
-                positions = to_device(torch.from_numpy(batch.positions), math.device)
-                table[positions] = _score_batch(network, batch, preprocessing, math)
+                positions = to_device(torch.from_numpy(batch.positions), compute.device)
+                table[positions] = _score_batch(network, batch, preprocessing, compute)
     finally:
         network.train(was_training)
     table = ranks.sum(table).cpu().double()  # read off the device once
@@ -76,21 +76,21 @@ def evaluate_network(
 
 
 def compute_logits(
-    network: nn.Module, pixels: Tensor, preprocessing: InputTransform, math: ComputeConfig
+    network: nn.Module, pixels: Tensor, preprocessing: InputTransform, compute: ComputeConfig
 ) -> Tensor:
     """(N, C) logits of a batch's inputs, which may be on the CPU still."""
-    inputs = preprocessing.normalised(to_device(pixels, math.device))
-    with math.autocast():
-        logits: Tensor = network(math.laid_out(inputs))
+    inputs = preprocessing.normalised(to_device(pixels, compute.device))
+    with compute.autocast():
+        logits: Tensor = network(compute.to_memory_format(inputs))
     return logits
 
 
 def _score_batch(
-    network: nn.Module, batch: Batch, preprocessing: InputTransform, math: ComputeConfig
+    network: nn.Module, batch: Batch, preprocessing: InputTransform, compute: ComputeConfig
 ) -> Tensor:
     """(N, 6) float32: loss, correct, in top 5, predicted, confidence, label probability."""
-    labels = to_device(batch.labels, math.device)
-    logits = compute_logits(network, batch.pixels, preprocessing, math)
+    labels = to_device(batch.labels, compute.device)
+    logits = compute_logits(network, batch.pixels, preprocessing, compute)
     log_probabilities = F.log_softmax(logits.float(), dim=1)
     of_label = log_probabilities.gather(1, labels[:, None])[:, 0]
     confidence, predicted = log_probabilities.max(dim=1)

@@ -64,7 +64,7 @@ def find_evaluation_fault(
     if lead < _MIN_LEAD or valid_accuracy >= near_chance:
         return None
     sample = _select_sample(state, ranks)
-    found = _evaluation_mode_accuracy(state, state.evaluated(), sample, ranks)
+    found = _evaluation_mode_accuracy(state, state.eval_module(), sample, ranks)
     if found >= near_chance:
         return None  # overfitting, or another distribution of the validation images
     if state.average is not None:
@@ -115,18 +115,18 @@ def _evaluation_mode_accuracy(
         network,
         _iterate_batches(sample, ranks),
         state.task.preprocessing,
-        state.math,
+        state.compute,
         num_images=len(sample),
         ranks=ranks,
     ).accuracy
 
 
 def _training_mode_accuracy(state: TrainState, sample: ImageDataset, ranks: Ranks) -> float:
-    num_correct = torch.zeros((), device=state.math.device)
+    num_correct = torch.zeros((), device=state.compute.device)
     with _training_mode(state.network), torch.no_grad():
         for batch in _iterate_batches(sample, ranks):
             logits = compute_logits(
-                state.network, batch.pixels, state.task.preprocessing, state.math
+                state.network, batch.pixels, state.task.preprocessing, state.compute
             )
             num_correct += (logits.argmax(dim=1).cpu() == batch.labels).sum().to(num_correct)
     return float(ranks.sum(num_correct)) / len(sample)

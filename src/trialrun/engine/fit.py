@@ -53,14 +53,14 @@ def fit(
             trained = _train_epoch(state, config, ranks, epoch, on_step)
             if state.statistics is not None:
                 state.statistics.store()
-            ranks.take_from_first(state.deployed().buffers())
+            ranks.take_from_first(state.inference_model().buffers())
             batch_size = VALID_BATCH_FACTOR * config.batch_size
             batches = sequential_batches(state.task.valid, batch_size, ranks)
             validation = evaluate_network(
-                state.evaluated(),
-                PrefetchIterator(batches, pin=state.math.pins_memory),
+                state.eval_module(),
+                PrefetchIterator(batches, pin=state.compute.pins_memory),
                 state.task.preprocessing,
-                state.math,
+                state.compute,
                 num_images=len(state.task.valid),
                 ranks=ranks,
             )
@@ -113,9 +113,11 @@ def _train_epoch(
             random_seed=config.random_seed,
             ranks=ranks,
         ),
-        pin=state.math.pins_memory,
+        pin=state.compute.pins_memory,
     )
-    totals = torch.zeros(2, dtype=state.math.sums, device=state.math.device)  # loss sum, correct
+    totals = torch.zeros(
+        2, dtype=state.compute.accumulator_dtype, device=state.compute.device
+    )  # loss sum, correct
     for batch in batches:
         learning_rate = float(state.scheduler.get_last_lr()[0])
         totals += step(batch)

@@ -29,10 +29,10 @@ class TrainState:
     """
 
     network: nn.Module
-    core: nn.Module
-    learner: nn.Module
+    trainable: nn.Module
+    train_module: nn.Module
     task: TrainingData
-    math: ComputeConfig
+    compute: ComputeConfig
     optimizer: Optimizer
     scheduler: LambdaLR
     warm_up_steps: int
@@ -42,20 +42,20 @@ class TrainState:
     frozen: bool
     epoch: int = 0  # epochs done
 
-    def deployed(self) -> nn.Module:
+    def inference_model(self) -> nn.Module:
         """The network that is kept: the moving average where there is one."""
         if self.average is None:
             return self.network
         averaged: nn.Module = self.average.module
         return averaged
 
-    def evaluated(self) -> nn.Module:
+    def eval_module(self) -> nn.Module:
         """What takes the task's inputs and computes as `deployed` does."""
-        return self.deployed() if self.core is self.network else self.core
+        return self.inference_model() if self.trainable is self.network else self.trainable
 
     def set_training(self) -> None:
         """Training mode; a frozen backbone keeps its batch-norm statistics."""
-        self.learner.train(not self.frozen)
+        self.train_module.train(not self.frozen)
 
 
 def init_train_state(
@@ -63,32 +63,32 @@ def init_train_state(
     head_prefix: str,
     task: TrainingData,
     config: TrainConfig,
-    math: ComputeConfig,
+    compute: ComputeConfig,
     ranks: Ranks = ALONE,
 ) -> TrainState:
     """The state before the first epoch, `network` moved to the device."""
-    math = math.suited_to(network, task.preprocessing.image_size)
-    if ranks.world_size > 1 and math.device.type == "cuda":
+    compute = compute.with_best_memory_format(network, task.preprocessing.image_size)
+    if ranks.world_size > 1 and compute.device.type == "cuda":
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # CUDA has it, CPUs do not
-    network.to(math.device).to(memory_format=math.memory_format)
+    network.to(compute.device).to(memory_format=compute.memory_format)
     frozen = config.freeze == "backbone"
-    core, learned = network, task
+    trainable, learned = network, task
     if frozen:
         freeze_backbone(network, head_prefix)
-        core, learned = use_features(network, head_prefix, task, config, math)
-    optimizer = make_optimizer(core, config, ranks.world_size)
+        trainable, learned = use_features(network, head_prefix, task, config, compute)
+    optimizer = make_optimizer(trainable, config, ranks.world_size)
     warm_up = count_warm_up_steps(config, len(task.train), ranks.world_size)
     num_steps = config.epochs * steps_per_epoch(config, len(task.train), ranks.world_size)
     return TrainState(
         network=network,
-        core=core,
-        learner=_wrap_ddp(core, config, math, ranks),
+        trainable=trainable,
+        train_module=_wrap_ddp(trainable, config, compute, ranks),
         task=learned,
-        math=math,
+        compute=compute,
         optimizer=optimizer,
         scheduler=make_scheduler(optimizer, config, warm_up, num_steps),
         warm_up_steps=warm_up,
-        scaler=torch.amp.GradScaler(math.device.type, enabled=math.precision == "fp16"),
+        scaler=torch.amp.GradScaler(compute.device.type, enabled=compute.precision == "fp16"),
         average=MovingAverage(network, config.ema) if config.ema else None,
         statistics=None if frozen else RunningStatistics(network),
         frozen=frozen,
@@ -96,12 +96,12 @@ def init_train_state(
 
 
 def _wrap_ddp(
-    learner: nn.Module, config: TrainConfig, math: ComputeConfig, ranks: Ranks
+    train_module: nn.Module, config: TrainConfig, compute: ComputeConfig, ranks: Ranks
 ) -> nn.Module:
     if ranks.world_size > 1:
-        on_cuda = math.device.type == "cuda"
-        learner = DistributedDataParallel(learner, [math.device] if on_cuda else None)
+        on_cuda = compute.device.type == "cuda"
+        train_module = DistributedDataParallel(train_module, [compute.device] if on_cuda else None)
     if config.compile:
-        compiled: nn.Module = torch.compile(learner)  # type: ignore[assignment]
+        compiled: nn.Module = torch.compile(train_module)  # type: ignore[assignment]
         return compiled
-    return learner
+    return train_module

@@ -20,10 +20,10 @@ class TrainingStep:
     """A step of one epoch, with what does not change between steps made once."""
 
     def __init__(self, state: TrainState, config: TrainConfig, ranks: Ranks, epoch: int) -> None:
-        self._state, self._config, self._math = state, config, state.math
+        self._state, self._config, self._math = state, config, state.compute
         self._ranks, self._epoch = ranks, epoch
         labels = torch.from_numpy(state.task.train.labels)
-        self._loss = make_loss(config, labels, state.task.num_classes).to(state.math.device)
+        self._loss = make_loss(config, labels, state.task.num_classes).to(state.compute.device)
         self._mixer = make_mixer(config, state.task.num_classes)
 
     def __call__(self, batch: Batch) -> Tensor:
@@ -34,18 +34,18 @@ class TrainingStep:
                 would make the host wait: there the device leaves the step out, and the epoch's
                 sum tells.
         """
-        math = self._math
+        compute = self._math
         pixels, labels = self._on_device(batch)
         inputs = self._state.task.preprocessing.normalised(pixels)
         inputs, targets = self._mixer(inputs, labels) if self._mixer else (inputs, labels)
-        with math.autocast():
-            logits = self._state.learner(math.laid_out(inputs))
+        with compute.autocast():
+            logits = self._state.train_module(compute.to_memory_format(inputs))
         loss = self._loss(logits.float(), targets)
         share = self._apply(loss, targets)
         correct = (logits.detach().argmax(dim=1) == labels).sum()
         images = batch.num_in_step / self._ranks.world_size
-        loss_sum = loss.detach().to(math.sums) * share * images
-        return torch.stack([loss_sum, correct.to(math.sums)])
+        loss_sum = loss.detach().to(compute.accumulator_dtype) * share * images
+        return torch.stack([loss_sum, correct.to(compute.accumulator_dtype)])
 
     def _on_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
         task, device = self._state.task, self._math.device
@@ -80,7 +80,7 @@ class TrainingStep:
         state.scaler.scale(loss * share).backward()
         if self._config.clip_grad_norm is not None:
             state.scaler.unscale_(state.optimizer)
-            parameters = state.learner.parameters()
+            parameters = state.train_module.parameters()
             torch.nn.utils.clip_grad_norm_(parameters, self._config.clip_grad_norm)
         if not state.scaler.is_enabled():
             # Fused optimizers leave a step out on the device where this tensor is not 0.

@@ -66,8 +66,8 @@ class DecodeResults:
     """
 
     reasons: tuple[str, ...]
-    likenesses: PerceptualHashes
-    num_passing: int = 0
+    perceptual_hashes: PerceptualHashes
+    num_transient: int = 0
 
 
 @dataclass(slots=True)
@@ -86,12 +86,12 @@ class ResultAccumulator:
 
     def verdicts(self) -> DecodeResults:
         """Of all images; hashed now, when no other thread waits for Python's lock."""
-        likenesses = compute_hashes(bytes(self._grays))
-        return DecodeResults(tuple(self._reasons), likenesses, self._num_passing)
+        perceptual_hashes = compute_hashes(bytes(self._grays))
+        return DecodeResults(tuple(self._reasons), perceptual_hashes, self._num_passing)
 
 
 def decode_rows(
-    surveyed: DatasetScan,
+    scan: DatasetScan,
     preprocessing: Preprocessing,
     rows: Sequence[int],
     *,
@@ -103,9 +103,9 @@ def decode_rows(
 
     A file whose bytes are no longer those that were surveyed is refused.
     """
-    threads = min(threads, _choose_threads(surveyed, rows))
+    threads = min(threads, _choose_threads(scan, rows))
     return map_in_order(
-        _make_decoder(surveyed, preprocessing, keep),
+        _make_decoder(scan, preprocessing, keep),
         rows,
         threads=threads,
         late=_time_out,
@@ -114,18 +114,18 @@ def decode_rows(
     )
 
 
-def _choose_threads(surveyed: DatasetScan, rows: Sequence[int]) -> int:
+def _choose_threads(scan: DatasetScan, rows: Sequence[int]) -> int:
     """1 where images are so small that threads would wait for Python's lock longer than they work.
 
     Two threads took twice as long as one at 16 pixels a side, as long at 100, half as long at 256.
     """
-    some = [surveyed.sightings[row] for row in rows[: _TOGETHER**2]]
+    some = [scan.files[row] for row in rows[: _TOGETHER**2]]
     mean_pixels = sum(seen.width * seen.height for seen in some) / max(len(some), 1)
     return 1 if mean_pixels < _SMALL_PIXELS else sys.maxsize
 
 
 def decode_and_discard(
-    surveyed: DatasetScan,
+    scan: DatasetScan,
     preprocessing: Preprocessing,
     *,
     threads: int,
@@ -134,9 +134,9 @@ def decode_and_discard(
 ) -> DecodeResults:
     """Decode every image and keep the verdict alone."""
     tally = ResultAccumulator()
-    rows = range(len(surveyed.sightings))
+    rows = range(len(scan.files))
     decoded = decode_rows(
-        surveyed, preprocessing, rows, threads=threads, seconds=seconds, keep=_keep_nothing
+        scan, preprocessing, rows, threads=threads, seconds=seconds, keep=_keep_nothing
     )
     for some in iterate_chunks(decoded, JUDGED_TOGETHER):
         tally.extend(some)
@@ -153,12 +153,12 @@ def _time_out(_row: int) -> DecodedImage:
 
 
 def _make_decoder(
-    surveyed: DatasetScan, preprocessing: Preprocessing, keep: Keep | None
+    scan: DatasetScan, preprocessing: Preprocessing, keep: Keep | None
 ) -> Callable[[int], DecodedImage]:
-    root, items, sightings = surveyed.images.root, surveyed.images.items, surveyed.sightings
+    root, items, files = scan.images.root, scan.images.items, scan.files
 
     def decoded(row: int) -> DecodedImage:
-        seen = sightings[row]
+        seen = files[row]
         if seen.reason:
             return DecodedImage(None, seen.reason)
         try:
@@ -185,7 +185,7 @@ def write_results(path: Path, verdicts: DecodeResults, facts: dict[str, Any]) ->
             **facts,
             "num_images": len(verdicts.reasons),
             "reasons": {row: reason for row, reason in enumerate(verdicts.reasons) if reason},
-            "likenesses": base64.b64encode(verdicts.likenesses.tobytes()).decode(),
+            "likenesses": base64.b64encode(verdicts.perceptual_hashes.tobytes()).decode(),
         }
     )
     write_atomically(path, f"{sha256(content.encode()).hexdigest()}\n{content}\n")

@@ -20,10 +20,10 @@ from trialrun.images.scanning.scan import DatasetScan, ignore_progress
 class OnTheFlyImages:
     """As a `Pack` to those who read it; `num_decoded` grows with every batch."""
 
-    surveyed: DatasetScan
+    scan: DatasetScan
     preprocessing: Preprocessing
     reasons: tuple[str, ...]
-    likenesses: PerceptualHashes
+    perceptual_hashes: PerceptualHashes
     threads: int
     num_decoded: int = 0
 
@@ -37,11 +37,11 @@ class OnTheFlyImages:
         Raises:
             InvalidDatasetError: An image is gone or was changed since it was looked at.
         """
-        made = decode_rows(self.surveyed, self.preprocessing, rows.tolist(), threads=self.threads)
+        made = decode_rows(self.scan, self.preprocessing, rows.tolist(), threads=self.threads)
         images = []
         for row, decoded in zip(rows.tolist(), made, strict=True):
             if decoded.pixels is None:
-                name = make_printable(self.surveyed.images.items[row].name)
+                name = make_printable(self.scan.images.items[row].name)
                 raise InvalidDatasetError(
                     f"{name} could be read when the run began: {decoded.reason}",
                     "Leave the images alone while a run reads them, or give the cache of decoded "
@@ -53,19 +53,19 @@ class OnTheFlyImages:
 
 
 def decode_once(
-    surveyed: DatasetScan,
+    scan: DatasetScan,
     preprocessing: Preprocessing,
     *,
     threads: int,
     progress: Callable[[int], None] = ignore_progress,
 ) -> OnTheFlyImages:
     """The images of a set, each decoded once for its verdict and then forgotten."""
-    verdicts = decode_and_discard(surveyed, preprocessing, threads=threads, progress=progress)
-    return decode_on_the_fly(surveyed, preprocessing, verdicts, threads=threads)
+    verdicts = decode_and_discard(scan, preprocessing, threads=threads, progress=progress)
+    return decode_on_the_fly(scan, preprocessing, verdicts, threads=threads)
 
 
 def decode_on_the_fly(
-    surveyed: DatasetScan,
+    scan: DatasetScan,
     preprocessing: Preprocessing,
     verdicts: DecodeResults,
     *,
@@ -74,10 +74,10 @@ def decode_on_the_fly(
 ) -> OnTheFlyImages:
     """The images that `verdicts` were found of; all of them decoded for it, unless it is said."""
     return OnTheFlyImages(
-        surveyed,
+        scan,
         preprocessing,
         verdicts.reasons,
-        verdicts.likenesses,
+        verdicts.perceptual_hashes,
         threads,
-        len(surveyed.sightings) if num_decoded is None else num_decoded,
+        len(scan.files) if num_decoded is None else num_decoded,
     )

@@ -36,7 +36,7 @@ class DecodedImages(Protocol):
     """A row an image of a set; a `Pack`, or what stands in for one."""
 
     reasons: tuple[str, ...]
-    likenesses: PerceptualHashes
+    perceptual_hashes: PerceptualHashes
     num_decoded: int
 
     def usable(self) -> list[int]:
@@ -58,7 +58,7 @@ def no_other_entries() -> Sequence[CacheEntry]:
 
 
 def open_pack(
-    surveyed: DatasetScan,
+    scan: DatasetScan,
     preprocessing: Preprocessing,
     folder: Path,
     *,
@@ -77,12 +77,12 @@ def open_pack(
     Raises:
         StorageError: The folder cannot be written.
     """
-    place = folder / compute_pack_key(surveyed, preprocessing)
+    place = folder / compute_pack_key(scan, preprocessing)
     if (found := read_pack(place, threads=threads)) is not None:
         entries.touch_entry(place)
         sync_later(place)
         return found
-    source = surveyed.images.source
+    source = scan.images.source
     waiting = f"another process is decoding {source}; waiting for it"
     with lock_or_report(place, waiting=waiting, report=note):
         if (found := read_pack(place, threads=threads)) is not None:
@@ -95,9 +95,9 @@ def open_pack(
         being_written = sweep_unlocked_drafts(folder)
         kept = [*entries.list_evictable(folder), *others()]
         room = _CacheSpace(folder, limit_bytes, being_written)
-        if _has_room(surveyed, preprocessing, room, kept, note):
-            made = _write_new_pack(surveyed, preprocessing, place, threads, progress, note)
-        return made or _open_on_the_fly(surveyed, preprocessing, place, threads, progress, note)
+        if _has_room(scan, preprocessing, room, kept, note):
+            made = _write_new_pack(scan, preprocessing, place, threads, progress, note)
+        return made or _open_on_the_fly(scan, preprocessing, place, threads, progress, note)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,19 +110,19 @@ class _CacheSpace:
 
 
 def _has_room(
-    surveyed: DatasetScan,
+    scan: DatasetScan,
     preprocessing: Preprocessing,
     room: _CacheSpace,
     kept: Sequence[CacheEntry],
     note: Callable[[str], None],
 ) -> bool:
     assert preprocessing.image_size is not None, "a pack has one size"
-    needed = estimate_pack_bytes(len(surveyed.sightings), preprocessing.image_size)
+    needed = estimate_pack_bytes(len(scan.files), preprocessing.image_size)
     if evict_lru(room.folder, kept, needed, limit_bytes=room.limit_bytes - room.being_written):
         return True
     others = f", {room.being_written / 1e9:.3g} GB being written" if room.being_written else ""
     note(
-        f"{surveyed.images.source} would take {needed / 1e9:.3g} GB decoded, which does not fit "
+        f"{scan.images.source} would take {needed / 1e9:.3g} GB decoded, which does not fit "
         f"into {room.folder} (limit {room.limit_bytes / 1e9:g} GB{others}): images are decoded as "
         "they are needed"
     )
@@ -130,7 +130,7 @@ def _has_room(
 
 
 def _write_new_pack(
-    surveyed: DatasetScan,
+    scan: DatasetScan,
     preprocessing: Preprocessing,
     place: Path,
     threads: int,
@@ -141,21 +141,21 @@ def _write_new_pack(
 
     It is mapped before it has its name: another process may delete it from then on.
     """
-    made, num_passing = None, 0
+    made, num_transient = None, 0
     try:
         with suppress(_NotCachedError), create_directory(place, durable=False) as draft:
-            written = write_pack(surveyed, preprocessing, draft, threads=threads, progress=progress)
+            written = write_pack(scan, preprocessing, draft, threads=threads, progress=progress)
             made = read_pack(draft, threads=threads, check=False)
             if made is None:
                 raise StorageError(f"{draft} does not hold what was written")
-            made.num_decoded = len(surveyed.sightings)
-            if num_passing := written.num_passing:
+            made.num_decoded = len(scan.files)
+            if num_transient := written.num_transient:
                 raise _NotCachedError
     except StorageError as error:
         note(f"{error}; images are decoded as they are needed")
         return None
-    if num_passing:
-        _report_not_cached(surveyed, num_passing, note)
+    if num_transient:
+        _report_not_cached(scan, num_transient, note)
     else:
         sync_later(place)
     return made
@@ -165,17 +165,15 @@ class _NotCachedError(Exception):
     """What was decoded serves this run and is then forgotten."""
 
 
-def _report_not_cached(
-    surveyed: DatasetScan, num_passing: int, note: Callable[[str], None]
-) -> None:
+def _report_not_cached(scan: DatasetScan, num_transient: int, note: Callable[[str], None]) -> None:
     note(
-        f"{num_passing} images in {surveyed.images.source} could not be decoded for a reason that "
+        f"{num_transient} images in {scan.images.source} could not be decoded for a reason that "
         "may pass: the next run decodes the set again"
     )
 
 
 def _open_on_the_fly(
-    surveyed: DatasetScan,
+    scan: DatasetScan,
     preprocessing: Preprocessing,
     place: Path,
     threads: int,
@@ -188,23 +186,23 @@ def _open_on_the_fly(
     if (found := read_results(path)) is not None:
         verdicts = found[0]
     else:
-        verdicts = decode_and_discard(surveyed, preprocessing, threads=threads, progress=progress)
-        num_decoded = len(surveyed.sightings)
-        if verdicts.num_passing:
-            _report_not_cached(surveyed, verdicts.num_passing, note)
+        verdicts = decode_and_discard(scan, preprocessing, threads=threads, progress=progress)
+        num_decoded = len(scan.files)
+        if verdicts.num_transient:
+            _report_not_cached(scan, verdicts.num_transient, note)
         else:
             with suppress(StorageError):  # the next run looks again
                 write_results(path, verdicts, {})
     return decode_on_the_fly(
-        surveyed, preprocessing, verdicts, threads=threads, num_decoded=num_decoded
+        scan, preprocessing, verdicts, threads=threads, num_decoded=num_decoded
     )
 
 
-def compute_pack_key(surveyed: DatasetScan, preprocessing: Preprocessing) -> str:
+def compute_pack_key(scan: DatasetScan, preprocessing: Preprocessing) -> str:
     """The name of a set's pack: what of its files and its preprocessing decides the pixels."""
     spatial = {**preprocessing.to_json(), "mean": None, "std": None}
     version = json.dumps([_FORMAT, DECODER_VERSION, spatial], sort_keys=True)
     digest = hashlib.sha256(version.encode() + b"\n")
-    for seen in surveyed.sightings:
+    for seen in scan.files:
         digest.update(f"{seen.sha256 or seen.reason}\n".encode())
     return digest.hexdigest()

@@ -72,11 +72,11 @@ def compute_hashes(grays: bytes) -> PerceptualHashes:
     Zeros where a picture has too little in it to tell.
     """
     pictures = np.frombuffer(grays, dtype=np.uint8).reshape(-1, _NUM_GRAYS)
-    likenesses = np.zeros((len(pictures), LIKENESS_BYTES), dtype=np.uint8)
+    perceptual_hashes = np.zeros((len(pictures), LIKENESS_BYTES), dtype=np.uint8)
     telling = np.flatnonzero(np.ptp(pictures, axis=1) >= _MIN_SPREAD)
-    likenesses[telling, :_HASH_BYTES] = _hash_differences(pictures[telling])
-    likenesses[telling, _HASH_BYTES:] = pictures[telling]
-    return likenesses
+    perceptual_hashes[telling, :_HASH_BYTES] = _hash_differences(pictures[telling])
+    perceptual_hashes[telling, _HASH_BYTES:] = pictures[telling]
+    return perceptual_hashes
 
 
 def _hash_differences(pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -86,9 +86,9 @@ def _hash_differences(pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.packbits(brighter.reshape(-1, 8 * _HASH_BYTES), axis=1)
 
 
-def stack_hashes(likenesses: bytes) -> PerceptualHashes:
+def stack_hashes(perceptual_hashes: bytes) -> PerceptualHashes:
     """(N, 80) uint8 out of N likenesses one after the other."""
-    return np.frombuffer(likenesses, dtype=np.uint8).reshape(-1, LIKENESS_BYTES)
+    return np.frombuffer(perceptual_hashes, dtype=np.uint8).reshape(-1, LIKENESS_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ class NearDuplicates:
     """
 
     pairs: list[tuple[int, int]]
-    num_unjudged: int = 0
+    num_skipped: int = 0
 
 
 def find_near_duplicates(first: PerceptualHashes, second: PerceptualHashes) -> NearDuplicates:
@@ -130,8 +130,8 @@ def _filter_by_grays(
     return zip(left[near].tolist(), right[near].tolist(), strict=True)
 
 
-def _pack_bits(likenesses: PerceptualHashes) -> NDArray[np.uint64]:
-    return np.ascontiguousarray(likenesses[:, :_HASH_BYTES]).view(np.uint64)[:, 0]
+def _pack_bits(perceptual_hashes: PerceptualHashes) -> NDArray[np.uint64]:
+    return np.ascontiguousarray(perceptual_hashes[:, :_HASH_BYTES]).view(np.uint64)[:, 0]
 
 
 class _Bucket:

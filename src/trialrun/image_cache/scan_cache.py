@@ -33,9 +33,9 @@ def scan_with_cache(
 ) -> DatasetScan:
     """The survey of `images`; files that the ledger below `folder` knows are not read again."""
     ledger = _ScanCache(images.root, folder)
-    surveyed = scan_files(images, threads=threads, known=ledger.known, progress=progress)
-    ledger.keep(surveyed)
-    return surveyed
+    scan = scan_files(images, threads=threads, known=ledger.known, progress=progress)
+    ledger.keep(scan)
+    return scan
 
 
 class _ScanCache:
@@ -57,7 +57,7 @@ class _ScanCache:
         digest, num_bytes, width, height, reason, warning = row[_STAMP_VALUES:]
         return FileScan(digest, num_bytes, width, height, reason, warning, stamp)
 
-    def keep(self, surveyed: DatasetScan) -> None:
+    def keep(self, scan: DatasetScan) -> None:
         """Write down what is new; a cache that cannot be written is no fault.
 
         Another set of the same folder (validation, say) may have written the other rows: of those,
@@ -65,12 +65,12 @@ class _ScanCache:
         """
         new = {
             item.name: row
-            for item, seen in zip(surveyed.images.items, surveyed.sightings, strict=True)
+            for item, seen in zip(scan.images.items, scan.files, strict=True)
             if seen.stamp and self._rows.get(item.name) != (row := _make_row(seen, seen.stamp))
         }
         if not new:
             return
-        listed = {item.name for item in surveyed.images.items}
+        listed = {item.name for item in scan.images.items}
         rows = {
             name: row
             for name, row in self._rows.items()

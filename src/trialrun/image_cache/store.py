@@ -55,7 +55,7 @@ class Pack:
 
     rows: NDArray[np.uint8]
     reasons: tuple[str, ...]
-    likenesses: PerceptualHashes
+    perceptual_hashes: PerceptualHashes
     num_decoded: int = 0
 
     def usable(self) -> list[int]:
@@ -73,7 +73,7 @@ def estimate_pack_bytes(num_images: int, size: int) -> int:
 
 
 def write_pack(
-    surveyed: DatasetScan,
+    scan: DatasetScan,
     preprocessing: Preprocessing,
     folder: Path,
     *,
@@ -89,10 +89,10 @@ def write_pack(
     size = preprocessing.image_size
     assert size is not None, "a pack has one size"
     tally, checksums = ResultAccumulator(), list[int]()
-    rows = range(len(surveyed.sightings))
+    rows = range(len(scan.files))
     with translate_storage_errors(folder), _RowFile(folder / PIXELS, len(rows), size) as file:
         decoded = decode_rows(
-            surveyed, preprocessing, rows, threads=threads, seconds=seconds, keep=file.put
+            scan, preprocessing, rows, threads=threads, seconds=seconds, keep=file.put
         )
         for some in iterate_chunks(decoded, JUDGED_TOGETHER):
             tally.extend(some)
@@ -101,7 +101,7 @@ def write_pack(
     facts = {
         "size": size,
         "checksums": _combine_blocks(checksums),
-        "source": surveyed.images.source,
+        "source": scan.images.source,
     }
     verdicts = tally.verdicts()
     write_results(folder / CONTENTS, verdicts, facts)
@@ -209,7 +209,7 @@ def read_pack(folder: Path, *, threads: int, check: bool = True) -> Pack | None:
         rows = _map_rows(path, len(verdicts.reasons), size)
     except (OSError, ValueError):
         return None
-    return Pack(rows, verdicts.reasons, verdicts.likenesses)
+    return Pack(rows, verdicts.reasons, verdicts.perceptual_hashes)
 
 
 def _map_rows(path: Path, num_rows: int, size: int) -> NDArray[np.uint8]:

@@ -199,8 +199,8 @@ def _mark_skipped(entry: AliasEntry) -> AliasEntry:
 
 def _set_previous(client: "MlflowClient", before: AliasHistory, entry: AliasEntry) -> None:
     """Give `previous` to the newest earlier holder that is still there, if there is one."""
-    earlier = list_previous_holders(compute_stack((*before.entries, entry)), entry.version)
-    version = find_newest_existing(client, before.name, earlier)
+    previous_holders = list_previous_holders(compute_stack((*before.entries, entry)), entry.version)
+    version = find_newest_existing(client, before.name, previous_holders)
     alias = name_previous_alias(before.alias)
     if version is None:
         client.delete_registered_model_alias(before.name, alias)
@@ -237,9 +237,9 @@ def _reconcile(client: "MlflowClient", before: AliasHistory, entry: AliasEntry) 
     moves = [each for each in latest.entries if each.kind != VOID]
     if not moves or moves[-1].number <= entry.number:
         return
-    *earlier, newest = moves
+    *previous_holders, newest = moves
     if newest.version and version_exists(client, before.name, newest.version):
-        _apply_entry(client, replace(latest, entries=tuple(earlier)), newest)
+        _apply_entry(client, replace(latest, entries=tuple(previous_holders)), newest)
 
 
 def find_user_name() -> str:

@@ -115,25 +115,25 @@ class AliasHistory:
         )
         return (*self.entries, outside)
 
-    def tenures(self) -> list[AliasPeriod]:
+    def periods(self) -> list[AliasPeriod]:
         """Who held the alias from when to when, oldest first."""
-        tenures: list[AliasPeriod] = []
+        periods: list[AliasPeriod] = []
         until = None
         for entry in reversed(self.seen()):
             if entry.kind == VOID:
-                tenures.append(AliasPeriod(entry, entry.at))
+                periods.append(AliasPeriod(entry, entry.at))
             else:
-                tenures.append(AliasPeriod(entry, until))
+                periods.append(AliasPeriod(entry, until))
                 until = entry.at or UNKNOWN
-        return tenures[::-1]
+        return periods[::-1]
 
-    def standing(self) -> list[str]:
+    def active_stack(self) -> list[str]:
         """The holders that no rollback took back, oldest first; the last one holds the alias."""
         return compute_stack(self.seen())
 
-    def earlier(self) -> list[str]:
+    def previous_holders(self) -> list[str]:
         """The holders that stood before the present one, newest first."""
-        return list_previous_holders(self.standing(), self.holder)
+        return list_previous_holders(self.active_stack(), self.holder)
 
 
 def compute_stack(entries: tuple[AliasEntry, ...]) -> list[str]:
@@ -153,9 +153,9 @@ def compute_stack(entries: tuple[AliasEntry, ...]) -> list[str]:
     return stack
 
 
-def list_previous_holders(standing: Sequence[str], holder: str | None) -> list[str]:
+def list_previous_holders(active_stack: Sequence[str], holder: str | None) -> list[str]:
     """Of those who stand, those other than `holder`, newest first."""
-    return [version for version in reversed(standing) if version != holder]
+    return [version for version in reversed(active_stack) if version != holder]
 
 
 def name_previous_alias(alias: str) -> str:

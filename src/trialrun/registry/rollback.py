@@ -27,7 +27,7 @@ def restore_previous(client: "MlflowClient", name: str, alias: str, reason: str)
             "reason is empty", "Say why: whoever reads the history will ask."
         )
     succession = read_alias_history(client, name, alias)
-    number = find_newest_existing(client, name, succession.earlier())
+    number = find_newest_existing(client, name, succession.previous_holders())
     if number is None:
         raise _no_previous_error(succession)
     entry = AliasEntry(
@@ -43,7 +43,7 @@ def restore_previous(client: "MlflowClient", name: str, alias: str, reason: str)
 
 
 def _no_previous_error(succession: AliasHistory) -> PromotionRefusedError:
-    holder, gone = succession.holder, succession.earlier()
+    holder, gone = succession.holder, succession.previous_holders()
     return PromotionRefusedError(
         f"{succession.name} has no {succession.alias} before "
         + (f"version {holder}" if holder else "this: there is none")

@@ -30,8 +30,8 @@ def run_training(
             plan = plan_training(settings)
             from trialrun.runs.training.run import train_run
 
-            with watch() if watch else nullcontext() as observer:
-                return train_run(plan, observer)
+            with watch() if watch else nullcontext() as callback:
+                return train_run(plan, callback)
         except CutBySignalError:
             from trialrun.tracking import kill_unopened_run
 

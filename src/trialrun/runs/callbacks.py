@@ -22,7 +22,7 @@ class RunCallback(Protocol):
     def scanned(self, num_images: int) -> None:
         """So many more have been."""
 
-    def epoch(self, standing: EpochStatus, epochs: int) -> None:
+    def epoch(self, status: EpochStatus, epochs: int) -> None:
         """An epoch is done."""
 
 
@@ -41,5 +41,5 @@ class NoOpCallback:
     def scanned(self, num_images: int) -> None:
         """Nothing."""
 
-    def epoch(self, standing: EpochStatus, epochs: int) -> None:
+    def epoch(self, status: EpochStatus, epochs: int) -> None:
         """Nothing."""

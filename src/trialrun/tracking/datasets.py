@@ -12,20 +12,20 @@ _DIGEST_LENGTH = 36  # what MLflow's database column takes
 _CONTEXT_TAG = "mlflow.data.context"
 
 
-def truncate_digest(surveyed: DatasetScan) -> str:
+def truncate_digest(scan: DatasetScan) -> str:
     """The start of the content digest, as long as MLflow stores one."""
-    return surveyed.content_digest()[:_DIGEST_LENGTH]
+    return scan.content_digest()[:_DIGEST_LENGTH]
 
 
-def make_dataset_input(surveyed: DatasetScan, *, name: str, context: str) -> "DatasetInput":
+def make_dataset_input(scan: DatasetScan, *, name: str, context: str) -> "DatasetInput":
     """The set as an input of a run; `context` is `training`, `validation` or the like."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
-    images = surveyed.images
+    images = scan.images
     profile = {"num_images": len(images), "images_by_class": images.counts()}
     dataset = Dataset(
         name=name,
-        digest=truncate_digest(surveyed),
+        digest=truncate_digest(scan),
         source_type="local",
         source=json.dumps({"uri": str(images.root)}),
         schema=json.dumps({"image": "binary", "label": "string", "classes": images.classes}),

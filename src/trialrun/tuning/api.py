@@ -27,8 +27,8 @@ def plan_and_search(
             plan = plan_search(settings)
             from trialrun.tuning.run import run_search
 
-            with watch() as observer:
-                return run_search(plan, observer)
+            with watch() as callback:
+                return run_search(plan, callback)
         except CutBySignalError:
             from trialrun.tracking import kill_unopened_run
 

@@ -65,9 +65,9 @@ class Objective:
         return 1 if self.direction == "minimize" else -1
 
 
-def as_minimized(values: Sequence[float], goals: Sequence[Objective]) -> list[float]:
+def as_minimized(values: Sequence[float], objectives: Sequence[Objective]) -> list[float]:
     """A trial's values with signs by which the smaller is the better."""
-    return [goal.sign * value for goal, value in zip(goals, values, strict=True)]
+    return [objective.sign * value for objective, value in zip(objectives, values, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +76,11 @@ class SearchPlan:
 
     config: SearchConfig
     space: Space
-    goals: tuple[Objective, ...]
-    starts: tuple[Mapping[str, Any], ...]  # settings to try first, of `--enqueue`
+    objectives: tuple[Objective, ...]
+    enqueued_params: tuple[Mapping[str, Any], ...]  # settings to try first, of `--enqueue`
     base: TrainPlan
     notes: tuple[str, ...]
-    given: Mapping[str, Any]  # as it was given, so that a worker can plan the same
+    raw_settings: Mapping[str, Any]  # as it was given, so that a worker can plan the same
 
     def signature(self) -> dict[str, str]:
         """What must be the same in every call on one study."""
@@ -89,8 +89,10 @@ class SearchPlan:
             for name, text in self.base.config.params().items()
             if name not in _NOT_COMPARED
         }
-        goals = ",".join(f"{goal.metric} {goal.direction}" for goal in self.goals)
-        return fixed | self.space.texts() | {"metric": goals}
+        objectives = ",".join(
+            f"{objective.metric} {objective.direction}" for objective in self.objectives
+        )
+        return fixed | self.space.texts() | {"metric": objectives}
 
     def params(self) -> dict[str, str]:
         """Every setting by name as the parent run records it, ranges as they are typed."""
@@ -134,17 +136,19 @@ def plan_search(values: Mapping[str, Any]) -> SearchPlan:
     config = _parse_settings({k: v for k, v in values.items() if k in own}, problems)
     rest = {k: v for k, v in values.items() if k not in own}
     searched, fixed = _split_dimensions(rest, problems)
-    goals = _parse_objectives(config, problems)
+    objectives = _parse_objectives(config, problems)
     problems += _check_search_settings(config, Space(searched))
     problems += _check_warm_ups(searched, fixed)
     base = _plan_base(searched, fixed, problems)
-    starts = _read_enqueued(config.enqueue, Space(searched), problems)
+    enqueued_params = _read_enqueued(config.enqueue, Space(searched), problems)
     if problems:
         raise merge_errors(problems)
     assert base is not None
-    _check_top5(goals, len(base.classes))
+    _check_top5(objectives, len(base.classes))
     fitting, notes = _limit_batch_sizes(searched, len(base.train))
-    return SearchPlan(config, Space(fitting), goals, starts, base, notes, dict(values))
+    return SearchPlan(
+        config, Space(fitting), objectives, enqueued_params, base, notes, dict(values)
+    )
 
 
 def _parse_settings(values: Mapping[str, Any], problems: list[TrialrunError]) -> SearchConfig:
@@ -198,8 +202,8 @@ def _check_warm_ups(
     units = ("warmup_steps", "warmup_epochs")
     settings = {item.name: item for item in list_settings(TrainConfig) if item.name in units}
     zeros = [name for name in units if name in fixed and _is_zero(settings[name], fixed[name])]
-    given = [name for name in units if name in searched.keys() | fixed.keys() - set(zeros)]
-    if len(given) < len(units) or not searched.keys() & set(units):
+    raw_settings = [name for name in units if name in searched.keys() | fixed.keys() - set(zeros)]
+    if len(raw_settings) < len(units) or not searched.keys() & set(units):
         return []
     return [
         InvalidParameterError(
@@ -282,8 +286,8 @@ def _parse_objectives(config: SearchConfig, problems: list[TrialrunError]) -> tu
     return tuple(Objective(*pair) for pair in zip(metrics, directions, strict=True))
 
 
-def _check_top5(goals: Sequence[Objective], num_classes: int) -> None:
-    if num_classes < _TOP5_CLASSES and any("top5" in goal.metric for goal in goals):
+def _check_top5(objectives: Sequence[Objective], num_classes: int) -> None:
+    if num_classes < _TOP5_CLASSES and any("top5" in objective.metric for objective in objectives):
         raise InvalidParameterError(
             f"valid_top5_accuracy needs {_TOP5_CLASSES} classes, and there are {num_classes}",
             "Take valid_accuracy.",

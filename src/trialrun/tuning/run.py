@@ -45,7 +45,7 @@ _OWNER_POLL_SECONDS = 1.0
 _OWNER_SECONDS = 60  # that the machine which began a study has for opening its parent run
 
 
-def run_search(plan: SearchPlan, observer: SearchCallback | None = None) -> SearchResult:
+def run_search(plan: SearchPlan, callback: SearchCallback | None = None) -> SearchResult:
     """Search as `plan` says: a parent run in MLflow, a nested run a trial, the best registered.
 
     Raises:
@@ -61,7 +61,7 @@ def run_search(plan: SearchPlan, observer: SearchCallback | None = None) -> Sear
         study = studies.open_study(storage, plan.config.study or studies.generate_name(), plan)
         deadline = time.time() + plan.config.timeout if plan.config.timeout else None
         under_way = _SearchRun(
-            plan, observer or NoOpSearchCallback(), client, storage, study, deadline
+            plan, callback or NoOpSearchCallback(), client, storage, study, deadline
         )
         try:
             return under_way.result()
@@ -73,18 +73,18 @@ def run_search(plan: SearchPlan, observer: SearchCallback | None = None) -> Sear
 @dataclass(slots=True)
 class _SearchRun:
     plan: SearchPlan
-    observer: SearchCallback
+    callback: SearchCallback
     client: "MlflowClient"
     storage: StudyStorage
     study: "Study"
     deadline: float | None
     stop_reason: str = ""  # once the last trial was trained
-    bench: Any = None  # a Bench, once this process trains itself: torch is not imported before
+    runner: Any = None  # a Bench, once this process trains itself: torch is not imported before
 
     def result(self) -> SearchResult:
         """Own the search, or join it."""
         for note in self.plan.notes:
-            self.observer.note(note)
+            self.callback.note(note)
         with self._owner_lock(wait=False) as lock:
             result = self._owned(lock) if lock else None
         result = result or self._joined()
@@ -93,7 +93,7 @@ class _SearchRun:
 
     def _owned(self, lock: LockHandle) -> SearchResult:
         with self._parent(self.study.user_attrs.get(studies.PARENT_RUN)) as run:
-            self.observer.opened(run.name, run.run_id)
+            self.callback.opened(run.name, run.run_id)
             run.tags(self.plan.tags())
             run.params({**self.plan.params(), "study": self.study.study_name})
             self.study.set_user_attr(studies.PARENT_RUN, run.run_id)
@@ -113,7 +113,7 @@ class _SearchRun:
     def _joined(self) -> SearchResult:
         """Work beside the owner, then take its result."""
         parent_run_id = self._parent_of_owner()
-        self.observer.note(f"study {self.study.study_name} is under way: joining it")
+        self.callback.note(f"study {self.study.study_name} is under way: joining it")
         self._train_trials(parent_run_id)
         timed_out = self.deadline is not None and time.time() >= self.deadline
         return self._of_the_owner(parent_run_id, wait=not timed_out)
@@ -129,9 +129,9 @@ class _SearchRun:
     def _concluded_once(self, run: TrackedRun, lock: LockHandle) -> SearchResult:
         """Replicates and conclusion; the latter is left to who has taken a lock that was cut."""
         floor = self._replicated(run.run_id)
-        if lock.is_kept():
+        if lock.is_held():
             return self._concluded(run, floor)
-        self.observer.note("the connection to the storage was cut: another machine concludes")
+        self.callback.note("the connection to the storage was cut: another machine concludes")
         return self._of_the_owner(run.run_id, wait=True)
 
     def _parent_of_owner(self) -> str:
@@ -161,29 +161,29 @@ class _SearchRun:
 
     def _train(self, study: "Study", parent_run_id: str) -> None:
         """Have the trials of a study run, here or by worker processes."""
-        desk = self._desk(study)
-        after = TrialLogger(study, self.plan, self.observer)
+        queue = self._desk(study)
+        after = TrialLogger(study, self.plan, self.callback)
         if self.plan.config.workers > 1:
-            WorkerPool(desk, parent_run_id, after).work()
+            WorkerPool(queue, parent_run_id, after).work()
             return
         from trialrun.engine.compute.torch_state import isolate_torch_state
 
         with isolate_torch_state():
-            self._train_here(desk, parent_run_id, after)
+            self._train_here(queue, parent_run_id, after)
 
-    def _train_here(self, desk: TrialQueue, parent_run_id: str, after: Callable[[], None]) -> None:
+    def _train_here(self, queue: TrialQueue, parent_run_id: str, after: Callable[[], None]) -> None:
         """Run trials in this process, one after another."""
-        if self.bench is None:
+        if self.runner is None:
             from trialrun.tuning.workers.trial_runner import TrialRunner
 
             experiment = TrackedRun(self.client, parent_run_id).experiment_id
-            self.bench = TrialRunner(self.plan, parent_run_id, experiment, self.observer)
-            self.bench.check_same_data(self.study)
+            self.runner = TrialRunner(self.plan, parent_run_id, experiment, self.callback)
+            self.runner.check_same_data(self.study)
         worker = make_worker_name()
         try:
-            run_trials(desk, self.bench, worker, after)
+            run_trials(queue, self.runner, worker, after)
         except BaseException:
-            desk.release(worker)
+            queue.release(worker)
             raise
 
     def _desk(self, study: "Study") -> TrialQueue:
@@ -192,7 +192,7 @@ class _SearchRun:
             study,
             self.plan,
             deadline=self.deadline,
-            on_lost=lambda trial: end_lost_run(self.client, trial),
+            on_stale=lambda trial: end_lost_run(self.client, trial),
         )
 
     def _is_concluded(self) -> bool:
@@ -208,7 +208,7 @@ class _SearchRun:
         best = self._best(floor)
         if best is not None:
             log_best(run, best, trials, self.plan, floor)
-            log_plots(run, self.study, self.plan, self.observer)
+            log_plots(run, self.study, self.plan, self.callback)
         log_trials(run, trials, self.plan)
         end_orphaned_runs(self.client, run.experiment_id, run.run_id, self._running_runs())
         if best is None:
@@ -227,19 +227,19 @@ class _SearchRun:
             return None
         again = open_replicate_study(self.storage, self.study, self.plan)
         if again is None:
-            self.observer.note("no replicates: fewer than two settings were trained to their end")
+            self.callback.note("no replicates: fewer than two settings were trained to their end")
             return None
         self._train(again, parent_run_id)
         floor = compute_noise_floor(again.get_trials(deepcopy=False), self.plan)
         lacking = "no noise floor: no two settings were trained again with two seeds in common"
-        self.observer.note(floor.text() if floor else lacking)
+        self.callback.note(floor.text() if floor else lacking)
         return floor
 
     def _best(self, floor: NoiseFloor | None) -> Any:
         trials = self.study.get_trials(deepcopy=False)
         if floor is not None:
             return trials[floor.chosen]
-        return next(iter(sort_by_objective(trials, self.plan.goals)), None)
+        return next(iter(sort_by_objective(trials, self.plan.objectives)), None)
 
     def _running_runs(self) -> set[str]:
         from optuna.trial import TrialState
@@ -262,12 +262,12 @@ class _SearchRun:
     def _summary(self, run_id: str) -> SearchResult:
         trials = self.study.get_trials(deepcopy=False)
         concluded = self.study.user_attrs.get(studies.CONCLUDED) or {}
-        ranked = sort_by_objective(trials, self.plan.goals)
+        ranked = sort_by_objective(trials, self.plan.objectives)
         if not ranked:
             raise TrialrunError("no trial was trained to its end", "Allow more time or trials.")
         best = trials[concluded["best"]] if "best" in concluded else ranked[0]
         tags = self.client.get_run(run_id).data.tags
-        several = len(self.plan.goals) > 1
+        several = len(self.plan.objectives) > 1
         told = dict(best.user_attrs[kept.RESULT])
         told |= {"run_id": run_id, "status": "FINISHED"}
         told |= {name: tags.get(name) for name in ("model_name", "model_version")}

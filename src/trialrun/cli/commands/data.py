@@ -32,7 +32,7 @@ def check_data(
     from trialrun.runs.datasets.check import check_datasets as check_sets
 
     with TerminalProgress() as terminal:
-        checked = check_sets(data, valid, strict=strict, observer=terminal)
+        checked = check_sets(data, valid, strict=strict, callback=terminal)
     if json:
         print_json(checked.to_json())
     else:
@@ -79,7 +79,7 @@ def convert_data(
     from trialrun.runs.datasets.convert import convert_dataset as convert_source
 
     with TerminalProgress() as terminal:
-        written = convert_source(source, out, observer=terminal)
+        written = convert_source(source, out, callback=terminal)
     if json:
         print_json(asdict(written))
         return
@@ -116,7 +116,7 @@ def split_data(
             random_seed=random_seed,
             group_column=group_column,
             group_pattern=group_pattern,
-            observer=terminal,
+            callback=terminal,
         )
     if json:
         print_json({"train": asdict(train), "valid": asdict(valid)})

@@ -36,7 +36,7 @@ def reproduce(
                 run_id,
                 tolerance=tolerance,
                 allow_changed_data=allow_changed_data,
-                observer=terminal,
+                callback=terminal,
             )
     if json:
         print_json(result.to_json())

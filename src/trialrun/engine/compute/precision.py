@@ -35,7 +35,9 @@ class ComputeConfig:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=_DTYPES[self.precision])
 
-    def suited_to(self, network: nn.Module, image_size: int | None) -> "ComputeConfig":
+    def with_best_memory_format(
+        self, network: nn.Module, image_size: int | None
+    ) -> "ComputeConfig":
         """The precision and layout in which this network learns fastest on this device.
 
         fp32 instead of bf16 for depthwise networks on a CPU, unless the precision was set by the
@@ -52,14 +54,14 @@ class ComputeConfig:
         """The layout as torch calls it."""
         return _FORMATS[self.layout]
 
-    def laid_out(self, inputs: Tensor) -> Tensor:
+    def to_memory_format(self, inputs: Tensor) -> Tensor:
         """Images in the layout that the device computes fastest in; features as they are."""
         if inputs.ndim != 4:
             return inputs
         return inputs.contiguous(memory_format=self.memory_format)
 
     @property
-    def sums(self) -> torch.dtype:
+    def accumulator_dtype(self) -> torch.dtype:
         """What an epoch's figures are summed in; MPS has nothing wider than float32."""
         return torch.float32 if self.device.type == "mps" else torch.float64
 

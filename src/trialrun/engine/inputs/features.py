@@ -50,7 +50,7 @@ def use_features(
     head_prefix: str,
     task: TrainingData,
     config: TrainConfig,
-    math: ComputeConfig,
+    compute: ComputeConfig,
 ) -> tuple[nn.Module, TrainingData]:
     """The last layer and a task of features, or `network` and `task` where those cannot serve."""
     head = network.get_submodule(head_prefix.removesuffix("."))
@@ -60,12 +60,12 @@ def use_features(
     num_images = len(task.train) + len(task.valid)
     if num_images * head.in_features * 4 > _MAX_TABLE_BYTES:
         return network, task
-    if not _ends_with_layer(network, head, task, math):
+    if not _ends_with_layer(network, head, task, compute):
         return network, task
     train, valid = (
         replace(
             data,
-            source=_build_table(network, head, data, task, config, math),
+            source=_build_table(network, head, data, task, config, compute),
             rows=np.arange(len(data)),
         )
         for data in (task.train, task.valid)
@@ -74,15 +74,15 @@ def use_features(
 
 
 def _ends_with_layer(
-    network: nn.Module, head: nn.Linear, task: TrainingData, math: ComputeConfig
+    network: nn.Module, head: nn.Linear, task: TrainingData, compute: ComputeConfig
 ) -> bool:
     """Whether the network's output is its last layer's, tried on one image."""
     network.eval()
     with _capture_inputs(head) as seen, torch.inference_mode():
         first = next(sequential_batches(task.valid, 1))
-        output = compute_logits(network, first.pixels, task.preprocessing, math)
-        with math.autocast():
-            return torch.equal(head(seen[0].to(math.device)), output)
+        output = compute_logits(network, first.pixels, task.preprocessing, compute)
+        with compute.autocast():
+            return torch.equal(head(seen[0].to(compute.device)), output)
 
 
 def _build_table(
@@ -91,12 +91,12 @@ def _build_table(
     data: ImageDataset,
     task: TrainingData,
     config: TrainConfig,
-    math: ComputeConfig,
+    compute: ComputeConfig,
 ) -> FeatureTable:
     network.eval()
     with _capture_inputs(head) as seen, torch.inference_mode():
         for batch in sequential_batches(data, 2 * config.batch_size):
-            compute_logits(network, batch.pixels, task.preprocessing, math)
+            compute_logits(network, batch.pixels, task.preprocessing, compute)
     return FeatureTable(torch.cat([features.float() for features in seen]))
 
 

@@ -24,13 +24,13 @@ class Duplicates:
     num_repeated: int = 0
 
 
-def find_duplicates(surveys: Sequence[DatasetScan]) -> Duplicates:
+def find_duplicates(scans: Sequence[DatasetScan]) -> Duplicates:
     """Exact duplicates within and between one or two sets; unreadable files do not count."""
     leaked: list[tuple[str, str]] = []
     conflicting: list[tuple[tuple[str, str], ...]] = []
     num_repeated = 0
-    for places in _group_by_content(surveys).values():
-        items = [(number, surveys[number].images.items[index]) for number, index in places]
+    for places in _group_by_content(scans).values():
+        items = [(number, scans[number].images.items[index]) for number, index in places]
         firsts = [item for number, item in items if number == 0]
         leaked += [
             (escape_non_utf8(firsts[0].name), escape_non_utf8(item.name))
@@ -46,12 +46,12 @@ def find_duplicates(surveys: Sequence[DatasetScan]) -> Duplicates:
     return Duplicates(tuple(leaked), tuple(conflicting), num_repeated)
 
 
-def _group_by_content(surveys: Sequence[DatasetScan]) -> dict[str, list[Place]]:
+def _group_by_content(scans: Sequence[DatasetScan]) -> dict[str, list[Place]]:
     """Where each content lies that lies in more than one place."""
     once: dict[str, Place] = {}
     more: dict[str, list[Place]] = defaultdict(list)
-    for number, surveyed in enumerate(surveys):
-        for index, seen in enumerate(surveyed.sightings):
+    for number, scan in enumerate(scans):
+        for index, seen in enumerate(scan.files):
             if seen.reason:
                 continue
             if (first := once.setdefault(seen.sha256, (number, index))) != (number, index):

@@ -53,7 +53,7 @@ class WriteResult:
 
 
 def write_image_directory(
-    surveyed: DatasetScan, reasons: Iterable[str], out: Path, *, named: Path | None = None
+    scan: DatasetScan, reasons: Iterable[str], out: Path, *, named: Path | None = None
 ) -> WriteResult:
     """Write the usable images of a set to `out`; `reasons` holds one an image, empty where usable.
 
@@ -63,11 +63,11 @@ def write_image_directory(
         StorageError: `out` exists or cannot be written.
         InvalidDatasetError: An image is gone or was changed since it was looked at.
     """
-    images = surveyed.images
+    images = scan.images
     with create_directory(out) as draft:
         with translate_storage_errors(draft):
             (draft / _FOLDER).mkdir()
-        entries, manifest = _copy_images(surveyed, reasons, draft)
+        entries, manifest = _copy_images(scan, reasons, draft)
         with translate_storage_errors(draft):
             _write_lines(draft / "images.lst", entries)
             _write_lines(draft / MANIFEST, manifest)
@@ -84,14 +84,14 @@ def write_image_directory(
 
 
 def _copy_images(
-    surveyed: DatasetScan, reasons: Iterable[str], draft: Path
+    scan: DatasetScan, reasons: Iterable[str], draft: Path
 ) -> tuple[list[Row], list[Row]]:
     """Copy the usable images; the rows of the image list and of the manifest."""
-    images = surveyed.images
+    images = scan.images
     classes = {name: index for index, name in enumerate(images.classes)}
     entries: list[Row] = []
     manifest: list[Row] = []
-    for item, seen, reason in zip(images.items, surveyed.sightings, reasons, strict=True):
+    for item, seen, reason in zip(images.items, scan.files, reasons, strict=True):
         name = ""
         if not reason:
             name = _make_file_name(item, classes, len(entries))

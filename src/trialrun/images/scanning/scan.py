@@ -60,12 +60,12 @@ class DatasetScan:
     """Sightings of an image set's files, one an item, in the items' order."""
 
     images: ImageSet
-    sightings: tuple[FileScan, ...]
+    files: tuple[FileScan, ...]
 
     def content_digest(self) -> str:
         """A hash over names, labels and bytes of all files, 64 hexadecimal digits."""
         digest = hashlib.sha256()
-        for item, seen in zip(self.images.items, self.sightings, strict=True):
+        for item, seen in zip(self.images.items, self.files, strict=True):
             row = f"{item.name}\0{item.label}\0{seen.sha256}\n"
             digest.update(row.encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
@@ -79,13 +79,13 @@ def scan_files(
     progress: Progress = ignore_progress,
 ) -> DatasetScan:
     """Read every file of `images` that is not `known` already, with `threads` threads."""
-    sightings: list[FileScan] = []
+    files: list[FileScan] = []
     look = partial(_scan_file, images.root, known)
     looked = map_in_order(look, images.items, threads=threads, late=_time_out, together=_TOGETHER)
     for some in iterate_chunks(looked, _TOGETHER):
-        sightings += some
+        files += some
         progress(len(some))
-    return DatasetScan(images, tuple(sightings))
+    return DatasetScan(images, tuple(files))
 
 
 def is_unchanged(content: FileContent, seen: FileScan) -> bool:
@@ -121,13 +121,10 @@ def _scan_file(root: Path, known: Known, item: ImageItem) -> FileScan:
     return FileScan(digest, size, header.width, header.height, "", warning, content.stamp)
 
 
-def choose_image_size(surveys: Sequence[DatasetScan], *, most: int = DEFAULT_IMAGE_SIZE) -> int:
+def choose_image_size(scans: Sequence[DatasetScan], *, most: int = DEFAULT_IMAGE_SIZE) -> int:
     """`most`, or where the images are smaller their median shorter side, rounded up to 32s."""
     sides = [
-        min(seen.width, seen.height)
-        for surveyed in surveys
-        for seen in surveyed.sightings
-        if not seen.reason
+        min(seen.width, seen.height) for scan in scans for seen in scan.files if not seen.reason
     ]
     if not sides:
         return most

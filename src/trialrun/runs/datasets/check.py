@@ -22,23 +22,21 @@ from trialrun.runs.datasets.sources import open_source
 class CheckedSet:
     """One set, every image of it decoded."""
 
-    surveyed: DatasetScan
+    scan: DatasetScan
     decoded: OnTheFlyImages
 
     @property
     def images(self) -> ImageSet:
         """Its names and labels."""
-        return self.surveyed.images
+        return self.scan.images
 
     def to_json(self) -> dict[str, Any]:
         """Counts, and every image that is skipped or odd."""
-        rows = list(
-            zip(self.images.items, self.surveyed.sightings, self.decoded.reasons, strict=True)
-        )
+        rows = list(zip(self.images.items, self.scan.files, self.decoded.reasons, strict=True))
         verdicts = [classify_image(seen, reason) for _, seen, reason in rows]
         return {
             "source": self.images.source,
-            "digest": self.surveyed.content_digest(),
+            "digest": self.scan.content_digest(),
             "num_images": len(self.images),
             "images_by_class": self.images.counts(),
             "num_unlabelled": sum(item.label is None for item in self.images.items),
@@ -82,33 +80,31 @@ def check_datasets(
     valid: str | None = None,
     *,
     strict: bool = False,
-    observer: RunCallback | None = None,
+    callback: RunCallback | None = None,
 ) -> CheckReport:
     """Decode every image of one or two sets; nothing is written that stays.
 
     Raises:
         TrialrunError: A set cannot be opened; what else is wrong stands in `problems`.
     """
-    observer = observer or NoOpCallback()
+    callback = callback or NoOpCallback()
     with scratch_directory() as scratch:
         sources = [data] if valid is None else [data, valid]
         opened = [open_source(source, cache=scratch) for source in sources]
-        sets = tuple(check_set(images, observer) for images in opened)
-        surveys = [checked.surveyed for checked in sets]
-        findings = find_leakage(surveys, [checked.decoded for checked in sets])
+        sets = tuple(check_set(images, callback) for images in opened)
+        scans = [checked.scan for checked in sets]
+        findings = find_leakage(scans, [checked.decoded for checked in sets])
     return CheckReport(sets, findings, tuple(_find_problems(sets, strict=strict)))
 
 
-def check_set(images: ImageSet, observer: RunCallback) -> CheckedSet:
+def check_set(images: ImageSet, callback: RunCallback) -> CheckedSet:
     """Scan the files of one set and decode every image."""
-    observer.scanning(READING, len(images))
-    surveyed = scan_files(images, threads=count_threads(), progress=observer.scanned)
-    observer.scanning(DECODING, len(images))
-    preprocessing = Preprocessing(choose_image_size([surveyed]))
-    decoded = decode_once(
-        surveyed, preprocessing, threads=count_threads(), progress=observer.scanned
-    )
-    return CheckedSet(surveyed, decoded)
+    callback.scanning(READING, len(images))
+    scan = scan_files(images, threads=count_threads(), progress=callback.scanned)
+    callback.scanning(DECODING, len(images))
+    preprocessing = Preprocessing(choose_image_size([scan]))
+    decoded = decode_once(scan, preprocessing, threads=count_threads(), progress=callback.scanned)
+    return CheckedSet(scan, decoded)
 
 
 def _find_problems(sets: Sequence[CheckedSet], *, strict: bool) -> Iterator[TrialrunError]:

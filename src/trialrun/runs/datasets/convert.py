@@ -11,7 +11,7 @@ from trialrun.runs.datasets.outputs import check_outside, output_folder
 from trialrun.runs.datasets.sources import open_source
 
 
-def convert_dataset(source: str, out: str, *, observer: RunCallback | None = None) -> WriteResult:
+def convert_dataset(source: str, out: str, *, callback: RunCallback | None = None) -> WriteResult:
     """Write DATA as an ImageDirectory; images that cannot be read are left out and noted.
 
     Raises:
@@ -21,16 +21,16 @@ def convert_dataset(source: str, out: str, *, observer: RunCallback | None = Non
     images = open_source(source)
     check_outside(folder, images)
     enforce_cache_limit()
-    checked = check_set(images, observer or NoOpCallback())
-    return write_set(checked, folder, observer or NoOpCallback())
+    checked = check_set(images, callback or NoOpCallback())
+    return write_set(checked, folder, callback or NoOpCallback())
 
 
 def write_set(
-    checked: CheckedSet, out: Path, observer: RunCallback, named: Path | None = None
+    checked: CheckedSet, out: Path, callback: RunCallback, named: Path | None = None
 ) -> WriteResult:
     """Write the usable images of a checked set to `out`; report the others."""
     for each in list_skipped(checked.images, checked.decoded.reasons):
-        observer.note(f"left out {each.name}: {each.reason}")
+        callback.note(f"left out {each.name}: {each.reason}")
     for note in checked.images.notes:
-        observer.note(f"{checked.images.source}: {note}")
-    return write_image_directory(checked.surveyed, checked.decoded.reasons, out, named=named)
+        callback.note(f"{checked.images.source}: {note}")
+    return write_image_directory(checked.scan, checked.decoded.reasons, out, named=named)

@@ -24,7 +24,7 @@ class LeakageReport:
     duplicates: Duplicates
     near: tuple[tuple[str, str], ...] = ()
     groups: tuple[str, ...] = ()
-    num_unjudged: int = 0
+    num_skipped: int = 0
 
     def counts(self) -> dict[str, int]:
         """How many of each, by the names under which they are recorded."""
@@ -41,7 +41,7 @@ class LeakageReport:
             **self.counts(),
             **asdict(self.duplicates),
             "near": list(self.near),
-            "near_unjudged": self.num_unjudged,
+            "near_unjudged": self.num_skipped,
             "groups": list(self.groups),
         }
 
@@ -58,9 +58,9 @@ class LeakageReport:
             ([[group] for group in self.groups], "groups have images in both sets"),
         ]
         notes = [f"{len(cases)} {what}: {_format_examples(cases)}" for cases, what in told if cases]
-        if self.num_unjudged:
+        if self.num_skipped:
             notes.append(
-                f"{self.num_unjudged} validation images resemble too many training images to be "
+                f"{self.num_skipped} validation images resemble too many training images to be "
                 "compared with all: some that look alike may have been missed"
             )
         return notes
@@ -71,23 +71,23 @@ def _format_examples(cases: Sequence[Sequence[str]]) -> str:
     return shown + (f"; and {len(cases) - _SHOWN} more" if len(cases) > _SHOWN else "")
 
 
-def find_leakage(surveys: Sequence[DatasetScan], decoded: Sequence[DecodedImages]) -> LeakageReport:
+def find_leakage(scans: Sequence[DatasetScan], decoded: Sequence[DecodedImages]) -> LeakageReport:
     """What there is to be found in one or two sets."""
-    duplicates = find_duplicates(surveys)
-    if len(surveys) < 2:
+    duplicates = find_duplicates(scans)
+    if len(scans) < 2:
         return LeakageReport(duplicates)
-    sets = [surveyed.images for surveyed in surveys]
-    alike = find_near_duplicates(decoded[0].likenesses, decoded[1].likenesses)
-    near = _name_pairs(alike.pairs, surveys, sets)
-    return LeakageReport(duplicates, near, find_shared_groups(sets[0], sets[1]), alike.num_unjudged)
+    sets = [scan.images for scan in scans]
+    alike = find_near_duplicates(decoded[0].perceptual_hashes, decoded[1].perceptual_hashes)
+    near = _name_pairs(alike.pairs, scans, sets)
+    return LeakageReport(duplicates, near, find_shared_groups(sets[0], sets[1]), alike.num_skipped)
 
 
 def _name_pairs(
-    pairs: Sequence[tuple[int, int]], surveys: Sequence[DatasetScan], sets: Sequence[ImageSet]
+    pairs: Sequence[tuple[int, int]], scans: Sequence[DatasetScan], sets: Sequence[ImageSet]
 ) -> tuple[tuple[str, str], ...]:
     """Pairs that look alike without being the same file."""
     return tuple(
         (escape_non_utf8(sets[0].items[left].name), escape_non_utf8(sets[1].items[right].name))
         for left, right in pairs
-        if surveys[0].sightings[left].sha256 != surveys[1].sightings[right].sha256
+        if scans[0].files[left].sha256 != scans[1].files[right].sha256
     )

@@ -9,11 +9,11 @@ from trialrun.images.scanning.thread_pool import count_threads
 from trialrun.runs.callbacks import READING, NoOpCallback, RunCallback
 
 
-def scan_set(images: ImageSet, observer: RunCallback | None = None) -> DatasetScan:
+def scan_set(images: ImageSet, callback: RunCallback | None = None) -> DatasetScan:
     """Every file looked at, those excepted that have not changed since they were."""
     enforce_cache_limit()  # an archive may just have been unpacked
-    observer = observer or NoOpCallback()
-    observer.scanning(READING, len(images))
+    callback = callback or NoOpCallback()
+    callback.scanning(READING, len(images))
     return scan_with_cache(
-        images, scans_folder(), threads=count_threads(), progress=observer.scanned
+        images, scans_folder(), threads=count_threads(), progress=callback.scanned
     )

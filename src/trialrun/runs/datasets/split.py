@@ -21,7 +21,7 @@ def split_dataset(
     random_seed: int,
     group_column: str | None = None,
     group_pattern: str | None = None,
-    observer: RunCallback | None = None,
+    callback: RunCallback | None = None,
 ) -> tuple[WriteResult, WriteResult]:
     """Write `out/train` with about `fraction` of each class, and `out/valid` with the rest.
 
@@ -33,7 +33,7 @@ def split_dataset(
         raise InvalidParameterError(
             f"fraction={fraction:g} is not between 0 and 1", "Take 0.9, say."
         )
-    observer = observer or NoOpCallback()
+    callback = callback or NoOpCallback()
     images = open_source(data, group_column=group_column, group_pattern=group_pattern)
     enforce_cache_limit()
     if problems := check_trainable(images):
@@ -45,7 +45,7 @@ def split_dataset(
     check_outside(folder, images)
     with create_directory(folder) as draft:
         train, valid = (
-            write_set(check_set(part, observer), draft / name, observer, named=folder / name)
+            write_set(check_set(part, callback), draft / name, callback, named=folder / name)
             for part, name in zip(parts, ("train", "valid"), strict=True)
         )
     return train, valid

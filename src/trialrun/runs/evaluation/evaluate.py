@@ -56,7 +56,7 @@ class ModelEvaluation:
 
 @isolate_torch_state()
 def evaluate_model(
-    model: str, data: str, values: Mapping[str, Any], observer: RunCallback | None = None
+    model: str, data: str, values: Mapping[str, Any], callback: RunCallback | None = None
 ) -> ModelEvaluation:
     """Judge `model` on `data`.
 
@@ -65,31 +65,31 @@ def evaluate_model(
     """
     config = build_config(EvaluateConfig, values)
     device = find_device(config.device)
-    observer = observer or NoOpCallback()
-    surveyed = open_labelled_data(data)
+    callback = callback or NoOpCallback()
+    scan = open_labelled_data(data)
     client = connect_client()
     origin = find_origin(client, model)
     classifier = move_classifier(open_classifier(find_model_folder(model)), device)
     tags = {"trialrun.kind": "evaluation", "trialrun.model": model}
     with open_run(client, experiment=config.experiment, name=config.run_name, tags=tags) as run:
-        observer.opened(run.name, run.run_id)
+        callback.opened(run.name, run.run_id)
         run.params(config.params() | {"resolved_device": str(device), "model": model, "data": data})
-        unknown = count_unknown_classes(surveyed.images, classifier.classes)
+        unknown = count_unknown_classes(scan.images, classifier.classes)
         for line in describe_unknown_classes(unknown):
-            observer.note(line)
-        scores = predict_images(classifier, surveyed)
-        rows = find_readable_rows(surveyed, scores)
-        images = collect_predictions(surveyed, rows, classifier.classes, scores)
+            callback.note(line)
+        scores = predict_images(classifier, scan)
+        rows = find_readable_rows(scan, scores)
+        images = collect_predictions(scan, rows, classifier.classes, scores)
         link_models(client, run.run_id, [origin.model_id])
-        result = _build_result(run.run_id, model, surveyed, images.predictions, config)
+        result = _build_result(run.run_id, model, scan, images.predictions, config)
         result = replace(result, unknown_classes=unknown)
-        log_dataset(run, surveyed)
-        _log_evaluation(run, surveyed, images, result, origin.model_id)
+        log_dataset(run, scan)
+        _log_evaluation(run, scan, images, result, origin.model_id)
     return result
 
 
 def _build_result(
-    run_id: str, model: str, surveyed: DatasetScan, predictions: Predictions, config: EvaluateConfig
+    run_id: str, model: str, scan: DatasetScan, predictions: Predictions, config: EvaluateConfig
 ) -> ModelEvaluation:
     resampling = Resampling(
         draws=config.draws, confidence=config.confidence, random_seed=config.random_seed
@@ -97,22 +97,22 @@ def _build_result(
     return ModelEvaluation(
         run_id=run_id,
         model=model,
-        data=surveyed.images.source,
-        data_digest=truncate_digest(surveyed),
+        data=scan.images.source,
+        data_digest=truncate_digest(scan),
         num_images=len(predictions),
-        num_unreadable=len(surveyed.images) - len(predictions),
+        num_unreadable=len(scan.images) - len(predictions),
         metrics=compute_metrics(predictions),
         intervals={metric: compute_interval(metric, predictions, resampling) for metric in METRICS},
     )
 
 
-def log_dataset(run: TrackedRun, surveyed: DatasetScan) -> None:
+def log_dataset(run: TrackedRun, scan: DatasetScan) -> None:
     """The test set as an input of the run."""
-    run.inputs([make_dataset_input(surveyed, name=DATASET_NAME, context="test")])
+    run.inputs([make_dataset_input(scan, name=DATASET_NAME, context="test")])
 
 
 def log_metrics(
-    run: TrackedRun, metrics: Mapping[str, float], surveyed: DatasetScan, model_id: str | None
+    run: TrackedRun, metrics: Mapping[str, float], scan: DatasetScan, model_id: str | None
 ) -> None:
     """Figures linked to the test set, and to the model where MLflow has it."""
     links: dict[str, Any] = {"model_id": model_id} if model_id else {}
@@ -120,14 +120,14 @@ def log_metrics(
         metrics,
         0,
         dataset_name=DATASET_NAME,
-        dataset_digest=truncate_digest(surveyed),
+        dataset_digest=truncate_digest(scan),
         **links,
     )
 
 
 def _log_evaluation(
     run: TrackedRun,
-    surveyed: DatasetScan,
+    scan: DatasetScan,
     images: ImagePredictions,
     result: ModelEvaluation,
     model_id: str | None,
@@ -137,7 +137,7 @@ def _log_evaluation(
         for metric, interval in result.intervals.items()
         for side, bound in asdict(interval).items()
     }
-    log_metrics(run, {**result.metrics, **bounds}, surveyed, model_id)
+    log_metrics(run, {**result.metrics, **bounds}, scan, model_id)
     log_tables(run, images.predictions)
     log_predictions(run, images)
     run.tags({"mlflow.note.content": _format_card(result)})

@@ -56,23 +56,22 @@ def open_labelled_data(source: str) -> DatasetScan:
     return scan_set(images)
 
 
-def predict_images(classifier: ImageClassifier, surveyed: DatasetScan) -> list[ImageScore]:
+def predict_images(classifier: ImageClassifier, scan: DatasetScan) -> list[ImageScore]:
     """A score an image, in the set's order."""
-    return list(score_images(classifier, read_contents(surveyed.images)))
+    return list(score_images(classifier, read_contents(scan.images)))
 
 
-def find_readable_rows(surveyed: DatasetScan, *scored: Sequence[ImageScore]) -> NDArray[np.int64]:
+def find_readable_rows(scan: DatasetScan, *scored: Sequence[ImageScore]) -> NDArray[np.int64]:
     """The rows that every model could score.
 
     Raises:
         InvalidDatasetError: More than a tenth could not be read.
     """
     rows = [row for row, each in enumerate(zip(*scored, strict=True)) if not _failure_reason(each)]
-    num_lost = len(surveyed.images) - len(rows)
-    if num_lost > MAX_UNREADABLE_FRACTION * len(surveyed.images):
+    num_lost = len(scan.images) - len(rows)
+    if num_lost > MAX_UNREADABLE_FRACTION * len(scan.images):
         raise InvalidDatasetError(
-            f"{num_lost} of {len(surveyed.images)} images in {surveyed.images.source} "
-            "cannot be read",
+            f"{num_lost} of {len(scan.images)} images in {scan.images.source} cannot be read",
             "Remove or replace them.",
         )
     return np.array(rows, dtype=np.int64)
@@ -83,18 +82,18 @@ def _failure_reason(scores: tuple[ImageScore, ...]) -> str:
 
 
 def collect_predictions(
-    surveyed: DatasetScan,
+    scan: DatasetScan,
     rows: NDArray[np.int64],
     classes: Sequence[str],
     scores: Sequence[ImageScore],
 ) -> ImagePredictions:
     """The images at `rows` with what a model of `classes` said of them."""
-    items = [surveyed.images.items[row] for row in rows]
+    items = [scan.images.items[row] for row in rows]
     probabilities = np.stack([_find_known(scores[row]) for row in rows])
     labels = [str(item.label) for item in items]
     return ImagePredictions(
         tuple(escape_non_utf8(item.name) for item in items),
-        tuple(surveyed.sightings[row].sha256 for row in rows),
+        tuple(scan.files[row].sha256 for row in rows),
         build_predictions(labels, classes, probabilities),
     )
 

@@ -90,7 +90,7 @@ def reproduce_run(
     *,
     tolerance: float = DEFAULT_TOLERANCE,
     allow_changed_data: bool = False,
-    observer: RunCallback | None = None,
+    callback: RunCallback | None = None,
 ) -> Reproduction:
     """Train again what `run_id` records, as a new run of its experiment, and compare.
 
@@ -98,7 +98,7 @@ def reproduce_run(
         InvalidDatasetError: The data is no longer what it was, and that is not allowed.
         TrialrunError: As its kinds say.
     """
-    observer = observer or NoOpCallback()
+    callback = callback or NoOpCallback()
     client = connect_client()
     run_id = find_run_id(client, run_id)
     original = read_run(client, run_id)
@@ -111,11 +111,11 @@ def reproduce_run(
         )
     recorded = read_environment(client, run_id)
     _set_threads(recorded)
-    math = resolve_compute(plan.config.device, plan.config.precision)
-    differences = _find_differences(original, recorded, describe_environment(math))
+    compute = resolve_compute(plan.config.device, plan.config.precision)
+    differences = _find_differences(original, recorded, describe_environment(compute))
     for name, (then, now) in differences.items():
-        observer.note(f"{name} was {then}, is {now}")
-    result = train_run(plan, _LinkingCallback(observer, client, original))
+        callback.note(f"{name} was {then}, is {now}")
+    result = train_run(plan, _LinkingCallback(callback, client, original))
     again = read_run(client, result.run_id)
     causes = describe_changes(original.settings(), original.params, again.params)
     return _build_result(client, original, again, tolerance, changes, differences, causes)
@@ -178,20 +178,20 @@ def _find_data_changes(
     rows = read_manifest(client, original.run_id) or []
     changes: list[str] = []
     for name, images in (("train", plan.train), ("valid", plan.valid)):
-        surveyed = scan_files(images, threads=count_threads())
+        scan = scan_files(images, threads=count_threads())
         if name not in digests:
             changes.append(f"the record has no digest of the {name} set")
-        elif digests[name] != truncate_digest(surveyed):
-            told = _find_file_changes([row for row in rows if row["set"] == name], surveyed)
+        elif digests[name] != truncate_digest(scan):
+            told = _find_file_changes([row for row in rows if row["set"] == name], scan)
             changes.append(f"{name} set: {told or 'digests differ'}")
     return tuple(changes)
 
 
-def _find_file_changes(rows: list[dict[str, object]], surveyed: DatasetScan) -> str:
+def _find_file_changes(rows: list[dict[str, object]], scan: DatasetScan) -> str:
     before = {str(row["name"]): (row["label"], row["sha256"]) for row in rows}
     after = {
         item.name: (item.label, seen.sha256)
-        for item, seen in zip(surveyed.images.items, surveyed.sightings, strict=True)
+        for item, seen in zip(scan.images.items, scan.files, strict=True)
     }
     both = before.keys() & after.keys()
     kinds = {
@@ -233,9 +233,9 @@ class _LinkingCallback:
     """Passes on what a run tells, and links the run to its original as soon as it is open."""
 
     def __init__(
-        self, observer: RunCallback, client: "MlflowClient", original: RecordedRun
+        self, callback: RunCallback, client: "MlflowClient", original: RecordedRun
     ) -> None:
-        self._observer, self._client, self._original = observer, client, original
+        self._observer, self._client, self._original = callback, client, original
 
     def opened(self, run_name: str, run_id: str) -> None:
         """Tag the run with its original."""
@@ -256,9 +256,9 @@ class _LinkingCallback:
         """Pass it on."""
         self._observer.scanned(num_images)
 
-    def epoch(self, standing: EpochStatus, epochs: int) -> None:
+    def epoch(self, status: EpochStatus, epochs: int) -> None:
         """Pass it on."""
-        self._observer.epoch(standing, epochs)
+        self._observer.epoch(status, epochs)
 
 
 def _build_result(

@@ -63,13 +63,13 @@ def roll_back_alias(name: str, reason: str, alias: str = CHAMPION) -> dict[str, 
     """
     client = connect_client()
     entry = restore_previous(client, name, alias, reason)
-    earlier = read_alias_history(client, name, alias).earlier()
+    previous_holders = read_alias_history(client, name, alias).previous_holders()
     return {
         "name": name,
         "alias": alias,
         "version": entry.version,
         "from_version": entry.replaced,
-        name_previous_alias(alias): find_newest_existing(client, name, earlier),
+        name_previous_alias(alias): find_newest_existing(client, name, previous_holders),
         "reason": entry.reason,
         "at": entry.at,
         "user": entry.user,
@@ -92,13 +92,13 @@ def _make_period(client: "MlflowClient", succession: AliasHistory) -> History:
             run_id=tenure.entry.run_id,
             run_url=_run_url(client, tenure.entry.run_id),
         )
-        for tenure in succession.tenures()
+        for tenure in succession.periods()
     )
     return History(
         succession.name,
         succession.alias,
         succession.holder,
-        find_newest_existing(client, succession.name, succession.earlier()),
+        find_newest_existing(client, succession.name, succession.previous_holders()),
         reigns,
     )
 

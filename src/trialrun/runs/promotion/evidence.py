@@ -45,15 +45,15 @@ class CandidateEvaluation:
 
     challenger: ModelVersion
     champion: ModelVersion | None
-    mine: ImagePredictions
-    theirs: ImagePredictions | None
+    challenger_predictions: ImagePredictions
+    champion_predictions: ImagePredictions | None
     evidence: Evidence
 
 
 def evaluate_candidates(
     client: "MlflowClient",
     config: PromoteConfig,
-    surveyed: DatasetScan,
+    scan: DatasetScan,
     challenger: ModelVersion,
     champion: ModelVersion | None,
 ) -> CandidateEvaluation:
@@ -65,48 +65,61 @@ def evaluate_candidates(
     folder = find_model_folder(challenger.uri)
     device = find_device(config.device)
     network = move_classifier(open_classifier(folder), device)
-    scores = predict_images(network, surveyed)
+    scores = predict_images(network, scan)
     rival = (
         move_classifier(open_classifier(find_model_folder(champion.uri)), device)
         if champion
         else None
     )
-    rival_scores = predict_images(rival, surveyed) if rival else scores
-    rows = find_readable_rows(surveyed, scores, rival_scores)
-    mine = collect_predictions(surveyed, rows, network.classes, scores)
-    theirs = collect_predictions(surveyed, rows, rival.classes, rival_scores) if rival else None
+    rival_scores = predict_images(rival, scan) if rival else scores
+    rows = find_readable_rows(scan, scores, rival_scores)
+    challenger_predictions = collect_predictions(scan, rows, network.classes, scores)
+    champion_predictions = (
+        collect_predictions(scan, rows, rival.classes, rival_scores) if rival else None
+    )
     evidence = Evidence(
-        metrics=compute_metrics(mine.predictions),
+        metrics=compute_metrics(challenger_predictions.predictions),
         size_mb=_folder_bytes(folder) / _BYTES_PER_MB,
-        latency_ms=_measure_latency_ms(network, surveyed)
+        latency_ms=_measure_latency_ms(network, scan)
         if config.max_latency_ms is not None
         else None,
-        overlaps=_find_overlaps(client, surveyed, challenger, champion),
+        overlaps=_find_overlaps(client, scan, challenger, champion),
         class_differences=_find_class_differences(
-            surveyed, network.classes, rival.classes if rival else None
+            scan, network.classes, rival.classes if rival else None
         ),
-        comparison=_compare_candidates(config, mine, theirs),
-        recall=compute_recall(mine.predictions),
-        champion_recall=compute_recall(theirs.predictions) if theirs else {},
+        comparison=_compare_candidates(config, challenger_predictions, champion_predictions),
+        recall=compute_recall(challenger_predictions.predictions),
+        champion_recall=compute_recall(champion_predictions.predictions)
+        if champion_predictions
+        else {},
     )
-    return CandidateEvaluation(challenger, champion, mine, theirs, evidence)
+    return CandidateEvaluation(
+        challenger, champion, challenger_predictions, champion_predictions, evidence
+    )
 
 
 def _compare_candidates(
-    config: PromoteConfig, mine: ImagePredictions, theirs: ImagePredictions | None
+    config: PromoteConfig,
+    challenger_predictions: ImagePredictions,
+    champion_predictions: ImagePredictions | None,
 ) -> PairedComparison | None:
-    if theirs is None:
+    if champion_predictions is None:
         return None
     resampling = Resampling(
         draws=config.draws, confidence=config.confidence, random_seed=config.random_seed
     )
-    return compare_paired(config.metric, theirs.predictions, mine.predictions, resampling)
+    return compare_paired(
+        config.metric,
+        champion_predictions.predictions,
+        challenger_predictions.predictions,
+        resampling,
+    )
 
 
 def _find_overlaps(
-    client: "MlflowClient", surveyed: DatasetScan, *versions: ModelVersion | None
+    client: "MlflowClient", scan: DatasetScan, *versions: ModelVersion | None
 ) -> tuple[Overlap, ...]:
-    test = {seen.sha256 for seen in surveyed.sightings} - {""}
+    test = {seen.sha256 for seen in scan.files} - {""}
     found = []
     for version in versions:
         if version is None:
@@ -118,9 +131,9 @@ def _find_overlaps(
 
 
 def _find_class_differences(
-    surveyed: DatasetScan, classes: Sequence[str], rival: Sequence[str] | None
+    scan: DatasetScan, classes: Sequence[str], rival: Sequence[str] | None
 ) -> tuple[str, ...]:
-    known, labelled = set(classes), set(surveyed.images.classes)
+    known, labelled = set(classes), set(scan.images.classes)
     told = [("the challenger lacks, though the test data has it", labelled - known)]
     if rival is not None:
         told += [
@@ -134,12 +147,12 @@ def _folder_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def _measure_latency_ms(network: ImageClassifier, surveyed: DatasetScan) -> float:
+def _measure_latency_ms(network: ImageClassifier, scan: DatasetScan) -> float:
     """From one image's bytes to its probabilities, the median of a few.
 
     On a GPU too: `score` returns what the GPU has computed.
     """
-    data = [each for each in read_contents(surveyed.images) if each is not None][:_LATENCY_IMAGES]
+    data = [each for each in read_contents(scan.images) if each is not None][:_LATENCY_IMAGES]
     seconds = []
     for each in data[:_WARM_UP_IMAGES] + data:
         started = time.perf_counter()
@@ -148,7 +161,7 @@ def _measure_latency_ms(network: ImageClassifier, surveyed: DatasetScan) -> floa
     return 1000 * statistics.median(seconds[_WARM_UP_IMAGES:] or [float("nan")])
 
 
-def log_evidence(run: TrackedRun, surveyed: DatasetScan, contest: CandidateEvaluation) -> None:
+def log_evidence(run: TrackedRun, scan: DatasetScan, contest: CandidateEvaluation) -> None:
     """Keep the evidence with `run`: figures, tables and both versions' answers."""
     evidence = contest.evidence
     figures = dict(evidence.metrics) | {"size_mb": evidence.size_mb}
@@ -161,11 +174,11 @@ def log_evidence(run: TrackedRun, surveyed: DatasetScan, contest: CandidateEvalu
             "difference_high": found.high,
             "mcnemar_p": found.mcnemar_p,
         }
-    log_metrics(run, figures, surveyed, contest.challenger.origin.model_id)
-    log_tables(run, contest.mine.predictions)
-    log_predictions(run, contest.mine)
-    if contest.champion and contest.theirs:
-        log_predictions(run, contest.theirs, name=CHAMPION_PREDICTIONS)
-        figures = compute_metrics(contest.theirs.predictions)
+    log_metrics(run, figures, scan, contest.challenger.origin.model_id)
+    log_tables(run, contest.challenger_predictions.predictions)
+    log_predictions(run, contest.challenger_predictions)
+    if contest.champion and contest.champion_predictions:
+        log_predictions(run, contest.champion_predictions, name=CHAMPION_PREDICTIONS)
+        figures = compute_metrics(contest.champion_predictions.predictions)
         named = {f"champion_{metric}": value for metric, value in figures.items()}
-        log_metrics(run, named, surveyed, contest.champion.origin.model_id)
+        log_metrics(run, named, scan, contest.champion.origin.model_id)

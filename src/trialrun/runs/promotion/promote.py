@@ -79,7 +79,7 @@ def promote_version(
     version: str,
     data: str,
     values: Mapping[str, Any],
-    observer: RunCallback | None = None,
+    callback: RunCallback | None = None,
 ) -> Promotion:
     """Judge `version` of `name` on `data`, and move the alias to it if every gate lets it pass.
 
@@ -91,7 +91,7 @@ def promote_version(
     config = build_config(PromoteConfig, values)
     device = find_device(config.device)
     check_version(version)
-    observer = observer or NoOpCallback()
+    callback = callback or NoOpCallback()
     client = connect_client()
     succession = read_alias_history(client, name, config.alias)
     challenger = find_version(client, name, version)
@@ -100,13 +100,13 @@ def promote_version(
             f"{challenger} is the {config.alias} already", "`trialrun history` shows since when."
         )
     champion = find_version(client, name, succession.holder) if succession.holder else None
-    surveyed = open_labelled_data(data)
+    scan = open_labelled_data(data)
     tags = {"trialrun.kind": "promotion", "trialrun.registered_model": name}
     with open_run(client, experiment=config.experiment, name=config.run_name, tags=tags) as run:
-        observer.opened(run.name, run.run_id)
+        callback.opened(run.name, run.run_id)
         given = {"name": name, "version": challenger.number, "data": data}
         run.params(config.params() | {"resolved_device": str(device)} | given)
-        result = _evaluate_candidate(run, config, surveyed, challenger, champion)
+        result = _evaluate_candidate(run, config, scan, challenger, champion)
         if result.promoted:
             result = _move_alias(client, config, succession, result)
         _log_decision(run, result)
@@ -116,15 +116,15 @@ def promote_version(
 def _evaluate_candidate(
     run: TrackedRun,
     config: PromoteConfig,
-    surveyed: DatasetScan,
+    scan: DatasetScan,
     challenger: ModelVersion,
     champion: ModelVersion | None,
 ) -> Promotion:
     rivals = [each.origin.model_id for each in (challenger, champion) if each]
     link_models(run.client, run.run_id, rivals)
-    log_dataset(run, surveyed)
-    contest = evaluate_candidates(run.client, config, surveyed, challenger, champion)
-    log_evidence(run, surveyed, contest)
+    log_dataset(run, scan)
+    contest = evaluate_candidates(run.client, config, scan, challenger, champion)
+    log_evidence(run, scan, contest)
     verdict = evaluate_gates(config, contest.evidence)
     return Promotion(
         name=challenger.name,
@@ -132,9 +132,9 @@ def _evaluate_candidate(
         alias=config.alias,
         champion=champion.number if champion else None,
         run_id=run.run_id,
-        data=surveyed.images.source,
-        data_digest=truncate_digest(surveyed),
-        num_images=len(contest.mine.predictions),
+        data=scan.images.source,
+        data_digest=truncate_digest(scan),
+        num_images=len(contest.challenger_predictions.predictions),
         verdict=verdict,
         metrics=contest.evidence.metrics,
         comparison=contest.evidence.comparison,

@@ -36,7 +36,7 @@ TRAIN_MARGIN = 8 / 7  # 256 for 224, as torchvision's recipes have it
 class PreparedSet:
     """One set, decoded: its files, why each was skipped if it was, what is learned from."""
 
-    surveyed: DatasetScan
+    scan: DatasetScan
     decoded: DecodedImages
     pixels: ImageDataset
 
@@ -48,7 +48,7 @@ class PreparedSet:
     @property
     def skipped(self) -> list[SkippedImage]:
         """The images that were left out."""
-        return list_skipped(self.surveyed.images, self.reasons)
+        return list_skipped(self.scan.images, self.reasons)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class PreparedData:
         return self.train.decoded.num_decoded + self.valid.decoded.num_decoded
 
 
-def prepare_data(plan: TrainPlan, observer: RunCallback) -> PreparedData:
+def prepare_data(plan: TrainPlan, callback: RunCallback) -> PreparedData:
     """Survey and decode both sets, and look for what is in both and for settings to doubt.
 
     Raises:
@@ -78,22 +78,22 @@ def prepare_data(plan: TrainPlan, observer: RunCallback) -> PreparedData:
     """
     initial = describe_initial(plan)
     for text in find_likely_mistakes(plan.config, initial):
-        observer.note(text)
-    surveys = [scan_set(images, observer) for images in (plan.train, plan.valid)]
+        callback.note(text)
+    scans = [scan_set(images, callback) for images in (plan.train, plan.valid)]
     expected = initial.expected_input
-    size = _choose_image_size(plan, surveys, expected)
+    size = _choose_image_size(plan, scans, expected)
     preprocessing = Preprocessing(size, expected.mean, expected.std, select_fixed_steps(plan.steps))
     stored, train_steps = _plan_storage(plan, preprocessing)
-    train = _prepare_set(surveys[0], stored, plan, observer)
-    valid = _prepare_set(surveys[1], preprocessing, plan, observer)
-    findings = find_leakage(surveys, [train.decoded, valid.decoded])
+    train = _prepare_set(scans[0], stored, plan, callback)
+    valid = _prepare_set(scans[1], preprocessing, plan, callback)
+    findings = find_leakage(scans, [train.decoded, valid.decoded])
     for note in findings.notes():
-        observer.note(note)
+        callback.note(note)
     return PreparedData(preprocessing, train, valid, findings, train_steps)
 
 
 def _choose_image_size(
-    plan: TrainPlan, surveys: Sequence[DatasetScan], expected: ExpectedInput
+    plan: TrainPlan, scans: Sequence[DatasetScan], expected: ExpectedInput
 ) -> int:
     if plan.config.image_size != AUTO_TEXT:
         size = int(plan.config.image_size)
@@ -102,7 +102,7 @@ def _choose_image_size(
     ):
         size = listed
     else:
-        return expected.choose_size(choose_image_size(surveys, most=expected.weights_size))
+        return expected.choose_size(choose_image_size(scans, most=expected.weights_size))
     if expected.only_size not in (None, size):
         raise InvalidParameterError(
             f"{plan.config.model}'s initial weights take images of {expected.only_size} pixels, "
@@ -133,41 +133,39 @@ def _plan_storage(
 
 
 def _prepare_set(
-    surveyed: DatasetScan, preprocessing: Preprocessing, plan: TrainPlan, observer: RunCallback
+    scan: DatasetScan, preprocessing: Preprocessing, plan: TrainPlan, callback: RunCallback
 ) -> PreparedSet:
-    for note in surveyed.images.notes:
-        observer.note(f"{surveyed.images.source}: {note}")
-    observer.scanning(DECODING, len(surveyed.images))
+    for note in scan.images.notes:
+        callback.note(f"{scan.images.source}: {note}")
+    callback.scanning(DECODING, len(scan.images))
     decoded = open_pack(
-        surveyed,
+        scan,
         preprocessing,
         decoded_folder(),
         threads=count_threads(),
         limit_bytes=cache_limit_bytes(),
-        progress=observer.scanned,
-        note=observer.note,
+        progress=callback.scanned,
+        note=callback.note,
         others=list_evictable_archives,
     )
-    usable = select_usable(surveyed.images, decoded.reasons, strict=plan.config.strict)
-    prepared = PreparedSet(surveyed, decoded, _build_dataset(decoded, usable, plan.classes))
-    _report_set(prepared, observer)
+    usable = select_usable(scan.images, decoded.reasons, strict=plan.config.strict)
+    prepared = PreparedSet(scan, decoded, _build_dataset(decoded, usable, plan.classes))
+    _report_set(prepared, callback)
     return prepared
 
 
-def _report_set(prepared: PreparedSet, observer: RunCallback) -> None:
+def _report_set(prepared: PreparedSet, callback: RunCallback) -> None:
     """Name what was skipped, and count what is odd: the manifest names the latter."""
     for each in prepared.skipped:
-        observer.note(f"skipped {each.name}: {each.reason}")
-    surveyed = prepared.surveyed
+        callback.note(f"skipped {each.name}: {each.reason}")
+    scan = prepared.scan
     odd = [
         f"{make_printable(item.name)} {seen.warning}"
-        for item, seen, reason in zip(
-            surveyed.images.items, surveyed.sightings, prepared.reasons, strict=True
-        )
+        for item, seen, reason in zip(scan.images.items, scan.files, prepared.reasons, strict=True)
         if seen.warning and not reason
     ]
     if odd:
-        observer.note(f"{len(odd)} images in {surveyed.images.source} are odd, such as {odd[0]}")
+        callback.note(f"{len(odd)} images in {scan.images.source} are odd, such as {odd[0]}")
 
 
 def _build_dataset(pack: DecodedImages, usable: ImageSet, classes: Iterable[str]) -> ImageDataset:

@@ -22,13 +22,13 @@ FOLDER_TAG = "trialrun.folder"  # that a run was started in, to which its paths 
 _PACKAGES = ("trialrun", "torch", "torchvision", "numpy", "pillow", "safetensors", "mlflow")
 
 
-def describe_environment(math: ComputeConfig) -> dict[str, Any]:
+def describe_environment(compute: ComputeConfig) -> dict[str, Any]:
     """Plain values, flat: name to text or number."""
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _describe_processor(),
-        "device": _device_name(math),
+        "device": _device_name(compute),
         "num_threads": torch.get_num_threads(),
         **{name: _read_version(name) for name in _PACKAGES},
         "cuda": torch.version.cuda,
@@ -70,7 +70,7 @@ def _describe_processor() -> str:
     return f"{os.cpu_count()} x {next(names, 'unknown')}"
 
 
-def _device_name(math: ComputeConfig) -> str:
-    if math.device.type == "cuda":
-        return torch.cuda.get_device_name(math.device)
-    return math.device.type
+def _device_name(compute: ComputeConfig) -> str:
+    if compute.device.type == "cuda":
+        return torch.cuda.get_device_name(compute.device)
+    return compute.device.type

@@ -30,21 +30,21 @@ EVENTS = "events.jsonl"
 _STOP_FIELDS = ("stop_reason", "stopped_epoch", "best_epoch", "best_valid_loss", "weights_sha256")
 
 
-def log_start(run: TrackedRun, plan: TrainPlan, data: PreparedData, math: ComputeConfig) -> None:
+def log_start(run: TrackedRun, plan: TrainPlan, data: PreparedData, compute: ComputeConfig) -> None:
     """What is known before the first epoch: parameters, what they resolved to, inputs, manifest."""
     resolved = {
-        "resolved_device": str(math.device),
+        "resolved_device": str(compute.device),
         "resolved_image_size": str(data.preprocessing.image_size),
         "num_classes": str(len(plan.classes)),
         "num_train_images": str(len(data.train.pixels)),
         "num_valid_images": str(len(data.valid.pixels)),
     }
     run.params(plan.config.params() | resolved)
-    run.text(ENVIRONMENT, format_json(describe_environment(math)))
+    run.text(ENVIRONMENT, format_json(describe_environment(compute)))
     run.inputs(
         [
-            make_dataset_input(data.train.surveyed, name=TRAIN_NAME, context="training"),
-            make_dataset_input(data.valid.surveyed, name=VALID_NAME, context="validation"),
+            make_dataset_input(data.train.scan, name=TRAIN_NAME, context="training"),
+            make_dataset_input(data.valid.scan, name=VALID_NAME, context="validation"),
         ]
     )
     rows = [
@@ -66,8 +66,8 @@ def collect_resolved_params(state: TrainState, config: TrainConfig) -> dict[str,
     """What the network decided: precision, memory layout, and the rules of averages."""
     statistics = state.statistics
     return {
-        "resolved_precision": state.math.precision,
-        "resolved_layout": state.math.layout,
+        "resolved_precision": state.compute.precision,
+        "resolved_layout": state.compute.layout,
         "resolved_warmup_steps": str(state.warm_up_steps),
         "resolved_ema": describe_ema(config.ema),
         "resolved_batch_norm_momentum": statistics.rule if statistics else NONE_TEXT,
@@ -75,7 +75,7 @@ def collect_resolved_params(state: TrainState, config: TrainConfig) -> dict[str,
 
 
 def _build_manifest_rows(name: str, prepared: PreparedSet) -> list[dict[str, Any]]:
-    surveyed = prepared.surveyed
+    scan = prepared.scan
     return [
         {
             "set": name,
@@ -90,9 +90,7 @@ def _build_manifest_rows(name: str, prepared: PreparedSet) -> list[dict[str, Any
             "warning": seen.warning,
             **({} if item.group is None else {"group": item.group}),
         }
-        for item, seen, reason in zip(
-            surveyed.images.items, surveyed.sightings, prepared.reasons, strict=True
-        )
+        for item, seen, reason in zip(scan.images.items, scan.files, prepared.reasons, strict=True)
     ]
 
 
@@ -101,11 +99,11 @@ def format_json_lines(rows: list[dict[str, Any]]) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
-def log_epoch(run: TrackedRun, standing: EpochStatus) -> int:
+def log_epoch(run: TrackedRun, status: EpochStatus) -> int:
     """An epoch's metrics in one call; when they were given, in ms since 1970."""
-    metrics = standing.result.metrics()
-    metrics["epochs_without_improvement"] = standing.epochs_without_improvement
-    return run.metrics(metrics, standing.result.epoch)
+    metrics = status.result.metrics()
+    metrics["epochs_without_improvement"] = status.epochs_without_improvement
+    return run.metrics(metrics, status.result.epoch)
 
 
 def log_best_epoch(
@@ -128,16 +126,16 @@ def log_best_epoch(
             timestamp_ms=timestamp_ms,
             model_id=model_id,
             dataset_name=name,
-            dataset_digest=truncate_digest(prepared.surveyed),
+            dataset_digest=truncate_digest(prepared.scan),
         )
 
 
-def log_evaluation_fault(run: TrackedRun, events: "EventLog", standing: EpochStatus) -> None:
+def log_evaluation_fault(run: TrackedRun, events: "EventLog", status: EpochStatus) -> None:
     """That the validation figures of an epoch say nothing about what the network has learned."""
-    fault = standing.result.evaluation_fault
+    fault = status.result.evaluation_fault
     assert fault is not None
-    events.add("evaluation_fault", epoch=standing.result.epoch, **asdict(fault))
-    run.tags({"evaluation_fault": f"epoch {standing.result.epoch}: {fault}"})
+    events.add("evaluation_fault", epoch=status.result.epoch, **asdict(fault))
+    run.tags({"evaluation_fault": f"epoch {status.result.epoch}: {fault}"})
 
 
 class EventLog:
@@ -150,14 +148,14 @@ class EventLog:
         """Note that something happened now."""
         self._rows.append({"event": event, "time": round(time.time(), 3), **facts})
 
-    def epoch(self, standing: EpochStatus) -> None:
+    def epoch(self, status: EpochStatus) -> None:
         """Note an epoch's outcome, and an early stop where it brought one."""
-        stalled = standing.epochs_without_improvement
+        stalled = status.epochs_without_improvement
         self.add(
             "improved" if stalled == 0 else "no_improvement",
-            epoch=standing.result.epoch,
-            valid_loss=standing.result.valid_loss,
-            best_epoch=standing.best_epoch,
+            epoch=status.result.epoch,
+            valid_loss=status.result.valid_loss,
+            best_epoch=status.best_epoch,
             epochs_without_improvement=stalled,
         )
 
@@ -184,11 +182,11 @@ def log_validation(run: TrackedRun, best: EpochStatus, plan: TrainPlan, data: Pr
 def _collect_valid_predictions(
     best: EpochStatus, plan: TrainPlan, valid: PreparedSet
 ) -> ImagePredictions:
-    surveyed, found = valid.surveyed, best.result.validation
+    scan, found = valid.scan, best.result.validation
     rows = valid.pixels.rows.tolist()
     return ImagePredictions(
-        tuple(escape_non_utf8(surveyed.images.items[row].name) for row in rows),
-        tuple(surveyed.sightings[row].sha256 for row in rows),
+        tuple(escape_non_utf8(scan.images.items[row].name) for row in rows),
+        tuple(scan.files[row].sha256 for row in rows),
         Predictions(
             plan.classes,
             valid.pixels.labels,

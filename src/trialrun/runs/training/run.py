@@ -59,7 +59,7 @@ class NestedRun:
 
 @isolate_torch_state()
 def train_run(
-    plan: TrainPlan, observer: RunCallback | None = None, *, nested: NestedRun | None = None
+    plan: TrainPlan, callback: RunCallback | None = None, *, nested: NestedRun | None = None
 ) -> TrainResult:
     """Train what `plan` says as an MLflow run, and register the model where it says so.
 
@@ -69,17 +69,17 @@ def train_run(
         TrialrunError: As its kinds say; the run is then FAILED.
         CutBySignalError: A signal came; the run is then KILLED.
     """
-    observer = observer or NoOpCallback()
-    math = resolve_rank_compute(plan)
+    callback = callback or NoOpCallback()
+    compute = resolve_rank_compute(plan)
     if nested is not None:
         with _open_nested_run(nested) as run:
-            observer.opened(run.name, run.run_id)
-            return _train_to_end(plan, run, nested.data, math, ALONE, observer, nested)
-    with join_ranks(math.device) as ranks:
+            callback.opened(run.name, run.run_id)
+            return _train_to_end(plan, run, nested.data, compute, ALONE, callback, nested)
+    with join_ranks(compute.device) as ranks:
         if ranks.is_first:
-            return ranks.agree(_train_recorded(plan, math, ranks, observer))
-        under_way = start_session(plan, prepare_data(plan, NoOpCallback()), math, ranks)
-        for _ in under_way.standings(lambda: None):
+            return ranks.agree(_train_recorded(plan, compute, ranks, callback))
+        under_way = start_session(plan, prepare_data(plan, NoOpCallback()), compute, ranks)
+        for _ in under_way.epochs(lambda: None):
             pass
         return ranks.agree(None)  # type: ignore[return-value] # the first rank's is what comes
 
@@ -95,14 +95,14 @@ def _open_nested_run(nested: NestedRun) -> AbstractContextManager[TrackedRun]:
 
 
 def _train_recorded(
-    plan: TrainPlan, math: ComputeConfig, ranks: Ranks, observer: RunCallback
+    plan: TrainPlan, compute: ComputeConfig, ranks: Ranks, callback: RunCallback
 ) -> TrainResult:
     config = plan.config
     with open_run(
         connect_client(), experiment=config.experiment, name=config.run_name, tags=_build_tags()
     ) as run:
-        observer.opened(run.name, run.run_id)
-        return _train_to_end(plan, run, prepare_data(plan, observer), math, ranks, observer)
+        callback.opened(run.name, run.run_id)
+        return _train_to_end(plan, run, prepare_data(plan, callback), compute, ranks, callback)
 
 
 def _build_tags() -> dict[str, str]:
@@ -113,20 +113,20 @@ def _train_to_end(
     plan: TrainPlan,
     run: TrackedRun,
     data: PreparedData,
-    math: ComputeConfig,
+    compute: ComputeConfig,
     ranks: Ranks,
-    observer: RunCallback,
+    callback: RunCallback,
     nested: NestedRun | None = None,
 ) -> TrainResult:
-    log_start(run, plan, data, math)
-    return _TrainingRun(plan, run, data, math, ranks, observer, nested).result()
+    log_start(run, plan, data, compute)
+    return _TrainingRun(plan, run, data, compute, ranks, callback, nested).result()
 
 
 @dataclass(slots=True)
 class _BestCheckpoint:
     """The best epoch so far and its weights, on the CPU."""
 
-    standing: EpochStatus
+    status: EpochStatus
     timestamp_ms: int
     state: dict[str, Tensor]
 
@@ -138,9 +138,9 @@ class _TrainingRun:
     plan: TrainPlan
     run: TrackedRun
     data: PreparedData
-    math: ComputeConfig
+    compute: ComputeConfig
     ranks: Ranks
-    observer: RunCallback
+    callback: RunCallback
     nested: NestedRun | None = None
     events: EventLog = field(default_factory=EventLog)
     last: EpochStatus | None = None
@@ -172,29 +172,31 @@ class _TrainingRun:
             log_stop(self.run, self.events, self._outcome(status, stop_reason))
 
     def _train(self) -> ModelDescription:
-        under_way = start_session(self.plan, self.data, self.math, self.ranks, self.observer.note)
+        under_way = start_session(
+            self.plan, self.data, self.compute, self.ranks, self.callback.note
+        )
         resolved = collect_resolved_params(under_way.state, self.plan.config)
         self.run.params({**resolved, **under_way.initial_params})
-        forecast = DurationForecast(under_way, self.observer)
-        for standing in under_way.standings(forecast.step):
-            when = log_epoch(self.run, standing)
-            self.last = standing
-            if standing.is_best:
-                state = _copy_state(under_way.state.deployed().state_dict(), self.best)
-                self.best = _BestCheckpoint(standing, when, state)
-            self.events.epoch(standing)
-            self._report_fault(standing)
-            self.observer.epoch(standing, self.plan.config.epochs)
+        forecast = DurationForecast(under_way, self.callback)
+        for status in under_way.epochs(forecast.step):
+            when = log_epoch(self.run, status)
+            self.last = status
+            if status.is_best:
+                state = _copy_state(under_way.state.inference_model().state_dict(), self.best)
+                self.best = _BestCheckpoint(status, when, state)
+            self.events.epoch(status)
+            self._report_fault(status)
+            self.callback.epoch(status, self.plan.config.epochs)
         return under_way.description
 
-    def _report_fault(self, standing: EpochStatus) -> None:
+    def _report_fault(self, status: EpochStatus) -> None:
         """Say once that validation figures of this run mean nothing."""
-        fault = standing.result.evaluation_fault
+        fault = status.result.evaluation_fault
         if fault is None:
             return
-        log_evaluation_fault(self.run, self.events, standing)
+        log_evaluation_fault(self.run, self.events, status)
         if not self.has_fault:
-            self.observer.note(f"epoch {standing.result.epoch}: {fault}")
+            self.callback.note(f"epoch {status.result.epoch}: {fault}")
         self.has_fault = True
 
     def _check_learned(self) -> None:
@@ -203,11 +205,11 @@ class _TrainingRun:
         The last step's weights are judged by validation alone.
         """
         assert self.best is not None
-        if not isfinite(self.best.standing.best_valid_loss):
+        if not isfinite(self.best.status.best_valid_loss):
             raise NonFiniteLossError("no epoch had a validation loss that is a number")
 
     def _outcome(self, status: str, stop_reason: str) -> TrainResult:
-        best = self.best.standing if self.best else None
+        best = self.best.status if self.best else None
         return TrainResult(
             run_id=self.run.run_id,
             status=status,
@@ -227,8 +229,8 @@ class _TrainingRun:
             weights_sha256=weights.hash_weights(content),
         )
         log_stop(self.run, self.events, result)
-        log_validation(self.run, self.best.standing, self.plan, self.data)
-        fault = self.best.standing.result.evaluation_fault
+        log_validation(self.run, self.best.status, self.plan, self.data)
+        fault = self.best.status.result.evaluation_fault
         self.run.tags(
             {"mlflow.note.content": format_model_card(self.plan, result, self.data, fault)}
         )
@@ -236,7 +238,7 @@ class _TrainingRun:
             return result
         model = self._logged(description, content, result)
         log_best_epoch(
-            self.run, self.best.standing, self.best.timestamp_ms, model.model_id, self.data
+            self.run, self.best.status, self.best.timestamp_ms, model.model_id, self.data
         )
         result = replace(result, model_uri=model.uri)
         name = self.plan.config.register_as
@@ -251,8 +253,8 @@ class _TrainingRun:
         figures = {name: f"{value:.6g}" for name, value in result.metrics.items()}
         return figures | {
             "weights_sha256": str(result.weights_sha256),
-            "train_digest": truncate_digest(self.data.train.surveyed),
-            "valid_digest": truncate_digest(self.data.valid.surveyed),
+            "train_digest": truncate_digest(self.data.train.scan),
+            "valid_digest": truncate_digest(self.data.valid.scan),
             "best_epoch": str(result.best_epoch),
             "stop_reason": result.stop_reason,
         }

@@ -49,7 +49,7 @@ class TrainingSession:
         str, str
     ]  # what identifies the weights it began with; of the first rank
 
-    def standings(self, on_step: Callable[[], None]) -> Iterator[EpochStatus]:
+    def epochs(self, on_step: Callable[[], None]) -> Iterator[EpochStatus]:
         """Train; an item an epoch. Every rank stops after the same epoch: the first's clock counts.
 
         Raises:
@@ -81,7 +81,7 @@ def resolve_rank_compute(plan: TrainPlan) -> ComputeConfig:
 def start_session(
     plan: TrainPlan,
     data: PreparedData,
-    math: ComputeConfig,
+    compute: ComputeConfig,
     ranks: Ranks,
     note: Callable[[str], None] | None = None,
 ) -> TrainingSession:
@@ -115,7 +115,7 @@ def start_session(
         data.train_steps,
     )
     with translate_torch_errors(config.batch_size):
-        state = init_train_state(network, find_head_prefix(network), task, config, math, ranks)
+        state = init_train_state(network, find_head_prefix(network), task, config, compute, ranks)
     trained = replace(description, classes=plan.classes, preprocessing=data.preprocessing)
     return TrainingSession(plan, trained, state, ranks, params)
 
@@ -130,7 +130,7 @@ def _check_same_images(data: PreparedData, ranks: Ranks) -> None:
         for p in (data.train.pixels, data.valid.pixels)
         for each in (p.rows, p.labels)
     ]
-    ours = [truncate_digest(each.surveyed) for each in (data.train, data.valid)]
+    ours = [truncate_digest(each.scan) for each in (data.train, data.valid)]
     ours.append(hashlib.sha256(b"|".join(parts)).hexdigest())
     if ranks.agree(ours) != ours:
         raise InvalidDatasetError(
@@ -142,13 +142,13 @@ def _check_same_images(data: PreparedData, ranks: Ranks) -> None:
 class DurationForecast:
     """Says, once and early, how long a long training on a CPU will take."""
 
-    def __init__(self, under_way: TrainingSession, observer: RunCallback) -> None:
+    def __init__(self, under_way: TrainingSession, callback: RunCallback) -> None:
         config, ranks = under_way.plan.config, under_way.ranks
         num_images = len(under_way.state.task.train)
         per_epoch = steps_per_epoch(config, num_images, ranks.world_size)
         self._num_steps = config.epochs * per_epoch
-        self._on_cpu = under_way.state.math.device.type == "cpu"
-        self._observer = observer
+        self._on_cpu = under_way.state.compute.device.type == "cpu"
+        self._observer = callback
         self._steps = 0
         self._started = 0.0
 

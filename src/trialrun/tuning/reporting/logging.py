@@ -50,9 +50,11 @@ def log_trials(run: TrackedRun, trials: Sequence["FrozenTrial"], plan: SearchPla
 
 def _make_row(trial: "FrozenTrial", plan: SearchPlan) -> dict[str, Any]:
     attributes = trial.user_attrs
-    values = trial.values or [None] * len(plan.goals)
+    values = trial.values or [None] * len(plan.objectives)
     row: dict[str, Any] = {"number": trial.number, "state": trial.state.name.lower()}
-    row |= {goal.metric: value for goal, value in zip(plan.goals, values, strict=False)}
+    row |= {
+        objective.metric: value for objective, value in zip(plan.objectives, values, strict=False)
+    }
     row |= {name: trial.params.get(name) for name in plan.space.dimensions}
     duration = trial.duration
     return row | {
@@ -66,12 +68,12 @@ def _make_row(trial: "FrozenTrial", plan: SearchPlan) -> dict[str, Any]:
     }
 
 
-def log_plots(run: TrackedRun, study: "Study", plan: SearchPlan, observer: SearchCallback) -> None:
+def log_plots(run: TrackedRun, study: "Study", plan: SearchPlan, callback: SearchCallback) -> None:
     """Optuna's pictures, as PNG in `plots`."""
     with scratch_directory() as scratch:
         for path, reason in draw_plots(study, plan, scratch):
             if path is None:
-                observer.note(reason)
+                callback.note(reason)
             else:
                 run.artifact(path, "plots")
 
@@ -117,7 +119,7 @@ def _format_card(
         f"{count} {state}" for state, count in count_by_state(trials).items() if count
     )
     names = list(plan.space.dimensions)
-    heads = ["trial", *(goal.metric for goal in plan.goals), *names]
+    heads = ["trial", *(objective.metric for objective in plan.objectives), *names]
     searched = ", ".join(f"{name} {text}" for name, text in plan.space.texts().items())
     lines = [
         f"## Search of {plan.base.config.model} on {plan.base.train.source}",
@@ -128,7 +130,7 @@ def _format_card(
         f"| {' | '.join(heads)} |",
         "|" + "---|" * len(heads),
     ]
-    for trial in sort_by_objective(trials, plan.goals)[:_SHOWN_TRIALS]:
+    for trial in sort_by_objective(trials, plan.objectives)[:_SHOWN_TRIALS]:
         cells = [str(trial.number), *(f"{value:.4g}" for value in trial.values)]
         cells += [_shorten_value(trial.params.get(name)) for name in names]
         lines.append(f"| {' | '.join(cells)} |")

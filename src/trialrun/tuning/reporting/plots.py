@@ -55,7 +55,7 @@ def _save_plot(picture: Callable[[], Any], path: Path) -> Path:
 def _list_plots(study: "Study", plan: SearchPlan) -> dict[str, Callable[[], Any]]:
     from optuna.visualization import matplotlib as optuna_plots
 
-    first: dict[str, Any] = {"target": _first_value, "target_name": plan.goals[0].metric}
+    first: dict[str, Any] = {"target": _first_value, "target_name": plan.objectives[0].metric}
     names = list(plan.space.dimensions)
     pictures: dict[str, Callable[[], Any]] = {
         "history": lambda: optuna_plots.plot_optimization_history(study, **first),
@@ -73,10 +73,10 @@ def _list_plots(study: "Study", plan: SearchPlan) -> dict[str, Callable[[], Any]
                 study, params=names, **first
             ),
         }
-    if len(plan.goals) == 1:
+    if len(plan.objectives) == 1:
         pictures["intermediate_values"] = lambda: optuna_plots.plot_intermediate_values(study)
-    elif len(plan.goals) <= _MAX_PARETO:
-        metrics = [goal.metric for goal in plan.goals]
+    elif len(plan.objectives) <= _MAX_PARETO:
+        metrics = [objective.metric for objective in plan.objectives]
         pictures["pareto_front"] = lambda: optuna_plots.plot_pareto_front(
             study, target_names=metrics
         )

@@ -123,32 +123,32 @@ def open_replicate_study(storage: StudyStorage, study: "Study", plan: SearchPlan
 def find_finalists(trials: Sequence["FrozenTrial"], plan: SearchPlan) -> list["FrozenTrial"]:
     """The best trials of different settings."""
     found: dict[str, FrozenTrial] = {}
-    for trial in sort_by_objective(trials, plan.goals):
+    for trial in sort_by_objective(trials, plan.objectives):
         found.setdefault(format_settings(trial.params), trial)
     return list(found.values())[: plan.config.finalists]
 
 
 def compute_noise_floor(trials: Sequence["FrozenTrial"], plan: SearchPlan) -> NoiseFloor | None:
     """What the replicates say; None where two settings have not two seeds in common."""
-    completed = sort_by_objective(trials, plan.goals)
-    goal = plan.goals[0]
+    completed = sort_by_objective(trials, plan.objectives)
+    objective = plan.objectives[0]
     values: dict[int, dict[int, float]] = defaultdict(dict)
     seconds: dict[int, list[float]] = defaultdict(list)
     for trial in completed:
         of_trial = trial.user_attrs[OF_TRIAL]
         values[of_trial][trial.user_attrs[REPLICATE]] = trial.values[0]
         seconds[of_trial].append(_training_seconds(trial.user_attrs[RESULT]))
-    ranked = sorted(values, key=lambda one: goal.sign * statistics.fmean(values[one].values()))
+    ranked = sorted(values, key=lambda one: objective.sign * statistics.fmean(values[one].values()))
     if len(ranked) < 2:
         return None
     winner, runner_up = ranked[:2]
     shared = sorted(values[winner].keys() & values[runner_up].keys())
     if len(shared) < 2:
         return None
-    better = [goal.sign * (values[runner_up][k] - values[winner][k]) for k in shared]
+    better = [objective.sign * (values[runner_up][k] - values[winner][k]) for k in shared]
     low, high = compute_mean_interval(better)
     return NoiseFloor(
-        metric=goal.metric,
+        metric=objective.metric,
         replicates=len(shared),
         winner=winner,
         runner_up=runner_up,

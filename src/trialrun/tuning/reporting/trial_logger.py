@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 class TrialLogger:
     """Tells of every trial once, when the storage says that it has ended."""
 
-    def __init__(self, study: "Study", plan: SearchPlan, observer: SearchCallback) -> None:
-        self._study, self._plan, self._observer = study, plan, observer
+    def __init__(self, study: "Study", plan: SearchPlan, callback: SearchCallback) -> None:
+        self._study, self._plan, self._observer = study, plan, callback
         self._told = {trial.number for trial in self._ended()}
 
     def __call__(self) -> None:
@@ -54,8 +54,8 @@ def _describe_outcome(trial: "FrozenTrial", plan: SearchPlan) -> str:
 
     attributes = trial.user_attrs
     if trial.state == TrialState.COMPLETE:
-        pairs = zip(plan.goals, trial.values, strict=True)
-        return "  ".join(f"{goal.metric} {value:.4g}" for goal, value in pairs)
+        pairs = zip(plan.objectives, trial.values, strict=True)
+        return "  ".join(f"{objective.metric} {value:.4g}" for objective, value in pairs)
     if trial.state == TrialState.PRUNED:
         if INFEASIBLE in attributes:
             return "does not fit in memory"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class LockHandle(Protocol):
     """A lock that was got for long."""
 
-    def is_kept(self) -> bool:
+    def is_held(self) -> bool:
         """Whether it is ours still, or again."""
 
 
@@ -45,7 +45,7 @@ def acquire_file_lock(
 
 
 class _FileLockHandle:
-    def is_kept(self) -> bool:
+    def is_held(self) -> bool:
         """Always: nothing but this process's end takes it."""
         return True
 
@@ -71,7 +71,7 @@ def acquire_session_lock(engine: "Engine", name: str) -> Iterator[LockHandle | N
         try:
             yield hold
         finally:
-            hold.let_go()
+            hold.release()
 
 
 class _SessionLockHandle:
@@ -87,7 +87,7 @@ class _SessionLockHandle:
         self._backend = self._asked("SELECT pg_backend_pid()")
         return True
 
-    def is_kept(self) -> bool:
+    def is_held(self) -> bool:
         """Whether it is ours still, or again where its connection was cut and nobody came first."""
         from sqlalchemy.exc import SQLAlchemyError
 
@@ -96,7 +96,7 @@ class _SessionLockHandle:
                 return self._asked("SELECT pg_backend_pid()") == self._backend or self.take()
         return False
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         from sqlalchemy.exc import SQLAlchemyError
 
         with suppress(SQLAlchemyError):  # a connection that was cut has lost it already

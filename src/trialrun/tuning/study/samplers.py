@@ -28,7 +28,7 @@ def make_pruner(plan: SearchPlan) -> "BasePruner":
     """What ends hopeless trials; none where there are several metrics, which Optuna cannot."""
     from optuna import pruners
 
-    if plan.config.pruner == "none" or len(plan.goals) > 1:
+    if plan.config.pruner == "none" or len(plan.objectives) > 1:
         return pruners.NopPruner()
     if plan.config.pruner == "hyperband":
         return pruners.HyperbandPruner(min_resource=1, max_resource=_most_epochs(plan))

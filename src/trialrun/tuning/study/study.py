@@ -64,7 +64,7 @@ def list_directions(plan: SearchPlan) -> "list[StudyDirection]":
     """Which way is better, in Optuna's words."""
     from optuna.study import StudyDirection
 
-    return [StudyDirection[goal.direction.upper()] for goal in plan.goals]
+    return [StudyDirection[objective.direction.upper()] for objective in plan.objectives]
 
 
 def _check_signature(study: "Study", plan: SearchPlan) -> None:
@@ -107,8 +107,8 @@ def _list_enqueued(plan: SearchPlan, others: Sequence[Mapping[str, Any]]) -> lis
     if plan.config.sampler == "grid":
         return []  # its points are put there one by one: those that fail give way to others
     defaults = {name: getattr(TrainConfig(), name) for name in plan.space.dimensions}
-    starts = [defaults, *plan.starts, *others]
-    fitting = [plan.space.fitting(settings) for settings in starts]
+    enqueued_params = [defaults, *plan.enqueued_params, *others]
+    fitting = [plan.space.fitting(settings) for settings in enqueued_params]
     return [settings for settings in fitting if settings]
 
 
@@ -125,8 +125,10 @@ def _load_other_study(storage: StudyStorage, plan: SearchPlan) -> Sequence[Mappi
             f"from_study={name}: there is no such study in {redact_password(storage.url)}",
             "`optuna studies --storage URL` lists those there are.",
         ) from None
-    goals = [Objective("", way.name.lower()) for way in other.directions]
-    return [trial.params for trial in sort_by_objective(other.get_trials(), goals)[:_NUM_STARTS]]
+    objectives = [Objective("", way.name.lower()) for way in other.directions]
+    return [
+        trial.params for trial in sort_by_objective(other.get_trials(), objectives)[:_NUM_STARTS]
+    ]
 
 
 def open_trial_queue(
@@ -135,16 +137,16 @@ def open_trial_queue(
     plan: SearchPlan,
     *,
     deadline: float | None,
-    on_lost: Callable[["FrozenTrial"], None],
+    on_stale: Callable[["FrozenTrial"], None],
 ) -> TrialQueue:
     """The desk of a study; for one of replicates, of those that wait there."""
     num_trials = plan.config.trials
-    only_waiting = plan.config.sampler == "grid"
+    enqueued_only = plan.config.sampler == "grid"
     if study.user_attrs.get(SETTINGS, False):
-        num_trials, only_waiting = len(study.get_trials(deepcopy=False)), True
+        num_trials, enqueued_only = len(study.get_trials(deepcopy=False)), True
     ended = [
         trial.number for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()
     ]
     return TrialQueue(
-        storage, study, plan, num_trials, deadline, only_waiting, frozenset(ended), on_lost
+        storage, study, plan, num_trials, deadline, enqueued_only, frozenset(ended), on_stale
     )

@@ -72,9 +72,9 @@ class TrialQueue:
     plan: SearchPlan
     num_trials: int
     deadline: float | None  # seconds since 1970
-    only_waiting: bool
+    enqueued_only: bool
     ended_before: frozenset[int]  # trials' numbers
-    on_lost: Callable[["FrozenTrial"], None]
+    on_stale: Callable[["FrozenTrial"], None]
 
     def claim(self, worker: str) -> ClaimedTrial | NothingYet | Finished:
         """The next trial for `worker`.
@@ -100,12 +100,12 @@ class TrialQueue:
                 return Finished()
             new = [trial for trial in trials if trial.number not in self.ended_before]
             _check_endless_failure(new)
-            if not self.only_waiting:  # what waits is finite, and so is a grid
+            if not self.enqueued_only:  # what waits is finite, and so is a grid
                 _check_endless_impossible(new)
             num_running = sum(trial.state == TrialState.RUNNING for trial in trials)
             if num_done + num_running >= self.num_trials:
                 return NothingYet()
-            if self.only_waiting and not self._is_any_waiting(trials):
+            if self.enqueued_only and not self._is_any_waiting(trials):
                 return NothingYet() if num_running else Finished()
             return self._ask(worker, _next_number(trials))
 
@@ -155,7 +155,7 @@ class TrialQueue:
                 "Search smaller batch_size values, or a smaller image_size or model.",
             )
 
-    def beating(self, claim: ClaimedTrial) -> "Heartbeat":
+    def heartbeat(self, claim: ClaimedTrial) -> "Heartbeat":
         """A context that shows that the claim's worker lives."""
         return Heartbeat(self.storage, self._id_of(claim.number))
 
@@ -189,7 +189,7 @@ class TrialQueue:
         self.note(claim, ERROR, error)
         return self._tell(claim, TrialState.FAIL)
 
-    def does_not_fit(self, claim: ClaimedTrial, batch_size: int) -> None:
+    def prune_out_of_memory(self, claim: ClaimedTrial, batch_size: int) -> None:
         """The trial's batch is too large for the memory: it is pruned, and none as large tried."""
         with self._locked():
             if BATCH_SIZE in self.plan.space.dimensions:
@@ -205,7 +205,7 @@ class TrialQueue:
         trial.set_user_attr(why, reason)
         self.study.tell(trial, state=TrialState.PRUNED, skip_if_finished=True)
 
-    def give_back(self, claim: ClaimedTrial, reason: str) -> None:
+    def requeue(self, claim: ClaimedTrial, reason: str) -> None:
         """The worker is being stopped: the trial is to be begun again by another."""
         from optuna.trial import TrialState
 
@@ -249,7 +249,7 @@ class TrialQueue:
             if trial.state != TrialState.FAIL or ERROR in trial.user_attrs:
                 continue
             if trial.number in silent:
-                self.on_lost(trial)
+                self.on_stale(trial)
             tried = len(trial.system_attrs.get(_HISTORY, []))
             if trial.number not in again and tried < self.plan.config.retries:
                 self._requeue(trial)
@@ -260,7 +260,7 @@ class TrialQueue:
         from optuna.trial import TrialState
 
         told = self.study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
-        self.on_lost(told)
+        self.on_stale(told)
 
     def _requeue(self, trial: "FrozenTrial") -> None:
         """Put a copy of a trial that was lost into the queue."""
@@ -348,14 +348,16 @@ def is_done(trial: "FrozenTrial") -> bool:
 
 
 def sort_by_objective(
-    trials: Sequence["FrozenTrial"], goals: Sequence[Objective]
+    trials: Sequence["FrozenTrial"], objectives: Sequence[Objective]
 ) -> list["FrozenTrial"]:
     """The completed trials by the first metric, ties by the next, then by number."""
     from optuna.trial import TrialState
 
     completed = [trial for trial in trials if trial.state == TrialState.COMPLETE]
 
-    return sorted(completed, key=lambda trial: (as_minimized(trial.values, goals), trial.number))
+    return sorted(
+        completed, key=lambda trial: (as_minimized(trial.values, objectives), trial.number)
+    )
 
 
 def _next_number(trials: Sequence["FrozenTrial"]) -> int:

@@ -27,15 +27,15 @@ if TYPE_CHECKING:
 def main(file: str) -> int:
     """Work as the orders in `file` say; the exit code."""
     limit_spinning()
-    orders = WorkerArgs(**json.loads(Path(file).read_text("utf-8")))
+    worker_args = WorkerArgs(**json.loads(Path(file).read_text("utf-8")))
     try:
         with interrupt_on_signals():
             threading.Thread(target=_end_with_parent, daemon=True).start()
-            _run_worker(orders)
+            _run_worker(worker_args)
     except CutBySignalError as cut:
         return cut.exit_code
     except TrialrunError as error:
-        write_error(orders.answer, error)
+        write_error(worker_args.answer, error)
         return error.exit_code
     return 0
 
@@ -47,12 +47,12 @@ def _end_with_parent() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _run_worker(orders: WorkerArgs) -> None:
+def _run_worker(worker_args: WorkerArgs) -> None:
     from trialrun.tuning.plan import plan_search
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)
-    use_copies(orders.copies)
-    plan = plan_search(orders.given)
+    use_copies(worker_args.copies)
+    plan = plan_search(worker_args.raw_settings)
     import torch
 
     from trialrun.mlflow_client import connect_client
@@ -62,16 +62,16 @@ def _run_worker(orders: WorkerArgs) -> None:
 
     if threads := os.environ.get("OMP_NUM_THREADS"):
         torch.set_num_threads(int(threads))
-    plan = assign_device(plan, orders.place)
+    plan = assign_device(plan, worker_args.place)
     client = connect_client()
-    storage = open_storage(orders.storage, heartbeat_seconds=plan.config.heartbeat_seconds)
+    storage = open_storage(worker_args.storage, heartbeat_seconds=plan.config.heartbeat_seconds)
     with translate_optuna_errors(storage.url), closing(storage), silence_optuna():
-        study = load_study(storage, orders.study, plan)
-        _train_trials(orders, plan, client, storage, study)
+        study = load_study(storage, worker_args.study, plan)
+        _train_trials(worker_args, plan, client, storage, study)
 
 
 def _train_trials(
-    orders: WorkerArgs,
+    worker_args: WorkerArgs,
     plan: "SearchPlan",
     client: "MlflowClient",
     storage: "StudyStorage",
@@ -85,17 +85,17 @@ def _train_trials(
     from trialrun.tuning.workers.pool import run_trials
     from trialrun.tuning.workers.trial_runner import TrialRunner
 
-    desk = open_trial_queue(
+    queue = open_trial_queue(
         storage,
         study,
         plan,
-        deadline=orders.deadline,
-        on_lost=lambda trial: end_lost_run(client, trial),
+        deadline=worker_args.deadline,
+        on_stale=lambda trial: end_lost_run(client, trial),
     )
-    experiment = TrackedRun(client, orders.parent_run_id).experiment_id
-    bench = TrialRunner(plan, orders.parent_run_id, experiment, NoOpCallback())
-    bench.check_same_data(study)
-    run_trials(desk, bench, orders.worker, lambda: None)
+    experiment = TrackedRun(client, worker_args.parent_run_id).experiment_id
+    runner = TrialRunner(plan, worker_args.parent_run_id, experiment, NoOpCallback())
+    runner.check_same_data(study)
+    run_trials(queue, runner, worker_args.worker, lambda: None)
 
 
 if __name__ == "__main__":

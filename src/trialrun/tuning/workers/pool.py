@@ -32,7 +32,7 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def run_trials(
-    desk: TrialQueue, bench: "TrialRunner", worker: str, after: Callable[[], None]
+    queue: TrialQueue, runner: "TrialRunner", worker: str, after: Callable[[], None]
 ) -> None:
     """Take and run trials in this process until none is to be begun any more.
 
@@ -40,11 +40,11 @@ def run_trials(
         TrialrunError: What is wrong is not one trial's settings.
         CutBySignalError: A signal came.
     """
-    while not isinstance(claim := desk.claim(worker), Finished):
+    while not isinstance(claim := queue.claim(worker), Finished):
         if isinstance(claim, NothingYet):
             time.sleep(POLL_SECONDS)
         else:
-            bench.run(desk, claim)
+            runner.run(queue, claim)
         after()
 
 
@@ -52,7 +52,7 @@ def run_trials(
 class WorkerArgs:
     """What a worker process is told."""
 
-    given: Mapping[str, Any]  # the search's settings, as they were given
+    raw_settings: Mapping[str, Any]  # the search's settings, as they were given
     copies: Mapping[str, str]  # of the images that the search downloaded, by address
     storage: str
     study: str
@@ -69,16 +69,16 @@ class WorkerArgs:
 
 @dataclass(slots=True)
 class _Worker:
-    orders: WorkerArgs
+    worker_args: WorkerArgs
     process: "subprocess.Popen[bytes]"
 
 
 class WorkerPool:
     """The worker processes of one search on this machine."""
 
-    def __init__(self, desk: TrialQueue, parent_run_id: str, after: Callable[[], None]) -> None:
-        self._desk, self._parent_run_id, self._after = desk, parent_run_id, after
-        self._num_workers = desk.plan.config.workers
+    def __init__(self, queue: TrialQueue, parent_run_id: str, after: Callable[[], None]) -> None:
+        self._desk, self._parent_run_id, self._after = queue, parent_run_id, after
+        self._num_workers = queue.plan.config.workers
         self._num_begun = 0
 
     def work(self) -> None:
@@ -89,18 +89,18 @@ class WorkerPool:
             CutBySignalError: A signal came; the workers have put their trials back.
         """
         with scratch_directory() as scratch:
-            crew = [self._begin(scratch, place) for place in range(self._num_workers)]
+            pool = [self._begin(scratch, place) for place in range(self._num_workers)]
             try:
-                while crew:
+                while pool:
                     time.sleep(POLL_SECONDS)
-                    crew = [w for each in crew for w in self._looked_after(each, scratch)]
+                    pool = [w for each in pool for w in self._looked_after(each, scratch)]
                     self._after()
             except BaseException:
-                _stop_workers(crew)
+                _stop_workers(pool)
                 raise
             finally:
-                for each in crew:
-                    self._desk.release(each.orders.worker)
+                for each in pool:
+                    self._desk.release(each.worker_args.worker)
 
     def _looked_after(self, worker: _Worker, scratch: Path) -> list[_Worker]:
         """The worker, nobody where it is done, or another in its place where it was killed."""
@@ -110,39 +110,39 @@ class WorkerPool:
         _close_streams(worker.process)
         if code == 0:
             return []
-        if error := _read_error(Path(worker.orders.answer)):
+        if error := _read_error(Path(worker.worker_args.answer)):
             raise error
-        self._desk.release(worker.orders.worker)
+        self._desk.release(worker.worker_args.worker)
         if self._num_begun >= self._num_workers * (1 + _MAX_REPLACED):
             raise TrialrunError(
                 f"{self._num_begun} workers have died, the last with code {code}",
                 "Look for the kernel's out-of-memory killer, and take fewer --workers.",
             )
-        return [self._begin(scratch, worker.orders.place)]
+        return [self._begin(scratch, worker.worker_args.place)]
 
     def _begin(self, scratch: Path, place: int) -> _Worker:
         self._num_begun += 1
-        desk, number = self._desk, self._num_begun
-        orders = WorkerArgs(
-            given=desk.plan.given,
+        queue, number = self._desk, self._num_begun
+        worker_args = WorkerArgs(
+            raw_settings=queue.plan.raw_settings,
             copies=list_copies(),
-            storage=desk.storage.url,
-            study=desk.study.study_name,
+            storage=queue.storage.url,
+            study=queue.study.study_name,
             parent_run_id=self._parent_run_id,
-            deadline=desk.deadline,
+            deadline=queue.deadline,
             place=place,
             worker=f"{make_worker_name()}-{number}",
             answer=str(scratch / f"{number}.error.json"),
         )
         file = scratch / f"{number}.json"
         file.touch(mode=0o600)  # the storage's address may hold a password
-        file.write_text(orders.to_json())
+        file.write_text(worker_args.to_json())
         process = subprocess.Popen(
             [sys.executable, "-m", "trialrun.tuning.workers", str(file)],
             stdin=subprocess.PIPE,
             env=_build_environment(self._num_workers),
         )
-        return _Worker(orders, process)
+        return _Worker(worker_args, process)
 
 
 def make_worker_name() -> str:
@@ -184,13 +184,13 @@ def write_error(path: str, error: TrialrunError) -> None:
     Path(path).write_text(json.dumps(told), "utf-8")
 
 
-def _stop_workers(crew: list[_Worker]) -> None:
+def _stop_workers(pool: list[_Worker]) -> None:
     """Ask the workers to stop, and end those that do not."""
-    for worker in crew:
+    for worker in pool:
         if worker.process.poll() is None:
             worker.process.send_signal(signal.SIGTERM)
     deadline = time.monotonic() + _STOP_SECONDS
-    for worker in crew:
+    for worker in pool:
         try:
             worker.process.wait(max(deadline - time.monotonic(), 0.1))
         except subprocess.TimeoutExpired:

@@ -47,7 +47,7 @@ class TrialRunner:
     plan: SearchPlan
     parent_run_id: str
     experiment_id: str  # the parent's
-    observer: RunCallback
+    callback: RunCallback
     prepared: dict[tuple[object, ...], PreparedData] = field(default_factory=dict)
 
     def data(self, plan: TrainPlan) -> PreparedData:
@@ -56,7 +56,7 @@ class TrialRunner:
         expected = describe_initial(plan).expected_input
         kind = (config.image_size, config.augment, config.transforms, expected)  # decides pixels
         if kind not in self.prepared:
-            self.prepared[kind] = prepare_data(plan, self.observer)
+            self.prepared[kind] = prepare_data(plan, self.callback)
         return self.prepared[kind]
 
     def check_same_data(self, study: "Study") -> None:
@@ -66,7 +66,7 @@ class TrialRunner:
             InvalidDatasetError: They are others.
         """
         data = self.data(self.plan.base)
-        ours = f"{truncate_digest(data.train.surveyed)} {truncate_digest(data.valid.surveyed)}"
+        ours = f"{truncate_digest(data.train.scan)} {truncate_digest(data.valid.scan)}"
         theirs = study.user_attrs.get(DATA)
         if theirs is None:
             study.set_user_attr(DATA, ours)
@@ -76,58 +76,58 @@ class TrialRunner:
                 "Give it the same train_data and valid_data, or another --study.",
             )
 
-    def run(self, desk: TrialQueue, claim: ClaimedTrial) -> None:
+    def run(self, queue: TrialQueue, claim: ClaimedTrial) -> None:
         """Train a trial and tell the desk what came of it.
 
         Raises:
             TrialrunError: Data, model, disk or tracking store are at fault, not the settings.
             CutBySignalError: A signal came; the trial is back in the queue.
         """
-        if not self._fits(desk, claim):
+        if not self._fits(queue, claim):
             # Not while the error is handled: until then the frames it names hold the tensors.
             _free_memory()
 
-    def _fits(self, desk: TrialQueue, claim: ClaimedTrial) -> bool:
+    def _fits(self, queue: TrialQueue, claim: ClaimedTrial) -> bool:
         """Train a trial and tell the desk; False where memory did not suffice."""
         import optuna.exceptions
 
         try:
-            with desk.beating(claim):
-                self._train(desk, claim)
+            with queue.heartbeat(claim):
+                self._train(queue, claim)
         except CutBySignalError as cut:
-            desk.give_back(claim, str(cut))
+            queue.requeue(claim, str(cut))
             raise
         except OutOfMemoryError:
-            desk.does_not_fit(claim, self._plan_of(claim).config.batch_size)
+            queue.prune_out_of_memory(claim, self._plan_of(claim).config.batch_size)
             return False
         except optuna.exceptions.UpdateFinishedTrialError:
             pass  # silent for too long: another worker has the trial by now
         except _NOT_OF_THE_TRIAL as error:
-            desk.give_back(claim, f"{type(error).__name__}: {error}")
+            queue.requeue(claim, f"{type(error).__name__}: {error}")
             raise
         except Exception as error:
-            desk.fail(claim, f"{type(error).__name__}: {error}")
+            queue.fail(claim, f"{type(error).__name__}: {error}")
         return True
 
-    def _train(self, desk: TrialQueue, claim: ClaimedTrial) -> None:
+    def _train(self, queue: TrialQueue, claim: ClaimedTrial) -> None:
         plan = self._plan_of(claim)
         nested = NestedRun(
             parent_run_id=self.parent_run_id,
             experiment_id=self.experiment_id,
             name=_name_trial(claim),
-            tags=_build_tags(desk, claim, self.plan),
+            tags=_build_tags(queue, claim, self.plan),
             data=self.data(plan),
-            keeps_model=lambda result: _is_among_best(desk, claim, result, self.plan),
+            keeps_model=lambda result: _is_among_best(queue, claim, result, self.plan),
         )
-        result = train_run(plan, _PruningCallback(desk, claim, self.plan), nested=nested)
+        result = train_run(plan, _PruningCallback(queue, claim, self.plan), nested=nested)
         if result.stop_reason == PRUNED:
-            desk.prune(claim)
+            queue.prune(claim)
             return
         values = read_objectives(result, self.plan)
-        desk.note(claim, kept.RESULT, result.to_json())
+        queue.note(claim, kept.RESULT, result.to_json())
         if result.model_uri:
-            desk.note(claim, kept.MODEL_URI, result.model_uri)
-        desk.complete(claim, values)
+            queue.note(claim, kept.MODEL_URI, result.model_uri)
+        queue.complete(claim, values)
 
     def _plan_of(self, claim: ClaimedTrial) -> TrainPlan:
         purpose = "replicate" if kept.REPLICATE in claim.trial.user_attrs else "trial"
@@ -141,10 +141,10 @@ def read_objectives(result: TrainResult, plan: SearchPlan) -> list[float]:
     Raises:
         ValueError: One of them is no number.
     """
-    values = [result.metrics[goal.metric] for goal in plan.goals]
-    for goal, value in zip(plan.goals, values, strict=True):
+    values = [result.metrics[objective.metric] for objective in plan.objectives]
+    for objective, value in zip(plan.objectives, values, strict=True):
         if not math.isfinite(value):
-            raise ValueError(f"{goal.metric} is {value}")
+            raise ValueError(f"{objective.metric} is {value}")
     return values
 
 
@@ -169,11 +169,11 @@ def _name_trial(claim: ClaimedTrial) -> str:
     return f"trial-{claim.number:03}"
 
 
-def _build_tags(desk: TrialQueue, claim: ClaimedTrial, plan: SearchPlan) -> dict[str, str]:
+def _build_tags(queue: TrialQueue, claim: ClaimedTrial, plan: SearchPlan) -> dict[str, str]:
     """What finds a trial among MLflow's runs, and what its seed does not say: the split's."""
     attributes = claim.trial.user_attrs
     tags = {
-        STUDY_TAG: desk.study.study_name,
+        STUDY_TAG: queue.study.study_name,
         TRIAL_TAG: str(claim.number),
         "split_seed": str(plan.base.config.random_seed),
     }
@@ -186,7 +186,7 @@ def _build_tags(desk: TrialQueue, claim: ClaimedTrial, plan: SearchPlan) -> dict
 
 
 def _is_among_best(
-    desk: TrialQueue, claim: ClaimedTrial, result: TrainResult, plan: SearchPlan
+    queue: TrialQueue, claim: ClaimedTrial, result: TrainResult, plan: SearchPlan
 ) -> bool:
     """Whether the model may be wanted in the end: so far too few settings are better.
 
@@ -194,15 +194,15 @@ def _is_among_best(
     """
     if kept.REPLICATE in claim.trial.user_attrs:
         return False
-    values = as_minimized(read_objectives(result, plan), plan.goals)
+    values = as_minimized(read_objectives(result, plan), plan.objectives)
     others = [
-        (format_settings(trial.params), as_minimized(trial.values, plan.goals))
-        for trial in sort_by_objective(desk.study.get_trials(deepcopy=False), plan.goals)
+        (format_settings(trial.params), as_minimized(trial.values, plan.objectives))
+        for trial in sort_by_objective(queue.study.get_trials(deepcopy=False), plan.objectives)
     ]
     better = {settings for settings, theirs in others if theirs < values}
-    if len(better) < desk.study.user_attrs[MODELS_KEPT]:
+    if len(better) < queue.study.user_attrs[MODELS_KEPT]:
         return True
-    return len(plan.goals) > 1 and not any(_dominates(theirs, values) for _, theirs in others)
+    return len(plan.objectives) > 1 and not any(_dominates(theirs, values) for _, theirs in others)
 
 
 def _dominates(ours: list[float], theirs: list[float]) -> bool:
@@ -213,21 +213,21 @@ def _dominates(ours: list[float], theirs: list[float]) -> bool:
 class _PruningCallback(NoOpCallback):
     """Tells the desk of a trial's run and epochs, and ends it where the pruner says so."""
 
-    def __init__(self, desk: TrialQueue, claim: ClaimedTrial, plan: SearchPlan) -> None:
-        self._desk, self._claim, self._plan = desk, claim, plan
+    def __init__(self, queue: TrialQueue, claim: ClaimedTrial, plan: SearchPlan) -> None:
+        self._desk, self._claim, self._plan = queue, claim, plan
 
     def opened(self, run_name: str, run_id: str) -> None:
         """Keep the run's id with the trial, so that it is ended should this worker be lost."""
         self._desk.note(self._claim, kept.RUN_ID, run_id)
 
-    def epoch(self, standing: EpochStatus, epochs: int) -> None:
+    def epoch(self, status: EpochStatus, epochs: int) -> None:
         """Report the epoch; Optuna takes reports of a single metric only."""
-        is_last = standing.stop_reason is not None
-        if len(self._plan.goals) > 1 or kept.REPLICATE in self._claim.trial.user_attrs:
+        is_last = status.stop_reason is not None
+        if len(self._plan.objectives) > 1 or kept.REPLICATE in self._claim.trial.user_attrs:
             return
-        value = standing.result.metrics()[self._plan.goals[0].metric]
-        if self._desk.report(self._claim, value, standing.result.epoch) and not is_last:
-            raise PrunedError(f"pruned after epoch {standing.result.epoch}")
+        value = status.result.metrics()[self._plan.objectives[0].metric]
+        if self._desk.report(self._claim, value, status.result.epoch) and not is_last:
+            raise PrunedError(f"pruned after epoch {status.result.epoch}")
 
 
 def assign_device(plan: SearchPlan, place: int) -> SearchPlan:

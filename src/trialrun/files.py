@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from trialrun.errors import StorageError
 
-LOCK_SUFFIX = ".lock"
+_LOCK_SUFFIX = ".lock"
 
 _READ_BYTES = 1 << 20
 _MANY_FILES = 100
@@ -85,7 +85,7 @@ def _write_file(path: Path, content: bytes | str, *, is_durable: bool) -> None:
             draft.unlink(missing_ok=True)
             raise
         if is_durable:
-            sync_folder(path.parent)
+            _sync_folder(path.parent)
 
 
 def _draft_path(path: Path) -> Path:
@@ -118,10 +118,10 @@ def create_directory(path: Path, *, durable: bool = True) -> Iterator[Path]:
         with translate_storage_errors(path):
             if durable:
                 _sync_all([file for file in draft.rglob("*") if file.is_file()])
-                sync_folder(draft)
+                _sync_folder(draft)
             draft.replace(place)
             if durable:
-                sync_folder(place.parent)
+                _sync_folder(place.parent)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
@@ -185,16 +185,16 @@ def sweep_unlocked_drafts(folder: Path) -> int:
             with FileLock(lock_path(place)).acquire(timeout=0):
                 sweep_drafts(place)
         except (Timeout, OSError):
-            num_bytes += sum(map(measure_bytes, left))
+            num_bytes += sum(map(_measure_bytes, left))
     return num_bytes
 
 
 def lock_path(place: Path) -> Path:
     """The file whose lock is held by who makes or deletes what is at `place`."""
-    return place.with_name(place.name + LOCK_SUFFIX)
+    return place.with_name(place.name + _LOCK_SUFFIX)
 
 
-def measure_bytes(folder: Path) -> int:
+def _measure_bytes(folder: Path) -> int:
     """The bytes of the files below a folder, be they on the disk yet or not; 0 where it is gone."""
     num_bytes = 0
     for path in folder.rglob("*"):
@@ -236,7 +236,7 @@ def _sync_file(path: Path) -> None:
         os.close(descriptor)
 
 
-def sync_folder(folder: Path) -> None:
+def _sync_folder(folder: Path) -> None:
     """Make the names in `folder` survive a power cut."""
     _sync_file(folder)
 

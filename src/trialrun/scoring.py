@@ -22,7 +22,7 @@ from trialrun.images.scanning.thread_pool import TOO_SLOW, count_threads, map_in
 from trialrun.models.classifier import ImageClassifier
 
 LABEL_COLUMN = "Scored Labels"
-PROBABILITY_PREFIX = "Scored Probabilities_"
+_PROBABILITY_PREFIX = "Scored Probabilities_"
 
 _BATCH_IMAGES = 32
 _BATCH_PIXELS = _BATCH_IMAGES * 512**2  # for networks that take images as they are
@@ -39,7 +39,7 @@ class ImageScore:
 
 def probability_columns(classes: Iterable[str]) -> list[str]:
     """The names of the probability columns, in the classes' order."""
-    return [PROBABILITY_PREFIX + name for name in classes]
+    return [_PROBABILITY_PREFIX + name for name in classes]
 
 
 def score_images(

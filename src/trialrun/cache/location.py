@@ -7,16 +7,16 @@ from pathlib import Path
 
 from trialrun.errors import InvalidParameterError
 
-CACHE_VARIABLE = "TRIALRUN_CACHE"
-CACHE_LIMIT_VARIABLE = "TRIALRUN_CACHE_GB"
-DEFAULT_CACHE_GB = 50.0
+_CACHE_VARIABLE = "TRIALRUN_CACHE"
+_CACHE_LIMIT_VARIABLE = "TRIALRUN_CACHE_GB"
+_DEFAULT_CACHE_GB = 50.0
 
 _GB = 10**9
 
 
 def cache_folder() -> Path:
     """`$TRIALRUN_CACHE`, else the user's cache folder, else a temporary folder."""
-    if named := os.environ.get(CACHE_VARIABLE):
+    if named := os.environ.get(_CACHE_VARIABLE):
         return Path(named).expanduser()
     if base := os.environ.get("XDG_CACHE_HOME"):
         return Path(base) / "trialrun"
@@ -32,14 +32,14 @@ def cache_limit_bytes() -> int:
     Raises:
         InvalidParameterError: The variable is not a number, or negative.
     """
-    text = os.environ.get(CACHE_LIMIT_VARIABLE) or str(DEFAULT_CACHE_GB)
+    text = os.environ.get(_CACHE_LIMIT_VARIABLE) or str(_DEFAULT_CACHE_GB)
     try:
         gigabytes = float(text)
     except ValueError:
         gigabytes = -1.0
     if not 0 <= gigabytes < math.inf:
         raise InvalidParameterError(
-            f"{CACHE_LIMIT_VARIABLE}={text} is not a size in gigabytes",
+            f"{_CACHE_LIMIT_VARIABLE}={text} is not a size in gigabytes",
             "Give a number such as 20; 0 caches no decoded images.",
         )
     return int(gigabytes * _GB)

@@ -49,7 +49,7 @@ def _show_version(asked: bool) -> None:
 
 
 @app.callback()
-def root_options(
+def _root_options(
     _version: Annotated[
         bool,
         typer.Option("--version", help="Print the version.", is_eager=True, callback=_show_version),

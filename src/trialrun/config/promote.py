@@ -8,7 +8,7 @@ from trialrun.errors import InvalidParameterError
 
 METRICS = ("accuracy", "macro_f1", "balanced_accuracy", "log_loss")
 CHAMPION = "champion"
-BETTER, NOT_WORSE = "better", "not-worse"
+BETTER, _NOT_WORSE = "better", "not-worse"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,9 +26,9 @@ class PromoteConfig:
         "accuracy", "What challenger and champion are compared by.", choices=METRICS
     )
     require: str = setting(
-        NOT_WORSE,
+        _NOT_WORSE,
         "better wants the difference's interval above 0, not-worse above minus the margin.",
-        choices=(BETTER, NOT_WORSE),
+        choices=(BETTER, _NOT_WORSE),
     )
     margin: float = setting(0.01, "How much worse not-worse allows.", low=0)
     min: str | None = setting(

@@ -23,7 +23,7 @@ Config = TypeVar("Config")
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class _Rule:
     """What a setting's values must obey, beside their type."""
 
     help: str
@@ -41,7 +41,7 @@ class Rule:
 
 def setting(default: Any, help: str, **rule: Any) -> Any:  # noqa: A002 - the field's own word
     """Declare a setting once: its default, its help text and its legal values."""
-    return field(default=default, metadata={_METADATA_KEY: Rule(help=help, **rule)})
+    return field(default=default, metadata={_METADATA_KEY: _Rule(help=help, **rule)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Setting:
     type: type
     optional: bool
     default: Any
-    rule: Rule
+    rule: _Rule
 
     @property
     def flag(self) -> str:

@@ -19,7 +19,7 @@ from trialrun.engine.compute.precision import ComputeConfig
 from trialrun.engine.inputs.batches import Batch
 from trialrun.engine.inputs.data import InputTransform
 
-MIN_CLASSES_FOR_TOP5 = 5
+_MIN_CLASSES_FOR_TOP5 = 5
 
 _NUM_COLUMNS = 6  # of `_judged`
 
@@ -108,7 +108,7 @@ def _score_batch(
 
 
 def _is_in_top5(log_probabilities: Tensor, labels: Tensor) -> Tensor:
-    if log_probabilities.shape[1] < MIN_CLASSES_FOR_TOP5:
+    if log_probabilities.shape[1] < _MIN_CLASSES_FOR_TOP5:
         return torch.full_like(log_probabilities[:, 0], -1)
     top5 = log_probabilities.topk(5, dim=1).indices
     return (top5 == labels[:, None]).any(dim=1).float()

@@ -22,7 +22,7 @@ from trialrun.engine.state import TrainState
 from trialrun.engine.step import TrainingStep
 
 # Validation keeps no activations for a backward pass, so that twice the batch fits where one did.
-VALID_BATCH_FACTOR = 2
+_VALID_BATCH_FACTOR = 2
 
 
 def _ignore_step() -> None:
@@ -54,7 +54,7 @@ def fit(
             if state.statistics is not None:
                 state.statistics.store()
             ranks.take_from_first(state.inference_model().buffers())
-            batch_size = VALID_BATCH_FACTOR * config.batch_size
+            batch_size = _VALID_BATCH_FACTOR * config.batch_size
             batches = sequential_batches(state.task.valid, batch_size, ranks)
             validation = evaluate_network(
                 state.eval_module(),

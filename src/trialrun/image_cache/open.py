@@ -48,11 +48,11 @@ class DecodedImages(Protocol):
         ...
 
 
-def ignore_note(_text: str) -> None:
+def _ignore_note(_text: str) -> None:
     """Tell nobody."""
 
 
-def no_other_entries() -> Sequence[CacheEntry]:
+def _no_other_entries() -> Sequence[CacheEntry]:
     """Only packs may go for a new one."""
     return ()
 
@@ -65,8 +65,8 @@ def open_pack(
     threads: int,
     limit_bytes: int,
     progress: Callable[[int], None] = ignore_progress,
-    note: Callable[[str], None] = ignore_note,
-    others: Callable[[], Sequence[CacheEntry]] = no_other_entries,
+    note: Callable[[str], None] = _ignore_note,
+    others: Callable[[], Sequence[CacheEntry]] = _no_other_entries,
 ) -> DecodedImages:
     """The decoded images of a surveyed set: the pack below `folder`, made if it is not there.
 
@@ -77,7 +77,7 @@ def open_pack(
     Raises:
         StorageError: The folder cannot be written.
     """
-    place = folder / compute_pack_key(scan, preprocessing)
+    place = folder / _compute_pack_key(scan, preprocessing)
     if (found := read_pack(place, threads=threads)) is not None:
         entries.touch_entry(place)
         sync_later(place)
@@ -198,7 +198,7 @@ def _open_on_the_fly(
     )
 
 
-def compute_pack_key(scan: DatasetScan, preprocessing: Preprocessing) -> str:
+def _compute_pack_key(scan: DatasetScan, preprocessing: Preprocessing) -> str:
     """The name of a set's pack: what of its files and its preprocessing decides the pixels."""
     spatial = {**preprocessing.to_json(), "mean": None, "std": None}
     version = json.dumps([_FORMAT, DECODER_VERSION, spatial], sort_keys=True)

@@ -19,7 +19,7 @@ MAX_GRAYS_APART = 4.0  # of 255, on average over the 72
 _HEIGHT, _WIDTH = 8, 9  # what the difference hash shrinks a picture to: given so, it need not
 _HASH_BYTES = 8
 _NUM_GRAYS = _HEIGHT * _WIDTH
-LIKENESS_BYTES = _HASH_BYTES + _NUM_GRAYS
+_LIKENESS_BYTES = _HASH_BYTES + _NUM_GRAYS
 
 # First bit and width of each band: two hashes within MAX_BITS_APART bits share one of three whole.
 # The wider a band, the fewer images share it by chance.
@@ -72,7 +72,7 @@ def compute_hashes(grays: bytes) -> PerceptualHashes:
     Zeros where a picture has too little in it to tell.
     """
     pictures = np.frombuffer(grays, dtype=np.uint8).reshape(-1, _NUM_GRAYS)
-    perceptual_hashes = np.zeros((len(pictures), LIKENESS_BYTES), dtype=np.uint8)
+    perceptual_hashes = np.zeros((len(pictures), _LIKENESS_BYTES), dtype=np.uint8)
     telling = np.flatnonzero(np.ptp(pictures, axis=1) >= _MIN_SPREAD)
     perceptual_hashes[telling, :_HASH_BYTES] = _hash_differences(pictures[telling])
     perceptual_hashes[telling, _HASH_BYTES:] = pictures[telling]
@@ -88,7 +88,7 @@ def _hash_differences(pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def stack_hashes(perceptual_hashes: bytes) -> PerceptualHashes:
     """(N, 80) uint8 out of N likenesses one after the other."""
-    return np.frombuffer(perceptual_hashes, dtype=np.uint8).reshape(-1, LIKENESS_BYTES)
+    return np.frombuffer(perceptual_hashes, dtype=np.uint8).reshape(-1, _LIKENESS_BYTES)
 
 
 @dataclass(frozen=True, slots=True)

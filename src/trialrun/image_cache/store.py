@@ -35,9 +35,9 @@ from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.images.scanning.scan import DatasetScan
 from trialrun.images.scanning.thread_pool import ITEM_SECONDS, iterate_chunks
 
-PIXELS = "pixels.npy"
+_PIXELS = "pixels.npy"
 CONTENTS = "pack.json"
-SYNCED = "synced"
+_SYNCED = "synced"
 
 _BLOCK_ROWS = 256
 _READ_BYTES = 1 << 20
@@ -90,7 +90,7 @@ def write_pack(
     assert size is not None, "a pack has one size"
     tally, checksums = ResultAccumulator(), list[int]()
     rows = range(len(scan.files))
-    with translate_storage_errors(folder), _RowFile(folder / PIXELS, len(rows), size) as file:
+    with translate_storage_errors(folder), _RowFile(folder / _PIXELS, len(rows), size) as file:
         decoded = decode_rows(
             scan, preprocessing, rows, threads=threads, seconds=seconds, keep=file.put
         )
@@ -179,18 +179,18 @@ def sync_later(folder: Path) -> None:
 
     Waiting for the disk would take as long as decoding; the checksums stand in until it is done.
     """
-    if not (folder / SYNCED).exists():
+    if not (folder / _SYNCED).exists():
         threading.Thread(target=_sync_and_note, args=(folder,), daemon=True).start()
 
 
 def _sync_and_note(folder: Path) -> None:
     with suppress(OSError):  # deleted meanwhile, or not ours to write
-        descriptor = os.open(folder / PIXELS, os.O_RDONLY)
+        descriptor = os.open(folder / _PIXELS, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        (folder / SYNCED).touch()
+        (folder / _SYNCED).touch()
 
 
 def read_pack(folder: Path, *, threads: int, check: bool = True) -> Pack | None:
@@ -202,7 +202,7 @@ def read_pack(folder: Path, *, threads: int, check: bool = True) -> Pack | None:
     if found is None:
         return None
     verdicts, facts = found
-    path, size = folder / PIXELS, int(facts["size"])
+    path, size = folder / _PIXELS, int(facts["size"])
     try:
         if check and not _is_intact(path, verdicts.reasons, size, facts["checksums"], threads):
             return None
@@ -228,7 +228,7 @@ def _is_intact(
     start = path.stat().st_size - num_rows * row_bytes
     if start < 0 or len(checksums) != -(-num_rows // _BLOCK_ROWS):
         return False
-    is_synced = (path.parent / SYNCED).exists()
+    is_synced = (path.parent / _SYNCED).exists()
     stride = max(-(-num_rows * row_bytes // _CHECKED_BYTES), 1) if is_synced else 1
 
     def is_whole(block: int) -> bool:

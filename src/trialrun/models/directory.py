@@ -27,13 +27,13 @@ from trialrun.models.names import OUR_DESCRIPTION
 from trialrun.models.weights import load_exactly, parse_safetensors
 from trialrun.models.zoo import build_network
 
-FORMAT = "trialrun.model/1"
-WEIGHTS = "model.safetensors"
+_FORMAT = "trialrun.model/1"
+_WEIGHTS = "model.safetensors"
 MANIFEST = "manifest.json"
 CODE = "code"
 SERVED_PREFIX = "trialrun_served_"  # of the package in `code/`; a hash of its sources follows
 
-_DATA_FILES = (OUR_DESCRIPTION, WEIGHTS)
+_DATA_FILES = (OUR_DESCRIPTION, _WEIGHTS)
 # `registered_model_meta` is what MLflow adds when it downloads a registered version.
 _MLFLOW_FILES = frozenset(
     {"MLmodel", "conda.yaml", "python_env.yaml", "requirements.txt", "registered_model_meta"}
@@ -58,7 +58,7 @@ class ModelDescription:
     def to_json(self) -> dict[str, Any]:
         """Plain values, in the order people read them."""
         values: dict[str, Any] = {
-            "format": FORMAT,
+            "format": _FORMAT,
             "architecture": self.architecture,
             "arguments": dict(self.arguments),
         }
@@ -75,8 +75,8 @@ class ModelDescription:
         Raises:
             ValueError: Of another format, or a value is missing or of another type.
         """
-        if not isinstance(values, dict) or values.get("format") != FORMAT:
-            raise ValueError(f"its format is not {FORMAT}")
+        if not isinstance(values, dict) or values.get("format") != _FORMAT:
+            raise ValueError(f"its format is not {_FORMAT}")
         arguments = values.get("arguments", {})
         if not isinstance(values.get("architecture"), str) or not isinstance(arguments, dict):
             raise ValueError("architecture or arguments are missing")
@@ -103,7 +103,7 @@ def write_model_directory(
     """
     contents = {OUR_DESCRIPTION: format_json(description.to_json()).encode()}
     if weights is not None:
-        contents[WEIGHTS] = weights
+        contents[_WEIGHTS] = weights
     for name, data in contents.items():
         write_durably(folder / name, data)
     manifest = {
@@ -144,7 +144,7 @@ class StoredModel:
             image_size=description.preprocessing.image_size,
             arguments=description.arguments,
         )
-        load_exactly(network, self.state, self.folder / WEIGHTS)
+        load_exactly(network, self.state, self.folder / _WEIGHTS)
         classifier = ImageClassifier(network, description.classes, description.preprocessing)
         return classifier.eval()
 
@@ -157,10 +157,10 @@ def read_model_directory(folder: Path) -> StoredModel:
             for another loader.
     """
     description, manifest = _parse_description(folder)
-    if WEIGHTS not in manifest:
+    if _WEIGHTS not in manifest:
         return StoredModel(folder, description, None, None)
-    entry = manifest[WEIGHTS]
-    state = parse_safetensors(_verify_files(folder / WEIGHTS, entry), folder / WEIGHTS)
+    entry = manifest[_WEIGHTS]
+    state = parse_safetensors(_verify_files(folder / _WEIGHTS, entry), folder / _WEIGHTS)
     return StoredModel(folder, description, state, entry["sha256"])
 
 
@@ -171,7 +171,7 @@ def read_description(folder: Path) -> tuple[ModelDescription, str | None]:
         InvalidModelDirectoryError: As `read`; the weights themselves are not read.
     """
     description, manifest = _parse_description(folder)
-    return description, str(folder / WEIGHTS) if WEIGHTS in manifest else None
+    return description, str(folder / _WEIGHTS) if _WEIGHTS in manifest else None
 
 
 def read_file_digests(folder: Path) -> dict[str, str]:

@@ -65,7 +65,7 @@ def create_network(
         InvalidParameterError: The image size does not fit, or weights cannot be downloaded.
     """
     check_model_name(model)
-    stored = None if model in ARCHITECTURES else read_model(Path(model).expanduser())
+    stored = None if model in ARCHITECTURES else _read_model(Path(model).expanduser())
     description = ModelDescription(model) if stored is None else stored.description
     network = build_network(
         description.architecture,
@@ -119,7 +119,7 @@ def read_initial_state(source: Path, architecture: str) -> InitialState:
     """
     if not source.is_dir():
         return InitialState(read_state_file(source), (), source)
-    stored = read_model(source)
+    stored = _read_model(source)
     theirs = stored.description.architecture
     if theirs != architecture:
         raise InvalidModelDirectoryError(
@@ -153,7 +153,7 @@ def _load_weights(
     load_initial_state(network, state, prefix, start.source)
 
 
-def read_model(folder: Path) -> StoredModel:
+def _read_model(folder: Path) -> StoredModel:
     """A model directory of ours or Azure's, trained or not.
 
     Raises:

@@ -14,8 +14,8 @@ from typing import Any
 
 from trialrun.config.promote import CHAMPION
 
-PROMOTION, ROLLBACK, OUTSIDE, VOID = "promotion", "rollback", "outside", "void"
-UNKNOWN = "unknown"  # when an alias was moved from outside, nobody can tell
+PROMOTION, ROLLBACK, _OUTSIDE, VOID = "promotion", "rollback", "outside", "void"
+_UNKNOWN = "unknown"  # when an alias was moved from outside, nobody can tell
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +106,7 @@ class AliasHistory:
             return self.entries
         outside = AliasEntry(
             number=self.last_number + 1,
-            kind=OUTSIDE,
+            kind=_OUTSIDE,
             version=self.holder,
             replaced=self.last_given,
             at=None,
@@ -124,7 +124,7 @@ class AliasHistory:
                 periods.append(AliasPeriod(entry, entry.at))
             else:
                 periods.append(AliasPeriod(entry, until))
-                until = entry.at or UNKNOWN
+                until = entry.at or _UNKNOWN
         return periods[::-1]
 
     def active_stack(self) -> list[str]:

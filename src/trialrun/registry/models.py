@@ -14,7 +14,7 @@ from trialrun.models import directory
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-MODEL_NAME = "model"  # so that runs:/ID/model finds it
+_MODEL_NAME = "model"  # so that runs:/ID/model finds it
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ def create_model(
     with translate_tracking_errors("the model cannot be recorded"):
         model = client.create_logged_model(
             experiment_id,
-            name=MODEL_NAME,
+            name=_MODEL_NAME,
             source_run_id=run_id,
             tags=dict(tags),
             params=dict(params),

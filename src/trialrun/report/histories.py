@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-IDENTICAL, WITHIN_TOLERANCE, DIFFERENT = "identical", "within tolerance", "different"
+IDENTICAL, WITHIN_TOLERANCE, _DIFFERENT = "identical", "within tolerance", "different"
 
 EpochValues = Mapping[int, float]  # epoch, from 1, to a metric's value
 
@@ -44,7 +44,7 @@ def compare_histories(
     beyond = [each.first_beyond for each in deviations if each.first_beyond is not None]
     first = [each.first_epoch for each in deviations if each.first_epoch is not None]
     if beyond:
-        return HistoryComparison(DIFFERENT, min(beyond), deviations)
+        return HistoryComparison(_DIFFERENT, min(beyond), deviations)
     if first:
         return HistoryComparison(WITHIN_TOLERANCE, min(first), deviations)
     return HistoryComparison(IDENTICAL, None, deviations)

@@ -20,7 +20,7 @@ _REQUIRED = (
 )
 
 
-def list_requirements() -> list[str]:
+def _list_requirements() -> list[str]:
     """The packages that serving imports, pinned to the versions that trained."""
     return [f"{name}=={version(name).partition('+')[0]}" for name in _REQUIRED]
 
@@ -33,7 +33,7 @@ def add_serving_files(
     from mlflow.pyfunc import add_to_model
     from mlflow.utils.environment import _PythonEnv
 
-    pins = list_requirements()
+    pins = _list_requirements()
     (folder / "requirements.txt").write_text("\n".join(pins) + "\n")
     (folder / "conda.yaml").write_text(_format_conda_yaml(pins))
     _PythonEnv.current().to_yaml(str(folder / "python_env.yaml"))

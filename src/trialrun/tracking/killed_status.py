@@ -21,7 +21,7 @@ def spawn_status_fixer(run_id: str) -> None:
     subprocess.Popen(command, stdin=nowhere, stdout=nowhere, stderr=nowhere, start_new_session=True)
 
 
-def restore_killed_status(run_id: str, parent_pid: int) -> None:
+def _restore_killed_status(run_id: str, parent_pid: int) -> None:
     """Wait until `mlflow run` has called the run FAILED, or is gone without, and make it KILLED."""
     import mlflow
     import psutil
@@ -40,4 +40,4 @@ def restore_killed_status(run_id: str, parent_pid: int) -> None:
 
 
 if __name__ == "__main__":
-    restore_killed_status(sys.argv[1], int(sys.argv[2]))
+    _restore_killed_status(sys.argv[1], int(sys.argv[2]))

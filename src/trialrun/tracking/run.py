@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import DatasetInput
 
-RUN_ID_VARIABLE = "MLFLOW_RUN_ID"  # set by `mlflow run` for its child
+_RUN_ID_VARIABLE = "MLFLOW_RUN_ID"  # set by `mlflow run` for its child
 
 PARENT_TAG = "mlflow.parentRunId"
 
@@ -201,7 +201,7 @@ def _end_failed_run(
 
 def find_project_run() -> str | None:
     """The run that `mlflow run` has opened for this process."""
-    return os.environ.get(RUN_ID_VARIABLE) or None
+    return os.environ.get(_RUN_ID_VARIABLE) or None
 
 
 def _take_project_run() -> str | None:

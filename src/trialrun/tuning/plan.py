@@ -35,7 +35,7 @@ from trialrun.tuning.space import (
 )
 
 SQLITE = "sqlite:///"
-STORAGE_SCHEMES = (SQLITE, "postgresql://", "postgresql+psycopg://", "postgres://")
+_STORAGE_SCHEMES = (SQLITE, "postgresql://", "postgresql+psycopg://", "postgres://")
 
 _SCHEME = re.compile(r"[\w+.-]+:/+")
 _PASSWORDS = re.compile(r"((?:ssl)?password\s*=\s*)[^&\s]*", re.IGNORECASE)  # as libpq names them
@@ -296,7 +296,7 @@ def _check_top5(objectives: Sequence[Objective], num_classes: int) -> None:
 
 def _check_storage(url: str) -> list[TrialrunError]:
     """What is wrong with an address as far as it can be told without going there."""
-    if not url.startswith(STORAGE_SCHEMES):
+    if not url.startswith(_STORAGE_SCHEMES):
         return [
             InvalidParameterError(
                 f"storage={redact_password(url)} is no storage of studies",

@@ -24,7 +24,7 @@ _MAX_TABLE_BYTES = 2 << 30
 
 
 @dataclass(frozen=True, slots=True)
-class FeatureTable:
+class _FeatureTable:
     """(N, F) float32, read by row as pixels are."""
 
     values: Tensor
@@ -35,7 +35,7 @@ class FeatureTable:
 
 
 @dataclass(frozen=True, slots=True)
-class IdentityPreprocessing:
+class _IdentityPreprocessing:
     """Features are inputs already."""
 
     image_size: None = None
@@ -70,7 +70,7 @@ def use_features(
         )
         for data in (task.train, task.valid)
     )
-    return head, TrainingData(train, valid, task.num_classes, IdentityPreprocessing())
+    return head, TrainingData(train, valid, task.num_classes, _IdentityPreprocessing())
 
 
 def _ends_with_layer(
@@ -92,12 +92,12 @@ def _build_table(
     task: TrainingData,
     config: TrainConfig,
     compute: ComputeConfig,
-) -> FeatureTable:
+) -> _FeatureTable:
     network.eval()
     with _capture_inputs(head) as seen, torch.inference_mode():
         for batch in sequential_batches(data, 2 * config.batch_size):
             compute_logits(network, batch.pixels, task.preprocessing, compute)
-    return FeatureTable(torch.cat([features.float() for features in seen]))
+    return _FeatureTable(torch.cat([features.float() for features in seen]))
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from trialrun.errors import InvalidParameterError
 from trialrun.images.dataset import ImageSet
 
 
-def check_pattern(pattern: str) -> None:
+def _check_pattern(pattern: str) -> None:
     """Whether `pattern` is a regular expression.
 
     Raises:
@@ -30,7 +30,7 @@ def group_by_pattern(images: ImageSet, pattern: str) -> ImageSet:
     Raises:
         InvalidParameterError: It is no regular expression, or matches no name at all.
     """
-    check_pattern(pattern)
+    _check_pattern(pattern)
     compiled = re.compile(pattern)
     items = [replace(item, group=_find_group(item.name, compiled)) for item in images.items]
     num_matched = sum(item.group is not None for item in items)

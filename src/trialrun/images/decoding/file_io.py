@@ -14,7 +14,7 @@ from trialrun.images.decoding.header import (
     UndecodableError,
 )
 
-MAX_FILE_BYTES = 1 << 30  # no image of an allowed size in pixels needs more
+_MAX_FILE_BYTES = 1 << 30  # no image of an allowed size in pixels needs more
 
 _SETTLED_SECONDS = 2.0  # coarser than the time stamps of any file system in use
 _OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)  # a pipe would else be waited for
@@ -116,7 +116,7 @@ def _read_content(descriptor: int) -> FileContent:
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
         raise UndecodableError("no plain file but a folder, pipe or device")
-    if status.st_size > MAX_FILE_BYTES:
+    if status.st_size > _MAX_FILE_BYTES:
         raise UndecodableError(f"{status.st_size:,} bytes are too many for an image")
     data = os.read(descriptor, status.st_size)
     while len(data) < status.st_size and (more := os.read(descriptor, status.st_size - len(data))):

@@ -59,8 +59,8 @@ class Preprocessing:
             UndecodableError: A step would make the image too large.
         """
         for step in self.steps:
-            image = apply_step(step, image)
-        return image if self.image_size is None else crop_central_square(image, self.image_size)
+            image = _apply_step(step, image)
+        return image if self.image_size is None else _crop_central_square(image, self.image_size)
 
     def normalised(self, pixels: Tensor) -> Tensor:
         """(N, 3, S, S) uint8 to float32 of about zero mean and unit variance."""
@@ -132,7 +132,7 @@ def _check_deviations(values: object) -> tuple[float, ...]:
     return channels
 
 
-def crop_central_square(image: Tensor, size: int) -> Tensor:
+def _crop_central_square(image: Tensor, size: int) -> Tensor:
     """The largest central square of a (3, H, W) uint8 image, resized to (3, size, size).
 
     The square is cut before the resizing, so that a 30,000 by 1 image costs no more than another.
@@ -153,7 +153,7 @@ def crop_central_square(image: Tensor, size: int) -> Tensor:
     return resized[0]
 
 
-def apply_step(step: TransformStep, image: Tensor) -> Tensor:
+def _apply_step(step: TransformStep, image: Tensor) -> Tensor:
     """A (3, H, W) uint8 image after a fixed step.
 
     Raises:

@@ -16,7 +16,7 @@ import yaml
 from trialrun.errors import InvalidParameterError
 from trialrun.images.decoding.header import MAX_PIXELS
 
-TRANSFORMS = "_transforms.json"
+_TRANSFORMS = "_transforms.json"
 META = "_meta.yaml"
 MAX_SIDE = 4096
 
@@ -126,7 +126,7 @@ _REQUIRED = {
     "RandomRotation": "degrees",
     "RandomAffine": "degrees",
 }
-FIXED_NAMES = frozenset({"Resize", "CenterCrop", "Pad"})
+_FIXED_NAMES = frozenset({"Resize", "CenterCrop", "Pad"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +139,7 @@ class TransformStep:
     @property
     def is_fixed(self) -> bool:
         """Whether it does the same to an image every time, and so belongs to inference too."""
-        return self.name in FIXED_NAMES
+        return self.name in _FIXED_NAMES
 
     def to_json(self) -> list[Any]:
         """The pair, with its arguments by keyword."""
@@ -156,7 +156,7 @@ def read_transforms(source: str) -> tuple[TransformStep, ...]:
         path = Path(source).expanduser()
         if path.is_dir():
             _refuse_pickle(path)
-            path = path / TRANSFORMS
+            path = path / _TRANSFORMS
         entries = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RuntimeError) as error:  # of which RecursionError is one
         reason = error.strerror if isinstance(error, OSError) else error
@@ -175,7 +175,7 @@ def _refuse_pickle(folder: Path) -> None:
     except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError):
         meta = None
     kind = meta.get("transform_type", "Image") if isinstance(meta, dict) else "Image"
-    if kind != "Image" or not (folder / TRANSFORMS).is_file():
+    if kind != "Image" or not (folder / _TRANSFORMS).is_file():
         raise InvalidParameterError(
             f"transforms={folder} holds no list of transforms but {kind!s}: a pickle may run code "
             "when it is opened, and is not",

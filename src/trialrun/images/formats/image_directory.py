@@ -17,15 +17,15 @@ from trialrun.errors import InvalidDatasetError, InvalidParameterError, summariz
 from trialrun.images.dataset import ImageItem, ImageSet, is_encodable, leaves_root, make_printable
 
 META = "_meta.yaml"
-IMAGE_LIST = "images.lst"
-SCHEMA = "_schema.json"
+_IMAGE_LIST = "images.lst"
+_SCHEMA = "_schema.json"
 _SHOWN = 80  # characters of a name that is refused
 _DAMAGED_HINT = "Write the ImageDirectory again, or give the folder of images itself."
 
 
 def can_read(folder: Path) -> bool:
     """Whether the folder says so itself, or holds an image list."""
-    if (folder / IMAGE_LIST).is_file():
+    if (folder / _IMAGE_LIST).is_file():
         return True
     return (folder / META).is_file() and _read_meta(folder).get("type") == "ImageDirectory"
 
@@ -39,9 +39,9 @@ def read_images(folder: Path, source: str, group_column: str | None = None) -> I
         InvalidParameterError: No image has the `group_column`.
     """
     meta = _read_meta(folder)
-    schema_path = _find_file(folder, meta, "schema", SCHEMA)
+    schema_path = _find_file(folder, meta, "schema", _SCHEMA)
     column, categories = _find_annotation(_read_schema(folder, schema_path), schema_path)
-    image_list = _find_file(folder, meta, "image_list", IMAGE_LIST)
+    image_list = _find_file(folder, meta, "image_list", _IMAGE_LIST)
     items = _read_items(_read_lines(folder, image_list), image_list.name, column, group_column)
     if group_column is not None and not any(item.group for item in items):
         raise InvalidParameterError(

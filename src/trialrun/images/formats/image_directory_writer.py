@@ -28,7 +28,7 @@ from trialrun.images.scanning.scan import CHANGED, DatasetScan, FileScan, is_unc
 
 Row = dict[str, Any]
 
-COLUMN = "category"
+_COLUMN = "category"
 MANIFEST = "manifest.jsonl"
 
 _META = """type: ImageDirectory
@@ -74,7 +74,7 @@ def write_image_directory(
             (draft / "_meta.yaml").write_text(_META)
             (draft / "_schema.json").write_text(_dump_yaml(_make_schema(images, entries)))
             (draft / "_samples.json").write_text(_dump_yaml(_make_samples(draft, entries)))
-    labels = Counter(entry[COLUMN] for entry in entries if COLUMN in entry)
+    labels = Counter(entry[_COLUMN] for entry in entries if _COLUMN in entry)
     return WriteResult(
         str(named or out),
         len(entries),
@@ -127,7 +127,7 @@ def _make_file_name(item: ImageItem, classes: dict[str, int], number: int) -> st
 
 
 def _make_entry(name: str, item: ImageItem, number: int) -> Row:
-    label = {} if item.label is None else {COLUMN: item.label}
+    label = {} if item.label is None else {_COLUMN: item.label}
     return {"image_info": {"file_name": name}, **label, "id": number}
 
 
@@ -168,7 +168,7 @@ def _make_schema(images: ImageSet, entries: list[Row]) -> Row:
     if images.classes:
         categories = [{"id": index, "name": name} for index, name in enumerate(images.classes)]
         annotation = {"annotation_type": "COCO_classification", "categories": categories}
-        columns.append(_make_column(COLUMN, "String", "str") | {"properties": annotation})
+        columns.append(_make_column(_COLUMN, "String", "str") | {"properties": annotation})
     return {"columnAttributes": columns}
 
 
@@ -187,7 +187,7 @@ def _make_samples(folder: Path, entries: list[Row]) -> list[Row]:
             "image": base64.b64encode(
                 (folder / entry["image_info"]["file_name"]).read_bytes()
             ).decode(),
-            **{key: entry[key] for key in ("id", COLUMN) if key in entry},
+            **{key: entry[key] for key in ("id", _COLUMN) if key in entry},
         }
         for entry in entries[:_NUM_SAMPLES]
     ]

@@ -16,7 +16,7 @@ from trialrun.errors import InvalidDatasetError, InvalidParameterError, summariz
 from trialrun.images.dataset import ImageItem, ImageSet, is_encodable, leaves_root, make_printable
 
 TABLES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
-NAME_COLUMN, LABEL_COLUMN = "file_name", "label"
+_NAME_COLUMN, LABEL_COLUMN = "file_name", "label"
 _HINT = "Give it the columns file_name and label, one row an image."
 _RELATIVE_HINT = "Write names relative to the table's folder, with /."
 
@@ -40,8 +40,8 @@ def read_images(folder: Path, source: str, group_column: str | None = None) -> I
         raise InvalidDatasetError(f"{source} has {names}", "Keep one of them.")
     table = found[0]
     columns, rows = _read_table(table)
-    if NAME_COLUMN not in columns:
-        raise InvalidDatasetError(f"{table} has no column {NAME_COLUMN}, but {columns}", _HINT)
+    if _NAME_COLUMN not in columns:
+        raise InvalidDatasetError(f"{table} has no column {_NAME_COLUMN}, but {columns}", _HINT)
     if group_column is not None and group_column not in columns:
         raise InvalidParameterError(
             f"group_column={group_column} is not in {table.name}", f"Its columns are {columns}."
@@ -103,9 +103,9 @@ def _read_items(
 ) -> Iterator[ImageItem]:
     seen: set[str] = set()
     for number, row in enumerate(rows, start=1):
-        name = row.get(NAME_COLUMN)
+        name = row.get(_NAME_COLUMN)
         if not name or not is_encodable(name):
-            raise InvalidDatasetError(f"{table}: row {number} has no {NAME_COLUMN}", _HINT)
+            raise InvalidDatasetError(f"{table}: row {number} has no {_NAME_COLUMN}", _HINT)
         if leaves_root(name):
             raise InvalidDatasetError(
                 f"{table}: row {number} leads out of the folder, or begins at the root: "
@@ -120,8 +120,8 @@ def _read_items(
         seen.add(name)
         if isinstance(row.get(LABEL_COLUMN), dict | list):
             raise InvalidDatasetError(f"{table}: row {number} has a label that is no word", _HINT)
-        group = cell_to_text(row.get(group_column)) if group_column else None
-        label = cell_to_text(row.get(LABEL_COLUMN))
+        group = _cell_to_text(row.get(group_column)) if group_column else None
+        label = _cell_to_text(row.get(LABEL_COLUMN))
         if not is_encodable(label or "") or not is_encodable(group or ""):
             raise InvalidDatasetError(
                 f"{table}: row {number} has a word that cannot be written: {label!a}", _HINT
@@ -129,7 +129,7 @@ def _read_items(
         yield ImageItem(name, label, group=group)
 
 
-def cell_to_text(value: Any) -> str | None:
+def _cell_to_text(value: Any) -> str | None:
     """A cell as a name; None where it is empty. A whole number has no decimal point."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None

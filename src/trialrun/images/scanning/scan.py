@@ -51,7 +51,7 @@ def ignore_progress(_num_images: int) -> None:
     """Tell nobody."""
 
 
-def no_known_scans(_item: ImageItem) -> None:
+def _no_known_scans(_item: ImageItem) -> None:
     """Every file is to be read."""
 
 
@@ -75,7 +75,7 @@ def scan_files(
     images: ImageSet,
     *,
     threads: int,
-    known: Known = no_known_scans,
+    known: Known = _no_known_scans,
     progress: Progress = ignore_progress,
 ) -> DatasetScan:
     """Read every file of `images` that is not `known` already, with `threads` threads."""

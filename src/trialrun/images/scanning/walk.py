@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-READABLE_SUFFIXES = frozenset(
+_READABLE_SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .mpo .png .apng .bmp .dib .gif .webp .tif .tiff .ppm .pgm .pbm .pnm "
     ".tga .ico .jp2 .j2k .avif .pcx .sgi .qoi".split()
 )
 # Known to be images, and refused by the decoder with a word on why, rather than overlooked.
-UNSUPPORTED_SUFFIXES = frozenset(".svg .heic .heif .eps .ps .psd .wmf .emf .raw .dng".split())
-IMAGE_SUFFIXES = READABLE_SUFFIXES | UNSUPPORTED_SUFFIXES
+_UNSUPPORTED_SUFFIXES = frozenset(".svg .heic .heif .eps .ps .psd .wmf .emf .raw .dng".split())
+_IMAGE_SUFFIXES = _READABLE_SUFFIXES | _UNSUPPORTED_SUFFIXES
 
 _SYSTEM_NAMES = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini", "$RECYCLE.BIN"})
 
@@ -38,7 +38,7 @@ def is_system_name(name: str) -> bool:
 
 def is_image_name(name: str) -> bool:
     """Whether a name ends like an image's."""
-    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122 - 200,000 names
+    return os.path.splitext(name)[1].lower() in _IMAGE_SUFFIXES  # noqa: PTH122 - 200,000 names
 
 
 def walk_folder(root: Path) -> FolderListing:

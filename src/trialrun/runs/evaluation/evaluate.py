@@ -32,7 +32,7 @@ from trialrun.runs.evaluation.tables import log_tables
 from trialrun.scoring import move_classifier
 from trialrun.tracking import TrackedRun, make_dataset_input, open_run, truncate_digest
 
-DATASET_NAME = "test"
+_DATASET_NAME = "test"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +108,7 @@ def _build_result(
 
 def log_dataset(run: TrackedRun, scan: DatasetScan) -> None:
     """The test set as an input of the run."""
-    run.inputs([make_dataset_input(scan, name=DATASET_NAME, context="test")])
+    run.inputs([make_dataset_input(scan, name=_DATASET_NAME, context="test")])
 
 
 def log_metrics(
@@ -119,7 +119,7 @@ def log_metrics(
     run.metrics(
         metrics,
         0,
-        dataset_name=DATASET_NAME,
+        dataset_name=_DATASET_NAME,
         dataset_digest=truncate_digest(scan),
         **links,
     )

@@ -29,7 +29,7 @@ from trialrun.tracking import TrackedRun
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-PREDICTIONS = "predictions.parquet"
+_PREDICTIONS = "predictions.parquet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ def _find_known(scored: ImageScore) -> NDArray[np.float32]:
     return scored.probabilities
 
 
-def log_predictions(run: TrackedRun, images: ImagePredictions, *, name: str = PREDICTIONS) -> None:
+def log_predictions(run: TrackedRun, images: ImagePredictions, *, name: str = _PREDICTIONS) -> None:
     """Store the answers with the run."""
     import pandas as pd
 
@@ -132,7 +132,7 @@ def load_predictions(client: "MlflowClient", run_id: str) -> ImagePredictions | 
     """
     import pandas as pd
 
-    data = read_artifact_bytes(client, run_id, PREDICTIONS)
+    data = read_artifact_bytes(client, run_id, _PREDICTIONS)
     if data is None:
         return None
     table = pd.read_parquet(io.BytesIO(data))

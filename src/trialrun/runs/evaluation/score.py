@@ -65,7 +65,7 @@ def score_data(model: str, data: str, output: str, values: Mapping[str, Any]) ->
     with isolate_torch_state():
         classifier = move_classifier(load_model(model), device)
         table = build_score_table(classifier, images)
-    write_table(table, path)
+    _write_table(table, path)
     num_errors = int((table["error"] != "").sum())
     unknown = count_unknown_classes(images, classifier.classes)
     return ScoreResult(str(path), len(table), num_errors, unknown)
@@ -129,7 +129,7 @@ def _build_ids(items: tuple[ImageItem, ...]) -> "list[int | str] | pd.Series[Any
     return _make_text_column(ids) if any(isinstance(each, str) for each in ids) else ids
 
 
-def write_table(table: "pd.DataFrame", path: Path) -> None:
+def _write_table(table: "pd.DataFrame", path: Path) -> None:
     """Write a table as its file's ending says, whole or not at all.
 
     In CSV, names are the bytes that they are on disk. Parquet holds UTF-8 only, so that other bytes

@@ -43,9 +43,9 @@ from trialrun.tracking import TrackedRun, truncate_digest
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-REPRODUCES_TAG = "trialrun.reproduces"
+_REPRODUCES_TAG = "trialrun.reproduces"
 _PATHS = ("train_data", "valid_data", "model", "weights", "transforms")
-SPLIT_SEED_TAG = "split_seed"  # of a search's trial
+_SPLIT_SEED_TAG = "split_seed"  # of a search's trial
 # What training decides; speeds and waiting times are the machine's.
 _REPRODUCIBLE = (
     "train_loss",
@@ -159,7 +159,7 @@ def _resolve_paths(original: RecordedRun) -> dict[str, str]:
 
 def _restore_split(original: RecordedRun, settings: Mapping[str, str]) -> TrainPlan:
     """The plan; the sets of a search's trial were split by the search's seed, not by its own."""
-    seed = original.tags.get(SPLIT_SEED_TAG)
+    seed = original.tags.get(_SPLIT_SEED_TAG)
     if seed is None or "random_seed" not in settings:
         return plan_training(settings)
     plan = plan_training({**settings, "random_seed": seed})
@@ -240,7 +240,7 @@ class _LinkingCallback:
     def opened(self, run_name: str, run_id: str) -> None:
         """Tag the run with its original."""
         TrackedRun(self._client, run_id).tags(
-            {"trialrun.kind": "reproduction", REPRODUCES_TAG: self._original.run_id}
+            {"trialrun.kind": "reproduction", _REPRODUCES_TAG: self._original.run_id}
         )
         self._observer.opened(run_name, run_id)
 

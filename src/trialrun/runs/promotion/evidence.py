@@ -34,7 +34,7 @@ from trialrun.tracking import TrackedRun
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-CHAMPION_PREDICTIONS = "champion_predictions.parquet"
+_CHAMPION_PREDICTIONS = "champion_predictions.parquet"
 _LATENCY_IMAGES, _WARM_UP_IMAGES = 30, 3
 _BYTES_PER_MB = 1e6
 
@@ -178,7 +178,7 @@ def log_evidence(run: TrackedRun, scan: DatasetScan, contest: CandidateEvaluatio
     log_tables(run, contest.challenger_predictions.predictions)
     log_predictions(run, contest.challenger_predictions)
     if contest.champion and contest.champion_predictions:
-        log_predictions(run, contest.champion_predictions, name=CHAMPION_PREDICTIONS)
+        log_predictions(run, contest.champion_predictions, name=_CHAMPION_PREDICTIONS)
         figures = compute_metrics(contest.champion_predictions.predictions)
         named = {f"champion_{metric}": value for metric, value in figures.items()}
         log_metrics(run, named, scan, contest.champion.origin.model_id)

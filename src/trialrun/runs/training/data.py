@@ -29,7 +29,7 @@ from trialrun.runs.datasets.scan import scan_set
 from trialrun.runs.training.initial import describe_initial, find_likely_mistakes
 from trialrun.runs.training.plan import TrainPlan
 
-TRAIN_MARGIN = 8 / 7  # 256 for 224, as torchvision's recipes have it
+_TRAIN_MARGIN = 8 / 7  # 256 for 224, as torchvision's recipes have it
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +120,7 @@ def _plan_storage(
     What crops at random is given an eighth more than it needs, so that it does not enlarge.
     """
     assert preprocessing.image_size is not None
-    with_margin = round(preprocessing.image_size * TRAIN_MARGIN)
+    with_margin = round(preprocessing.image_size * _TRAIN_MARGIN)
     if not plan.steps:
         crops = plan.config.augment in ("standard", "strong")
         return (replace(preprocessing, image_size=with_margin) if crops else preprocessing), ()

@@ -32,11 +32,11 @@ def describe_environment(compute: ComputeConfig) -> dict[str, Any]:
         "num_threads": torch.get_num_threads(),
         **{name: _read_version(name) for name in _PACKAGES},
         "cuda": torch.version.cuda,
-        "code_sha256": hash_code(),
+        "code_sha256": _hash_code(),
     }
 
 
-def hash_code() -> str:
+def _hash_code() -> str:
     """A hash over trialrun's own source files, which tells checkouts apart that call themselves
     the same version.
     """

@@ -15,7 +15,7 @@ from trialrun.runs.datasets.sources import find_local_path
 from trialrun.runs.training.plan import TrainPlan
 
 INITIAL_WEIGHTS = "initial_weights_sha256"
-MODEL_DIRECTORY = "model_directory_sha256"
+_MODEL_DIRECTORY = "model_directory_sha256"
 
 
 def resolve_model(plan: TrainPlan) -> str:
@@ -46,12 +46,12 @@ def describe_changes(
     if _compare_digests(INITIAL_WEIGHTS, before, after):
         if _compare_digests("num_classes", before, after):
             cause = f"there are {after['num_classes']} classes, not {before['num_classes']}"
-        elif weights == NONE_TEXT and MODEL_DIRECTORY not in after:
+        elif weights == NONE_TEXT and _MODEL_DIRECTORY not in after:
             cause = f"{source} draws others, as another version of torch may"
         else:
             cause = f"{source} holds others"
         return (f"the initial weights are not those of the original: {cause}",)
-    if _compare_digests(MODEL_DIRECTORY, before, after):
+    if _compare_digests(_MODEL_DIRECTORY, before, after):
         return (f"{source} has changed since the original, its weights have not",)
     return ()
 
@@ -77,7 +77,7 @@ def compute_initial_params(plan: TrainPlan, network: nn.Module) -> dict[str, str
     """
     params = {INITIAL_WEIGHTS: hash_state(network.state_dict())}
     sha256 = _hash_directories(plan)
-    return params if sha256 is None else {**params, MODEL_DIRECTORY: sha256}
+    return params if sha256 is None else {**params, _MODEL_DIRECTORY: sha256}
 
 
 def _hash_directories(plan: TrainPlan) -> str | None:

@@ -24,8 +24,8 @@ from trialrun.runs.training.plan import TrainPlan
 from trialrun.runs.training.result import TrainResult
 from trialrun.tracking import TrackedRun, make_dataset_input, truncate_digest
 
-TRAIN_NAME, VALID_NAME = TRAINED_ON, "valid"
-EVENTS = "events.jsonl"
+_TRAIN_NAME, _VALID_NAME = TRAINED_ON, "valid"
+_EVENTS = "events.jsonl"
 
 _STOP_FIELDS = ("stop_reason", "stopped_epoch", "best_epoch", "best_valid_loss", "weights_sha256")
 
@@ -43,15 +43,15 @@ def log_start(run: TrackedRun, plan: TrainPlan, data: PreparedData, compute: Com
     run.text(ENVIRONMENT, format_json(describe_environment(compute)))
     run.inputs(
         [
-            make_dataset_input(data.train.scan, name=TRAIN_NAME, context="training"),
-            make_dataset_input(data.valid.scan, name=VALID_NAME, context="validation"),
+            make_dataset_input(data.train.scan, name=_TRAIN_NAME, context="training"),
+            make_dataset_input(data.valid.scan, name=_VALID_NAME, context="validation"),
         ]
     )
     rows = [
-        *_build_manifest_rows(TRAIN_NAME, data.train),
-        *_build_manifest_rows(VALID_NAME, data.valid),
+        *_build_manifest_rows(_TRAIN_NAME, data.train),
+        *_build_manifest_rows(_VALID_NAME, data.valid),
     ]
-    run.text(MANIFEST, format_json_lines(rows))
+    run.text(MANIFEST, _format_json_lines(rows))
     run.text("duplicates.json", format_json(data.findings.to_json()))
     run.tags(
         {"decoded_images": str(data.num_decoded)}
@@ -94,7 +94,7 @@ def _build_manifest_rows(name: str, prepared: PreparedSet) -> list[dict[str, Any
     ]
 
 
-def format_json_lines(rows: list[dict[str, Any]]) -> str:
+def _format_json_lines(rows: list[dict[str, Any]]) -> str:
     """One JSON object a line; names that are not UTF-8 come out as escapes."""
     return "".join(json.dumps(row) + "\n" for row in rows)
 
@@ -114,8 +114,8 @@ def log_best_epoch(
     They are given again with the time they had: MLflow keeps one value of them, with its links.
     """
     for prefix, name, prepared in (
-        ("train_", TRAIN_NAME, data.train),
-        ("valid_", VALID_NAME, data.valid),
+        ("train_", _TRAIN_NAME, data.train),
+        ("valid_", _VALID_NAME, data.valid),
     ):
         metrics = {
             key: value for key, value in best.result.metrics().items() if key.startswith(prefix)
@@ -161,7 +161,7 @@ class EventLog:
 
     def text(self) -> str:
         """The file's content."""
-        return format_json_lines(self._rows)
+        return _format_json_lines(self._rows)
 
 
 def log_stop(run: TrackedRun, events: EventLog, result: TrainResult) -> None:
@@ -169,7 +169,7 @@ def log_stop(run: TrackedRun, events: EventLog, result: TrainResult) -> None:
     facts = {name: getattr(result, name) for name in _STOP_FIELDS}
     events.add("stopped", **facts)
     run.tags({name: as_text(value) for name, value in facts.items()})
-    run.text(EVENTS, events.text())
+    run.text(_EVENTS, events.text())
 
 
 def log_validation(run: TrackedRun, best: EpochStatus, plan: TrainPlan, data: PreparedData) -> None:

@@ -55,7 +55,7 @@ def plan_training(values: Mapping[str, Any]) -> TrainPlan:
     """
     problems: list[TrialrunError] = []
     config = _parse_settings(values, problems)
-    local_paths = fetch_models((config.model, config.weights), problems)
+    local_paths = _fetch_models((config.model, config.weights), problems)
     problems += _find_path_errors(config, local_paths)
     steps = _read_steps(config, problems)
     train = _select_labelled(config.train_data, config, problems)
@@ -76,7 +76,7 @@ def plan_training(values: Mapping[str, Any]) -> TrainPlan:
     return TrainPlan(config, train, valid, steps, local_paths)
 
 
-def fetch_models(names: Iterable[str | None], problems: list[TrialrunError]) -> dict[str, Path]:
+def _fetch_models(names: Iterable[str | None], problems: list[TrialrunError]) -> dict[str, Path]:
     """Where the models are that MLflow has, by URI; MLflow is loaded where `names` hold one."""
     fetched: dict[str, Path] = {}
     for uri in dict.fromkeys(names):

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from optuna import Study
     from optuna.trial import FrozenTrial
 
-CONFIDENCE = 0.95
+_CONFIDENCE = 0.95
 
 _CHEAPER = 0.9  # of the winner's seconds at most: smaller differences are the machine's
 _EQUAL = 1e-6  # of their size: what rounding makes of equal differences
@@ -75,7 +75,7 @@ class NoiseFloor:
 
     def text(self) -> str:
         """One sentence for people."""
-        interval = f"{self.difference:.4g} ({CONFIDENCE:.0%} interval {self.low:.4g} to "
+        interval = f"{self.difference:.4g} ({_CONFIDENCE:.0%} interval {self.low:.4g} to "
         interval += f"{self.high:.4g}, {self.replicates} seeds)"
         if self.is_beyond_noise:
             return (
@@ -177,7 +177,7 @@ def compute_mean_interval(differences: Sequence[float]) -> tuple[float, float]:
     if spread <= _EQUAL * abs(mean):
         spread = abs(mean)
     num = len(differences)
-    half = float(t.ppf((1 + CONFIDENCE) / 2, num - 1)) * spread / num**0.5
+    half = float(t.ppf((1 + _CONFIDENCE) / 2, num - 1)) * spread / num**0.5
     return mean - half, mean + half
 
 

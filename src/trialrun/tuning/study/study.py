@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 # What a study carries.
-SIGNATURE, PARENT_RUN, CONCLUDED, DATA = "signature", "parent_run_id", "concluded", "data_digest"
+_SIGNATURE, PARENT_RUN, CONCLUDED, DATA = "signature", "parent_run_id", "concluded", "data_digest"
 MODELS_KEPT = "models_kept"  # of how many of its best settings
 
 _NUM_STARTS = 3  # taken from another study
@@ -68,9 +68,9 @@ def list_directions(plan: SearchPlan) -> "list[StudyDirection]":
 
 
 def _check_signature(study: "Study", plan: SearchPlan) -> None:
-    ours, theirs = plan.signature(), study.user_attrs.get(SIGNATURE)
+    ours, theirs = plan.signature(), study.user_attrs.get(_SIGNATURE)
     if theirs is None:
-        study.set_user_attr(SIGNATURE, ours)
+        study.set_user_attr(_SIGNATURE, ours)
         return
     names = [name for name in {**theirs, **ours} if ours.get(name) != theirs.get(name)]
     if names:

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 # What a trial carries (Optuna's user attributes); a study's are in `study`.
-WORKER, RUN_ID, ERROR, CUT, INFEASIBLE = "worker", "run_id", "error", "cut", "does_not_fit"
+_WORKER, RUN_ID, ERROR, CUT, INFEASIBLE = "worker", "run_id", "error", "cut", "does_not_fit"
 MODEL_URI, RESULT, SEED_NUMBER = "model_uri", "result", "seed_number"
 SETTINGS, REPLICATE, OF_TRIAL = "settings", "replicate", "of_trial"
 IMPOSSIBLE = "impossible"  # why its settings cannot go together
-BATCH_LIMIT = "batch_size_too_large"  # of the study: the smallest batch that did not fit
+_BATCH_LIMIT = "batch_size_too_large"  # of the study: the smallest batch that did not fit
 
 _CARRIED_ON = (SETTINGS, REPLICATE, OF_TRIAL)
 RETRY_OF, _HISTORY = "failed_trial", "retry_history"  # Optuna's own names, its dashboard shows them
@@ -127,7 +127,7 @@ class TrialQueue:
         One whose settings cannot go together is pruned: Optuna's samplers then avoid its like.
         """
         attributes = self.study.user_attrs
-        limit: int | None = attributes.get(BATCH_LIMIT)
+        limit: int | None = attributes.get(_BATCH_LIMIT)
         self._refuse_endless_memory(limit)
         self.study.sampler = make_sampler(self.plan, number, limit)
         searched = not attributes.get(SETTINGS, False)
@@ -144,7 +144,7 @@ class TrialQueue:
         history = known.system_attrs.get(_HISTORY, [])
         seed_number = trial.user_attrs.get(REPLICATE, history[0] if history else trial.number)
         trial.set_user_attr(SEED_NUMBER, seed_number)
-        trial.set_user_attr(WORKER, worker)  # last: without it a claim was not completed
+        trial.set_user_attr(_WORKER, worker)  # last: without it a claim was not completed
         return ClaimedTrial(trial, settings, seed_number)
 
     def _refuse_endless_memory(self, limit: int | None) -> None:
@@ -193,8 +193,8 @@ class TrialQueue:
         """The trial's batch is too large for the memory: it is pruned, and none as large tried."""
         with self._locked():
             if BATCH_SIZE in self.plan.space.dimensions:
-                known = self.study.user_attrs.get(BATCH_LIMIT, batch_size)
-                self.study.set_user_attr(BATCH_LIMIT, min(known, batch_size))
+                known = self.study.user_attrs.get(_BATCH_LIMIT, batch_size)
+                self.study.set_user_attr(_BATCH_LIMIT, min(known, batch_size))
             self._prune_unfit(claim.trial)
 
     def _prune_unfit(
@@ -221,7 +221,7 @@ class TrialQueue:
 
         with self._locked():
             for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-                if trial.user_attrs.get(WORKER) == worker:
+                if trial.user_attrs.get(_WORKER) == worker:
                     self._lose(trial.number)
 
     def _tell(self, claim: ClaimedTrial, state: Any, values: Sequence[float] | None = None) -> bool:
@@ -237,7 +237,7 @@ class TrialQueue:
         trials = self.study.get_trials(deepcopy=False)
         running = [trial for trial in trials if trial.state == TrialState.RUNNING]
         for trial in running:
-            if WORKER not in trial.user_attrs:  # nobody else claims while we hold the lock
+            if _WORKER not in trial.user_attrs:  # nobody else claims while we hold the lock
                 self._lose(trial.number)
         if running:
             optuna.storages.fail_stale_trials(self.study)
@@ -386,7 +386,7 @@ def _check_endless_failure(trials: Sequence["FrozenTrial"]) -> None:
     for trial in reversed(trials):
         if is_done(trial):
             break
-        if ERROR in trial.user_attrs or {INFEASIBLE, WORKER} <= trial.user_attrs.keys():
+        if ERROR in trial.user_attrs or {INFEASIBLE, _WORKER} <= trial.user_attrs.keys():
             in_a_row.append(str(trial.user_attrs.get(ERROR, "a batch that does not fit in memory")))
     if len(in_a_row) >= _MAX_FAILURES_IN_A_ROW:
         raise TrialrunError(

@@ -34,7 +34,7 @@ from trialrun.tuning.study.trial_queue import ClaimedTrial, TrialQueue, sort_by_
 if TYPE_CHECKING:
     from optuna import Study
 
-STUDY_TAG, TRIAL_TAG = "study", "trial"
+_STUDY_TAG, _TRIAL_TAG = "study", "trial"
 
 # Not the trial's fault, and no other trial would fare better.
 _NOT_OF_THE_TRIAL = (DataError, InvalidModelDirectoryError, StorageError, TrackingError)
@@ -123,7 +123,7 @@ class TrialRunner:
         if result.stop_reason == PRUNED:
             queue.prune(claim)
             return
-        values = read_objectives(result, self.plan)
+        values = _read_objectives(result, self.plan)
         queue.note(claim, kept.RESULT, result.to_json())
         if result.model_uri:
             queue.note(claim, kept.MODEL_URI, result.model_uri)
@@ -135,7 +135,7 @@ class TrialRunner:
         return plan_trial(self.plan.base, claim.settings, seed)
 
 
-def read_objectives(result: TrainResult, plan: SearchPlan) -> list[float]:
+def _read_objectives(result: TrainResult, plan: SearchPlan) -> list[float]:
     """What a trial is judged by, of its best epoch.
 
     Raises:
@@ -173,8 +173,8 @@ def _build_tags(queue: TrialQueue, claim: ClaimedTrial, plan: SearchPlan) -> dic
     """What finds a trial among MLflow's runs, and what its seed does not say: the split's."""
     attributes = claim.trial.user_attrs
     tags = {
-        STUDY_TAG: queue.study.study_name,
-        TRIAL_TAG: str(claim.number),
+        _STUDY_TAG: queue.study.study_name,
+        _TRIAL_TAG: str(claim.number),
         "split_seed": str(plan.base.config.random_seed),
     }
     if kept.REPLICATE in attributes:
@@ -194,7 +194,7 @@ def _is_among_best(
     """
     if kept.REPLICATE in claim.trial.user_attrs:
         return False
-    values = as_minimized(read_objectives(result, plan), plan.objectives)
+    values = as_minimized(_read_objectives(result, plan), plan.objectives)
     others = [
         (format_settings(trial.params), as_minimized(trial.values, plan.objectives))
         for trial in sort_by_objective(queue.study.get_trials(deepcopy=False), plan.objectives)

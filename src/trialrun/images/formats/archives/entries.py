@@ -15,9 +15,9 @@ from trialrun.files import translate_storage_errors
 from trialrun.images.dataset import make_printable
 from trialrun.images.scanning.walk import is_image_name, is_system_name
 
-MAX_ENTRIES = 5_000_000
+_MAX_ENTRIES = 5_000_000
 # Photographs hardly shrink in an archive; drawings may by ten or twenty times.
-MAX_RATIO = 200
+_MAX_RATIO = 200
 _RATIO_FREE_BYTES = 100 * 10**6  # below this nobody is harmed
 
 # What the readers of the standard library raise for damage, none of them always the same.
@@ -83,9 +83,9 @@ class UnpackLimits:
             InvalidArchiveError: They are too many.
         """
         self.num_bytes += num_bytes
-        if self.num_bytes > max(_RATIO_FREE_BYTES, MAX_RATIO * self.archive_bytes):
+        if self.num_bytes > max(_RATIO_FREE_BYTES, _MAX_RATIO * self.archive_bytes):
             raise self.refused(
-                f"unpacks to more than {MAX_RATIO} times its {self.archive_bytes:,} bytes"
+                f"unpacks to more than {_MAX_RATIO} times its {self.archive_bytes:,} bytes"
             )
         if self.num_bytes > self.free_bytes:
             raise self.refused(f"unpacks to more than the {self.free_bytes:,} bytes that are free")
@@ -97,8 +97,8 @@ class UnpackLimits:
             InvalidArchiveError: The name leads out, is there twice, or there are too many.
         """
         self.num_entries += 1
-        if self.num_entries > MAX_ENTRIES:
-            raise self.refused(f"has more than {MAX_ENTRIES:,} entries")
+        if self.num_entries > _MAX_ENTRIES:
+            raise self.refused(f"has more than {_MAX_ENTRIES:,} entries")
         clean = self._clean(name)
         if is_folder:
             self._folders.add(clean)

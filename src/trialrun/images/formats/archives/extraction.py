@@ -25,8 +25,8 @@ from trialrun.images.formats.archives.tar_files import read_tar_members
 from trialrun.images.formats.archives.zip_files import read_zip_members
 from trialrun.images.scanning.walk import is_image_name, is_system_name
 
-ZIP_SUFFIXES = (".zip",)
-TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tbz")
+_ZIP_SUFFIXES = (".zip",)
+_TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tbz")
 
 _FORMAT = 1  # raised when other files would be unpacked
 _ZIP_START = b"PK\x03\x04"
@@ -52,7 +52,7 @@ def find_archive(path: Path) -> Path | None:
 
 
 def _has_archive_name(path: Path) -> bool:
-    return path.name.lower().endswith(ZIP_SUFFIXES + TAR_SUFFIXES)
+    return path.name.lower().endswith(_ZIP_SUFFIXES + _TAR_SUFFIXES)
 
 
 def _is_archive(path: Path) -> bool:
@@ -123,7 +123,7 @@ def _unpack_members(archive: Path, place: Path) -> None:
         allowance = UnpackLimits(archive, archive_bytes, free)
         with allowance.reading(), archive.open("rb") as file:
             is_zip = file.read(4) in (_ZIP_START, _EMPTY_ZIP_START)
-        is_zip = is_zip or archive.name.lower().endswith(ZIP_SUFFIXES)
+        is_zip = is_zip or archive.name.lower().endswith(_ZIP_SUFFIXES)
         members = (
             read_zip_members(archive, allowance) if is_zip else read_tar_members(archive, allowance)
         )

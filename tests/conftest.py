@@ -1,17 +1,24 @@
-"""What the tests share: small real images, and an MLflow store made once and copied."""
+"""Shared fixtures: small images and networks, and an MLflow store created once and copied."""
 
 import os
 import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from PIL import Image
 
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from trialrun.images.decoding.preprocessing import Preprocessing
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests share two cores; threads would spin
 
+SMALL = "shufflenet_v2_x0_5"  # the smallest network of the zoo
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
@@ -102,3 +109,34 @@ def azure() -> Path:
         # They are the ancestor's and not ours to commit: no CI of a bare checkout can have them.
         pytest.skip("the ancestor's files are not beside this checkout")
     return folder
+
+
+def network_of(name: str = SMALL, num_classes: int = 3, *, seed: int = 7) -> "nn.Module":
+    """A network with weights of a seed of its own."""
+    import torch
+
+    from trialrun.models.zoo import build_network
+
+    torch.manual_seed(seed)
+    return build_network(name, num_classes, image_size=32)
+
+
+def started_from(path: Path, name: str = SMALL) -> "dict[str, Tensor]":
+    """The initial state dict of a network of three classes with `weights=path`."""
+    from trialrun.models.open import create_network
+
+    return create_network(name, 3, image_size=32, weights=str(path))[1].state_dict()
+
+
+def write_model(
+    folder: Path, name: str, classes: tuple[str, ...], preprocessing: "Preprocessing | None" = None
+) -> "nn.Module":
+    """A trained ModelDirectory, and the network in it."""
+    from trialrun.images.decoding.preprocessing import Preprocessing
+    from trialrun.models.directory import ModelDescription, write_model_directory
+    from trialrun.models.weights import serialize_state
+
+    network = network_of(name, len(classes))
+    described = ModelDescription(name, {}, classes, preprocessing or Preprocessing(32))
+    write_model_directory(folder, described, serialize_state(network.state_dict()))
+    return network

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import nn
 
 import trialrun
-from conftest import write_image
+from tests.conftest import write_image
 from trialrun.errors import InvalidDatasetError
 from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.models.classifier import ImageClassifier

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 from packaging.requirements import Requirement
-from scripts.project_files import ROOT, expected, locked_versions
 
+from scripts.project_files import ROOT, expected, locked_versions
 from trialrun.config import TrainConfig, list_settings
 
 LOCK = (ROOT / "requirements.lock").read_text("utf-8")

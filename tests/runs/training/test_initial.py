@@ -1,0 +1,307 @@
+"""Training from model directories and MLflow's models: last layers, preprocessing, digests."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import trialrun
+from tests.conftest import SMALL, network_of, started_from, write_classes, write_model
+from tests.tuning.conftest import nested_runs, settings
+from trialrun.errors import InvalidModelDirectoryError, TrackingError, TrialrunError
+from trialrun.images.decoding.preprocessing import IMAGENET_MEAN, Preprocessing
+from trialrun.mlflow_client import connect_client
+from trialrun.models.open import create_network, open_classifier
+from trialrun.models.weights import hash_state, serialize_state
+from trialrun.models.zoo import build_network, find_head_prefix
+from trialrun.runs.callbacks import NoOpCallback
+from trialrun.runs.init_model import init_model
+from trialrun.runs.inspection.compare import compare_runs
+from trialrun.runs.inspection.reproduce import reproduce_run
+from trialrun.runs.inspection.run_reader import read_run
+from trialrun.runs.training.data import prepare_data
+from trialrun.runs.training.plan import plan_training
+
+SQUEEZE = "squeezenet1_1"  # whose last layer is a convolution
+TINY = {"model": SMALL, "epochs": 1, "batch_size": 8, "precision": "fp32"}
+
+
+class Notes(NoOpCallback):
+    """Collects what a run reports."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def note(self, text: str) -> None:
+        """Keep it."""
+        self.texts.append(text)
+
+
+def test_model_directory_of_another_network_is_refused_with_the_one_to_set(tmp_path: Path) -> None:
+    """`weights` of a trained model asks for its network."""
+    write_model(tmp_path / "model", SQUEEZE, ("a", "b"))
+    with pytest.raises(InvalidModelDirectoryError, match=f"weights of {SQUEEZE}, not") as raised:
+        started_from(tmp_path / "model")
+    assert f"model={SQUEEZE}" in raised.value.hint
+
+
+@pytest.mark.parametrize("setting", ["model", "weights"])
+@pytest.mark.parametrize("name", [SMALL, SQUEEZE])
+def test_rows_of_the_last_layer_move_with_their_class(
+    name: str, setting: str, tmp_path: Path
+) -> None:
+    """Classes in another order keep their rows, a new one has a fresh row, one is dropped."""
+    trained = write_model(tmp_path / "model", name, ("ant", "bee", "cat"))
+    given = {"model": str(tmp_path / "model"), "weights": None}
+    if setting == "weights":
+        given = {"model": name, "weights": str(tmp_path / "model")}
+    notes: list[str] = []
+    torch.manual_seed(3)
+    _, network = create_network(
+        str(given["model"]),
+        3,
+        image_size=32,
+        weights=given["weights"],
+        classes=("bee", "dog", "ant"),
+        note=notes.append,
+    )
+    torch.manual_seed(3)
+    fresh = build_network(name, 3, image_size=32)
+    prefix = find_head_prefix(network)
+    for part in ("weight", "bias"):
+        new, old, drawn = (each.get_parameter(prefix + part) for each in (network, trained, fresh))
+        assert torch.equal(new[0], old[1])
+        assert torch.equal(new[1], drawn[1])
+        assert torch.equal(new[2], old[0])
+    (note,) = notes
+    assert "2 of 3 classes keep their rows" in note
+    assert "1 are new; 1 of its classes are dropped" in note
+
+
+def test_same_classes_start_from_every_weight_of_the_model(tmp_path: Path) -> None:
+    """Training goes on from the very network that was stored."""
+    trained = write_model(tmp_path / "model", SMALL, ("ant", "bee"))
+    _, network = create_network(
+        str(tmp_path / "model"), 2, image_size=32, weights=None, classes=("ant", "bee")
+    )
+    assert hash_state(network.state_dict()) == hash_state(trained.state_dict())
+
+
+def write_azure_model(folder: Path, *, with_output_layer: bool) -> nn.Module:
+    """A trained ResNet of Azure's with the classes cat and dog; the network that it holds."""
+    folder.mkdir()
+    parameters = {"model_name": "resnet18", "pretrained": with_output_layer, "num_classes": 2}
+    spec = {
+        "flavor": {"name": "pytorch"},
+        "model_file": "model",
+        "flavor_extras": {"class": "ResNet", "init_params": parameters},
+        "label_map_file": "index_to_label.csv",
+    }
+    (folder / "model_spec.yaml").write_text(json.dumps(spec))
+    (folder / "index_to_label.csv").write_text(",label\n0,cat\n1,dog\n")
+    network = network_of("resnet18", 1000 if with_output_layer else 2)
+    state = {f"model.{name}": tensor for name, tensor in network.state_dict().items()}
+    if with_output_layer:
+        output = nn.Linear(1000, 2)
+        state |= {f"out_linear_model.{name}": t for name, t in output.state_dict().items()}
+    torch.save(state, folder / "model")
+    return network
+
+
+@pytest.mark.parametrize("with_output_layer", [False, True])
+def test_azure_model_keeps_its_rows_by_class(with_output_layer: bool, tmp_path: Path) -> None:
+    """A trained ResNet of the ancestor answers as before once its classes are turned round."""
+    write_azure_model(tmp_path / "model", with_output_layer=with_output_layer)
+    _, network = create_network(
+        str(tmp_path / "model"), 2, image_size=32, weights=None, classes=("dog", "cat")
+    )
+    images = torch.rand(2, 3, 32, 32)
+    expected = open_classifier(tmp_path / "model")(images)[:, [1, 0]]
+    torch.testing.assert_close(network.eval()(images), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_untrained_directory_from_a_trained_one_has_no_last_layer(tmp_path: Path) -> None:
+    """`model init --weights MODEL` keeps no rows that would be taken for other classes."""
+    trained = write_model(tmp_path / "model", SMALL, ("ant", "bee", "cat"))
+    folder = init_model(SMALL, str(tmp_path / "out"), weights=str(tmp_path / "model"), switches={})
+    torch.manual_seed(3)
+    _, network = create_network(str(folder), 3, image_size=32, weights=None)
+    torch.manual_seed(3)
+    fresh = build_network(SMALL, 3, image_size=32)
+    assert torch.equal(network.get_parameter("fc.weight"), fresh.get_parameter("fc.weight"))
+    first = "conv1.0.weight"
+    assert torch.equal(network.get_parameter(first), trained.get_parameter(first))
+
+
+def test_trained_directory_gives_its_preprocessing(colors: Path, tmp_path: Path) -> None:
+    """Mean and deviation come with the weights, the size where none is asked for."""
+    write_model(tmp_path / "m", SMALL, ("blue",), Preprocessing(48, (0.5,) * 3, (0.25,) * 3))
+    data = {"train_data": str(colors)}
+    of_model = {**data, "model": str(tmp_path / "m")}
+    of_weights = {**data, "model": SMALL, "weights": str(tmp_path / "m")}
+    for given in (of_model, of_weights):
+        found = prepare_data(plan_training(given), NoOpCallback()).preprocessing
+        assert (found.image_size, found.mean, found.std) == (48, (0.5,) * 3, (0.25,) * 3)
+    assert prepare_data(
+        plan_training({**of_model, "image_size": 40}), NoOpCallback()
+    ).preprocessing == (Preprocessing(40, (0.5,) * 3, (0.25,) * 3))
+    torch.save(network_of().state_dict(), tmp_path / "weights.pt")
+    others = {**of_model, "weights": str(tmp_path / "weights.pt")}
+    assert prepare_data(plan_training(others), NoOpCallback()).preprocessing.mean == IMAGENET_MEAN
+
+
+def test_digest_of_a_state_tells_every_part_of_it() -> None:
+    """Another name, type, shape or value is another digest; the order in memory is not."""
+    state = network_of().state_dict()
+    digests = {hash_state(state)}
+    weight = state["fc.weight"]
+    for name, tensor in (
+        ("other", weight),
+        ("fc.weight", weight.double()),
+        ("fc.weight", weight.reshape(-1, 3)),
+        ("fc.weight", weight + 1e-3),
+        ("fc.weight", torch.tensor(1.0)),
+    ):
+        digests.add(hash_state({**state, name: tensor}))
+    assert len(digests) == 6
+    to_memory_format = network_of().to(memory_format=torch.channels_last).state_dict()
+    assert hash_state(to_memory_format) in digests
+
+
+def test_registered_model_is_trained_on_registered_and_loaded_again(
+    store: str, tmp_path: Path
+) -> None:
+    """By version, alias and run, and the outcome serves as `model` once more."""
+    first = write_classes(tmp_path / "first", {"blue": 12, "red": 12})
+    data = write_classes(tmp_path / "second", {"blue": 12, "green": 12, "red": 12})
+    begun = trialrun.train(train_data=str(first), register_as="colors", image_size=64, **TINY)
+    client = connect_client()
+    client.set_registered_model_alias("colors", "best", "1")
+    again = {**TINY, "train_data": str(data), "register_as": "colors"}
+    second = trialrun.train(**{**again, "model": "models:/colors/1"})
+    third = trialrun.train(**{**again, "model": "models:/colors/2"})
+    weights = trialrun.train(**again, weights="models:/colors@best")
+    of_run = trialrun.train(**{**again, "model": f"runs:/{begun.run_id}/model"})
+    runs = [read_run(client, run.run_id) for run in (second, third, weights, of_run)]
+    assert [run.params["model"] for run in runs][:2] == ["models:/colors/1", "models:/colors/2"]
+    assert {run.params["resolved_image_size"] for run in runs} == {"64"}
+    initial = [run.params["initial_weights_sha256"] for run in runs]
+    assert initial[0] == initial[2] == initial[3] != initial[1]
+    directories = [run.params["model_directory_sha256"] for run in runs]
+    assert directories[0] == directories[3]
+    assert trialrun.load_model("models:/colors/3").classes == ("blue", "green", "red")
+
+
+def test_notes_name_the_setting_as_it_was_typed(store: str, colors: Path, tmp_path: Path) -> None:
+    """The rows that were kept are reported while the run begins."""
+    from trialrun.runs.training.run import train_run
+
+    write_model(tmp_path / "m", SMALL, ("blue", "red"))
+    notes = Notes()
+    train_run(
+        plan_training({**TINY, "train_data": str(colors), "model": str(tmp_path / "m")}), notes
+    )
+    told = [text for text in notes.texts if text.startswith(f"model={tmp_path / 'm'}: ")]
+    assert len(told) == 1
+    assert "2 of 3 classes keep their rows" in told[0]
+
+
+def test_models_of_mlflow_are_searched(store: str, colors: Path) -> None:
+    """A search takes registered models as choices of `model`, each fetched once."""
+    trialrun.train(train_data=str(colors), register_as="colors", **TINY)
+    given = settings(
+        colors, trials=2, sampler="grid", learning_rate=0.01, model=f"{SMALL},models:/colors/1"
+    )
+    search = trialrun.run_search(**given)
+    children = nested_runs(store, search.run_id)
+    assert {child.data.params["model"] for child in children} == {SMALL, "models:/colors/1"}
+
+
+def test_model_that_mlflow_lacks_is_reported_with_the_parameters(store: str, colors: Path) -> None:
+    """One error names the wrong setting and the model that is not there."""
+    with pytest.raises(TrialrunError, match=r"epochs=0.*TrackingError: models:/none/1"):
+        plan_training({"train_data": str(colors), "epochs": 0, "model": "models:/none/1"})
+    with pytest.raises(TrackingError, match="models:/none@x"):
+        plan_training({"train_data": str(colors), "weights": "models:/none@x"})
+
+
+def test_folder_that_is_no_model_is_refused_as_weights(tmp_path: Path, colors: Path) -> None:
+    """The plan says so, before torch is loaded."""
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InvalidModelDirectoryError, match=r"empty holds neither model\.json"):
+        plan_training({"train_data": str(colors), "weights": str(tmp_path / "empty")})
+
+
+def test_plan_without_a_uri_loads_neither_torch_nor_mlflow(tmp_path: Path) -> None:
+    """A wrong file of weights and a wrong number are reported as fast as before."""
+    code = (
+        "import sys\nfrom trialrun.runs.training.plan import plan_training\n"
+        "try:\n    plan_training({'epochs': '0', 'weights': 'no.pt'})\n"
+        "except Exception as error: print(error)\n"
+        "print(sorted({'torch', 'mlflow'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    *errors, loaded = done.stdout.splitlines()
+    assert "epochs=0" in errors[0]
+    assert "no.pt" in errors[0]
+    assert loaded == "[]"
+
+
+def test_run_with_weights_of_the_registry_is_reproduced(store: str, colors: Path) -> None:
+    """`reproduce` finds them again, and says that the beginning was the same."""
+    trialrun.train(train_data=str(colors), register_as="colors", **TINY)
+    run = trialrun.train(
+        train_data=str(colors), weights="models:/colors/1", **{**TINY, "random_seed": 2}
+    )
+    again = reproduce_run(run.run_id)
+    assert (again.verdict, again.initial_weights_identical, again.notes) == ("identical", True, ())
+
+
+def test_changed_file_of_weights_is_the_cause(store: str, colors: Path, tmp_path: Path) -> None:
+    """The verdict comes after the reason, in the notes and in the JSON."""
+    path = tmp_path / "weights.pt"
+    torch.save(network_of(seed=1).state_dict(), path)
+    run = trialrun.train(train_data=str(colors), weights=str(path), **TINY)
+    torch.save(network_of(seed=2).state_dict(), path)
+    again = reproduce_run(run.run_id)
+    compared = [row.name for row in compare_runs([run.run_id, again.run_id]).parameters]
+    assert "initial_weights_sha256" in compared
+    cause = f"the initial weights are not those of the original: weights={path} holds others"
+    assert (again.verdict, again.notes) == ("different", (cause,))
+    assert again.initial_weights_identical is False
+    told = list(again.to_json())
+    assert told.index("notes") < told.index("verdict")
+
+
+def test_changed_model_directory_is_the_cause(store: str, colors: Path, tmp_path: Path) -> None:
+    """The same for `model=DIR`."""
+    folder = tmp_path / "untrained"
+    source = tmp_path / "weights.safetensors"
+    for seed in (1, 2):
+        source.write_bytes(serialize_state(network_of(seed=seed).state_dict()))
+        shutil.rmtree(folder, ignore_errors=True)
+        init_model(SMALL, str(folder), weights=str(source), switches={})
+        if seed == 1:
+            run = trialrun.train(train_data=str(colors), **{**TINY, "model": str(folder)})
+    (cause,) = reproduce_run(run.run_id).notes
+    assert cause.endswith(f"model={folder} holds others")
+
+
+def test_run_without_a_digest_is_not_judged_by_it(store: str, colors: Path, tmp_path: Path) -> None:
+    """Of a run recorded by an earlier version nothing is said about its initial weights."""
+    import sqlite3
+    from contextlib import closing
+
+    run = trialrun.train(train_data=str(colors), **TINY)
+    database = store.removeprefix("sqlite:///")
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("DELETE FROM params WHERE key='initial_weights_sha256'")
+    again = reproduce_run(run.run_id)
+    assert (again.verdict, again.notes, again.initial_weights_identical) == ("identical", (), None)

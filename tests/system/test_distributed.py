@@ -1,0 +1,193 @@
+"""Several ranks: the same training as one process with the larger batch, recorded once."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from tests.conftest import write_classes
+from trialrun.config import TrainConfig
+from trialrun.distributed import ALONE, Ranks, join_ranks, read_ranks
+from trialrun.engine.compute.precision import ComputeConfig
+from trialrun.engine.fit import fit
+from trialrun.engine.inputs.batches import ImageDataset, sequential_batches, training_batches
+from trialrun.engine.inputs.data import TrainingData
+from trialrun.engine.state import init_train_state
+from trialrun.errors import InvalidParameterError
+from trialrun.images.decoding.preprocessing import Preprocessing
+
+SIZE = 16
+CPU = ComputeConfig(torch.device("cpu"), "fp32")
+
+
+class Noise:
+    """Images of noise, the same in every process."""
+
+    def __init__(self, num_images: int) -> None:
+        random = np.random.default_rng(0)
+        pixels = random.integers(0, 256, (num_images, 3, SIZE, SIZE)).astype(np.uint8)
+        self._pixels = torch.from_numpy(pixels)
+
+    def pixels(self, rows: NDArray[np.int64]) -> Tensor:
+        """(N, 3, S, S) uint8."""
+        return self._pixels[torch.from_numpy(rows)]
+
+
+def noise(num_images: int) -> ImageDataset:
+    """So many images of three classes."""
+    return ImageDataset(Noise(num_images), np.arange(num_images), np.arange(num_images) % 3)
+
+
+def unequal(num_images: int) -> ImageDataset:
+    """As many, most of them of the first class."""
+    data = noise(num_images)
+    return replace(data, labels=np.maximum(np.arange(num_images) % 9 - 6, 0))
+
+
+def train_plainly(ranks: Ranks, batch_size: int, class_weights: str) -> list[dict[str, float]]:
+    """The epochs' figures of a network without batch norm, whose statistics ranks do not share."""
+    task = TrainingData(unequal(29), noise(7), 3, Preprocessing(SIZE))
+    config = TrainConfig(
+        epochs=3,
+        batch_size=batch_size,
+        learning_rate=0.05,
+        augment="flip",
+        class_weights=class_weights,
+    )
+    torch.manual_seed(1)
+    layers = (nn.Conv2d(3, 4, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(196, 3))
+    state = init_train_state(nn.Sequential(*layers), "3.", task, config, CPU, ranks)
+    wanted = ("train_loss", "train_accuracy", "valid_loss", "valid_accuracy", "learning_rate")
+    return [
+        {name: result.metrics()[name] for name in wanted}
+        for result in fit(state, config, ranks=ranks)
+    ]
+
+
+def free_port() -> int:
+    """A port on loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def in_ranks(world_size: int, *command: str, **variables: str) -> list[str]:
+    """Standard output of a command, run once a rank as torchrun would."""
+    shared = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+        "WORLD_SIZE": str(world_size),
+        **variables,
+    }
+    processes = [
+        subprocess.Popen(
+            [sys.executable, *command],
+            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parents[2],
+        )
+        for rank in range(world_size)
+    ]
+    try:
+        outputs = [process.communicate(timeout=120)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0] * world_size
+    return outputs
+
+
+@pytest.mark.parametrize("class_weights", ["none", "balanced"])
+def test_two_ranks_learn_what_one_learns_with_the_double_batch(class_weights: str) -> None:
+    """Every figure of every epoch agrees within 1e-4, uneven last batches and classes included."""
+    alone = train_plainly(ALONE, 8, class_weights)
+    for output in in_ranks(2, "-m", __name__, class_weights):
+        ranked = json.loads(output)
+        for one, other in zip(alone, ranked, strict=True):
+            assert other == pytest.approx(one, abs=1e-4)
+
+
+@pytest.mark.parametrize("num_images", [8, 9, 13, 31])
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_ranks_share_every_image_once(num_images: int, world_size: int) -> None:
+    """No image is learned from or counted twice, and no rank has a batch of one."""
+    data = noise(num_images)
+    ranks = [Ranks(rank, world_size, rank) for rank in range(world_size)]
+    learned = [
+        [b.positions for b in training_batches(data, epoch=1, batch_size=2, random_seed=1, ranks=r)]
+        for r in ranks
+    ]
+    assert sorted(np.concatenate([b for batches in learned for b in batches]).tolist()) == list(
+        range(num_images)
+    )
+    assert len({len(batches) for batches in learned}) == 1
+    assert min(len(batch) for batches in learned for batch in batches) > 1
+    counted = [b.positions for r in ranks for b in sequential_batches(data, 4, r)]
+    assert sorted(np.concatenate(counted).tolist()) == list(range(num_images))
+
+
+def test_a_rank_with_other_images_says_so(store: str, tmp_path: Path) -> None:
+    """A second machine with another copy of the set would learn something else, or hang."""
+    variables = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+    command = [sys.executable, "-m", "trialrun", "train", "--train-data", "set", "--epochs", "1"]
+    ranks = []
+    for rank in range(2):
+        folder = tmp_path / f"machine{rank}"
+        write_classes(folder / "set", {"a": 8, "b": 8}, seed=rank)
+        ranks.append(
+            subprocess.Popen(
+                [*command, "--model", "shufflenet_v2_x0_5", "--batch-size", "4"],
+                env=os.environ | variables | {"RANK": str(rank), "LOCAL_RANK": "0"},
+                stderr=subprocess.PIPE,
+                text=True,
+                cwd=folder,
+            )
+        )
+    try:
+        _, said = ranks[1].communicate(timeout=120)
+    finally:
+        for process in ranks:  # as torchrun does when one has failed
+            process.terminate()
+            process.communicate()
+    assert ranks[1].returncode == 3
+    assert "rank 1: the images are not those that the first rank has" in said
+
+
+def test_training_by_ranks_is_recorded_once(store: str, colors: Path) -> None:
+    """`torchrun -m trialrun train` leaves one run, and one rank speaks."""
+    arguments = ["-m", "trialrun", "train", "--train-data", str(colors), "--json"]
+    arguments += ["--model", "shufflenet_v2_x0_5", "--epochs", "2", "--batch-size", "4"]
+    outputs = in_ranks(2, *arguments, MLFLOW_TRACKING_URI=store)
+    result = json.loads(outputs[0])
+    assert outputs[1] == ""
+    client = mlflow.MlflowClient(store)
+    experiment = client.get_experiment_by_name("tests")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert (run.info.run_id, run.info.status) == (result["run_id"], "FINISHED")
+
+
+def test_process_that_torchrun_did_not_start_is_alone() -> None:
+    """Without WORLD_SIZE there is one rank; a broken environment is told."""
+    assert read_ranks({}) == ALONE
+    assert read_ranks({"RANK": "1", "WORLD_SIZE": "2"}).world_size == 2
+    with pytest.raises(InvalidParameterError, match="RANK"):
+        read_ranks({"WORLD_SIZE": "2"})
+    with pytest.raises(InvalidParameterError, match="none of"):
+        read_ranks({"WORLD_SIZE": "2", "RANK": "2"})
+
+
+if __name__ == "__main__":  # what the ranks run
+    with join_ranks(torch.device("cpu")) as joined_ranks:
+        sys.stdout.write(json.dumps(train_plainly(joined_ranks, 4, sys.argv[1])))

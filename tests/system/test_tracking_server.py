@@ -1,0 +1,293 @@
+"""Tracking servers: with a password in the address, behind TLS, with artifacts of their own."""
+
+import json
+import os
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+
+import trialrun
+from tests.conftest import write_classes
+from trialrun.cli import run_cli as command
+from trialrun.errors import TrackingError
+from trialrun.mlflow_client import connect_client, translate_tracking_errors
+from trialrun.registry import find_model_folder
+
+SECRET = "s3cret"
+TINY: dict[str, Any] = {"model": "shufflenet_v2_x0_5", "batch_size": 8, "epochs": 1}
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of an MLflow server that keeps the artifacts."""
+    folder, port = tmp_path_factory.mktemp("server"), free_port()
+    arguments = ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}", "--workers", "1"]
+    arguments += ["--artifacts-destination", str(folder / "artifacts"), "--port", str(port)]
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", "server", *arguments],
+            env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+            stdout=log,
+            stderr=log,
+        )
+        try:
+            wait_for(f"http://127.0.0.1:{port}/health", process)
+            yield f"127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def wait_for(address: str, process: "subprocess.Popen[bytes]") -> None:
+    """Until a server answers."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        assert process.poll() is None
+        try:
+            urllib.request.urlopen(address, timeout=5).close()
+        except OSError:
+            time.sleep(0.2)
+        else:
+            return
+    raise AssertionError(f"{address} does not answer")
+
+
+@pytest.fixture
+def tracked(server: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The server as the tracking store, under an address with a password."""
+    uri = f"http://boss:{SECRET}@{server}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    return uri
+
+
+@pytest.fixture(scope="module")
+def registered(server: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images, and version 1 of `colors`, which learned from them, on the server."""
+    colors = write_classes(tmp_path_factory.mktemp("images"), {"blue": 12, "red": 12})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"http://{server}")
+        trialrun.train(train_data=str(colors), register_as="colors", **TINY)
+    return colors
+
+
+def test_no_password_is_shown(
+    tracked: str, registered: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Neither by a run, nor by a history's addresses; standard output holds the result only."""
+    test = write_classes(tmp_path / "test", {"blue": 3, "red": 3}, seed=99)
+    arguments = ["colors", "--version", "1", "--data", str(test), "--min", "accuracy=0", "--json"]
+    assert command(["promote", *arguments]) == 0
+    assert command(["history", "colors", "--json"]) == 0
+    out, error = capfd.readouterr()
+    assert SECRET not in out + error
+    promoted, told = (json.loads(line) for line in out.splitlines())
+    assert told["reigns"][0]["run_id"] == promoted["run_id"]
+    assert told["reigns"][0]["run_url"].startswith(f"http://{tracked.rpartition('@')[2]}/#/")
+
+
+def test_no_password_is_shown_where_a_server_is_not_there(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What MLflow says of a request names its address."""
+    uri = f"http://boss:{SECRET}@127.0.0.1:{free_port()}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with (
+        pytest.raises(TrackingError, match="request to http") as raised,
+        translate_tracking_errors("no"),
+    ):
+        mlflow.MlflowClient().search_experiments()
+    assert SECRET not in str(raised.value)
+    assert command(["history", "colors"]) == 5
+    assert SECRET not in "".join(capfd.readouterr())
+
+
+def test_downloaded_models_are_removed_at_exit(
+    tracked: str, registered: Path, tmp_path: Path
+) -> None:
+    """A process that fetched a model from a server leaves nothing of it behind."""
+    code = "import trialrun, sys; print(len(list(trialrun.load_model(sys.argv[1]).parameters())))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "models:/colors/1"],
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert int(done.stdout) > 0, done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_on_this_machine_is_not_copied(store: str, colors: Path) -> None:
+    """Where the artifacts are files, the model is read where it lies."""
+    trialrun.train(train_data=str(colors), register_as="colors", **TINY)
+    folder = find_model_folder("models:/colors/1")
+    assert Path(store.removeprefix("sqlite:///")).parent in folder.parents
+
+
+class _Answers(BaseHTTPRequestHandler):
+    """Says 401 to everything, or that there are no experiments."""
+
+    def do_GET(self) -> None:
+        """Answer what MLflow asks."""
+        code = self.server.code  # type: ignore[attr-defined]
+        self.send_response(code)
+        self.end_headers()
+        self.wfile.write(b"{}" if code == 200 else b"You are not authenticated.")
+
+    do_POST = do_GET  # noqa: N815 - the base class's word
+
+    def log_message(self, *_arguments: object) -> None:
+        """Nothing."""
+
+
+@contextmanager
+def answering(code: int, certificate: Path | None = None) -> Iterator[int]:
+    """The port of a server that always answers `code`, behind TLS where there is a certificate."""
+    listening = ThreadingHTTPServer(("127.0.0.1", 0), _Answers)
+    listening.code = code  # type: ignore[attr-defined]
+    if certificate is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        listening.socket = context.wrap_socket(listening.socket, server_side=True)
+    threading.Thread(target=listening.serve_forever, daemon=True).start()
+    try:
+        yield int(listening.server_address[1])
+    finally:
+        listening.shutdown()
+        listening.server_close()
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """A certificate that no authority has signed, for 127.0.0.1, with its key."""
+    path = tmp_path / "server.pem"
+    arguments = [
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "2",
+        "-keyout",
+        str(path),
+    ]
+    arguments += ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
+    made = subprocess.run(
+        ["openssl", *arguments], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    path.write_text(path.read_text() + made.stdout)
+    return path
+
+
+@pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
+@pytest.mark.parametrize("how", ["INSECURE_TLS", "SERVER_CERT_PATH"])
+def test_settings_of_tls_are_heeded(
+    certificate: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """A server with a certificate of its own is reached as MLflow reaches it."""
+    with answering(200, certificate) as port:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"https://127.0.0.1:{port}")
+        with pytest.raises(TrackingError, match="CERTIFICATE_VERIFY_FAILED"):
+            connect_client()
+        value = "true" if how == "INSECURE_TLS" else str(certificate)
+        monkeypatch.setenv(f"MLFLOW_TRACKING_{how}", value)
+        assert connect_client().search_experiments() == []
+
+
+def test_a_server_that_wants_a_password_names_the_variables(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """401 is not that the server is down."""
+    with answering(401) as port:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+        with pytest.raises(TrackingError) as raised:
+            connect_client()
+    assert "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" in raised.value.hint
+
+
+def test_a_caller_keeps_its_settings_of_mlflow(
+    store: str, colors: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a call sets for itself is gone afterwards; what the caller set stays."""
+    names = ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT")
+    monkeypatch.delenv(names[0], raising=False)
+    monkeypatch.setenv(names[1], "false")
+    trialrun.train(train_data=str(colors), **TINY)
+    assert [os.environ.get(name) for name in names] == [None, "false"]
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("no such table: schema", "server is up"),
+        ("No such artifact: /data/mlruns/7/model", "server is up"),
+        ("Detected out-of-date database schema (found version a)", "mlflow db upgrade"),
+        ("The filesystem tracking backend (e.g., './mlruns') is in", "no longer writes"),
+        ("(sqlite3.OperationalError) database is locked", "Another process"),
+        ("(sqlite3.OperationalError) attempt to write a readonly database", "writable"),
+    ],
+)
+def test_hints_fit_what_was_said(said: str, told: str) -> None:
+    """A word in a path or a table's name is not what MLflow complains of."""
+    with pytest.raises(TrackingError) as raised, translate_tracking_errors("no"):
+        raise mlflow.MlflowException(said)
+    assert told in raised.value.hint
+
+
+_WITHOUT_BOTO3 = """
+import sys
+sys.modules["boto3"] = sys.modules["botocore"] = None  # as where they are not installed
+from trialrun.cli import run
+sys.exit(run(sys.argv[1:]))
+"""
+
+
+def without_boto3(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    """A command line in a process that cannot import boto3."""
+    return subprocess.run(
+        [sys.executable, "-c", _WITHOUT_BOTO3, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_a_model_on_s3_without_boto3_names_the_package(store: str, colors: Path) -> None:
+    """It is no fault of trialrun's that a package is missing."""
+    done = without_boto3("score", "s3://bucket/model", str(colors), "--output", "a.csv")
+    assert done.returncode == 5, done.stderr
+    assert "Hint: Install the package boto3" in done.stderr
+
+
+def test_training_into_s3_without_boto3_names_the_package(store: str, colors: Path) -> None:
+    """An experiment whose artifacts go there is told at the first file."""
+    mlflow.MlflowClient(store).create_experiment("far", artifact_location="s3://bucket/far")
+    data = ["--train-data", str(colors), "--epochs", "1", "--batch-size", "8"]
+    done = without_boto3("train", *data, "--experiment", "far")
+    assert done.returncode == 5, done.stderr
+    assert "Hint: Install the package boto3" in done.stderr

@@ -1,0 +1,328 @@
+"""Searches, end to end on real stores: what they record, that none is lost, what they decide."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+
+import trialrun
+from tests.tuning.conftest import SMALL, make_queue, nested_runs, settings
+from trialrun import mlflow_client as tracking_store
+from trialrun.cli import run_cli as command_line
+from trialrun.config import METRIC_DIRECTIONS
+from trialrun.errors import InvalidParameterError
+from trialrun.runs.callbacks import DECODING
+from trialrun.runs.datasets import sources
+from trialrun.tuning.callbacks import NoOpSearchCallback
+from trialrun.tuning.plan import plan_search
+from trialrun.tuning.reporting.seed_replicates import NoiseFloor, compute_mean_interval
+
+
+class Counting(NoOpSearchCallback):
+    """Counts the images that are decoded."""
+
+    num_decoded = 0
+    what = ""
+
+    def scanning(self, what: str, num_images: int) -> None:
+        """Remember what is counted."""
+        self.what = what
+
+    def scanned(self, num_images: int) -> None:
+        """Count what is decoded."""
+        self.num_decoded += num_images * (self.what == DECODING)
+
+
+def test_a_combination_that_cannot_be_trained_is_not_trained(store: str, colors: Path) -> None:
+    """A warm-up longer than the run has its reason in the table, and no run; the search goes on."""
+    grid = {"learning_rate": 0.01, "warmup_steps": "0,1000", "sampler": "grid", "trials": 2}
+    result = trialrun.run_search(**settings(colors, **grid))
+    (run,) = nested_runs(store, result.run_id)
+    assert run.info.status == "FINISHED"
+    table = mlflow.artifacts.load_text(f"runs:/{result.run_id}/trials.csv")
+    assert "warmup_steps=1000 is not shorter than the run" in table
+    assert result.best_params["warmup_steps"] == 0
+
+
+def test_the_best_trial_is_recorded_and_registered_alone(store: str, colors: Path) -> None:
+    """The parent names the best trial; the one version holds its weights; pictures are there."""
+    import mlflow
+
+    result = trialrun.run_search(**settings(colors, trials=3, register_as="best"))
+    client = mlflow.MlflowClient(store)
+    runs = nested_runs(store, result.run_id)
+    losses = [min(_history(client, run, "valid_loss")) for run in runs]
+    assert [run.info.status for run in runs] == ["FINISHED"] * 3
+    assert result.best_trial == losses.index(min(losses))
+    assert result.best_run_id == runs[result.best_trial].info.run_id
+    (version,) = client.search_model_versions("name = 'best'")
+    assert version.run_id == result.best_run_id
+    assert version.tags["weights_sha256"] == result.weights_sha256
+    assert runs[result.best_trial].data.tags["weights_sha256"] == result.weights_sha256
+    parent = client.get_run(result.run_id)
+    assert parent.info.status == "FINISHED"
+    assert parent.data.tags["best_trial"] == str(result.best_trial)
+    assert parent.data.params["learning_rate"] == "0.001:0.1"
+    names = {item.path for item in client.list_artifacts(result.run_id)}
+    assert names >= {"trials.csv", "best.json", "plots"}
+    pictures = {item.path for item in client.list_artifacts(result.run_id, "plots")}
+    assert {"plots/history.png", "plots/slice.png"} <= pictures
+
+
+def _history(client: Any, run: Any, name: str) -> list[float]:
+    return [metric.value for metric in client.get_metric_history(run.info.run_id, name)]
+
+
+def test_trials_train_with_what_was_proposed_and_seeds_of_their_own(
+    store: str, colors: Path
+) -> None:
+    """A trial's run records the trial's settings; seeds differ by trial and repeat by number."""
+    first = trialrun.run_search(**settings(colors, trials=2, pruner="none", study="one"))
+    again = trialrun.run_search(**settings(colors, trials=2, pruner="none", study="two"))
+    runs, others = nested_runs(store, first.run_id), nested_runs(store, again.run_id)
+    seeds = [run.data.params["random_seed"] for run in runs]
+    assert len(set(seeds)) == 2
+    assert seeds == [run.data.params["random_seed"] for run in others]
+    assert len({run.data.params["learning_rate"] for run in runs}) == 2
+    best = runs[first.best_trial].data.params
+    assert float(best["learning_rate"]) == first.best_params["learning_rate"]
+    assert first.weights_sha256 == again.weights_sha256
+
+
+def test_below_mlflow_run_the_search_takes_its_run(
+    store: str, colors: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run that `mlflow run` has opened is the parent; trials have runs of their own."""
+    import mlflow
+
+    client = mlflow.MlflowClient(store)
+    experiment = client.get_experiment_by_name("tests")
+    assert experiment is not None
+    opened = client.create_run(experiment.experiment_id).info.run_id
+    monkeypatch.setenv("MLFLOW_RUN_ID", opened)
+    result = trialrun.run_search(**settings(colors, trials=1))
+    assert result.run_id == opened
+    assert [run.info.run_id for run in nested_runs(store, opened)] == [result.best_run_id]
+    assert result.best_run_id != opened
+
+
+def test_images_are_decoded_once_for_all_trials(
+    store: str, colors: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sixteen trials decode each of 36 images once."""
+    from trialrun.tuning.run import run_search
+
+    monkeypatch.setenv("TRIALRUN_CACHE", str(tmp_path / "cache"))
+    watching = Counting()
+    run_search(plan_search(settings(colors, trials=16)), watching)
+    assert watching.num_decoded == 36
+
+
+def test_a_study_goes_on_in_the_same_run(store: str, colors: Path) -> None:
+    """More trials of the same study join those before, below the same parent."""
+    before = trialrun.run_search(**settings(colors, trials=1, study="long", register_as="long"))
+    after = trialrun.run_search(**settings(colors, trials=2, study="long", register_as="long"))
+    assert after.run_id == before.run_id
+    assert after.num_trials["complete"] == 2
+    same = trialrun.run_search(**settings(colors, trials=2, study="long", register_as="long"))
+    assert same.num_trials["complete"] == 2
+    assert same.model_version == after.model_version
+
+
+def test_a_study_is_not_gone_on_with_other_settings(store: str, colors: Path) -> None:
+    """Trials of other epochs or ranges would not be comparable."""
+    make_queue(store, colors, study="taken")
+    with pytest.raises(InvalidParameterError, match="epochs=1"):
+        make_queue(store, colors, study="taken", epochs=2)
+
+
+def test_a_hopeless_trial_is_pruned(store: str, colors: Path, tmp_path: Path) -> None:
+    """Far worse than the median after an epoch, it ends FINISHED, without a model."""
+    enqueued_params = [
+        {"learning_rate": rate} for rate in (0.001, 0.0011, 0.0012, 0.0013, 0.0014, 0.1)
+    ]
+    file = tmp_path / "starts.json"
+    file.write_text(json.dumps(enqueued_params))
+    raw_settings = settings(colors, trials=6, epochs=2, batch_size=4, enqueue=str(file))
+    result = trialrun.run_search(**raw_settings)
+    last = nested_runs(store, result.run_id)[-1]
+    assert (result.num_trials["complete"], result.num_trials["pruned"]) == (5, 1)
+    assert last.info.status == "FINISHED"
+    assert last.data.tags["stop_reason"] == "pruned"
+    assert last.data.tags["stopped_epoch"] == "1"
+    assert last.info.run_id != result.best_run_id
+
+
+def test_a_search_that_is_cut_goes_on(store: str, colors: Path) -> None:
+    """SIGINT ends run and trial as KILLED with exit 75; the same study then completes."""
+    import mlflow
+
+    raw_settings = settings(colors, epochs=4, trials=3, study="cut", pruner="none", patience=9)
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in raw_settings.items()]
+    process = subprocess.Popen([sys.executable, "-m", "trialrun", "search", *flags])
+    client = mlflow.MlflowClient(store)
+    _wait_for_trial(client)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 75
+    (experiment,) = client.search_experiments(filter_string="name = 'tests'")
+    statuses = {run.info.status for run in client.search_runs([experiment.experiment_id])}
+    assert "RUNNING" not in statuses
+    assert "KILLED" in statuses
+    result = trialrun.run_search(**raw_settings)
+    runs = nested_runs(store, result.run_id)
+    assert sum(run.info.status == "FINISHED" for run in runs) == 3
+    assert client.get_run(result.run_id).info.status == "FINISHED"
+
+
+def _wait_for_trial(client: Any) -> None:
+    (experiment,) = client.search_experiments(filter_string="name = 'tests'")
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        found = client.search_runs([experiment.experiment_id], "tags.trial = '0'")
+        if found and client.get_metric_history(found[0].info.run_id, "valid_loss"):
+            return
+        time.sleep(0.1)
+    raise AssertionError("no trial began")
+
+
+def test_worker_processes_share_a_study(store: str, colors: Path) -> None:
+    """Two workers train exactly as many trials as were asked for, no two alike."""
+    result = trialrun.run_search(**settings(colors, trials=4, workers=2))
+    runs = nested_runs(store, result.run_id)
+    assert result.num_trials["complete"] + result.num_trials["pruned"] == 4
+    assert len({run.data.params["learning_rate"] for run in runs}) == 4
+    assert len({run.data.params["random_seed"] for run in runs}) == 4
+
+
+def test_workers_share_what_the_search_downloaded(
+    store: str, colors: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Images from the artifact store are fetched once, not by each worker.
+
+    The store's copy is gone when the workers begin.
+    """
+    client = mlflow.MlflowClient(store)
+    experiment = client.get_experiment_by_name("tests")
+    assert experiment is not None
+    run = client.create_run(experiment.experiment_id)
+    client.log_artifacts(run.info.run_id, str(colors), "set")
+
+    def download(uri: str) -> Path:
+        path = tracking_store.download_artifact(uri)
+        shutil.rmtree(Path(run.info.artifact_uri) / "set")
+        return path
+
+    monkeypatch.setattr(sources, "downloaded", download)
+    plan = settings(Path("unused"), trials=2, workers=2)
+    result = trialrun.run_search(**plan | {"train_data": f"runs:/{run.info.run_id}/set"})
+    assert result.num_trials["complete"] + result.num_trials["pruned"] == 2
+
+
+def test_no_trial_is_begun_after_the_timeout(store: str, colors: Path) -> None:
+    """What was trained until then is concluded as usual."""
+    result = trialrun.run_search(**settings(colors, trials=1000, timeout=1.0))
+    assert 1 <= sum(result.num_trials.values()) < 1000
+    assert result.search_stop_reason == "time_budget"
+    assert result.status == "FINISHED"
+
+
+def test_several_metrics_give_a_pareto_front(store: str, colors: Path) -> None:
+    """Trials that nothing beats in both metrics are named, and drawn."""
+    import mlflow
+
+    metric = "valid_accuracy,train_images_per_second"
+    result = trialrun.run_search(**settings(colors, trials=2, metric=metric))
+    assert result.best_trial in result.pareto_trials
+    pictures = mlflow.MlflowClient(store).list_artifacts(result.run_id, "plots")
+    assert "plots/pareto_front.png" in {item.path for item in pictures}
+
+
+def test_replicates_tell_the_noise_floor(store: str, colors: Path) -> None:
+    """The two best settings are trained twice more, with the same two seeds, and compared."""
+    import mlflow
+
+    result = trialrun.run_search(
+        **settings(colors, trials=2, pruner="none", replicates=2, register_as="sure")
+    )
+    assert result.noise_floor is not None
+    runs = [run for run in nested_runs(store, result.run_id) if "replicate" in run.data.tags]
+    assert len(runs) == 4
+    seeds = {(run.data.tags["replicate"], run.data.params["random_seed"]) for run in runs}
+    assert len(seeds) == 2
+    client = mlflow.MlflowClient(store)
+    tags = client.get_run(result.run_id).data.tags
+    assert tags["noise_floor.is_beyond_noise"] in ("true", "false")
+    assert int(tags["noise_floor.chosen"]) == result.best_trial
+    (version,) = client.search_model_versions("name = 'sure'")
+    assert version.tags["weights_sha256"] == result.weights_sha256
+
+
+def test_the_interval_is_students() -> None:
+    """Differences 1, 2, 3: mean 2, half width 4.303 / sqrt(3) (t with 2 degrees, 95 %)."""
+    low, high = compute_mean_interval([1.0, 2.0, 3.0])
+    assert low == pytest.approx(2 - 4.3027 / 3**0.5, abs=1e-4)
+    assert high == pytest.approx(2 + 4.3027 / 3**0.5, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("low", "winner_seconds", "chosen"), [(0.1, 9.0, 4), (-0.1, 9.0, 7), (-0.1, 1.0, 4)]
+)
+def test_where_noise_decides_the_cheaper_is_taken(
+    low: float, winner_seconds: float, chosen: int
+) -> None:
+    """The winner is taken if it is beyond noise or no dearer, else the runner-up."""
+    floor = NoiseFloor(
+        metric="valid_loss",
+        replicates=3,
+        winner=4,
+        runner_up=7,
+        winner_mean=1.0,
+        runner_up_mean=1.2,
+        difference=0.2,
+        low=low,
+        high=0.5,
+        winner_seconds=winner_seconds,
+        runner_up_seconds=3.0,
+    )
+    assert floor.chosen == chosen
+    assert f"rial {chosen}" in floor.text()
+
+
+def test_the_metrics_are_the_engines(store: str, colors: Path) -> None:
+    """What a search may be judged by is what an epoch records."""
+    result = trialrun.train(train_data=str(colors), epochs=1, **{**SMALL, "batch_size": 8})
+    assert set(METRIC_DIRECTIONS) == {*result.metrics, "valid_top5_accuracy"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "code"),
+    [
+        (["--learning-rate", "1e-1:1e-4"], 2),
+        (["--no-such-setting", "1"], 2),
+        (["--storage", "mongodb://host/db"], 2),
+        (["--replicates", "1"], 2),
+        (["--sampler", "grid", "--learning-rate", "1e-3:1e-2"], 2),
+        (["--from-study", "missing"], 2),
+        (["--storage", "sqlite:////no/such/folder/x.db"], 5),
+        (["--storage", "postgresql://127.0.0.1:1/none"], 5),
+    ],
+)
+def test_what_cannot_be_searched_is_told_in_two_lines(
+    flags: list[str],
+    code: int,
+    store: str,
+    colors: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A range turned round, an unknown setting, a storage that is not there."""
+    assert command_line(["search", "--train-data", str(colors), *flags]) == code
+    error, hint = capsys.readouterr().err.splitlines()[-2:]
+    assert error.startswith("Error: ")
+    assert hint.startswith("Hint: ")

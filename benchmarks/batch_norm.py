@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from benchmarks.table import heading, table
-from trialrun.distributed import ALONE
+from trialrun.distributed import SINGLE_PROCESS
 from trialrun.engine.evaluate import evaluate_network
 from trialrun.engine.inputs.batches import sequential_batches, training_batches
 from trialrun.engine.state import TrainState
@@ -147,7 +147,7 @@ def train(model: str, plan: TrainPlan, state: TrainState) -> list[list[object]]:
     for epoch in range(1, plan.config.epochs + 1):
         torch.manual_seed(epoch)
         state.set_training()
-        step = TrainingStep(state, plan.config, ALONE, epoch)
+        step = TrainingStep(state, plan.config, SINGLE_PROCESS, epoch)
         totals = torch.zeros(2, dtype=torch.float64)
         for batch in training_batches(state.task.train, epoch=epoch, batch_size=16, random_seed=1):
             totals += step(batch)
@@ -178,7 +178,7 @@ def main() -> int:
         plan = plan_training(settings | {"epochs": chosen.epochs, "patience": chosen.epochs})
         data = every(chosen.stride, prepare_data(plan, NoOpCallback()))
         rows += train(
-            model, plan, start_session(plan, data, resolve_rank_compute(plan), ALONE).state
+            model, plan, start_session(plan, data, resolve_rank_compute(plan), SINGLE_PROCESS).state
         )
     columns = ("model", "own", "epoch", "train", *RULES, f"exact, {EXACT_IMAGES} images")
     sys.stdout.write(heading("Validation accuracy by batch-norm statistics") + "\n")

@@ -15,7 +15,7 @@ from statistics import mean, stdev
 
 from benchmarks.photos import write_photos
 from benchmarks.table import heading, table
-from trialrun.distributed import ALONE
+from trialrun.distributed import SINGLE_PROCESS
 from trialrun.engine.compute.precision import resolve_compute
 from trialrun.runs.callbacks import NoOpCallback
 from trialrun.runs.training.data import PreparedData, prepare_data
@@ -28,7 +28,7 @@ T_95 = 2.776  # Student's t, two-sided 95 %, four degrees of freedom
 
 def best_loss(plan: TrainPlan, data: PreparedData) -> float:
     """The lowest validation loss of a training, nats."""
-    under_way = start_session(plan, data, resolve_rank_compute(plan), ALONE)
+    under_way = start_session(plan, data, resolve_rank_compute(plan), SINGLE_PROCESS)
     return min(status.result.validation.loss for status in under_way.epochs(lambda: None))
 
 

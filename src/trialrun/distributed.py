@@ -20,7 +20,7 @@ Value = TypeVar("Value")
 
 # The first rank alone talks to MLflow, and the others wait for it through an outage or a long
 # upload. torchrun ends them should it die.
-_PATIENCE = timedelta(days=7)
+_TIMEOUT = timedelta(days=7)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Ranks:
         return holder[0]
 
 
-ALONE = Ranks()
+SINGLE_PROCESS = Ranks()
 
 
 def read_ranks(environment: Mapping[str, str]) -> Ranks:
@@ -73,7 +73,7 @@ def read_ranks(environment: Mapping[str, str]) -> Ranks:
         InvalidParameterError: A number is missing, no number, or out of range.
     """
     if "WORLD_SIZE" not in environment:
-        return ALONE
+        return SINGLE_PROCESS
     try:
         rank, world_size = int(environment["RANK"]), int(environment["WORLD_SIZE"])
         local_rank = int(environment.get("LOCAL_RANK", rank))
@@ -94,16 +94,16 @@ def join_ranks(on: "device") -> Iterator[Ranks]:
     """The ranks, able to talk to each other until the end of the block, this one computing `on`."""
     ranks = read_ranks(os.environ)
     if ranks.world_size == 1:
-        yield ALONE
+        yield SINGLE_PROCESS
         return
     import torch
     import torch.distributed as dist
 
     if on.type == "cuda":
         torch.cuda.set_device(on)  # what nccl takes where it is not told
-        dist.init_process_group("nccl", timeout=_PATIENCE, device_id=on)
+        dist.init_process_group("nccl", timeout=_TIMEOUT, device_id=on)
     else:
-        dist.init_process_group("gloo", timeout=_PATIENCE)
+        dist.init_process_group("gloo", timeout=_TIMEOUT)
     try:
         yield ranks
     finally:

@@ -26,7 +26,7 @@ _PROBABILITY_PREFIX = "Scored Probabilities_"
 
 _BATCH_IMAGES = 32
 _BATCH_PIXELS = _BATCH_IMAGES * 512**2  # for networks that take images as they are
-_NO_NUMBER = "the network's answer is no number"
+_NON_FINITE = "the network's answer is no number"
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,7 @@ def _fetch_rows(answers: list[Tensor]) -> NDArray[np.float32]:
 
 
 def _check_finite(row: NDArray[np.float32]) -> ImageScore:
-    return ImageScore(row) if np.isfinite(row).all() else ImageScore(None, _NO_NUMBER)
+    return ImageScore(row) if np.isfinite(row).all() else ImageScore(None, _NON_FINITE)
 
 
 def move_classifier(classifier: ImageClassifier, device: torch.device) -> ImageClassifier:

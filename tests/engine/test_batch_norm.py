@@ -9,7 +9,7 @@ from torch import nn
 from tests.engine.conftest import CPU, SIZE, labelled
 from trialrun.config import TrainConfig
 from trialrun.engine.batch_norm import RunningStatistics, compute_momentum
-from trialrun.engine.ema import ema_decay
+from trialrun.engine.ema import compute_decay
 from trialrun.engine.fit import fit
 from trialrun.engine.inputs.data import TrainingData
 from trialrun.engine.inputs.seeds import derive_seed
@@ -86,9 +86,9 @@ def test_statistics_do_not_change_the_weights() -> None:
 
 def test_the_averages_decay_is_warmed_up() -> None:
     """Early steps forget the initial weights; later ones have the decay that was set."""
-    assert ema_decay(0.999, 0) == 0.1
-    assert ema_decay(0.999, 80) == 0.9
-    assert ema_decay(0.999, 100_000) == 0.999
+    assert compute_decay(0.999, 0) == 0.1
+    assert compute_decay(0.999, 80) == 0.9
+    assert compute_decay(0.999, 100_000) == 0.999
 
 
 def test_an_average_with_a_long_memory_serves_a_short_run() -> None:

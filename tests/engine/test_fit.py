@@ -25,7 +25,7 @@ from trialrun.engine.inputs.batches import (
 )
 from trialrun.engine.inputs.data import TrainingData
 from trialrun.engine.inputs.seeds import derive_seed, draw_permutation, draw_uniforms
-from trialrun.engine.optim import make_loss, make_optimizer, schedule_factor
+from trialrun.engine.optim import make_loss, make_optimizer, make_schedule
 from trialrun.engine.results import EpochResult
 from trialrun.engine.state import init_train_state
 from trialrun.engine.steps import count_batches, count_warm_up_steps
@@ -191,7 +191,7 @@ def test_balanced_weights_count_rare_classes_more() -> None:
 @pytest.mark.parametrize("schedule", ["cosine", "polynomial"])
 def test_schedule_falls_from_the_peak_to_zero(schedule: str) -> None:
     """The first step has the peak rate, the end none."""
-    factor = schedule_factor(schedule, 0, 10)
+    factor = make_schedule(schedule, 0, 10)
     assert factor(0) == 1
     assert factor(10) == pytest.approx(0)
     assert all(factor(step) >= factor(step + 1) for step in range(10))
@@ -199,7 +199,7 @@ def test_schedule_falls_from_the_peak_to_zero(schedule: str) -> None:
 
 def test_warm_up_rises_to_the_peak() -> None:
     """The rate rises in equal steps, then the schedule begins."""
-    factor = schedule_factor("constant", 3, 10)
+    factor = make_schedule("constant", 3, 10)
     assert [factor(step) for step in range(4)] == [0.25, 0.5, 0.75, 1.0]
 
 

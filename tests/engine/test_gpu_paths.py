@@ -17,10 +17,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from trialrun.config import TrainConfig
-from trialrun.distributed import ALONE
+from trialrun.distributed import SINGLE_PROCESS
 from trialrun.engine import evaluate, optim
 from trialrun.engine.compute.precision import ComputeConfig
-from trialrun.engine.ema import MovingAverage, ema_decay
+from trialrun.engine.ema import MovingAverage, compute_decay
 from trialrun.engine.inputs.batches import ImageDataset, sequential_batches
 from trialrun.engine.inputs.data import TrainingData
 from trialrun.engine.state import TrainState, init_train_state
@@ -154,7 +154,7 @@ def test_neither_step_nor_validation_waits_for_the_gpu(
     state = begun(GPU, settings, monkeypatch)
     batch = next(sequential_batches(one_batch(), 8))
     with Watch(GPU) as constants_move:
-        step = TrainingStep(state, TrainConfig(**settings), ALONE, 1)
+        step = TrainingStep(state, TrainConfig(**settings), SINGLE_PROCESS, 1)
         step(batch)
     assert len(constants_move.waits) <= 3  # mean, deviation, class weights: once
     with Watch(GPU) as watch:
@@ -215,7 +215,7 @@ def test_apples_gpu_is_asked_for_no_float64(monkeypatch: pytest.MonkeyPatch) -> 
     state = begun(NOWHERE, settings, monkeypatch)
     batch = next(sequential_batches(one_batch(), 8))
     with Watch(NOWHERE) as watch:
-        totals = TrainingStep(state, TrainConfig(**settings), ALONE, 1)(batch)
+        totals = TrainingStep(state, TrainConfig(**settings), SINGLE_PROCESS, 1)(batch)
         with torch.inference_mode():
             evaluate._score_batch(state.network, batch, state.task.preprocessing, state.compute)
     assert watch.doubles == []
@@ -239,7 +239,7 @@ def test_moving_average_is_torchs() -> None:
     ours = MovingAverage(network, 0.25)
 
     def torchs_average(averages: Any, values: Any, num_averaged: Any) -> None:
-        decay = ema_decay(0.25, int(num_averaged))
+        decay = compute_decay(0.25, int(num_averaged))
         get_ema_multi_avg_fn(decay)(averages, values, num_averaged)
 
     theirs = AveragedModel(network, multi_avg_fn=torchs_average, use_buffers=True)

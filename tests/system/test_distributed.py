@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from tests.conftest import write_classes
 from trialrun.config import TrainConfig
-from trialrun.distributed import ALONE, Ranks, join_ranks, read_ranks
+from trialrun.distributed import SINGLE_PROCESS, Ranks, join_ranks, read_ranks
 from trialrun.engine.compute.precision import ComputeConfig
 from trialrun.engine.fit import fit
 from trialrun.engine.inputs.batches import ImageDataset, sequential_batches, training_batches
@@ -111,7 +111,7 @@ def in_ranks(world_size: int, *command: str, **variables: str) -> list[str]:
 @pytest.mark.parametrize("class_weights", ["none", "balanced"])
 def test_two_ranks_learn_what_one_learns_with_the_double_batch(class_weights: str) -> None:
     """Every figure of every epoch agrees within 1e-4, uneven last batches and classes included."""
-    alone = train_plainly(ALONE, 8, class_weights)
+    alone = train_plainly(SINGLE_PROCESS, 8, class_weights)
     for output in in_ranks(2, "-m", __name__, class_weights):
         ranked = json.loads(output)
         for one, other in zip(alone, ranked, strict=True):
@@ -180,7 +180,7 @@ def test_training_by_ranks_is_recorded_once(store: str, colors: Path) -> None:
 
 def test_process_that_torchrun_did_not_start_is_alone() -> None:
     """Without WORLD_SIZE there is one rank; a broken environment is told."""
-    assert read_ranks({}) == ALONE
+    assert read_ranks({}) == SINGLE_PROCESS
     assert read_ranks({"RANK": "1", "WORLD_SIZE": "2"}).world_size == 2
     with pytest.raises(InvalidParameterError, match="RANK"):
         read_ranks({"WORLD_SIZE": "2"})

@@ -10,7 +10,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 _WARM_UP_STEPS = 10
 
 
-def ema_decay(target: float, step: int) -> float:
+def compute_decay(target: float, step: int) -> float:
     """The decay of step `step` (from 0): `target`, or less in the first steps.
 
     Source:
@@ -50,7 +50,7 @@ class MovingAverage(AveragedModel):
                 average.copy_(value)
         if means:
             averages, values = zip(*means, strict=True)
-            move = get_ema_multi_avg_fn(ema_decay(self._target, step))
+            move = get_ema_multi_avg_fn(compute_decay(self._target, step))
             move(averages, values, self.n_averaged)
         self.n_averaged += 1
 

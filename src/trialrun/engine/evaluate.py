@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trialrun.distributed import ALONE, Ranks
+from trialrun.distributed import SINGLE_PROCESS, Ranks
 from trialrun.engine.compute.device import to_device
 from trialrun.engine.compute.precision import ComputeConfig
 from trialrun.engine.inputs.batches import Batch
@@ -44,7 +44,7 @@ def evaluate_network(
     compute: ComputeConfig,
     *,
     num_images: int,
-    ranks: Ranks = ALONE,
+    ranks: Ranks = SINGLE_PROCESS,
 ) -> EvaluationResult:
     """Loss (cross entropy in nats, unweighted), accuracies and predictions of `network`.
 

@@ -58,24 +58,26 @@ def find_evaluation_fault(
         valid_accuracy: Of the network in evaluation mode, 0 to 1.
         ranks: Every rank calls this with the same accuracies.
     """
-    chance = max(_majority_share(data.labels) for data in (state.task.train, state.task.valid))
+    chance = max(
+        _compute_majority_share(data.labels) for data in (state.task.train, state.task.valid)
+    )
     lead = train_accuracy - chance
     near_chance = chance + _NEAR_CHANCE_SHARE * lead
     if lead < _MIN_LEAD or valid_accuracy >= near_chance:
         return None
     sample = _select_sample(state, ranks)
-    found = _evaluation_mode_accuracy(state, state.eval_module(), sample, ranks)
+    found = _measure_evaluation_accuracy(state, state.eval_module(), sample, ranks)
     if found >= near_chance:
         return None  # overfitting, or another distribution of the validation images
     if state.average is not None:
-        live = _evaluation_mode_accuracy(state, state.network, sample, ranks)
+        live = _measure_evaluation_accuracy(state, state.network, sample, ranks)
         if live >= near_chance:
             return EvaluationFault("ema", live, found)
-    learned = _training_mode_accuracy(state, sample, ranks)
+    learned = _measure_training_accuracy(state, sample, ranks)
     return EvaluationFault("batch_norm", learned, found) if learned >= near_chance else None
 
 
-def _majority_share(labels: NDArray[np.int64]) -> float:
+def _compute_majority_share(labels: NDArray[np.int64]) -> float:
     return float(np.bincount(labels).max() / len(labels))
 
 
@@ -108,7 +110,7 @@ def _iterate_batches(sample: ImageDataset, ranks: Ranks) -> Iterator[Batch]:
     return sequential_batches(sample, 32, ranks)
 
 
-def _evaluation_mode_accuracy(
+def _measure_evaluation_accuracy(
     state: TrainState, network: nn.Module, sample: ImageDataset, ranks: Ranks
 ) -> float:
     return evaluate_network(
@@ -121,9 +123,9 @@ def _evaluation_mode_accuracy(
     ).accuracy
 
 
-def _training_mode_accuracy(state: TrainState, sample: ImageDataset, ranks: Ranks) -> float:
+def _measure_training_accuracy(state: TrainState, sample: ImageDataset, ranks: Ranks) -> float:
     num_correct = torch.zeros((), device=state.compute.device)
-    with _training_mode(state.network), torch.no_grad():
+    with _use_training_mode(state.network), torch.no_grad():
         for batch in _iterate_batches(sample, ranks):
             logits = compute_logits(
                 state.network, batch.pixels, state.task.preprocessing, state.compute
@@ -133,7 +135,7 @@ def _training_mode_accuracy(state: TrainState, sample: ImageDataset, ranks: Rank
 
 
 @contextmanager
-def _training_mode(network: nn.Module) -> Iterator[None]:
+def _use_training_mode(network: nn.Module) -> Iterator[None]:
     """Training mode, whose changes to running statistics are undone."""
     kept = [(buffer, buffer.clone()) for buffer in network.buffers()]
     was_training = network.training

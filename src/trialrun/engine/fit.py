@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from trialrun.config import TrainConfig
-from trialrun.distributed import ALONE, Ranks
+from trialrun.distributed import SINGLE_PROCESS, Ranks
 from trialrun.engine.compute.torch_errors import NonFiniteLossError, translate_torch_errors
 from trialrun.engine.evaluate import evaluate_network
 from trialrun.engine.evaluation_check import find_evaluation_fault
@@ -33,7 +33,7 @@ def fit(
     state: TrainState,
     config: TrainConfig,
     *,
-    ranks: Ranks = ALONE,
+    ranks: Ranks = SINGLE_PROCESS,
     on_step: Callable[[], None] = _ignore_step,
 ) -> Iterator[EpochResult]:
     """Train `state` in place, yielding after each epoch until `config.epochs`.

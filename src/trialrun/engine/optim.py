@@ -19,7 +19,7 @@ _POLYNOMIAL_POWER = 2  # the ancestor's
 def make_optimizer(network: nn.Module, config: TrainConfig, world_size: int = 1) -> Optimizer:
     """The optimizer over the parameters that learn."""
     learning_rate = config.learning_rate * (world_size if config.scale_learning_rate else 1)
-    groups = _parameter_groups(network, config)
+    groups = _make_parameter_groups(network, config)
     if config.optimizer == "adamw":
         return AdamW(groups, lr=learning_rate, weight_decay=config.weight_decay, fused=True)
     return SGD(
@@ -32,7 +32,7 @@ def make_optimizer(network: nn.Module, config: TrainConfig, world_size: int = 1)
     )
 
 
-def _parameter_groups(network: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
+def _make_parameter_groups(network: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
     """The learning parameters; vectors (biases and norms) apart where they are not to decay."""
     learning = [p for p in network.parameters() if p.requires_grad]
     if config.decay_norms:
@@ -47,10 +47,10 @@ def make_scheduler(
     optimizer: Optimizer, config: TrainConfig, warm_up_steps: int, num_steps: int
 ) -> LambdaLR:
     """The learning rate by step: a linear warm-up, then `schedule` down to 0 at `num_steps`."""
-    return LambdaLR(optimizer, schedule_factor(config.schedule, warm_up_steps, num_steps))
+    return LambdaLR(optimizer, make_schedule(config.schedule, warm_up_steps, num_steps))
 
 
-def schedule_factor(schedule: str, warmup_steps: int, num_steps: int) -> Callable[[int], float]:
+def make_schedule(schedule: str, warmup_steps: int, num_steps: int) -> Callable[[int], float]:
     """Step (from 0) to the share of the peak learning rate, in [0, 1]."""
 
     def factor(step: int) -> float:

@@ -9,14 +9,14 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from trialrun.config import TrainConfig
-from trialrun.distributed import ALONE, Ranks
+from trialrun.distributed import SINGLE_PROCESS, Ranks
 from trialrun.engine.batch_norm import RunningStatistics
 from trialrun.engine.compute.precision import ComputeConfig
 from trialrun.engine.ema import MovingAverage
 from trialrun.engine.inputs.data import TrainingData
 from trialrun.engine.inputs.features import use_features
 from trialrun.engine.optim import freeze_backbone, make_optimizer, make_scheduler
-from trialrun.engine.steps import count_warm_up_steps, steps_per_epoch
+from trialrun.engine.steps import count_steps_per_epoch, count_warm_up_steps
 
 
 @dataclass(slots=True)
@@ -64,7 +64,7 @@ def init_train_state(
     task: TrainingData,
     config: TrainConfig,
     compute: ComputeConfig,
-    ranks: Ranks = ALONE,
+    ranks: Ranks = SINGLE_PROCESS,
 ) -> TrainState:
     """The state before the first epoch, `network` moved to the device."""
     compute = compute.with_best_memory_format(network, task.preprocessing.image_size)
@@ -78,7 +78,7 @@ def init_train_state(
         trainable, learned = use_features(network, head_prefix, task, config, compute)
     optimizer = make_optimizer(trainable, config, ranks.world_size)
     warm_up = count_warm_up_steps(config, len(task.train), ranks.world_size)
-    num_steps = config.epochs * steps_per_epoch(config, len(task.train), ranks.world_size)
+    num_steps = config.epochs * count_steps_per_epoch(config, len(task.train), ranks.world_size)
     return TrainState(
         network=network,
         trainable=trainable,

@@ -10,7 +10,7 @@ def count_batches(num_images: int, batch_size: int, smallest: int = 2) -> int:
     return full + (rest >= min(smallest, batch_size) or (rest > 0 and full == 0))
 
 
-def steps_per_epoch(config: TrainConfig, num_images: int, world_size: int = 1) -> int:
+def count_steps_per_epoch(config: TrainConfig, num_images: int, world_size: int = 1) -> int:
     """Optimizer steps of one pass over `num_images` by `world_size` ranks."""
     return count_batches(num_images, config.batch_size * world_size, 2 * world_size)
 
@@ -23,7 +23,7 @@ def count_warm_up_steps(config: TrainConfig, num_images: int, world_size: int = 
     Raises:
         InvalidParameterError: The warm-up is as long as the run, or longer.
     """
-    per_epoch = steps_per_epoch(config, num_images, world_size)
+    per_epoch = count_steps_per_epoch(config, num_images, world_size)
     num_steps = config.epochs * per_epoch
     warm_up = config.warmup_steps
     if config.warmup_epochs:

@@ -97,11 +97,11 @@ def resolve_compute(
 
 
 def _prefers_nchw(network: nn.Module, image_size: int) -> bool:
-    share = _dense_share(network)
+    share = _compute_dense_share(network)
     return any(image_size < pixels and share > least for pixels, least in _NCHW_RULES)
 
 
-def _dense_share(network: nn.Module) -> float:
+def _compute_dense_share(network: nn.Module) -> float:
     """Of the weights of all convolutions, the part in those over space and all channels at once."""
     convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
     total = sum(each.weight.numel() for each in convolutions)

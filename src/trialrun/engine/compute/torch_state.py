@@ -30,8 +30,8 @@ _FP32_DEFAULTS = (
 )
 _ALLOWED_DEFAULTS = ("highest", True)
 
-_turn = threading.RLock()  # re-entrant: a search trains, a reproduction trains
-_full_fp32_turn = threading.Lock()
+_lock = threading.RLock()  # re-entrant: a search trains, a reproduction trains
+_full_fp32_lock = threading.Lock()
 
 
 @contextmanager
@@ -42,9 +42,9 @@ def isolate_torch_state() -> Iterator[None]:
     threads take turns. A signal ends the wait of the main thread. Other code of the process that
     draws from torch's global generators at the same time still changes what the block draws.
     """
-    with _turn, ExitStack() as stack:
-        stack.enter_context(_keep_generators())
-        stack.enter_context(_keep_flags())
+    with _lock, ExitStack() as stack:
+        stack.enter_context(_restore_generators())
+        stack.enter_context(_restore_flags())
         stack.enter_context(use_default_modes())
         yield
 
@@ -85,7 +85,7 @@ def _leave_autocast() -> Iterator[None]:
 
 
 @contextmanager
-def _keep_generators() -> Iterator[None]:
+def _restore_generators() -> Iterator[None]:
     """Restore the global generators of torch, NumPy and Python.
 
     Python's is seeded anew for the block: MLflow draws names of runs from it, which would else be
@@ -113,7 +113,7 @@ def _keep_generators() -> Iterator[None]:
 
 
 @contextmanager
-def _keep_flags() -> Iterator[None]:
+def _restore_flags() -> Iterator[None]:
     """Restore default dtype, threads, and the flags of cuDNN and of reduced fp32 precision."""
     dtype, num_threads = torch.get_default_dtype(), torch.get_num_threads()
     flags = {name: getattr(_backends.cudnn, name) for name in _CUDNN_FLAGS}
@@ -139,7 +139,7 @@ def use_full_fp32(device: torch.device) -> Iterator[None]:
     if device.type != "cuda":
         yield
         return
-    with _full_fp32_turn, _use_precisions(["ieee"] * len(_FP32_DEFAULTS), ("highest", False)):
+    with _full_fp32_lock, _use_precisions(["ieee"] * len(_FP32_DEFAULTS), ("highest", False)):
         yield
 
 

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trialrun.distributed import ALONE, Ranks
+from trialrun.distributed import SINGLE_PROCESS, Ranks
 from trialrun.engine.inputs.seeds import derive_seed, draw_permutation
 
 
@@ -62,7 +62,12 @@ class Batch:
 
 
 def training_batches(
-    data: ImageDataset, *, epoch: int, batch_size: int, random_seed: int, ranks: Ranks = ALONE
+    data: ImageDataset,
+    *,
+    epoch: int,
+    batch_size: int,
+    random_seed: int,
+    ranks: Ranks = SINGLE_PROCESS,
 ) -> Iterator[Batch]:
     """Every image once, in this epoch's order; of each step every rank has its share.
 
@@ -87,7 +92,7 @@ def chunk_indices(
 
 
 def sequential_batches(
-    data: ImageDataset, batch_size: int, ranks: Ranks = ALONE
+    data: ImageDataset, batch_size: int, ranks: Ranks = SINGLE_PROCESS
 ) -> Iterator[Batch]:
     """Every image once over all ranks, in the order of the data."""
     mine = np.arange(ranks.rank, len(data), ranks.world_size)
@@ -96,7 +101,7 @@ def sequential_batches(
         yield data.batch(positions, len(positions))
 
 
-Handover = queue.Queue[Batch | BaseException | None]  # None ends it
+_BatchQueue = queue.Queue[Batch | BaseException | None]  # None ends it
 
 
 @dataclass(slots=True)
@@ -113,7 +118,7 @@ class PrefetchIterator:
     waited_seconds: float = field(default=0.0, init=False)
 
     def __iter__(self) -> Iterator[Batch]:
-        ready: Handover = queue.Queue(self.depth)
+        ready: _BatchQueue = queue.Queue(self.depth)
         stop = threading.Event()
         thread = threading.Thread(target=self._fill, args=(ready, stop), daemon=True)
         thread.start()
@@ -128,13 +133,13 @@ class PrefetchIterator:
                 _drain_queue(ready)
                 thread.join(0.01)
 
-    def _next(self, ready: Handover) -> Batch | BaseException | None:
+    def _next(self, ready: _BatchQueue) -> Batch | BaseException | None:
         started = time.perf_counter()
         item = ready.get()
         self.waited_seconds += time.perf_counter() - started
         return item
 
-    def _fill(self, ready: Handover, stop: threading.Event) -> None:
+    def _fill(self, ready: _BatchQueue, stop: threading.Event) -> None:
         try:
             for batch in self.batches:
                 if stop.is_set():
@@ -149,7 +154,7 @@ def _pin_memory(batch: Batch) -> Batch:
     return replace(batch, pixels=batch.pixels.pin_memory(), labels=batch.labels.pin_memory())
 
 
-def _drain_queue(ready: Handover) -> None:
+def _drain_queue(ready: _BatchQueue) -> None:
     try:
         while True:
             ready.get_nowait()

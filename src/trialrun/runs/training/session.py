@@ -17,7 +17,7 @@ from trialrun.engine.fit import fit
 from trialrun.engine.inputs.data import TrainingData
 from trialrun.engine.inputs.seeds import derive_seed
 from trialrun.engine.state import TrainState, init_train_state
-from trialrun.engine.steps import steps_per_epoch
+from trialrun.engine.steps import count_steps_per_epoch
 from trialrun.errors import InvalidDatasetError, InvalidParameterError
 from trialrun.models.directory import ModelDescription
 from trialrun.models.open import create_network
@@ -145,7 +145,7 @@ class DurationForecast:
     def __init__(self, under_way: TrainingSession, callback: RunCallback) -> None:
         config, ranks = under_way.plan.config, under_way.ranks
         num_images = len(under_way.state.task.train)
-        per_epoch = steps_per_epoch(config, num_images, ranks.world_size)
+        per_epoch = count_steps_per_epoch(config, num_images, ranks.world_size)
         self._num_steps = config.epochs * per_epoch
         self._on_cpu = under_way.state.compute.device.type == "cpu"
         self._observer = callback

@@ -94,8 +94,8 @@ def _initial(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
 
 def accuracy(state: TrainState, network: nn.Module) -> float:
     """The share of validation images that are classified correctly."""
-    batches = sequential_batches(state.task.valid, 64)
-    preprocessing, num_images = state.task.preprocessing, len(state.task.valid)
+    batches = sequential_batches(state.data.valid, 64)
+    preprocessing, num_images = state.data.preprocessing, len(state.data.valid)
     return evaluate_network(
         network, batches, preprocessing, state.compute, num_images=num_images
     ).accuracy
@@ -110,8 +110,8 @@ def make_exact(state: TrainState, norms: list[_BatchNorm], epoch: int) -> None:
         norm.momentum = None  # the cumulative mean
         norm.train()
     num_seen = 0
-    for batch in training_batches(state.task.train, epoch=-epoch, batch_size=16, random_seed=1):
-        state.network(state.task.preprocessing.normalised(batch.pixels))
+    for batch in training_batches(state.data.train, epoch=-epoch, batch_size=16, random_seed=1):
+        state.network(state.data.preprocessing.normalised(batch.pixels))
         if (num_seen := num_seen + len(batch)) >= EXACT_IMAGES:
             break
     for norm in norms:
@@ -140,7 +140,7 @@ def own_momentum(model: str) -> float:
 def train(model: str, plan: TrainPlan, state: TrainState) -> list[list[object]]:
     """A row per epoch: training accuracy, then validation accuracy by rule."""
     norms, own, rows = norms_of(state.network), own_momentum(model), []
-    state.statistics = None  # the rules compared here take its place
+    state.batch_norm_statistics = None  # the rules compared here take its place
     for norm in norms:
         norm.momentum = 1.0
     averages = Averages(norms, [own] * len(norms))
@@ -149,7 +149,7 @@ def train(model: str, plan: TrainPlan, state: TrainState) -> list[list[object]]:
         state.set_training()
         step = TrainingStep(state, plan.config, SINGLE_PROCESS, epoch)
         totals = torch.zeros(2, dtype=torch.float64)
-        for batch in training_batches(state.task.train, epoch=epoch, batch_size=16, random_seed=1):
+        for batch in training_batches(state.data.train, epoch=epoch, batch_size=16, random_seed=1):
             totals += step(batch)
             averages.update()
         found = []
@@ -158,7 +158,7 @@ def train(model: str, plan: TrainPlan, state: TrainState) -> list[list[object]]:
             found.append(accuracy(state, state.network))
         make_exact(state, norms, epoch)
         found.append(accuracy(state, state.network))
-        rows.append([model, own, epoch, float(totals[1]) / len(state.task.train), *found])
+        rows.append([model, own, epoch, float(totals[1]) / len(state.data.train), *found])
         print(*rows[-1], file=sys.stderr, flush=True)
     return rows
 

@@ -5,7 +5,8 @@ import os
 import platform
 from collections.abc import Sequence
 from importlib.metadata import version
-from pathlib import Path
+
+from trialrun.engine.compute.processor import read_cpuinfo
 
 
 def heading(title: str) -> str:
@@ -27,9 +28,4 @@ def _text(cell: object) -> str:
 
 
 def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+    return read_cpuinfo().get("model name") or platform.processor() or platform.machine()

@@ -74,7 +74,7 @@ def test_statistics_do_not_change_the_weights() -> None:
     def parameters(*, own_statistics: bool) -> str:
         state = begun("shufflenet_v2_x0_5", BASE)
         if own_statistics:
-            state.statistics = None
+            state.batch_norm_statistics = None
             for module in state.network.modules():
                 if isinstance(module, nn.BatchNorm2d):
                     module.momentum = 0.1
@@ -130,14 +130,14 @@ def test_a_stale_moving_average_is_found() -> None:
     """An average that stayed at its initial weights is named as the cause."""
     config = TrainConfig(epochs=8, batch_size=8, learning_rate=0.02, patience=8, ema=0.9)
     state = begun("shufflenet_v2_x0_5", config)
-    assert state.average is not None
-    initial = {name: value.clone() for name, value in state.average.module.state_dict().items()}
+    assert state.ema is not None
+    initial = {name: value.clone() for name, value in state.ema.module.state_dict().items()}
     found: list[EpochResult] = []
     for result in fit(state, config):
         found.append(result)
-        state.average.module.load_state_dict(initial)
-        state.average.n_averaged.fill_(10**9)
-        state.average._target = 1.0
+        state.ema.module.load_state_dict(initial)
+        state.ema.n_averaged.fill_(10**9)
+        state.ema._target = 1.0
     assert found[-1].evaluation_fault is not None
     assert found[-1].evaluation_fault.cause == "ema"
 

@@ -161,7 +161,7 @@ def test_neither_step_nor_validation_waits_for_the_gpu(
         totals = step(batch)
         with torch.inference_mode():
             judged = evaluate._score_batch(
-                state.network, batch, state.task.preprocessing, state.compute
+                state.network, batch, state.data.preprocessing, state.compute
             )
     assert watch.waits == []
     assert (totals.device, judged.device) == (GPU, GPU)
@@ -217,7 +217,7 @@ def test_apples_gpu_is_asked_for_no_float64(monkeypatch: pytest.MonkeyPatch) -> 
     with Watch(NOWHERE) as watch:
         totals = TrainingStep(state, TrainConfig(**settings), SINGLE_PROCESS, 1)(batch)
         with torch.inference_mode():
-            evaluate._score_batch(state.network, batch, state.task.preprocessing, state.compute)
+            evaluate._score_batch(state.network, batch, state.data.preprocessing, state.compute)
     assert watch.doubles == []
     assert totals.device == NOWHERE
 

@@ -14,6 +14,7 @@ from typing import Any
 from trialrun.config import (
     AUTO_TEXT,
     METRIC_DIRECTIONS,
+    MIN_CLASSES_FOR_TOP5,
     SearchConfig,
     Setting,
     TrainConfig,
@@ -39,8 +40,6 @@ _STORAGE_SCHEMES = (SQLITE, "postgresql://", "postgresql+psycopg://", "postgres:
 
 _SCHEME = re.compile(r"[\w+.-]+:/+")
 _PASSWORDS = re.compile(r"((?:ssl)?password\s*=\s*)[^&\s]*", re.IGNORECASE)  # as libpq names them
-
-_TOP5_CLASSES = 5  # the engine's, which loads torch
 
 # What of the search's own settings is the same in all calls on one study.
 _OF_THE_STUDY = ("study", "storage", "metric", "direction")
@@ -287,9 +286,11 @@ def _parse_objectives(config: SearchConfig, problems: list[TrialrunError]) -> tu
 
 
 def _check_top5(objectives: Sequence[Objective], num_classes: int) -> None:
-    if num_classes < _TOP5_CLASSES and any("top5" in objective.metric for objective in objectives):
+    uses_top5 = any("top5" in objective.metric for objective in objectives)
+    if uses_top5 and num_classes < MIN_CLASSES_FOR_TOP5:
         raise InvalidParameterError(
-            f"valid_top5_accuracy needs {_TOP5_CLASSES} classes, and there are {num_classes}",
+            f"valid_top5_accuracy needs {MIN_CLASSES_FOR_TOP5} classes, "
+            f"and there are {num_classes}",
             "Take valid_accuracy.",
         )
 

@@ -64,7 +64,7 @@ def log_start(run: TrackedRun, plan: TrainPlan, data: PreparedData, compute: Com
 
 def collect_resolved_params(state: TrainState, config: TrainConfig) -> dict[str, str]:
     """What the network decided: precision, memory layout, and the rules of averages."""
-    statistics = state.statistics
+    statistics = state.batch_norm_statistics
     return {
         "resolved_precision": state.compute.precision,
         "resolved_layout": state.compute.layout,

@@ -77,11 +77,12 @@ def train_run(
             return _train_to_end(plan, run, nested.data, compute, SINGLE_PROCESS, callback, nested)
     with join_ranks(compute.device) as ranks:
         if ranks.is_first:
-            return ranks.agree(_train_recorded(plan, compute, ranks, callback))
+            return ranks.broadcast_object(_train_recorded(plan, compute, ranks, callback))
         under_way = start_session(plan, prepare_data(plan, NoOpCallback()), compute, ranks)
         for _ in under_way.epochs(lambda: None):
             pass
-        return ranks.agree(None)  # type: ignore[return-value] # the first rank's is what comes
+        # Returns rank 0's result.
+        return ranks.broadcast_object(None)  # type: ignore[return-value]
 
 
 def _open_nested_run(nested: NestedRun) -> AbstractContextManager[TrackedRun]:

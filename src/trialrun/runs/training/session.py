@@ -57,7 +57,7 @@ class TrainingSession:
         """
         config = self.plan.config
         results = fit(self.state, config, ranks=self.ranks, on_step=on_step)
-        return stop_early(results, config, lambda: self.ranks.agree(time.monotonic()))
+        return stop_early(results, config, lambda: self.ranks.broadcast_object(time.monotonic()))
 
 
 def resolve_rank_compute(plan: TrainPlan) -> ComputeConfig:
@@ -132,7 +132,7 @@ def _check_same_images(data: PreparedData, ranks: Ranks) -> None:
     ]
     ours = [truncate_digest(each.scan) for each in (data.train, data.valid)]
     ours.append(hashlib.sha256(b"|".join(parts)).hexdigest())
-    if ranks.agree(ours) != ours:
+    if ranks.broadcast_object(ours) != ours:
         raise InvalidDatasetError(
             "the images are not those that the first rank has",
             "Give every machine the same ones; `trialrun data check` names what cannot be read.",
@@ -144,7 +144,7 @@ class DurationForecast:
 
     def __init__(self, under_way: TrainingSession, callback: RunCallback) -> None:
         config, ranks = under_way.plan.config, under_way.ranks
-        num_images = len(under_way.state.task.train)
+        num_images = len(under_way.state.data.train)
         per_epoch = count_steps_per_epoch(config, num_images, ranks.world_size)
         self._num_steps = config.epochs * per_epoch
         self._on_cpu = under_way.state.compute.device.type == "cpu"

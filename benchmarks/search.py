@@ -1,8 +1,10 @@
-"""What a search costs beside its training: `python -m benchmarks.search [PART ...]`.
+"""Overhead and results of a search.
 
-Parts: `overhead` (16 trials of 3 epochs on the digits, against training time and against as many
-separate runs), `digits` (what 20 trials find, and whether it is what is registered), `growth` (500
-trials of dummy training, first fifty against last fifty), `workers` (two worker processes against
+    python -m benchmarks.search [PART ...]
+
+Parts: `overhead` (16 trials of 3 epochs on the digits, against their training time and against 16
+separate runs), `digits` (the best of 20 trials, and whether it is the registered model), `growth`
+(500 trials without training, first 50 against last 50), `workers` (two worker processes against
 one). Every figure is a ratio within one run of this program.
 """
 
@@ -23,7 +25,7 @@ from typing import Any
 
 NUM_TRIALS = 16
 EPOCHS = 3
-NUM_SEPARATE = 6  # of the trials are trained again in runs of their own; the rest is scaled
+NUM_SEPARATE = 6  # trials that are also trained in separate runs; their time is scaled up
 NUM_DIGITS_TRIALS = 20
 NUM_DUMMY = 500
 WORKER_TRIALS = 8
@@ -32,33 +34,34 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def main(parts: list[str]) -> None:
-    """Print the table."""
-    chosen = parts or list(PARTS)
+    """Measure and print the figures of the parts, of all by default."""
     print(f"date      {datetime.now(UTC):%Y-%m-%d %H:%M} UTC")
     load = os.getloadavg()[0]
     print(f"machine   {platform.machine()}, {os.cpu_count()} processors, load {load:.1f}")
     names = ("trialrun", "optuna", "mlflow", "torch")
     print("versions  " + ", ".join(f"{name} {version(name)}" for name in names), flush=True)
-    for part in chosen:
+    for part in parts or PARTS:
         for name, value in PARTS[part]().items():
             print(f"{name:<58} {value}", flush=True)
 
 
 @contextmanager
 def scratch_store() -> Iterator[dict[str, str]]:
-    """An environment with a tracking store of its own, made ready beforehand."""
+    """Prepare a new tracking store; yield environment variables that select it."""
     with tempfile.TemporaryDirectory(prefix="trialrun-benchmark-") as folder:
         env = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
         env.pop("MLFLOW_RUN_ID", None)
-        # One short run first: it makes the store, writes the sample and packs its images.
-        call(["train", "--epochs", "1", "--model", "shufflenet_v2_x0_5"], env, Path(folder))
+        # One short run first: it makes the store, writes the sample and caches its images.
+        run_command(["train", "--epochs", "1", "--model", "shufflenet_v2_x0_5"], env, Path(folder))
         yield env
 
 
-def call(arguments: list[str], env: dict[str, str], folder: Path) -> tuple[dict[str, Any], float]:
-    """A `trialrun` command's JSON and seconds."""
-    began = time.perf_counter()
-    done = subprocess.run(
+def run_command(
+    arguments: list[str], env: dict[str, str], folder: Path
+) -> tuple[dict[str, Any], float]:
+    """Run a `trialrun` command; return its JSON output and seconds."""
+    started = time.perf_counter()
+    completed = subprocess.run(
         [sys.executable, "-m", "trialrun", *arguments, "--json"],
         env=env,
         cwd=folder,
@@ -66,25 +69,25 @@ def call(arguments: list[str], env: dict[str, str], folder: Path) -> tuple[dict[
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     )
-    seconds = time.perf_counter() - began
-    return json.loads(done.stdout.splitlines()[-1]), seconds
+    seconds = time.perf_counter() - started
+    return json.loads(completed.stdout.splitlines()[-1]), seconds
 
 
-def store_folder(env: dict[str, str]) -> Path:
-    """Where the scratch store lies."""
+def find_store_folder(env: dict[str, str]) -> Path:
+    """Return the folder of the scratch store."""
     return Path(env["MLFLOW_TRACKING_URI"].removeprefix("sqlite:///")).parent
 
 
-def trials_of(env: dict[str, str], parent_run_id: str) -> list[Any]:
-    """The runs of a search's trials."""
+def load_trial_runs(env: dict[str, str], parent_run_id: str) -> list[Any]:
+    """Load the runs of a search's trials."""
     import mlflow
 
     client = mlflow.MlflowClient(env["MLFLOW_TRACKING_URI"])
     return list(client.search_runs(["0"], f"tags.`mlflow.parentRunId` = '{parent_run_id}'"))
 
 
-def training_seconds(env: dict[str, str], runs: list[Any]) -> float:
-    """The sum of all epochs of all trials."""
+def sum_training_seconds(env: dict[str, str], runs: list[Any]) -> float:
+    """Return the total time of all epochs of all trials."""
     import mlflow
 
     client = mlflow.MlflowClient(env["MLFLOW_TRACKING_URI"])
@@ -92,38 +95,40 @@ def training_seconds(env: dict[str, str], runs: list[Any]) -> float:
     return sum(metric.value for history in histories for metric in history)
 
 
-def overhead() -> dict[str, str]:
-    """What is not training, against training, and against separate runs."""
+def measure_overhead() -> dict[str, str]:
+    """Compare a search with its training time and with separate runs."""
     with scratch_store() as env:
-        folder = store_folder(env)
-        asked = ["--trials", str(NUM_TRIALS), "--epochs", str(EPOCHS), "--pruner", "none"]
-        result, seconds = call(["search", *asked], env, folder)
-        runs = trials_of(env, result["run_id"])
-        training = training_seconds(env, runs)
-        timed = runs[:: -(-len(runs) // NUM_SEPARATE)]  # spread over the search
-        again = [separate_run(run.data.params, env, folder) for run in timed]
-        # A run's own cost is what its training did not take; it is the same for every run.
-        beside = sum(again) - training_seconds(env, timed)
-        separate = training + beside * len(runs) / len(timed)
-        _, by_two = call(["search", *asked, "--workers", "2", "--study", "two"], env, folder)
+        folder = find_store_folder(env)
+        arguments = ["--trials", str(NUM_TRIALS), "--epochs", str(EPOCHS), "--pruner", "none"]
+        result, seconds = run_command(["search", *arguments], env, folder)
+        runs = load_trial_runs(env, result["run_id"])
+        training = sum_training_seconds(env, runs)
+        sample = runs[:: -(-len(runs) // NUM_SEPARATE)]  # spread over the search
+        separate_seconds = [train_separately(run.data.params, env, folder) for run in sample]
+        # Time besides training is about the same for every run, so it is scaled up.
+        overhead = sum(separate_seconds) - sum_training_seconds(env, sample)
+        separate = training + overhead * len(runs) / len(sample)
+        _, two_workers = run_command(
+            ["search", *arguments, "--workers", "2", "--study", "two"], env, folder
+        )
     return {
         f"search of {NUM_TRIALS} trials, {EPOCHS} epochs each": f"{seconds:.1f} s",
         "of which training": f"{training:.1f} s",
         "not training / training (at most 0.10)": f"{(seconds - training) / training:.3f}",
-        f"separate runs, {len(timed)} timed, scaled to {NUM_TRIALS}": f"{separate:.1f} s",
+        f"separate runs, {len(sample)} timed, scaled to {NUM_TRIALS}": f"{separate:.1f} s",
         "search / separate runs (at most 0.55)": f"{seconds / separate:.3f}",
-        "search by two workers / separate runs": f"{by_two / separate:.3f}",
+        "search by two workers / separate runs": f"{two_workers / separate:.3f}",
     }
 
 
-def separate_run(params: dict[str, str], env: dict[str, str], folder: Path) -> float:
-    """Seconds of a trial by `mlflow run`; by `trialrun train`, where there is no MLproject."""
+def train_separately(params: dict[str, str], env: dict[str, str], folder: Path) -> float:
+    """Train by `mlflow run`, or by `trialrun train` without an MLproject; return seconds."""
     pairs = [(name, params[name]) for name in ("epochs", "batch_size", "learning_rate")]
     if not (ROOT / "MLproject").is_file():
         flags = [text for name, value in pairs for text in (f"--{name.replace('_', '-')}", value)]
-        return call(["train", *flags], env, folder)[1]
+        return run_command(["train", *flags], env, folder)[1]
     raw_settings = [text for name, value in pairs for text in ("-P", f"{name}={value}")]
-    began = time.perf_counter()
+    started = time.perf_counter()
     subprocess.run(
         ["mlflow", "run", str(ROOT), "--env-manager=local", *raw_settings],
         env=env,
@@ -132,17 +137,17 @@ def separate_run(params: dict[str, str], env: dict[str, str], folder: Path) -> f
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    return time.perf_counter() - began
+    return time.perf_counter() - started
 
 
-def digits() -> dict[str, str]:
-    """What 20 trials find on the digits, and whether it is what is registered."""
+def measure_digits() -> dict[str, str]:
+    """Run 20 trials on the digits; compare the best one with the registered model."""
     import mlflow
 
     with scratch_store() as env:
-        asked = ["--trials", str(NUM_DIGITS_TRIALS), "--register-as", "digits"]
+        arguments = ["--trials", str(NUM_DIGITS_TRIALS), "--register-as", "digits"]
         metric = ["--metric", "valid_accuracy"]
-        result, seconds = call(["search", *asked, *metric], env, store_folder(env))
+        result, seconds = run_command(["search", *arguments, *metric], env, find_store_folder(env))
         client = mlflow.MlflowClient(env["MLFLOW_TRACKING_URI"])
         registered = client.get_model_version("digits", "1").tags["weights_sha256"]
         best = client.get_run(result["best_run_id"]).data.tags["weights_sha256"]
@@ -153,26 +158,26 @@ def digits() -> dict[str, str]:
     }
 
 
-def growth() -> dict[str, str]:
-    """The cost of a trial without training, at the start and the end of a long study."""
+def measure_growth() -> dict[str, str]:
+    """Compare the time of a trial without training at the start and the end of a long study."""
     with tempfile.TemporaryDirectory(prefix="trialrun-benchmark-") as folder:
         os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
-        times = dummy_trials(f"sqlite:///{folder}/optuna.db")
+        times = run_dummy_trials(f"sqlite:///{folder}/optuna.db")
     table: dict[str, str] = {}
     for kind, column in zip(("elapsed", "processor"), zip(*times, strict=True), strict=True):
         first, last = column[:50], column[-50:]
         table |= {
             f"{kind} time of a dummy trial, first 50 of {NUM_DUMMY}": f"{median(first):.4f} s",
             f"{kind} time of a dummy trial, last 50 of {NUM_DUMMY}": f"{median(last):.4f} s",
-            f"{kind}, last fifty / first fifty (at most 1.20)": f"{sum(last) / sum(first):.3f}",
+            f"{kind}, last 50 / first 50 (at most 1.20)": f"{sum(last) / sum(first):.3f}",
         }
     return table
 
 
-def dummy_trials(storage_url: str) -> list[tuple[float, float]]:
-    """Elapsed and processor seconds of each of many trials that open a run and report five epochs.
+def run_dummy_trials(storage_url: str) -> list[tuple[float, float]]:
+    """Run trials that open a run and report five epochs; return elapsed and processor seconds.
 
-    The pruner is asked and not obeyed, so that early and late trials do the same.
+    The pruner is called, but its answer is ignored, so early and late trials do the same work.
     """
     from trialrun.mlflow_client import connect_client
     from trialrun.tuning.plan import plan_search
@@ -187,26 +192,26 @@ def dummy_trials(storage_url: str) -> list[tuple[float, float]]:
     queue = open_trial_queue(storage, study, plan, deadline=None, on_stale=lambda _trial: None)
     parent = client.create_run("0").info.run_id
     times: list[tuple[float, float]] = []
-    began = time.perf_counter(), time.process_time()
+    started = time.perf_counter(), time.process_time()
 
-    def after() -> None:
-        nonlocal began
+    def record_time() -> None:
+        nonlocal started
         now = time.perf_counter(), time.process_time()
-        times.append((now[0] - began[0], now[1] - began[1]))
-        began = now
+        times.append((now[0] - started[0], now[1] - started[1]))
+        started = now
 
-    run_trials(queue, DummyBench(client, parent), "benchmark", after)  # type: ignore[arg-type]
+    run_trials(queue, DummyTrialRunner(client, parent), "benchmark", record_time)  # type: ignore[arg-type]
     return times
 
 
-class DummyBench:
-    """Trains nothing: opens a nested run, reports five epochs, ends."""
+class DummyTrialRunner:
+    """A trial runner without training: it opens a nested run and reports five epochs."""
 
     def __init__(self, client: Any, parent_run_id: str) -> None:
         self._client, self._parent_run_id = client, parent_run_id
 
     def run(self, queue: Any, claim: Any) -> None:
-        """One trial."""
+        """Run one trial."""
         from trialrun.tracking import open_nested_run
 
         loss = abs(claim.settings["learning_rate"] - 0.01) + 1 / claim.settings["batch_size"]
@@ -228,26 +233,30 @@ class DummyBench:
             queue.complete(claim, [loss])
 
 
-def workers() -> dict[str, str]:
-    """Trials an hour of two worker processes against one process."""
+def measure_workers() -> dict[str, str]:
+    """Compare the trials per hour of two worker processes and of one."""
     rates = {}
     with scratch_store() as env:
         for num_workers in (1, 2):
-            asked = ["--trials", str(WORKER_TRIALS), "--epochs", "2", "--pruner", "none"]
-            more = ["--sampler", "random", "--batch-size", "16", "--learning-rate", "1e-4:1e-1"]
-            _, seconds = call(
-                ["search", *asked, *more, "--workers", str(num_workers)], env, store_folder(env)
-            )
+            arguments = ["--trials", str(WORKER_TRIALS), "--epochs", "2", "--pruner", "none"]
+            arguments += ["--sampler", "random", "--batch-size", "16"]
+            arguments += ["--learning-rate", "1e-4:1e-1", "--workers", str(num_workers)]
+            _, seconds = run_command(["search", *arguments], env, find_store_folder(env))
             rates[num_workers] = WORKER_TRIALS * 3600 / seconds
-    told = f"{WORKER_TRIALS} trials of 2 epochs, start included"
+    trials = f"{WORKER_TRIALS} trials of 2 epochs, start included"
     return {
-        f"one worker, {told}": f"{rates[1]:.0f} trials/h",
-        f"two workers, {told}": f"{rates[2]:.0f} trials/h",
+        f"one worker, {trials}": f"{rates[1]:.0f} trials/h",
+        f"two workers, {trials}": f"{rates[2]:.0f} trials/h",
         "two workers / one worker (at least 1.0)": f"{rates[2] / rates[1]:.3f}",
     }
 
 
-PARTS = {"overhead": overhead, "digits": digits, "growth": growth, "workers": workers}
+PARTS = {
+    "overhead": measure_overhead,
+    "digits": measure_digits,
+    "growth": measure_growth,
+    "workers": measure_workers,
+}
 
 if __name__ == "__main__":
     main(sys.argv[1:])

@@ -112,7 +112,7 @@ def test_a_pack_holds_what_the_decoder_makes(
     pack = packed(scan)
     for row in (0, 17, 35):
         data = scan.images.path_of(scan.images.items[row]).read_bytes()
-        assert (pack.pixels(np.asarray([row]))[0] == Preprocessing(SIZE).pixels(data)).all()
+        assert (pack.pixels(np.asarray([row]))[0] == Preprocessing(SIZE).decode(data)).all()
 
 
 def test_the_same_bytes_under_other_names_are_not_decoded_again(
@@ -147,7 +147,7 @@ def test_a_change_is_seen_though_size_and_time_are_put_back(
     """A file that was changed between survey and decoding is refused, whatever its date."""
     time.sleep(2.1)  # files that have just been written are known by their hash
     scan = scan_files(open_data(str(colors), colors), threads=2)
-    assert all(seen.stamp for seen in scan.files)
+    assert all(seen.fingerprint for seen in scan.files)
     path = colors / scan.images.items[0].name
     before, content = path.stat(), path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))

@@ -19,7 +19,7 @@ from trialrun.images.scanning.scan import DatasetScan, scan_files
 
 STOPPED = """
 import time
-from trialrun.images.scanning.thread_pool import in_order
+from trialrun.images.scanning.thread_pool import map_in_order
 
 def make(number):
     print("began", flush=True)
@@ -27,7 +27,10 @@ def make(number):
         time.sleep(0.01)
     return "made"
 
-print(*in_order(make, range(2), threads=2, late=lambda _: "late", seconds=1.5), flush=True)
+results = map_in_order(
+    make, range(2), threads=2, on_timeout=lambda _: "late", timeout_seconds=1.5
+)
+print(*results, flush=True)
 """
 
 
@@ -75,7 +78,7 @@ def test_what_is_decoded_beside_passing_failures_serves_the_run(
     pack = open_pack(scan, Preprocessing(16), tmp_path / "packs", threads=2, limit_bytes=10**9)
     assert isinstance(pack, Pack)
     assert pack.usable() == list(range(1, 36))
-    assert (pack.pixels(np.asarray([1]))[0] == Preprocessing(16).pixels(data)).all()
+    assert (pack.pixels(np.asarray([1]))[0] == Preprocessing(16).decode(data)).all()
     assert entries.list_entries(tmp_path / "packs") == []
 
 

@@ -33,7 +33,7 @@ def scan_with_cache(
 ) -> DatasetScan:
     """The survey of `images`; files that the ledger below `folder` knows are not read again."""
     ledger = _ScanCache(images.root, folder)
-    scan = scan_files(images, threads=threads, known=ledger.known, progress=progress)
+    scan = scan_files(images, threads=threads, lookup=ledger.known, progress=progress)
     ledger.keep(scan)
     return scan
 
@@ -66,7 +66,8 @@ class _ScanCache:
         new = {
             item.name: row
             for item, seen in zip(scan.images.items, scan.files, strict=True)
-            if seen.stamp and self._rows.get(item.name) != (row := _make_row(seen, seen.stamp))
+            if seen.fingerprint
+            and self._rows.get(item.name) != (row := _make_row(seen, seen.fingerprint))
         }
         if not new:
             return

@@ -22,7 +22,7 @@ def make_dataset_input(scan: DatasetScan, *, name: str, context: str) -> "Datase
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     images = scan.images
-    profile = {"num_images": len(images), "images_by_class": images.counts()}
+    profile = {"num_images": len(images), "images_by_class": images.count_classes()}
     dataset = Dataset(
         name=name,
         digest=truncate_digest(scan),

@@ -48,7 +48,7 @@ def open_labelled_data(source: str) -> DatasetScan:
         NotLabeledDatasetError: No image has a label.
         DataError: As `open_source` says.
     """
-    images = open_source(source).labelled()
+    images = open_source(source).drop_unlabelled()
     if not images.items:
         raise NotLabeledDatasetError(
             f"{source} has no labels to judge by", "Sort the images into one sub-folder a class."

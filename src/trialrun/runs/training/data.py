@@ -20,7 +20,7 @@ from trialrun.images.decoding.transforms import (
     select_fixed_steps,
     split_at_random_step,
 )
-from trialrun.images.scanning.scan import DatasetScan, choose_image_size
+from trialrun.images.scanning.scan import WARNED, DatasetScan, choose_image_size, classify_image
 from trialrun.images.scanning.thread_pool import count_threads
 from trialrun.models.initial import ExpectedInput
 from trialrun.runs.callbacks import DECODING, RunCallback
@@ -102,7 +102,7 @@ def _choose_image_size(
     ):
         size = listed
     else:
-        return expected.choose_size(choose_image_size(scans, most=expected.weights_size))
+        return expected.choose_size(choose_image_size(scans, max_size=expected.weights_size))
     if expected.only_size not in (None, size):
         raise InvalidParameterError(
             f"{plan.config.model}'s initial weights take images of {expected.only_size} pixels, "
@@ -162,7 +162,7 @@ def _report_set(prepared: PreparedSet, callback: RunCallback) -> None:
     odd = [
         f"{make_printable(item.name)} {seen.warning}"
         for item, seen, reason in zip(scan.images.items, scan.files, prepared.reasons, strict=True)
-        if seen.warning and not reason
+        if classify_image(seen, reason) == WARNED
     ]
     if odd:
         callback.note(f"{len(odd)} images in {scan.images.source} are odd, such as {odd[0]}")

@@ -14,6 +14,7 @@ from trialrun.engine.ema import describe_ema
 from trialrun.engine.state import TrainState
 from trialrun.files import format_json
 from trialrun.images import escape_non_utf8
+from trialrun.images.scanning.scan import classify_image
 from trialrun.registry.versions import MANIFEST, TRAINED_ON
 from trialrun.report.predictions import Predictions
 from trialrun.runs.evaluation.predictions import ImagePredictions, log_predictions
@@ -85,7 +86,7 @@ def _build_manifest_rows(name: str, prepared: PreparedSet) -> list[dict[str, Any
             "bytes": seen.num_bytes,
             "width": seen.width,
             "height": seen.height,
-            "verdict": "skipped" if reason else "warned" if seen.warning else "good",
+            "verdict": classify_image(seen, reason),
             "skipped": reason,
             "warning": seen.warning,
             **({} if item.group is None else {"group": item.group}),

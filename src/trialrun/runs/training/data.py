@@ -103,11 +103,10 @@ def _choose_image_size(
         size = listed
     else:
         return expected.choose_size(choose_image_size(scans, most=expected.weights_size))
-    if expected.only_size not in (None, size):
+    if (required := expected.required_size) not in (None, size):
         raise InvalidParameterError(
-            f"{plan.config.model}'s initial weights take images of {expected.only_size} pixels, "
-            f"not {size}",
-            f"Set image_size={expected.only_size}.",
+            f"{plan.config.model}'s initial weights take images of {required} pixels, not {size}",
+            f"Set image_size={required}.",
         )
     return size
 

@@ -48,7 +48,7 @@ format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 
 generate: $(INSTALLED) ## MLproject, conda.yaml and README's table, out of the configuration
-	$(BIN)/python scripts/project_files.py
+	$(BIN)/python -m scripts.project_files
 
 lock: $(INSTALLED) ## every version anew
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate \

@@ -71,7 +71,7 @@ def test_impossible_warmup_is_told_before_torch_is_loaded(colors: Path) -> None:
     words = ["train", "--train-data", str(colors), "--warmup-steps", "100000"]
     code = (
         "import sys; from trialrun.cli import run_cli\n"
-        f"print(run({words!r}), {{'torch', 'mlflow'}} & set(sys.modules))"
+        f"print(run_cli({words!r}), {{'torch', 'mlflow'}} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "2 set()"

@@ -293,8 +293,8 @@ def test_near_duplicates_are_found(tmp_path: Path) -> None:
     second = compute_hashes(
         shrink_to_grays([sample_image(draw_image(2)), sample_image(flat), sample_image(again)])
     )
-    found = find_near_duplicates(first, second)
-    assert (found.pairs, found.num_skipped) == ([(1, 2)], 0)
+    result = find_near_duplicates(first, second)
+    assert (result.pairs, result.num_skipped) == ([(1, 2)], 0)
 
 
 @pytest.mark.parametrize("damage", [list, lambda rows: {name: [1, 2] for name in rows}, str])

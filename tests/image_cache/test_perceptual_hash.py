@@ -61,8 +61,8 @@ def test_every_near_pair_of_small_datasets_is_found() -> None:
         and np.abs(first[left, 8:].astype(int) - second[right, 8:]).mean() <= MAX_GRAYS_APART
     ]
     assert len(expected) > 50
-    found = find_near_duplicates(first, second)
-    assert (found.pairs, found.num_skipped) == (expected, 0)
+    result = find_near_duplicates(first, second)
+    assert (result.pairs, result.num_skipped) == (expected, 0)
 
 
 def test_copies_are_found_in_a_large_dataset() -> None:
@@ -84,5 +84,5 @@ def test_images_that_resemble_too_many_others_are_counted() -> None:
     flat = np.full((600, 8, 9), 7, dtype=np.uint8)
     first = np.concatenate([np.repeat(grays[:1], 600, axis=0), flat])
     second = np.concatenate([grays, flat[:1]])
-    found = find_near_duplicates(compute_hashes(first.tobytes()), compute_hashes(second.tobytes()))
-    assert (found.pairs, found.num_skipped) == ([], 1)
+    result = find_near_duplicates(compute_hashes(first.tobytes()), compute_hashes(second.tobytes()))
+    assert (result.pairs, result.num_skipped) == ([], 1)

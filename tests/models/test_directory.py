@@ -413,12 +413,12 @@ def test_image_too_small_for_the_network_gets_an_error() -> None:
     """Without a fixed image size, one image's error does not affect the other scores."""
     network = build_network("squeezenet1_1", 2, image_size=None)
     classifier = ImageClassifier(network, ("a", "b"), Preprocessing(None)).eval()
-    pictures = []
+    contents = []
     for size in (64, 8, 64):
         file = io.BytesIO()
         Image.new("RGB", (size, size), (200, 30, 30)).save(file, "PNG")
-        pictures.append(file.getvalue())
-    first, small, last = score_images(classifier, pictures)
+        contents.append(file.getvalue())
+    first, small, last = score_images(classifier, contents)
     assert small.probabilities is None
     assert "8 by 8 pixels" in small.error
     assert first.probabilities is not None

@@ -48,10 +48,10 @@ def _write_class(name: str, doc: str, fields: list[tuple[Setting, str]]) -> str:
 
 
 def _value_type(item: Setting) -> str:
-    return " | ".join(_value_types(item))
+    return " | ".join(_with_none(item, list(_list_types(item))))
 
 
-def _value_types(item: Setting) -> Iterator[str]:
+def _list_types(item: Setting) -> Iterator[str]:
     if item.rule.choices:
         yield "Literal[" + ", ".join(f'"{choice}"' for choice in item.rule.choices) + "]"
     else:
@@ -60,14 +60,16 @@ def _value_types(item: Setting) -> Iterator[str]:
         yield "PathLike[str]"
     if item.rule.auto:
         yield 'Literal["auto"]'
-    if item.optional:
-        yield "None"
+
+
+def _with_none(item: Setting, types: list[str]) -> list[str]:
+    return [*types, "None"] if item.optional else types
 
 
 def _search_type(item: Setting) -> str:
     """A range or a choice is text, or a sequence of values; not every setting is searched."""
-    own = _value_type(item)
     if not item.rule.searchable:
-        return own
-    words = [own] if item.type is str and not item.rule.choices else [own, "str"]
-    return " | ".join([*words, f"Sequence[{own}]"])
+        return _value_type(item)
+    own = list(_list_types(item))
+    text = [] if "str" in own else ["str"]
+    return " | ".join(_with_none(item, [*own, *text, f"Sequence[{_value_type(item)}]"]))

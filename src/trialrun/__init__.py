@@ -124,9 +124,7 @@ def run_search(**settings: "Unpack[SearchKeywords]") -> "SearchResult":
 
 
 @document_settings(ScoreConfig)
-def score(
-    model: str, data: str, output: str, **settings: "Unpack[ScoreKeywords]"
-) -> "ScoreResult":
+def score(model: str, data: str, output: str, **settings: "Unpack[ScoreKeywords]") -> "ScoreResult":
     """Write the class probabilities of each image of `data` to `output`, .csv or .parquet.
 
     `model` is models:/NAME/VERSION, models:/NAME@alias, runs:/ID/model or a model directory.

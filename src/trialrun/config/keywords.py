@@ -122,7 +122,7 @@ class SearchKeywords(TypedDict, total=False):
     optimizer: Literal["sgd", "adamw"] | str | Sequence[Literal["sgd", "adamw"]]
     weight_decay: float | str | Sequence[float]
     decay_norms: bool | str | Sequence[bool]
-    clip_grad_norm: float | None | str | Sequence[float | None]
+    clip_grad_norm: float | str | Sequence[float | None] | None
     schedule: (
         Literal["cosine", "constant", "polynomial"]
         | str

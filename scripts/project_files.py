@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from scripts.keyword_types import keyword_types
 from trialrun.config import SearchConfig, Setting, TrainConfig, as_text, list_settings
 from trialrun.config.evaluate import EvaluateConfig
 from trialrun.config.promote import PromoteConfig
@@ -132,6 +133,7 @@ def expected() -> dict[Path, str]:
         ROOT / "MLproject": mlproject(),
         ROOT / "conda.yaml": conda_yaml(pyproject, lock),
         readme: with_table(readme.read_text("utf-8")),
+        ROOT / "src/trialrun/config/keywords.py": keyword_types(),
     }
 
 

@@ -220,7 +220,7 @@ def test_fault_28_deleted_file_is_still_cached(colors: Path, tmp_path: Path) -> 
     assert (on_the_fly.pixels(rows) == before).all()
     shutil.rmtree(colors / "red")
     assert (decode("packs", 10**9).pixels(rows) == before).all()
-    with pytest.raises(InvalidDatasetError, match="could be read when the run began"):
+    with pytest.raises(InvalidDatasetError, match="changed during the run"):
         on_the_fly.pixels(rows)
 
 

@@ -111,10 +111,9 @@ def map_in_order(
             if not pending:
                 return
             job = pending.popleft()
-            if timeout.wait(job):
-                yield from job.results
-            else:
-                yield from job.results
+            is_done = timeout.wait(job)
+            yield from job.results
+            if not is_done:
                 yield on_timeout(job.items[len(job.results)])
                 pool.start_thread()
                 pending.appendleft(pool.submit(job.items[len(job.results) + 1 :]))

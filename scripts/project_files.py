@@ -113,7 +113,7 @@ def parameter_table() -> str:
 
 
 def _row(item: Setting) -> str:
-    legal = item.legal.replace("|", "\\|")
+    legal = item.legal_values.replace("|", "\\|")
     return f"| `{item.name}` | {legal} | `{as_text(item.default)}` | {item.rule.help} |"
 
 

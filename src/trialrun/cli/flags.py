@@ -68,7 +68,7 @@ def flags_for(config: type) -> Callable[[Callable[..., None]], Callable[..., Non
 def _make_flag(item: Setting) -> inspect.Parameter:
     option = typer.Option(
         item.flag,
-        metavar=item.legal,
+        metavar=item.legal_values,
         help=f"{item.rule.help} [default: {as_text(item.default)}]",
         show_default=False,
     )

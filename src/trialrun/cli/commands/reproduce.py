@@ -1,4 +1,4 @@
-"""`trialrun reproduce`."""
+"""`trialrun reproduce`: a command that repeats a training run."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,42 +14,54 @@ if TYPE_CHECKING:
 
 @app.command()
 def reproduce(
-    run_id: Annotated[str, typer.Argument(help="A run's id, models:/NAME/3 or runs:/ID.")],
+    run_id: Annotated[
+        str,
+        typer.Argument(metavar="RUN", help="Run: a run ID, runs:/ID or models:/NAME/3."),
+    ],
     tolerance: Annotated[
-        float, typer.Option(min=0, help="Relative deviation of a metric that still counts as same.")
+        float,
+        typer.Option(min=0, help="Relative difference of a metric that still counts as equal."),
     ] = DEFAULT_TOLERANCE,
     allow_changed_data: Annotated[
-        bool, typer.Option("--allow-changed-data", help="Train although the data has changed.")
+        bool, typer.Option("--allow-changed-data", help="Train even if the data has changed.")
     ] = False,
     json: Json = False,
 ) -> None:
-    """Train RUN_ID again from its record and compare every epoch."""
+    """Repeat a training run and compare the metrics of each epoch.
+
+    RUN is trained again, as a new MLflow run, with its recorded settings and data.
+    """
     from trialrun.runs.signals import interrupt_on_signals
 
     with interrupt_on_signals():
         silence_mlflow()
         from trialrun.cli.progress import TerminalProgress
-        from trialrun.runs.inspection.reproduce import reproduce_run as train_again
+        from trialrun.runs.inspection.reproduce import reproduce_run
 
-        with TerminalProgress() as terminal:
-            result = train_again(
+        with TerminalProgress() as progress:
+            result = reproduce_run(
                 run_id,
                 tolerance=tolerance,
                 allow_changed_data=allow_changed_data,
-                callback=terminal,
+                callback=progress,
             )
     if json:
         print_json(result.to_json())
         return
-    for line in _format_lines(result):
+    for line in _format_result(result):
         print_result(line)
 
 
-def _format_lines(result: "Reproduction") -> list[str]:
+def _format_result(result: "Reproduction") -> list[str]:
     since = f" since epoch {result.since_epoch}" if result.since_epoch is not None else ""
     rows = [
-        (each.metric, str(each.num_epochs), f"{each.largest:.3g}", str(each.first_epoch or "-"))
-        for each in result.history.deviations
+        (
+            deviation.metric,
+            str(deviation.num_epochs),
+            f"{deviation.largest:.3g}",
+            str(deviation.first_epoch or "-"),
+        )
+        for deviation in result.history.deviations
     ]
     differences = [(name, str(then), str(now)) for name, (then, now) in result.differences.items()]
     return [

@@ -178,7 +178,7 @@ def test_a_damaged_pack_is_made_again(
 def test_a_pack_of_another_version_is_listed_and_made_again(
     scan: DatasetScan, packed: Callable[..., DecodedImages], tmp_path: Path
 ) -> None:
-    """Whole by its checksum, but written otherwise: `data pack --list` says so and goes on."""
+    """Whole by its checksum, but written otherwise: `cache list` says so and goes on."""
     packed(scan)
     path = only_pack(tmp_path) / "pack.json"
     content = '{"num_images": 36, "reasons": {}, "likenesses": "AAAA"}'

@@ -35,7 +35,7 @@ _COMMAND_EPILOG = (
 
 
 class _Group(TyperGroup):
-    """A group whose commands mention the options that every command takes."""
+    """A group that appends the options of every command to the help of its commands."""
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Return the command of that name, or None."""

@@ -53,7 +53,7 @@ def flags_for(config: type) -> Callable[[Callable[..., None]], Callable[..., Non
             command(**set_values)
 
         command_with_flags.__name__, command_with_flags.__doc__ = command.__name__, command.__doc__
-        parameters = [*_own_parameters(command), *map(_make_flag, settings)]
+        parameters = [*_list_own_parameters(command), *map(_make_flag, settings)]
         parameters.sort(key=lambda parameter: parameter.name == "json")
         _set_parameters(command_with_flags, parameters)
         return command_with_flags
@@ -61,7 +61,7 @@ def flags_for(config: type) -> Callable[[Callable[..., None]], Callable[..., Non
     return decorate
 
 
-def _own_parameters(command: Callable[..., None]) -> list[inspect.Parameter]:
+def _list_own_parameters(command: Callable[..., None]) -> list[inspect.Parameter]:
     return [
         parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
         for parameter in inspect.signature(command, eval_str=True).parameters.values()

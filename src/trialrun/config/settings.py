@@ -29,10 +29,10 @@ class _Rule:
     help: str
     low: float = -math.inf
     high: float = math.inf
-    lt: float = math.inf
+    lt: float = math.inf  # values must be less than this
     choices: tuple[str, ...] = ()
-    auto: bool = False
-    logarithmic: bool = False
+    auto: bool = False  # `auto` is a legal value
+    logarithmic: bool = False  # a search samples ranges on a log scale
     searchable: bool = True
     pattern: str = ""  # regular expression that the whole text must match
     pattern_help: str = ""  # description of the texts that match
@@ -66,7 +66,7 @@ class Setting:
         if self.rule.choices:
             words = " | ".join(self.rule.choices)
         else:
-            words = self.rule.pattern_help or _TYPE_WORDS[self.type] + self._describe_range()
+            words = self.rule.pattern_help or _TYPE_NAMES[self.type] + self._describe_range()
         if self.rule.auto:
             words += f" | {AUTO_TEXT}"
         return words + f" | {NONE_TEXT}" if self.optional else words
@@ -138,19 +138,19 @@ def _format_value(value: Any) -> str:
 
 def list_settings(config: type) -> tuple[Setting, ...]:
     """Return the settings of the dataclass `config` in the order of their declaration."""
-    return tuple(_read_field(item) for item in dataclasses.fields(config))
+    return tuple(_read_field(declared) for declared in dataclasses.fields(config))
 
 
-def _read_field(item: "dataclasses.Field[Any]") -> Setting:
-    annotation = item.type
+def _read_field(declared: "dataclasses.Field[Any]") -> Setting:
+    annotation = declared.type
     if isinstance(annotation, str):
-        raise TypeError(f"{item.name}: annotations of settings must be types, not strings")
+        raise TypeError(f"{declared.name}: annotations of settings must be types, not strings")
     members = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else ()
-    kinds = [kind for kind in members or (annotation,) if kind is not type(None)]
-    rule = item.metadata[_METADATA_KEY]
+    value_types = [member for member in members or (annotation,) if member is not type(None)]
+    rule = declared.metadata[_METADATA_KEY]
     if rule.auto:
-        kinds = [kind for kind in kinds if kind is not str] or [str]
-    return Setting(item.name, kinds[0], type(None) in members, item.default, rule)
+        value_types = [member for member in value_types if member is not str] or [str]
+    return Setting(declared.name, value_types[0], type(None) in members, declared.default, rule)
 
 
 def build_config(config: type[Config], values: Mapping[str, Any]) -> Config:
@@ -159,16 +159,16 @@ def build_config(config: type[Config], values: Mapping[str, Any]) -> Config:
     Raises:
         InvalidParameterError: One error that names every invalid value and every unknown setting.
     """
-    declared = {item.name: item for item in list_settings(config)}
+    settings = {item.name: item for item in list_settings(config)}
     parsed: dict[str, Any] = {}
     problems: list[TrialrunError] = [
         InvalidParameterError(
-            f"there is no setting {name}", f"The settings are: {', '.join(declared)}."
+            f"there is no setting {name}", f"The settings are: {', '.join(settings)}."
         )
         for name in values
-        if name not in declared
+        if name not in settings
     ]
-    for name, item in declared.items():
+    for name, item in settings.items():
         if name in values:
             try:
                 parsed[name] = item.parse(values[name])
@@ -191,7 +191,7 @@ def as_texts(config: Any) -> dict[str, str]:
     return {item.name: as_text(getattr(config, item.name)) for item in list_settings(type(config))}
 
 
-def _as_int(value: Any) -> int:
+def _parse_int(value: Any) -> int:
     if isinstance(value, bool):
         raise TypeError("a boolean is not a number")
     if isinstance(value, float):
@@ -201,7 +201,7 @@ def _as_int(value: Any) -> int:
     return int(value)
 
 
-def _as_float(value: Any) -> float:
+def _parse_float(value: Any) -> float:
     if isinstance(value, bool):
         raise TypeError("a boolean is not a number")
     number = float(value)
@@ -210,30 +210,30 @@ def _as_float(value: Any) -> float:
     return number
 
 
-def _as_bool(value: Any) -> bool:
+def _parse_bool(value: Any) -> bool:
     if isinstance(value, bool):
         return value
     word = str(value).strip().lower()
-    if word not in _TRUTH:
+    if word not in _BOOLEANS:
         raise ValueError("neither true nor false")
-    return _TRUTH[word]
+    return _BOOLEANS[word]
 
 
-def _as_str(value: Any) -> str:
+def _parse_text(value: Any) -> str:
     text = str(value)
     if not text.strip():
         raise ValueError("empty")
     return text
 
 
-_TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-_TYPE_WORDS = {int: "integer", float: "number", bool: "true | false", str: "text"}
+_BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+_TYPE_NAMES = {int: "integer", float: "number", bool: "true | false", str: "text"}
 _ARTICLES = {int: "an ", float: "a ", bool: "", str: ""}
 _PARSERS: dict[type, Callable[[Any], Any]] = {
-    int: _as_int,
-    float: _as_float,
-    bool: _as_bool,
-    str: _as_str,
+    int: _parse_int,
+    float: _parse_float,
+    bool: _parse_bool,
+    str: _parse_text,
 }
 
 

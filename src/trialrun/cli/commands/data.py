@@ -160,7 +160,7 @@ def _print_written(num_images: int, folder: str, num_skipped: int) -> None:
     add_help_option=False,
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )
-def replaced_by_cache(context: typer.Context) -> None:
+def reject_pack(context: typer.Context) -> None:
     """Name the commands that replaced `data pack`."""
     from trialrun.errors import InvalidParameterError
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from scripts.keyword_types import render_keywords
 from trialrun.config import SearchConfig, Setting, TrainConfig, as_text, list_settings
 from trialrun.config.evaluate import EvaluateConfig
 from trialrun.config.promote import PromoteConfig
@@ -136,6 +137,7 @@ def render_files() -> dict[Path, str]:
         ROOT / "MLproject": render_mlproject(),
         ROOT / "conda.yaml": render_conda_yaml(pyproject, lock),
         readme: replace_table(readme.read_text("utf-8")),
+        ROOT / "src/trialrun/config/keywords.py": render_keywords(),
     }
 
 

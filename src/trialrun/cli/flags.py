@@ -9,11 +9,14 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
+from typer.models import ArgumentInfo
 
 from trialrun.cli.completion import find_completer
 from trialrun.config import Setting, as_text, list_settings
+from trialrun.config.settings import BOOLEANS
 
 _BOOL_FLAGS: dict[str, set[str]] = {}  # by command name
+_COMMANDS_WITH_ARGUMENTS: set[str] = set()
 
 
 def add_switch_values(arguments: list[str]) -> list[str]:
@@ -26,9 +29,19 @@ def add_switch_values(arguments: list[str]) -> list[str]:
     for index, argument in enumerate(arguments):
         completed.append(argument)
         following = arguments[index + 1 : index + 2]
-        if argument in bool_flags and (not following or following[0].startswith("-")):
+        if argument in bool_flags and not (following and _is_value(arguments[0], following[0])):
             completed.append("true")
     return completed
+
+
+def _is_value(command: str, word: str) -> bool:
+    """Whether `word`, after a boolean flag, is its value, even an invalid one.
+
+    If the command takes arguments, any word but a boolean is one of them.
+    """
+    if command in _COMMANDS_WITH_ARGUMENTS:
+        return word.lower() in BOOLEANS
+    return not word.startswith("-")
 
 
 def flags_for(config: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -54,6 +67,8 @@ def flags_for(config: type) -> Callable[[Callable[..., None]], Callable[..., Non
 
         command_with_flags.__name__, command_with_flags.__doc__ = command.__name__, command.__doc__
         parameters = [*_list_own_parameters(command), *map(_make_flag, settings)]
+        if any(_is_argument(parameter) for parameter in parameters):
+            _COMMANDS_WITH_ARGUMENTS.add(command.__name__)
         parameters.sort(key=lambda parameter: parameter.name == "json")
         _set_parameters(command_with_flags, parameters)
         return command_with_flags
@@ -67,6 +82,11 @@ def _list_own_parameters(command: Callable[..., None]) -> list[inspect.Parameter
         for parameter in inspect.signature(command, eval_str=True).parameters.values()
         if parameter.kind is not inspect.Parameter.VAR_KEYWORD
     ]
+
+
+def _is_argument(parameter: inspect.Parameter) -> bool:
+    metadata = getattr(parameter.annotation, "__metadata__", ())
+    return any(isinstance(item, ArgumentInfo) for item in metadata)
 
 
 def _set_parameters(command: Callable[..., None], parameters: list[inspect.Parameter]) -> None:

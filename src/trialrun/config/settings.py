@@ -36,6 +36,7 @@ class _Rule:
     searchable: bool = True
     pattern: str = ""  # regular expression that the whole text must match
     pattern_help: str = ""  # description of the texts that match
+    path: bool = False  # the value names a file or a folder
     repeats: bool = False  # the flag may be given several times; commas join its values
     suggestions: tuple[str, ...] = ()  # typical values, for shell completion
 
@@ -214,9 +215,9 @@ def _parse_bool(value: Any) -> bool:
     if isinstance(value, bool):
         return value
     word = str(value).strip().lower()
-    if word not in _BOOLEANS:
+    if word not in BOOLEANS:
         raise ValueError("neither true nor false")
-    return _BOOLEANS[word]
+    return BOOLEANS[word]
 
 
 def _parse_text(value: Any) -> str:
@@ -226,7 +227,7 @@ def _parse_text(value: Any) -> str:
     return text
 
 
-_BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _TYPE_NAMES = {int: "integer", float: "number", bool: "true | false", str: "text"}
 _ARTICLES = {int: "an ", float: "a ", bool: "", str: ""}
 _PARSERS: dict[type, Callable[[Any], Any]] = {

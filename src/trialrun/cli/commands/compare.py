@@ -13,15 +13,17 @@ from trialrun.cli.output import (
     silence_mlflow,
 )
 
+Runs = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="RUN", help="Run: a run ID, runs:/ID, models:/NAME/3 or models:/NAME@alias."
+    ),
+]
+
 
 @app.command()
 def compare(
-    runs: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="RUN", help="Run: a run ID, runs:/ID, models:/NAME/3 or models:/NAME@alias."
-        ),
-    ],
+    runs: Runs,
     output: Annotated[
         str, typer.Option(metavar="FILE", help="HTML page to write; none writes no page.")
     ] = "compare.html",

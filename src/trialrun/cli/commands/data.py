@@ -1,11 +1,13 @@
 """`trialrun data`: commands that check, convert and split datasets."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from trialrun.cli.app import Json, add_command_group
+from trialrun.cli.flags import flags_for
 from trialrun.cli.output import print_json, print_result, print_table
+from trialrun.config.split import SplitConfig
 
 _data_app = add_command_group("data", "Check, convert or split a dataset of images.")
 
@@ -14,21 +16,21 @@ _SOURCE_HELP = (
     "metadata.csv, .jsonl or .parquet, an archive of these, a URI, or sample:digits."
 )
 Data = Annotated[str, typer.Argument(metavar="DATA", help=_SOURCE_HELP)]
+Valid = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="VALID", help="Validation images, to look for images that are also in DATA."
+    ),
+]
+Strict = Annotated[bool, typer.Option("--strict", help="Fail if any image cannot be read.")]
 _NUM_SHOWN_FILES = 20  # skipped or warned files printed on a terminal; --json prints all
 
 
 @_data_app.command("check")
 def check_data(
     data: Data,
-    valid: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="VALID", help="Validation images, to look for images that are also in DATA."
-        ),
-    ] = None,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Fail if any image cannot be read.")
-    ] = False,
+    valid: Valid = None,
+    strict: Strict = False,
     json: Json = False,
 ) -> None:
     """Count images; find bad files, duplicates and leaks.
@@ -99,30 +101,14 @@ def convert_data(
 
 
 @_data_app.command("split")
+@flags_for(SplitConfig)
 def split_data(
     data: Data,
     out: Annotated[
         str, typer.Argument(metavar="OUT", help="Folder to write `train` and `valid` into.")
     ],
-    fraction: Annotated[
-        float, typer.Option(help="Fraction of each class that goes to `train`.")
-    ] = 0.9,
-    random_seed: Annotated[int, typer.Option(help="Seed of the split.")] = 1,
-    group_column: Annotated[
-        str | None,
-        typer.Option(
-            help="Column of the image list: images with the same value stay on one side of the "
-            "split."
-        ),
-    ] = None,
-    group_pattern: Annotated[
-        str | None,
-        typer.Option(
-            help="Regular expression that extracts a group from each image name; images of one "
-            "group stay on one side of the split."
-        ),
-    ] = None,
     json: Json = False,
+    **settings: Any,
 ) -> None:
     """Split a labelled dataset into OUT/train and OUT/valid.
 
@@ -131,18 +117,12 @@ def split_data(
     from dataclasses import asdict
 
     from trialrun.cli.progress import TerminalProgress
+    from trialrun.config import build_config
     from trialrun.runs.datasets.split import split_dataset
 
+    config = build_config(SplitConfig, settings)
     with TerminalProgress() as progress:
-        train, valid = split_dataset(
-            data,
-            out,
-            fraction=fraction,
-            random_seed=random_seed,
-            group_column=group_column,
-            group_pattern=group_pattern,
-            callback=progress,
-        )
+        train, valid = split_dataset(data, out, **asdict(config), callback=progress)
     if json:
         print_json({"train": asdict(train), "valid": asdict(valid)})
         return

@@ -9,15 +9,16 @@ from trialrun.cli.flags import flags_for
 from trialrun.cli.output import align_columns, print_json, print_result, silence_mlflow
 from trialrun.config.evaluate import EvaluateConfig
 
+Data = Annotated[
+    str, typer.Argument(metavar="DATA", help="Labelled images that MODEL was not trained on.")
+]
+
 
 @app.command()
 @flags_for(EvaluateConfig)
 def evaluate(
     model: Model,
-    data: Annotated[
-        str,
-        typer.Argument(metavar="DATA", help="Labelled images that MODEL was not trained on."),
-    ],
+    data: Data,
     json: Json = False,
     **settings: Any,
 ) -> None:

@@ -9,6 +9,23 @@ from trialrun.cli.output import print_json, print_result
 
 _model_app = add_command_group("model", "List networks or prepare one for training.")
 
+Weights = Annotated[
+    str,
+    typer.Option(
+        help="Initial weights: none (random), default (downloads torchvision's), a file or a "
+        "trained model."
+    ),
+]
+MemoryEfficient = Annotated[
+    bool, typer.Option("--memory-efficient", help="DenseNet only: use less memory and more time.")
+]
+ZeroInitResidual = Annotated[
+    bool,
+    typer.Option(
+        "--zero-init-residual", help="ResNet only: initialize each block as the identity."
+    ),
+]
+
 
 @_model_app.command("list")
 def list_models(json: Json = False) -> None:
@@ -26,23 +43,9 @@ def list_models(json: Json = False) -> None:
 def init_model(
     name: ModelName,
     out: Annotated[str, typer.Argument(metavar="OUT", help="UntrainedModelDirectory to write.")],
-    weights: Annotated[
-        str,
-        typer.Option(
-            help="Initial weights: none (random), default (downloads torchvision's), a file or a "
-            "trained model."
-        ),
-    ] = "none",
-    memory_efficient: Annotated[
-        bool,
-        typer.Option("--memory-efficient", help="DenseNet only: use less memory and more time."),
-    ] = False,
-    zero_init_residual: Annotated[
-        bool,
-        typer.Option(
-            "--zero-init-residual", help="ResNet only: initialize each block as the identity."
-        ),
-    ] = False,
+    weights: Weights = "none",
+    memory_efficient: MemoryEfficient = False,
+    zero_init_residual: ZeroInitResidual = False,
     json: Json = False,
 ) -> None:
     """Write an untrained model directory of a network.

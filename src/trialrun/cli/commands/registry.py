@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from trialrun.runs.promotion.promote import Promotion
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Registered model.")]
+Version = Annotated[str, typer.Option(help="Version to promote: a number or @alias.")]
+Data = Annotated[str, typer.Option(help="Labelled test images that neither version trained on.")]
 Alias = Annotated[str, typer.Option(help="Alias of the champion.")]
 
 
@@ -31,10 +33,8 @@ Alias = Annotated[str, typer.Option(help="Alias of the champion.")]
 @flags_for(PromoteConfig)
 def promote(
     name: Name,
-    version: Annotated[str, typer.Option(help="Version to promote: a number or @alias.")],
-    data: Annotated[
-        str, typer.Option(help="Labelled test images that neither version was trained on.")
-    ],
+    version: Version,
+    data: Data,
     json: Json = False,
     **settings: Any,
 ) -> None:

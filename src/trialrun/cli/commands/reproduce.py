@@ -1,50 +1,43 @@
 """`trialrun reproduce`: a command that repeats a training run."""
 
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from trialrun.cli.app import Json, app
+from trialrun.cli.flags import flags_for
 from trialrun.cli.output import align_columns, print_json, print_result, silence_mlflow
-from trialrun.config.reproduce import DEFAULT_TOLERANCE
+from trialrun.config.reproduce import ReproduceConfig
 
 if TYPE_CHECKING:
     from trialrun.runs.inspection.reproduce import Reproduction
 
 
 @app.command()
+@flags_for(ReproduceConfig)
 def reproduce(
     run_id: Annotated[
-        str,
-        typer.Argument(metavar="RUN", help="Run: a run ID, runs:/ID or models:/NAME/3."),
+        str, typer.Argument(metavar="RUN", help="Run: a run ID, runs:/ID or models:/NAME/3.")
     ],
-    tolerance: Annotated[
-        float,
-        typer.Option(min=0, help="Relative difference of a metric that still counts as equal."),
-    ] = DEFAULT_TOLERANCE,
-    allow_changed_data: Annotated[
-        bool, typer.Option("--allow-changed-data", help="Train even if the data has changed.")
-    ] = False,
     json: Json = False,
+    **settings: Any,
 ) -> None:
     """Repeat a training run and compare the metrics of each epoch.
 
     RUN is trained again, as a new MLflow run, with its recorded settings and data.
     """
+    from trialrun.config import build_config
     from trialrun.runs.signals import interrupt_on_signals
 
+    config = build_config(ReproduceConfig, settings)
     with interrupt_on_signals():
         silence_mlflow()
         from trialrun.cli.progress import TerminalProgress
         from trialrun.runs.inspection.reproduce import reproduce_run
 
         with TerminalProgress() as progress:
-            result = reproduce_run(
-                run_id,
-                tolerance=tolerance,
-                allow_changed_data=allow_changed_data,
-                callback=progress,
-            )
+            result = reproduce_run(run_id, **asdict(config), callback=progress)
     if json:
         print_json(result.to_json())
         return

@@ -9,15 +9,18 @@ from trialrun.cli.flags import flags_for
 from trialrun.cli.output import print_json, print_result, print_status, silence_mlflow
 from trialrun.config.score import ScoreConfig
 
+Data = Annotated[
+    str, typer.Argument(metavar="DATA", help="Images to score, labelled or unlabelled.")
+]
+Output = Annotated[str, typer.Option(metavar="FILE", help="Table to write, .csv or .parquet.")]
+
 
 @app.command()
 @flags_for(ScoreConfig)
 def score(
     model: Model,
-    data: Annotated[
-        str, typer.Argument(metavar="DATA", help="Images to score, labelled or unlabelled.")
-    ],
-    output: Annotated[str, typer.Option(metavar="FILE", help="Table to write, .csv or .parquet.")],
+    data: Data,
+    output: Output,
     json: Json = False,
     **settings: Any,
 ) -> None:

@@ -36,7 +36,8 @@ def render_keywords() -> str:
         *_list_fields(SearchConfig),
     ]
     doc = "Settings of a search; those of `train` also as a range or a choice."
-    return "\n\n".join([_HEADER, *classes, _render_class("SearchKeywords", doc, search_fields)])
+    text = "\n\n".join([_HEADER, *classes, _render_class("SearchKeywords", doc, search_fields)])
+    return text if "PathLike[" in text else text.replace("from os import PathLike\n", "")
 
 
 def _list_fields(config: type) -> list[tuple[str, list[str]]]:

@@ -12,7 +12,7 @@
     ├── StorageError                 6   disk full, folder not writable, file damaged
     └── OutOfMemoryError             7   the hint names a batch size to try
 
-A signal is not an error: `RunInterruptedError` exits with 75 (EX_TEMPFAIL of sysexits.h).
+A signal is not an error: `CutBySignalError` exits with 75 (EX_TEMPFAIL of sysexits.h).
 Errors of other libraries are translated only where those libraries are called.
 """
 

@@ -4,7 +4,6 @@ Written by `make generate` from the settings that `trialrun.config` declares.
 """
 
 from collections.abc import Sequence
-from os import PathLike
 from typing import Literal, TypedDict
 
 

@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from trialrun.models.classifier import ImageClassifier
+    from trialrun.registry.history import AliasHistory
     from trialrun.runs.evaluation.evaluate import ModelEvaluation
     from trialrun.runs.evaluation.score import ScoreResult
     from trialrun.runs.inspection.compare import RunComparison
     from trialrun.runs.inspection.reproduce import Reproduction
-    from trialrun.runs.promotion.alias_history import History
     from trialrun.runs.promotion.promote import Promotion
     from trialrun.runs.training.result import TrainResult
     from trialrun.tuning.result import SearchResult
@@ -130,7 +130,7 @@ def promote(name: str, version: str | int, data: str, **settings: Any) -> "Promo
 
     with api_call():
         result = judge(name, str(version), data, settings)
-    result.check()
+    result.raise_if_refused()
     return result
 
 
@@ -148,7 +148,7 @@ def rollback(name: str, reason: str, alias: str = "champion") -> dict[str, Any]:
         return give_back(name, reason, alias)
 
 
-def history(name: str, alias: str = "champion") -> "History":
+def history(name: str, alias: str = "champion") -> "AliasHistory":
     """Who held an alias of a registered model from when to when, and why.
 
     Raises:

@@ -17,9 +17,9 @@ from trialrun.registry import alias as aliases
 from trialrun.registry.history import (
     PROMOTION,
     ROLLBACK,
-    VOID,
+    SKIPPED,
     AliasEntry,
-    compute_stack,
+    compute_active_stack,
     format_now,
     make_tag_name,
     parse_entry,
@@ -107,7 +107,7 @@ def test_rollbacks_undo_promotions(moves: list[str]) -> None:
             entries.append(entry(move, plain[-1] if plain else None))
             plain.append(move)
     # Going back to a version below another stay of it ends at the nearer one: the same version.
-    assert compute_stack(tuple(entries))[-1:] == plain[-1:]
+    assert compute_active_stack(tuple(entries))[-1:] == plain[-1:]
 
 
 def test_tags_of_other_things_are_no_entries() -> None:
@@ -148,7 +148,7 @@ def test_a_half_done_move_is_finished(client: Any) -> None:
     promote(client, "1")
     judged = aliases.read_alias_history(client, "m", "champion")
     claimed = replace(entry("2", "1"), number=2, claim="of a process that died")
-    assert aliases._claim_turn(client, judged, claimed)
+    assert aliases._claim_entry(client, judged, claimed)
     assert holder(client) == "1"
     found = aliases.read_alias_history(client, "m", "champion")
     assert (found.holder, found.last_number, holder(client)) == ("2", 2, "2")
@@ -158,7 +158,7 @@ def test_many_may_finish_the_same_move(client: Any) -> None:
     """Processes that finish one entry at the same time do not break each other."""
     before = aliases.read_alias_history(client, "m", "champion")
     claimed = replace(entry("2"), number=1, claim="of a process that died")
-    assert aliases._claim_turn(client, before, claimed)
+    assert aliases._claim_entry(client, before, claimed)
     with ThreadPoolExecutor(NUM_RIVALS) as pool:
         moves = [
             pool.submit(aliases._apply_entry, client, before, claimed) for _ in range(NUM_RIVALS)
@@ -201,7 +201,7 @@ def test_a_move_from_outside_is_seen(client: Any) -> None:
     promote(client, "1")
     client.set_registered_model_alias("m", "champion", "4")
     found = aliases.read_alias_history(client, "m", "champion")
-    assert [each.kind for each in found.seen()] == [PROMOTION, "outside"]
+    assert [each.kind for each in found.all_entries] == [PROMOTION, "outside"]
     promote(client, "5")
     assert holder(client, "previous") == "4"
     assert restore_previous(client, "m", "champion", "back").version == "4"
@@ -255,7 +255,7 @@ def test_previous_passes_over_a_deleted_version(client: Any) -> None:
     client.delete_model_version("m", "1")
     assert restore_previous(client, "m", "champion", "too slow").version == "2"
     assert (holder(client), holder(client, "previous")) == ("2", None)
-    assert seconds_to_read(client) < aliases._PATIENCE_SECONDS
+    assert seconds_to_read(client) < aliases._CLAIM_TIMEOUT_SECONDS
 
 
 def test_a_deleted_champion_does_not_stand_in_the_way(client: Any) -> None:
@@ -278,17 +278,17 @@ def test_a_turn_of_a_deleted_version_is_void(client: Any) -> None:
     """Who died after taking a turn, its version deleted since: nothing moves, the log says so."""
     promote(client, "1")
     judged = aliases.read_alias_history(client, "m", "champion")
-    assert aliases._claim_turn(
+    assert aliases._claim_entry(
         client, judged, replace(entry("2", "1"), number=2, claim="of the dead")
     )
     client.delete_model_version("m", "2")
     found = aliases.read_alias_history(client, "m", "champion")
-    assert [each.kind for each in found.seen()] == [PROMOTION, VOID]
+    assert [each.kind for each in found.all_entries] == [PROMOTION, SKIPPED]
     assert (found.holder, found.active_stack()) == ("1", ["1"])
     promote(client, "3")
     assert (holder(client), holder(client, "previous")) == ("3", "1")
-    periods = aliases.read_alias_history(client, "m", "champion").periods()
-    assert periods[0].until == periods[2].entry.at
+    periods = aliases.read_alias_history(client, "m", "champion").periods
+    assert periods[0].until == periods[2].since
 
 
 def test_a_version_deleted_after_it_was_judged_is_told(client: Any) -> None:
@@ -329,7 +329,7 @@ def test_one_version_holds_the_alias_until_now(client: Any) -> None:
     """When a champion was replaced from outside is unknown; only the holder's time has no end."""
     promote(client, "1")
     client.set_registered_model_alias("m", "champion", "5")
-    periods = aliases.read_alias_history(client, "m", "champion").periods()
+    periods = aliases.read_alias_history(client, "m", "champion").periods
     assert [each.until for each in periods] == ["unknown", None]
 
 
@@ -345,19 +345,19 @@ import os, sys, time, traceback
 from pathlib import Path
 import mlflow
 from trialrun.errors import PromotionRefusedError
-from trialrun.registry.alias import read_succession, succeed
-from trialrun.registry.history import Entry, now
-from trialrun.mlflow_client import connect
+from trialrun.registry.alias import move_alias, read_alias_history
+from trialrun.registry.history import AliasEntry, format_now
+from trialrun.mlflow_client import connect_client
 
 def rival(version, folder, num_rivals):
-    client = connect()
-    judged = read_succession(client, "m", "champion")
+    client = connect_client()
+    judged = read_alias_history(client, "m", "champion")
     (folder / f"ready{version}").touch()
     while len(list(folder.glob("ready*"))) < num_rivals:
         time.sleep(0.001)
     try:
-        succeed(client, judged, Entry(number=0, kind="promotion", version=str(version),
-                replaced=judged.holder, at=now(), user="rival", reason="race"))
+        move_alias(client, judged, AliasEntry(number=0, kind="promotion", version=str(version),
+                replaced=judged.holder, at=format_now(), user="rival", reason="race"))
     except PromotionRefusedError as error:
         return str(error)
     return ""

@@ -163,11 +163,11 @@ def test_the_story_of_a_champion(registry: Any, digits: Path, cli: Commands) -> 
     assert (back["version"], champion(registry)) == ("1", "1")
 
     told = cli("history", "digits")
-    reigns = [(each["version"], each["kind"]) for each in told["reigns"]]
-    assert reigns == [("1", "promotion"), ("2", "promotion"), ("1", "rollback")]
-    assert told["reigns"][0]["until"] == told["reigns"][1]["since"]
-    assert told["reigns"][2]["until"] is None
-    assert told["reigns"][1]["figures"]["accuracy"] == pytest.approx(
+    periods = [(each["version"], each["kind"]) for each in told["periods"]]
+    assert periods == [("1", "promotion"), ("2", "promotion"), ("1", "rollback")]
+    assert told["periods"][0]["until"] == told["periods"][1]["since"]
+    assert told["periods"][2]["until"] is None
+    assert told["periods"][1]["figures"]["accuracy"] == pytest.approx(
         second["metrics"]["accuracy"], abs=1e-6
     )
 

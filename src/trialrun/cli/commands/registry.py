@@ -1,6 +1,5 @@
 """`trialrun promote`, `rollback` and `history`."""
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,7 +17,7 @@ from trialrun.cli.output import (
 from trialrun.config.promote import CHAMPION, METRICS, PromoteConfig
 
 if TYPE_CHECKING:
-    from trialrun.runs.promotion.alias_history import History, Reign
+    from trialrun.registry.history import AliasHistory, AliasPeriod
     from trialrun.runs.promotion.promote import Promotion
 
 Name = Annotated[str, typer.Argument(help="The registered model.")]
@@ -51,7 +50,7 @@ def promote(
         tell(line)
     if json:
         print_json(result.to_json())
-    result.check()
+    result.raise_if_refused()
     tell(f"{result.name} version {result.version} is now {result.alias}")
 
 
@@ -99,30 +98,30 @@ def history(name: Name, alias: Alias = CHAMPION, json: Json = False) -> None:
 
     found = read(name, alias)
     if json:
-        print_json(asdict(found))
+        print_json(found.to_json())
         return
     for line in _format_history(found):
         print_result(line)
 
 
-def _format_history(found: "History") -> list[str]:
-    if not found.reigns:
+def _format_history(found: "AliasHistory") -> list[str]:
+    if not found.periods:
         return [f"{found.name} has had no {found.alias} yet"]
     heading = ("version", "from", "until", "by", "why", "figures", "run")
-    return align_columns([heading, *map(_format_period, found.reigns)])
+    return align_columns([heading, *map(_format_period, found.periods)])
 
 
-def _format_period(reign: "Reign") -> tuple[str, ...]:
-    why = reign.reason if reign.kind == "promotion" else f"{reign.kind}: {reign.reason}"
+def _format_period(period: "AliasPeriod") -> tuple[str, ...]:
+    why = period.reason if period.kind == "promotion" else f"{period.kind}: {period.reason}"
     figures = ", ".join(
-        f"{name} {value:.4g}" for name, value in reign.figures.items() if name in METRICS
+        f"{name} {value:.4g}" for name, value in period.figures.items() if name in METRICS
     )
     return (
-        reign.version or "none",
-        reign.since or "unknown",
-        reign.until or "now",
-        reign.user or "unknown",
+        period.version or "none",
+        period.since or "unknown",
+        period.until or "now",
+        period.user or "unknown",
         why,
         figures or "-",
-        reign.run_url or reign.run_id or "-",
+        period.run_url or period.run_id or "-",
     )

@@ -1,16 +1,18 @@
 """Atomic alias updates: of several concurrent attempts exactly one succeeds, the others raise.
 
-MLflow sets an alias without checking its present version, so this module adds a lock: MLflow refuses
-a second experiment of the same name. To append entry 7 to the history of a model, a process creates
-an experiment named after that entry, with the entry in its tags, and deletes (hides) it at once. It
-then applies the entry: it sets the tags of the versions, the aliases, and last the history tag,
-which marks the entry as applied. Every step can be repeated: a process that finds a claimed entry
-without a history tag (its process died) applies it before doing anything else.
+MLflow sets an alias without checking its present version, so this module adds a lock. The lock uses
+that MLflow refuses a second experiment of the same name. To claim entry 7 of a history, a process
+creates an experiment named after that entry, with the entry in its tags, and deletes (hides) it at
+once. It then applies the entry: it sets the tags of the versions, the aliases, and last the history
+tag, which marks the entry as applied. Every step can be repeated: a process that finds a claimed
+entry without a history tag (the other process died) applies it before doing anything else.
 
-Two cases are not covered. Several tracking stores may share one registry (MLFLOW_REGISTRY_URI): each
-has its own experiments, so two of them can claim the same entry. And another program may move the
-alias in the milliseconds between the last check and the move: its move is lost, and the history
-does not show it.
+Two cases are not covered:
+
+- Several tracking stores share one registry (MLFLOW_REGISTRY_URI). Each has its own experiments, so
+  processes on two of them can claim the same entry.
+- Another program moves the alias in the milliseconds between the last check and the move. Its move
+  is lost, and the history does not show it.
 """
 
 import getpass
@@ -45,8 +47,8 @@ _CLAIM_TIMEOUT_SECONDS = 2.0  # applying an entry takes about 0.1 s
 _RETRY_SECONDS = 0.1
 _MAX_ATTEMPTS = 5
 _CLAIM_NOTE = (
-    "Created by trialrun as a lock while it moves an alias, and deleted at once. The history itself "
-    "is in the tags of the registered model: deleting this permanently loses nothing."
+    "Created by trialrun as a lock while it moves an alias, and deleted at once. It can be deleted "
+    "permanently: the history itself is in the tags of the registered model."
 )
 
 

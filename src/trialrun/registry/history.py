@@ -1,8 +1,8 @@
 """The history of an alias: a log of entries in the tags of the registered model.
 
-Each entry is one tag, `trialrun.<alias>.000007`, and holds JSON. Entries are only ever added and are
-numbered from 1 without gaps. An entry whose version was deleted before it took the alias is skipped:
-it keeps its number, and the alias does not move.
+Each entry is one tag, `trialrun.<alias>.000007`, with a JSON value. Entries are only ever added, and
+are numbered from 1 without gaps. If the version of an entry was deleted before it took the alias,
+the entry is skipped: it keeps its number, and the alias does not move.
 """
 
 import json

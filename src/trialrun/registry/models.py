@@ -77,7 +77,7 @@ def upload_model(
 
 @contextmanager
 def _fail_unless_complete(client: "MlflowClient", model: LoggedModel) -> Iterator[None]:
-    """Mark the model as failed if the block raises. An error of the store while doing so is ignored."""
+    """Mark the model as failed if the block raises; an error while doing so is ignored."""
     from mlflow.entities import LoggedModelStatus
 
     try:

@@ -3,10 +3,11 @@
 import io
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _INCHES = (4.2, 3.0)  # of one panel
@@ -37,15 +38,9 @@ def draw_curves(
         figsize=(_INCHES[0] * _COLUMNS, _INCHES[1] * num_rows), dpi=110, layout="constrained"
     )
     panels = figure.subplots(num_rows, _COLUMNS, squeeze=False).ravel()
-    lines = {}  # one per run, for the legend
+    lines: dict[str, Artist] = {}
     for panel, (metric, runs) in zip(panels, curves.items(), strict=False):
-        for index, run in enumerate(order):
-            if points := sorted(runs.get(run, {}).items()):
-                epochs, values = zip(*points, strict=True)
-                [lines[run]] = panel.plot(epochs, values, marker=".", **_choose_style(index))
-        panel.set_title(metric, fontsize="medium")
-        panel.set_xlabel("epoch")
-        panel.grid(alpha=0.3)
+        lines |= _draw_panel(panel, metric, runs, order)
     for panel in panels[len(curves) :]:
         panel.axis("off")
     _add_legend(figure, {run: lines[run] for run in order if run in lines})
@@ -54,7 +49,22 @@ def draw_curves(
     return picture.getvalue()
 
 
-def _choose_style(index: int) -> dict[str, str]:
+def _draw_panel(
+    panel: "Axes", metric: str, runs: Mapping[str, Mapping[int, float]], order: Sequence[str]
+) -> "dict[str, Artist]":
+    """Draw one line per run and return the lines."""
+    lines: dict[str, Artist] = {}
+    for index, run in enumerate(order):
+        if points := sorted(runs.get(run, {}).items()):
+            epochs, values = zip(*points, strict=True)
+            [lines[run]] = panel.plot(epochs, values, marker=".", **_choose_style(index))
+    panel.set_title(metric, fontsize="medium")
+    panel.set_xlabel("epoch")
+    panel.grid(alpha=0.3)
+    return lines
+
+
+def _choose_style(index: int) -> dict[str, Any]:
     """Return the color and dashes of a run, which are the same in every panel."""
     dashes = _DASHES[index // _NUM_COLORS % len(_DASHES)]
     return {"color": f"C{index % _NUM_COLORS}", "linestyle": dashes}

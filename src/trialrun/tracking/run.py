@@ -132,8 +132,8 @@ def open_run(
     - Otherwise, in a child process of `mlflow run`, the first call uses the run that MLflow opened,
       with its experiment and name.
     - Otherwise the run is new. It is nested below the active run of the calling thread, if any. Its
-      experiment is `experiment`, else that of the active run, else MLflow's active experiment. As in
-      MLflow, a nested run may be in another experiment than its parent.
+      experiment is `experiment`, else that of the active run, else MLflow's active experiment. A
+      nested run may be in another experiment than its parent, as in MLflow.
 
     System metrics are logged while the run is open.
     """
@@ -199,7 +199,7 @@ def _end_run(client: "MlflowClient", run_id: str, status: str) -> None:
 def _end_failed_run(
     client: "MlflowClient", run_id: str, status: str, error: str, **tags: str
 ) -> None:
-    """End a run after an error; errors of the store are ignored, so that the first one is raised."""
+    """End a run after an error; errors of the store are ignored, so that the first is raised."""
     with defer_signals():
         with suppress(TrialrunError), translate_tracking_errors("tags cannot be set"):
             for name, text in {"error": error, **tags}.items():

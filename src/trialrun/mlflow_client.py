@@ -197,7 +197,7 @@ class _CallerSettings:
             logging.getLogger(_DATABASE_LOGGER).setLevel(logging.CRITICAL)
 
     def restore(self) -> None:
-        """Restore the settings. If MLflow was imported since, its level becomes MLflow's default."""
+        """Restore the settings; MLflow, if imported since, gets its own default log level."""
         for name, text in self.environment.items():
             if text is None:
                 os.environ.pop(name, None)
@@ -211,9 +211,8 @@ class _CallerSettings:
 
 
 _settings_lock = threading.Lock()
-_callers: list[
-    _CallerSettings
-] = []  # one per running call; the first has the settings of the process
+# One item per running call. The first one has the settings of the process.
+_callers: list[_CallerSettings] = []
 
 
 @contextmanager

@@ -56,7 +56,7 @@ def read_alias_history(client: "MlflowClient", name: str, alias: str) -> AliasHi
     """Return the history of `alias`; an entry that another process left unfinished is applied.
 
     Raises:
-        TrackingError: There is no registered model `name`, or the store fails.
+        TrackingError: The registered model does not exist, or the store fails.
     """
     deadline = time.monotonic() + _CLAIM_TIMEOUT_SECONDS
     while True:

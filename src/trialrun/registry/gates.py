@@ -38,7 +38,7 @@ class Overlap:
 class Evidence:
     """The measurements of a challenger and, if there is one, of the champion.
 
-    `comparison` is None if there is no champion yet.
+    `comparison` is optional: None without a champion.
     """
 
     metrics: Mapping[str, float]
@@ -55,8 +55,8 @@ class Evidence:
 class Verdict:
     """The evaluated gates of a promotion.
 
-    `images_needed` estimates how many images the comparison needs to pass. It is None if the
-    comparison passed or more images would not help.
+    `images_needed` estimates how many images the comparison needs to pass; None if it passed or
+    more images would not help.
     """
 
     gates: tuple[Gate, ...]

@@ -1,6 +1,6 @@
 """The history of an alias: a log of entries in the tags of the registered model.
 
-Each entry is one tag, `trialrun.<alias>.000007`, with a JSON value. Entries are only ever added, and
+Each entry is one tag, `trialrun.<alias>.000007`, with a JSON value. Entries are only ever added and
 are numbered from 1 without gaps. If the version of an entry was deleted before it took the alias,
 the entry is skipped: it keeps its number, and the alias does not move.
 """
@@ -72,8 +72,8 @@ def parse_entry(text: str) -> AliasEntry:
 class AliasPeriod:
     """The time from `since` to `until` in which a version held the alias.
 
-    `until` is None for the present holder, and "unknown" if another program ended the period. A
-    skipped entry ends when it starts.
+    `until` can be None (the version still holds the alias) or "unknown" (another program moved the
+    alias). A skipped entry ends when it starts.
     """
 
     version: str | None

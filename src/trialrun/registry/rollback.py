@@ -19,7 +19,7 @@ def restore_previous(client: "MlflowClient", name: str, alias: str, reason: str)
 
     Raises:
         InvalidParameterError: `reason` is empty.
-        PromotionRefusedError: There is no earlier holder left, or another process moved the alias.
+        PromotionRefusedError: No earlier holder exists, or another process moved the alias.
         TrackingError: The store fails.
     """
     if not reason.strip():

@@ -68,7 +68,7 @@ def find_version(client: "MlflowClient", name: str, number: str) -> ModelVersion
 
     Raises:
         InvalidParameterError: `number` is neither a number nor @alias.
-        TrackingError: There is no such model, version or alias.
+        TrackingError: The model, version or alias does not exist.
     """
     check_version(number)
     with translate_tracking_errors(f"{name} version {number} cannot be found"):

@@ -14,7 +14,7 @@ class Deviation:
     """The largest relative deviation of one metric and the epochs in which it starts.
 
     `first_epoch` is the first epoch with any deviation, `first_beyond` the first with one beyond
-    the tolerance. Each is None if there is no such epoch.
+    the tolerance; None if no epoch has one.
     """
 
     metric: str

@@ -138,7 +138,7 @@ def compute_metric(metric: str, predictions: Predictions) -> float:
 
     Raises:
         KeyError: `metric` is unknown.
-        ValueError: There are no images.
+        ValueError: `predictions` is empty.
     """
     if not len(predictions):
         raise ValueError("no images to compute a metric on")

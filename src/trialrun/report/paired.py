@@ -92,7 +92,7 @@ def compare_paired(
     """Compare the challenger with the baseline on the same images.
 
     Raises:
-        ValueError: The predictions are for different labelled images, or there are none.
+        ValueError: The predictions are for different labelled images, or empty.
     """
     resampling = resampling or Resampling()
     baseline, challenger = align_classes(baseline, challenger)

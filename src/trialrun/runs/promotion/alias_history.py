@@ -35,7 +35,7 @@ def roll_back_alias(name: str, reason: str, alias: str = CHAMPION) -> dict[str, 
     """Move `alias` back to its previous version and return the move as plain values.
 
     Raises:
-        PromotionRefusedError: There is no previous version, or another process moved the alias.
+        PromotionRefusedError: No previous version exists, or another process moved the alias.
         TrialrunError: As `restore_previous` says.
     """
     client = connect_client()

@@ -47,7 +47,7 @@ _BYTES_PER_MB = 1e6
 class CandidateEvaluation:
     """The predictions of both versions on the same images, and the evidence computed from them.
 
-    `champion` and `champion_predictions` are None if there is no champion yet.
+    The champion and its predictions are optional: None without a champion.
     """
 
     challenger: ModelVersion

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Promotion:
-    """The result of a promotion; `refusal` is None if the alias moved."""
+    """The result of a promotion, with a `refusal` unless the alias moved."""
 
     name: str
     version: str

@@ -3,10 +3,10 @@
     TRIALRUN_WEBHOOK_SECRET=... python examples/promote_on_registration.py \
         --data /srv/test-images --port 8099 -- --require better
 
-It listens on localhost and uses plain HTTP. MLflow delivers to https URLs only, so put a web server
-with TLS in front of it. A delivery must be recent and signed with the secret. Versions are evaluated
-one after the other. The response (202) is sent before the evaluation, because MLflow waits at most
-30 seconds for it. `trialrun history NAME` shows the result.
+It listens on localhost and uses plain HTTP. MLflow delivers to https URLs only, so put a web
+server with TLS in front of it. A delivery must be recent and signed with the secret. Versions are
+evaluated one after the other. The response (202) is sent before the evaluation, because MLflow
+waits at most 30 seconds for it. `trialrun history NAME` shows the result.
 """
 
 import argparse

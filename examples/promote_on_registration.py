@@ -133,9 +133,8 @@ def main() -> None:
     if not secret:
         parser.error(f"set {SECRET_VARIABLE} to the webhook's secret")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    Receiver(
-        arguments.port, secret, make_evaluate(arguments.data, arguments.options)
-    ).serve_forever()
+    evaluate = make_evaluate(arguments.data, arguments.options)
+    Receiver(arguments.port, secret, evaluate).serve_forever()
 
 
 if __name__ == "__main__":

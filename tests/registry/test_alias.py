@@ -339,6 +339,13 @@ def test_unknown_fields_of_an_entry_are_ignored() -> None:
     assert parse_entry(text).version == "1"
 
 
+def test_stored_kind_void_is_skipped() -> None:
+    """The registry stores skipped entries with the kind `void`."""
+    stored = entry("1", kind="void").to_text()
+    assert '"kind": "void"' in stored
+    assert parse_entry(stored).is_skipped
+
+
 # One process imports, which takes seconds, and forks. Each child connects for itself.
 _RACE = """
 import os, sys, time, traceback

@@ -104,7 +104,7 @@ def test_every_kind_of_run_is_nested(colors: Path, tmp_path: Path) -> None:
     """The runs of search, evaluate, promote and reproduce are nested below the active run."""
     other = mlflow.create_experiment("other", str(tmp_path / "artifacts"))
     with mlflow.start_run(experiment_id=other) as parent:
-        search = trialrun.run_search(
+        search = trialrun.search(
             train_data=str(colors),
             trials=1,
             register_as="colors",

@@ -155,7 +155,7 @@ def _make_refusal(
     challenger: ModelVersion, config: PromoteConfig, verdict: Verdict
 ) -> PromotionRefusedError:
     reasons = "; ".join(
-        f"{gate.name}: asked {gate.asked}, found {gate.found}" for gate in verdict.failed
+        f"{gate.name}: required {gate.asked}, found {gate.found}" for gate in verdict.failed
     )
     needed = verdict.images_needed
     return PromotionRefusedError(
@@ -232,7 +232,7 @@ def _format_card(result: Promotion) -> str:
         "",
         f"Compared with {champion} on {result.num_images} images of {result.data}.",
         "",
-        "| | gate | asked | found |",
+        "| | gate | required | found |",
         "|---|---|---|---|",
     ]
     lines += [

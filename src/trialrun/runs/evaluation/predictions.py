@@ -121,7 +121,7 @@ def log_predictions(run: TrackedRun, images: ImagePredictions, *, name: str = _P
     with scratch_directory() as scratch:
         path = scratch / name
         table.to_parquet(path, index=False)
-        run.artifact(path)
+        run.log_artifact(path)
 
 
 def load_predictions(client: "MlflowClient", run_id: str) -> ImagePredictions | None:

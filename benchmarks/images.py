@@ -134,7 +134,7 @@ def _compare_with_bare_decoding(photos: Path, folder: Path) -> None:
 
 def _compare_with_resnet(photos: Path, folder: Path) -> None:
     pack = _cache_images(photos, folder / "cache", STORED)
-    order = np.random.default_rng(1).permutation(len(pack.usable()))
+    order = np.random.default_rng(1).permutation(len(pack.usable_rows()))
 
     def load_epoch() -> None:
         for start in range(0, len(order), BATCH):

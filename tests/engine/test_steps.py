@@ -19,7 +19,12 @@ from trialrun.tuning.plan import plan_search
 from trialrun.tuning.study.trial_queue import IMPOSSIBLE, ClaimedTrial, Finished
 
 # 36 images, of which 28 or 29 train: 4 steps of 8 images in each epoch.
-SMALL = {"model": "shufflenet_v2_x0_5", "precision": "fp32", "device": "cpu", "batch_size": 8}
+SMALL: dict[str, Any] = {
+    "model": "shufflenet_v2_x0_5",
+    "precision": "fp32",
+    "device": "cpu",
+    "batch_size": 8,
+}
 
 
 @pytest.mark.parametrize(
@@ -78,9 +83,10 @@ def test_impossible_warmup_is_an_error_before_torch_is_loaded(colors: Path) -> N
 
 def test_warmup_in_epochs_equals_warmup_in_steps(store: str, colors: Path) -> None:
     """One epoch and its four steps give the same weights; both runs log 4 steps."""
+    warm_ups: tuple[dict[str, Any], ...] = ({"warmup_epochs": 1}, {"warmup_steps": 4}, {})
     results = [
-        trialrun.train(train_data=str(colors), epochs=2, learning_rate=0.02, **SMALL, **warmup)
-        for warmup in ({"warmup_epochs": 1}, {"warmup_steps": 4}, {})
+        trialrun.train(train_data=str(colors), epochs=2, learning_rate=0.02, **SMALL, **warm_up)
+        for warm_up in warm_ups
     ]
     weights = [result.weights_sha256 for result in results]
     assert weights[0] == weights[1] != weights[2]
@@ -93,7 +99,7 @@ def test_warmup_is_checked_again_without_bad_images(store: str, tmp_path: Path) 
     train = write_classes(tmp_path / "train", {"blue": 9, "red": 8})
     valid = write_classes(tmp_path / "valid", {"blue": 2, "red": 2}, seed=7)
     (train / "blue" / "000.png").write_bytes(b"not an image")
-    data = {"train_data": str(train), "valid_data": str(valid)}
+    data: dict[str, Any] = {"train_data": str(train), "valid_data": str(valid)}
     with pytest.raises(InvalidParameterError, match=r"warmup_steps=5 .* 5 steps"):
         trialrun.train(**data, **(SMALL | {"batch_size": 3}), epochs=1, warmup_steps=5)
 
@@ -111,7 +117,7 @@ def test_search_without_a_possible_warmup_is_an_error(colors: Path) -> None:
 
 def test_search_trains_the_possible_combinations(store: str, colors: Path) -> None:
     """A grid search trains the one possible combination; the others store the reason."""
-    result = trialrun.run_search(
+    result = trialrun.search(
         **settings(
             colors, sampler="grid", trials=4, learning_rate=0.01, epochs="1,2", warmup_epochs="1,3"
         )

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,12 @@ from trialrun.cli import run_cli
 from trialrun.errors import InvalidParameterError, TrialrunError
 from trialrun.runs.training.plan import plan_training
 
-TINY = {"model": "shufflenet_v2_x0_5", "epochs": 1, "batch_size": 8, "precision": "fp32"}
+TINY: dict[str, Any] = {
+    "model": "shufflenet_v2_x0_5",
+    "epochs": 1,
+    "batch_size": 8,
+    "precision": "fp32",
+}
 
 
 def test_classes_that_the_model_does_not_know_are_named(
@@ -67,7 +73,7 @@ def test_more_ranks_than_images_are_refused(colors: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("arguments", "hint"),
     [
-        (["history", "nobody"], "shows what there is"),
+        (["history", "nobody"], "lists runs and models"),
         (["score", "models:/nobody", "x", "--output", "a.csv"], "Name a version"),
         (["score", "runs:/0", "x", "--output", "a.csv"], "runs:/RUN_ID/model"),
         (["promote", "nobody", "--version", "one", "--data", "x"], "@champion"),

@@ -16,7 +16,8 @@ from trialrun.engine.steps import count_warm_up_steps
 from trialrun.errors import InvalidParameterError
 from trialrun.runs.training.plan import plan_training
 from trialrun.tuning.plan import plan_search
-from trialrun.tuning.study.trial_queue import IMPOSSIBLE, ClaimedTrial, Finished
+from trialrun.tuning.study.attrs import IMPOSSIBLE
+from trialrun.tuning.study.trial_queue import ClaimedTrial, Finished
 
 # 36 images, of which 28 or 29 train: 4 steps of 8 images in each epoch.
 SMALL = {"model": "shufflenet_v2_x0_5", "precision": "fp32", "device": "cpu", "batch_size": 8}

@@ -283,9 +283,9 @@ def test_small_images_are_prepared_at_the_least_size(colors: Path) -> None:
 def test_trials_of_one_search_get_the_size_of_their_network(colors: Path) -> None:
     """Images prepared for one network do not serve another that needs them larger."""
     plan = plan_search(search_settings(colors, model=f"alexnet,{SMALL}"))
-    bench = TrialRunner(plan, "", "", NoOpSearchCallback())
+    runner = TrialRunner(plan, "", "", NoOpSearchCallback())
     sizes = [
-        bench.data(plan_trial(plan.base, {"model": name}, 1)).preprocessing.image_size
+        runner.load_data(plan_trial(plan.base, {"model": name}, 1)).preprocessing.image_size
         for name in (SMALL, "alexnet", SMALL)
     ]
     assert sizes == [32, 63, 32]

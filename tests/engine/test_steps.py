@@ -146,7 +146,7 @@ def test_search_ends_where_the_possible_is_never_drawn(store: str, colors: Path)
         store, colors, sampler="random", trials=2, epochs=1, warmup_steps="0:100000000"
     )
     queue.complete(claim_next(queue), [1.0])  # the defaults, without a warm-up
-    with pytest.raises(InvalidParameterError, match="in a row drew settings"):
+    with pytest.raises(InvalidParameterError, match="in a row have settings"):
         queue.claim("tester")
 
 

@@ -20,14 +20,14 @@ class LockHandle(Protocol):
     """A lock that is held for long."""
 
     def is_held(self) -> bool:
-        """Whether this process still holds the lock, or could take it again."""
+        """Whether the lock is still held, or was taken again after a loss."""
 
 
 @contextmanager
 def acquire_file_lock(
     database: Path, name: str, *, seconds: float = -1
 ) -> Iterator[LockHandle | None]:
-    """Hold a file lock; yield None after waiting `seconds` for it (negative: no limit)."""
+    """Wait up to `seconds` (negative: forever) for a file lock and hold it; else yield None."""
     path = Path(f"{database}.{_lock_key(name):x}.lock")
     lock = FileLock(path)
     with suppress(Timeout):
@@ -62,7 +62,7 @@ def hold_database_lock(engine: "Engine", name: str) -> Iterator[None]:
 
 @contextmanager
 def acquire_session_lock(engine: "Engine", name: str) -> Iterator[LockHandle | None]:
-    """Hold a PostgreSQL lock with a connection, for hours; yield None if it is taken."""
+    """Hold a PostgreSQL lock with a connection, for hours; yield None if another has it."""
     with engine.connect() as connection:
         handle = _SessionLockHandle(connection, _lock_key(name))
         if not handle.try_acquire():
@@ -109,9 +109,8 @@ class _SessionLockHandle:
     def _query(self, sql: str, **values: Any) -> Any:
         from sqlalchemy import text
 
-        with (
-            self._connection.begin()
-        ):  # leaves no transaction open; the lock belongs to the connection
+        # The lock belongs to the connection; the transaction ends here.
+        with self._connection.begin():
             return self._connection.execute(text(sql), values).scalar()
 
 

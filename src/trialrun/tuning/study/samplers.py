@@ -74,7 +74,7 @@ def draw_grid_point(plan: SearchPlan, trials: "Sequence[FrozenTrial]") -> dict[s
     # A lost trial may lack some settings, but has those it was enqueued with.
     tried = {format_settings(t.system_attrs.get(_ENQUEUED_PARAMS, t.params)) for t in trials}
     seed = derive_seed(plan.base.config.random_seed, "grid")
-    points = plan.space.sample_grid(len(tried) + 1, seed)  # at least one of them is new
+    points = plan.space.sample_grid(len(tried) + 1, seed)  # one more than tried: one is new
     return next((point for point in points if format_settings(point) not in tried), None)
 
 

@@ -55,7 +55,7 @@ class TrialRunner:
         """Return the images of a trial; trials with equal preprocessing share them."""
         config = plan.config
         expected = describe_initial(plan).expected_input
-        # All that the prepared pixels depend on.
+        # The settings that the prepared pixels depend on.
         key = (config.image_size, config.augment, config.transforms, expected)
         if key not in self._prepared:
             self._prepared[key] = prepare_data(plan, self.callback)

@@ -109,12 +109,12 @@ def test_the_cache_lists_and_deletes_archives(
     path, used = archive(tmp_path, "set", seed=1), archive(tmp_path, "used", seed=2)
     unpacked_once(path, cache)
     user = opened(used, cache)
-    assert run_cli(["data", "pack", "--list", "--json"]) == 0
+    assert run_cli(["cache", "list", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)["archives"]
     assert [(row["source"], row["num_files"]) for row in rows] == [(str(path), 8), (str(used), 8)]
-    assert run_cli(["data", "pack", "--list"]) == 0
+    assert run_cli(["cache", "list"]) == 0
     assert str(path) in capsys.readouterr().out
-    assert run_cli(["data", "pack", "--clear", "--json"]) == 0
+    assert run_cli(["cache", "clear", "--json"]) == 0
     cleared = json.loads(capsys.readouterr().out)
     assert (cleared["num_archives"], cleared["num_in_use"]) == (1, 1)
     assert cleared["num_bytes"] == rows[0]["num_bytes"]

@@ -43,7 +43,7 @@ class CountingCallback(NoOpSearchCallback):
 def test_a_combination_that_cannot_be_trained_is_not_trained(store: str, colors: Path) -> None:
     """A warm-up longer than the run: a reason in the table, no run, and the search continues."""
     grid = {"learning_rate": 0.01, "warmup_steps": "0,1000", "sampler": "grid", "trials": 2}
-    result = trialrun.run_search(**settings(colors, **grid))
+    result = trialrun.search(**settings(colors, **grid))
     (run,) = nested_runs(store, result.run_id)
     assert run.info.status == "FINISHED"
     table = mlflow.artifacts.load_text(f"runs:/{result.run_id}/trials.csv")
@@ -55,7 +55,7 @@ def test_only_the_best_trial_is_registered(store: str, colors: Path) -> None:
     """The parent run names the best trial and has plots; the only version has its weights."""
     import mlflow
 
-    result = trialrun.run_search(**settings(colors, trials=3, register_as="best"))
+    result = trialrun.search(**settings(colors, trials=3, register_as="best"))
     client = mlflow.MlflowClient(store)
     runs = nested_runs(store, result.run_id)
     losses = [min(_history(client, run, "valid_loss")) for run in runs]
@@ -82,8 +82,8 @@ def _history(client: Any, run: Any, name: str) -> list[float]:
 
 def test_trials_have_their_own_settings_and_seeds(store: str, colors: Path) -> None:
     """Seeds differ between trials, and are equal for equal numbers in two studies."""
-    first = trialrun.run_search(**settings(colors, trials=2, pruner="none", study="one"))
-    again = trialrun.run_search(**settings(colors, trials=2, pruner="none", study="two"))
+    first = trialrun.search(**settings(colors, trials=2, pruner="none", study="one"))
+    again = trialrun.search(**settings(colors, trials=2, pruner="none", study="two"))
     runs, others = nested_runs(store, first.run_id), nested_runs(store, again.run_id)
     seeds = [run.data.params["random_seed"] for run in runs]
     assert len(set(seeds)) == 2
@@ -105,7 +105,7 @@ def test_a_search_below_mlflow_run_uses_its_run(
     assert experiment is not None
     project_run_id = client.create_run(experiment.experiment_id).info.run_id
     monkeypatch.setenv("MLFLOW_RUN_ID", project_run_id)
-    result = trialrun.run_search(**settings(colors, trials=1))
+    result = trialrun.search(**settings(colors, trials=1))
     assert result.run_id == project_run_id
     assert [run.info.run_id for run in nested_runs(store, project_run_id)] == [result.best_run_id]
     assert result.best_run_id != project_run_id
@@ -125,11 +125,11 @@ def test_images_are_decoded_once_for_all_trials(
 
 def test_a_study_is_resumed_in_the_same_run(store: str, colors: Path) -> None:
     """A second call adds a trial below the same parent run; a third adds none."""
-    first = trialrun.run_search(**settings(colors, trials=1, study="long", register_as="long"))
-    second = trialrun.run_search(**settings(colors, trials=2, study="long", register_as="long"))
+    first = trialrun.search(**settings(colors, trials=1, study="long", register_as="long"))
+    second = trialrun.search(**settings(colors, trials=2, study="long", register_as="long"))
     assert second.run_id == first.run_id
     assert second.num_trials["complete"] == 2
-    third = trialrun.run_search(**settings(colors, trials=2, study="long", register_as="long"))
+    third = trialrun.search(**settings(colors, trials=2, study="long", register_as="long"))
     assert third.num_trials["complete"] == 2
     assert third.model_version == second.model_version
 
@@ -149,7 +149,7 @@ def test_a_hopeless_trial_is_pruned(store: str, colors: Path, tmp_path: Path) ->
     file = tmp_path / "enqueued.json"
     file.write_text(json.dumps(enqueued_params))
     raw_settings = settings(colors, trials=6, epochs=2, batch_size=4, enqueue=str(file))
-    result = trialrun.run_search(**raw_settings)
+    result = trialrun.search(**raw_settings)
     last = nested_runs(store, result.run_id)[-1]
     assert (result.num_trials["complete"], result.num_trials["pruned"]) == (5, 1)
     assert last.info.status == "FINISHED"
@@ -173,7 +173,7 @@ def test_an_interrupted_search_can_be_resumed(store: str, colors: Path) -> None:
     statuses = {run.info.status for run in client.search_runs([experiment.experiment_id])}
     assert "RUNNING" not in statuses
     assert "KILLED" in statuses
-    result = trialrun.run_search(**raw_settings)
+    result = trialrun.search(**raw_settings)
     runs = nested_runs(store, result.run_id)
     assert sum(run.info.status == "FINISHED" for run in runs) == 3
     assert client.get_run(result.run_id).info.status == "FINISHED"
@@ -192,7 +192,7 @@ def _wait_for_trial(client: Any) -> None:
 
 def test_worker_processes_share_a_study(store: str, colors: Path) -> None:
     """Two workers train exactly the requested number of trials, all different."""
-    result = trialrun.run_search(**settings(colors, trials=4, workers=2))
+    result = trialrun.search(**settings(colors, trials=4, workers=2))
     runs = nested_runs(store, result.run_id)
     assert result.num_trials["complete"] + result.num_trials["pruned"] == 4
     assert len({run.data.params["learning_rate"] for run in runs}) == 4
@@ -219,13 +219,13 @@ def test_workers_share_downloaded_images(
 
     monkeypatch.setattr(sources, "download_artifact", download)
     raw_settings = settings(Path("unused"), trials=2, workers=2)
-    result = trialrun.run_search(**raw_settings | {"train_data": f"runs:/{run.info.run_id}/set"})
+    result = trialrun.search(**raw_settings | {"train_data": f"runs:/{run.info.run_id}/set"})
     assert result.num_trials["complete"] + result.num_trials["pruned"] == 2
 
 
 def test_no_trial_starts_after_the_timeout(store: str, colors: Path) -> None:
     """The search is finalized with the trials that started before it."""
-    result = trialrun.run_search(**settings(colors, trials=1000, timeout=1.0))
+    result = trialrun.search(**settings(colors, trials=1000, timeout=1.0))
     assert 1 <= sum(result.num_trials.values()) < 1000
     assert result.search_stop_reason == "time_budget"
     assert result.status == "FINISHED"
@@ -236,7 +236,7 @@ def test_several_metrics_give_a_pareto_front(store: str, colors: Path) -> None:
     import mlflow
 
     metric = "valid_accuracy,train_images_per_second"
-    result = trialrun.run_search(**settings(colors, trials=2, metric=metric))
+    result = trialrun.search(**settings(colors, trials=2, metric=metric))
     assert result.best_trial in result.pareto_trials
     plots = mlflow.MlflowClient(store).list_artifacts(result.run_id, "plots")
     assert "plots/pareto_front.png" in {item.path for item in plots}
@@ -246,7 +246,7 @@ def test_replicates_give_a_noise_floor(store: str, colors: Path) -> None:
     """The two best settings are trained twice more, with the same two seeds."""
     import mlflow
 
-    result = trialrun.run_search(
+    result = trialrun.search(
         **settings(colors, trials=2, pruner="none", replicates=2, register_as="sure")
     )
     assert result.noise_floor is not None

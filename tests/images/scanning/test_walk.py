@@ -222,7 +222,7 @@ def test_fault_28_a_file_deleted_meanwhile_is_still_in_the_pack(
     assert (live.pixels(rows) == before).all()
     shutil.rmtree(colors / "red")
     assert (decoded("packs", 10**9).pixels(rows) == before).all()
-    with pytest.raises(InvalidDatasetError, match="could be read when the run began"):
+    with pytest.raises(InvalidDatasetError, match="changed during the run"):
         live.pixels(rows)
 
 

@@ -53,8 +53,8 @@ def test_a_joining_process_without_trials_fails_the_parent_run(store: str, color
 
 def test_the_tags_have_the_latest_settings(store: str, colors: Path) -> None:
     """With more trials, the parameter has the first number and the tag the second."""
-    trialrun.run_search(**settings(colors, trials=1, study="more"))
-    result = trialrun.run_search(**settings(colors, trials=2, study="more"))
+    trialrun.search(**settings(colors, trials=1, study="more"))
+    result = trialrun.search(**settings(colors, trials=2, study="more"))
     data = mlflow.MlflowClient(store).get_run(result.run_id).data
     assert data.params["trials"] == "1"
     assert data.tags["search.trials"] == "2"
@@ -124,7 +124,7 @@ def test_a_callers_figures_stay_open(store: str, colors: Path) -> None:
     own = pyplot.figure()
     style = dict(pyplot.rcParams)
     try:
-        trialrun.run_search(**settings(colors, trials=1))
+        trialrun.search(**settings(colors, trials=1))
         assert pyplot.get_fignums() == [own.number]
         assert dict(pyplot.rcParams) == style
     finally:
@@ -133,7 +133,7 @@ def test_a_callers_figures_stay_open(store: str, colors: Path) -> None:
 
 def test_no_lock_files_are_left(store: str, colors: Path) -> None:
     """The only lock file beside the database is the one for the creation of its tables."""
-    trialrun.run_search(**settings(colors, trials=1))
+    trialrun.search(**settings(colors, trials=1))
     folder = Path(store.removeprefix("sqlite:///")).parent
     assert [file.name for file in folder.glob("optuna*.lock")] == ["optuna.db.lock"]
 

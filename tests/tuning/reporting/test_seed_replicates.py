@@ -56,7 +56,7 @@ def test_replicates_are_rejected_without_logged_models(store: str, colors: Path)
     queue = make_queue(store, colors, study="single", learning_rate="1e-3,1e-2")
     queue.complete(claim_next(queue), [1.0])
     with pytest.raises(InvalidParameterError, match="1 best settings only") as caught:
-        trialrun.run_search(**raw_settings, storage=queue.storage.url, replicates=2)
+        trialrun.search(**raw_settings, storage=queue.storage.url, replicates=2)
     assert "--from-study single" in caught.value.hint
 
 
@@ -97,7 +97,7 @@ def test_every_finalist_has_a_logged_model(store: str, colors: Path) -> None:
     queue = make_queue(store, colors, **raw_settings)  # enqueues the default of 1e-3
     for rate in (1e-3, 1e-3, 5e-2):
         queue.study.enqueue_trial({"learning_rate": rate})
-    result = trialrun.run_search(**settings(colors, **raw_settings))
+    result = trialrun.search(**settings(colors, **raw_settings))
     runs = nested_runs(store, result.run_id)
     replicates = [run for run in runs if "replicate" in run.data.tags]
     assert {run.data.params["learning_rate"] for run in replicates} == {"0.001", "0.05"}
@@ -132,8 +132,8 @@ def test_replicates_are_reported_by_their_trial_and_settings(store: str, colors:
 def test_no_replicate_starts_after_the_timeout(store: str, colors: Path) -> None:
     """Third replicates that are requested with a tiny timeout are not trained."""
     raw_settings = settings(colors, trials=2, study="over", pruner="none")
-    trialrun.run_search(**raw_settings, replicates=2)
-    result = trialrun.run_search(**raw_settings, replicates=3, timeout=1e-3)
+    trialrun.search(**raw_settings, replicates=2)
+    result = trialrun.search(**raw_settings, replicates=3, timeout=1e-3)
     runs = nested_runs(store, result.run_id)
     assert sum("replicate" in run.data.tags for run in runs) == 4
     assert result.search_stop_reason == "completed"

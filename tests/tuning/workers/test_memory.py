@@ -38,7 +38,7 @@ trial_runner.train_run = train_with_limit
 data = {"train_data": sys.argv[1], "epochs": "1", "model": "resnet18", "image_size": "320"}
 data |= {"precision": "fp32"}
 trialrun.train(**data, batch_size=2)  # imports everything and allocates for a small batch
-result = trialrun.run_search(
+result = trialrun.search(
     **data, batch_size="2,24", learning_rate="0.001", trials=2, sampler="grid", random_seed=1
 )
 print(json.dumps({"result": result.to_json(), "held_kilobytes": held_kilobytes}))

@@ -48,29 +48,36 @@ def fit(
         InvalidParameterError: The network cannot train on a batch this small.
     """
     while state.epoch < config.epochs:
-        started = time.perf_counter()
-        epoch = state.epoch + 1
         with translate_torch_errors(config.batch_size):
-            trained = _train_epoch(state, config, ranks, epoch, on_step)
-            validation = _validate(state, config, ranks)
-            fault = find_evaluation_fault(
-                state,
-                train_accuracy=trained.accuracy,
-                valid_accuracy=validation.accuracy,
-                ranks=ranks,
-            )
-        state.epoch = epoch
-        yield EpochResult(
-            epoch=epoch,
-            train_loss=trained.loss,
-            train_accuracy=trained.accuracy,
-            learning_rate=trained.learning_rate,
-            train_images_per_second=len(state.data.train) / trained.seconds,
-            data_wait_fraction=trained.waited_seconds / trained.seconds,
-            epoch_seconds=time.perf_counter() - started,
-            validation=validation,
-            evaluation_fault=fault,
-        )
+            result = _run_epoch(state, config, ranks, on_step)
+        state.epoch = result.epoch
+        yield result
+
+
+def _run_epoch(
+    state: TrainState, config: TrainConfig, ranks: Ranks, on_step: Callable[[], None]
+) -> EpochResult:
+    started = time.perf_counter()
+    epoch = state.epoch + 1
+    trained = _train_epoch(state, config, ranks, epoch, on_step)
+    validation = _validate(state, config, ranks)
+    fault = find_evaluation_fault(
+        state,
+        train_accuracy=trained.accuracy,
+        valid_accuracy=validation.accuracy,
+        ranks=ranks,
+    )
+    return EpochResult(
+        epoch=epoch,
+        train_loss=trained.loss,
+        train_accuracy=trained.accuracy,
+        learning_rate=trained.learning_rate,
+        train_images_per_second=len(state.data.train) / trained.seconds,
+        data_wait_fraction=trained.waited_seconds / trained.seconds,
+        epoch_seconds=time.perf_counter() - started,
+        validation=validation,
+        evaluation_fault=fault,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +90,7 @@ class _TrainTotals:
 
 
 def _train_epoch(
-    state: TrainState,
-    config: TrainConfig,
-    ranks: Ranks,
-    epoch: int,
-    on_step: Callable[[], None],
+    state: TrainState, config: TrainConfig, ranks: Ranks, epoch: int, on_step: Callable[[], None]
 ) -> _TrainTotals:
     started = time.perf_counter()
     rank = (ranks.rank,) if ranks.rank else ()  # rank 0 draws the same as a single process
@@ -104,9 +107,8 @@ def _train_epoch(
         ),
         pin_memory=state.compute.pins_memory,
     )
-    totals = torch.zeros(
-        2, dtype=state.compute.accumulator_dtype, device=state.compute.device
-    )  # sum of losses, number correct
+    # Sum of losses, number correct.
+    totals = torch.zeros(2, dtype=state.compute.accumulator_dtype, device=state.compute.device)
     for batch in batches:
         learning_rate = float(state.scheduler.get_last_lr()[0])
         totals += step(batch)

@@ -12,7 +12,8 @@
     ├── StorageError                 6   disk full, not writable, damaged beyond use
     └── OutOfMemoryError             7   with the batch size to try
 
-Being cut by a signal is no error: `CutBySignalError` leaves with 75 (EX_TEMPFAIL of sysexits.h).
+`RunInterruptedError` reports a signal, which is not an error: its exit code is 75 (EX_TEMPFAIL of
+sysexits.h).
 Errors of foreign libraries are translated where we call them, nowhere else.
 """
 
@@ -84,8 +85,8 @@ class OutOfMemoryError(TrialrunError):
     exit_code = 7
 
 
-class CutBySignalError(BaseException):
-    """The process was asked to stop; not an `Exception`, so that no handler mistakes it for one."""
+class RunInterruptedError(BaseException):
+    """A signal asked the process to stop. `except Exception` does not catch it."""
 
     exit_code = 75
 
@@ -93,6 +94,9 @@ class CutBySignalError(BaseException):
         super().__init__(f"stopped by {signal_name}")
         self.signal_name = signal_name
         self.hint = "Nothing was recorded yet; start it again."
+
+
+CutBySignalError = RunInterruptedError  # the former name, which callers of the library may catch
 
 
 def merge_errors(errors: Sequence[TrialrunError]) -> TrialrunError:

@@ -18,7 +18,7 @@ from mlflow.entities import Run
 import trialrun
 from trialrun.engine.compute.torch_errors import NonFiniteLossError
 from trialrun.engine.early_stopping import EpochStatus
-from trialrun.errors import CutBySignalError, TrackingError
+from trialrun.errors import RunInterruptedError, TrackingError
 from trialrun.runs.callbacks import NoOpCallback
 from trialrun.runs.signals import interrupt_on_signals
 from trialrun.runs.training.plan import plan_training
@@ -91,7 +91,7 @@ def test_a_signal_at_any_call_ends_the_run_as_killed(store: str, during: str) ->
     """From the call that opens the run to the one that ends it."""
     client = Interrupted(store, during)
     with (
-        pytest.raises(CutBySignalError),
+        pytest.raises(RunInterruptedError),
         interrupt_on_signals(),
         open_run(client, experiment=None, name=None, tags={"a": "b"}),
     ):
@@ -106,7 +106,7 @@ def test_a_signal_ends_a_nested_run_as_killed(store: str, during: str) -> None:
     experiment = client.get_experiment_by_name("tests")
     assert experiment is not None
     with (
-        pytest.raises(CutBySignalError),
+        pytest.raises(RunInterruptedError),
         interrupt_on_signals(),
         open_nested_run(
             client,
@@ -124,7 +124,7 @@ def test_a_signal_while_a_failed_run_is_ended_waits(store: str) -> None:
     """The run is FAILED, as it was about to be, and the signal is heeded then."""
     client = Interrupted(store, "set_tag")
     with (
-        pytest.raises(CutBySignalError),
+        pytest.raises(RunInterruptedError),
         interrupt_on_signals(),
         open_run(client, experiment=None, name=None, tags={}),
     ):
@@ -176,7 +176,7 @@ def test_a_signal_without_artifacts_is_still_a_signal(store: str, colors: Path) 
         os.kill(os.getpid(), signal.SIGTERM)
 
     plan = plan_training({"train_data": str(colors), **TINY, "epochs": 3})
-    with pytest.raises(CutBySignalError), interrupt_on_signals():
+    with pytest.raises(RunInterruptedError), interrupt_on_signals():
         train_run(plan, AfterFirstEpoch(cut))
     assert [run.info.status for run in runs(store)] == ["KILLED"]
 

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from trialrun.engine.compute.openmp import limit_spinning_temporarily
-from trialrun.errors import CutBySignalError
+from trialrun.errors import RunInterruptedError
 from trialrun.mlflow_client import restore_mlflow_settings
 from trialrun.runs.signals import interrupt_on_signals, reraise_signal
 from trialrun.runs.training.plan import plan_training
@@ -23,7 +23,7 @@ def run_training(
 
     Raises:
         TrialrunError: As its kinds say.
-        CutBySignalError: A signal came; whatever run there was has ended as KILLED.
+        RunInterruptedError: A signal came; whatever run there was has ended as KILLED.
     """
     with interrupt_on_signals():
         try:
@@ -32,7 +32,7 @@ def run_training(
 
             with watch() if watch else nullcontext() as callback:
                 return train_run(plan, callback)
-        except CutBySignalError:
+        except RunInterruptedError:
             from trialrun.tracking import kill_unopened_run
 
             kill_unopened_run()

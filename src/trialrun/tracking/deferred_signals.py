@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
+from trialrun.signals import STOP_SIGNALS
 
 
 @contextmanager
@@ -28,7 +28,7 @@ def defer_signals() -> Iterator[None]:
     def note(number: int, _frame: FrameType | None) -> None:
         came.append(number)
 
-    heeded = [each for each in _SIGNALS if signal.getsignal(each) not in (signal.SIG_IGN, None)]
+    heeded = [each for each in STOP_SIGNALS if signal.getsignal(each) not in (signal.SIG_IGN, None)]
     before = {each: signal.signal(each, note) for each in heeded}
     try:
         yield

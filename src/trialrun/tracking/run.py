@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trialrun.engine.early_stopping import KILLED
-from trialrun.errors import CutBySignalError, TrialrunError
+from trialrun.errors import RunInterruptedError, TrialrunError
 from trialrun.mlflow_client import (
     describe_experiment,
     find_experiment_id,
@@ -167,9 +167,9 @@ def _end_on_exit(client: "MlflowClient", run_id: str, *, by_mlflow: bool) -> Ite
     try:
         yield
         _end_run(client, run_id, "FINISHED")
-    except (KeyboardInterrupt, CutBySignalError, GeneratorExit) as cut:
+    except (KeyboardInterrupt, RunInterruptedError, GeneratorExit) as cut:
         # A signal between two of the calls that leave a block drops its generator: GeneratorExit.
-        if isinstance(cut, CutBySignalError):
+        if isinstance(cut, RunInterruptedError):
             cut.hint = "Its MLflow run has ended as KILLED; start it again."
         _end_failed_run(
             client, run_id, "KILLED", str(cut) or "stopped by SIGINT", stop_reason=KILLED

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from trialrun.errors import CutBySignalError, TrackingError, TrialrunError
+from trialrun.errors import RunInterruptedError, TrackingError, TrialrunError
 from trialrun.mlflow_client import connect_client
 from trialrun.tracking import TrackedRun, find_project_run, open_run
 from trialrun.tuning.callbacks import NoOpSearchCallback, SearchCallback
@@ -50,7 +50,7 @@ def run_search(plan: SearchPlan, callback: SearchCallback | None = None) -> Sear
 
     Raises:
         TrialrunError: As its kinds say; the parent run is then FAILED.
-        CutBySignalError: A signal came; running trials are KILLED and wait to be begun again.
+        RunInterruptedError: A signal came; running trials are KILLED and wait to be begun again.
     """
     client = connect_client()
     storage = open_storage(
@@ -65,7 +65,7 @@ def run_search(plan: SearchPlan, callback: SearchCallback | None = None) -> Sear
         )
         try:
             return under_way.result()
-        except CutBySignalError as cut:
+        except RunInterruptedError as cut:
             cut.hint = f"Its trials are kept: go on with --study {study.study_name}."
             raise
 

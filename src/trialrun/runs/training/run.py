@@ -15,7 +15,7 @@ from trialrun.engine.compute.precision import ComputeConfig
 from trialrun.engine.compute.torch_errors import NonFiniteLossError
 from trialrun.engine.compute.torch_state import isolate_torch_state
 from trialrun.engine.early_stopping import EpochStatus, PrunedError
-from trialrun.errors import CutBySignalError, TrialrunError
+from trialrun.errors import RunInterruptedError, TrialrunError
 from trialrun.files import scratch_directory
 from trialrun.mlflow_client import connect_client
 from trialrun.models import directory, weights
@@ -67,7 +67,7 @@ def train_run(
 
     Raises:
         TrialrunError: As its kinds say; the run is then FAILED.
-        CutBySignalError: A signal came; the run is then KILLED.
+        RunInterruptedError: A signal came; the run is then KILLED.
     """
     callback = callback or NoOpCallback()
     compute = resolve_rank_compute(plan)
@@ -152,7 +152,7 @@ class _TrainingRun:
         try:
             description = self._train()
             self._check_learned()
-        except (CutBySignalError, KeyboardInterrupt):
+        except (RunInterruptedError, KeyboardInterrupt):
             self._record_break("KILLED", early_stopping.KILLED)
             raise
         except PrunedError:

@@ -38,7 +38,7 @@ def run_trials(
 
     Raises:
         TrialrunError: What is wrong is not one trial's settings.
-        CutBySignalError: A signal came.
+        RunInterruptedError: A signal came.
     """
     while not isinstance(claim := queue.claim(worker), Finished):
         if isinstance(claim, NothingYet):
@@ -86,7 +86,7 @@ class WorkerPool:
 
         Raises:
             TrialrunError: A worker ended with it, or workers keep dying.
-            CutBySignalError: A signal came; the workers have put their trials back.
+            RunInterruptedError: A signal came; the workers have put their trials back.
         """
         with scratch_directory() as scratch:
             pool = [self._begin(scratch, place) for place in range(self._num_workers)]

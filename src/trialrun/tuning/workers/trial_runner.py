@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from trialrun.engine.early_stopping import PRUNED, EpochStatus, PrunedError
 from trialrun.engine.inputs.seeds import derive_seed
 from trialrun.errors import (
-    CutBySignalError,
     DataError,
     InvalidDatasetError,
     InvalidModelDirectoryError,
     OutOfMemoryError,
+    RunInterruptedError,
     StorageError,
     TrackingError,
 )
@@ -81,7 +81,7 @@ class TrialRunner:
 
         Raises:
             TrialrunError: Data, model, disk or tracking store are at fault, not the settings.
-            CutBySignalError: A signal came; the trial is back in the queue.
+            RunInterruptedError: A signal came; the trial is back in the queue.
         """
         if not self._fits(queue, claim):
             # Not while the error is handled: until then the frames it names hold the tensors.
@@ -94,7 +94,7 @@ class TrialRunner:
         try:
             with queue.heartbeat(claim):
                 self._train(queue, claim)
-        except CutBySignalError as cut:
+        except RunInterruptedError as cut:
             queue.requeue(claim, str(cut))
             raise
         except OutOfMemoryError:

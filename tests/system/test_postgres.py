@@ -292,12 +292,12 @@ class Robbed(NoOpSearchCallback):
         self._storage, self._name, self._stack = storage, name, ExitStack()
         self.is_told = threading.Event()
 
-    def trial(self, text: str) -> None:
+    def on_trial_end(self, text: str) -> None:
         """Be the other machine."""
         assert cut_owners(self._storage) == 1
         assert self._stack.enter_context(self._storage.try_lock(self._name))
 
-    def note(self, text: str) -> None:
+    def on_note(self, text: str) -> None:
         """Learn that the search leaves the conclusion to another machine."""
         if "another machine concludes" in text:
             self.is_told.set()

@@ -29,15 +29,15 @@ class Counting(NoOpSearchCallback):
     """Counts the images that are decoded."""
 
     num_decoded = 0
-    what = ""
+    description = ""
 
-    def scanning(self, what: str, num_images: int) -> None:
+    def on_scan_start(self, description: str, num_images: int) -> None:
         """Remember what is counted."""
-        self.what = what
+        self.description = description
 
-    def scanned(self, num_images: int) -> None:
+    def on_scan_progress(self, num_images: int) -> None:
         """Count what is decoded."""
-        self.num_decoded += num_images * (self.what == DECODING)
+        self.num_decoded += num_images * (self.description == DECODING)
 
 
 def test_a_combination_that_cannot_be_trained_is_not_trained(store: str, colors: Path) -> None:

@@ -18,7 +18,7 @@ class TerminalProgress:
     def __init__(self) -> None:
         self._bar: Any = None
         self._task: Any = None
-        self._what = ""
+        self._description = ""
         self._num_scanned = 0
 
     def __enter__(self) -> Self:
@@ -32,44 +32,44 @@ class TerminalProgress:
     ) -> None:
         self._close_bar()
 
-    def opened(self, run_name: str, run_id: str) -> None:
+    def on_run_start(self, run_name: str, run_id: str) -> None:
         """Name the run."""
         print_status(f"Run {run_name} ({run_id})")
 
-    def note(self, text: str) -> None:
+    def on_note(self, text: str) -> None:
         """Pass a note on."""
         self._close_bar()
         print_status(f"Note: {text}")
 
-    def scanning(self, what: str, num_images: int) -> None:
+    def on_scan_start(self, description: str, num_images: int) -> None:
         """Begin a bar on a terminal."""
         self._close_bar()
-        self._what, self._num_scanned = what, 0
+        self._description, self._num_scanned = description, 0
         if not sys.stderr.isatty():
             return
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
         self._bar = Progress(
-            what,
+            description,
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
             console=Console(stderr=True),
             transient=True,
         )
-        self._task = self._bar.add_task(what, total=num_images)
+        self._task = self._bar.add_task(description, total=num_images)
         self._bar.start()
 
-    def scanned(self, num_images: int) -> None:
+    def on_scan_progress(self, num_images: int) -> None:
         """Move the bar on; a plain line now and then where there is none."""
         before, self._num_scanned = self._num_scanned, self._num_scanned + num_images
         if self._bar is not None:
             self._bar.advance(self._task, num_images)
         elif before // _PLAIN_STEP != self._num_scanned // _PLAIN_STEP:
-            print_status(f"{self._what}: {self._num_scanned} done")
+            print_status(f"{self._description}: {self._num_scanned} done")
 
-    def epoch(self, status: "EpochStatus", epochs: int) -> None:
+    def on_epoch_end(self, status: "EpochStatus", epochs: int) -> None:
         """One line an epoch."""
         self._close_bar()
         result = status.result
@@ -91,7 +91,7 @@ class TerminalProgress:
 class SearchProgress(TerminalProgress):
     """Watches a search and tells people on standard error."""
 
-    def trial(self, text: str) -> None:
+    def on_trial_end(self, text: str) -> None:
         """One line a trial."""
         self._close_bar()
         print_status(text)

@@ -84,7 +84,7 @@ class _SearchRun:
     def result(self) -> SearchResult:
         """Own the search, or join it."""
         for note in self.plan.notes:
-            self.callback.note(note)
+            self.callback.on_note(note)
         with self._owner_lock(wait=False) as lock:
             result = self._owned(lock) if lock else None
         result = result or self._joined()
@@ -93,7 +93,7 @@ class _SearchRun:
 
     def _owned(self, lock: LockHandle) -> SearchResult:
         with self._parent(self.study.user_attrs.get(studies.PARENT_RUN)) as run:
-            self.callback.opened(run.name, run.run_id)
+            self.callback.on_run_start(run.name, run.run_id)
             run.tags(self.plan.tags())
             run.params({**self.plan.params(), "study": self.study.study_name})
             self.study.set_user_attr(studies.PARENT_RUN, run.run_id)
@@ -113,7 +113,7 @@ class _SearchRun:
     def _joined(self) -> SearchResult:
         """Work beside the owner, then take its result."""
         parent_run_id = self._parent_of_owner()
-        self.callback.note(f"study {self.study.study_name} is under way: joining it")
+        self.callback.on_note(f"study {self.study.study_name} is under way: joining it")
         self._train_trials(parent_run_id)
         timed_out = self.deadline is not None and time.time() >= self.deadline
         return self._of_the_owner(parent_run_id, wait=not timed_out)
@@ -131,7 +131,7 @@ class _SearchRun:
         floor = self._replicated(run.run_id)
         if lock.is_held():
             return self._concluded(run, floor)
-        self.callback.note("the connection to the storage was cut: another machine concludes")
+        self.callback.on_note("the connection to the storage was cut: another machine concludes")
         return self._of_the_owner(run.run_id, wait=True)
 
     def _parent_of_owner(self) -> str:
@@ -227,12 +227,14 @@ class _SearchRun:
             return None
         again = open_replicate_study(self.storage, self.study, self.plan)
         if again is None:
-            self.callback.note("no replicates: fewer than two settings were trained to their end")
+            self.callback.on_note(
+                "no replicates: fewer than two settings were trained to their end"
+            )
             return None
         self._train(again, parent_run_id)
         floor = compute_noise_floor(again.get_trials(deepcopy=False), self.plan)
         lacking = "no noise floor: no two settings were trained again with two seeds in common"
-        self.callback.note(floor.text() if floor else lacking)
+        self.callback.on_note(floor.text() if floor else lacking)
         return floor
 
     def _best(self, floor: NoiseFloor | None) -> Any:

@@ -37,7 +37,7 @@ class Notes(NoOpCallback):
     def __init__(self) -> None:
         self.texts: list[str] = []
 
-    def note(self, text: str) -> None:
+    def on_note(self, text: str) -> None:
         """Keep it."""
         self.texts.append(text)
 

@@ -98,7 +98,7 @@ class Slow(NoOpSearchCallback):
     until = 0.0
     num_told = 0
 
-    def trial(self, text: str) -> None:
+    def on_trial_end(self, text: str) -> None:
         """Wait with the third."""
         self.num_told += 1
         if self.num_told == 3:

@@ -109,7 +109,7 @@ class Telling(NoOpSearchCallback):
     def __init__(self) -> None:
         self.trials: list[str] = []
 
-    def trial(self, text: str) -> None:
+    def on_trial_end(self, text: str) -> None:
         """Keep a trial's line."""
         self.trials.append(text)
 

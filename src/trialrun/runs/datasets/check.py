@@ -99,11 +99,13 @@ def check_datasets(
 
 def check_set(images: ImageSet, callback: RunCallback) -> CheckedSet:
     """Scan the files of one set and decode every image."""
-    callback.scanning(READING, len(images))
-    scan = scan_files(images, threads=count_threads(), progress=callback.scanned)
-    callback.scanning(DECODING, len(images))
+    callback.on_scan_start(READING, len(images))
+    scan = scan_files(images, threads=count_threads(), progress=callback.on_scan_progress)
+    callback.on_scan_start(DECODING, len(images))
     preprocessing = Preprocessing(choose_image_size([scan]))
-    decoded = decode_once(scan, preprocessing, threads=count_threads(), progress=callback.scanned)
+    decoded = decode_once(
+        scan, preprocessing, threads=count_threads(), progress=callback.on_scan_progress
+    )
     return CheckedSet(scan, decoded)
 
 

@@ -30,7 +30,7 @@ def write_set(
 ) -> WriteResult:
     """Write the usable images of a checked set to `out`; report the others."""
     for each in list_skipped(checked.images, checked.decoded.reasons):
-        callback.note(f"left out {each.name}: {each.reason}")
+        callback.on_note(f"left out {each.name}: {each.reason}")
     for note in checked.images.notes:
-        callback.note(f"{checked.images.source}: {note}")
+        callback.on_note(f"{checked.images.source}: {note}")
     return write_image_directory(checked.scan, checked.decoded.reasons, out, named=named)

@@ -13,7 +13,7 @@ def scan_set(images: ImageSet, callback: RunCallback | None = None) -> DatasetSc
     """Every file looked at, those excepted that have not changed since they were."""
     enforce_cache_limit()  # an archive may just have been unpacked
     callback = callback or NoOpCallback()
-    callback.scanning(READING, len(images))
+    callback.on_scan_start(READING, len(images))
     return scan_with_cache(
-        images, scans_folder(), threads=count_threads(), progress=callback.scanned
+        images, scans_folder(), threads=count_threads(), progress=callback.on_scan_progress
     )

@@ -72,11 +72,11 @@ def evaluate_model(
     classifier = move_classifier(open_classifier(find_model_folder(model)), device)
     tags = {"trialrun.kind": "evaluation", "trialrun.model": model}
     with open_run(client, experiment=config.experiment, name=config.run_name, tags=tags) as run:
-        callback.opened(run.name, run.run_id)
+        callback.on_run_start(run.name, run.run_id)
         run.params(config.params() | {"resolved_device": str(device), "model": model, "data": data})
         unknown = count_unknown_classes(scan.images, classifier.classes)
         for line in describe_unknown_classes(unknown):
-            callback.note(line)
+            callback.on_note(line)
         scores = predict_images(classifier, scan)
         rows = find_readable_rows(scan, scores)
         images = collect_predictions(scan, rows, classifier.classes, scores)

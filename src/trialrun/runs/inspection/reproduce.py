@@ -114,7 +114,7 @@ def reproduce_run(
     compute = resolve_compute(plan.config.device, plan.config.precision)
     differences = _find_differences(original, recorded, describe_environment(compute))
     for name, (then, now) in differences.items():
-        callback.note(f"{name} was {then}, is {now}")
+        callback.on_note(f"{name} was {then}, is {now}")
     result = train_run(plan, _LinkingCallback(callback, client, original))
     again = read_run(client, result.run_id)
     causes = describe_changes(original.settings(), original.params, again.params)
@@ -235,30 +235,30 @@ class _LinkingCallback:
     def __init__(
         self, callback: RunCallback, client: "MlflowClient", original: RecordedRun
     ) -> None:
-        self._observer, self._client, self._original = callback, client, original
+        self._callback, self._client, self._original = callback, client, original
 
-    def opened(self, run_name: str, run_id: str) -> None:
+    def on_run_start(self, run_name: str, run_id: str) -> None:
         """Tag the run with its original."""
         TrackedRun(self._client, run_id).tags(
             {"trialrun.kind": "reproduction", _REPRODUCES_TAG: self._original.run_id}
         )
-        self._observer.opened(run_name, run_id)
+        self._callback.on_run_start(run_name, run_id)
 
-    def note(self, text: str) -> None:
+    def on_note(self, text: str) -> None:
         """Pass it on."""
-        self._observer.note(text)
+        self._callback.on_note(text)
 
-    def scanning(self, what: str, num_images: int) -> None:
+    def on_scan_start(self, description: str, num_images: int) -> None:
         """Pass it on."""
-        self._observer.scanning(what, num_images)
+        self._callback.on_scan_start(description, num_images)
 
-    def scanned(self, num_images: int) -> None:
+    def on_scan_progress(self, num_images: int) -> None:
         """Pass it on."""
-        self._observer.scanned(num_images)
+        self._callback.on_scan_progress(num_images)
 
-    def epoch(self, status: EpochStatus, epochs: int) -> None:
+    def on_epoch_end(self, status: EpochStatus, epochs: int) -> None:
         """Pass it on."""
-        self._observer.epoch(status, epochs)
+        self._callback.on_epoch_end(status, epochs)
 
 
 def _build_result(

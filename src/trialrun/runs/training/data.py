@@ -78,7 +78,7 @@ def prepare_data(plan: TrainPlan, callback: RunCallback) -> PreparedData:
     """
     initial = describe_initial(plan)
     for text in find_likely_mistakes(plan.config, initial):
-        callback.note(text)
+        callback.on_note(text)
     scans = [scan_set(images, callback) for images in (plan.train, plan.valid)]
     expected = initial.expected_input
     size = _choose_image_size(plan, scans, expected)
@@ -88,7 +88,7 @@ def prepare_data(plan: TrainPlan, callback: RunCallback) -> PreparedData:
     valid = _prepare_set(scans[1], preprocessing, plan, callback)
     findings = find_leakage(scans, [train.decoded, valid.decoded])
     for note in findings.notes():
-        callback.note(note)
+        callback.on_note(note)
     return PreparedData(preprocessing, train, valid, findings, train_steps)
 
 
@@ -136,16 +136,16 @@ def _prepare_set(
     scan: DatasetScan, preprocessing: Preprocessing, plan: TrainPlan, callback: RunCallback
 ) -> PreparedSet:
     for note in scan.images.notes:
-        callback.note(f"{scan.images.source}: {note}")
-    callback.scanning(DECODING, len(scan.images))
+        callback.on_note(f"{scan.images.source}: {note}")
+    callback.on_scan_start(DECODING, len(scan.images))
     decoded = open_pack(
         scan,
         preprocessing,
         decoded_folder(),
         threads=count_threads(),
         limit_bytes=cache_limit_bytes(),
-        progress=callback.scanned,
-        note=callback.note,
+        progress=callback.on_scan_progress,
+        note=callback.on_note,
         others=list_evictable_archives,
     )
     usable = select_usable(scan.images, decoded.reasons, strict=plan.config.strict)
@@ -157,7 +157,7 @@ def _prepare_set(
 def _report_set(prepared: PreparedSet, callback: RunCallback) -> None:
     """Name what was skipped, and count what is odd: the manifest names the latter."""
     for each in prepared.skipped:
-        callback.note(f"skipped {each.name}: {each.reason}")
+        callback.on_note(f"skipped {each.name}: {each.reason}")
     scan = prepared.scan
     odd = [
         f"{make_printable(item.name)} {seen.warning}"
@@ -165,7 +165,7 @@ def _report_set(prepared: PreparedSet, callback: RunCallback) -> None:
         if seen.warning and not reason
     ]
     if odd:
-        callback.note(f"{len(odd)} images in {scan.images.source} are odd, such as {odd[0]}")
+        callback.on_note(f"{len(odd)} images in {scan.images.source} are odd, such as {odd[0]}")
 
 
 def _build_dataset(pack: DecodedImages, usable: ImageSet, classes: Iterable[str]) -> ImageDataset:

@@ -73,7 +73,7 @@ def train_run(
     compute = resolve_rank_compute(plan)
     if nested is not None:
         with _open_nested_run(nested) as run:
-            callback.opened(run.name, run.run_id)
+            callback.on_run_start(run.name, run.run_id)
             return _train_to_end(plan, run, nested.data, compute, ALONE, callback, nested)
     with join_ranks(compute.device) as ranks:
         if ranks.is_first:
@@ -101,7 +101,7 @@ def _train_recorded(
     with open_run(
         connect_client(), experiment=config.experiment, name=config.run_name, tags=_build_tags()
     ) as run:
-        callback.opened(run.name, run.run_id)
+        callback.on_run_start(run.name, run.run_id)
         return _train_to_end(plan, run, prepare_data(plan, callback), compute, ranks, callback)
 
 
@@ -173,7 +173,7 @@ class _TrainingRun:
 
     def _train(self) -> ModelDescription:
         under_way = start_session(
-            self.plan, self.data, self.compute, self.ranks, self.callback.note
+            self.plan, self.data, self.compute, self.ranks, self.callback.on_note
         )
         resolved = collect_resolved_params(under_way.state, self.plan.config)
         self.run.params({**resolved, **under_way.initial_params})
@@ -186,7 +186,7 @@ class _TrainingRun:
                 self.best = _BestCheckpoint(status, when, state)
             self.events.epoch(status)
             self._report_fault(status)
-            self.callback.epoch(status, self.plan.config.epochs)
+            self.callback.on_epoch_end(status, self.plan.config.epochs)
         return under_way.description
 
     def _report_fault(self, status: EpochStatus) -> None:
@@ -196,7 +196,7 @@ class _TrainingRun:
             return
         log_evaluation_fault(self.run, self.events, status)
         if not self.has_fault:
-            self.callback.note(f"epoch {status.result.epoch}: {fault}")
+            self.callback.on_note(f"epoch {status.result.epoch}: {fault}")
         self.has_fault = True
 
     def _check_learned(self) -> None:

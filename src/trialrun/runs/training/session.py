@@ -148,7 +148,7 @@ class DurationForecast:
         per_epoch = steps_per_epoch(config, num_images, ranks.world_size)
         self._num_steps = config.epochs * per_epoch
         self._on_cpu = under_way.state.compute.device.type == "cpu"
-        self._observer = callback
+        self._callback = callback
         self._steps = 0
         self._started = 0.0
 
@@ -164,7 +164,7 @@ class DurationForecast:
         seconds = step_seconds * (self._num_steps - self._steps)
         if seconds >= _LONG_SECONDS:
             hours, minutes = divmod(round(seconds / 60), 60)
-            self._observer.note(
+            self._callback.on_note(
                 f"at this pace the epochs take about {hours} h {minutes} min on this CPU; "
                 "a GPU is advised"
             )

@@ -31,7 +31,7 @@ class TrialLogger:
         for trial in self._ended():
             if trial.number not in self._told:
                 self._told.add(trial.number)
-                self._observer.trial(self._line(trial))
+                self._observer.on_trial_end(self._line(trial))
 
     def _ended(self) -> "list[FrozenTrial]":
         trials = self._study.get_trials(deepcopy=False)

@@ -216,11 +216,11 @@ class _PruningCallback(NoOpCallback):
     def __init__(self, queue: TrialQueue, claim: ClaimedTrial, plan: SearchPlan) -> None:
         self._desk, self._claim, self._plan = queue, claim, plan
 
-    def opened(self, run_name: str, run_id: str) -> None:
+    def on_run_start(self, run_name: str, run_id: str) -> None:
         """Keep the run's id with the trial, so that it is ended should this worker be lost."""
         self._desk.note(self._claim, kept.RUN_ID, run_id)
 
-    def epoch(self, status: EpochStatus, epochs: int) -> None:
+    def on_epoch_end(self, status: EpochStatus, epochs: int) -> None:
         """Report the epoch; Optuna takes reports of a single metric only."""
         is_last = status.stop_reason is not None
         if len(self._plan.objectives) > 1 or kept.REPLICATE in self._claim.trial.user_attrs:

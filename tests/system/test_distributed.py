@@ -161,7 +161,7 @@ def test_a_rank_with_other_images_says_so(store: str, tmp_path: Path) -> None:
             process.terminate()
             process.communicate()
     assert ranks[1].returncode == 3
-    assert "rank 1: the images are not those that the first rank has" in said
+    assert "rank 1: this rank's images differ from rank 0's" in said
 
 
 def test_training_by_ranks_is_recorded_once(store: str, colors: Path) -> None:

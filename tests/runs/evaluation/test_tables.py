@@ -127,7 +127,7 @@ def test_terminals_get_names_escaped(
     assert run_cli(["data", "check", str(data)]) == 3
     captured = capsys.readouterr()
     shown = captured.out + captured.err
-    assert "images are of \\x1b[31mred, which the model does not know" in shown
+    assert "images are of class \\x1b[31mred, which the model does not know" in shown
     assert "broken\\n\\x1b[31m.png" in shown
     assert "\x1b" not in shown
     assert "\r" not in shown

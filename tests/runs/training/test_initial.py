@@ -273,7 +273,10 @@ def test_changed_file_of_weights_is_the_cause(store: str, colors: Path, tmp_path
     again = reproduce_run(run.run_id)
     compared = [row.name for row in compare_runs([run.run_id, again.run_id]).parameters]
     assert "initial_weights_sha256" in compared
-    cause = f"the initial weights are not those of the original: weights={path} holds others"
+    cause = (
+        "the initial weights differ from those of the original: "
+        f"weights={path} contains other weights"
+    )
     assert (again.verdict, again.notes) == ("different", (cause,))
     assert again.initial_weights_identical is False
     told = list(again.to_json())
@@ -291,7 +294,7 @@ def test_changed_model_directory_is_the_cause(store: str, colors: Path, tmp_path
         if seed == 1:
             run = trialrun.train(train_data=str(colors), **{**TINY, "model": str(folder)})
     (cause,) = reproduce_run(run.run_id).notes
-    assert cause.endswith(f"model={folder} holds others")
+    assert cause.endswith(f"model={folder} contains other weights")
 
 
 def test_run_without_a_digest_is_not_judged_by_it(store: str, colors: Path, tmp_path: Path) -> None:

@@ -38,9 +38,9 @@ def check_data(
     else:
         for each in checked.sets:
             _print_set(each.to_json())
-        for note in checked.findings.notes():
+        for note in checked.leakage.notes():
             print_result(note)
-        if repeated := checked.findings.duplicates.num_repeated:
+        if repeated := checked.leakage.duplicates.num_repeated:
             print_result(f"{repeated} images are copies of another in the same set and class")
     checked.raise_for_problems()
 

@@ -1,4 +1,4 @@
-"""Checks image sets apart from training."""
+"""Checks datasets without training: decodes every image and finds problems and leakage."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,20 +20,20 @@ from trialrun.runs.datasets.sources import open_source
 
 @dataclass(frozen=True, slots=True)
 class CheckedSet:
-    """One set, every image of it decoded."""
+    """One set with its scan and the result of decoding every image."""
 
     scan: DatasetScan
     decoded: OnTheFlyImages
 
     @property
     def images(self) -> ImageSet:
-        """Its names and labels."""
+        """The names and labels of the set."""
         return self.scan.images
 
     def to_json(self) -> dict[str, Any]:
-        """Counts, and every image that is skipped or odd."""
+        """Return counts, and the skipped and warned images with the reason."""
         rows = list(zip(self.images.items, self.scan.files, self.decoded.reasons, strict=True))
-        verdicts = [classify_image(seen, reason) for _, seen, reason in rows]
+        verdicts = [classify_image(file, reason) for _, file, reason in rows]
         return {
             "source": self.images.source,
             "digest": self.scan.content_digest(),
@@ -45,9 +45,9 @@ class CheckedSet:
             "num_warned": verdicts.count("warned"),
             "skipped": {escape_non_utf8(item.name): reason for item, _, reason in rows if reason},
             "warned": {
-                escape_non_utf8(item.name): seen.warning
-                for item, seen, reason in rows
-                if seen.warning and not reason
+                escape_non_utf8(item.name): file.warning
+                for item, file, reason in rows
+                if file.warning and not reason
             },
             "notes": list(self.images.notes),
         }
@@ -55,22 +55,22 @@ class CheckedSet:
 
 @dataclass(frozen=True, slots=True)
 class CheckReport:
-    """One or two sets, what was found, and what keeps them from being learned from."""
+    """One or two checked sets, their leakage, and the errors that prevent training on them."""
 
     sets: tuple[CheckedSet, ...]
-    findings: LeakageReport
+    leakage: LeakageReport
     problems: tuple[TrialrunError, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values by name."""
+        """Return plain values by name."""
         return {
             "sets": [checked.to_json() for checked in self.sets],
-            "findings": self.findings.to_json(),
+            "findings": self.leakage.to_json(),
             "problems": [f"{type(error).__name__}: {error}" for error in self.problems],
         }
 
     def raise_for_problems(self) -> None:
-        """Raise what keeps the sets from being learned from, if anything does."""
+        """Raise one error that names all problems, if there are any."""
         if self.problems:
             raise merge_errors(self.problems)
 
@@ -82,19 +82,19 @@ def check_datasets(
     strict: bool = False,
     callback: RunCallback | None = None,
 ) -> CheckReport:
-    """Decode every image of one or two sets; nothing is written that stays.
+    """Decode every image of one or two sets, and leave no files behind.
 
     Raises:
-        TrialrunError: A set cannot be opened; what else is wrong stands in `problems`.
+        TrialrunError: A set cannot be opened. Other errors are returned in `problems`.
     """
     callback = callback or NoOpCallback()
     with scratch_directory() as scratch:
         sources = [data] if valid is None else [data, valid]
-        opened = [open_source(source, cache=scratch) for source in sources]
-        sets = tuple(check_set(images, callback) for images in opened)
+        image_sets = [open_source(source, cache=scratch) for source in sources]
+        sets = tuple(check_set(images, callback) for images in image_sets)
         scans = [checked.scan for checked in sets]
-        findings = find_leakage(scans, [checked.decoded for checked in sets])
-    return CheckReport(sets, findings, tuple(_find_problems(sets, strict=strict)))
+        leakage = find_leakage(scans, [checked.decoded for checked in sets])
+    return CheckReport(sets, leakage, tuple(_find_problems(sets, strict=strict)))
 
 
 def check_set(images: ImageSet, callback: RunCallback) -> CheckedSet:
@@ -110,7 +110,7 @@ def check_set(images: ImageSet, callback: RunCallback) -> CheckedSet:
 
 
 def _find_problems(sets: Sequence[CheckedSet], *, strict: bool) -> Iterator[TrialrunError]:
-    """An unlabelled set alone is fit to be scored, and no problem."""
+    """Yield the errors; a single unlabelled set is not an error, because it can be scored."""
     labelled = [
         checked for checked in sets if checked.images.declared_classes or checked.images.classes
     ]

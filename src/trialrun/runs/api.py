@@ -43,6 +43,6 @@ def run_training(
 
 @contextmanager
 def api_call() -> Iterator[None]:
-    """Run a library call, then restore the caller's signal handlers and MLflow settings."""
+    """Run a library call; keep the caller's signal handlers, environment and MLflow settings."""
     with limit_spinning_temporarily(), restore_mlflow_settings(), reraise_signal():
         yield

@@ -50,5 +50,5 @@ def test_runs_on_the_same_answers_are_compared_by_them(store: str, colors: Path)
 def test_scoring_no_image_is_told(tmp_path: Path) -> None:
     """Folders of classes without an image in them are named, before any model is opened."""
     (tmp_path / "data" / "cat").mkdir(parents=True)
-    with pytest.raises(InvalidDatasetError, match="holds no images"):
+    with pytest.raises(InvalidDatasetError, match="contains no images"):
         trialrun.score("no model", str(tmp_path / "data"), str(tmp_path / "scored.csv"))

@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 # MLflow's default store, but the same one from whatever folder it is used.
 MLFLOW_TRACKING_URI ?= sqlite:///$(CURDIR)/mlflow.db
 
-.PHONY: run ui test check bench format generate lock screenshot clean
+.PHONY: run ui test check bench format generate lock clean
 
 $(INSTALLED): requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -48,7 +48,7 @@ format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 
 generate: $(INSTALLED) ## MLproject, conda.yaml and README's table, out of the configuration
-	$(BIN)/python scripts/project_files.py
+	$(BIN)/python -m scripts.project_files
 
 lock: $(INSTALLED) ## every version anew
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate \

@@ -16,6 +16,8 @@ from trialrun.config.promote import PromoteConfig
 from trialrun.config.score import ScoreConfig
 from trialrun.tuning.space import DEFAULT_RANGES
 
+from scripts.keyword_types import keyword_types
+
 ROOT = Path(__file__).resolve().parents[1]
 PYTHON = "3.11"  # `mlflow run --env-manager=uv` takes a pinned one only
 TABLE_BEGINS = "<!-- parameters: written by `make generate` -->"
@@ -132,6 +134,7 @@ def expected() -> dict[Path, str]:
         ROOT / "MLproject": mlproject(),
         ROOT / "conda.yaml": conda_yaml(pyproject, lock),
         readme: with_table(readme.read_text("utf-8")),
+        ROOT / "src/trialrun/config/keywords.py": keyword_types(),
     }
 
 

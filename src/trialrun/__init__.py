@@ -1,32 +1,50 @@
 """trialrun trains PyTorch image classifiers as MLflow runs.
 
-`trialrun.train(...)` and the functions below it are the third entry point beside `mlflow run .` and
-the command line. Importing the package loads neither torch nor MLflow. A signal ends the run as
-KILLED and then has the effect that it has in the caller's process: Ctrl-C raises
+The functions of this module do what the commands of the same names do. Importing the package loads
+neither torch nor MLflow. Functions with `**settings` accept the settings as keyword parameters,
+as text or as Python values; `help(trialrun.train)` lists them.
+
+A call restores the process's state: the global random generators of torch, NumPy and Python,
+torch's modes and flags, MLflow's settings, the environment. Results do not depend on this state.
+Calls that compute with torch take turns: a call from a second thread waits for the first.
+
+MLflow's rules decide where a run is recorded: in `experiment` if it is set; else in the experiment
+of the run that is active in the calling thread (`mlflow.start_run`); else in the experiment of
+`mlflow.set_experiment`, MLFLOW_EXPERIMENT_NAME or MLFLOW_EXPERIMENT_ID; else in Default. An active
+run is the parent of the new run, even if `experiment` names another experiment.
+
+A signal ends the run as KILLED and then has its usual effect in the caller's process: Ctrl-C raises
 `KeyboardInterrupt`.
-
-Calls leave the process as it was: torch's, NumPy's and Python's global generators, torch's modes
-and flags, MLflow's settings, the environment. Their results do not depend on these either. Calls
-that compute with torch take turns: one that another thread makes meanwhile waits for its turn.
-
-Runs go where MLflow's own would: to `experiment`, else below the run that is active in the calling
-thread (`mlflow.start_run`) and to its experiment, else to the experiment of
-`mlflow.set_experiment`, of MLFLOW_EXPERIMENT_NAME or of MLFLOW_EXPERIMENT_ID, else to Default. With
-`experiment` an active run stays the parent, even where its experiment is another.
 """
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from trialrun import errors
+from trialrun.config import SearchConfig, TrainConfig, build_config
+from trialrun.config.documentation import document_settings
+from trialrun.config.evaluate import EvaluateConfig
+from trialrun.config.promote import PromoteConfig
+from trialrun.config.reproduce import ReproduceConfig
+from trialrun.config.score import ScoreConfig
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from typing import Unpack
 
     import numpy as np
     from numpy.typing import NDArray
     from PIL.Image import Image
     from torch import Tensor
 
+    from trialrun.config.keywords import (
+        EvaluateKeywords,
+        PromoteKeywords,
+        ReproduceKeywords,
+        ScoreKeywords,
+        SearchKeywords,
+        TrainKeywords,
+    )
     from trialrun.models.classifier import ImageClassifier
     from trialrun.runs.evaluation.evaluate import ModelEvaluation
     from trialrun.runs.evaluation.score import ScoreResult
@@ -50,18 +68,21 @@ __all__ = [
     "rollback",
     "run_search",
     "score",
+    "search",
     "train",
 ]
 __version__ = "0.1.0"
 
 
-def train(**settings: Any) -> "TrainResult":
-    """Train a classifier as an MLflow run; settings as `trialrun train --help` lists them.
+@document_settings(TrainConfig)
+def train(**settings: "Unpack[TrainKeywords]") -> "TrainResult":
+    """Train an image classifier as an MLflow run, and register it if `register_as` is set.
 
-    Calls from several threads take turns, each with the result that it has alone.
+        result = trialrun.train(train_data="photos", model="resnet18", epochs=10)
+        print(result.metrics["valid_accuracy"], result.model_uri)
 
     Raises:
-        TrialrunError: As its kinds say.
+        TrialrunError: One of the classes of `trialrun.errors`.
     """
     from trialrun.runs.api import api_call, run_training
 
@@ -69,32 +90,49 @@ def train(**settings: Any) -> "TrainResult":
         return run_training(settings)
 
 
-def run_search(**settings: Any) -> "SearchResult":
-    """Search the settings of `train` for the best; settings as `trialrun search --help` lists them.
+@document_settings(TrainConfig, SearchConfig)
+def search(**settings: "Unpack[SearchKeywords]") -> "SearchResult":
+    """Search the settings of `train` with Optuna; each trial is a nested MLflow run.
 
-    A range is text (`"1e-4:1e-1"`) and a choice text or a list (`[8, 16, 32]`). Trials in this
-    process take turns with the calls of other threads.
+    A setting with a range (`"1e-4:1e-1"`) or a choice (`"sgd,adamw"` or `[8, 16, 32]`) is searched,
+    the others are fixed:
+
+        found = trialrun.search(train_data="photos", learning_rate="1e-4:1e-1", trials=20)
+        print(found.best_params)
 
     Raises:
-        TrialrunError: As its kinds say.
+        TrialrunError: One of the classes of `trialrun.errors`.
     """
     from trialrun.runs.api import api_call
     from trialrun.tuning.plan import plan_search
 
     with api_call():
         plan = plan_search(settings)
-        from trialrun.tuning.run import run_search
+        from trialrun.tuning import run
 
-        return run_search(plan)
+        return run.run_search(plan)
 
 
-def score(model: str, data: str, output: str, **settings: Any) -> "ScoreResult":
-    """Score every image of `data` with `model` into `output`, a .csv or .parquet file.
+def run_search(**settings: "Unpack[SearchKeywords]") -> "SearchResult":
+    """Call `search`. Deprecated: the name will be removed in the next release."""
+    warnings.warn(
+        "trialrun.run_search is deprecated; call trialrun.search",
+        DeprecationWarning,
+        stacklevel=2,
+    )
+    return search(**settings)
 
-    Settings as `trialrun score --help` lists them: `device`.
+
+@document_settings(ScoreConfig)
+def score(
+    model: str, data: str, output: str, **settings: "Unpack[ScoreKeywords]"
+) -> "ScoreResult":
+    """Write the class probabilities of each image of `data` to `output`, .csv or .parquet.
+
+    `model` is models:/NAME/VERSION, models:/NAME@alias, runs:/ID/model or a model directory.
 
     Raises:
-        TrialrunError: As its kinds say.
+        TrialrunError: One of the classes of `trialrun.errors`.
     """
     from trialrun.runs.api import api_call
     from trialrun.runs.evaluation.score import score_data
@@ -103,69 +141,77 @@ def score(model: str, data: str, output: str, **settings: Any) -> "ScoreResult":
         return score_data(model, data, output, settings)
 
 
-def evaluate(model: str, data: str, **settings: Any) -> "ModelEvaluation":
-    """Judge `model` on the labelled images of `data` as an MLflow run.
+@document_settings(EvaluateConfig)
+def evaluate(model: str, data: str, **settings: "Unpack[EvaluateKeywords]") -> "ModelEvaluation":
+    """Measure `model` on the labelled images of `data` and record the metrics as an MLflow run.
 
     Raises:
-        TrialrunError: As its kinds say.
+        TrialrunError: One of the classes of `trialrun.errors`.
     """
     from trialrun.runs.api import api_call
-    from trialrun.runs.evaluation.evaluate import evaluate_model as judge
+    from trialrun.runs.evaluation.evaluate import evaluate_model
 
     with api_call():
-        return judge(model, data, settings)
+        return evaluate_model(model, data, settings)
 
 
-def promote(name: str, version: str | int, data: str, **settings: Any) -> "Promotion":
-    """Make `version` of `name` the champion if it passes every gate on `data`.
-
-    Settings as `trialrun promote --help` lists them.
+@document_settings(PromoteConfig)
+def promote(
+    name: str, version: str | int, data: str, **settings: "Unpack[PromoteKeywords]"
+) -> "Promotion":
+    """Move the alias `champion` of model `name` to `version` if it passes every gate on `data`.
 
     Raises:
-        PromotionRefusedError: A gate said no, or somebody else was first; nothing was moved.
-        TrialrunError: As its kinds say.
+        PromotionRefusedError: A gate failed, or another process moved the alias first; the alias
+            is where it was.
+        TrialrunError: Another of the classes of `trialrun.errors`.
     """
     from trialrun.runs.api import api_call
-    from trialrun.runs.promotion.promote import promote_version as judge
+    from trialrun.runs.promotion.promote import promote_version
 
     with api_call():
-        result = judge(name, str(version), data, settings)
+        result = promote_version(name, str(version), data, settings)
     result.check()
     return result
 
 
 def rollback(name: str, reason: str, alias: str = "champion") -> dict[str, Any]:
-    """Give an alias back to the version that held it before: both versions, when and by whom.
+    """Move `alias` of model `name` back to the version that held it before.
+
+    Returns:
+        Both versions, the time and the user, as `trialrun rollback --json` prints them.
 
     Raises:
-        PromotionRefusedError: Nobody held it before.
-        TrialrunError: As its kinds say.
+        PromotionRefusedError: No earlier holder exists.
+        TrialrunError: Another of the classes of `trialrun.errors`.
     """
     from trialrun.runs.api import api_call
-    from trialrun.runs.promotion.alias_history import roll_back_alias as give_back
+    from trialrun.runs.promotion.alias_history import roll_back_alias
 
     with api_call():
-        return give_back(name, reason, alias)
+        return roll_back_alias(name, reason, alias)
 
 
 def history(name: str, alias: str = "champion") -> "History":
-    """Who held an alias of a registered model from when to when, and why.
+    """List the versions that held `alias` of model `name`, with dates and reasons.
 
     Raises:
-        TrialrunError: As its kinds say.
+        TrialrunError: One of the classes of `trialrun.errors`.
     """
     from trialrun.runs.api import api_call
-    from trialrun.runs.promotion.alias_history import read_history as told
+    from trialrun.runs.promotion.alias_history import read_history
 
     with api_call():
-        return told(name, alias)
+        return read_history(name, alias)
 
 
 def compare(*runs: str) -> "RunComparison":
-    """Runs (ids, models:/NAME/3 or runs:/ID) side by side: settings, figures, answers, curves.
+    """Compare runs: parameters, metrics, predictions, datasets and environments.
+
+    Each of `runs` is a run's id, models:/NAME/VERSION or runs:/ID.
 
     Raises:
-        TrialrunError: As its kinds say.
+        TrialrunError: One of the classes of `trialrun.errors`.
     """
     from trialrun.runs.api import api_call
     from trialrun.runs.inspection.compare import compare_runs
@@ -174,26 +220,29 @@ def compare(*runs: str) -> "RunComparison":
         return compare_runs(runs)
 
 
-def reproduce(run_id: str, **settings: Any) -> "Reproduction":
-    """Train a run again from its record: whether the same came of it, and since when not.
-
-    `settings` are `tolerance` and `allow_changed_data`.
+@document_settings(ReproduceConfig)
+def reproduce(run_id: str, **settings: "Unpack[ReproduceKeywords]") -> "Reproduction":
+    """Repeat a training run from its record and compare the metrics of each epoch.
 
     Raises:
-        TrialrunError: As its kinds say.
+        InvalidDatasetError: The images have changed, and `allow_changed_data` is false.
+        TrialrunError: Another of the classes of `trialrun.errors`.
     """
     from trialrun.runs.api import api_call
-    from trialrun.runs.inspection.reproduce import reproduce_run as train_again
+    from trialrun.runs.inspection.reproduce import reproduce_run
 
     with api_call():
-        return train_again(run_id, **settings)
+        config = build_config(ReproduceConfig, settings)
+        return reproduce_run(
+            run_id, tolerance=config.tolerance, allow_changed_data=config.allow_changed_data
+        )
 
 
 def load_model(model: "str | Path") -> "ImageClassifier":
-    """The network of MODEL (models:/…, runs:/…, a directory of ours or Azure's) in eval mode.
+    """Load a trained network in eval mode: models:/…, runs:/… or a model directory.
 
-    It takes (N, 3, S, S) normalised float32 images and returns (N, C) logits. `preprocess` makes
-    such an input of an image:
+    The network takes (N, 3, S, S) normalised float32 images and returns (N, C) logits.
+    `preprocess` turns an image into such an input:
 
         model = trialrun.load_model("models:/digits/1")
         with torch.inference_mode():
@@ -201,33 +250,31 @@ def load_model(model: "str | Path") -> "ImageClassifier":
         label = model.classes[probabilities.argmax()]
 
     Raises:
-        InvalidModelDirectoryError: Not a PyTorch image model of ours or Azure's, or damaged.
-        TrackingError: MLflow does not have it.
+        InvalidModelDirectoryError: Not an image classifier of trialrun's or Azure's, or damaged.
+        TrackingError: MLflow has no such model.
     """
     from trialrun.runs.api import api_call
-    from trialrun.runs.evaluation.score import load_model as opened
+    from trialrun.runs.evaluation import score as scoring
 
     with api_call():
-        return opened(str(model))
+        return scoring.load_model(str(model))
 
 
 def preprocess(
     image: "str | Path | bytes | Image | NDArray[np.uint8] | Tensor", model: "ImageClassifier"
 ) -> "Tensor":
-    """An image as the input of `model`, which `load_model` returned; what scoring computes too.
-
-    `model.preprocess(image)` is the same.
+    """Turn an image into an input of `model`, as scoring does; same as `model.preprocess(image)`.
 
     Args:
-        image: A file's path, a file's bytes, a Pillow image, or RGB pixels: an (H, W, 3) array or a
-            (3, H, W) tensor, both uint8.
-        model: Its preprocessing decides the size S.
+        image: Path of a file, content of a file, Pillow image, or RGB pixels: an (H, W, 3) array or
+            a (3, H, W) tensor, both uint8.
+        model: A model returned by `load_model`; its preprocessing decides the size S.
 
     Returns:
         (1, 3, S, S) float32, on the device of `model`. `torch.cat` makes a batch of several.
 
     Raises:
         InvalidDatasetError: The file cannot be read, or is not an image.
-        TypeError: `image` is of another type, dtype or shape.
+        TypeError: `image` has another type, dtype or shape.
     """
     return model.preprocess(image)

@@ -19,7 +19,12 @@ from trialrun.tuning.plan import plan_search
 from trialrun.tuning.study.trial_queue import IMPOSSIBLE, ClaimedTrial, Finished
 
 # 36 images, of which 28 or 29 train: 4 steps of 8 images in each epoch.
-SMALL = {"model": "shufflenet_v2_x0_5", "precision": "fp32", "device": "cpu", "batch_size": 8}
+SMALL: dict[str, Any] = {
+    "model": "shufflenet_v2_x0_5",
+    "precision": "fp32",
+    "device": "cpu",
+    "batch_size": 8,
+}
 
 
 @pytest.mark.parametrize(
@@ -65,8 +70,8 @@ def test_impossible_warmup_is_told_before_torch_is_loaded(colors: Path) -> None:
     """Exit 2 in two lines, with neither torch nor MLflow imported."""
     words = ["train", "--train-data", str(colors), "--warmup-steps", "100000"]
     code = (
-        "import sys; from trialrun.cli import run\n"
-        f"print(run({words!r}), {{'torch', 'mlflow'}} & set(sys.modules))"
+        "import sys; from trialrun.cli import run_cli\n"
+        f"print(run_cli({words!r}), {{'torch', 'mlflow'}} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "2 set()"
@@ -76,9 +81,10 @@ def test_impossible_warmup_is_told_before_torch_is_loaded(colors: Path) -> None:
 
 def test_epochs_of_warmup_train_as_their_steps_do(store: str, colors: Path) -> None:
     """One epoch and its four steps give the same weights; both runs record 4 steps."""
+    warm_ups: tuple[dict[str, Any], ...] = ({"warmup_epochs": 1}, {"warmup_steps": 4}, {})
     results = [
-        trialrun.train(train_data=str(colors), epochs=2, learning_rate=0.02, **SMALL, **warmup)
-        for warmup in ({"warmup_epochs": 1}, {"warmup_steps": 4}, {})
+        trialrun.train(train_data=str(colors), epochs=2, learning_rate=0.02, **SMALL, **warm_up)
+        for warm_up in warm_ups
     ]
     weights = [result.weights_sha256 for result in results]
     assert weights[0] == weights[1] != weights[2]
@@ -91,7 +97,7 @@ def test_warmup_is_checked_again_once_bad_images_are_known(store: str, tmp_path:
     train = write_classes(tmp_path / "train", {"blue": 9, "red": 8})
     valid = write_classes(tmp_path / "valid", {"blue": 2, "red": 2}, seed=7)
     (train / "blue" / "000.png").write_bytes(b"no picture")
-    data = {"train_data": str(train), "valid_data": str(valid)}
+    data: dict[str, Any] = {"train_data": str(train), "valid_data": str(valid)}
     with pytest.raises(InvalidParameterError, match=r"warmup_steps=5 .* 5 steps"):
         trialrun.train(**data, **(SMALL | {"batch_size": 3}), epochs=1, warmup_steps=5)
 
@@ -109,7 +115,7 @@ def test_search_without_any_possible_warmup_is_refused(colors: Path) -> None:
 
 def test_search_trains_the_combinations_that_are_possible(store: str, colors: Path) -> None:
     """A grid of epochs and warm-up trains the one pair that goes; the others keep their reason."""
-    result = trialrun.run_search(
+    result = trialrun.search(
         **settings(
             colors, sampler="grid", trials=4, learning_rate=0.01, epochs="1,2", warmup_epochs="1,3"
         )

@@ -7,7 +7,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import mlflow
 import pytest
@@ -17,7 +17,11 @@ from tests.conftest import write_classes
 from trialrun.errors import StorageError
 
 Disk = Callable[[int], Path]
-QUICK = {"model": "shufflenet_v2_x0_5", "epochs": 1, "batch_size": 8}  # weights of 1.5 MB
+QUICK: dict[str, Any] = {
+    "model": "shufflenet_v2_x0_5",
+    "epochs": 1,
+    "batch_size": 8,
+}  # weights of 1.5 MB
 
 
 def unavailable(reason: str) -> NoReturn:

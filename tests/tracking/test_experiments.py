@@ -104,7 +104,7 @@ def test_every_kind_of_run_is_nested(colors: Path, tmp_path: Path) -> None:
     """The runs of a search, an evaluation, a promotion and a reproduction, below the active one."""
     other = mlflow.create_experiment("other", str(tmp_path / "artifacts"))
     with mlflow.start_run(experiment_id=other) as parent:
-        found = trialrun.run_search(
+        found = trialrun.search(
             train_data=str(colors),
             trials=1,
             register_as="colors",

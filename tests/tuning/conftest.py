@@ -8,7 +8,12 @@ from trialrun.tuning.study.storage import open_storage
 from trialrun.tuning.study.study import open_study, open_trial_queue
 from trialrun.tuning.study.trial_queue import ClaimedTrial, TrialQueue
 
-SMALL = {"model": "shufflenet_v2_x0_5", "precision": "fp32", "device": "cpu", "batch_size": 16}
+SMALL: dict[str, Any] = {
+    "model": "shufflenet_v2_x0_5",
+    "precision": "fp32",
+    "device": "cpu",
+    "batch_size": 16,
+}
 
 
 def settings(colors: Path, **more: Any) -> dict[str, Any]:

@@ -43,7 +43,7 @@ class Counting(NoOpSearchCallback):
 def test_a_combination_that_cannot_be_trained_is_not_trained(store: str, colors: Path) -> None:
     """A warm-up longer than the run has its reason in the table, and no run; the search goes on."""
     grid = {"learning_rate": 0.01, "warmup_steps": "0,1000", "sampler": "grid", "trials": 2}
-    result = trialrun.run_search(**settings(colors, **grid))
+    result = trialrun.search(**settings(colors, **grid))
     (run,) = nested_runs(store, result.run_id)
     assert run.info.status == "FINISHED"
     table = mlflow.artifacts.load_text(f"runs:/{result.run_id}/trials.csv")
@@ -55,7 +55,7 @@ def test_the_best_trial_is_recorded_and_registered_alone(store: str, colors: Pat
     """The parent names the best trial; the one version holds its weights; pictures are there."""
     import mlflow
 
-    result = trialrun.run_search(**settings(colors, trials=3, register_as="best"))
+    result = trialrun.search(**settings(colors, trials=3, register_as="best"))
     client = mlflow.MlflowClient(store)
     runs = nested_runs(store, result.run_id)
     losses = [min(_history(client, run, "valid_loss")) for run in runs]
@@ -84,8 +84,8 @@ def test_trials_train_with_what_was_proposed_and_seeds_of_their_own(
     store: str, colors: Path
 ) -> None:
     """A trial's run records the trial's settings; seeds differ by trial and repeat by number."""
-    first = trialrun.run_search(**settings(colors, trials=2, pruner="none", study="one"))
-    again = trialrun.run_search(**settings(colors, trials=2, pruner="none", study="two"))
+    first = trialrun.search(**settings(colors, trials=2, pruner="none", study="one"))
+    again = trialrun.search(**settings(colors, trials=2, pruner="none", study="two"))
     runs, others = nested_runs(store, first.run_id), nested_runs(store, again.run_id)
     seeds = [run.data.params["random_seed"] for run in runs]
     assert len(set(seeds)) == 2
@@ -107,7 +107,7 @@ def test_below_mlflow_run_the_search_takes_its_run(
     assert experiment is not None
     opened = client.create_run(experiment.experiment_id).info.run_id
     monkeypatch.setenv("MLFLOW_RUN_ID", opened)
-    result = trialrun.run_search(**settings(colors, trials=1))
+    result = trialrun.search(**settings(colors, trials=1))
     assert result.run_id == opened
     assert [run.info.run_id for run in nested_runs(store, opened)] == [result.best_run_id]
     assert result.best_run_id != opened
@@ -127,11 +127,11 @@ def test_images_are_decoded_once_for_all_trials(
 
 def test_a_study_goes_on_in_the_same_run(store: str, colors: Path) -> None:
     """More trials of the same study join those before, below the same parent."""
-    before = trialrun.run_search(**settings(colors, trials=1, study="long", register_as="long"))
-    after = trialrun.run_search(**settings(colors, trials=2, study="long", register_as="long"))
+    before = trialrun.search(**settings(colors, trials=1, study="long", register_as="long"))
+    after = trialrun.search(**settings(colors, trials=2, study="long", register_as="long"))
     assert after.run_id == before.run_id
     assert after.num_trials["complete"] == 2
-    same = trialrun.run_search(**settings(colors, trials=2, study="long", register_as="long"))
+    same = trialrun.search(**settings(colors, trials=2, study="long", register_as="long"))
     assert same.num_trials["complete"] == 2
     assert same.model_version == after.model_version
 
@@ -151,7 +151,7 @@ def test_a_hopeless_trial_is_pruned(store: str, colors: Path, tmp_path: Path) ->
     file = tmp_path / "starts.json"
     file.write_text(json.dumps(enqueued_params))
     raw_settings = settings(colors, trials=6, epochs=2, batch_size=4, enqueue=str(file))
-    result = trialrun.run_search(**raw_settings)
+    result = trialrun.search(**raw_settings)
     last = nested_runs(store, result.run_id)[-1]
     assert (result.num_trials["complete"], result.num_trials["pruned"]) == (5, 1)
     assert last.info.status == "FINISHED"
@@ -175,7 +175,7 @@ def test_a_search_that_is_cut_goes_on(store: str, colors: Path) -> None:
     statuses = {run.info.status for run in client.search_runs([experiment.experiment_id])}
     assert "RUNNING" not in statuses
     assert "KILLED" in statuses
-    result = trialrun.run_search(**raw_settings)
+    result = trialrun.search(**raw_settings)
     runs = nested_runs(store, result.run_id)
     assert sum(run.info.status == "FINISHED" for run in runs) == 3
     assert client.get_run(result.run_id).info.status == "FINISHED"
@@ -194,7 +194,7 @@ def _wait_for_trial(client: Any) -> None:
 
 def test_worker_processes_share_a_study(store: str, colors: Path) -> None:
     """Two workers train exactly as many trials as were asked for, no two alike."""
-    result = trialrun.run_search(**settings(colors, trials=4, workers=2))
+    result = trialrun.search(**settings(colors, trials=4, workers=2))
     runs = nested_runs(store, result.run_id)
     assert result.num_trials["complete"] + result.num_trials["pruned"] == 4
     assert len({run.data.params["learning_rate"] for run in runs}) == 4
@@ -219,15 +219,15 @@ def test_workers_share_what_the_search_downloaded(
         shutil.rmtree(Path(run.info.artifact_uri) / "set")
         return path
 
-    monkeypatch.setattr(sources, "downloaded", download)
+    monkeypatch.setattr(sources, "download_artifact", download)
     plan = settings(Path("unused"), trials=2, workers=2)
-    result = trialrun.run_search(**plan | {"train_data": f"runs:/{run.info.run_id}/set"})
+    result = trialrun.search(**plan | {"train_data": f"runs:/{run.info.run_id}/set"})
     assert result.num_trials["complete"] + result.num_trials["pruned"] == 2
 
 
 def test_no_trial_is_begun_after_the_timeout(store: str, colors: Path) -> None:
     """What was trained until then is concluded as usual."""
-    result = trialrun.run_search(**settings(colors, trials=1000, timeout=1.0))
+    result = trialrun.search(**settings(colors, trials=1000, timeout=1.0))
     assert 1 <= sum(result.num_trials.values()) < 1000
     assert result.search_stop_reason == "time_budget"
     assert result.status == "FINISHED"
@@ -238,7 +238,7 @@ def test_several_metrics_give_a_pareto_front(store: str, colors: Path) -> None:
     import mlflow
 
     metric = "valid_accuracy,train_images_per_second"
-    result = trialrun.run_search(**settings(colors, trials=2, metric=metric))
+    result = trialrun.search(**settings(colors, trials=2, metric=metric))
     assert result.best_trial in result.pareto_trials
     pictures = mlflow.MlflowClient(store).list_artifacts(result.run_id, "plots")
     assert "plots/pareto_front.png" in {item.path for item in pictures}
@@ -248,7 +248,7 @@ def test_replicates_tell_the_noise_floor(store: str, colors: Path) -> None:
     """The two best settings are trained twice more, with the same two seeds, and compared."""
     import mlflow
 
-    result = trialrun.run_search(
+    result = trialrun.search(
         **settings(colors, trials=2, pruner="none", replicates=2, register_as="sure")
     )
     assert result.noise_floor is not None

@@ -36,6 +36,7 @@ class _Rule:
     searchable: bool = True
     pattern: str = ""  # a regular expression that the whole text matches
     pattern_help: str = ""  # what matches it, in words
+    path: bool = False  # names a file or a folder
     repeats: bool = False  # a flag that may be given several times; its texts are joined by commas
 
 

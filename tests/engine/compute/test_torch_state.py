@@ -81,7 +81,7 @@ def test_calls_leave_the_process_as_it_was(colors: Path, tmp_path: Path) -> None
             "colors", 1, data, min="accuracy=0", allow_overlap=True
         ),
         "reproduce": lambda: trialrun.reproduce(run_id),
-        "run_search": lambda: trialrun.run_search(
+        "search": lambda: trialrun.search(
             train_data=data, trials=1, storage=f"sqlite:///{tmp_path}/study.db", **SETTINGS
         ),
     }
@@ -244,7 +244,7 @@ trialrun.score("models:/colors/1", data, folder + "/scored.csv")
 trialrun.load_model("models:/colors/1")
 trialrun.evaluate("models:/colors/1", data, draws=100)
 trialrun.promote("colors", 1, data, min="accuracy=0", allow_overlap=True)
-trialrun.run_search(
+trialrun.search(
     train_data=data, model="squeezenet1_1", epochs=1, batch_size=8, trials=2,
     learning_rate="1e-4:1e-2", storage=f"sqlite:///{folder}/study.db", register_as="found",
 )

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,12 @@ from trialrun.cli import run_cli
 from trialrun.errors import InvalidParameterError, TrialrunError
 from trialrun.runs.training.plan import plan_training
 
-TINY = {"model": "shufflenet_v2_x0_5", "epochs": 1, "batch_size": 8, "precision": "fp32"}
+TINY: dict[str, Any] = {
+    "model": "shufflenet_v2_x0_5",
+    "epochs": 1,
+    "batch_size": 8,
+    "precision": "fp32",
+}
 
 
 def test_classes_that_the_model_does_not_know_are_named(

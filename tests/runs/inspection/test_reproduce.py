@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,12 +12,17 @@ from trialrun.errors import InvalidDatasetError
 from trialrun.runs.inspection.compare import compare_runs
 from trialrun.runs.inspection.reproduce import reproduce_run
 
-TINY = {"model": "shufflenet_v2_x0_5", "epochs": 1, "batch_size": 8, "precision": "fp32"}
+TINY: dict[str, Any] = {
+    "model": "shufflenet_v2_x0_5",
+    "epochs": 1,
+    "batch_size": 8,
+    "precision": "fp32",
+}
 
 
 def test_a_trial_of_a_search_is_reproduced(store: str, colors: Path) -> None:
     """Its sets were split by the search's seed, its weights drawn by its own."""
-    search = trialrun.run_search(**settings(colors, trials=1, random_seed=5))
+    search = trialrun.search(**settings(colors, trials=1, random_seed=5))
     again = reproduce_run(search.best_run_id)
     assert (again.verdict, again.data_changes) == ("identical", ())
 

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -28,7 +29,7 @@ from trialrun.runs.training.data import prepare_data
 from trialrun.runs.training.plan import plan_training
 
 SQUEEZE = "squeezenet1_1"  # whose last layer is a convolution
-TINY = {"model": SMALL, "epochs": 1, "batch_size": 8, "precision": "fp32"}
+TINY: dict[str, Any] = {"model": SMALL, "epochs": 1, "batch_size": 8, "precision": "fp32"}
 
 
 class Notes(NoOpCallback):
@@ -217,7 +218,7 @@ def test_models_of_mlflow_are_searched(store: str, colors: Path) -> None:
     given = settings(
         colors, trials=2, sampler="grid", learning_rate=0.01, model=f"{SMALL},models:/colors/1"
     )
-    search = trialrun.run_search(**given)
+    search = trialrun.search(**given)
     children = nested_runs(store, search.run_id)
     assert {child.data.params["model"] for child in children} == {SMALL, "models:/colors/1"}
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
@@ -20,7 +21,7 @@ from trialrun.errors import InvalidDatasetError, InvalidParameterError, Tracking
 from trialrun.runs.training.plan import plan_training
 
 NETWORK = "shufflenet_v2_x0_5"
-QUICK = {"model": NETWORK, "epochs": 2, "batch_size": 8, "learning_rate": 0.05}
+QUICK: dict[str, Any] = {"model": NETWORK, "epochs": 2, "batch_size": 8, "learning_rate": 0.05}
 
 
 def the_run(store: str, run_id: str) -> Run:

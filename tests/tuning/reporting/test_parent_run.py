@@ -54,8 +54,8 @@ def test_a_joiner_that_fails_to_conclude_ends_the_parent_run(store: str, colors:
 
 def test_the_parent_says_what_the_latest_call_asked_for(store: str, colors: Path) -> None:
     """With more trials, the parameter keeps the first number and the tag has the second."""
-    trialrun.run_search(**settings(colors, trials=1, study="more"))
-    result = trialrun.run_search(**settings(colors, trials=2, study="more"))
+    trialrun.search(**settings(colors, trials=1, study="more"))
+    result = trialrun.search(**settings(colors, trials=2, study="more"))
     data = mlflow.MlflowClient(store).get_run(result.run_id).data
     assert data.params["trials"] == "1"
     assert data.tags["search.trials"] == "2"
@@ -125,7 +125,7 @@ def test_a_callers_figures_stay(store: str, colors: Path) -> None:
     own = pyplot.figure()
     style = dict(pyplot.rcParams)
     try:
-        trialrun.run_search(**settings(colors, trials=1))
+        trialrun.search(**settings(colors, trials=1))
         assert pyplot.get_fignums() == [own.number]
         assert dict(pyplot.rcParams) == style
     finally:
@@ -134,7 +134,7 @@ def test_a_callers_figures_stay(store: str, colors: Path) -> None:
 
 def test_no_lock_files_are_left(store: str, colors: Path) -> None:
     """Beside the database lies only the file that guards the making of its tables."""
-    trialrun.run_search(**settings(colors, trials=1))
+    trialrun.search(**settings(colors, trials=1))
     folder = Path(store.removeprefix("sqlite:///")).parent
     assert [file.name for file in folder.glob("optuna*.lock")] == ["optuna.db.lock"]
 

@@ -56,7 +56,7 @@ def test_replicates_are_refused_where_models_were_not_kept(store: str, colors: P
     queue = make_queue(store, colors, study="begun", learning_rate="1e-3,1e-2")
     queue.complete(claim_next(queue), [1.0])
     with pytest.raises(InvalidParameterError, match="1 best settings only") as caught:
-        trialrun.run_search(**raw_settings, storage=queue.storage.url, replicates=2)
+        trialrun.search(**raw_settings, storage=queue.storage.url, replicates=2)
     assert "--from-study begun" in caught.value.hint
 
 
@@ -95,7 +95,7 @@ def test_every_finalist_has_its_model(store: str, colors: Path) -> None:
     queue = make_queue(store, colors, **raw_settings)  # the default of 1e-3 waits there
     for rate in (1e-3, 1e-3, 5e-2):
         queue.study.enqueue_trial({"learning_rate": rate})
-    result = trialrun.run_search(**settings(colors, **raw_settings))
+    result = trialrun.search(**settings(colors, **raw_settings))
     runs = nested_runs(store, result.run_id)
     replicates = [run for run in runs if "replicate" in run.data.tags]
     assert {run.data.params["learning_rate"] for run in replicates} == {"0.001", "0.05"}
@@ -130,8 +130,8 @@ def test_replicates_are_told_by_their_trial_and_settings(store: str, colors: Pat
 def test_no_replicate_is_begun_after_the_timeout(store: str, colors: Path) -> None:
     """A third replicate each, asked for without any time, is not trained; the others stand."""
     raw_settings = settings(colors, trials=2, study="over", pruner="none")
-    trialrun.run_search(**raw_settings, replicates=2)
-    result = trialrun.run_search(**raw_settings, replicates=3, timeout=1e-3)
+    trialrun.search(**raw_settings, replicates=2)
+    result = trialrun.search(**raw_settings, replicates=3, timeout=1e-3)
     runs = nested_runs(store, result.run_id)
     assert sum("replicate" in run.data.tags for run in runs) == 4
     assert result.search_stop_reason == "completed"

@@ -27,7 +27,7 @@ def test_the_pruner_sees_every_epoch(store: str, colors: Path) -> None:
 
 def test_a_failing_trial_is_replaced(store: str, colors: Path) -> None:
     """A loss that is no number fails its trial; the study still completes as many as asked."""
-    result = trialrun.run_search(
+    result = trialrun.search(
         **settings(colors, trials=2, learning_rate="1e-3,1e30", sampler="random", random_seed=3)
     )
     runs = nested_runs(store, result.run_id)

@@ -37,7 +37,7 @@ whole, trial.train, held_kilobytes = trial.train, train, []
 data = {"train_data": sys.argv[1], "epochs": "1", "model": "resnet18", "image_size": "320"}
 data |= {"precision": "fp32"}
 trialrun.train(**data, batch_size=2)  # everything is imported, and a small batch has its memory
-result = trialrun.run_search(
+result = trialrun.search(
     **data, batch_size="2,24", learning_rate="0.001", trials=2, sampler="grid", random_seed=1
 )
 print(json.dumps({"result": result.to_json(), "held_kilobytes": held_kilobytes}))

@@ -25,7 +25,7 @@ def test_workers_prune_as_the_search_says(store: str, colors: Path, tmp_path: Pa
     file = tmp_path / "starts.json"
     file.write_text(json.dumps([{"learning_rate": rate} for rate in rates]))
     raw_settings = settings(colors, trials=9, epochs=2, batch_size=4, enqueue=str(file))
-    result = trialrun.run_search(**raw_settings, workers=2, pruner="none")
+    result = trialrun.search(**raw_settings, workers=2, pruner="none")
     assert (result.num_trials["complete"], result.num_trials["pruned"]) == (9, 0)
 
 

@@ -1,0 +1,169 @@
+"""Types of the keyword parameters of `trialrun.train` and the other library functions.
+
+Written by `make generate` from the settings that `trialrun.config` declares.
+"""
+
+from collections.abc import Sequence
+from os import PathLike
+from typing import Literal, TypedDict
+
+
+class TrainKeywords(TypedDict, total=False):
+    """Settings of a training run."""
+
+    model: str
+    train_data: str
+    valid_data: str | None
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    random_seed: int
+    patience: int
+    valid_fraction: float
+    group_column: str | None
+    group_pattern: str | None
+    image_size: int | Literal["auto"]
+    augment: Literal["none", "flip", "standard", "strong"]
+    transforms: str | None
+    optimizer: Literal["sgd", "adamw"]
+    weight_decay: float
+    decay_norms: bool
+    clip_grad_norm: float | None
+    schedule: Literal["cosine", "constant", "polynomial"]
+    warmup_steps: int
+    warmup_epochs: float
+    label_smoothing: float
+    class_weights: Literal["none", "balanced"]
+    mixup: float
+    cutmix: float
+    ema: float
+    freeze: Literal["none", "backbone"]
+    weights: str | None
+    precision: Literal["auto", "fp32", "bf16", "fp16"]
+    device: str
+    tf32: bool
+    compile: bool
+    scale_learning_rate: bool
+    max_minutes: float | None
+    min_delta: float
+    strict: bool
+    experiment: str | None
+    run_name: str | None
+    register_as: str | None
+
+
+class EvaluateKeywords(TypedDict, total=False):
+    """Settings of an evaluation."""
+
+    confidence: float
+    draws: int
+    random_seed: int
+    device: str
+    experiment: str | None
+    run_name: str | None
+
+
+class ScoreKeywords(TypedDict, total=False):
+    """Settings of bulk scoring."""
+
+    device: str
+
+
+class PromoteKeywords(TypedDict, total=False):
+    """Settings of a promotion."""
+
+    alias: str
+    metric: Literal["accuracy", "macro_f1", "balanced_accuracy", "log_loss"]
+    require: Literal["better", "not-worse"]
+    margin: float
+    min: str | None
+    max_latency_ms: float | None
+    max_size_mb: float | None
+    max_class_drop: float | None
+    allow_overlap: bool
+    allow_class_change: bool
+    confidence: float
+    draws: int
+    random_seed: int
+    reason: str | None
+    device: str
+    experiment: str | None
+    run_name: str | None
+
+
+class ReproduceKeywords(TypedDict, total=False):
+    """Settings of a reproduction."""
+
+    tolerance: float
+    allow_changed_data: bool
+
+
+class SearchKeywords(TypedDict, total=False):
+    """Settings of a search; those of `train` also as a range or a choice."""
+
+    model: str | Sequence[str]
+    train_data: str
+    valid_data: str | None
+    epochs: int | str | Sequence[int]
+    batch_size: int | str | Sequence[int]
+    learning_rate: float | str | Sequence[float]
+    random_seed: int
+    patience: int | str | Sequence[int]
+    valid_fraction: float
+    group_column: str | None
+    group_pattern: str | None
+    image_size: int | Literal["auto"] | str | Sequence[int | Literal["auto"]]
+    augment: (
+        Literal["none", "flip", "standard", "strong"]
+        | str
+        | Sequence[Literal["none", "flip", "standard", "strong"]]
+    )
+    transforms: str | None
+    optimizer: Literal["sgd", "adamw"] | str | Sequence[Literal["sgd", "adamw"]]
+    weight_decay: float | str | Sequence[float]
+    decay_norms: bool | str | Sequence[bool]
+    clip_grad_norm: float | None | str | Sequence[float | None]
+    schedule: (
+        Literal["cosine", "constant", "polynomial"]
+        | str
+        | Sequence[Literal["cosine", "constant", "polynomial"]]
+    )
+    warmup_steps: int | str | Sequence[int]
+    warmup_epochs: float | str | Sequence[float]
+    label_smoothing: float | str | Sequence[float]
+    class_weights: Literal["none", "balanced"] | str | Sequence[Literal["none", "balanced"]]
+    mixup: float | str | Sequence[float]
+    cutmix: float | str | Sequence[float]
+    ema: float | str | Sequence[float]
+    freeze: Literal["none", "backbone"] | str | Sequence[Literal["none", "backbone"]]
+    weights: str | None
+    precision: (
+        Literal["auto", "fp32", "bf16", "fp16"]
+        | str
+        | Sequence[Literal["auto", "fp32", "bf16", "fp16"]]
+    )
+    device: str
+    tf32: bool
+    compile: bool
+    scale_learning_rate: bool
+    max_minutes: float | None
+    min_delta: float | str | Sequence[float]
+    strict: bool
+    experiment: str | None
+    run_name: str | None
+    register_as: str | None
+    trials: int
+    workers: int
+    study: str | None
+    storage: str | None
+    timeout: float | None
+    sampler: Literal["tpe", "gp", "random", "grid", "cmaes"]
+    pruner: Literal["median", "hyperband", "none"]
+    metric: str
+    direction: str
+    replicates: int
+    finalists: int
+    enqueue: str | None
+    from_study: str | None
+    retries: int
+    heartbeat_seconds: int

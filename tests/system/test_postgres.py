@@ -1,7 +1,7 @@
 """Several workers on one study in a real PostgreSQL, some of them killed.
 
-The server is the tests' own: Debian's programs, a temporary cluster of an unprivileged user,
-loopback, a free port.
+The tests start their own server: Debian's programs, a temporary cluster of an unprivileged user,
+a free port on loopback.
 """
 
 import json
@@ -33,8 +33,8 @@ from trialrun.tuning.study.study import CONCLUDED
 _USER = "nobody"  # PostgreSQL refuses to run as root
 
 
-def programs() -> Path | None:
-    """The folder of `initdb` and `pg_ctl`; Debian keeps them off the PATH."""
+def find_programs() -> Path | None:
+    """Return the folder of `initdb` and `pg_ctl`; Debian does not add it to PATH."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     if found:
         return found[-1].parent
@@ -43,10 +43,10 @@ def programs() -> Path | None:
 
 
 @contextmanager
-def cluster() -> Iterator[str]:
-    """The address of a database that is there until the context is left."""
+def start_cluster() -> Iterator[str]:
+    """Run a database server within the context; yield its URL."""
     folder = Path(tempfile.mkdtemp(prefix="trialrun-postgres-"))
-    bin_folder = programs()
+    bin_folder = find_programs()
     assert bin_folder is not None
     if os.getuid() == 0:
         shutil.chown(folder, _USER)
@@ -77,17 +77,17 @@ def _free_port() -> int:
 
 @pytest.fixture(scope="module")
 def postgres() -> Iterator[str]:
-    """The address of a PostgreSQL that is there for this module."""
-    if programs() is None and os.environ.get("CI") != "true":
+    """Return the URL of a PostgreSQL server for this module."""
+    if find_programs() is None and os.environ.get("CI") != "true":
         pytest.skip(
             "PostgreSQL's programs are not on this machine (Debian: apt install postgresql)"
         )
-    with cluster() as url:
+    with start_cluster() as url:
         yield url
 
 
-def begin(raw_settings: dict[str, Any]) -> "subprocess.Popen[str]":
-    """A search in a process of its own."""
+def start_search(raw_settings: dict[str, Any]) -> "subprocess.Popen[str]":
+    """Start a search in its own process."""
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in raw_settings.items()]
     return subprocess.Popen(
         [sys.executable, "-m", "trialrun", "search", "--json", *flags],
@@ -96,16 +96,16 @@ def begin(raw_settings: dict[str, Any]) -> "subprocess.Popen[str]":
     )
 
 
-def answer(process: "subprocess.Popen[str]") -> dict[str, Any]:
-    """What a search printed at its end."""
+def wait_for_result(process: "subprocess.Popen[str]") -> dict[str, Any]:
+    """Return the result that a search printed."""
     out, _ = process.communicate(timeout=300)
     assert process.returncode == 0
     result: dict[str, Any] = json.loads(out.splitlines()[-1])
     return result
 
 
-def studied(url: str, name: str) -> list[Any]:
-    """The study's trials as the storage has them; none where there is no study."""
+def load_trials(url: str, name: str) -> list[Any]:
+    """Return the trials of a study; empty if the study does not exist."""
     import optuna
 
     with closing(open_storage(url, heartbeat_seconds=1)) as storage:
@@ -115,8 +115,8 @@ def studied(url: str, name: str) -> list[Any]:
             return []
 
 
-def workers_in_trials(process: "subprocess.Popen[str]", url: str, name: str) -> list[int]:
-    """The processes of workers, once three of them at least are in the middle of a trial."""
+def wait_for_workers(process: "subprocess.Popen[str]", url: str, name: str) -> list[int]:
+    """Return the four worker processes once at least three of them run a trial."""
     from optuna.trial import TrialState
 
     deadline = time.monotonic() + 120
@@ -125,16 +125,16 @@ def workers_in_trials(process: "subprocess.Popen[str]", url: str, name: str) -> 
         pids = [
             child.pid for child in children if "trialrun.tuning.workers.__main__" in child.cmdline()
         ]
-        states = [trial.state for trial in studied(url, name)]
+        states = [trial.state for trial in load_trials(url, name)]
         if len(pids) == 4 and states.count(TrialState.RUNNING) >= 3:
             return pids
         time.sleep(0.1)
-    raise AssertionError("the workers did not begin")
+    raise AssertionError("the workers did not start")
 
 
 @pytest.mark.slow
 def test_killed_workers_lose_no_trial(postgres: str, store: str, colors: Path) -> None:
-    """Two workers of four get SIGKILL in mid-trial: exactly 40 trials complete, none is left."""
+    """Two of four workers get SIGKILL during a trial: exactly 40 trials complete."""
     from optuna.trial import TrialState
 
     raw_settings = settings(
@@ -146,11 +146,11 @@ def test_killed_workers_lose_no_trial(postgres: str, store: str, colors: Path) -
         storage=postgres,
         heartbeat_seconds=1,
     )
-    process = begin(raw_settings)
-    for pid in workers_in_trials(process, postgres, "killed")[:2]:
+    process = start_search(raw_settings)
+    for pid in wait_for_workers(process, postgres, "killed")[:2]:
         os.kill(pid, signal.SIGKILL)
-    result = answer(process)
-    trials = studied(postgres, "killed")
+    result = wait_for_result(process)
+    trials = load_trials(postgres, "killed")
     states = [trial.state for trial in trials]
     assert states.count(TrialState.COMPLETE) == 40
     assert set(states) <= {TrialState.COMPLETE, TrialState.FAIL}
@@ -169,8 +169,8 @@ open_storage(sys.argv[1], heartbeat_seconds=1).close()
 """
 
 
-def test_machines_that_come_first_at_once_make_the_tables_once(postgres: str) -> None:
-    """Four processes open an empty database; the server would refuse a table made twice."""
+def test_concurrent_first_openings_create_the_tables_once(postgres: str) -> None:
+    """Four processes open an empty database; creating a table twice would fail."""
     from sqlalchemy import create_engine, text
 
     engine = create_engine(with_driver(postgres), isolation_level="AUTOCOMMIT")
@@ -183,13 +183,16 @@ def test_machines_that_come_first_at_once_make_the_tables_once(postgres: str) ->
 
 
 def test_two_machines_share_a_study(postgres: str, store: str, colors: Path) -> None:
-    """The same command twice at once: as many trials as asked for in all, and one version."""
+    """The same command runs twice: the number of trials is the total, one version is made."""
     import mlflow
 
     raw_settings = settings(
         colors, pruner="none", trials=6, study="shared", storage=postgres, register_as="shared"
     )
-    one, other = (answer(process) for process in [begin(raw_settings), begin(raw_settings)])
+    one, other = (
+        wait_for_result(process)
+        for process in [start_search(raw_settings), start_search(raw_settings)]
+    )
     assert one["run_id"] == other["run_id"]
     assert one["weights_sha256"] == other["weights_sha256"]
     assert one["num_trials"]["complete"] == other["num_trials"]["complete"] == 6
@@ -206,20 +209,20 @@ _OWNERS = (
 )
 
 
-def cut_owners(storage: StudyStorage) -> int:
-    """Have the server cut the connections that hold owners' locks; how many there were."""
+def terminate_owners(storage: StudyStorage) -> int:
+    """Terminate the connections that hold owner locks; return their number."""
     with storage.rdb.engine.begin() as connection:
         return len(connection.execute(text(_OWNERS)).all())
 
 
-def test_a_lock_whose_connection_was_cut_is_taken_again(postgres: str) -> None:
-    """Nobody came first: it is kept, nobody else gets it, and leaving it is no error."""
+def test_a_lock_is_reacquired_after_a_lost_connection(postgres: str) -> None:
+    """No other process took it: it is held again, and releasing it is not an error."""
     with (
         closing(open_storage(postgres, heartbeat_seconds=1)) as ours,
         closing(open_storage(postgres, heartbeat_seconds=1)) as theirs,
     ):
         with ours.try_lock("one") as lock:
-            assert cut_owners(theirs) == 1
+            assert terminate_owners(theirs) == 1
             assert lock
             assert lock.is_held()
             with theirs.try_lock("one") as other:
@@ -228,15 +231,15 @@ def test_a_lock_whose_connection_was_cut_is_taken_again(postgres: str) -> None:
             assert other
 
 
-def test_a_lock_that_another_has_taken_is_known_to_be_lost(postgres: str) -> None:
-    """Its connection was cut, and who came first keeps it, after we have left as well."""
+def test_a_lock_that_another_process_took_is_lost(postgres: str) -> None:
+    """The new holder keeps the lock, also after the first holder has released it."""
     with (
         closing(open_storage(postgres, heartbeat_seconds=1)) as ours,
         closing(open_storage(postgres, heartbeat_seconds=1)) as theirs,
         ExitStack() as stack,
     ):
         lock = stack.enter_context(ours.try_lock("two"))
-        assert cut_owners(theirs) == 1
+        assert terminate_owners(theirs) == 1
         with theirs.try_lock("two") as other:
             assert other
             assert lock
@@ -247,28 +250,26 @@ def test_a_lock_that_another_has_taken_is_known_to_be_lost(postgres: str) -> Non
                 assert again is None
 
 
-def test_a_cut_connection_costs_no_search(postgres: str, store: str, colors: Path) -> None:
-    """The owner's is cut during the first trial: the search ends well, with one version."""
+def test_a_lost_connection_does_not_fail_a_search(postgres: str, store: str, colors: Path) -> None:
+    """The owner loses it during the first trial: the search ends with one version."""
     import mlflow
 
     raw_settings = settings(colors, trials=3, study="cut", storage=postgres, register_as="cut")
-    process = begin({**raw_settings, "pruner": "none"})
+    process = start_search({**raw_settings, "pruner": "none"})
     with closing(open_storage(postgres, heartbeat_seconds=1)) as storage:
-        while not studied(postgres, "cut"):
+        while not load_trials(postgres, "cut"):
             assert process.poll() is None
             time.sleep(0.1)
-        assert cut_owners(storage) == 1
-    result = answer(process)
+        assert terminate_owners(storage) == 1
+    result = wait_for_result(process)
     assert result["num_trials"]["complete"] == 3
     client = mlflow.MlflowClient(store)
     assert client.get_run(result["run_id"]).info.status == "FINISHED"
     assert len(client.search_model_versions("name = 'cut'")) == 1
 
 
-def test_what_another_machine_concludes_is_not_concluded_twice(
-    postgres: str, store: str, colors: Path
-) -> None:
-    """The lock was cut and taken during the search: its owner waits, and takes the result."""
+def test_a_search_is_concluded_by_one_machine(postgres: str, store: str, colors: Path) -> None:
+    """Another machine took the lock during the search: the first one takes its result."""
     from trialrun.tuning.run import run_search
 
     raw_settings = settings(colors, trials=1, study="taken", storage=postgres, register_as="taken")
@@ -276,39 +277,39 @@ def test_what_another_machine_concludes_is_not_concluded_twice(
         closing(open_storage(postgres, heartbeat_seconds=1)) as storage,
         ThreadPoolExecutor(1) as pool,
     ):
-        watching = Robbed(storage, "taken/owner")
-        searching = pool.submit(run_search, plan_search(raw_settings), watching)
-        assert watching.is_told.wait(120)
-        assert studied_attributes(storage, "taken").get(CONCLUDED) is None
+        callback = LockStealingCallback(storage, "taken/owner")
+        searching = pool.submit(run_search, plan_search(raw_settings), callback)
+        assert callback.is_concluded_elsewhere.wait(120)
+        assert load_user_attrs(storage, "taken").get(CONCLUDED) is None
         assert not searching.done()
-        watching.requeue()
+        callback.release()
         assert searching.result(120).model_version == "1"
 
 
-class Robbed(NoOpSearchCallback):
-    """Cuts and takes the owner's lock when the first trial has ended."""
+class LockStealingCallback(NoOpSearchCallback):
+    """Takes the owner's lock when the first trial has ended."""
 
     def __init__(self, storage: StudyStorage, name: str) -> None:
         self._storage, self._name, self._stack = storage, name, ExitStack()
-        self.is_told = threading.Event()
+        self.is_concluded_elsewhere = threading.Event()
 
     def on_trial_end(self, text: str) -> None:
-        """Be the other machine."""
-        assert cut_owners(self._storage) == 1
+        """Take the lock as another machine would."""
+        assert terminate_owners(self._storage) == 1
         assert self._stack.enter_context(self._storage.try_lock(self._name))
 
     def on_note(self, text: str) -> None:
-        """Learn that the search leaves the conclusion to another machine."""
+        """Record that the search leaves the conclusion to another machine."""
         if "another machine concludes" in text:
-            self.is_told.set()
+            self.is_concluded_elsewhere.set()
 
-    def requeue(self) -> None:
-        """Let go of the lock without having concluded, as a machine that dies."""
+    def release(self) -> None:
+        """Release the lock without a conclusion, as a machine that dies."""
         self._stack.close()
 
 
-def studied_attributes(storage: StudyStorage, name: str) -> dict[str, Any]:
-    """What a study carries."""
+def load_user_attrs(storage: StudyStorage, name: str) -> dict[str, Any]:
+    """Return the user attributes of a study."""
     import optuna
 
     attributes: dict[str, Any] = optuna.load_study(study_name=name, storage=storage.rdb).user_attrs

@@ -93,7 +93,7 @@ class PromoteConfig:
             metric, value = _parse_minimum(part)
             if metric in bounds:
                 raise InvalidParameterError(
-                    f"min has two bounds for {metric}", "Give each metric a single bound."
+                    f"min names {metric} twice", "Give each metric a single bound."
                 )
             bounds[metric] = value
         return bounds

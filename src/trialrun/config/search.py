@@ -72,7 +72,9 @@ class SearchConfig:
     )
     finalists: int = setting(3, "Number of best settings that `replicates` trains again.", low=2)
     enqueue: str | None = setting(
-        None, "JSON file of settings to try first: a list of objects, setting name to value."
+        None,
+        "JSON file of settings to try first: a list of objects, setting name to value.",
+        path=True,
     )
     from_study: str | None = setting(
         None, "Another study in the same storage; its best settings are tried first."

@@ -18,6 +18,7 @@ class TrainConfig:
         "torchvision name of the network (`trialrun model list`), or a model to continue from: a "
         "model directory (trained or untrained, trialrun's or Azure's), models:/NAME/VERSION, "
         "models:/NAME@alias or runs:/ID/model.",
+        path=True,
     )
     train_data: str = setting(
         "sample:digits",
@@ -25,9 +26,10 @@ class TrainConfig:
         "folder with metadata.csv, .jsonl or .parquet, an archive of these, a URI, or "
         "sample:digits.",
         searchable=False,
+        path=True,
     )
     valid_data: str | None = setting(
-        None, "Labelled validation images; none splits train_data.", searchable=False
+        None, "Labelled validation images; none splits train_data.", searchable=False, path=True
     )
     epochs: int = setting(5, "Number of passes over the training images.", low=1)
     batch_size: int = setting(16, "Images per training step and rank.", low=1, logarithmic=True)
@@ -83,6 +85,7 @@ class TrainConfig:
         "List of transforms that replaces augment: the JSON file or TransformationDirectory of "
         "Azure's Init Image Transformation. Random... entries apply in training only.",
         searchable=False,
+        path=True,
     )
     optimizer: str = setting(
         "sgd", "Optimizer: sgd (with Nesterov momentum 0.9) or adamw.", choices=("sgd", "adamw")
@@ -144,6 +147,7 @@ class TrainConfig:
         "torchvision's), a file (.safetensors, or a state dict or checkpoint of torch.save), or a "
         "trained model as for `model`.",
         searchable=False,
+        path=True,
     )
     precision: str = setting(
         "auto",

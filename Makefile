@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 # MLflow's default store, but the same one from whatever folder it is used.
 MLFLOW_TRACKING_URI ?= sqlite:///$(CURDIR)/mlflow.db
 
-.PHONY: run ui test check bench format generate lock screenshot clean
+.PHONY: run ui test check bench format generate lock clean
 
 $(INSTALLED): requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -114,7 +114,7 @@ def test_debug_shows_where_an_error_came_from(capsys: pytest.CaptureFixture[str]
 def test_nothing_heavy_is_loaded_before_its_time(arguments: list[str]) -> None:
     """Help and wrong input are answered without torch, MLflow, Optuna or pandas."""
     code = (
-        "import sys; from trialrun.cli import run; run(sys.argv[1:]);"
+        "import sys; from trialrun.cli import run_cli; run_cli(sys.argv[1:]);"
         "heavy = {'torch', 'mlflow', 'optuna', 'pandas', 'sklearn'} & set(sys.modules);"
         "sys.exit(len(heavy))"
     )

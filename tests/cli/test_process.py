@@ -12,13 +12,13 @@ from trialrun.cli import process
 
 PROGRAM = """
 import atexit, sys, threading, time
-from trialrun.cli.process import Departure
+from trialrun.cli.process import FastExit
 
 class Told:
     def __del__(self):
         print("taken apart")
 
-departure = Departure()
+departure = FastExit()
 atexit.register(print, "handler")
 kept = Told()
 threading.Thread(target=lambda: (time.sleep(0.2), print("thread"))).start()

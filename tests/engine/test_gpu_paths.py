@@ -207,7 +207,7 @@ def test_scoring_waits_for_the_gpu_once_per_batch(monkeypatch: pytest.MonkeyPatc
 def test_apples_gpu_is_asked_for_no_float64(monkeypatch: pytest.MonkeyPatch) -> None:
     """MPS has no float64: sums are kept in float32 there, and nothing else is wider."""
     assert ComputeConfig(torch.device("mps"), "fp32").accumulator_dtype == torch.float32
-    monkeypatch.setattr(ComputeConfig, "sums", torch.float32)
+    monkeypatch.setattr(ComputeConfig, "accumulator_dtype", torch.float32)
     # What has no values has no fused kernels either.
     monkeypatch.setattr(optim, "SGD", lambda groups, **kw: SGD(groups, **(kw | {"fused": False})))
     settings: dict[str, Any] = {"augment": "standard", "ema": 0.9, "mixup": 0.2}

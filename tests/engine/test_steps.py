@@ -70,8 +70,8 @@ def test_impossible_warmup_is_told_before_torch_is_loaded(colors: Path) -> None:
     """Exit 2 in two lines, with neither torch nor MLflow imported."""
     words = ["train", "--train-data", str(colors), "--warmup-steps", "100000"]
     code = (
-        "import sys; from trialrun.cli import run\n"
-        f"print(run({words!r}), {{'torch', 'mlflow'}} & set(sys.modules))"
+        "import sys; from trialrun.cli import run_cli\n"
+        f"print(run_cli({words!r}), {{'torch', 'mlflow'}} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "2 set()"

@@ -38,10 +38,10 @@ import sys
 from pathlib import Path
 from trialrun.images import open_data
 from trialrun.images.decoding.preprocessing import Preprocessing
-from trialrun.images.scanning.scan import survey
+from trialrun.images.scanning.scan import scan_files
 from trialrun.image_cache import open_pack
 
-surveyed = survey(open_data(sys.argv[1], Path("none")), threads=1)
+surveyed = scan_files(open_data(sys.argv[1], Path("none")), threads=1)
 print("ready", flush=True)
 sys.stdin.readline()
 say = lambda number: print("decoding", flush=True)

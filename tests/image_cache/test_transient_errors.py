@@ -19,7 +19,7 @@ from trialrun.images.scanning.scan import DatasetScan, scan_files
 
 STOPPED = """
 import time
-from trialrun.images.scanning.thread_pool import in_order
+from trialrun.images.scanning.thread_pool import map_in_order
 
 def make(number):
     print("began", flush=True)
@@ -27,7 +27,7 @@ def make(number):
         time.sleep(0.01)
     return "made"
 
-print(*in_order(make, range(2), threads=2, late=lambda _: "late", seconds=1.5), flush=True)
+print(*map_in_order(make, range(2), threads=2, late=lambda _: "late", seconds=1.5), flush=True)
 """
 
 

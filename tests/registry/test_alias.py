@@ -345,19 +345,19 @@ import os, sys, time, traceback
 from pathlib import Path
 import mlflow
 from trialrun.errors import PromotionRefusedError
-from trialrun.registry.alias import read_succession, succeed
-from trialrun.registry.history import Entry, now
-from trialrun.mlflow_client import connect
+from trialrun.registry.alias import read_alias_history, move_alias
+from trialrun.registry.history import AliasEntry, format_now
+from trialrun.mlflow_client import connect_client
 
 def rival(version, folder, num_rivals):
-    client = connect()
-    judged = read_succession(client, "m", "champion")
+    client = connect_client()
+    judged = read_alias_history(client, "m", "champion")
     (folder / f"ready{version}").touch()
     while len(list(folder.glob("ready*"))) < num_rivals:
         time.sleep(0.001)
     try:
-        succeed(client, judged, Entry(number=0, kind="promotion", version=str(version),
-                replaced=judged.holder, at=now(), user="rival", reason="race"))
+        move_alias(client, judged, AliasEntry(number=0, kind="promotion", version=str(version),
+                replaced=judged.holder, at=format_now(), user="rival", reason="race"))
     except PromotionRefusedError as error:
         return str(error)
     return ""

@@ -163,7 +163,7 @@ def test_killed_workers_lose_no_trial(postgres: str, store: str, colors: Path) -
 
 OPEN = """
 import sys
-from trialrun.tuning.study.storage import driven, open_storage
+from trialrun.tuning.study.storage import with_driver, open_storage
 
 open_storage(sys.argv[1], heartbeat_seconds=1).close()
 """

@@ -261,8 +261,8 @@ def test_hints_fit_what_was_said(said: str, told: str) -> None:
 _WITHOUT_BOTO3 = """
 import sys
 sys.modules["boto3"] = sys.modules["botocore"] = None  # as where they are not installed
-from trialrun.cli import run
-sys.exit(run(sys.argv[1:]))
+from trialrun.cli import run_cli
+sys.exit(run_cli(sys.argv[1:]))
 """
 
 

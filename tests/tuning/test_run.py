@@ -219,7 +219,7 @@ def test_workers_share_what_the_search_downloaded(
         shutil.rmtree(Path(run.info.artifact_uri) / "set")
         return path
 
-    monkeypatch.setattr(sources, "downloaded", download)
+    monkeypatch.setattr(sources, "download_artifact", download)
     plan = settings(Path("unused"), trials=2, workers=2)
     result = trialrun.search(**plan | {"train_data": f"runs:/{run.info.run_id}/set"})
     assert result.num_trials["complete"] + result.num_trials["pruned"] == 2

@@ -197,8 +197,8 @@ def test_top5_of_fewer_classes_is_refused_while_planning(colors: Path) -> None:
 def test_a_range_turned_round_is_told_before_torch_is_loaded() -> None:
     """Exit 2 in two lines, with neither torch, MLflow nor Optuna imported."""
     code = (
-        "import sys; from trialrun.cli import run\n"
-        "print(run(['search', '--learning-rate', '1e-1:1e-4']),"
+        "import sys; from trialrun.cli import run_cli\n"
+        "print(run_cli(['search', '--learning-rate', '1e-1:1e-4']),"
         " {'torch', 'mlflow', 'optuna'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

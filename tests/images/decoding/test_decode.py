@@ -275,11 +275,11 @@ def test_fault_07_sixteen_bits_of_a_ppm_are_scaled() -> None:
 DECODE_LARGE = """
 import io, resource, sys
 from PIL import Image
-from trialrun.images.decoding.decode import decode
+from trialrun.images.decoding.decode import decode_image
 
 file = io.BytesIO()
 Image.new(sys.argv[1], (6000, 6000), 9).save(file, "PNG", compress_level=1)
-decode(b"P6 1 1 255\\n   ")
+decode_image(b"P6 1 1 255\\n   ")
 with open("/proc/self/clear_refs", "w") as refs:
     refs.write("5")  # the peak so far is forgotten
 
@@ -288,7 +288,7 @@ def peak():
     return int(line.split()[1])
 
 before = peak()
-decode(file.getvalue())
+decode_image(file.getvalue())
 print((peak() - before) * 1024 // 6000**2)
 """
 

@@ -133,7 +133,7 @@ def _photos_against_bare(photos: Path, folder: Path) -> None:
 
 def _batches_against_resnet(photos: Path, folder: Path) -> None:
     pack = _packed(photos, folder / "cache", STORED)
-    order = np.random.default_rng(1).permutation(len(pack.usable()))
+    order = np.random.default_rng(1).permutation(len(pack.usable_rows()))
 
     def one_epoch() -> None:
         for start in range(0, len(order), BATCH):

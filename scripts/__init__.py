@@ -1,1 +1,1 @@
-"""Programs for those who work on trialrun."""
+"""Programs for the development of trialrun."""

@@ -1,6 +1,7 @@
-"""Generates `trialrun.config.keywords`: the static types of the library's keyword parameters."""
+"""Generates `trialrun.config.keywords`: the static types of the library's keyword parameters.
 
-from collections.abc import Iterator
+The text is formatted as `ruff format` does.
+"""
 
 from trialrun.config import SearchConfig, Setting, TrainConfig, list_settings
 from trialrun.config.evaluate import EvaluateConfig
@@ -17,6 +18,7 @@ from collections.abc import Sequence
 from os import PathLike
 from typing import Literal, TypedDict
 '''
+_LINE_LENGTH = 100  # of pyproject.toml
 _CLASSES = (
     ("TrainKeywords", "Settings of a training run.", TrainConfig),
     ("EvaluateKeywords", "Settings of an evaluation.", EvaluateConfig),
@@ -26,48 +28,55 @@ _CLASSES = (
 )
 
 
-def keyword_types() -> str:
-    """Return the source of the module, formatted."""
-    classes = [_write_class(name, doc, _list_fields(config)) for name, doc, config in _CLASSES]
-    search = [
-        *((item, _search_type(item)) for item in list_settings(TrainConfig)),
+def render_keywords() -> str:
+    """Return the source of the module."""
+    classes = [_render_class(name, doc, _list_fields(config)) for name, doc, config in _CLASSES]
+    search_fields = [
+        *((setting.name, _list_search_types(setting)) for setting in list_settings(TrainConfig)),
         *_list_fields(SearchConfig),
     ]
     doc = "Settings of a search; those of `train` also as a range or a choice."
-    return "\n\n".join([_HEADER, *classes, _write_class("SearchKeywords", doc, search)])
+    text = "\n\n".join([_HEADER, *classes, _render_class("SearchKeywords", doc, search_fields)])
+    return text if "PathLike[" in text else text.replace("from os import PathLike\n", "")
 
 
-def _list_fields(config: type) -> list[tuple[Setting, str]]:
-    return [(item, _value_type(item)) for item in list_settings(config)]
+def _list_fields(config: type) -> list[tuple[str, list[str]]]:
+    return [(setting.name, _list_types(setting)) for setting in list_settings(config)]
 
 
-def _write_class(name: str, doc: str, fields: list[tuple[Setting, str]]) -> str:
+def _list_types(setting: Setting) -> list[str]:
+    if setting.rule.choices:
+        choices = ", ".join(f'"{choice}"' for choice in setting.rule.choices)
+        types = [f"Literal[{choices}]"]
+    else:
+        types = [setting.type.__name__]
+    if setting.rule.path:
+        types.append("PathLike[str]")
+    if setting.rule.auto:
+        types.append('Literal["auto"]')
+    return [*types, "None"] if setting.optional else types
+
+
+def _list_search_types(setting: Setting) -> list[str]:
+    """Return the types of one value, and of a range or choices: a text or a sequence of values."""
+    types = _list_types(setting)
+    if not setting.rule.searchable:
+        return types
+    sequence = f"Sequence[{' | '.join(types)}]"
+    types = [*(name for name in types if name != "None"), "str", sequence]
+    return list(dict.fromkeys([*types, "None"] if setting.optional else types))
+
+
+def _render_class(name: str, doc: str, fields: list[tuple[str, list[str]]]) -> str:
     lines = [f"class {name}(TypedDict, total=False):", f'    """{doc}"""', ""]
-    lines += [f"    {item.name}: {kind}" for item, kind in fields]
+    for field, types in fields:
+        lines += _render_field(field, types)
     return "\n".join(lines) + "\n"
 
 
-def _value_type(item: Setting) -> str:
-    return " | ".join(_value_types(item))
-
-
-def _value_types(item: Setting) -> Iterator[str]:
-    if item.rule.choices:
-        yield "Literal[" + ", ".join(f'"{choice}"' for choice in item.rule.choices) + "]"
-    else:
-        yield item.type.__name__
-    if item.rule.path:
-        yield "PathLike[str]"
-    if item.rule.auto:
-        yield 'Literal["auto"]'
-    if item.optional:
-        yield "None"
-
-
-def _search_type(item: Setting) -> str:
-    """A range or a choice is text, or a sequence of values; not every setting is searched."""
-    own = _value_type(item)
-    if not item.rule.searchable:
-        return own
-    words = [own] if item.type is str and not item.rule.choices else [own, "str"]
-    return " | ".join([*words, f"Sequence[{own}]"])
+def _render_field(field: str, types: list[str]) -> list[str]:
+    line = f"    {field}: {' | '.join(types)}"
+    if len(line) <= _LINE_LENGTH:
+        return [line]
+    union = [f"        {types[0]}", *(f"        | {name}" for name in types[1:])]
+    return [f"    {field}: (", *union, "    )"]

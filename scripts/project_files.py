@@ -1,6 +1,6 @@
-"""The files that follow from `config` and the lock: MLproject, conda.yaml, README's table.
+"""Generates MLproject, conda.yaml and README's parameter table from `config` and the lock.
 
-`make generate` writes them; a test holds them to what this program would write.
+`make generate` runs this program; a test checks that its files are current.
 """
 
 import re
@@ -10,22 +10,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from scripts.keyword_types import render_keywords
 from trialrun.config import SearchConfig, Setting, TrainConfig, as_text, list_settings
 from trialrun.config.evaluate import EvaluateConfig
 from trialrun.config.promote import PromoteConfig
 from trialrun.config.score import ScoreConfig
 from trialrun.tuning.space import DEFAULT_RANGES
 
-from scripts.keyword_types import keyword_types
-
 ROOT = Path(__file__).resolve().parents[1]
-PYTHON = "3.11"  # `mlflow run --env-manager=uv` takes a pinned one only
+PYTHON = "3.11"  # `mlflow run --env-manager=uv` accepts only a pinned version
 TABLE_BEGINS = "<!-- parameters: written by `make generate` -->"
 TABLE_ENDS = "<!-- /parameters -->"
 
 
-def mlproject() -> str:
-    """MLproject: an entry point a command, a parameter a setting."""
+def render_mlproject() -> str:
+    """Return the text of MLproject: one entry point per command, one parameter per setting."""
     entries = [
         EntryPoint("main", "train", settings=(TrainConfig,)),
         EntryPoint(
@@ -48,12 +47,12 @@ def mlproject() -> str:
         ),
     ]
     lines = ["name: trialrun", "conda_env: conda.yaml", "", "entry_points:"]
-    return "\n".join([*lines, *(line for entry in entries for line in entry.lines())]) + "\n"
+    return "\n".join([*lines, *(line for entry in entries for line in entry.render())]) + "\n"
 
 
 @dataclass(frozen=True)
 class EntryPoint:
-    """A command as MLproject calls it: arguments by place, options by name, None where required."""
+    """A command in MLproject: its arguments, and its options with defaults (None if required)."""
 
     name: str
     command: str
@@ -62,8 +61,8 @@ class EntryPoint:
     settings: tuple[type, ...] = ()
     defaults: Mapping[str, str] = field(default_factory=dict)
 
-    def lines(self) -> list[str]:
-        """Its lines in MLproject."""
+    def render(self) -> list[str]:
+        """Return the entry point's lines in MLproject."""
         declared = [item for config in self.settings for item in list_settings(config)]
         flags = {
             **self.options,
@@ -77,29 +76,33 @@ class EntryPoint:
         return [
             f"  {self.name}:",
             "    parameters:",
-            *(f"      {name}: {_declared(default)}" for name, default in parameters.items()),
+            *(f"      {name}: {_render_type(default)}" for name, default in parameters.items()),
             "    command: >-",
             *(f"      {word}" for word in words),
         ]
 
 
-def _declared(default: str | None) -> str:
+def _render_type(default: str | None) -> str:
     return "{type: string}" if default is None else f'{{type: string, default: "{default}"}}'
 
 
-def conda_yaml(pyproject: str, lock: str) -> str:
-    """conda.yaml: the direct dependencies at the lock's versions, and the project itself."""
-    wanted = tomllib.loads(pyproject)["project"]["dependencies"]
-    names = [re.split(r"[<>=!~ ]", requirement)[0] for requirement in wanted]  # psycopg[binary]
-    locked = locked_versions(lock)
+def render_conda_yaml(pyproject: str, lock: str) -> str:
+    """Return the text of conda.yaml: direct dependencies at locked versions, and the project."""
+    requirements = tomllib.loads(pyproject)["project"]["dependencies"]
+    names = [re.split(r"[<>=!~ ]", requirement)[0] for requirement in requirements]
+    locked = parse_lock(lock)
     lines = ["name: trialrun", "channels:", "  - conda-forge", "dependencies:"]
     lines += [f"  - python={PYTHON}", "  - pip", "  - pip:"]
+    # The lock names psycopg without the extra of `psycopg[binary]`.
     lines += [f"      - {name}=={locked[name.partition('[')[0]]}" for name in names]
     return "\n".join([*lines, "      - -e ."]) + "\n"
 
 
-def locked_versions(lock: str) -> dict[str, str]:
-    """Package to version; of two with markers the one for `PYTHON`, which the lock names first."""
+def parse_lock(lock: str) -> dict[str, str]:
+    """Return the locked version per package.
+
+    Where markers select between versions, the lock names the one for `PYTHON` first.
+    """
     versions: dict[str, str] = {}
     for line in lock.splitlines():
         if match := re.match(r"([A-Za-z0-9._-]+)==([^\s;]+)", line):
@@ -107,40 +110,40 @@ def locked_versions(lock: str) -> dict[str, str]:
     return versions
 
 
-def parameter_table() -> str:
-    """README's table of the settings of `train`."""
+def render_parameter_table() -> str:
+    """Return README's table of the settings of `train`."""
     rows = ["| parameter | values | default | |", "|---|---|---|---|"]
-    rows += [_row(item) for item in list_settings(TrainConfig)]
+    rows += [_render_row(setting) for setting in list_settings(TrainConfig)]
     return "\n".join(rows)
 
 
-def _row(item: Setting) -> str:
-    legal = item.legal.replace("|", "\\|")
-    return f"| `{item.name}` | {legal} | `{as_text(item.default)}` | {item.rule.help} |"
+def _render_row(setting: Setting) -> str:
+    values = setting.legal_values.replace("|", "\\|")
+    return f"| `{setting.name}` | {values} | `{as_text(setting.default)}` | {setting.rule.help} |"
 
 
-def with_table(readme: str) -> str:
-    """README with its table written anew."""
+def replace_table(readme: str) -> str:
+    """Return README's text with a current parameter table."""
     begin, end = readme.index(TABLE_BEGINS), readme.index(TABLE_ENDS)
-    return f"{readme[:begin]}{TABLE_BEGINS}\n{parameter_table()}\n{readme[end:]}"
+    return f"{readme[:begin]}{TABLE_BEGINS}\n{render_parameter_table()}\n{readme[end:]}"
 
 
-def expected() -> dict[Path, str]:
-    """Every file that follows from others, with the content it must have."""
+def render_files() -> dict[Path, str]:
+    """Return the path and the current text of every generated file."""
     pyproject = (ROOT / "pyproject.toml").read_text("utf-8")
     lock = (ROOT / "requirements.lock").read_text("utf-8")
     readme = ROOT / "README.md"
     return {
-        ROOT / "MLproject": mlproject(),
-        ROOT / "conda.yaml": conda_yaml(pyproject, lock),
-        readme: with_table(readme.read_text("utf-8")),
-        ROOT / "src/trialrun/config/keywords.py": keyword_types(),
+        ROOT / "MLproject": render_mlproject(),
+        ROOT / "conda.yaml": render_conda_yaml(pyproject, lock),
+        readme: replace_table(readme.read_text("utf-8")),
+        ROOT / "src/trialrun/config/keywords.py": render_keywords(),
     }
 
 
 def main() -> int:
-    """Write them."""
-    for path, content in expected().items():
+    """Write the generated files and return the exit code."""
+    for path, content in render_files().items():
         path.write_text(content, "utf-8")
     return 0
 

@@ -1,4 +1,4 @@
-"""What users are told."""
+"""Tests of the error classes."""
 
 import pickle
 
@@ -7,8 +7,8 @@ import pytest
 from trialrun.errors import InvalidDatasetError, InvalidParameterError, TrialrunError, merge_errors
 
 
-def test_lowest_exit_code_leads_and_nothing_is_dropped() -> None:
-    """A wrong parameter and a wrong folder are told together, as a parameter's error."""
+def test_merged_error_has_the_lowest_exit_code_and_all_messages() -> None:
+    """An invalid parameter and an invalid folder become one parameter error."""
     error = merge_errors(
         [InvalidDatasetError("no cats", "Add cats."), InvalidParameterError("epochs=0")]
     )
@@ -17,26 +17,26 @@ def test_lowest_exit_code_leads_and_nothing_is_dropped() -> None:
     assert error.hint == "Add cats."
 
 
-def test_errors_cross_processes_whole() -> None:
-    """A worker's error arrives with its hint."""
+def test_pickled_error_keeps_its_hint() -> None:
+    """Errors of worker processes are pickled."""
     error = pickle.loads(pickle.dumps(InvalidDatasetError("no cats", "Add cats.")))
     assert (type(error), str(error), error.hint) == (InvalidDatasetError, "no cats", "Add cats.")
 
 
-def test_nothing_to_merge_is_a_callers_mistake() -> None:
-    """An empty list is no error for users."""
+def test_merging_no_errors_is_a_value_error() -> None:
+    """An empty list is a mistake of the caller, not of the user."""
     with pytest.raises(ValueError, match="no errors"):
         merge_errors([])
 
 
-def all_kinds(kind: type[TrialrunError] = TrialrunError) -> list[type[TrialrunError]]:
-    """Every kind of error below `kind`."""
-    return [kind, *(each for child in kind.__subclasses__() for each in all_kinds(child))]
+def list_classes(base: type[TrialrunError] = TrialrunError) -> list[type[TrialrunError]]:
+    """Return `base` and all its subclasses."""
+    return [base, *(found for child in base.__subclasses__() for found in list_classes(child))]
 
 
-def test_exit_codes_are_those_promised() -> None:
-    """Scripts can tell the kinds apart."""
-    codes = {kind.__name__: kind.exit_code for kind in all_kinds()}
+def test_exit_codes_are_the_documented_ones() -> None:
+    """Scripts distinguish errors by them."""
+    codes = {error.__name__: error.exit_code for error in list_classes()}
     assert codes["InvalidParameterError"] == 2
     assert codes["NotLabeledDatasetError"] == codes["InvalidArchiveError"] == 3
     assert codes["InvalidModelDirectoryError"] == 4

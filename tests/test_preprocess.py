@@ -1,4 +1,4 @@
-"""From an image of the caller's to the input of what `load_model` returns."""
+"""`preprocess`: from an image in any form to a model's input."""
 
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ SIZE = 24
 
 @pytest.fixture(scope="module")
 def model() -> ImageClassifier:
-    """A network of a few weights."""
+    """A classifier with a tiny network."""
     with torch.random.fork_rng():
         torch.manual_seed(1)
         network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
@@ -30,14 +30,14 @@ def model() -> ImageClassifier:
 
 @pytest.fixture
 def photo(tmp_path: Path) -> Path:
-    """A picture of 40 by 40 pixels."""
+    """An image of 40 by 40 pixels."""
     write_image(tmp_path / "photo.png", (200, 90, 30), size=40)
     return tmp_path / "photo.png"
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp"])
-def test_input_is_scoring_s_bit_for_bit(model: ImageClassifier, photo: Path, suffix: str) -> None:
-    """The network's answer to it is what scoring gives for the file."""
+def test_input_equals_scoring_s(model: ImageClassifier, photo: Path, suffix: str) -> None:
+    """The network's probabilities equal the file's scores bit for bit."""
     path = photo.with_suffix(suffix)
     Image.open(photo).save(path)
     images = trialrun.preprocess(path, model)
@@ -52,7 +52,7 @@ def test_input_is_scoring_s_bit_for_bit(model: ImageClassifier, photo: Path, suf
 def test_every_form_of_an_image_gives_the_same_input(model: ImageClassifier, photo: Path) -> None:
     """Path, text, bytes, Pillow image, array and tensor; function and method."""
     image = Image.open(photo)
-    array = np.asarray(image)  # cannot be written to
+    array = np.asarray(image)  # read-only
     tensor = torch.from_numpy(np.array(array)).permute(2, 0, 1)
     expected = trialrun.preprocess(photo, model)
     forms: list[Any] = [str(photo), photo.read_bytes(), bytearray(photo.read_bytes())]
@@ -63,26 +63,24 @@ def test_every_form_of_an_image_gives_the_same_input(model: ImageClassifier, pho
     assert np.array_equal(np.asarray(image), array)
 
 
-def test_pillow_image_is_turned_and_laid_on_white_like_its_file(
-    model: ImageClassifier, photo: Path
-) -> None:
-    """EXIF turns it, white shows through, 16 bits are scaled; the caller's image is unchanged."""
-    turned, clear = photo.with_name("turned.jpg"), photo.with_name("clear.png")
+def test_pillow_image_is_converted_like_its_file(model: ImageClassifier, photo: Path) -> None:
+    """EXIF rotation, transparency and 16 bits are handled; the caller's image is unchanged."""
+    rotated, transparent = photo.with_name("rotated.jpg"), photo.with_name("transparent.png")
     exif = Image.Exif()
     exif[0x0112] = 6
-    Image.open(photo).crop((0, 0, 40, 30)).save(turned, exif=exif)
-    Image.open(photo).convert("RGBA").save(clear)
-    with Image.open(clear) as opened:
+    Image.open(photo).crop((0, 0, 40, 30)).save(rotated, exif=exif)
+    Image.open(photo).convert("RGBA").save(transparent)
+    with Image.open(transparent) as opened:
         opened.putalpha(Image.linear_gradient("L").resize((40, 40)))
-        opened.save(clear)
+        opened.save(transparent)
     deep = photo.with_name("deep.png")
     Image.fromarray(np.arange(1600, dtype=np.uint16).reshape(40, 40) * 40).save(deep)
-    for path in (turned, clear, deep):
+    for path in (rotated, transparent, deep):
         with Image.open(path) as image:
             size = image.size
-            got = trialrun.preprocess(image, model)
+            actual = trialrun.preprocess(image, model)
             assert image.size == size
-        assert torch.equal(got, trialrun.preprocess(path, model)), path.name
+        assert torch.equal(actual, trialrun.preprocess(path, model)), path.name
 
 
 @pytest.mark.parametrize(
@@ -96,19 +94,19 @@ def test_pillow_image_is_turned_and_laid_on_white_like_its_file(
     ],
 )
 def test_other_arrays_are_refused(model: ImageClassifier, image: Any) -> None:
-    """Another shape or type is an error that names both."""
+    """An unsupported shape or type is an error that names both."""
     with pytest.raises(TypeError, match=r"pixels of shape \(.*8.*\) and type .*uint8 array"):
         trialrun.preprocess(image, model)
 
 
 def test_what_is_not_an_image_is_refused(model: ImageClassifier, tmp_path: Path) -> None:
-    """A file that is not there, one that holds no image, and a number."""
-    (tmp_path / "text.png").write_text("no picture")
+    """A missing file, a file that is not an image, and a number."""
+    (tmp_path / "text.png").write_text("text")
     for image in (tmp_path / "missing.png", tmp_path / "text.png"):
         with pytest.raises(InvalidDatasetError, match=image.name):
             trialrun.preprocess(image, model)
     with pytest.raises(InvalidDatasetError, match="not an image"):
-        trialrun.preprocess(b"no picture", model)
+        trialrun.preprocess(b"text", model)
     wrong: Any = 7
     with pytest.raises(TypeError, match="int is not an image"):
         trialrun.preprocess(wrong, model)

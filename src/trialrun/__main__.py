@@ -1,4 +1,4 @@
-"""`python -m trialrun`, as `torchrun -m` needs it."""
+"""Runs the command line with `python -m trialrun`, which `torchrun -m trialrun` needs."""
 
 from trialrun.cli import main
 

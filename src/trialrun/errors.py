@@ -1,26 +1,26 @@
-"""What users are told: an error's name, what was found, what to do, and the exit code.
+"""The error classes of the package, their exit codes, and functions that merge and shorten errors.
 
     TrialrunError                    1
-    ├── InvalidParameterError        2   a setting or an argument
+    ├── InvalidParameterError        2   an invalid setting or argument
     ├── DataError                    3
-    │   ├── NotLabeledDatasetError       no labels to learn from
+    │   ├── NotLabeledDatasetError       no labels
     │   ├── InvalidDatasetError          classes differ, one class, an empty class, nothing readable
-    │   └── InvalidArchiveError          an archive that is damaged or means harm
-    ├── InvalidModelDirectoryError   4   not a PyTorch image model of ours or Azure's, damaged
-    ├── TrackingError                5   the tracking store or the registry
-    │   └── PromotionRefusedError        a gate said no
-    ├── StorageError                 6   disk full, not writable, damaged beyond use
-    └── OutOfMemoryError             7   with the batch size to try
+    │   └── InvalidArchiveError          a damaged or malicious archive
+    ├── InvalidModelDirectoryError   4   not a PyTorch image model of trialrun or Azure, or damaged
+    ├── TrackingError                5   an error of the tracking store or the model registry
+    │   └── PromotionRefusedError        a promotion gate failed
+    ├── StorageError                 6   disk full, folder not writable, file damaged
+    └── OutOfMemoryError             7   the hint names a batch size to try
 
-Being cut by a signal is no error: `CutBySignalError` leaves with 75 (EX_TEMPFAIL of sysexits.h).
-Errors of foreign libraries are translated where we call them, nowhere else.
+A signal is not an error: `CutBySignalError` exits with 75 (EX_TEMPFAIL of sysexits.h).
+Errors of other libraries are translated only where those libraries are called.
 """
 
 from collections.abc import Sequence
 
 
 class TrialrunError(Exception):
-    """What went wrong, and what to do about it."""
+    """An error for the user: a message, and a hint that says what to do."""
 
     exit_code = 1
 
@@ -33,7 +33,7 @@ class TrialrunError(Exception):
 
 
 class InvalidParameterError(TrialrunError):
-    """A setting or argument is outside its range, or there is no such setting."""
+    """A setting or argument has an invalid value or does not exist."""
 
     exit_code = 2
 
@@ -45,47 +45,47 @@ class DataError(TrialrunError):
 
 
 class NotLabeledDatasetError(DataError):
-    """There are no labels to learn from."""
+    """The dataset has no labels."""
 
 
 class InvalidDatasetError(DataError):
-    """Classes of the two sets differ, or there is one only, or an empty one, or nothing to read."""
+    """The classes of two sets differ, or a set has one class, an empty class or no images."""
 
 
 class InvalidArchiveError(DataError):
-    """The archive is damaged, encrypted, no archive, or would write where it must not."""
+    """The archive is damaged, encrypted, not an archive, or writes outside its folder."""
 
 
 class InvalidModelDirectoryError(TrialrunError):
-    """Not a PyTorch image model of ours or Azure's, damaged, or asking to run code."""
+    """Not a PyTorch image model of trialrun or Azure, or damaged, or loading it would run code."""
 
     exit_code = 4
 
 
 class TrackingError(TrialrunError):
-    """The tracking store or the model registry did not do what was asked."""
+    """The tracking store or the model registry refused or failed a request."""
 
     exit_code = 5
 
 
 class PromotionRefusedError(TrackingError):
-    """A gate kept a version from becoming champion."""
+    """A gate refused the promotion of a version."""
 
 
 class StorageError(TrialrunError):
-    """The disk is full, a folder is not writable, or a file is damaged with no good one left."""
+    """The disk is full, a folder is not writable, or a file is damaged and has no intact copy."""
 
     exit_code = 6
 
 
 class OutOfMemoryError(TrialrunError):
-    """The batch does not fit in memory; the hint names the size to try."""
+    """The batch does not fit in memory; the hint names a batch size to try."""
 
     exit_code = 7
 
 
 class CutBySignalError(BaseException):
-    """The process was asked to stop; not an `Exception`, so that no handler mistakes it for one."""
+    """A signal stopped the process. Not an `Exception`, so `except Exception` lets it pass."""
 
     exit_code = 75
 
@@ -96,7 +96,7 @@ class CutBySignalError(BaseException):
 
 
 def merge_errors(errors: Sequence[TrialrunError]) -> TrialrunError:
-    """Several errors as one: the kind with the lowest exit code leads, every message is kept.
+    """Merge errors into one of the class with the lowest exit code; keep every message and hint.
 
     Raises:
         ValueError: `errors` is empty.
@@ -106,15 +106,15 @@ def merge_errors(errors: Sequence[TrialrunError]) -> TrialrunError:
     if len(errors) == 1:
         return errors[0]
     ordered = sorted(errors, key=lambda error: error.exit_code)
-    lead = type(ordered[0])
+    merged_type = type(ordered[0])
     messages = [
-        str(error) if type(error) is lead else f"{type(error).__name__}: {error}"
+        str(error) if type(error) is merged_type else f"{type(error).__name__}: {error}"
         for error in ordered
     ]
     hints = dict.fromkeys(error.hint for error in ordered if error.hint)
-    return lead("; ".join(messages), " ".join(hints))
+    return merged_type("; ".join(messages), " ".join(hints))
 
 
 def summarize_error(error: BaseException) -> str:
-    """What an error says, on one line; its kind where it says nothing."""
+    """Return the first line of the error's message, or its class name if the message is empty."""
     return (str(error).splitlines() or [""])[0] or type(error).__name__

@@ -18,7 +18,7 @@ from trialrun.engine.compute.torch_errors import translate_scoring_errors
 from trialrun.engine.compute.torch_state import use_full_fp32
 from trialrun.errors import summarize_error
 from trialrun.images.decoding.header import UndecodableError
-from trialrun.images.scanning.thread_pool import TOO_SLOW, count_threads, map_in_order
+from trialrun.images.scanning.thread_pool import TIMEOUT_REASON, count_threads, map_in_order
 from trialrun.models.classifier import ImageClassifier
 
 LABEL_COLUMN = "Scored Labels"
@@ -49,7 +49,9 @@ def score_images(
     batch: list[Tensor | str] = []
     num_pixels = 0
     decode = partial(_prepare_pixels, classifier)
-    for pixels in map_in_order(decode, images, threads=count_threads(), late=lambda _: TOO_SLOW):
+    for pixels in map_in_order(
+        decode, images, threads=count_threads(), on_timeout=lambda _: TIMEOUT_REASON
+    ):
         batch.append(pixels)
         num_pixels += 0 if isinstance(pixels, str) else pixels[0].numel()
         if len(batch) == _BATCH_IMAGES or num_pixels >= _BATCH_PIXELS:
@@ -62,7 +64,7 @@ def _prepare_pixels(classifier: ImageClassifier, data: bytes | None) -> Tensor |
     if data is None:
         return "cannot be read"
     try:
-        return classifier.preprocessing.pixels(data)
+        return classifier.preprocessing.decode(data)
     except UndecodableError as error:
         return str(error)
 

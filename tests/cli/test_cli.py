@@ -1,4 +1,4 @@
-"""The command line: exit codes, two-line errors, JSON, and nothing loaded before its time."""
+"""Tests of the command line: exit codes, two-line errors, JSON, and late imports."""
 
 import json
 import subprocess
@@ -37,10 +37,10 @@ def test_help_names_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
         (["model", "init", "resnet18", "/dev/null/x"], 6, "StorageError"),
     ],
 )
-def test_error_is_two_lines_and_a_code(
+def test_error_prints_two_lines_and_sets_the_exit_code(
     arguments: list[str], code: int, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What was found, what to do, and the exit code of its kind; no traceback."""
+    """The lines hold the error and a hint; there is no traceback."""
     assert run_cli(arguments) == code
     lines = capsys.readouterr().err.splitlines()
     assert lines[0].startswith(f"Error: {kind}: ")
@@ -48,28 +48,50 @@ def test_error_is_two_lines_and_a_code(
     assert len(lines) == 2
 
 
-def test_name_without_a_command_shows_the_help_and_no_error(
-    capsys: pytest.CaptureFixture[str],
+@pytest.mark.parametrize(
+    ("group", "first_commands"),
+    [
+        ([], ["data", "model", "train", "search"]),
+        (["data"], ["check", "convert", "split"]),
+        (["model"], ["list", "init"]),
+        (["cache"], ["list", "clear"]),
+    ],
+    ids=["root", "data", "model", "cache"],
+)
+def test_group_without_a_command_prints_its_help(
+    group: list[str], first_commands: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Commands stand in the order of the work, each with a whole sentence on one line."""
-    assert run_cli([]) == 2
-    shown = capsys.readouterr().err
-    _, _, commands = shown.partition("Commands:\n")
+    """Commands are in the order of their use, each with a whole sentence on one line."""
+    assert run_cli(group) == 2
+    _, _, commands = capsys.readouterr().err.partition("Commands:\n")
     names = [line.split()[0] for line in commands.splitlines()]
-    assert names[:4] == ["data", "model", "train", "search"]
+    assert names[: len(first_commands)] == first_commands
     assert all(line.endswith(".") and "..." not in line for line in commands.splitlines())
 
 
-def test_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
-    """What `pip show` says."""
+def test_help_of_every_command_names_the_common_options(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """`--quiet` and `--debug` are options of the root, but are accepted after a command too."""
+    for command in (["train"], ["data", "check"], ["cache", "list"]):
+        assert run_cli([*command, "--help"]) == 0
+        text = capsys.readouterr().out
+        assert "--quiet" in text
+        assert "--debug" in text
+
+
+def test_version_option_prints_the_package_version(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It is the version that `pip show` prints."""
     assert run_cli(["--version"]) == 0
     assert capsys.readouterr().out == f"trialrun {version('trialrun')}\n"
 
 
-def test_hint_names_the_command_that_was_mistaken(capsys: pytest.CaptureFixture[str]) -> None:
-    """Its help lists what it takes."""
-    assert run_cli(["data", "pack", "--limit", "3"]) == 2
-    assert "trialrun data pack --help" in capsys.readouterr().err
+def test_hint_names_the_help_of_the_failed_command(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its help lists the arguments and options of that command."""
+    assert run_cli(["cache", "list", "--limit", "3"]) == 2
+    assert "trialrun cache list --help" in capsys.readouterr().err
 
 
 def test_switch_of_one_command_takes_no_value_in_another(
@@ -81,14 +103,14 @@ def test_switch_of_one_command_takes_no_value_in_another(
     assert len(json.loads(capsys.readouterr().out)["sets"]) == 1
 
 
-def test_other_ranks_say_what_went_wrong_with_them(
+def test_other_ranks_print_only_their_errors(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A second machine may lack the data that the first has; results are the first rank's."""
+    """A second machine may lack the data; results are printed by rank 0 only."""
     for name, value in {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "0"}.items():
         monkeypatch.setenv(name, value)
     assert run_cli(["train", "--train-data", "/no/such"]) == 3
-    assert "Error: InvalidDatasetError: rank 1: there is no /no/such" in capsys.readouterr().err
+    assert "Error: InvalidDatasetError: rank 1: /no/such not found" in capsys.readouterr().err
     assert run_cli(["model", "list"]) == 0
     assert capsys.readouterr() == ("", "")
     monkeypatch.delenv("RANK")
@@ -96,8 +118,8 @@ def test_other_ranks_say_what_went_wrong_with_them(
     assert capsys.readouterr().err.startswith("Error: InvalidParameterError: WORLD_SIZE is set")
 
 
-def test_debug_shows_where_an_error_came_from(capsys: pytest.CaptureFixture[str]) -> None:
-    """--debug adds the traceback."""
+def test_debug_prints_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    """The traceback precedes the two lines."""
     assert run_cli(["train", "--epochs", "0", "--debug"]) == 2
     assert "Traceback" in capsys.readouterr().err
 
@@ -111,7 +133,7 @@ def test_debug_shows_where_an_error_came_from(capsys: pytest.CaptureFixture[str]
         ["train", "--model", "resnet19"],
     ],
 )
-def test_nothing_heavy_is_loaded_before_its_time(arguments: list[str]) -> None:
+def test_heavy_packages_are_imported_late(arguments: list[str]) -> None:
     """Help and wrong input are answered without torch, MLflow, Optuna or pandas."""
     code = (
         "import sys; from trialrun.cli import run_cli; run_cli(sys.argv[1:]);"
@@ -122,10 +144,10 @@ def test_nothing_heavy_is_loaded_before_its_time(arguments: list[str]) -> None:
     assert process.returncode == 0
 
 
-def test_train_prints_json_alone_as_the_last_line(
+def test_train_prints_only_json_on_standard_output(
     store: str, colors: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With --json standard output holds one object, and people's text goes to standard error."""
+    """With --json, standard output holds one object; progress goes to standard error."""
     arguments = ["--model", NETWORK, "--epochs", "1", "--batch-size", "8", "--json"]
     assert run_cli(["train", "--train-data", str(colors), *arguments]) == 0
     captured = capsys.readouterr()
@@ -141,8 +163,10 @@ def test_train_prints_json_alone_as_the_last_line(
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-def test_score_writes_a_row_an_image(store: str, colors: Path, tmp_path: Path, suffix: str) -> None:
-    """Labelled or not, readable or not, each image has its row; probabilities sum to one."""
+def test_score_writes_one_row_per_image(
+    store: str, colors: Path, tmp_path: Path, suffix: str
+) -> None:
+    """Unreadable images have a row too; the probabilities of the others sum to one."""
     trained = trialrun.train(train_data=str(colors), model=NETWORK, epochs=1, batch_size=8)
     data = write_classes(tmp_path / "more", {"blue": 2, "red": 1}, seed=77)
     (data / "red" / "broken.png").write_bytes(b"no picture")
@@ -159,7 +183,7 @@ def test_score_writes_a_row_an_image(store: str, colors: Path, tmp_path: Path, s
 
 
 def test_unlabelled_images_are_scored(store: str, colors: Path, tmp_path: Path) -> None:
-    """Fault 30: without labels there is no category column, and no complaint."""
+    """Without labels the table has no category column, and there is no error."""
     trained = trialrun.train(train_data=str(colors), model=NETWORK, epochs=1, batch_size=8)
     write_image(tmp_path / "flat" / "one.png", (250, 10, 10))
     result = trialrun.score(
@@ -169,8 +193,8 @@ def test_unlabelled_images_are_scored(store: str, colors: Path, tmp_path: Path) 
     assert (len(table), "category" in table) == (1, False)
 
 
-def test_model_list_names_the_zoo(capsys: pytest.CaptureFixture[str]) -> None:
-    """As lines for people, as an object for programs."""
+def test_model_list_prints_all_networks(capsys: pytest.CaptureFixture[str]) -> None:
+    """As lines, or as one JSON object with --json."""
     assert run_cli(["model", "list"]) == 0
     assert "densenet201" in capsys.readouterr().out.splitlines()
     assert run_cli(["model", "list", "--json"]) == 0

@@ -1,6 +1,7 @@
-"""`trialrun data`: check, convert, split, pack, as a person or a script calls them."""
+"""Tests of `trialrun data` and `trialrun cache` through the command line."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,54 +18,54 @@ from trialrun.images.formats.image_directory_writer import write_image_directory
 from trialrun.images.scanning.scan import scan_files
 
 
-def answer(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, dict[str, Any]]:
-    """The exit code and the JSON object that a command prints."""
+def run_json(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, dict[str, Any]]:
+    """Run a command with --json; return its exit code and the JSON object that it prints."""
     capsys.readouterr()
     code = run_cli([*map(str, arguments), "--json"])
-    said: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
-    return code, said
+    printed: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
+    return code, printed
 
 
-def test_check_of_the_ancestors_directories(
+def test_check_accepts_directories_of_azure_ml(
     capsys: pytest.CaptureFixture[str], azure: Path
 ) -> None:
-    """Both are whole, and no image is in both."""
-    code, said = answer(
+    """Both are intact and share no image."""
+    code, printed = run_json(
         capsys, "data", "check", azure / "image_directory_train", azure / "image_directory_valid"
     )
     assert code == 0
-    assert [each["num_good"] for each in said["sets"]] == [200, 50]
-    assert said["findings"]["leaked_images"] == said["findings"]["near_duplicates"] == 0
-    assert said["problems"] == []
+    assert [row["num_good"] for row in printed["sets"]] == [200, 50]
+    assert printed["findings"]["leaked_images"] == printed["findings"]["near_duplicates"] == 0
+    assert printed["problems"] == []
 
 
-def test_check_tells_leaks_and_fails_for_what_cannot_be_trained(
+def test_check_reports_leaks_and_fails_for_untrainable_data(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """A planted duplicate is named; a class that one set lacks makes it exit 3, report and all."""
+    """It names a planted duplicate; for a class that one set lacks it exits with 3."""
     train = write_classes(tmp_path / "train", {"a": 3, "b": 3})
     valid = write_classes(tmp_path / "valid", {"a": 3}, seed=50)
     shutil.copy(train / "b" / "002.png", valid / "a" / "copy.png")
-    code, said = answer(capsys, "data", "check", train, valid)
+    code, printed = run_json(capsys, "data", "check", train, valid)
     assert code == 3
-    assert said["findings"]["leaked"] == [["b/002.png", "a/copy.png"]]
-    assert any("only in training" in problem for problem in said["problems"])
+    assert printed["findings"]["leaked"] == [["b/002.png", "a/copy.png"]]
+    assert any("only in training" in problem for problem in printed["problems"])
 
 
 def test_check_writes_nothing(colors: Path, cache_folder: Path, tmp_path: Path) -> None:
-    """Neither beside the data nor in the cache, not even for an archive."""
+    """No file appears beside the data or in the cache, even for an archive."""
     shutil.make_archive(str(tmp_path / "set"), "zip", colors)
     before = sorted(cache_folder.rglob("*")), sorted(tmp_path.rglob("*"))
     assert run_cli(["data", "check", str(tmp_path / "set.zip"), str(colors)]) == 0
     assert (sorted(cache_folder.rglob("*")), sorted(tmp_path.rglob("*"))) == before
 
 
-def test_convert_writes_what_the_ancestor_wrote(
+def test_convert_writes_the_same_files_as_azure_ml(
     capsys: pytest.CaptureFixture[str], azure: Path, tmp_path: Path
 ) -> None:
-    """Converting one of the ancestor's own directories gives the same files back."""
+    """Converting a directory of Azure ML reproduces its files."""
     source, out = azure / "image_directory_train", tmp_path / "out"
-    assert answer(capsys, "data", "convert", source, out)[1]["num_images"] == 200
+    assert run_json(capsys, "data", "convert", source, out)[1]["num_images"] == 200
     for name in ("_meta.yaml", "images.lst"):
         assert (out / name).read_text() == (source / name).read_text()
     for name in ("_schema.json", "_samples.json"):
@@ -74,45 +75,44 @@ def test_convert_writes_what_the_ancestor_wrote(
         assert (out / "image" / path.name).read_bytes() == path.read_bytes()
 
 
-def test_what_convert_wrote_reads_as_the_source_did(
+def test_converted_dataset_reads_like_its_source(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """Labels of any script and images of no label survive; a bad file stands in the manifest."""
+    """Labels in any script and unlabelled images survive; the manifest lists a bad file."""
     folder = write_classes(tmp_path / "set", {"caf\u00e9 \u732b": 2, "b,\n": 2})
     write_image(folder / "stray.png", (3, 3, 3))
     (folder / "b,\n" / "bad.png").write_bytes(b"<html>")
-    code, said = answer(capsys, "data", "convert", folder, tmp_path / "out")
-    assert (code, said["num_images"], said["num_skipped"]) == (0, 5, 1)
+    code, printed = run_json(capsys, "data", "convert", folder, tmp_path / "out")
+    assert (code, printed["num_images"], printed["num_skipped"]) == (0, 5, 1)
     before, after = (open_data(str(p), tmp_path) for p in (folder, tmp_path / "out"))
     labels = [i.label for i in before.items if not i.name.endswith("bad.png")]
     assert [item.label for item in after.items] == labels
     lines = (tmp_path / "out" / "manifest.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
     assert [row["reason"] for row in rows if row["verdict"] == "skipped"] == ["an HTML page"]
-    assert (
-        run_cli(["data", "convert", str(folder), str(tmp_path / "out")]) == 6
-    )  # it is there already
+    existing = tmp_path / "out"
+    assert run_cli(["data", "convert", str(folder), str(existing)]) == 6
 
 
 @pytest.mark.parametrize("change", ["replaced", "gone"])
-def test_what_is_written_is_what_was_judged(tmp_path: Path, change: str) -> None:
-    """A file that is replaced or vanishes before it is copied is an error that names it."""
+def test_files_that_change_before_the_copy_are_an_error(tmp_path: Path, change: str) -> None:
+    """The error names a file that was replaced or deleted after the scan."""
     folder = write_classes(tmp_path / "set", {"a": 2, "b": 2})
     scan = scan_files(open_data(str(folder), tmp_path), threads=1)
     path = folder / "b" / "000.png"
     path.unlink() if change == "gone" else path.write_bytes(b"<html>")
-    with pytest.raises(InvalidDatasetError, match=r"b/000\.png could be read at first"):
+    with pytest.raises(InvalidDatasetError, match=r"b/000\.png was readable at first"):
         write_image_directory(scan, [""] * 4, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_a_place_that_cannot_be_is_told(colors: Path) -> None:
-    """The home of a user that there is not: a wrong parameter, no fault of ours."""
+def test_output_in_an_unknown_home_is_an_invalid_parameter(colors: Path) -> None:
+    """`~nosuchuser` does not exist; the command exits with 2."""
     assert run_cli(["data", "convert", str(colors), "~nosuchuser/out"]) == 2
 
 
-def test_names_that_are_written_are_ascii(tmp_path: Path) -> None:
-    """Whatever a list calls its images."""
+def test_written_file_names_are_ascii(tmp_path: Path) -> None:
+    """The names in the image list may be in any script."""
     folder = write_classes(tmp_path / "set", {"a": 1})
     (folder / "a" / "000.png").rename(folder / "a" / "1.p\u00f1g")
     (folder / "metadata.csv").write_text("file_name,label\na/1.p\u00f1g,\u00e9\n", "utf-8")
@@ -122,15 +122,15 @@ def test_names_that_are_written_are_ascii(tmp_path: Path) -> None:
 
 
 def test_split_keeps_classes_and_groups(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """OUT/train and OUT/valid share no group, and the same call writes the same again."""
+    """OUT/train and OUT/valid share no group, and a repeated call writes the same files."""
     for number in range(40):
         path = tmp_path / "set" / "ab"[number % 2] / f"p{number // 4}_{number}.png"
         write_image(path, (9, 99, 199), seed=number)
     call = ["--fraction", 0.8, "--group-pattern", r"p(\d+)_"]
-    code, said = answer(capsys, "data", "split", tmp_path / "set", tmp_path / "one", *call)
+    code, printed = run_json(capsys, "data", "split", tmp_path / "set", tmp_path / "one", *call)
     assert code == 0
-    assert said["train"]["images_by_class"] == {"a": 16, "b": 16}
-    answer(capsys, "data", "split", tmp_path / "set", tmp_path / "two", *call)
+    assert printed["train"]["images_by_class"] == {"a": 16, "b": 16}
+    run_json(capsys, "data", "split", tmp_path / "set", tmp_path / "two", *call)
     sources = {}
     for part in ("train", "valid"):
         texts = [(tmp_path / out / part / "manifest.jsonl").read_text() for out in ("one", "two")]
@@ -141,15 +141,15 @@ def test_split_keeps_classes_and_groups(capsys: pytest.CaptureFixture[str], tmp_
 
 
 @pytest.mark.parametrize("fraction", [0, 1, -1, 2])
-def test_split_refuses_a_share_that_is_none(colors: Path, tmp_path: Path, fraction: int) -> None:
-    """Exit 2, nothing written."""
+def test_split_rejects_an_invalid_fraction(colors: Path, tmp_path: Path, fraction: int) -> None:
+    """It exits with 2 and writes nothing."""
     out = tmp_path / "out"
     assert run_cli(["data", "split", str(colors), str(out), "--fraction", str(fraction)]) == 2
     assert not out.exists()
 
 
-def bad_files(folder: Path) -> list[str]:
-    """Put one of each bad file into a class; their names."""
+def write_bad_files(folder: Path) -> list[str]:
+    """Write one file of each bad kind into a class and return their names."""
     good = (folder / "red" / "000.png").read_bytes()
     bad = {
         "empty.png": b"",
@@ -163,13 +163,13 @@ def bad_files(folder: Path) -> list[str]:
     return sorted(f"red/{name}" for name in bad)
 
 
-def test_a_run_skips_bad_files_lists_them_and_decodes_once(
+def test_run_skips_and_lists_bad_files_and_decodes_once(
     store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One of each bad file: trained, listed, leaks recorded; the second run decodes nothing."""
+    """Bad files are listed and leaks recorded; a second run decodes nothing."""
     monkeypatch.setenv("TRIALRUN_CACHE", str(tmp_path / "cache"))
     folder = write_classes(tmp_path / "set", {"green": 30, "red": 30})
-    bad = bad_files(folder)
+    bad = write_bad_files(folder)
     shutil.copy(folder / "green" / "001.png", folder / "red" / "twin.png")
     settings: dict[str, Any] = {
         "train_data": str(folder),
@@ -193,32 +193,77 @@ def test_a_run_skips_bad_files_lists_them_and_decodes_once(
     )
     rows = [json.loads(line) for line in Path(local).read_text().splitlines()]
     assert sorted(row["name"] for row in rows if row["verdict"] == "skipped") == bad
-    packs = answer(capsys, "data", "pack", "--list")[1]["packs"]
+    packs = run_json(capsys, "cache", "list")[1]["packs"]
     assert sorted(pack["image_size"] for pack in packs) == [32, 37]
-    assert answer(capsys, "data", "pack", "--clear")[1]["num_packs"] == 2
-    assert answer(capsys, "data", "pack", "--list")[1]["packs"] == []
+    assert run_json(capsys, "cache", "clear")[1]["num_packs"] == 2
+    assert run_json(capsys, "cache", "list")[1]["packs"] == []
 
 
-def test_a_set_in_the_artifact_store_is_downloaded(
+def test_dataset_in_the_artifact_store_is_downloaded(
     store: str, colors: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """DATA may be what an earlier run logged."""
+    """DATA may be an artifact of an earlier run."""
     client = mlflow.MlflowClient(store)
     experiment = client.get_experiment_by_name("tests")
     assert experiment is not None
     run_id = client.create_run(experiment.experiment_id).info.run_id
     client.log_artifacts(run_id, str(colors), "set")
-    code, said = answer(capsys, "data", "check", f"runs:/{run_id}/set")
+    code, printed = run_json(capsys, "data", "check", f"runs:/{run_id}/set")
     assert code == 0
-    assert said["sets"][0]["images_by_class"] == {"blue": 12, "green": 12, "red": 12}
+    assert printed["sets"][0]["images_by_class"] == {"blue": 12, "green": 12, "red": 12}
     assert run_cli(["data", "check", f"runs:/{run_id}/none"]) == 5
 
 
 @pytest.mark.parametrize("command", ["convert", "split"])
-def test_output_among_the_images_is_refused(
+def test_output_inside_the_dataset_is_rejected(
     colors: Path, command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It would be read as further classes of the set."""
+    """It would be read as another class of the dataset."""
     assert run_cli(["data", command, str(colors), str(colors / "out")]) == 2
     assert "outside" in capsys.readouterr().err
     assert not (colors / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ([], ["cache list", "cache clear"]),
+        (["--list", "--json"], ["cache list"]),
+        (["--clear"], ["cache clear"]),
+        (["--limit", "3", "more"], ["cache list", "cache clear"]),
+        (["--help"], ["cache list", "cache clear"]),
+    ],
+    ids=lambda value: " ".join(value),
+)
+def test_data_pack_names_the_commands_that_replaced_it(
+    options: list[str], named: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It exits with 2 and prints two lines, whatever its options; the help does not list it."""
+    assert run_cli(["data", "pack", *options]) == 2
+    printed = capsys.readouterr()
+    error, hint = printed.err.splitlines()
+    assert printed.out == ""
+    assert error.startswith("Error: InvalidParameterError: ")
+    assert re.findall(r"`trialrun (.*?)`", hint) == named
+    assert run_cli(["data", "--help"]) == 0
+    assert "pack" not in capsys.readouterr().out
+
+
+def test_cache_commands_print_text_for_people(
+    colors: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without --json each entry of the cache is a line."""
+    monkeypatch.setenv("TRIALRUN_CACHE", str(tmp_path / "cache"))
+    archive = shutil.make_archive(str(tmp_path / "set"), "zip", colors)
+    open_data(archive, tmp_path / "cache")
+    assert run_cli(["cache", "list"]) == 0
+    printed = capsys.readouterr()
+    assert archive in printed.out
+    assert "0 decoded image sets and 1 unpacked archives in" in printed.err
+    assert run_cli(["cache", "clear"]) == 0
+    printed = capsys.readouterr()
+    assert "Deleted 0 decoded image sets and 0 unpacked archives" in printed.out
+    assert "1 unpacked archives are in use and were kept" in printed.err

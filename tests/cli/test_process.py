@@ -1,4 +1,4 @@
-"""How the process of a command begins and ends."""
+"""Tests of the start and the end of a command's process."""
 
 import gc
 import os
@@ -14,24 +14,24 @@ PROGRAM = """
 import atexit, sys, threading, time
 from trialrun.cli.process import FastExit
 
-class Told:
+class Finalized:
     def __del__(self):
-        print("taken apart")
+        print("finalized")
 
-departure = FastExit()
+fast_exit = FastExit()
 atexit.register(print, "handler")
-kept = Told()
+alive = Finalized()
 threading.Thread(target=lambda: (time.sleep(0.2), print("thread"))).start()
-sys.stdout.write("said")
-departure.exit_code = 5
+sys.stdout.write("buffered")
+fast_exit.exit_code = 5
 sys.exit(5)
 """
 
 
-def test_garbage_is_collected_as_ever_once_modules_are_loaded(
+def test_first_garbage_collection_freezes_loaded_objects(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The first collection sets what there is aside and puts Python's own thresholds back."""
+    """It exempts the existing objects from later collections and restores Python's thresholds."""
     usual = gc.get_threshold()
     monkeypatch.setattr(process, "_LOADED_OBJECTS", usual[0] + 20_000)
     process.defer_gc()
@@ -45,19 +45,19 @@ def test_garbage_is_collected_as_ever_once_modules_are_loaded(
         gc.set_threshold(*usual)
 
 
-def test_process_leaves_with_all_said_and_done_but_takes_nothing_apart() -> None:
-    """Threads, exit handlers and buffered output come first; objects are left as they are."""
+def test_fast_exit_runs_handlers_but_no_finalizers() -> None:
+    """Threads, exit handlers and buffered output are completed; objects are not finalized."""
     ended = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True)
     assert ended.returncode == 5
-    assert ended.stdout == "saidthread\nhandler\n"
+    assert ended.stdout == "bufferedthread\nhandler\n"
 
 
 HELP = [sys.executable, "-m", "trialrun", "--help"]
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is full")
-def test_output_onto_a_full_disk_is_told() -> None:
-    """Two lines and the exit code of storage."""
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
+def test_output_to_a_full_disk_is_a_storage_error() -> None:
+    """It prints two lines and exits with 6."""
     with Path("/dev/full").open("w") as full:
         ended = subprocess.run(HELP, stdout=full, stderr=subprocess.PIPE, text=True)
     assert ended.returncode == 6
@@ -66,8 +66,8 @@ def test_output_onto_a_full_disk_is_told() -> None:
     assert second.startswith("Hint: Free some space")
 
 
-def test_output_that_nobody_reads_ends_the_command_in_silence() -> None:
-    """`trialrun … | head` is nobody's fault."""
+def test_closed_pipe_ends_the_command_without_an_error() -> None:
+    """`trialrun … | head` prints no error."""
     reader, writer = os.pipe()
     os.close(reader)
     ended = subprocess.run(HELP, stdout=writer, stderr=subprocess.PIPE, text=True)

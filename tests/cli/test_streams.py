@@ -1,4 +1,4 @@
-"""Commands that are interrupted, or whose output nobody reads or can be written to."""
+"""Tests of commands that are interrupted, or whose output streams fail."""
 
 import os
 import signal
@@ -16,8 +16,8 @@ COMMAND = (sys.executable, "-m", "trialrun")
 QUICK = ("--model", "shufflenet_v2_x0_5", "--image-size", "32", "--batch-size", "8")
 
 
-def status_of_only_run(store: str) -> str:
-    """How the one run of the experiment ended."""
+def read_only_run_status(store: str) -> str:
+    """Return the status of the only run of the experiment."""
     client = mlflow.MlflowClient(store)
     experiment = client.get_experiment_by_name("tests")
     assert experiment is not None
@@ -26,8 +26,8 @@ def status_of_only_run(store: str) -> str:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
-def test_any_command_that_is_interrupted_says_so(tmp_path: Path, number: signal.Signals) -> None:
-    """Exit 75 and two lines, and nothing half written, of a command that keeps no run as well."""
+def test_interrupted_command_prints_two_lines(tmp_path: Path, number: signal.Signals) -> None:
+    """A command without a run exits with 75 and leaves no partial output."""
     images = write_classes(tmp_path / "set", {"a": 3000, "b": 3000}, size=8)
     process = subprocess.Popen(
         [*COMMAND, "data", "convert", str(images), str(tmp_path / "out")],
@@ -36,15 +36,15 @@ def test_any_command_that_is_interrupted_says_so(tmp_path: Path, number: signal.
     )
     time.sleep(1)
     process.send_signal(number)
-    _, said = process.communicate()
-    assert process.returncode == 75, said
-    assert [line.partition(":")[0] for line in said.splitlines()] == ["Error", "Hint"]
-    assert "Nothing was recorded" in said
+    _, errors = process.communicate()
+    assert process.returncode == 75, errors
+    assert [line.partition(":")[0] for line in errors.splitlines()] == ["Error", "Hint"]
+    assert "Nothing was recorded" in errors
     assert not (tmp_path / "out").exists()
 
 
-def test_terminal_that_closes_ends_the_run_as_killed(store: str, colors: Path) -> None:
-    """SIGHUP is told from SIGKILL: MLflow hears of it."""
+def test_closing_the_terminal_ends_the_run_as_killed(store: str, colors: Path) -> None:
+    """SIGHUP is handled, so MLflow records the status."""
     process = subprocess.Popen(
         [*COMMAND, "train", "--train-data", str(colors), *QUICK, "--epochs=500", "--patience=500"],
         stderr=subprocess.PIPE,
@@ -55,11 +55,11 @@ def test_terminal_that_closes_ends_the_run_as_killed(store: str, colors: Path) -
         assert process.poll() is None
     process.send_signal(signal.SIGHUP)
     process.communicate()
-    assert (process.returncode, status_of_only_run(store)) == (75, "KILLED")
+    assert (process.returncode, read_only_run_status(store)) == (75, "KILLED")
 
 
-def test_training_goes_on_when_nobody_reads_its_progress(store: str, colors: Path) -> None:
-    """The reader of both streams leaves after the first line."""
+def test_training_continues_after_its_output_pipe_closes(store: str, colors: Path) -> None:
+    """The reader of both streams closes the pipe after the first line."""
     process = subprocess.Popen(
         [*COMMAND, "train", "--train-data", str(colors), *QUICK, "--epochs=2"],
         stdout=subprocess.PIPE,
@@ -69,17 +69,17 @@ def test_training_goes_on_when_nobody_reads_its_progress(store: str, colors: Pat
     process.stdout.readline()
     process.stdout.close()
     assert process.wait() == 0
-    assert status_of_only_run(store) == "FINISHED"
+    assert read_only_run_status(store) == "FINISHED"
 
 
 @pytest.mark.parametrize("streams", [">&- 2>&-", ">/dev/null 2>/dev/full"])
-def test_training_goes_on_where_nothing_can_be_said(
+def test_training_continues_without_usable_output_streams(
     store: str, colors: Path, tmp_path: Path, streams: str
 ) -> None:
-    """Streams that were closed, or lead to a full disk, are not worth a run."""
+    """Closed streams or a full disk behind them do not fail the run."""
     script = tmp_path / "run.sh"
     script.write_text(f'exec "$@" {streams}')
     command = [*COMMAND, "train", "--train-data", str(colors), *QUICK, "--epochs=1"]
     done = subprocess.run(["bash", str(script), *command], env=os.environ, check=False)
     assert done.returncode == 0
-    assert status_of_only_run(store) == "FINISHED"
+    assert read_only_run_status(store) == "FINISHED"

@@ -1,4 +1,4 @@
-"""Packs: decoded once, trusted only whole, kept within a limit, made by one process at a time."""
+"""Packs: decoded once, verified, kept within a size limit, written by one process at a time."""
 
 import hashlib
 import json
@@ -33,7 +33,7 @@ from trialrun.images.scanning.scan import DatasetScan, scan_files
 SIZE = 16
 PACK_BYTES = 36 * (3 * SIZE * SIZE + 64)
 
-PACKER = """
+OPEN_PACK = """
 import sys
 from pathlib import Path
 from trialrun.images import open_data
@@ -41,20 +41,20 @@ from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.images.scanning.scan import scan_files
 from trialrun.image_cache import open_pack
 
-surveyed = scan_files(open_data(sys.argv[1], Path("none")), threads=1)
+scan = scan_files(open_data(sys.argv[1], Path("none")), threads=1)
 print("ready", flush=True)
 sys.stdin.readline()
-say = lambda number: print("decoding", flush=True)
-pack = open_pack(surveyed, Preprocessing(64), Path(sys.argv[2]), threads=1, limit_bytes=10**9,
-                 progress=say, note=lambda text: print(text, flush=True))
+progress = lambda number: print("decoding", flush=True)
+pack = open_pack(scan, Preprocessing(64), Path(sys.argv[2]), threads=1, limit_bytes=10**9,
+                 progress=progress, note=lambda text: print(text, flush=True))
 print("decoded", pack.num_decoded, flush=True)
 """
 
 
-def packer(images: Path, packs: Path) -> "subprocess.Popen[str]":
-    """A process that is ready to pack and waits for a line."""
+def start_process(images: Path, packs: Path) -> "subprocess.Popen[str]":
+    """Start a process that opens a pack once it reads a line."""
     process = subprocess.Popen(
-        [sys.executable, "-c", PACKER, str(images), str(packs)],
+        [sys.executable, "-c", OPEN_PACK, str(images), str(packs)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -64,8 +64,8 @@ def packer(images: Path, packs: Path) -> "subprocess.Popen[str]":
     return process
 
 
-def begin(process: "subprocess.Popen[str]") -> None:
-    """Let a ready process go."""
+def send_line(process: "subprocess.Popen[str]") -> None:
+    """Let a waiting process open its pack."""
     assert process.stdin is not None
     process.stdin.write("go\n")
     process.stdin.flush()
@@ -73,152 +73,154 @@ def begin(process: "subprocess.Popen[str]") -> None:
 
 @pytest.fixture
 def scan(colors: Path) -> DatasetScan:
-    """Three classes of twelve, surveyed."""
+    """A scan of three classes of 12 images."""
     return scan_files(open_data(str(colors), colors), threads=2)
 
 
 @pytest.fixture
-def packed(tmp_path: Path) -> Callable[..., DecodedImages]:
-    """Open a survey's pack in a folder of this test's own."""
+def open_images(tmp_path: Path) -> Callable[..., DecodedImages]:
+    """A function that opens the pack of a scan below the test's folder."""
 
-    def opened(scan: DatasetScan, size: int = SIZE, *, limit_bytes: int = 10**9) -> DecodedImages:
+    def open_scan(
+        scan: DatasetScan, size: int = SIZE, *, limit_bytes: int = 10**9
+    ) -> DecodedImages:
         return open_pack(
             scan, Preprocessing(size), tmp_path / "packs", threads=2, limit_bytes=limit_bytes
         )
 
-    return opened
+    return open_scan
 
 
-def only_pack(tmp_path: Path) -> Path:
-    """The one pack there is."""
+def find_only_pack(tmp_path: Path) -> Path:
+    """Return the folder of the only pack."""
     (entry,) = entries.list_entries(tmp_path / "packs")
     return entry.folder
 
 
 def test_a_second_run_decodes_nothing(
-    scan: DatasetScan, packed: Callable[..., DecodedImages]
+    scan: DatasetScan, open_images: Callable[..., DecodedImages]
 ) -> None:
-    """The counter says what was decoded: everything, then nothing."""
-    first, again = packed(scan), packed(scan)
+    """The counter is the number of images, then 0."""
+    first, again = open_images(scan), open_images(scan)
     assert (first.num_decoded, again.num_decoded) == (36, 0)
     rows = np.arange(36)
     assert (first.pixels(rows) == again.pixels(rows)).all()
 
 
-def test_a_pack_holds_what_the_decoder_makes(
-    scan: DatasetScan, packed: Callable[..., DecodedImages]
+def test_a_pack_equals_the_decoder_s_pixels(
+    scan: DatasetScan, open_images: Callable[..., DecodedImages]
 ) -> None:
-    """A row is what scoring would make of the file, bit for bit."""
-    pack = packed(scan)
+    """A row is bit-identical to the preprocessed file."""
+    pack = open_images(scan)
     for row in (0, 17, 35):
         data = scan.images.path_of(scan.images.items[row]).read_bytes()
-        assert (pack.pixels(np.asarray([row]))[0] == Preprocessing(SIZE).pixels(data)).all()
+        assert (pack.pixels(np.asarray([row]))[0] == Preprocessing(SIZE).decode(data)).all()
 
 
 def test_the_same_bytes_under_other_names_are_not_decoded_again(
-    scan: DatasetScan, packed: Callable[..., DecodedImages], colors: Path
+    scan: DatasetScan, open_images: Callable[..., DecodedImages], colors: Path
 ) -> None:
-    """The key is made of contents."""
-    packed(scan)
+    """The key depends on file contents only."""
+    open_images(scan)
     moved = colors.rename(colors.with_name("moved"))
-    assert packed(scan_files(open_data(str(moved), moved), threads=2)).num_decoded == 0
+    assert open_images(scan_files(open_data(str(moved), moved), threads=2)).num_decoded == 0
 
 
 def test_an_unchanged_file_is_not_read_again(colors: Path, tmp_path: Path) -> None:
-    """The ledger knows files by size and times; one that changed is looked at anew."""
+    """The scan cache compares size and times; a changed file is scanned again."""
     for path in colors.rglob("*.png"):
-        os.utime(path, (1, 1))  # which sets the time of change to now
+        os.utime(path, (1, 1))  # sets the change time to now
     images = open_data(str(colors), tmp_path)
-    time.sleep(2.1)  # what changed just now is not trusted
+    time.sleep(2.1)  # a file that has just changed is not cached
     first = scan_with_cache(images, tmp_path / "ledgers", threads=2)
-    (ledger,) = (tmp_path / "ledgers").iterdir()
-    forged = ledger.read_text().replace(first.files[0].sha256, "f" * 64)
-    ledger.write_text(forged)
+    (cache_file,) = (tmp_path / "ledgers").iterdir()
+    forged = cache_file.read_text().replace(first.files[0].sha256, "f" * 64)
+    cache_file.write_text(forged)
     (colors / images.items[1].name).write_bytes(b"")
     again = scan_with_cache(images, tmp_path / "ledgers", threads=2)
-    assert again.files[0].sha256 == "f" * 64  # so it was not read
+    assert again.files[0].sha256 == "f" * 64  # the file was not read
     assert again.files[1].reason == "empty file"
     assert again.files[2:] == first.files[2:]
 
 
-def test_a_change_is_seen_though_size_and_time_are_put_back(
-    colors: Path, packed: Callable[..., DecodedImages]
+def test_a_change_that_restores_size_and_time_is_detected(
+    colors: Path, open_images: Callable[..., DecodedImages]
 ) -> None:
-    """A file that was changed between survey and decoding is refused, whatever its date."""
-    time.sleep(2.1)  # files that have just been written are known by their hash
+    """A file that changed between scanning and decoding is skipped."""
+    time.sleep(2.1)  # a file that has just been written has no fingerprint
     scan = scan_files(open_data(str(colors), colors), threads=2)
-    assert all(seen.stamp for seen in scan.files)
+    assert all(file.fingerprint for file in scan.files)
     path = colors / scan.images.items[0].name
     before, content = path.stat(), path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert packed(scan).reasons[0] == "changed while it was being read"
+    assert open_images(scan).reasons[0] == "changed while it was being read"
 
 
-def test_a_damaged_pack_is_made_again(
-    scan: DatasetScan, packed: Callable[..., DecodedImages], tmp_path: Path
+def test_a_damaged_pack_is_written_again(
+    scan: DatasetScan, open_images: Callable[..., DecodedImages], tmp_path: Path
 ) -> None:
-    """One flipped bit, a missing byte or a spoilt verdict: decoded again, and right."""
-    before = packed(scan).pixels(np.arange(36)).clone()
-    spoilt: list[tuple[str, Callable[[bytes], bytes]]] = [
+    """After a flipped bit, a missing byte or a changed result, all images are decoded again."""
+    before = open_images(scan).pixels(np.arange(36)).clone()
+    damages: list[tuple[str, Callable[[bytes], bytes]]] = [
         ("pixels.npy", lambda data: data[:3000] + bytes([data[3000] ^ 1]) + data[3001:]),
         ("pixels.npy", lambda data: data[:-1]),
         ("pack.json", lambda data: data.replace(b'"reasons": {}', b'"reasons": {"1": "x"}')),
     ]
-    for name, spoil in spoilt:
-        path = only_pack(tmp_path) / name
+    for name, damage in damages:
+        path = find_only_pack(tmp_path) / name
         content = path.read_bytes()
-        path.unlink()  # a mapping of the old file stays as it is
-        path.write_bytes(spoil(content))
-        again = packed(scan)
+        path.unlink()  # mappings of the old file stay valid
+        path.write_bytes(damage(content))
+        again = open_images(scan)
         assert again.num_decoded == 36
         assert (again.pixels(np.arange(36)) == before).all()
 
 
-def test_a_pack_of_another_version_is_listed_and_made_again(
-    scan: DatasetScan, packed: Callable[..., DecodedImages], tmp_path: Path
+def test_a_pack_of_another_version_is_listed_and_written_again(
+    scan: DatasetScan, open_images: Callable[..., DecodedImages], tmp_path: Path
 ) -> None:
-    """Whole by its checksum, but written otherwise: `data pack --list` says so and goes on."""
-    packed(scan)
-    path = only_pack(tmp_path) / "pack.json"
+    """Its checksum is right but its format is unknown: it is listed as unreadable."""
+    open_images(scan)
+    path = find_only_pack(tmp_path) / "pack.json"
     content = '{"num_images": 36, "reasons": {}, "likenesses": "AAAA"}'
     path.write_text(f"{hashlib.sha256(content.encode()).hexdigest()}\n{content}\n")
     [listed] = entries.list_summaries(tmp_path / "packs")
     assert (listed.source, listed.num_images) == (entries.UNREADABLE, 0)
     assert listed.num_bytes > 36 * SIZE * SIZE * 3
-    assert packed(scan).num_decoded == 36
+    assert open_images(scan).num_decoded == 36
 
 
-def test_the_least_recently_used_pack_leaves_first(
-    scan: DatasetScan, packed: Callable[..., DecodedImages], tmp_path: Path
+def test_the_least_recently_used_pack_is_evicted_first(
+    scan: DatasetScan, open_images: Callable[..., DecodedImages], tmp_path: Path
 ) -> None:
-    """A pack that was opened again stays, the one before it goes."""
+    """A pack that was opened again stays, the other one is evicted."""
     limit = int(2.5 * PACK_BYTES)
-    packed(scan, 15, limit_bytes=limit)
-    packed(scan, 14, limit_bytes=limit)
+    open_images(scan, 15, limit_bytes=limit)
+    open_images(scan, 14, limit_bytes=limit)
     for entry, used in zip(entries.list_summaries(tmp_path / "packs"), (100, 200), strict=True):
         os.utime(tmp_path / "packs" / entry.key / "pack.json", (used, used))
-    packed(scan, 15, limit_bytes=limit)
-    packed(scan, SIZE, limit_bytes=limit)
+    open_images(scan, 15, limit_bytes=limit)
+    open_images(scan, SIZE, limit_bytes=limit)
     sizes = {row.image_size for row in entries.list_summaries(tmp_path / "packs")}
     assert sizes == {15, SIZE}
 
 
-def test_a_pack_that_is_pushed_out_stays_readable(
-    scan: DatasetScan, packed: Callable[..., DecodedImages], tmp_path: Path
+def test_a_deleted_pack_stays_readable(
+    scan: DatasetScan, open_images: Callable[..., DecodedImages], tmp_path: Path
 ) -> None:
-    """Who has it mapped does not notice."""
-    pack = packed(scan)
+    """The mapping stays valid after the files are deleted."""
+    pack = open_images(scan)
     before = pack.pixels(np.arange(36)).clone()
     assert entries.clear_entries(tmp_path / "packs").num_packs == 1
     assert (pack.pixels(np.arange(36)) == before).all()
 
 
-def test_what_does_not_fit_is_decoded_as_it_is_needed(scan: DatasetScan, tmp_path: Path) -> None:
-    """Under too small a limit images are decoded for each batch, alike, and the run says so."""
+def test_without_room_images_are_decoded_on_the_fly(scan: DatasetScan, tmp_path: Path) -> None:
+    """Under too small a limit, the user is notified, and batches equal those of a pack."""
     notes: list[str] = []
 
-    def opened(limit_bytes: int) -> DecodedImages:
+    def open_with_limit(limit_bytes: int) -> DecodedImages:
         return open_pack(
             scan,
             Preprocessing(SIZE),
@@ -228,25 +230,25 @@ def test_what_does_not_fit_is_decoded_as_it_is_needed(scan: DatasetScan, tmp_pat
             note=notes.append,
         )
 
-    live = opened(PACK_BYTES - 1)
-    assert isinstance(live, OnTheFlyImages)
+    on_the_fly = open_with_limit(PACK_BYTES - 1)
+    assert isinstance(on_the_fly, OnTheFlyImages)
     assert "decoded as they are needed" in notes[0]
-    assert live.num_decoded == 36
+    assert on_the_fly.num_decoded == 36
     rows = np.asarray([5, 0, 35])
-    pixels = live.pixels(rows)
-    assert live.num_decoded == 39
-    assert opened(PACK_BYTES - 1).num_decoded == 0  # the verdicts are kept
-    pack = opened(PACK_BYTES)
+    pixels = on_the_fly.pixels(rows)
+    assert on_the_fly.num_decoded == 39
+    assert open_with_limit(PACK_BYTES - 1).num_decoded == 0  # the results are cached
+    pack = open_with_limit(PACK_BYTES)
     assert isinstance(pack, Pack)
     assert (pack.pixels(rows) == pixels).all()
     assert pixels.stride() == pack.pixels(rows).stride()
 
 
-def test_a_killed_writer_leaves_nothing_that_is_trusted(tmp_path: Path) -> None:
-    """After SIGKILL in the middle, the next run makes the pack and sweeps the draft away."""
+def test_the_draft_of_a_killed_writer_is_not_used(tmp_path: Path) -> None:
+    """After SIGKILL during writing, the next run writes the pack and deletes the draft."""
     folder = write_classes(tmp_path / "set", {"a": 600, "b": 600})
-    killed = packer(folder, tmp_path / "packs")
-    begin(killed)
+    killed = start_process(folder, tmp_path / "packs")
+    send_line(killed)
     assert killed.stdout is not None
     for _ in range(3):
         assert killed.stdout.readline() == "decoding\n"
@@ -260,76 +262,76 @@ def test_a_killed_writer_leaves_nothing_that_is_trusted(tmp_path: Path) -> None:
     assert not list((tmp_path / "packs").glob(".*"))
 
 
-def test_fault_49_two_processes_do_the_work_once(tmp_path: Path) -> None:
-    """Of two that pack the same at once, one decodes and the other waits for it."""
+def test_fault_49_two_processes_decode_once(tmp_path: Path) -> None:
+    """Of two processes that open the same new pack, one decodes and the other waits."""
     folder = write_classes(tmp_path / "set", {"a": 300, "b": 300})
-    processes = [packer(folder, tmp_path / "packs") for _ in range(2)]
+    processes = [start_process(folder, tmp_path / "packs") for _ in range(2)]
     for process in processes:
-        begin(process)
-    said = [process.communicate(timeout=60)[0].splitlines() for process in processes]
-    assert sorted(lines[-1] for lines in said) == ["decoded 0", "decoded 600"]
+        send_line(process)
+    outputs = [process.communicate(timeout=60)[0].splitlines() for process in processes]
+    assert sorted(lines[-1] for lines in outputs) == ["decoded 0", "decoded 600"]
 
 
-def test_pictures_that_look_alike_are_found(tmp_path: Path) -> None:
-    """One saved again as a poor JPEG is near its original; others, and flat ones, are not."""
+def test_near_duplicates_are_found(tmp_path: Path) -> None:
+    """An image saved again as a poor JPEG is a near duplicate; others, and flat ones, are not."""
 
-    def shapes(seed: int) -> NDArray[np.uint8]:
+    def draw_image(seed: int) -> NDArray[np.uint8]:
         random = np.random.default_rng(seed)
         coarse = random.integers(0, 255, (6, 6, 3), dtype=np.uint8)
         return np.asarray(Image.fromarray(coarse).resize((96, 96), Image.Resampling.BICUBIC))
 
     path = tmp_path / "again.jpg"
-    Image.fromarray(shapes(1)).save(path, quality=40)
+    Image.fromarray(draw_image(1)).save(path, quality=40)
     with Image.open(path) as opened:
         again = np.asarray(opened)
     flat = np.full((96, 96, 3), 7, dtype=np.uint8)
     first = compute_hashes(
-        shrink_to_grays([sample_image(shapes(0)), sample_image(shapes(1)), sample_image(flat)])
+        shrink_to_grays(
+            [sample_image(draw_image(0)), sample_image(draw_image(1)), sample_image(flat)]
+        )
     )
     second = compute_hashes(
-        shrink_to_grays([sample_image(shapes(2)), sample_image(flat), sample_image(again)])
+        shrink_to_grays([sample_image(draw_image(2)), sample_image(flat), sample_image(again)])
     )
-    found = find_near_duplicates(first, second)
-    assert (found.pairs, found.num_skipped) == ([(1, 2)], 0)
+    result = find_near_duplicates(first, second)
+    assert (result.pairs, result.num_skipped) == ([(1, 2)], 0)
 
 
-@pytest.mark.parametrize("spoil", [list, lambda rows: {name: [1, 2] for name in rows}, str])
-def test_a_damaged_ledger_is_none(
-    colors: Path, tmp_path: Path, spoil: Callable[[dict[str, object]], object]
+@pytest.mark.parametrize("damage", [list, lambda rows: {name: [1, 2] for name in rows}, str])
+def test_a_damaged_scan_cache_is_ignored(
+    colors: Path, tmp_path: Path, damage: Callable[[dict[str, object]], object]
 ) -> None:
-    """Rows that are no rows are passed over, and files read again."""
+    """Invalid rows are ignored, and their files are read again."""
     images = open_data(str(colors), tmp_path)
-    time.sleep(2.1)  # what changed just now is not trusted
+    time.sleep(2.1)  # a file that has just changed is not cached
     first = scan_with_cache(images, tmp_path / "ledgers", threads=2)
-    (ledger,) = (tmp_path / "ledgers").iterdir()
-    content = json.loads(ledger.read_text())
-    ledger.write_text(json.dumps(content | {"rows": spoil(content["rows"])}))
+    (cache_file,) = (tmp_path / "ledgers").iterdir()
+    content = json.loads(cache_file.read_text())
+    cache_file.write_text(json.dumps(content | {"rows": damage(content["rows"])}))
     assert scan_with_cache(images, tmp_path / "ledgers", threads=2) == first
 
 
-def test_the_ledger_forgets_files_that_are_gone(colors: Path, tmp_path: Path) -> None:
-    """But not those of another set in the same folder."""
+def test_the_scan_cache_drops_deleted_files(colors: Path, tmp_path: Path) -> None:
+    """It keeps the files of another dataset in the same folder."""
     images = open_data(str(colors), tmp_path)
     halves = images.subset(range(18)), images.subset(range(18, 36))
-    time.sleep(2.1)  # what changed just now is not trusted
+    time.sleep(2.1)  # a file that has just changed is not cached
     scan_with_cache(halves[0], tmp_path / "ledgers", threads=2)
     (colors / halves[0].items[0].name).unlink()
     scan_with_cache(halves[1], tmp_path / "ledgers", threads=2)
-    (ledger,) = (tmp_path / "ledgers").iterdir()
-    kept = set(json.loads(ledger.read_text())["rows"])
-    assert kept == {item.name for item in images.items[1:]}
+    (cache_file,) = (tmp_path / "ledgers").iterdir()
+    names = set(json.loads(cache_file.read_text())["rows"])
+    assert names == {item.name for item in images.items[1:]}
 
 
-def test_what_is_being_written_counts(scan: DatasetScan, tmp_path: Path) -> None:
-    """Two packs that fit alone but not together are not written at once; of a dead writer's draft
-    nothing stays.
-    """
+def test_packs_being_written_count_towards_the_limit(scan: DatasetScan, tmp_path: Path) -> None:
+    """Only one of two large packs is written at once; a dead writer's draft is deleted."""
     notes: list[str] = []
     draft = tmp_path / "packs" / ".otherkey.123"
     draft.mkdir(parents=True)
     (draft / "pixels.npy").write_bytes(bytes(PACK_BYTES))
 
-    def opened() -> DecodedImages:
+    def open_with_room_for_one() -> DecodedImages:
         return open_pack(
             scan,
             Preprocessing(SIZE),
@@ -340,8 +342,8 @@ def test_what_is_being_written_counts(scan: DatasetScan, tmp_path: Path) -> None
         )
 
     with FileLock(tmp_path / "packs" / "otherkey.lock"):
-        assert isinstance(opened(), OnTheFlyImages)
+        assert isinstance(open_with_room_for_one(), OnTheFlyImages)
         assert "GB being written" in notes[0]
         assert draft.is_dir()
-    assert isinstance(opened(), Pack)
+    assert isinstance(open_with_room_for_one(), Pack)
     assert not draft.exists()

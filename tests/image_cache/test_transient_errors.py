@@ -1,4 +1,4 @@
-"""What fails for a reason that may pass is left out of this run, and of no other."""
+"""Images that fail for a transient reason are skipped in this run only."""
 
 import signal
 import subprocess
@@ -17,35 +17,38 @@ from trialrun.images import open_data
 from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.images.scanning.scan import DatasetScan, scan_files
 
-STOPPED = """
+MAP_SLOWLY = """
 import time
 from trialrun.images.scanning.thread_pool import map_in_order
 
-def make(number):
-    print("began", flush=True)
+def work(number):
+    print("started", flush=True)
     for _ in range(50):
         time.sleep(0.01)
-    return "made"
+    return "done"
 
-print(*map_in_order(make, range(2), threads=2, late=lambda _: "late", seconds=1.5), flush=True)
+results = map_in_order(
+    work, range(2), threads=2, on_timeout=lambda _: "late", timeout_seconds=1.5
+)
+print(*results, flush=True)
 """
 
 
 @pytest.fixture
 def scan(colors: Path) -> DatasetScan:
-    """Three classes of twelve, surveyed."""
+    """A scan of three classes of 12 images."""
     return scan_files(open_data(str(colors), colors), threads=2)
 
 
 @pytest.mark.parametrize("limit_bytes", [10**9, 0])
-def test_a_folder_that_was_away_is_read_when_it_is_back(
+def test_a_folder_that_was_missing_is_read_in_the_next_run(
     scan: DatasetScan, colors: Path, tmp_path: Path, limit_bytes: int
 ) -> None:
-    """Neither a pack nor the verdicts of images without one keep that files were gone."""
+    """Neither a pack nor the cached results without one record missing files."""
     notes: list[str] = []
 
-    def reasons() -> set[str]:
-        opened = open_pack(
+    def find_reasons() -> set[str]:
+        images = open_pack(
             scan,
             Preprocessing(16),
             tmp_path / "packs",
@@ -53,48 +56,50 @@ def test_a_folder_that_was_away_is_read_when_it_is_back(
             limit_bytes=limit_bytes,
             note=notes.append,
         )
-        return set(opened.reasons)
+        return set(images.reasons)
 
-    away = colors.rename(colors.with_name("away"))
-    assert reasons() == {"cannot be read: No such file or directory"}
+    moved = colors.rename(colors.with_name("away"))
+    assert find_reasons() == {"cannot be read: No such file or directory"}
     assert "36 images" in notes[-1]
     assert "may pass" in notes[-1]
-    away.rename(colors)
-    assert reasons() == {""}
+    moved.rename(colors)
+    assert find_reasons() == {""}
     left = {path.name.partition(".")[2] for path in (tmp_path / "packs").iterdir()}
     assert left <= {"", "lock", "verdicts.json"}
 
 
-def test_what_is_decoded_beside_passing_failures_serves_the_run(
+def test_images_decoded_beside_transient_failures_serve_the_run(
     scan: DatasetScan, colors: Path, tmp_path: Path
 ) -> None:
-    """The pack that is not kept can be read for as long as the run has it."""
-    gone = colors / scan.images.items[0].name
+    """A pack that is not cached can be read during its run."""
+    missing = colors / scan.images.items[0].name
     data = (colors / scan.images.items[1].name).read_bytes()
-    gone.unlink()
+    missing.unlink()
     pack = open_pack(scan, Preprocessing(16), tmp_path / "packs", threads=2, limit_bytes=10**9)
     assert isinstance(pack, Pack)
-    assert pack.usable() == list(range(1, 36))
-    assert (pack.pixels(np.asarray([1]))[0] == Preprocessing(16).pixels(data)).all()
+    assert pack.usable_rows() == list(range(1, 36))
+    assert (pack.pixels(np.asarray([1]))[0] == Preprocessing(16).decode(data)).all()
     assert entries.list_entries(tmp_path / "packs") == []
 
 
-def test_a_process_that_was_stopped_is_not_taken_for_a_slow_decoder() -> None:
-    """After SIGSTOP for longer than an image may take, and SIGCONT, no image is late."""
-    process = subprocess.Popen([sys.executable, "-c", STOPPED], stdout=subprocess.PIPE, text=True)
+def test_a_stopped_process_does_not_time_out() -> None:
+    """After SIGSTOP for longer than an image may take, and SIGCONT, no image times out."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", MAP_SLOWLY], stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None
-    assert process.stdout.readline().startswith("began")
+    assert process.stdout.readline().startswith("started")
     time.sleep(0.1)
     process.send_signal(signal.SIGSTOP)
     time.sleep(3)
     process.send_signal(signal.SIGCONT)
-    assert process.communicate(timeout=20)[0].splitlines()[-1] == "made made"
+    assert process.communicate(timeout=20)[0].splitlines()[-1] == "done done"
 
 
-def test_a_pack_that_is_deleted_as_soon_as_it_is_there_serves_its_run(
+def test_a_pack_deleted_right_after_writing_serves_its_run(
     scan: DatasetScan, tmp_path: Path
 ) -> None:
-    """Another run that needs room may take it at any time; whoever made it has it mapped."""
+    """Another run may evict it at any time; the process that wrote it has it mapped."""
     packs, is_over = tmp_path / "packs", threading.Event()
 
     def delete_at_once() -> None:
@@ -106,8 +111,8 @@ def test_a_pack_that_is_deleted_as_soon_as_it_is_there_serves_its_run(
 
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
-    other = threading.Thread(target=delete_at_once)
-    other.start()
+    deleter = threading.Thread(target=delete_at_once)
+    deleter.start()
     try:
         for size in range(8, 24):
             pack = open_pack(scan, Preprocessing(size), packs, threads=1, limit_bytes=10**9)
@@ -115,5 +120,5 @@ def test_a_pack_that_is_deleted_as_soon_as_it_is_there_serves_its_run(
             assert pack.pixels(np.arange(36)).shape == (36, 3, size, size)
     finally:
         is_over.set()
-        other.join()
+        deleter.join()
         sys.setswitchinterval(before)

@@ -1,4 +1,4 @@
-"""Files of weights as other programs write them: read, converted, or refused with the cause."""
+"""Files of weights from other programs: read, converted, or refused with a reason."""
 
 import os
 import pickle
@@ -18,7 +18,7 @@ State = dict[str, Any]
 
 
 class Call:
-    """Unpickled, it would call a function."""
+    """An object that calls a function when it is unpickled."""
 
     def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
         self.function, self.arguments = function, arguments
@@ -27,24 +27,24 @@ class Call:
         return self.function, self.arguments
 
 
-def as_it_is(state: State) -> State:
-    """No wrapping."""
+def unchanged(state: State) -> State:
+    """The state dict itself."""
     return state
 
 
 def beside_epoch_and_optimizer(state: State) -> State:
-    """A training checkpoint as most tutorials write it."""
+    """A training checkpoint as in most tutorials."""
     optimizer = torch.optim.SGD(network_of().parameters(), lr=0.1, momentum=0.9)
     return {"epoch": 3, "model_state_dict": state, "optimizer": optimizer.state_dict(), "loss": 0.5}
 
 
 def under_state_dict(state: State) -> State:
-    """As Lightning and many published weights have it."""
+    """A checkpoint as in Lightning and many published weights."""
     return {"state_dict": state, "epoch": 90, "arch": "shufflenet"}
 
 
 def under_model(state: State) -> State:
-    """As torchvision's reference scripts have it."""
+    """A checkpoint as in torchvision's reference scripts."""
     return {"model": state, "lr_scheduler": {"last_epoch": 9}}
 
 
@@ -59,14 +59,14 @@ def of_compile(state: State) -> State:
 
 
 def of_both_in_a_checkpoint(state: State) -> State:
-    """Saved from both, within a checkpoint."""
+    """Saved from both, inside a checkpoint."""
     return {"state_dict": {f"module._orig_mod.{name}": t for name, t in state.items()}}
 
 
 @pytest.mark.parametrize(
     "wrap",
     [
-        as_it_is,
+        unchanged,
         beside_epoch_and_optimizer,
         under_state_dict,
         under_model,
@@ -76,42 +76,42 @@ def of_both_in_a_checkpoint(state: State) -> State:
     ],
 )
 def test_common_checkpoints_start_a_network(wrap: Callable[[State], State], tmp_path: Path) -> None:
-    """Every tensor of the state dict within arrives, the last layer's too."""
+    """Every tensor of the state dict is loaded, including the last layer's."""
     source = network_of().state_dict()
     torch.save(wrap(dict(source)), tmp_path / "checkpoint.pt")
-    found = started_from(tmp_path / "checkpoint.pt")
-    assert all(torch.equal(found[name], tensor) for name, tensor in source.items())
+    state = started_from(tmp_path / "checkpoint.pt")
+    assert all(torch.equal(state[name], tensor) for name, tensor in source.items())
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_other_precisions_are_converted(dtype: torch.dtype, suffix: str, tmp_path: Path) -> None:
-    """A network keeps its own type, whatever the file's; counts of batches stay integers."""
+    """Weights are converted to the network's dtype; batch counts stay integers."""
     source = {name: tensor.to(dtype) for name, tensor in network_of().state_dict().items()}
     path = tmp_path / f"weights{suffix}"
     if suffix == ".pt":
         torch.save(source, path)
     else:
         path.write_bytes(serialize_state(source))
-    found = started_from(path)
-    assert found["fc.weight"].dtype == torch.float32
-    assert torch.equal(found["fc.weight"], source["fc.weight"].float())
-    assert found["conv1.1.num_batches_tracked"].dtype == torch.int64
+    state = started_from(path)
+    assert state["fc.weight"].dtype == torch.float32
+    assert torch.equal(state["fc.weight"], source["fc.weight"].float())
+    assert state["conv1.1.num_batches_tracked"].dtype == torch.int64
 
 
 @pytest.mark.parametrize(
-    ("name", "tensor", "told"),
+    ("name", "tensor", "reason"),
     [
         ("fc.weight", torch.eye(3).to_sparse(), "sparse_coo"),
         ("conv1.0.weight", torch.empty(24, 3, 3, 3, device="meta"), "meta tensor"),
     ],
 )
 def test_tensors_without_plain_values_are_refused(
-    name: str, tensor: torch.Tensor, told: str, tmp_path: Path
+    name: str, tensor: torch.Tensor, reason: str, tmp_path: Path
 ) -> None:
-    """The tensor is named with what it is, and with what to save."""
+    """The error names the tensor and its kind; the hint says what to save."""
     torch.save({**network_of().state_dict(), name: tensor}, tmp_path / "weights.pt")
-    with pytest.raises(InvalidModelDirectoryError, match=f"{name} is .*{told}") as raised:
+    with pytest.raises(InvalidModelDirectoryError, match=f"{name} is .*{reason}") as raised:
         started_from(tmp_path / "weights.pt")
     assert "Save" in raised.value.hint
 
@@ -121,7 +121,7 @@ def test_tensors_without_plain_values_are_refused(
 def test_file_that_calls_a_function_is_refused_by_its_name(
     protocol: int, kind: str, tmp_path: Path
 ) -> None:
-    """os.system is not run; the error names it, and the hint says what to save instead."""
+    """os.system is not run; the error names it, and the hint says what to save."""
     sentinel = tmp_path / "sentinel"
     content: dict[str, Any] = {"fc.weight": Call(os.system, f"touch {sentinel}")}
     path = tmp_path / "weights.pt"
@@ -138,7 +138,7 @@ def test_file_that_calls_a_function_is_refused_by_its_name(
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "reason"),
     [
         (nn.Linear(2, 2), r"asks to run code .*torch\.nn\.modules\.linear\.Linear"),
         ({"epoch": 3, "net": {"a": 1}}, "no state dict: its entries are epoch, net"),
@@ -147,18 +147,18 @@ def test_file_that_calls_a_function_is_refused_by_its_name(
     ],
     ids=["whole network", "other names", "a list", "nothing"],
 )
-def test_file_without_a_state_dict_is_refused_with_what_it_holds(
-    content: object, told: str, tmp_path: Path
+def test_file_without_a_state_dict_is_refused_with_its_contents(
+    content: object, reason: str, tmp_path: Path
 ) -> None:
-    """Damage is not claimed where the file is whole."""
+    """The error describes the contents instead of reporting damage."""
     torch.save(content, tmp_path / "weights.pt")
-    with pytest.raises(InvalidModelDirectoryError, match=told) as raised:
+    with pytest.raises(InvalidModelDirectoryError, match=reason) as raised:
         started_from(tmp_path / "weights.pt")
     assert "safetensors" in raised.value.hint
 
 
-def test_newer_pickle_protocol_is_told_as_such(tmp_path: Path) -> None:
-    """A state dict that torch's restricted loader cannot read is not called damaged."""
+def test_newer_pickle_protocol_is_reported(tmp_path: Path) -> None:
+    """A protocol that torch's restricted loader cannot read is not reported as damage."""
     torch.save(network_of().state_dict(), tmp_path / "weights.pt", pickle_protocol=4)
     with pytest.raises(InvalidModelDirectoryError, match="protocol 4"):
         started_from(tmp_path / "weights.pt")
@@ -167,7 +167,7 @@ def test_newer_pickle_protocol_is_told_as_such(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 def test_torchscript_archive_is_refused_as_code(tmp_path: Path) -> None:
-    """A scripted network is a program, and torch's advice to run it is not passed on."""
+    """A scripted network is code, and the error does not repeat torch's advice to run it."""
     scripted = torch.jit.script(nn.Linear(2, 2))
     torch.jit.save(scripted, tmp_path / "weights.pt")
     with pytest.raises(InvalidModelDirectoryError, match="TorchScript") as raised:
@@ -176,7 +176,7 @@ def test_torchscript_archive_is_refused_as_code(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "reason"),
     [
         (lambda state: state.pop("conv1.0.weight"), r"1 tensor is missing \(conv1\.0\.weight\)"),
         (
@@ -190,12 +190,12 @@ def test_torchscript_archive_is_refused_as_code(tmp_path: Path) -> None:
     ],
     ids=["missing", "unknown", "shape"],
 )
-def test_weights_that_do_not_fit_name_the_tensor(
-    change: Callable[[State], Any], told: str, tmp_path: Path
+def test_mismatched_weights_are_refused_with_the_tensor(
+    change: Callable[[State], Any], reason: str, tmp_path: Path
 ) -> None:
-    """The first tensor that is amiss is in the error."""
+    """The error names the first tensor that does not match."""
     state = dict(network_of().state_dict())
     change(state)
     torch.save({"module": 1, "state_dict": state}, tmp_path / "weights.pt")
-    with pytest.raises(InvalidModelDirectoryError, match=told):
+    with pytest.raises(InvalidModelDirectoryError, match=reason):
         started_from(tmp_path / "weights.pt")

@@ -36,18 +36,18 @@ SETTINGS: dict[str, Any] = {"model": "shufflenet_v2_x0_5", "epochs": 1, "batch_s
 
 @dataclass(frozen=True, slots=True)
 class Registered:
-    """A store with version 1 of `colors`, the images it was trained on, and its folder."""
+    """Version 1 of the model `colors`: its store, its training images, its downloaded folder."""
 
     store: str
     images: Path
     folder: Path
 
     def contents(self) -> list[bytes]:
-        """The bytes of three images, one of each class."""
+        """Return the bytes of three images, one per class."""
         return [(self.images / name / "000.png").read_bytes() for name in CLASSES]
 
     def base64(self) -> list[str]:
-        """The same as text."""
+        """Return the same images as base64 text."""
         return [base64.b64encode(data).decode() for data in self.contents()]
 
 
@@ -55,7 +55,7 @@ class Registered:
 def registered(
     initialised_store: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Registered]:
-    """A model, trained and registered once for the tests of this file."""
+    """A model that is trained and registered once for the tests of this file."""
     folder = tmp_path_factory.mktemp("registered")
     shutil.copy(initialised_store, folder / "mlflow.db")
     images = write_classes(folder / "colors", dict.fromkeys(CLASSES, 12))
@@ -71,25 +71,25 @@ def registered(
 
 @pytest.fixture(scope="module")
 def environment_without_trialrun(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Python that has this one's packages, but not trialrun: its editable install is not seen."""
+    """A Python with this one's packages except trialrun, which is an editable install."""
     folder = tmp_path_factory.mktemp("env")
     venv.create(folder, with_pip=False, symlinks=True)
     purelib = folder / "lib" / f"python{sysconfig.get_python_version()}" / "site-packages"
     (purelib / "others.pth").write_text(sysconfig.get_path("purelib"))
     python = folder / "bin" / "python"
     command = [str(python), "-c", "import trialrun"]
-    missing = subprocess.run(command, capture_output=True, check=False, env=bare_environment())
+    missing = subprocess.run(command, capture_output=True, check=False, env=copy_environment())
     assert missing.returncode != 0
     return python
 
 
-def bare_environment() -> dict[str, str]:
-    """The environment of this process, without paths to import from."""
+def copy_environment() -> dict[str, str]:
+    """Copy the environment variables without PYTHONPATH."""
     return {name: text for name, text in os.environ.items() if name != "PYTHONPATH"}
 
 
-def free_port() -> int:
-    """A port on loopback that nobody listens on."""
+def find_free_port() -> int:
+    """Return an unused port of the loopback interface."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -101,15 +101,16 @@ def server(
     environment_without_trialrun: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[str]:
-    """The address of a served version 1 of `colors`."""
-    python, port, folder = environment_without_trialrun, free_port(), tmp_path_factory.mktemp("log")
+    """The address of a server of version 1 of `colors`."""
+    python, port = environment_without_trialrun, find_free_port()
+    folder = tmp_path_factory.mktemp("log")
     command = [python, "-m", "mlflow", "models", "serve", "-m", "models:/colors/1"]
     command += ["--env-manager", "local", "--port", str(port), "--host", "127.0.0.1"]
     path = f"{python.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}"  # uvicorn
     log = (folder / "server.log").open("w")
     process = subprocess.Popen(
         [str(word) for word in command],
-        env=bare_environment() | {"MLFLOW_TRACKING_URI": registered.store, "PATH": path},
+        env=copy_environment() | {"MLFLOW_TRACKING_URI": registered.store, "PATH": path},
         stdout=log,
         stderr=log,
         cwd=folder,
@@ -117,7 +118,7 @@ def server(
     try:
         address = f"http://127.0.0.1:{port}"
         deadline = time.monotonic() + 120
-        while not answers(address + "/ping"):
+        while not is_up(address + "/ping"):
             assert process.poll() is None, (folder / "server.log").read_text()
             assert time.monotonic() < deadline, (folder / "server.log").read_text()
             time.sleep(0.2)
@@ -128,8 +129,8 @@ def server(
         log.close()
 
 
-def answers(address: str) -> bool:
-    """Whether a server is up."""
+def is_up(address: str) -> bool:
+    """Whether a server responds."""
     try:
         with urllib.request.urlopen(address, timeout=5):
             return True
@@ -137,46 +138,48 @@ def answers(address: str) -> bool:
         return False
 
 
-def ask(address: str, body: str | bytes, kind: str = "application/json") -> pd.DataFrame:
-    """The server's answer to a request."""
+def request_scores(address: str, body: str | bytes, kind: str = "application/json") -> pd.DataFrame:
+    """Return the server's response to a request."""
     data = body if isinstance(body, bytes) else body.encode()
     request = urllib.request.Request(address + "/invocations", data, {"Content-Type": kind})
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        return pd.DataFrame(json.load(answer)["predictions"])
+    with urllib.request.urlopen(request, timeout=60) as response:
+        return pd.DataFrame(json.load(response)["predictions"])
 
 
-def refusal(address: str, body: object) -> str:
-    """What the server says with its 400."""
+def request_error(address: str, body: object) -> str:
+    """Return the text of the server's response with status 400."""
     with pytest.raises(urllib.error.HTTPError) as raised:
-        ask(address, json.dumps(body))
+        request_scores(address, json.dumps(body))
     with raised.value as response:
         text = response.read().decode()
         assert response.code == 400, text
     return text
 
 
-def split(images: list[str]) -> dict[str, object]:
-    """Images as `dataframe_split`."""
+def format_split(images: list[str]) -> dict[str, object]:
+    """Format images as `dataframe_split`."""
     return {"dataframe_split": {"columns": ["image"], "data": [[image] for image in images]}}
 
 
-def test_served_answer_is_that_of_score(
+def test_served_scores_equal_those_of_score(
     server: str, registered: Registered, tmp_path: Path
 ) -> None:
-    """The same columns as `score`, each probability within 1e-6."""
+    """The columns are the same, and each probability within 1e-6."""
     images = open_data(str(registered.images), tmp_path)
     contents = [images.path_of(item).read_bytes() for item in images.items]
-    answer = ask(server, json.dumps(split([base64.b64encode(each).decode() for each in contents])))
+    scores = request_scores(
+        server, json.dumps(format_split([base64.b64encode(data).decode() for data in contents]))
+    )
     trialrun.score("models:/colors/1", str(registered.images), str(tmp_path / "scored.csv"))
     scored = pd.read_csv(tmp_path / "scored.csv")
-    assert answer["Scored Labels"].tolist() == scored["Scored Labels"].tolist()
+    assert scores["Scored Labels"].tolist() == scored["Scored Labels"].tolist()
     for name in images.classes:
         column = f"Scored Probabilities_{name}"
-        assert answer[column].tolist() == pytest.approx(scored[column].tolist(), abs=1e-6)
+        assert scores[column].tolist() == pytest.approx(scored[column].tolist(), abs=1e-6)
 
 
-def bodies(images: list[str]) -> dict[str, object]:
-    """Every JSON format that MLflow documents for its server, and the variants of each."""
+def list_bodies(images: list[str]) -> dict[str, object]:
+    """Return a request in every JSON format and variant that MLflow documents for its server."""
     records = [{"image": image} for image in images]
     return {
         "records": {"dataframe_records": records},
@@ -189,44 +192,50 @@ def bodies(images: list[str]) -> dict[str, object]:
     }
 
 
-@pytest.mark.parametrize("name", bodies([]))
+@pytest.mark.parametrize("name", list_bodies([]))
 def test_server_takes_every_json_format(server: str, registered: Registered, name: str) -> None:
-    """The answer is the one to `dataframe_split`, bit for bit."""
-    expected = ask(server, json.dumps(split(registered.base64())))
+    """The scores equal those of a `dataframe_split` request bit for bit."""
+    expected = request_scores(server, json.dumps(format_split(registered.base64())))
     pd.testing.assert_frame_equal(
-        ask(server, json.dumps(bodies(registered.base64())[name])), expected, check_exact=True
+        request_scores(server, json.dumps(list_bodies(registered.base64())[name])),
+        expected,
+        check_exact=True,
     )
 
 
 def test_server_takes_csv_and_parquet(server: str, registered: Registered) -> None:
-    """CSV holds base64, Parquet bytes, both in a column named image."""
-    expected = ask(server, json.dumps(split(registered.base64())))
+    """CSV contains base64, Parquet bytes, both in a column named image."""
+    expected = request_scores(server, json.dumps(format_split(registered.base64())))
     csv = pd.DataFrame({"image": registered.base64()}).to_csv(index=False)
     parquet = io.BytesIO()
     pd.DataFrame({"image": registered.contents()}).to_parquet(parquet)
-    pd.testing.assert_frame_equal(ask(server, csv, "text/csv"), expected, check_exact=True)
-    answer = ask(server, parquet.getvalue(), "application/vnd.apache.parquet")
-    pd.testing.assert_frame_equal(answer, expected, check_exact=True)
+    pd.testing.assert_frame_equal(
+        request_scores(server, csv, "text/csv"), expected, check_exact=True
+    )
+    scores = request_scores(server, parquet.getvalue(), "application/vnd.apache.parquet")
+    pd.testing.assert_frame_equal(scores, expected, check_exact=True)
 
 
 @pytest.mark.parametrize("field", ["dataframe_split", "inputs", "instances"])
 @pytest.mark.parametrize("bad", ["bm8gcGljdHVyZQ==", "iVBORw0KGgo="])
-def test_what_is_not_an_image_is_a_400_that_names_the_formats(
+def test_invalid_image_is_a_400_that_names_the_formats(
     server: str, registered: Registered, field: str, bad: str
 ) -> None:
-    """It names the row and every format that works, in every format alike."""
+    """The response names the row and every supported format."""
     images = [registered.base64()[0], bad]
-    text = refusal(server, split(images) if field == "dataframe_split" else {field: images})
+    text = request_error(
+        server, format_split(images) if field == "dataframe_split" else {field: images}
+    )
     assert "row 1: " in text
     assert "row 0: " not in text
     for name in ("dataframe_split", "dataframe_records", "inputs", "instances", "text/csv"):
         assert name in text.rpartition("Send each image")[2]
 
 
-def test_server_opens_no_file_that_a_text_names(server: str, registered: Registered) -> None:
-    """The path of an image that is there is refused like any other text."""
+def test_server_opens_no_file_named_in_text(server: str, registered: Registered) -> None:
+    """The path of an existing image is refused like any other text."""
     path = str(registered.images / "red" / "000.png")
-    text = refusal(server, {"inputs": [path]})
+    text = request_error(server, {"inputs": [path]})
     assert "row 0: not an image" in text
 
 
@@ -238,10 +247,10 @@ def pyfunc(registered: Registered) -> Any:
 
 @pytest.mark.parametrize("kind", ["bytearray", "base64", "text array", "dict", "dict of texts"])
 def test_pyfunc_takes_images_in_any_form(pyfunc: Any, registered: Registered, kind: str) -> None:
-    """Bytes of every type, base64 text, and what else MLflow's schema lets pass, answer alike."""
+    """Bytes, base64 text and other inputs allowed by MLflow's schema give the same scores."""
     contents, texts = registered.contents(), registered.base64()
     forms: dict[str, Any] = {
-        "bytearray": pd.DataFrame({"image": [bytearray(each) for each in contents]}),
+        "bytearray": pd.DataFrame({"image": [bytearray(data) for data in contents]}),
         "base64": pd.DataFrame({"image": texts}),
         "text array": {"image": np.array(texts, dtype=object)},
         "dict": {"image": contents},
@@ -251,8 +260,8 @@ def test_pyfunc_takes_images_in_any_form(pyfunc: Any, registered: Registered, ki
     pd.testing.assert_frame_equal(pyfunc.predict(forms[kind]), expected, check_exact=True)
 
 
-def test_pyfunc_s_own_model_takes_lists(pyfunc: Any, registered: Registered) -> None:
-    """Where no schema is enforced, lists of bytes, texts and records answer like a frame."""
+def test_wrapped_model_takes_lists(pyfunc: Any, registered: Registered) -> None:
+    """Without a schema, lists of bytes, texts and records are scored like a DataFrame."""
     predict, contents = pyfunc._model_impl.predict, registered.contents()
     expected = predict(pd.DataFrame({"image": contents}))
     records = [{"image": text} for text in registered.base64()]
@@ -262,21 +271,21 @@ def test_pyfunc_s_own_model_takes_lists(pyfunc: Any, registered: Registered) -> 
 
 
 def test_pyfunc_keeps_the_index(pyfunc: Any, registered: Registered) -> None:
-    """A filtered frame's rows can be joined with their scores."""
+    """The rows of a filtered DataFrame can be joined with their scores."""
     frame = pd.DataFrame({"image": registered.contents()}, index=[7, 9, 9])
     assert pyfunc.predict(frame).index.tolist() == [7, 9, 9]
     assert pyfunc.predict(frame.iloc[:0]).index.tolist() == []
 
 
 def test_text_image_is_not_taken_for_base64(pyfunc: Any, registered: Registered) -> None:
-    """A plain PPM has only characters of base64, and is an image all the same."""
+    """A plain PPM consists of base64 characters but is read as an image."""
     ppm = b"P3\n1 1\n255\n255 0 0\n"
-    answer = pyfunc.predict(pd.DataFrame({"image": [ppm, base64.b64encode(ppm)]}))
-    assert answer.iloc[0].tolist() == answer.iloc[1].tolist()
+    scores = pyfunc.predict(pd.DataFrame({"image": [ppm, base64.b64encode(ppm)]}))
+    assert scores.iloc[0].tolist() == scores.iloc[1].tolist()
 
 
 def test_pyfunc_refuses_a_missing_value(pyfunc: Any) -> None:
-    """A number or nothing in place of an image is named, with its row."""
+    """None in place of an image is an error that names the row."""
     with pytest.raises(MlflowException, match="row 0: NoneType instead of an image"):
         pyfunc.predict(pd.DataFrame({"image": pd.Series([None], dtype=object)}))
 
@@ -284,25 +293,25 @@ def test_pyfunc_refuses_a_missing_value(pyfunc: Any) -> None:
 def test_model_loads_as_pyfunc_and_runs_no_pickle(
     registered: Registered, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With unpickling forbidden, MLflow's own way of loading gives the same classes."""
+    """MLflow loads the model with unpickling forbidden."""
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
     model = mlflow.pyfunc.load_model("models:/colors/1")
-    answer = model.predict(pd.DataFrame({"image": registered.contents()[:1]}))
-    assert answer["Scored Labels"].iloc[0] in CLASSES
+    scores = model.predict(pd.DataFrame({"image": registered.contents()[:1]}))
+    assert scores["Scored Labels"].iloc[0] in CLASSES
     assert sys.modules["trialrun"] is trialrun
 
 
 def run_python(code: str, python: Path | str = sys.executable, **environment: str) -> str:
-    """What a program prints in a process of its own."""
-    done = subprocess.run(
+    """Return what a program prints in a new process."""
+    result = subprocess.run(
         [str(python), "-W", "ignore", "-c", code],
-        env=(os.environ if python == sys.executable else bare_environment()) | environment,
+        env=(os.environ if python == sys.executable else copy_environment()) | environment,
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    assert result.returncode == 0, result.stderr
+    return result.stdout
 
 
 def test_loaded_model_does_not_hide_trialrun(registered: Registered, tmp_path: Path) -> None:
@@ -321,15 +330,15 @@ print(trialrun.train(train_data={str(registered.images)!r}, **{SETTINGS}).status
     ]
 
 
-def served_package(folder: Path) -> str:
-    """The name of the package in a model directory's `code/`."""
+def find_served_package(folder: Path) -> str:
+    """Return the name of the package in a model directory's `code/`."""
     (package,) = (folder / "code").iterdir()
     return package.name
 
 
-def renamed(registered: Registered, target: Path, package: str) -> Path:
-    """A copy of the model whose package has another name."""
-    old = served_package(registered.folder)
+def copy_renamed(registered: Registered, target: Path, package: str) -> Path:
+    """Copy the model with another name for its package."""
+    old = find_served_package(registered.folder)
     shutil.copytree(registered.folder, target)
     (target / "code" / old).rename(target / "code" / package)
     for path in [target / "MLmodel", *(target / "code").rglob("*.py")]:
@@ -338,9 +347,9 @@ def renamed(registered: Registered, target: Path, package: str) -> Path:
 
 
 def test_models_of_two_versions_load_in_one_process(registered: Registered, tmp_path: Path) -> None:
-    """Each runs its own code, which the other's does not replace."""
+    """Each model runs its own copy of the code."""
     package = "trialrun_served_0123456789ab"
-    other = renamed(registered, tmp_path / "other", package)
+    other = copy_renamed(registered, tmp_path / "other", package)
     scoring = other / "code" / package / "scoring.py"
     scoring.write_text(scoring.read_text().replace('"Scored Labels"', '"Labels of old"'))
     code = f"""
@@ -357,8 +366,8 @@ assert "trialrun" not in sys.modules
 def test_model_with_a_package_called_trialrun_still_opens(
     registered: Registered, tmp_path: Path
 ) -> None:
-    """Models of before the copy had a name of its own load and score."""
-    old = renamed(registered, tmp_path / "old", "trialrun")
+    """Old models, which have a copy named `trialrun`, are loaded and score images."""
+    old = copy_renamed(registered, tmp_path / "old", "trialrun")
     assert "loader_module: trialrun.serving\n" in (old / "MLmodel").read_text()
     result = trialrun.score(str(old), str(registered.images), str(tmp_path / "scored.csv"))
     assert (result.num_images, result.num_errors) == (36, 0)
@@ -377,21 +386,21 @@ def test_model_with_a_package_called_trialrun_still_opens(
     ],
 )
 def test_any_other_loader_is_refused(registered: Registered, tmp_path: Path, loader: str) -> None:
-    """The loader's name is held to a strict pattern."""
+    """Only the names of trialrun's serving modules are accepted."""
     folder = shutil.copytree(registered.folder, tmp_path / "model")
     lines = (folder / "MLmodel").read_text().splitlines()
-    place = next(row for row, line in enumerate(lines) if "loader_module" in line)
-    lines[place] = f"    loader_module: {loader}"
+    index = next(i for i, line in enumerate(lines) if "loader_module" in line)
+    lines[index] = f"    loader_module: {loader}"
     (folder / "MLmodel").write_text("\n".join(lines))
     with pytest.raises(InvalidModelDirectoryError, match="to be imported"):
         trialrun.load_model(folder)
 
 
-def test_copied_code_imports_in_parts_and_needs_no_trialrun(
+def test_copied_code_imports_without_trialrun(
     registered: Registered, environment_without_trialrun: Path
 ) -> None:
-    """Every module of the copy imports by itself, and none imports MLflow or the missing rest."""
-    package = served_package(registered.folder)
+    """Every module of the copy can be imported, without MLflow or modules that are not copied."""
+    package = find_served_package(registered.folder)
     modules = sorted(
         ".".join(path.relative_to(registered.folder / "code").with_suffix("").parts)
         for path in (registered.folder / "code").rglob("*.py")
@@ -407,8 +416,8 @@ assert not {{"mlflow", "trialrun", "optuna", "typer"}} & sys.modules.keys()
     run_python(code, environment_without_trialrun)
 
 
-def test_copy_s_imports_are_renamed_and_its_texts_are_not() -> None:
-    """Only import statements change; an import by the bare name has no equal and is refused."""
+def test_imports_of_the_copy_are_renamed_and_texts_are_not() -> None:
+    """Only import statements change; `import trialrun...` is an error."""
     text = '"""from trialrun.a import b"""\n'
     source = f"{text}from trialrun import c\nfrom trialrun.d import (\n    e,\n)\n"
     expected = f"{text}from p import c\nfrom p.d import (\n    e,\n)\n"
@@ -420,7 +429,7 @@ def test_copy_s_imports_are_renamed_and_its_texts_are_not() -> None:
 def test_pyfunc_uses_mlflows_prediction_device(
     registered: Registered, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`cpu` serves; a device that is not there is an error that names the variable."""
+    """`cpu` works; a missing device is an error that names the variable."""
     monkeypatch.setenv("MLFLOW_DEFAULT_PREDICTION_DEVICE", "cpu")
     served = mlflow.pyfunc.load_model("models:/colors/1")
     assert len(served.predict(pd.DataFrame({"image": registered.contents()}))) == 3

@@ -102,8 +102,8 @@ def test_no_password_is_shown(
     out, error = capfd.readouterr()
     assert SECRET not in out + error
     promoted, told = (json.loads(line) for line in out.splitlines())
-    assert told["reigns"][0]["run_id"] == promoted["run_id"]
-    assert told["reigns"][0]["run_url"].startswith(f"http://{tracked.rpartition('@')[2]}/#/")
+    assert told["periods"][0]["run_id"] == promoted["run_id"]
+    assert told["periods"][0]["run_url"].startswith(f"http://{tracked.rpartition('@')[2]}/#/")
 
 
 def test_no_password_is_shown_where_a_server_is_not_there(

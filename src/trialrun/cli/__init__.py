@@ -1,4 +1,4 @@
-"""The command line: it parses, prints and exits, and decides nothing."""
+"""The command line: parses arguments, calls the package's functions, prints results and errors."""
 
 import errno
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 import typer
 
 from trialrun.cli.flags import add_switch_values
-from trialrun.cli.output import open_missing_streams, print_error, print_status
+from trialrun.cli.output import open_missing_streams, print_error, print_message, set_quiet
 from trialrun.cli.process import FastExit, defer_gc
 from trialrun.distributed import read_ranks
 from trialrun.engine.compute.openmp import limit_spinning
@@ -21,27 +21,31 @@ from trialrun.runs.signals import interrupt_on_signals
 
 _USAGE_EXIT = 2
 _INTERNAL_EXIT = 1
-_DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT)
+_DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
+_DEBUG_FLAGS = {"--debug"}
+_QUIET_FLAGS = {"-q", "--quiet"}
 
 
 def main() -> None:
     """Run `trialrun` with the process's arguments and exit."""
     open_missing_streams()
-    departure = FastExit()
+    fast_exit = FastExit()
     limit_spinning()
     defer_gc()
-    departure.exit_code = run_cli(sys.argv[1:])
-    sys.exit(departure.exit_code)
+    fast_exit.exit_code = run_cli(sys.argv[1:])
+    sys.exit(fast_exit.exit_code)
 
 
 def run_cli(arguments: list[str]) -> int:
-    """Run one command line; its exit code, the two lines of an error having been said."""
-    debug = "--debug" in arguments
+    """Run one command line and return its exit code; an error is printed as two lines."""
+    debug = not _DEBUG_FLAGS.isdisjoint(arguments)
+    quiet = not _QUIET_FLAGS.isdisjoint(arguments)
+    others = [argument for argument in arguments if argument not in _DEBUG_FLAGS | _QUIET_FLAGS]
     rank = 0
     try:
         rank = read_ranks(os.environ).rank
-        with _silence_other_ranks(rank), interrupt_on_signals():
-            return _call_app([argument for argument in arguments if argument != "--debug"])
+        with _silence_other_ranks(rank), interrupt_on_signals(), set_quiet(quiet):
+            return _call_app(others)
     except BaseException as error:
         if debug and not isinstance(error, SystemExit):
             traceback.print_exc()
@@ -50,14 +54,14 @@ def run_cli(arguments: list[str]) -> int:
 
 @contextmanager
 def _silence_other_ranks(rank: int) -> Iterator[None]:
-    """One of several ranks speaks; the others say no more than what went wrong with them."""
+    """Inside the context, discard the output of every rank but 0; errors are printed after it."""
     if rank == 0:
         yield
         return
     with (
-        Path(os.devnull).open("w") as nowhere,
-        redirect_stdout(nowhere),
-        redirect_stderr(nowhere),
+        Path(os.devnull).open("w") as devnull,
+        redirect_stdout(devnull),
+        redirect_stderr(devnull),
     ):
         yield
 
@@ -71,19 +75,19 @@ def _call_app(arguments: list[str]) -> int:
 
 
 def _translate_error(error: BaseException) -> BaseException:
-    """The error behind what typer and the operating system make of it."""
+    """Translate errors of Typer and the operating system to those of this package."""
     if isinstance(error, typer.Abort) and isinstance(error.__cause__, EOFError):
         return error.__cause__
     if isinstance(error, typer.Abort | KeyboardInterrupt):
         return CutBySignalError("SIGINT")
-    if isinstance(error, OSError) and error.errno in _DISK_IS_FULL:
+    if isinstance(error, OSError) and error.errno in _DISK_FULL_ERRNOS:
         return as_storage_error("cannot write", error)
     return error
 
 
 def _report_error(error: BaseException, rank: int) -> int:
-    """Say what went wrong; the code to leave with."""
-    who = f"rank {rank}: " if rank else ""
+    """Print the error and return the exit code."""
+    prefix = f"rank {rank}: " if rank else ""
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else int(error.code is not None)
     if isinstance(error, CutBySignalError):
@@ -91,24 +95,26 @@ def _report_error(error: BaseException, rank: int) -> int:
             print_error("Interrupted", str(error), error.hint)
         return error.exit_code
     if isinstance(error, TrialrunError):
-        print_error(type(error).__name__, f"{who}{error}", error.hint)
+        print_error(type(error).__name__, f"{prefix}{error}", error.hint)
         return error.exit_code
     if isinstance(error, typer.TyperException):
         if not rank:
-            _print_usage(error)
+            _print_usage_error(error)
         return _USAGE_EXIT
-    hint = "This is a fault of trialrun's: --debug shows where."
-    print_error(type(error).__name__, f"{who}{error}", hint)
+    hint = "This is a bug in trialrun; --debug prints the traceback."
+    print_error(type(error).__name__, f"{prefix}{error}", hint)
     return _INTERNAL_EXIT
 
 
-def _print_usage(error: typer.TyperException) -> None:
-    """What is wrong with the command line; the help, where no more than a group was named."""
-    context = getattr(error, "ctx", None)  # typer's parser is a part it does not export
+def _print_usage_error(error: typer.TyperException) -> None:
+    """Print what is wrong with the arguments, or the help if only a group was named."""
+    context = getattr(error, "ctx", None)  # Typer does not export the error's class
     command = context.command_path if context else "trialrun"
     if type(error).__name__ == "NoArgsIsHelpError":
-        print_status(error.format_message())
+        print_message(error.format_message())
         return
     print_error(
-        "InvalidParameterError", error.format_message(), f"`{command} --help` lists what it takes."
+        "InvalidParameterError",
+        error.format_message(),
+        f"`{command} --help` lists its arguments and options.",
     )

@@ -1,55 +1,82 @@
-"""What the command line says: results on standard output, everything else on standard error."""
+"""Output of the command line: results on standard output, everything else on standard error."""
 
 import json
 import math
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
 from trialrun.config import as_text
 
+_quiet = False
+
 
 def open_missing_streams() -> None:
-    """Give a process that was started without standard streams ones that lead nowhere.
+    """Open /dev/null for each standard stream that the process was started without.
 
-    Else the next file to be opened, a database perhaps, would get their numbers and be written to
-    by whatever writes there.
+    Otherwise the next opened file, perhaps a database, would get the stream's descriptor, and
+    output would be written into it.
     """
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
         try:
-            os.fstat(number)
+            os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
-            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free descriptor
+            setattr(sys, name, os.fdopen(descriptor, "w" if descriptor else "r", closefd=False))
+
+
+@contextmanager
+def set_quiet(quiet: bool) -> Iterator[None]:
+    """Inside the context, hide status lines and progress bars if `quiet`."""
+    global _quiet  # of the process: callbacks print from several threads
+    before, _quiet = _quiet, quiet
+    try:
+        yield
+    finally:
+        _quiet = before
+
+
+def is_quiet() -> bool:
+    """Whether status lines and progress bars are hidden."""
+    return _quiet
 
 
 def print_status(text: str) -> None:
-    """A line for people, on standard error; no run is worth ending because none can be written."""
+    """Print a progress or status line on standard error; `--quiet` hides it."""
+    if not _quiet:
+        print_message(text)
+
+
+def print_message(text: str) -> None:
+    """Print a line on standard error, also with `--quiet`.
+
+    A failed write is ignored, because a run should not fail for it.
+    """
     with suppress(OSError):
-        _print_text(text, sys.stderr)
+        _print_line(text, sys.stderr)
 
 
 def print_result(text: str) -> None:
-    """A result for people, on standard output.
+    """Print a line of the result on standard output.
 
     Raises:
-        OSError: The disk that it goes to is full.
+        OSError: The disk that standard output is redirected to is full.
     """
-    _print_text(text, sys.stdout)
+    _print_line(text, sys.stdout)
 
 
-def _print_text(text: str, stream: TextIO) -> None:
+def _print_line(text: str, stream: TextIO) -> None:
     try:
         print(text, file=stream, flush=True)
-    except BrokenPipeError:  # whoever read has read enough
+    except BrokenPipeError:  # the reader has closed the pipe, as `head` does
         with suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def print_json(values: Mapping[str, Any]) -> None:
-    """One JSON object on a line of its own; JSON knows no NaN or infinity, which become null."""
+    """Print one JSON object on a line; NaN and infinity, which JSON lacks, become null."""
     print_result(json.dumps(_replace_non_finite(values), ensure_ascii=True))
 
 
@@ -62,25 +89,23 @@ def _replace_non_finite(value: Any) -> Any:
 
 
 def print_table(rows: Mapping[str, Any]) -> None:
-    """Names and values, the names aligned."""
+    """Print names and values in two aligned columns."""
     width = max((len(name) for name in rows), default=0)
     for name, value in rows.items():
         print_result(f"{name:<{width}}  {as_text(value)}")
 
 
 def print_error(kind: str, message: str, hint: str) -> None:
-    """An error's two lines."""
-    print_status(f"Error: {kind}: {' '.join(message.split())}")
-    print_status(
-        f"Hint: {' '.join(hint.split()) or 'Run it with --debug to see where it came from.'}"
-    )
+    """Print the two lines of an error."""
+    print_message(f"Error: {kind}: {' '.join(message.split())}")
+    print_message(f"Hint: {' '.join(hint.split()) or 'Run with --debug to see the traceback.'}")
 
 
 def silence_mlflow() -> None:
-    """Keep MLflow's notices of its own housekeeping off the terminal; its warnings stay.
+    """Hide MLflow's informational messages and progress bars; its warnings remain.
 
-    MLflow reads these as it is imported, and sets up its logging itself. What its database says it
-    prints with a traceback and then raises: the error that we tell is enough.
+    Call it before MLflow is imported, which reads these variables. The logger prints a traceback
+    of every database error that MLflow then raises; the command line reports the error itself.
     """
     import logging
 
@@ -90,7 +115,7 @@ def silence_mlflow() -> None:
 
 
 def align_columns(rows: Iterable[Sequence[str]]) -> list[str]:
-    """One line a row; all rows have the same number of columns."""
+    """Format rows of equal length as lines with aligned columns."""
     table = [[" ".join(cell.split()) for cell in row] for row in rows]
     if not table:
         return []

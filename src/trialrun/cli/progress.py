@@ -1,24 +1,24 @@
-"""A run as the terminal shows it: a bar while images are read and decoded, a line an epoch."""
+"""Progress of a run on the terminal: a bar while images are read, one line per epoch."""
 
 import sys
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from trialrun.cli.output import print_status
+from trialrun.cli.output import is_quiet, print_status
 
 if TYPE_CHECKING:
     from trialrun.engine.early_stopping import EpochStatus
 
-_PLAIN_STEP = 10_000  # images between two plain lines where there is no terminal
+_LINE_INTERVAL = 10_000  # images between two progress lines if stderr is not a terminal
 
 
 class TerminalProgress:
-    """Watches a run and tells people on standard error."""
+    """A run callback that prints to standard error."""
 
     def __init__(self) -> None:
         self._bar: Any = None
         self._task: Any = None
-        self._what = ""
+        self._activity = ""
         self._num_scanned = 0
 
     def __enter__(self) -> Self:
@@ -33,19 +33,19 @@ class TerminalProgress:
         self._close_bar()
 
     def opened(self, run_name: str, run_id: str) -> None:
-        """Name the run."""
+        """Print the run's name and ID."""
         print_status(f"Run {run_name} ({run_id})")
 
     def note(self, text: str) -> None:
-        """Pass a note on."""
+        """Print a note."""
         self._close_bar()
         print_status(f"Note: {text}")
 
     def scanning(self, what: str, num_images: int) -> None:
-        """Begin a bar on a terminal."""
+        """Start a progress bar if standard error is a terminal; `what` is its label."""
         self._close_bar()
-        self._what, self._num_scanned = what, 0
-        if not sys.stderr.isatty():
+        self._activity, self._num_scanned = what, 0
+        if is_quiet() or not sys.stderr.isatty():
             return
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
@@ -62,15 +62,15 @@ class TerminalProgress:
         self._bar.start()
 
     def scanned(self, num_images: int) -> None:
-        """Move the bar on; a plain line now and then where there is none."""
+        """Advance the bar; without a bar, print a line every `_LINE_INTERVAL` images."""
         before, self._num_scanned = self._num_scanned, self._num_scanned + num_images
         if self._bar is not None:
             self._bar.advance(self._task, num_images)
-        elif before // _PLAIN_STEP != self._num_scanned // _PLAIN_STEP:
-            print_status(f"{self._what}: {self._num_scanned} done")
+        elif before // _LINE_INTERVAL != self._num_scanned // _LINE_INTERVAL:
+            print_status(f"{self._activity}: {self._num_scanned} done")
 
     def epoch(self, status: "EpochStatus", epochs: int) -> None:
-        """One line an epoch."""
+        """Print the results of an epoch."""
         self._close_bar()
         result = status.result
         print_status(
@@ -89,9 +89,9 @@ class TerminalProgress:
 
 
 class SearchProgress(TerminalProgress):
-    """Watches a search and tells people on standard error."""
+    """A search callback that prints to standard error."""
 
     def trial(self, text: str) -> None:
-        """One line a trial."""
+        """Print the result of a trial."""
         self._close_bar()
         print_status(text)

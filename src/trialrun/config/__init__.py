@@ -1,4 +1,4 @@
-"""Every setting, declared once: flags, help, ranges, MLproject and logged parameters follow."""
+"""Declarations of all settings: the source of flags, help texts, MLproject and run parameters."""
 
 from trialrun.config.search import METRIC_DIRECTIONS, SearchConfig
 from trialrun.config.settings import (

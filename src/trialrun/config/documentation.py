@@ -48,6 +48,9 @@ def _extend_docstring(docstring: str, items: list[Setting]) -> str:
 
 
 def _describe_settings(items: list[Setting]) -> Iterator[str]:
+    wrapper = textwrap.TextWrapper(
+        _WIDTH, initial_indent="    ", subsequent_indent=" " * 8, break_on_hyphens=False
+    )
     for item in items:
-        text = f"{item.name}: {item.rule.help} {item.legal}; default {as_text(item.default)}."
-        yield textwrap.fill(text, _WIDTH, initial_indent="    ", subsequent_indent=" " * 8)
+        default = as_text(item.default)
+        yield wrapper.fill(f"{item.name}: {item.rule.help} {item.legal_values}; default {default}.")

@@ -1,4 +1,4 @@
-"""The settings of an evaluation, beside the model and the data."""
+"""Settings of `trialrun evaluate`, except the model and the data."""
 
 from dataclasses import dataclass
 
@@ -7,17 +7,21 @@ from trialrun.config.settings import as_texts, device_setting, setting
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluateConfig:
-    """How a model is evaluated; build it with `from_values`, which checks it."""
+    """Settings of an evaluation; `build_config` builds and checks it."""
 
-    confidence: float = setting(0.95, "Share of the draws that an interval holds.", low=0.5, lt=1)
-    draws: int = setting(10_000, "Bootstrap draws.", low=100, high=1_000_000)
-    random_seed: int = setting(1, "Decides the bootstrap draws.")
-    device: str = device_setting("Where to score; auto is CUDA, else MPS, else the CPU.")
-    experiment: str | None = setting(
-        None, "MLflow experiment of the evaluation; none takes MLflow's own default."
+    confidence: float = setting(0.95, "Confidence level of the intervals.", low=0.5, lt=1)
+    draws: int = setting(
+        10_000, "Number of bootstrap samples for the intervals.", low=100, high=1_000_000
     )
-    run_name: str | None = setting(None, "MLflow run name; none lets MLflow draw one.")
+    random_seed: int = setting(1, "Seed of the bootstrap samples.")
+    device: str = device_setting(
+        "Device to score on; auto is CUDA if available, else MPS, else the CPU."
+    )
+    experiment: str | None = setting(
+        None, "MLflow experiment of the evaluation run; none is MLflow's default experiment."
+    )
+    run_name: str | None = setting(None, "MLflow run name; none lets MLflow generate one.")
 
     def params(self) -> dict[str, str]:
-        """Name to text, as MLflow stores parameters."""
+        """Return the settings by name, as texts for MLflow parameters."""
         return as_texts(self)

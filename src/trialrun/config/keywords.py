@@ -11,9 +11,9 @@ from typing import Literal, TypedDict
 class TrainKeywords(TypedDict, total=False):
     """Settings of a training run."""
 
-    model: str
-    train_data: str
-    valid_data: str | None
+    model: str | PathLike[str]
+    train_data: str | PathLike[str]
+    valid_data: str | PathLike[str] | None
     epochs: int
     batch_size: int
     learning_rate: float
@@ -24,7 +24,7 @@ class TrainKeywords(TypedDict, total=False):
     group_pattern: str | None
     image_size: int | Literal["auto"]
     augment: Literal["none", "flip", "standard", "strong"]
-    transforms: str | None
+    transforms: str | PathLike[str] | None
     optimizer: Literal["sgd", "adamw"]
     weight_decay: float
     decay_norms: bool
@@ -38,7 +38,7 @@ class TrainKeywords(TypedDict, total=False):
     cutmix: float
     ema: float
     freeze: Literal["none", "backbone"]
-    weights: str | None
+    weights: str | PathLike[str] | None
     precision: Literal["auto", "fp32", "bf16", "fp16"]
     device: str
     tf32: bool
@@ -101,9 +101,9 @@ class ReproduceKeywords(TypedDict, total=False):
 class SearchKeywords(TypedDict, total=False):
     """Settings of a search; those of `train` also as a range or a choice."""
 
-    model: str | Sequence[str]
-    train_data: str
-    valid_data: str | None
+    model: str | PathLike[str] | Sequence[str | PathLike[str]]
+    train_data: str | PathLike[str]
+    valid_data: str | PathLike[str] | None
     epochs: int | str | Sequence[int]
     batch_size: int | str | Sequence[int]
     learning_rate: float | str | Sequence[float]
@@ -118,11 +118,11 @@ class SearchKeywords(TypedDict, total=False):
         | str
         | Sequence[Literal["none", "flip", "standard", "strong"]]
     )
-    transforms: str | None
+    transforms: str | PathLike[str] | None
     optimizer: Literal["sgd", "adamw"] | str | Sequence[Literal["sgd", "adamw"]]
     weight_decay: float | str | Sequence[float]
     decay_norms: bool | str | Sequence[bool]
-    clip_grad_norm: float | None | str | Sequence[float | None]
+    clip_grad_norm: float | str | Sequence[float | None] | None
     schedule: (
         Literal["cosine", "constant", "polynomial"]
         | str
@@ -136,7 +136,7 @@ class SearchKeywords(TypedDict, total=False):
     cutmix: float | str | Sequence[float]
     ema: float | str | Sequence[float]
     freeze: Literal["none", "backbone"] | str | Sequence[Literal["none", "backbone"]]
-    weights: str | None
+    weights: str | PathLike[str] | None
     precision: (
         Literal["auto", "fp32", "bf16", "fp16"]
         | str
@@ -163,7 +163,7 @@ class SearchKeywords(TypedDict, total=False):
     direction: str
     replicates: int
     finalists: int
-    enqueue: str | None
+    enqueue: str | PathLike[str] | None
     from_study: str | None
     retries: int
     heartbeat_seconds: int

@@ -1,4 +1,4 @@
-"""The settings of a promotion: by what a version is judged, and how well it must do."""
+"""Settings of `trialrun promote`: the metric, the gates and their limits."""
 
 import math
 from dataclasses import dataclass
@@ -13,78 +13,90 @@ BETTER, _NOT_WORSE = "better", "not-worse"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromoteConfig:
-    """What a version must show to take an alias; build it with `from_values`, which checks it."""
+    """Settings of a promotion; `build_config` builds and checks it."""
 
     alias: str = setting(
         CHAMPION,
-        "The alias to move.",
-        # As MLflow, which asks only when it moves; `previous` is what a promotion moves besides.
+        "Alias to move to the version.",
+        # MLflow's own rule, checked before scoring; `previous` is moved by promotions themselves.
         pattern=r"(?!(?i:latest)$|[vV]\d+$|previous($|-))[A-Za-z0-9_-]+",
         pattern_help="letters, digits, - and _, but not latest, v1 or previous",
     )
     metric: str = setting(
-        "accuracy", "What challenger and champion are compared by.", choices=METRICS
+        "accuracy", "Metric that compares the version with the champion.", choices=METRICS
     )
     require: str = setting(
         _NOT_WORSE,
-        "better wants the difference's interval above 0, not-worse above minus the margin.",
+        "Required result of the comparison: better (the interval of the difference lies above 0) "
+        "or not-worse (it lies above minus the margin).",
         choices=(BETTER, _NOT_WORSE),
     )
-    margin: float = setting(0.01, "How much worse not-worse allows.", low=0)
+    margin: float = setting(
+        0.01, "How much lower (log_loss: higher) the metric may be with not-worse.", low=0
+    )
     min: str | None = setting(
         None,
-        "METRIC=VALUE that the challenger must reach (for log_loss: stay below); several with "
-        "commas. The first champion needs one.",
+        "METRIC=VALUE: lowest accepted value of a metric of the version (highest for log_loss); "
+        "comma-separated for several. Required for the first champion.",
         repeats=True,
     )
     max_latency_ms: float | None = setting(
-        None, "Milliseconds one image may take on this machine and device (median).", low=0
+        None,
+        "Highest accepted median time per image on this machine and device, in milliseconds.",
+        low=0,
     )
     max_size_mb: float | None = setting(
-        None, "Megabytes (10^6 bytes) the model's folder may have.", low=0
+        None, "Highest accepted size of the model directory, in megabytes (10^6 bytes).", low=0
     )
     max_class_drop: float | None = setting(
-        None, "How far the recall of any class may fall below the champion's.", low=0, high=1
+        None,
+        "Largest accepted drop in the recall of any class, compared with the champion.",
+        low=0,
+        high=1,
     )
     allow_overlap: bool = setting(
-        False, "Judge although test images were trained on, or although nobody can tell."
+        False, "Evaluate even if a version was trained on test images, or if that is unknown."
     )
     allow_class_change: bool = setting(
         False,
-        "Judge although the classes differ; images of a class that a model lacks count as wrong.",
+        "Evaluate even if the classes differ; images of a class that a model lacks count as wrong.",
     )
-    confidence: float = setting(0.95, "Share of the draws that an interval holds.", low=0.5, lt=1)
-    draws: int = setting(10_000, "Bootstrap draws.", low=100, high=1_000_000)
-    random_seed: int = setting(1, "Decides the bootstrap draws.")
-    reason: str | None = setting(None, "Why, in words, for the history.")
-    device: str = device_setting("Where to score; auto is CUDA, else MPS, else the CPU.")
+    confidence: float = setting(0.95, "Confidence level of the intervals.", low=0.5, lt=1)
+    draws: int = setting(
+        10_000, "Number of bootstrap samples for the intervals.", low=100, high=1_000_000
+    )
+    random_seed: int = setting(1, "Seed of the bootstrap samples.")
+    reason: str | None = setting(None, "Reason for the promotion, kept in the history.")
+    device: str = device_setting(
+        "Device to score on; auto is CUDA if available, else MPS, else the CPU."
+    )
     experiment: str | None = setting(
-        None, "MLflow experiment of the evaluation; none takes MLflow's own default."
+        None, "MLflow experiment of the evaluation run; none is MLflow's default experiment."
     )
-    run_name: str | None = setting(None, "MLflow run name; none lets MLflow draw one.")
+    run_name: str | None = setting(None, "MLflow run name; none lets MLflow generate one.")
 
     def __post_init__(self) -> None:
-        self.minimums()  # a bad one is told before anything is scored
+        self.minimums()  # raises for an invalid `min` before anything is scored
 
     def params(self) -> dict[str, str]:
-        """Name to text, as MLflow stores parameters."""
+        """Return the settings by name, as texts for MLflow parameters."""
         return as_texts(self)
 
     def minimums(self) -> dict[str, float]:
-        """What `min` asks, by metric.
+        """Parse `min` into bounds by metric.
 
         Raises:
-            InvalidParameterError: Not METRIC=VALUE, no such metric, or one twice.
+            InvalidParameterError: Not METRIC=VALUE, an unknown metric, or the same metric twice.
         """
-        asked: dict[str, float] = {}
+        bounds: dict[str, float] = {}
         for part in filter(str.strip, (self.min or "").split(",")):
             metric, value = _parse_minimum(part)
-            if metric in asked:
+            if metric in bounds:
                 raise InvalidParameterError(
-                    f"min asks {metric} twice", "Give each metric one bound, the one that counts."
+                    f"min has two bounds for {metric}", "Give each metric a single bound."
                 )
-            asked[metric] = value
-        return asked
+            bounds[metric] = value
+        return bounds
 
 
 def _parse_minimum(part: str) -> tuple[str, float]:
@@ -96,6 +108,6 @@ def _parse_minimum(part: str) -> tuple[str, float]:
     if metric.strip() not in METRICS or not math.isfinite(value):
         raise InvalidParameterError(
             f"min={part.strip()} is not METRIC=VALUE",
-            f"Write accuracy=0.9, say; the metrics are {', '.join(METRICS)}.",
+            f"Write for example accuracy=0.9; the metrics are {', '.join(METRICS)}.",
         )
     return metric.strip(), value

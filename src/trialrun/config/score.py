@@ -1,4 +1,4 @@
-"""The settings of bulk scoring, beside the model, the data and the output."""
+"""Settings of `trialrun score`, except the model, the data and the output."""
 
 from dataclasses import dataclass
 
@@ -7,6 +7,8 @@ from trialrun.config.settings import device_setting
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreConfig:
-    """How images are scored; build it with `from_values`, which checks it."""
+    """Settings of scoring; `build_config` builds and checks it."""
 
-    device: str = device_setting("Where to score; auto is CUDA, else MPS, else the CPU.")
+    device: str = device_setting(
+        "Device to score on; auto is CUDA if available, else MPS, else the CPU."
+    )

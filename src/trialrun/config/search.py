@@ -1,13 +1,13 @@
-"""The settings of a search: how many trials, kept where, judged by what.
+"""Settings of `trialrun search` beside those of `train`: trials, storage, sampler, objective.
 
-What is searched are the settings of `train`, given as ranges or choices; these come beside them.
+The searched settings themselves are settings of `train`, given as ranges or choices.
 """
 
 from dataclasses import dataclass
 
 from trialrun.config.settings import SMALLEST_POSITIVE_DOUBLE, as_texts, setting
 
-# The metrics of an epoch, and which way is better; a test holds the names to the engine's.
+# The metrics of an epoch and the better direction; a test compares the names with the engine's.
 METRIC_DIRECTIONS = {
     "train_loss": "minimize",
     "train_accuracy": "maximize",
@@ -24,63 +24,70 @@ METRIC_DIRECTIONS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchConfig:
-    """One search's settings; build it with `from_values`, which checks them."""
+    """Settings of a search; `build_config` builds and checks it."""
 
     trials: int = setting(
         20,
-        "Trials that the study is to hold in all, trained to their end or pruned; those that "
-        "failed are not counted.",
+        "Total number of trials in the study, completed or pruned; failed trials do not count.",
         low=1,
     )
-    workers: int = setting(1, "Processes that train at the same time on this machine.", low=1)
+    workers: int = setting(1, "Processes that run trials in parallel on this machine.", low=1)
     study: str | None = setting(
-        None, "Name of the study; one that is there goes on. none makes a new one."
+        None, "Name of the study; an existing study is resumed. none creates a new one."
     )
     storage: str | None = setting(
         None,
-        "Where the study is kept: sqlite:///FILE or postgresql://…; none is optuna.db beside the "
+        "Database of the study: sqlite:///FILE or postgresql://…; none is optuna.db beside the "
         "tracking store.",
     )
     timeout: float | None = setting(
-        None, "Seconds after which no trial is begun any more.", low=SMALLEST_POSITIVE_DOUBLE
+        None, "Start no new trial after this many seconds.", low=SMALLEST_POSITIVE_DOUBLE
     )
     sampler: str = setting(
         "tpe",
-        "What proposes settings; grid goes through all combinations.",
+        "Optuna sampler that proposes settings; grid tries every combination.",
         choices=("tpe", "gp", "random", "grid", "cmaes"),
     )
     pruner: str = setting(
         "median",
-        "What ends hopeless trials early; needs a single metric.",
+        "Optuna pruner that stops unpromising trials early; needs a single metric.",
         choices=("median", "hyperband", "none"),
     )
     metric: str = setting(
         "valid_loss",
-        "What trials are judged by, at the best epoch; several with commas give a Pareto front, "
-        "the first deciding which model is the best.",
+        "Metric to optimize, taken at the best epoch of a trial. Several, comma-separated, give a "
+        "Pareto front; the first metric selects the best model.",
+        suggestions=tuple(METRIC_DIRECTIONS),
     )
     direction: str = setting(
         "auto",
-        "minimize or maximize, one a metric, with commas; auto knows which way is better.",
+        "minimize or maximize, comma-separated, one per metric; auto picks each direction.",
+        suggestions=("auto", "minimize", "maximize"),
     )
     replicates: int = setting(
         0,
-        "Times that the best settings are trained again with other seeds, to tell a better "
-        "setting from a lucky seed; 0 does not.",
+        "Number of extra runs, each with another seed, for each of the best settings. They show "
+        "whether a setting is better or its seed was lucky. 0 is off.",
         low=0,
     )
-    finalists: int = setting(3, "How many of the best settings `replicates` trains again.", low=2)
+    finalists: int = setting(3, "Number of best settings that `replicates` trains again.", low=2)
     enqueue: str | None = setting(
-        None, "JSON file with a list of settings to try first, each an object of names and values."
+        None,
+        "JSON file of settings to try first: a list of objects, setting name to value.",
+        path=True,
     )
     from_study: str | None = setting(
-        None, "Another study of the same storage, whose best settings are tried first."
+        None, "Another study in the same storage; its best settings are tried first."
     )
-    retries: int = setting(3, "Times that a trial whose worker was lost is begun again.", low=0)
+    retries: int = setting(
+        3, "Number of times that a trial is restarted if its worker dies.", low=0
+    )
     heartbeat_seconds: int = setting(
-        30, "How often a worker shows that it lives; it is given up after three times that.", low=1
+        30,
+        "Interval of worker heartbeats; a worker is considered dead after three intervals.",
+        low=1,
     )
 
     def params(self) -> dict[str, str]:
-        """Name to text, as MLflow stores parameters."""
+        """Return the settings by name, as texts for MLflow parameters."""
         return as_texts(self)

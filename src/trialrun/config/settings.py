@@ -1,7 +1,7 @@
-"""A setting's declaration: default, help and legal values, and the parser that follows from it.
+"""Declarations of settings (default, help, legal values) and the parser of their values.
 
-Every door (flags, MLproject, `trialrun.train(...)`, a search) hands settings over as text or as
-Python values; both go through `Knob.parse`, so that they are judged alike.
+Flags, MLproject, `trialrun.train(...)` and a search pass settings as text or as Python values.
+`Setting.parse` reads both, so every entry point accepts and rejects the same values.
 """
 
 import dataclasses
@@ -14,34 +14,35 @@ from typing import Any, TypeVar, Union, get_args, get_origin
 
 from trialrun.errors import InvalidParameterError, TrialrunError, merge_errors
 
-NONE_TEXT = "none"  # MLproject knows no None, and MLflow logs an empty text as two quotes
+NONE_TEXT = "none"  # MLproject has no None, and MLflow logs an empty text as two quotes
 AUTO_TEXT = "auto"
-SMALLEST_POSITIVE_DOUBLE = 5e-324  # the ancestor's lower bound of the learning rate
+SMALLEST_POSITIVE_DOUBLE = 5e-324  # Azure ML designer's lower bound of learning_rate
 
-_METADATA_KEY = "knob"
+_METADATA_KEY = "setting"
 Config = TypeVar("Config")
 
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """What a setting's values must obey, beside their type."""
+    """The help text of a setting and the constraints on its values, except their type."""
 
     help: str
     low: float = -math.inf
     high: float = math.inf
-    lt: float = math.inf
+    lt: float = math.inf  # values must be less than this
     choices: tuple[str, ...] = ()
-    auto: bool = False
-    logarithmic: bool = False
+    auto: bool = False  # `auto` is a legal value
+    logarithmic: bool = False  # a search samples ranges on a log scale
     searchable: bool = True
-    pattern: str = ""  # a regular expression that the whole text matches
-    pattern_help: str = ""  # what matches it, in words
-    path: bool = False  # names a file or a folder
-    repeats: bool = False  # a flag that may be given several times; its texts are joined by commas
+    pattern: str = ""  # regular expression that the whole text must match
+    pattern_help: str = ""  # description of the texts that match
+    path: bool = False  # the value names a file or a folder
+    repeats: bool = False  # the flag may be given several times; commas join its values
+    suggestions: tuple[str, ...] = ()  # typical values, for shell completion
 
 
-def setting(default: Any, help: str, **rule: Any) -> Any:  # noqa: A002 - the field's own word
-    """Declare a setting once: its default, its help text and its legal values."""
+def setting(default: Any, help: str, **rule: Any) -> Any:  # noqa: A002 - standard word for it
+    """Declare a setting: its default, its help text and its legal values."""
     return field(default=default, metadata={_METADATA_KEY: _Rule(help=help, **rule)})
 
 
@@ -57,21 +58,29 @@ class Setting:
 
     @property
     def flag(self) -> str:
-        """The command line's spelling, `--batch-size`."""
+        """The command line flag, such as `--batch-size`."""
         return "--" + self.name.replace("_", "-")
 
     @property
-    def legal(self) -> str:
-        """The legal values in words, as help and errors show them."""
+    def legal_values(self) -> str:
+        """Description of the legal values for help texts and errors."""
         if self.rule.choices:
             words = " | ".join(self.rule.choices)
         else:
-            words = self.rule.pattern_help or _TYPE_WORDS[self.type] + self._range_words()
+            words = self.rule.pattern_help or _TYPE_NAMES[self.type] + self._describe_range()
         if self.rule.auto:
             words += f" | {AUTO_TEXT}"
         return words + f" | {NONE_TEXT}" if self.optional else words
 
-    def _range_words(self) -> str:
+    @property
+    def suggestions(self) -> tuple[str, ...]:
+        """Values that shell completion offers; empty for numbers and free text."""
+        suggestions = self.rule.choices or self.rule.suggestions
+        if self.type is bool:
+            suggestions = ("true", "false")
+        return (*suggestions, AUTO_TEXT) if self.rule.auto else suggestions
+
+    def _describe_range(self) -> str:
         low, high, lt = self.rule.low, self.rule.high, self.rule.lt
         if low == -math.inf:
             return ""
@@ -83,27 +92,27 @@ class Setting:
         return words + f" and < {lt:g}" if lt < math.inf else words
 
     def parse(self, value: Any) -> Any:
-        """The setting's value out of text or a Python value.
+        """Convert a text or a Python value to the setting's type and check it.
 
         Raises:
-            InvalidParameterError: The value is of another type or outside the legal values.
+            InvalidParameterError: The value has the wrong type or is not legal.
         """
         if value is None or (isinstance(value, str) and value.strip().lower() == NONE_TEXT):
             if self.optional or NONE_TEXT in self.rule.choices:
                 return None if self.optional else NONE_TEXT
-            raise self._refusal(value)
+            raise self._make_error(value)
         if self.rule.auto and isinstance(value, str) and value.strip().lower() == AUTO_TEXT:
             return AUTO_TEXT
         try:
             parsed = _PARSERS[self.type](value)
-            as_text(parsed)  # Python writes no integer of more than 4,300 digits
+            as_text(parsed)  # fails for integers of more than 4,300 digits (Python's limit)
         except (ValueError, TypeError, OverflowError):
-            raise self._refusal(value) from None
-        if not self._allows(parsed):
-            raise self._refusal(value)
+            raise self._make_error(value) from None
+        if not self._is_legal(parsed):
+            raise self._make_error(value)
         return parsed
 
-    def _allows(self, value: Any) -> bool:
+    def _is_legal(self, value: Any) -> bool:
         if self.rule.choices:
             return value in self.rule.choices
         if self.rule.pattern:
@@ -112,11 +121,11 @@ class Setting:
             return True
         return self.rule.low <= value <= self.rule.high and value < self.rule.lt
 
-    def _refusal(self, value: Any) -> InvalidParameterError:
-        shown = _format_value(value)
-        what = f"{self.name}={shown} is not" if shown.strip() else f"{self.name} is empty, not"
+    def _make_error(self, value: Any) -> InvalidParameterError:
+        text = _format_value(value)
+        found = f"{self.name}={text} is not" if text.strip() else f"{self.name} is empty, not"
         return InvalidParameterError(
-            f"{what} {_ARTICLES[self.type]}{self.legal}",
+            f"{found} {_ARTICLES[self.type]}{self.legal_values}",
             "`--help` lists every setting with its range and default.",
         )
 
@@ -129,38 +138,38 @@ def _format_value(value: Any) -> str:
 
 
 def list_settings(config: type) -> tuple[Setting, ...]:
-    """The settings that `config`, a dataclass of `knob` fields, declares, in their order."""
-    return tuple(_read_field(item) for item in dataclasses.fields(config))
+    """Return the settings of the dataclass `config` in the order of their declaration."""
+    return tuple(_read_field(declared) for declared in dataclasses.fields(config))
 
 
-def _read_field(item: "dataclasses.Field[Any]") -> Setting:
-    annotation = item.type
+def _read_field(declared: "dataclasses.Field[Any]") -> Setting:
+    annotation = declared.type
     if isinstance(annotation, str):
-        raise TypeError(f"{item.name}: annotations must be evaluated for flags to read them")
+        raise TypeError(f"{declared.name}: annotations of settings must be types, not strings")
     members = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else ()
-    kinds = [kind for kind in members or (annotation,) if kind is not type(None)]
-    rule = item.metadata[_METADATA_KEY]
+    value_types = [member for member in members or (annotation,) if member is not type(None)]
+    rule = declared.metadata[_METADATA_KEY]
     if rule.auto:
-        kinds = [kind for kind in kinds if kind is not str] or [str]
-    return Setting(item.name, kinds[0], type(None) in members, item.default, rule)
+        value_types = [member for member in value_types if member is not str] or [str]
+    return Setting(declared.name, value_types[0], type(None) in members, declared.default, rule)
 
 
 def build_config(config: type[Config], values: Mapping[str, Any]) -> Config:
-    """A `config` out of texts or Python values; what is absent takes its default.
+    """Build a `config` from texts or Python values; missing settings take their defaults.
 
     Raises:
-        InvalidParameterError: One error that names every bad value and every unknown setting.
+        InvalidParameterError: One error that names every invalid value and every unknown setting.
     """
-    declared = {item.name: item for item in list_settings(config)}
+    settings = {item.name: item for item in list_settings(config)}
     parsed: dict[str, Any] = {}
     problems: list[TrialrunError] = [
         InvalidParameterError(
-            f"there is no setting {name}", f"The settings are: {', '.join(declared)}."
+            f"there is no setting {name}", f"The settings are: {', '.join(settings)}."
         )
         for name in values
-        if name not in declared
+        if name not in settings
     ]
-    for name, item in declared.items():
+    for name, item in settings.items():
         if name in values:
             try:
                 parsed[name] = item.parse(values[name])
@@ -172,20 +181,20 @@ def build_config(config: type[Config], values: Mapping[str, Any]) -> Config:
 
 
 def as_text(value: Any) -> str:
-    """A setting's value as MLflow stores it and as `Knob.parse` reads it back."""
+    """Format a setting's value as MLflow stores it and `Setting.parse` reads it."""
     if value is None:
         return NONE_TEXT
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def as_texts(config: Any) -> dict[str, str]:
-    """Every setting of a config by name, as MLflow stores parameters."""
+    """Return the values of all settings by name, as texts for MLflow parameters."""
     return {item.name: as_text(getattr(config, item.name)) for item in list_settings(type(config))}
 
 
-def _as_int(value: Any) -> int:
+def _parse_int(value: Any) -> int:
     if isinstance(value, bool):
-        raise TypeError("a truth value is no number")
+        raise TypeError("a boolean is not a number")
     if isinstance(value, float):
         if not value.is_integer():
             raise ValueError("not a whole number")
@@ -193,48 +202,49 @@ def _as_int(value: Any) -> int:
     return int(value)
 
 
-def _as_float(value: Any) -> float:
+def _parse_float(value: Any) -> float:
     if isinstance(value, bool):
-        raise TypeError("a truth value is no number")
+        raise TypeError("a boolean is not a number")
     number = float(value)
     if not math.isfinite(number):
         raise ValueError("not a finite number")
     return number
 
 
-def _as_bool(value: Any) -> bool:
+def _parse_bool(value: Any) -> bool:
     if isinstance(value, bool):
         return value
     word = str(value).strip().lower()
-    if word not in _TRUTH:
+    if word not in BOOLEANS:
         raise ValueError("neither true nor false")
-    return _TRUTH[word]
+    return BOOLEANS[word]
 
 
-def _as_str(value: Any) -> str:
+def _parse_text(value: Any) -> str:
     text = str(value)
     if not text.strip():
         raise ValueError("empty")
     return text
 
 
-_TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-_TYPE_WORDS = {int: "integer", float: "number", bool: "true | false", str: "text"}
+BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+_TYPE_NAMES = {int: "integer", float: "number", bool: "true | false", str: "text"}
 _ARTICLES = {int: "an ", float: "a ", bool: "", str: ""}
 _PARSERS: dict[type, Callable[[Any], Any]] = {
-    int: _as_int,
-    float: _as_float,
-    bool: _as_bool,
-    str: _as_str,
+    int: _parse_int,
+    float: _parse_float,
+    bool: _parse_bool,
+    str: _parse_text,
 }
 
 
-def device_setting(help: str, **rule: Any) -> Any:  # noqa: A002 - as `knob`
-    """Declare the setting; `engine.device` says which device a value names."""
+def device_setting(help: str, **rule: Any) -> Any:  # noqa: A002 - as in `setting`
+    """Declare a `device` setting; `engine.compute.device` resolves its value to a device."""
     return setting(
         AUTO_TEXT,
         help,
         pattern=r"auto|cpu|cuda(:\d{1,3})?|mps",
         pattern_help="auto | cpu | cuda | cuda:N | mps",
+        suggestions=("auto", "cpu", "cuda", "mps"),
         **rule,
     )

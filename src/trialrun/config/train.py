@@ -1,7 +1,6 @@
-"""The settings of a training run: everything that decides its numbers, and how it is recorded.
+"""Settings of a training run: those that determine its results, and those of its MLflow run.
 
-The first group is the ancestor's (Azure ML designer, *Train PyTorch Model*), with its names,
-defaults and ranges.
+The first group has the names, defaults and ranges of Azure ML designer's *Train PyTorch Model*.
 """
 
 from dataclasses import dataclass
@@ -12,24 +11,28 @@ from trialrun.errors import InvalidParameterError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
-    """One training run's settings; build it with `from_values`, which checks them."""
+    """Settings of a training run; `build_config` builds and checks it."""
 
     model: str = setting(
         "resnet18",
-        "Network by torchvision's name, or a model to train on: a model directory (trained or not, "
-        "ours or Azure's), models:/NAME/VERSION, models:/NAME@alias or runs:/ID/model.",
+        "torchvision name of the network (`trialrun model list`), or a model to continue from: a "
+        "model directory (trained or untrained, trialrun's or Azure's), models:/NAME/VERSION, "
+        "models:/NAME@alias or runs:/ID/model.",
+        path=True,
     )
     train_data: str = setting(
         "sample:digits",
-        "Labelled images: a folder with one sub-folder a class, an ImageDirectory, a folder with "
-        "metadata.csv, an archive of these, a URI, sample:digits.",
+        "Labelled training images: a folder with one sub-folder per class, an ImageDirectory, a "
+        "folder with metadata.csv, .jsonl or .parquet, an archive of these, a URI, or "
+        "sample:digits.",
         searchable=False,
+        path=True,
     )
     valid_data: str | None = setting(
-        None, "Labelled images to validate on; none splits train_data.", searchable=False
+        None, "Labelled validation images; none splits train_data.", searchable=False, path=True
     )
-    epochs: int = setting(5, "Passes over the training images.", low=1)
-    batch_size: int = setting(16, "Images in a training step.", low=1, logarithmic=True)
+    epochs: int = setting(5, "Number of passes over the training images.", low=1)
+    batch_size: int = setting(16, "Images per training step and rank.", low=1, logarithmic=True)
     learning_rate: float = setting(
         0.001,
         "Peak learning rate of the optimizer.",
@@ -37,147 +40,159 @@ class TrainConfig:
         logarithmic=True,
     )
     random_seed: int = setting(
-        1, "Decides order, initial weights, augmentation and split.", searchable=False
+        1, "Seed of image order, initial weights, augmentation and split.", searchable=False
     )
     patience: int = setting(
-        3, "Epochs in a row without a lower validation loss before training stops.", low=1
+        3, "Stop after this many consecutive epochs without a lower validation loss.", low=1
     )
 
     valid_fraction: float = setting(
         0.2,
-        "Share of train_data held out where valid_data is none.",
+        "Fraction of train_data used for validation if valid_data is none.",
         low=1e-6,
         lt=1,
         searchable=False,
     )
     group_column: str | None = setting(
         None,
-        "Column of the image list (a patient, say) whose images all go to one side of the split.",
+        "Column of the image list, for example patient: images with the same value stay on one "
+        "side of the split.",
         searchable=False,
     )
     group_pattern: str | None = setting(
         None,
-        "Regular expression whose match in an image's name (its first group, if it has one) says "
-        "which images go to one side of the split.",
+        "Regular expression that extracts a group from each image name (its first capture group, "
+        "else the whole match); images of one group stay on one side of the split.",
         searchable=False,
     )
     image_size: int | str = setting(
         "auto",
-        "Height and width in pixels that images are resized to; auto is the size of the initial "
-        "weights' images, 224 for random ones, or less where the images are smaller and the "
-        "network takes less.",
+        "Height and width of the network's input in pixels; images are resized to it. auto is the "
+        "size that the initial weights were trained at (224 for random weights), or less if the "
+        "images are smaller and the network accepts it.",
         low=1,
         high=4096,
         auto=True,
     )
     augment: str = setting(
         "none",
-        "Random changes to training images: flip mirrors, standard crops and mirrors, strong "
-        "adds TrivialAugment.",
+        "Augmentation of training images: flip is a random horizontal flip, standard a random "
+        "resized crop and flip, strong adds TrivialAugment.",
         choices=("none", "flip", "standard", "strong"),
     )
     transforms: str | None = setting(
         None,
-        "A list of transforms as Azure's Init Image Transformation writes it (the JSON file or its "
-        "TransformationDirectory), in place of augment; Random... entries act in training only.",
+        "List of transforms that replaces augment: the JSON file or TransformationDirectory of "
+        "Azure's Init Image Transformation. Random... entries apply in training only.",
         searchable=False,
+        path=True,
     )
     optimizer: str = setting(
-        "sgd", "sgd with Nesterov momentum 0.9, or adamw.", choices=("sgd", "adamw")
+        "sgd", "Optimizer: sgd (with Nesterov momentum 0.9) or adamw.", choices=("sgd", "adamw")
     )
     weight_decay: float = setting(1e-4, "Weight decay of the optimizer.", low=0, logarithmic=True)
     decay_norms: bool = setting(
-        True, "Whether weight decay reaches biases and norms too, as the ancestor's does."
+        True,
+        "Apply weight decay to biases and normalization layers too (as Azure ML does).",
     )
     clip_grad_norm: float | None = setting(
         None,
-        "Gradients are scaled down to this norm where theirs is larger.",
+        "Clip the gradient norm to this value; none does not clip.",
         low=SMALLEST_POSITIVE_DOUBLE,
         logarithmic=True,
     )
     schedule: str = setting(
         "cosine",
-        "How the learning rate falls to 0 over the run; polynomial is the ancestor's, power 2.",
+        "Learning rate schedule; cosine and polynomial (power 2, as in Azure ML) fall to 0 over "
+        "the run.",
         choices=("cosine", "constant", "polynomial"),
     )
     warmup_steps: int = setting(
-        0, "Optimizer steps over which the learning rate first rises linearly.", low=0
+        0, "Number of optimizer steps of linear learning rate warm-up.", low=0
     )
     warmup_epochs: float = setting(
         0.0,
-        "The same in epochs, the unit of Azure ML designer's warmup_steps (0.5 is half an epoch); "
-        "set one of the two.",
+        "Length of the warm-up in epochs (0.5 is half an epoch), the unit of Azure ML designer's "
+        "warmup_steps. Set this or warmup_steps.",
         low=0,
     )
     label_smoothing: float = setting(
-        0.0, "Share of the target spread over all classes.", low=0, lt=1
+        0.0,
+        "Label smoothing: fraction of the target probability spread over all classes.",
+        low=0,
+        lt=1,
     )
     class_weights: str = setting(
         "none",
-        "balanced weighs each class by the inverse of its share of the training images.",
+        "Class weights of the loss: balanced weights each class by the inverse of its frequency.",
         choices=("none", "balanced"),
     )
-    mixup: float = setting(0.0, "Alpha of MixUp's Beta distribution; 0 is off.", low=0)
-    cutmix: float = setting(0.0, "Alpha of CutMix's Beta distribution; 0 is off.", low=0)
+    mixup: float = setting(0.0, "Alpha of the Beta distribution of MixUp; 0 is off.", low=0)
+    cutmix: float = setting(0.0, "Alpha of the Beta distribution of CutMix; 0 is off.", low=0)
     ema: float = setting(
         0.0,
-        "Decay of an exponential moving average of the weights, which is then validated and kept; "
-        "0 is off. The first steps decay faster: (1 + n) / (10 + n) at step n.",
+        "Decay of an exponential moving average of the weights; 0 is off. The averaged weights are "
+        "validated and saved. The decay at step n is at most (1 + n) / (10 + n).",
         low=0,
         lt=1,
     )
     freeze: str = setting(
-        "none", "backbone trains the last layer alone.", choices=("none", "backbone")
+        "none",
+        "Layers to freeze: backbone trains only the last layer.",
+        choices=("none", "backbone"),
     )
     weights: str | None = setting(
         None,
-        "Initial weights: none draws them, default downloads torchvision's, a file (.safetensors, "
-        "or a state dict or checkpoint of torch.save), or a trained model as `model` takes it.",
+        "Initial weights: none (random, or those of the model directory), default (downloads "
+        "torchvision's), a file (.safetensors, or a state dict or checkpoint of torch.save), or a "
+        "trained model as for `model`.",
         searchable=False,
+        path=True,
     )
     precision: str = setting(
         "auto",
-        "Arithmetic of training; auto is bf16 where the hardware computes this network faster in "
-        "it, else fp32.",
+        "Number format of training; auto is bf16 if it is faster for this network on this "
+        "hardware, else fp32.",
         choices=("auto", "fp32", "bf16", "fp16"),
     )
-    device: str = device_setting("Where to compute.", searchable=False)
-    tf32: bool = setting(
-        True, "fp32 on CUDA may round the factors of products to TF32.", searchable=False
+    device: str = device_setting(
+        "Device to train on; auto is CUDA if available, else MPS, else the CPU.", searchable=False
     )
+    tf32: bool = setting(True, "Allow TF32 matmul and convolution on CUDA.", searchable=False)
     compile: bool = setting(
         False,
-        "Compile the network with torch.compile; pays on a GPU in long runs only.",
+        "Compile the network with torch.compile; worthwhile only for long runs on a GPU.",
         searchable=False,
     )
     scale_learning_rate: bool = setting(
         False,
-        "Multiply the learning rate by the number of ranks, as the ancestor does.",
+        "Multiply the learning rate by the number of ranks (as Azure ML does).",
         searchable=False,
     )
     max_minutes: float | None = setting(
         None,
-        "Minutes of training after which the epoch under way is the last.",
+        "Stop after the current epoch once this many minutes have passed.",
         low=SMALLEST_POSITIVE_DOUBLE,
         searchable=False,
     )
     min_delta: float = setting(
-        0.0, "How much lower a validation loss must be to count as lower.", low=0
+        0.0, "Smallest decrease of the validation loss that counts as an improvement.", low=0
     )
     strict: bool = setting(
-        False, "An image that cannot be read is an error rather than skipped.", searchable=False
+        False, "Fail on an image that cannot be read, instead of skipping it.", searchable=False
     )
 
     experiment: str | None = setting(
-        None, "MLflow experiment; none takes MLflow's own default.", searchable=False
+        None, "MLflow experiment; none is MLflow's default experiment.", searchable=False
     )
     run_name: str | None = setting(
-        None, "MLflow run name; none lets MLflow draw one.", searchable=False
+        None, "MLflow run name; none lets MLflow generate one.", searchable=False
     )
     register_as: str | None = setting(
         None,
-        "Name under which the trained model is registered; none does not.",
-        # MLflow would refuse / and : only once the model is trained, and find none by @ or ?.
+        "Registered model that the trained model becomes a new version of; none does not register "
+        "it.",
+        # MLflow rejects / and : only after training, and cannot look up names with @ or ?.
         pattern=r"(?!\.$|\.\.)[^/:@?]+",
         pattern_help="text without / : @ and ?",
         searchable=False,
@@ -188,9 +203,9 @@ class TrainConfig:
             raise InvalidParameterError(
                 f"warmup_steps={self.warmup_steps} and warmup_epochs={self.warmup_epochs:g} are "
                 "both set",
-                "Set one of them: they are two units of the same warm-up.",
+                "Set one of them: both give the length of the same warm-up, in different units.",
             )
 
     def params(self) -> dict[str, str]:
-        """Name to text, as MLflow stores parameters."""
+        """Return the settings by name, as texts for MLflow parameters."""
         return as_texts(self)

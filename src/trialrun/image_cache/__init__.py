@@ -1,4 +1,8 @@
-"""Decoded images on disk, shared by epochs, trials, workers and ranks; each is decoded once."""
+"""Cache of decoded images, shared by epochs, trials, workers and ranks.
+
+A `Pack` is one memory-mapped file with the decoded images of one dataset at one size, so that each
+image is decoded once. If a pack does not fit into the cache, images are decoded on the fly.
+"""
 
 from trialrun.image_cache.filter import (
     MAX_UNREADABLE_FRACTION,

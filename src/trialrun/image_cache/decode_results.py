@@ -1,4 +1,4 @@
-"""What decoding found of every image of a set: a reason where it failed, else how it looks."""
+"""Results of decoding a dataset: an error reason or a perceptual hash for every image."""
 
 import base64
 import json
@@ -17,52 +17,52 @@ from trialrun.image_cache.perceptual_hash import (
     PerceptualHashes,
     Sample,
     compute_hashes,
+    parse_hashes,
     sample_image,
     shrink_to_grays,
-    stack_hashes,
 )
 from trialrun.images.decoding.file_io import read_file_with_fingerprint
 from trialrun.images.decoding.header import TransientDecodeError, UndecodableError
 from trialrun.images.decoding.preprocessing import Preprocessing
-from trialrun.images.scanning.scan import CHANGED, DatasetScan, is_unchanged
+from trialrun.images.scanning.scan import CHANGED_REASON, DatasetScan, is_unchanged
 from trialrun.images.scanning.thread_pool import (
-    ITEM_SECONDS,
-    TOO_SLOW,
+    ITEM_TIMEOUT_SECONDS,
+    TIMEOUT_REASON,
     iterate_chunks,
     map_in_order,
 )
 
 Pixels = NDArray[np.uint8]
-# Takes a row's pixels in the thread that decoded them, where they are still in its processor's
-# cache; gives a checksum of them.
-Keep = Callable[[int, Pixels], int]
+# Takes a row and its pixels, and returns their checksum. Called in the thread that decoded the
+# pixels, while they are in that core's cache.
+PixelSink = Callable[[int, Pixels], int]
 
-JUDGED_TOGETHER = 64  # images that are counted at once
+RESULTS_PER_CHUNK = 64  # images accumulated at once
 _SMALL_PIXELS = 100 * 100
-_TOGETHER = 8  # images a thread decodes before it takes others, about 10 ms
+_IMAGES_PER_JOB = 8  # images a thread decodes before it takes others, about 10 ms
 
 
 @dataclass(frozen=True, slots=True)
 class DecodedImage:
-    """One image as (S, S, 3) uint8, or the reason why there is none.
+    """One image as (S, S, 3) uint8, or the reason why it could not be decoded.
 
-    Where the pixels were kept elsewhere there are a checksum and a sample in their place. What
-    `is_passing` failed for want of something other than the file's bytes.
+    Of pixels passed to a sink, a sample and the checksum take the place of `pixels`. The failure
+    `is_transient` if it depends on anything but the file's bytes.
     """
 
     pixels: Pixels | None
     reason: str = ""
     sample: Sample | None = None
     checksum: int = 0
-    is_passing: bool = False
+    is_transient: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class DecodeResults:
-    """A reason an image, empty where it is usable, and the likenesses.
+    """A reason for every image, empty if it is usable, and the perceptual hashes.
 
-    With `num_passing` above 0 they hold for now alone and must not be kept: so many reasons are
-    none that the files' bytes give.
+    `num_transient` counts failures that do not depend on the files' bytes alone: if it is above 0,
+    the results are valid for this run only and must not be cached.
     """
 
     reasons: tuple[str, ...]
@@ -72,22 +72,25 @@ class DecodeResults:
 
 @dataclass(slots=True)
 class ResultAccumulator:
-    """Verdicts while images come in."""
+    """Accumulates the results of decoded images."""
 
     _reasons: list[str] = field(default_factory=list)
     _grays: bytearray = field(default_factory=bytearray)
-    _num_passing: int = 0
+    _num_transient: int = 0
 
-    def extend(self, decoded: Sequence[DecodedImage]) -> None:
-        """Count the next images."""
-        self._reasons += [each.reason for each in decoded]
-        self._grays += shrink_to_grays([each.sample for each in decoded])
-        self._num_passing += sum(each.is_passing for each in decoded)
+    def extend(self, images: Sequence[DecodedImage]) -> None:
+        """Add the next images."""
+        self._reasons += [image.reason for image in images]
+        self._grays += shrink_to_grays([image.sample for image in images])
+        self._num_transient += sum(image.is_transient for image in images)
 
-    def verdicts(self) -> DecodeResults:
-        """Of all images; hashed now, when no other thread waits for Python's lock."""
+    def results(self) -> DecodeResults:
+        """Return the results of all images.
+
+        Hashes are computed here, when no decoding thread competes for Python's global lock.
+        """
         perceptual_hashes = compute_hashes(bytes(self._grays))
-        return DecodeResults(tuple(self._reasons), perceptual_hashes, self._num_passing)
+        return DecodeResults(tuple(self._reasons), perceptual_hashes, self._num_transient)
 
 
 def decode_rows(
@@ -96,31 +99,33 @@ def decode_rows(
     rows: Sequence[int],
     *,
     threads: int,
-    seconds: float = ITEM_SECONDS,
-    keep: Keep | None = None,
+    seconds: float = ITEM_TIMEOUT_SECONDS,
+    sink: PixelSink | None = None,
 ) -> Iterator[DecodedImage]:
-    """The images at `rows`, decoded by `threads` threads, in that order; `keep` takes the pixels.
+    """Yield the images at `rows` in that order, decoded by `threads` threads.
 
-    A file whose bytes are no longer those that were surveyed is refused.
+    With a `sink`, pixels are passed to it and not kept. A file that has changed since the scan is
+    not decoded.
     """
     threads = min(threads, _choose_threads(scan, rows))
     return map_in_order(
-        _make_decoder(scan, preprocessing, keep),
+        _make_decoder(scan, preprocessing, sink),
         rows,
         threads=threads,
-        late=_time_out,
-        seconds=seconds,
-        together=min(max(len(rows) // (2 * threads), 1), _TOGETHER),
+        on_timeout=_time_out,
+        timeout_seconds=seconds,
+        chunk_size=min(max(len(rows) // (2 * threads), 1), _IMAGES_PER_JOB),
     )
 
 
 def _choose_threads(scan: DatasetScan, rows: Sequence[int]) -> int:
-    """1 where images are so small that threads would wait for Python's lock longer than they work.
+    """Return the largest useful number of threads: 1 for small images.
 
-    Two threads took twice as long as one at 16 pixels a side, as long at 100, half as long at 256.
+    Threads wait for Python's global lock longer than they decode a small image: two threads took
+    twice as long as one at 16 pixels per side, as long at 100, half as long at 256.
     """
-    some = [scan.files[row] for row in rows[: _TOGETHER**2]]
-    mean_pixels = sum(seen.width * seen.height for seen in some) / max(len(some), 1)
+    files = [scan.files[row] for row in rows[: _IMAGES_PER_JOB**2]]
+    mean_pixels = sum(file.width * file.height for file in files) / max(len(files), 1)
     return 1 if mean_pixels < _SMALL_PIXELS else sys.maxsize
 
 
@@ -130,69 +135,69 @@ def decode_and_discard(
     *,
     threads: int,
     progress: Callable[[int], None],
-    seconds: float = ITEM_SECONDS,
+    seconds: float = ITEM_TIMEOUT_SECONDS,
 ) -> DecodeResults:
-    """Decode every image and keep the verdict alone."""
-    tally = ResultAccumulator()
+    """Decode every image and return the results without the pixels."""
+    accumulator = ResultAccumulator()
     rows = range(len(scan.files))
     decoded = decode_rows(
-        scan, preprocessing, rows, threads=threads, seconds=seconds, keep=_keep_nothing
+        scan, preprocessing, rows, threads=threads, seconds=seconds, sink=_discard_pixels
     )
-    for some in iterate_chunks(decoded, JUDGED_TOGETHER):
-        tally.extend(some)
-        progress(len(some))
-    return tally.verdicts()
+    for chunk in iterate_chunks(decoded, RESULTS_PER_CHUNK):
+        accumulator.extend(chunk)
+        progress(len(chunk))
+    return accumulator.results()
 
 
-def _keep_nothing(_row: int, _pixels: Pixels) -> int:
+def _discard_pixels(_row: int, _pixels: Pixels) -> int:
     return 0
 
 
 def _time_out(_row: int) -> DecodedImage:
-    return DecodedImage(None, TOO_SLOW, is_passing=True)
+    return DecodedImage(None, TIMEOUT_REASON, is_transient=True)
 
 
 def _make_decoder(
-    scan: DatasetScan, preprocessing: Preprocessing, keep: Keep | None
+    scan: DatasetScan, preprocessing: Preprocessing, sink: PixelSink | None
 ) -> Callable[[int], DecodedImage]:
     root, items, files = scan.images.root, scan.images.items, scan.files
 
-    def decoded(row: int) -> DecodedImage:
-        seen = files[row]
-        if seen.reason:
-            return DecodedImage(None, seen.reason)
+    def decode_row(row: int) -> DecodedImage:
+        file = files[row]
+        if file.reason:
+            return DecodedImage(None, file.reason)
         try:
             content = read_file_with_fingerprint(root, items[row].name)
-            if not is_unchanged(content, seen):
-                return DecodedImage(None, CHANGED, is_passing=True)
-            pixels = preprocessing.pixels(content.data).numpy().transpose(1, 2, 0)
+            if not is_unchanged(content, file):
+                return DecodedImage(None, CHANGED_REASON, is_transient=True)
+            pixels = preprocessing.decode(content.data).numpy().transpose(1, 2, 0)
         except UndecodableError as error:
             return DecodedImage(
-                None, str(error), is_passing=isinstance(error, TransientDecodeError)
+                None, str(error), is_transient=isinstance(error, TransientDecodeError)
             )
         pixels = np.ascontiguousarray(pixels)
-        if keep is None:
+        if sink is None:
             return DecodedImage(pixels)
-        return DecodedImage(None, "", sample_image(pixels), keep(row, pixels))
+        return DecodedImage(None, "", sample_image(pixels), sink(row, pixels))
 
-    return decoded
+    return decode_row
 
 
-def write_results(path: Path, verdicts: DecodeResults, facts: dict[str, Any]) -> None:
-    """Write the verdicts and what else is to be known, under a checksum: a part is no whole."""
+def write_results(path: Path, results: DecodeResults, metadata: dict[str, Any]) -> None:
+    """Write the results and `metadata` with a checksum, which reveals an incomplete file."""
     content = json.dumps(
         {
-            **facts,
-            "num_images": len(verdicts.reasons),
-            "reasons": {row: reason for row, reason in enumerate(verdicts.reasons) if reason},
-            "likenesses": base64.b64encode(verdicts.perceptual_hashes.tobytes()).decode(),
+            **metadata,
+            "num_images": len(results.reasons),
+            "reasons": {row: reason for row, reason in enumerate(results.reasons) if reason},
+            "likenesses": base64.b64encode(results.perceptual_hashes.tobytes()).decode(),
         }
     )
     write_atomically(path, f"{sha256(content.encode()).hexdigest()}\n{content}\n")
 
 
 def read_results(path: Path) -> tuple[DecodeResults, dict[str, Any]] | None:
-    """What `write_verdicts` wrote; None where it is missing, damaged, or another version's."""
+    """Read what `write_results` wrote; None if missing, damaged, or written by another version."""
     try:
         checksum, content, _ = path.read_text("utf-8").split("\n")
     except (OSError, ValueError):
@@ -200,12 +205,11 @@ def read_results(path: Path) -> tuple[DecodeResults, dict[str, Any]] | None:
     if sha256(content.encode()).hexdigest() != checksum:
         return None
     try:
-        facts = json.loads(content)
-        reasons = [""] * int(facts["num_images"])
-        for row, reason in facts["reasons"].items():
+        metadata = json.loads(content)
+        reasons = [""] * int(metadata["num_images"])
+        for row, reason in metadata["reasons"].items():
             reasons[int(row)] = reason
-        return DecodeResults(
-            tuple(reasons), stack_hashes(base64.b64decode(facts["likenesses"]))
-        ), facts
+        perceptual_hashes = parse_hashes(base64.b64decode(metadata["likenesses"]))
     except (KeyError, TypeError, ValueError):
         return None
+    return DecodeResults(tuple(reasons), perceptual_hashes), metadata

@@ -1,4 +1,4 @@
-"""What is left of a set when the images that cannot be decoded are taken out."""
+"""Removal of undecodable images from a dataset."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,19 +6,19 @@ from dataclasses import dataclass
 from trialrun.errors import InvalidDatasetError
 from trialrun.images.dataset import ImageSet, make_printable
 
-MAX_UNREADABLE_FRACTION = 0.1  # more than this is no accident but a wrong folder
+MAX_UNREADABLE_FRACTION = 0.1  # a larger share suggests a wrong folder
 
 
 @dataclass(frozen=True, slots=True)
 class SkippedImage:
-    """An image that was left out, and why."""
+    """An image that is left out, and the reason."""
 
     name: str
     reason: str
 
 
 def list_skipped(images: ImageSet, reasons: Sequence[str]) -> list[SkippedImage]:
-    """The images that were left out; `reasons` holds one an image, empty where it was kept."""
+    """List the images left out; `reasons` has one text per image, empty if it is usable."""
     return [
         SkippedImage(make_printable(item.name), reason)
         for item, reason in zip(images.items, reasons, strict=True)
@@ -27,11 +27,11 @@ def list_skipped(images: ImageSet, reasons: Sequence[str]) -> list[SkippedImage]
 
 
 def select_usable(images: ImageSet, reasons: Sequence[str], *, strict: bool) -> ImageSet:
-    """The images that could be decoded; `reasons` as for `skipped_images`.
+    """Return the images that could be decoded; `reasons` as for `list_skipped`.
 
     Raises:
-        InvalidDatasetError: More than a tenth cannot be read, or any where `strict`, or a class
-            has none left.
+        InvalidDatasetError: More than a tenth of the images cannot be read, or any if `strict`, or
+            a class has no readable image.
     """
     skipped = list_skipped(images, reasons)
     if not skipped:
@@ -46,7 +46,8 @@ def select_usable(images: ImageSet, reasons: Sequence[str], *, strict: bool) -> 
         )
     usable = images.subset(row for row, reason in enumerate(reasons) if not reason)
     if lost := set(images.classes) - set(usable.classes):
+        classes = ", ".join(map(make_printable, sorted(lost)))
         raise InvalidDatasetError(
-            f"{count}, none of {', '.join(map(make_printable, sorted(lost)))} can", "Replace them."
+            f"{count}, and none of the images of {classes} can be read", "Replace them."
         )
     return usable

@@ -77,7 +77,9 @@ def clear_cache() -> ClearedCache:
     decoded = clear_entries(decoded_folder())
     archives = list_archives()
     outcomes = [_delete_archive(archive) for archive in archives]
-    deleted = [archive for archive, gone in zip(archives, outcomes, strict=True) if gone]
+    deleted = [
+        archive for archive, is_deleted in zip(archives, outcomes, strict=True) if is_deleted
+    ]
     sweep_unlocked_drafts(archives_folder(cache_folder()))
     for folder in (scans_folder(), digests_folder(cache_folder())):
         shutil.rmtree(folder, ignore_errors=True)
@@ -86,7 +88,7 @@ def clear_cache() -> ClearedCache:
         len(deleted),
         decoded.num_bytes + sum(archive.contents.num_bytes for archive in deleted),
         outcomes.count(False),
-        decoded.num_left + outcomes.count(None),
+        decoded.num_not_allowed + outcomes.count(None),
     )
 
 

@@ -1,4 +1,4 @@
-"""Decoded images where there is no room to keep them: decoded again for every batch, by threads."""
+"""Decoding without a pack, for lack of room in the cache: threads decode each batch again."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trialrun.errors import InvalidDatasetError
-from trialrun.image_cache.decode_results import DecodeResults, decode_and_discard, decode_rows
+from trialrun.image_cache.decode_results import decode_and_discard, decode_rows
 from trialrun.image_cache.perceptual_hash import PerceptualHashes
 from trialrun.images.dataset import make_printable
 from trialrun.images.decoding.preprocessing import Preprocessing
@@ -18,38 +18,38 @@ from trialrun.images.scanning.scan import DatasetScan, ignore_progress
 
 @dataclass(slots=True)
 class OnTheFlyImages:
-    """As a `Pack` to those who read it; `num_decoded` grows with every batch."""
+    """Decoded images with the interface of a `Pack`; `num_decoded` grows with every batch."""
 
     scan: DatasetScan
     preprocessing: Preprocessing
     reasons: tuple[str, ...]
     perceptual_hashes: PerceptualHashes
     threads: int
-    num_decoded: int = 0
+    num_decoded: int
 
-    def usable(self) -> list[int]:
-        """The rows that hold an image."""
+    def usable_rows(self) -> list[int]:
+        """Return the rows that hold an image."""
         return [row for row, reason in enumerate(self.reasons) if not reason]
 
     def pixels(self, rows: NDArray[np.int64]) -> Tensor:
-        """(N, 3, S, S) uint8, channels last in memory, the images at `rows` in that order.
+        """Decode the images at `rows` in that order: (N, 3, S, S) uint8, channels last.
 
         Raises:
-            InvalidDatasetError: An image is gone or was changed since it was looked at.
+            InvalidDatasetError: An image was deleted or changed since it was scanned.
         """
-        made = decode_rows(self.scan, self.preprocessing, rows.tolist(), threads=self.threads)
-        images = []
-        for row, decoded in zip(rows.tolist(), made, strict=True):
-            if decoded.pixels is None:
+        decoded = decode_rows(self.scan, self.preprocessing, rows.tolist(), threads=self.threads)
+        arrays = []
+        for row, image in zip(rows.tolist(), decoded, strict=True):
+            if image.pixels is None:
                 name = make_printable(self.scan.images.items[row].name)
                 raise InvalidDatasetError(
-                    f"{name} could be read when the run began: {decoded.reason}",
-                    "Leave the images alone while a run reads them, or give the cache of decoded "
+                    f"{name} changed during the run: {image.reason}",
+                    "Do not change images while a run reads them, or give the cache of decoded "
                     "images more room (TRIALRUN_CACHE_GB).",
                 )
-            images.append(decoded.pixels)
-        self.num_decoded += len(images)
-        return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+            arrays.append(image.pixels)
+        self.num_decoded += len(arrays)
+        return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
 
 
 def decode_once(
@@ -59,25 +59,13 @@ def decode_once(
     threads: int,
     progress: Callable[[int], None] = ignore_progress,
 ) -> OnTheFlyImages:
-    """The images of a set, each decoded once for its verdict and then forgotten."""
-    verdicts = decode_and_discard(scan, preprocessing, threads=threads, progress=progress)
-    return decode_on_the_fly(scan, preprocessing, verdicts, threads=threads)
-
-
-def decode_on_the_fly(
-    scan: DatasetScan,
-    preprocessing: Preprocessing,
-    verdicts: DecodeResults,
-    *,
-    threads: int,
-    num_decoded: int | None = None,
-) -> OnTheFlyImages:
-    """The images that `verdicts` were found of; all of them decoded for it, unless it is said."""
+    """Decode each image once for its result, keep no pixels, and return the on-the-fly images."""
+    results = decode_and_discard(scan, preprocessing, threads=threads, progress=progress)
     return OnTheFlyImages(
         scan,
         preprocessing,
-        verdicts.reasons,
-        verdicts.perceptual_hashes,
+        results.reasons,
+        results.perceptual_hashes,
         threads,
-        len(scan.files) if num_decoded is None else num_decoded,
+        num_decoded=len(scan.files),
     )

@@ -1,8 +1,8 @@
-"""What was found of files that have not changed since: they are not read again to be surveyed.
+"""Cache of file scans: a file that has not changed is not read again.
 
-A file counts as unchanged while its size, inode and times of change (which nobody can set back)
-stay the same; one that was changed less than two seconds before it was read is not trusted. One
-ledger a root folder, kept in the cache.
+A file counts as unchanged while its size, inode, modification time and change time stay the same
+(no user can set the change time back). A file that changed less than two seconds before it was read
+is not cached. The cache has one JSON file per root folder.
 """
 
 import json
@@ -23,50 +23,51 @@ from trialrun.images.scanning.scan import (
     scan_files,
 )
 
-_FORMAT = 2  # raised when a header would be judged differently
-_STAMP_VALUES = 4
-_ROW_TYPES = (int, int, int, int, str, int, int, int, str, str)  # the stamp, then the sighting
+_FORMAT = 2  # raised when a header would be scanned with another result
+_FINGERPRINT_VALUES = 4
+_ROW_TYPES = (int, int, int, int, str, int, int, int, str, str)  # the fingerprint, then the scan
 
 
 def scan_with_cache(
     images: ImageSet, folder: Path, *, threads: int, progress: Progress = ignore_progress
 ) -> DatasetScan:
-    """The survey of `images`; files that the ledger below `folder` knows are not read again."""
-    ledger = _ScanCache(images.root, folder)
-    scan = scan_files(images, threads=threads, known=ledger.known, progress=progress)
-    ledger.keep(scan)
+    """Scan `images`; files that the cache below `folder` knows are not read again."""
+    cache = _ScanCache(images.root, folder)
+    scan = scan_files(images, threads=threads, lookup=cache.find, progress=progress)
+    cache.update(scan)
     return scan
 
 
 class _ScanCache:
-    """Sightings by name, each with the stamp that its file had."""
+    """Scans by file name, each with the fingerprint of the scanned file."""
 
     def __init__(self, root: Path, folder: Path) -> None:
         self._root = str(root)
         self._path = folder / f"{sha256(os.fsencode(root)).hexdigest()[:32]}.json"
         self._rows = _read_rows(self._path)
 
-    def known(self, item: ImageItem) -> FileScan | None:
-        """What was found of a file that has not changed since."""
+    def find(self, item: ImageItem) -> FileScan | None:
+        """Return the cached scan of a file that has not changed since, else None."""
         row = self._rows.get(item.name)
         if not _is_row(row):
             return None
-        stamp = read_fingerprint(self._root, item.name)
-        if stamp is None or stamp != tuple(row[:_STAMP_VALUES]):
+        fingerprint = read_fingerprint(self._root, item.name)
+        if fingerprint is None or fingerprint != tuple(row[:_FINGERPRINT_VALUES]):
             return None
-        digest, num_bytes, width, height, reason, warning = row[_STAMP_VALUES:]
-        return FileScan(digest, num_bytes, width, height, reason, warning, stamp)
+        digest, num_bytes, width, height, reason, warning = row[_FINGERPRINT_VALUES:]
+        return FileScan(digest, num_bytes, width, height, reason, warning, fingerprint)
 
-    def keep(self, scan: DatasetScan) -> None:
-        """Write down what is new; a cache that cannot be written is no fault.
+    def update(self, scan: DatasetScan) -> None:
+        """Write new scans to the cache; a cache that cannot be written is not an error.
 
-        Another set of the same folder (validation, say) may have written the other rows: of those,
-        what is gone from the disk is forgotten.
+        Other rows may belong to another dataset in the same folder (validation images, say): of
+        these, the rows of deleted files are dropped.
         """
         new = {
             item.name: row
-            for item, seen in zip(scan.images.items, scan.files, strict=True)
-            if seen.stamp and self._rows.get(item.name) != (row := _make_row(seen, seen.stamp))
+            for item, file in zip(scan.images.items, scan.files, strict=True)
+            if file.fingerprint
+            and self._rows.get(item.name) != (row := _make_row(file, file.fingerprint))
         }
         if not new:
             return
@@ -83,13 +84,13 @@ class _ScanCache:
             return
 
 
-def _make_row(seen: FileScan, stamp: FileFingerprint) -> list[Any]:
-    found = (seen.sha256, seen.num_bytes, seen.width, seen.height, seen.reason, seen.warning)
-    return [*stamp, *found]
+def _make_row(file: FileScan, fingerprint: FileFingerprint) -> list[Any]:
+    values = (file.sha256, file.num_bytes, file.width, file.height, file.reason, file.warning)
+    return [*fingerprint, *values]
 
 
 def _is_row(row: object) -> TypeGuard[list[Any]]:
-    """Whether this is what `_row` makes: what lies in the cache may have been damaged there."""
+    """Whether `row` has the form that `_make_row` returns; the cache file may be damaged."""
     return (
         isinstance(row, list)
         and len(row) == len(_ROW_TYPES)

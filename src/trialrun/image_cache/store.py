@@ -1,10 +1,13 @@
-"""A pack: the decoded images of a set in one file, mapped into memory, and how it is written.
+"""Packs: the decoded images of one dataset in one memory-mapped file.
 
-    pixels.npy   (N, S, S, 3) uint8; a row of zeros for an image that could not be decoded
-    pack.json    verdicts, and a checksum for each block of rows
-    synced       empty; there once the disk has the pixels for good
+A pack is a folder with these files:
 
-A pack bears its name once the first two are whole. Tensor letters: N images, S the stored size.
+    pixels.npy   (N, S, S, 3) uint8; zeros for an image that could not be decoded
+    pack.json    the decode results, and a checksum for each block of rows
+    synced       empty; exists once `pixels.npy` is synced to the disk
+
+The folder gets its name once the first two files are complete. Tensor letters: N images, S the
+stored size.
 """
 
 import os
@@ -23,7 +26,7 @@ from xxhash import xxh3_64_intdigest
 
 from trialrun.files import translate_storage_errors
 from trialrun.image_cache.decode_results import (
-    JUDGED_TOGETHER,
+    RESULTS_PER_CHUNK,
     DecodeResults,
     ResultAccumulator,
     decode_rows,
@@ -33,7 +36,7 @@ from trialrun.image_cache.decode_results import (
 from trialrun.image_cache.perceptual_hash import PerceptualHashes
 from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.images.scanning.scan import DatasetScan
-from trialrun.images.scanning.thread_pool import ITEM_SECONDS, iterate_chunks
+from trialrun.images.scanning.thread_pool import ITEM_TIMEOUT_SECONDS, iterate_chunks
 
 _PIXELS = "pixels.npy"
 CONTENTS = "pack.json"
@@ -41,16 +44,17 @@ _SYNCED = "synced"
 
 _BLOCK_ROWS = 256
 _READ_BYTES = 1 << 20
-# Read again on opening, about 0.1 s; of more, evenly spread blocks. All of it where the pack is not
-# known to have reached the disk.
+# Bytes whose checksums are verified on opening, about 0.1 s. Of a larger pack, evenly spread blocks
+# are verified; all blocks where the pack is not known to be synced to the disk.
 _CHECKED_BYTES = 256 * 10**6
 
 
 @dataclass(slots=True)
 class Pack:
-    """Decoded images: a row an image of its set, `reasons[row]` empty where it is usable.
+    """The decoded images of one dataset, one row per image, mapped into memory.
 
-    `num_decoded` counts what had to be decoded for it in this process: 0 where it was found.
+    `reasons[row]` is empty where the image is usable. `num_decoded` counts the images that this
+    process decoded: 0 for a pack read from the cache.
     """
 
     rows: NDArray[np.uint8]
@@ -58,17 +62,17 @@ class Pack:
     perceptual_hashes: PerceptualHashes
     num_decoded: int = 0
 
-    def usable(self) -> list[int]:
-        """The rows that hold an image."""
+    def usable_rows(self) -> list[int]:
+        """Return the rows that hold an image."""
         return [row for row, reason in enumerate(self.reasons) if not reason]
 
     def pixels(self, rows: NDArray[np.int64]) -> Tensor:
-        """(N, 3, S, S) uint8, channels last in memory, the images at `rows` in that order."""
+        """Return the images at `rows` in that order, (N, 3, S, S) uint8, channels last."""
         return torch.from_numpy(self.rows[rows]).permute(0, 3, 1, 2)
 
 
 def estimate_pack_bytes(num_images: int, size: int) -> int:
-    """About how much room a pack takes."""
+    """Return the approximate size of a pack in bytes."""
     return num_images * (3 * size * size + 64)
 
 
@@ -79,40 +83,40 @@ def write_pack(
     *,
     threads: int,
     progress: Callable[[int], None],
-    seconds: float = ITEM_SECONDS,
+    seconds: float = ITEM_TIMEOUT_SECONDS,
 ) -> DecodeResults:
-    """Decode every image into the files of a pack in `folder`; what was found of them.
+    """Decode every image, write a pack's files into `folder`, and return the decode results.
 
     Raises:
         StorageError: The disk is full, or the folder cannot be written.
     """
     size = preprocessing.image_size
     assert size is not None, "a pack has one size"
-    tally, checksums = ResultAccumulator(), list[int]()
+    accumulator, checksums = ResultAccumulator(), list[int]()
     rows = range(len(scan.files))
-    with translate_storage_errors(folder), _RowFile(folder / _PIXELS, len(rows), size) as file:
+    with translate_storage_errors(folder), _PixelFile(folder / _PIXELS, len(rows), size) as file:
         decoded = decode_rows(
-            scan, preprocessing, rows, threads=threads, seconds=seconds, keep=file.put
+            scan, preprocessing, rows, threads=threads, seconds=seconds, sink=file.write_row
         )
-        for some in iterate_chunks(decoded, JUDGED_TOGETHER):
-            tally.extend(some)
-            checksums += [each.checksum for each in some]
-            progress(len(some))
-    facts = {
+        for chunk in iterate_chunks(decoded, RESULTS_PER_CHUNK):
+            accumulator.extend(chunk)
+            checksums += [image.checksum for image in chunk]
+            progress(len(chunk))
+    metadata = {
         "size": size,
         "checksums": _combine_blocks(checksums),
         "source": scan.images.source,
     }
-    verdicts = tally.verdicts()
-    write_results(folder / CONTENTS, verdicts, facts)
-    return verdicts
+    results = accumulator.results()
+    write_results(folder / CONTENTS, results, metadata)
+    return results
 
 
-class _RowFile:
-    """The file of pixels while it is written, by any thread, in any order.
+class _PixelFile:
+    """`pixels.npy` while it is written, by any thread and in any order of rows.
 
-    Written, not mapped: a full disk is then an error with a name, not a bus error, and what is
-    written does not count as this process's memory.
+    It is written rather than mapped: a full disk then raises an error instead of a bus error, and
+    written rows do not count towards this process's memory.
     """
 
     def __init__(self, path: Path, num_rows: int, size: int) -> None:
@@ -128,7 +132,7 @@ class _RowFile:
         self._is_complete = False
         self._file.truncate(self._start + num_rows * self._row_bytes)
 
-    def __enter__(self) -> "_RowFile":
+    def __enter__(self) -> "_PixelFile":
         return self
 
     def __exit__(self, *_error: object) -> None:
@@ -136,8 +140,10 @@ class _RowFile:
             self._is_complete = True
             self._close_if_unused()
 
-    def put(self, row: int, pixels: NDArray[np.uint8]) -> int:
-        """Write a row; its checksum. A thread that was given up and comes late writes nothing.
+    def write_row(self, row: int, pixels: NDArray[np.uint8]) -> int:
+        """Write a row and return its checksum.
+
+        Writes nothing and returns 0 once the file is complete, for a thread that timed out.
 
         Raises:
             OSError: The disk is full.
@@ -154,10 +160,10 @@ class _RowFile:
                 self._close_if_unused()
         return xxh3_64_intdigest(pixels.data)
 
-    def _write(self, rest: memoryview, place: int) -> None:
-        while rest:
-            written = os.pwrite(self._file.fileno(), rest, place)
-            rest, place = rest[written:], place + written
+    def _write(self, remaining: memoryview, offset: int) -> None:
+        while remaining:
+            num_written = os.pwrite(self._file.fileno(), remaining, offset)
+            remaining, offset = remaining[num_written:], offset + num_written
 
     def _close_if_unused(self) -> None:
         if self._is_complete and not self._num_writing:
@@ -165,26 +171,27 @@ class _RowFile:
 
 
 def _combine_blocks(checksums: list[int]) -> list[int]:
-    """A checksum for each block, out of its rows' own; 0 stands for a row without pixels."""
-    blocks = range(0, len(checksums), _BLOCK_ROWS)
-    return [_checksum_rows(checksums[start : start + _BLOCK_ROWS]) for start in blocks]
+    """Return a checksum for each block of rows; a row without pixels has the checksum 0."""
+    starts = range(0, len(checksums), _BLOCK_ROWS)
+    return [_combine_checksums(checksums[start : start + _BLOCK_ROWS]) for start in starts]
 
 
-def _checksum_rows(checksums: list[int]) -> int:
+def _combine_checksums(checksums: list[int]) -> int:
     return xxh3_64_intdigest(np.asarray(checksums, dtype="<u8").tobytes())
 
 
 def sync_later(folder: Path) -> None:
-    """Have the pixels brought to the disk by a thread, and note when they are there.
+    """Sync the pixels to the disk in a thread, which then writes the file `synced`.
 
-    Waiting for the disk would take as long as decoding; the checksums stand in until it is done.
+    Waiting for the disk would take as long as decoding. Until then, opening the pack verifies all
+    checksums.
     """
     if not (folder / _SYNCED).exists():
-        threading.Thread(target=_sync_and_note, args=(folder,), daemon=True).start()
+        threading.Thread(target=_sync_pixels, args=(folder,), daemon=True).start()
 
 
-def _sync_and_note(folder: Path) -> None:
-    with suppress(OSError):  # deleted meanwhile, or not ours to write
+def _sync_pixels(folder: Path) -> None:
+    with suppress(OSError):  # deleted in the meantime, or not writable by this user
         descriptor = os.open(folder / _PIXELS, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -194,22 +201,22 @@ def _sync_and_note(folder: Path) -> None:
 
 
 def read_pack(folder: Path, *, threads: int, check: bool = True) -> Pack | None:
-    """The pack in `folder`; None where it is missing, incomplete or damaged.
+    """Return the pack in `folder`, or None if it is missing, incomplete or damaged.
 
-    Without `check` pixels are taken for what was written, as whoever just wrote them may do.
+    Without `check` no checksum is verified, for a pack that this process has just written.
     """
-    found = read_results(folder / CONTENTS)
-    if found is None:
+    stored = read_results(folder / CONTENTS)
+    if stored is None:
         return None
-    verdicts, facts = found
-    path, size = folder / _PIXELS, int(facts["size"])
+    results, metadata = stored
+    path, size = folder / _PIXELS, int(metadata["size"])
     try:
-        if check and not _is_intact(path, verdicts.reasons, size, facts["checksums"], threads):
+        if check and not _is_intact(path, results.reasons, size, metadata["checksums"], threads):
             return None
-        rows = _map_rows(path, len(verdicts.reasons), size)
+        rows = _map_rows(path, len(results.reasons), size)
     except (OSError, ValueError):
         return None
-    return Pack(rows, verdicts.reasons, verdicts.perceptual_hashes)
+    return Pack(rows, results.reasons, results.perceptual_hashes)
 
 
 def _map_rows(path: Path, num_rows: int, size: int) -> NDArray[np.uint8]:
@@ -231,21 +238,21 @@ def _is_intact(
     is_synced = (path.parent / _SYNCED).exists()
     stride = max(-(-num_rows * row_bytes // _CHECKED_BYTES), 1) if is_synced else 1
 
-    def is_whole(block: int) -> bool:
+    def is_block_intact(block: int) -> bool:
         first = block * _BLOCK_ROWS
         with path.open("rb", buffering=_READ_BYTES) as file:
             file.seek(start + first * row_bytes)
-            found = [
-                _row_checksum(file.read(row_bytes), reason)
+            row_checksums = [
+                _checksum_row(file.read(row_bytes), reason)
                 for reason in reasons[first : first + _BLOCK_ROWS]
             ]
-        return _checksum_rows(found) == checksums[block]
+        return _combine_checksums(row_checksums) == checksums[block]
 
     blocks = sorted({*range(0, len(checksums), stride), len(checksums) - 1} - {-1})
     with ThreadPoolExecutor(threads) as pool:
-        return all(pool.map(is_whole, blocks))
+        return all(pool.map(is_block_intact, blocks))
 
 
-def _row_checksum(data: bytes, reason: str) -> int:
-    """0 for an image that is not used: a decoder that was given up may still have written it."""
+def _checksum_row(data: bytes, reason: str) -> int:
+    """Return a row's checksum; 0 for an unusable image, as a late decoder may have written it."""
     return 0 if reason else xxh3_64_intdigest(data)

@@ -1,6 +1,6 @@
-"""The zoo of networks, and model directories: ours and Azure's.
+"""Networks and model directories, in trialrun's format and in Azure ML designer's.
 
-`names` needs no torch; the rest is imported by name where it is used.
+The module `names` does not import torch. The other modules do, so they are imported where needed.
 """
 
 from trialrun.models.names import ARCHITECTURES, check_model_name

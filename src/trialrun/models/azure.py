@@ -1,8 +1,9 @@
-"""Azure ML designer's model directories: read by name, nothing in them imported or run.
+"""Reader of Azure ML designer's model directories. No code in them is imported or run.
 
-`model_spec.yaml` names a class and its arguments; the known ones are mapped to torchvision's
-networks, any other is refused. `model` is a state dict with keys that begin with `model.`; where
-the ancestor started from pretrained weights, `out_linear_model` maps 1,000 outputs to the classes.
+`model_spec.yaml` names a class and its arguments. Known classes are mapped to torchvision's
+networks; any other is an error. `model` is a state dict with keys that begin with `model.`. If
+Azure ML designer started from pretrained weights, the additional layer `out_linear_model` maps
+1,000 outputs to the classes.
 """
 
 import csv
@@ -18,7 +19,7 @@ from trialrun.errors import InvalidModelDirectoryError, summarize_error
 from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.models.classifier import ImageClassifier
 from trialrun.models.directory import ModelDescription, StoredModel
-from trialrun.models.names import AZURE_DESCRIPTION, DEFAULT_WEIGHTS, SWITCHES
+from trialrun.models.names import AZURE_DESCRIPTION_FILE, DEFAULT_WEIGHTS, SWITCHES
 from trialrun.models.weights import load_exactly, parse_torch_save
 from trialrun.models.zoo import build_network
 
@@ -32,12 +33,12 @@ _FAMILIES = {
 _NETWORK_PREFIX = "model."
 _OUTPUT_PREFIX = "out_linear_model."
 _PRETRAINED_OUTPUTS = 1000
-_HALF = (0.5, 0.5, 0.5)  # the ancestor's mean and standard deviation of every channel
-_HINT = "Give a ModelDirectory of trialrun's, or Azure's DenseNet or ResNet."
+_HALF = (0.5, 0.5, 0.5)  # Azure ML designer's mean and standard deviation of every channel
+_HINT = "Give a model directory of trialrun, or a DenseNet or ResNet of Azure ML designer."
 
 
-class _WithOutputLayer(nn.Module):
-    """A network of 1,000 outputs and the linear layer that the ancestor set behind it."""
+class _NetworkWithOutputLayer(nn.Module):
+    """A network with 1,000 outputs, followed by Azure ML designer's linear layer."""
 
     def __init__(self, model: nn.Module, num_classes: int) -> None:
         super().__init__()
@@ -45,23 +46,23 @@ class _WithOutputLayer(nn.Module):
         self.out_linear_model = nn.Linear(_PRETRAINED_OUTPUTS, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) normalised images to (N, C) logits."""
+        """Compute (N, C) logits of (N, 3, H, W) normalised images."""
         logits: Tensor = self.out_linear_model(self.model(images))
         return logits
 
 
 def read_untrained(folder: Path) -> StoredModel:
-    """A directory of Azure's to train from, with its weights where it has some.
+    """Read a directory as the start of a training, with its weights if it has any.
 
-    A trained one has its classes, and its two last layers as one.
+    Of a trained directory the classes are read too, and its last two layers are merged into one.
 
     Raises:
-        InvalidModelDirectoryError: Not a DenseNet or ResNet of Azure's, or damaged.
+        InvalidModelDirectoryError: Not a DenseNet or ResNet of Azure ML designer, or damaged.
     """
     description, weights = read_description(folder)
     if weights is None or weights == DEFAULT_WEIGHTS:
-        wants_default = weights is not None
-        return StoredModel(folder, description, None, None, wants_default_weights=wants_default)
+        needs_default = weights is not None
+        return StoredModel(folder, description, None, None, needs_default_weights=needs_default)
     path, spec = Path(weights), _read_spec(folder)
     stored = parse_torch_save(_read_bytes(path), path)
     state = {
@@ -77,18 +78,18 @@ def read_untrained(folder: Path) -> StoredModel:
 
 
 def read_description(folder: Path) -> tuple[ModelDescription, str | None]:
-    """Read what describes a directory of Azure's, and where its initial weights come from.
+    """Read the description of a directory, and the source of its initial weights.
 
-    That is the path of its weights file; without one `default` where the specification says
-    `pretrained: true`, which in Azure means torchvision's weights; else None.
+    The source is the path of the weights file; without that file it is `default` if the
+    specification says `pretrained: true`, which in Azure means torchvision's weights; else None.
 
     Raises:
-        InvalidModelDirectoryError: Not a DenseNet or ResNet of Azure's, or damaged.
+        InvalidModelDirectoryError: Not a DenseNet or ResNet of Azure ML designer, or damaged.
     """
     spec = _read_spec(folder)
     is_trained = bool(spec.get("label_map_file") or spec.get("inputs"))
-    normalised = _read_preprocessing(folder, spec) if is_trained else None
-    description = ModelDescription(*_read_architecture(folder, spec), preprocessing=normalised)
+    preprocessing = _read_preprocessing(folder, spec) if is_trained else None
+    description = ModelDescription(*_read_architecture(folder, spec), preprocessing=preprocessing)
     path = _find_model_file(folder, spec)
     if path.is_file() or spec.get("label_map_file"):  # a trained model without its file is damaged
         return description, str(path)
@@ -97,10 +98,11 @@ def read_description(folder: Path) -> tuple[ModelDescription, str | None]:
 
 
 def read_trained(folder: Path) -> ImageClassifier:
-    """A ModelDirectory of Azure's as a network in eval mode.
+    """Read a trained directory as a classifier in eval mode.
 
     Raises:
-        InvalidModelDirectoryError: Not a DenseNet or ResNet of Azure's, untrained or damaged.
+        InvalidModelDirectoryError: Not a DenseNet or ResNet of Azure ML designer, or untrained or
+            damaged.
     """
     spec = _read_spec(folder)
     architecture, arguments = _read_architecture(folder, spec)
@@ -110,18 +112,18 @@ def read_trained(folder: Path) -> ImageClassifier:
     num_outputs = _PRETRAINED_OUTPUTS if _has_output_layer(state) else len(classes)
     network = build_network(architecture, num_outputs, image_size=None, arguments=arguments)
     if _has_output_layer(state):
-        whole: nn.Module = _WithOutputLayer(network, len(classes))
-        load_exactly(whole, state, path)
+        model: nn.Module = _NetworkWithOutputLayer(network, len(classes))
+        load_exactly(model, state, path)
     else:
-        whole = network
+        model = network
         load_exactly(network, _strip_prefix(state, path), path)
-    return ImageClassifier(whole, classes, _read_preprocessing(folder, spec)).eval()
+    return ImageClassifier(model, classes, _read_preprocessing(folder, spec)).eval()
 
 
 def _merge_last_layers(
     network: Mapping[str, Tensor], stored: Mapping[str, Tensor], path: Path
 ) -> dict[str, Tensor]:
-    """The network's last layer and the linear layer behind it as one: W2 (W1 x + b1) + b2."""
+    """Merge the network's last layer and the output layer into one: W2 (W1 x + b1) + b2."""
     last = "classifier" if "classifier.weight" in network else "fc"
     try:
         weight, bias = (stored[_OUTPUT_PREFIX + name] for name in ("weight", "bias"))
@@ -131,7 +133,7 @@ def _merge_last_layers(
         }
     except (KeyError, RuntimeError) as error:
         raise InvalidModelDirectoryError(
-            f"{path}: the last layers do not fit: {summarize_error(error)}", _HINT
+            f"{path}: the last two layers do not match: {summarize_error(error)}", _HINT
         ) from error
 
 
@@ -140,25 +142,25 @@ def _has_output_layer(state: Mapping[str, Tensor]) -> bool:
 
 
 def _strip_prefix(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    if stray := next((name for name in state if not name.startswith(_NETWORK_PREFIX)), None):
-        raise InvalidModelDirectoryError(f"{path}: unknown tensor {stray}", _HINT)
+    if unknown := next((name for name in state if not name.startswith(_NETWORK_PREFIX)), None):
+        raise InvalidModelDirectoryError(f"{path}: unknown tensor {unknown}", _HINT)
     return {name.removeprefix(_NETWORK_PREFIX): tensor for name, tensor in state.items()}
 
 
-def _invalid_directory(folder: Path, what: str) -> InvalidModelDirectoryError:
-    return InvalidModelDirectoryError(f"{folder / AZURE_DESCRIPTION}: {what}", _HINT)
+def _invalid_directory(folder: Path, problem: str) -> InvalidModelDirectoryError:
+    return InvalidModelDirectoryError(f"{folder / AZURE_DESCRIPTION_FILE}: {problem}", _HINT)
 
 
 def _read_spec(folder: Path) -> Mapping[str, Any]:
     try:
-        spec = yaml.safe_load((folder / AZURE_DESCRIPTION).read_text("utf-8"))
+        spec = yaml.safe_load((folder / AZURE_DESCRIPTION_FILE).read_text("utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise _invalid_directory(folder, f"is damaged: {error}") from error
     if not isinstance(spec, dict) or not isinstance(spec.get("flavor_extras"), dict):
-        raise _invalid_directory(folder, "describes no PyTorch image model")
+        raise _invalid_directory(folder, "does not describe a PyTorch image model")
     flavor = spec.get("flavor")
     if not isinstance(flavor, dict) or flavor.get("name") != "pytorch":
-        raise _invalid_directory(folder, "describes no PyTorch model")
+        raise _invalid_directory(folder, "does not describe a PyTorch model")
     return spec
 
 
@@ -166,7 +168,7 @@ def _read_architecture(folder: Path, spec: Mapping[str, Any]) -> tuple[str, dict
     init_params = _read_init_params(spec)
     family, name = str(spec["flavor_extras"].get("class")), str(init_params.get("model_name"))
     if name not in _FAMILIES.get(family, ()):
-        raise _invalid_directory(folder, f"class {family} with model {name} is not a known network")
+        raise _invalid_directory(folder, f"unknown network: class {family} with model {name}")
     return name, {switch: True for switch in SWITCHES if init_params.get(switch) is True}
 
 
@@ -176,18 +178,18 @@ def _read_init_params(spec: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _find_model_file(folder: Path, spec: Mapping[str, Any]) -> Path:
-    return _find_inside(folder, "model_file", spec.get("model_file", "model"))
+    return _resolve_file(folder, "model_file", spec.get("model_file", "model"))
 
 
-def _find_inside(folder: Path, what: str, name: object) -> Path:
-    """The file `name` of the folder, which a path through other folders is not."""
+def _resolve_file(folder: Path, key: str, name: object) -> Path:
+    """Return the path of a file directly in `folder`; names with a path are refused."""
     if (
         not isinstance(name, str)
         or PurePosixPath(name).name != name
         or name == ".."
         or "\0" in name
     ):
-        raise _invalid_directory(folder, f"{what} {name!r} leads out of the folder")
+        raise _invalid_directory(folder, f"{key} {name!r} leads out of the folder")
     return folder / str(name)
 
 
@@ -204,7 +206,7 @@ def _read_classes(folder: Path, spec: Mapping[str, Any]) -> tuple[str, ...]:
     name = spec.get("label_map_file")
     if not name:
         raise _invalid_directory(folder, "has no label map: the model is not trained")
-    path = _find_inside(folder, "label_map_file", name)
+    path = _resolve_file(folder, "label_map_file", name)
     try:
         with path.open(encoding="utf-8", newline="") as file:
             rows = [(int(row[0]), row[1]) for row in list(csv.reader(file))[1:] if row]
@@ -215,7 +217,7 @@ def _read_classes(folder: Path, spec: Mapping[str, Any]) -> tuple[str, ...]:
         raise _invalid_directory(folder, f"{len(rows)} labels for num_classes {num_classes}")
     labels = tuple(label for _, label in rows)
     if len(set(labels)) < len(labels):
-        raise _invalid_directory(folder, f"{name} gives two classes one name")
+        raise _invalid_directory(folder, f"{name} gives two classes the same name")
     return labels
 
 
@@ -223,7 +225,7 @@ def _read_preprocessing(folder: Path, spec: Mapping[str, Any]) -> Preprocessing:
     try:
         steps = [entry["pre_processor"] for entry in spec.get("inputs") or ()]
     except (KeyError, TypeError) as error:
-        raise _invalid_directory(folder, "inputs are damaged") from error
+        raise _invalid_directory(folder, "its inputs are damaged") from error
     if not steps:
         return Preprocessing(None, _HALF, _HALF)
     kind = steps[0].get("class") if isinstance(steps[0], dict) else steps[0]

@@ -1,4 +1,4 @@
-"""A trained network with what turns its outputs into named classes."""
+"""Image classifiers: a trained network with its classes and its preprocessing."""
 
 from pathlib import Path
 
@@ -16,11 +16,11 @@ from trialrun.images.decoding.preprocessing import Preprocessing
 
 
 class ImageClassifier(nn.Module):
-    """A network, its classes in index order, and the preprocessing its inputs want.
+    """A network, its classes in index order, and the preprocessing of its inputs.
 
-    Called with (N, 3, S, S) normalised float32 images it returns (N, C) logits. Weights and images
-    lie channels last in memory: networks then answer 1.4 times as fast (ResNet-18 at 224 pixels on
-    two cores, benchmarks/scoring.py).
+    Maps (N, 3, S, S) normalised float32 images to (N, C) logits. Weights and images are stored
+    channels last, which makes inference 1.4 times as fast (ResNet-18 at 224 pixels on two cores,
+    benchmarks/scoring.py).
     """
 
     def __init__(
@@ -35,35 +35,35 @@ class ImageClassifier(nn.Module):
     def preprocess(
         self, image: "str | Path | bytes | Image.Image | NDArray[np.uint8] | Tensor"
     ) -> Tensor:
-        """One image as the network's input, exactly as scoring computes it.
+        """Convert one image to the network's input, exactly as scoring does.
 
         Args:
             image: A file's path, a file's bytes, a Pillow image, or RGB pixels: an (H, W, 3)
                 array or a (3, H, W) tensor, both uint8.
 
         Returns:
-            (1, 3, S, S) float32 on the network's device, S being the image size of the model.
+            (1, 3, S, S) float32 on the network's device, where S is the model's image size.
 
         Raises:
             InvalidDatasetError: The file cannot be read, or is not an image.
-            TypeError: `image` is of another type, dtype or shape.
+            TypeError: `image` has another type, dtype or shape.
         """
         try:
             pixels = self.preprocessing.prepare(_decode_any(image))
         except UndecodableError as error:
-            shown = f"{image}: " if isinstance(image, str | Path) else ""
-            raise InvalidDatasetError(f"{shown}{error}", "Give an image that opens.") from error
+            prefix = f"{image}: " if isinstance(image, str | Path) else ""
+            raise InvalidDatasetError(f"{prefix}{error}", "Give a readable image.") from error
         device = next(self.parameters()).device
         return self.preprocessing.normalised(pixels[None].to(device))
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, 3, S, S) normalised float32 to (N, C) logits."""
+        """Compute (N, C) logits of (N, 3, S, S) normalised float32 images."""
         logits: Tensor = self.network(images.contiguous(memory_format=torch.channels_last))
         return logits
 
 
 def _decode_any(image: object) -> Tensor:
-    """(3, H, W) uint8 RGB pixels of what `ImageClassifier.preprocess` takes."""
+    """Return (3, H, W) uint8 RGB pixels of an image in any form `preprocess` accepts."""
     if isinstance(image, str | Path):
         path = Path(image).expanduser().resolve()
         return decode_image(read_file(path.parent, path.name))
@@ -80,7 +80,7 @@ def _decode_any(image: object) -> Tensor:
 
 
 def _to_rgb_pixels(pixels: NDArray[np.uint8] | Tensor) -> Tensor:
-    """An (H, W, 3) array or a (3, H, W) tensor as the decoder returns it: colours side by side."""
+    """Copy an array or a tensor into the decoder's form: (3, H, W), channels last in memory."""
     if isinstance(pixels, Tensor) and pixels.dtype == torch.uint8 and pixels.ndim == 3:
         if pixels.shape[0] == 3:
             return torch.from_numpy(pixels.permute(1, 2, 0).cpu().numpy().copy()).permute(2, 0, 1)

@@ -1,12 +1,12 @@
-"""ModelDirectory and UntrainedModelDirectory: safetensors and JSON, held to a manifest.
+"""Trialrun's model directories, trained or untrained: safetensors and JSON with checksums.
 
-    model.json         architecture, arguments; where trained: classes in index order,
-                       preprocessing; where torchvision's weights are kept: their preprocessing
+    model.json         architecture and arguments; if trained: classes in index order and
+                       preprocessing; if untrained with torchvision's weights: their preprocessing
     model.safetensors  the weights; an untrained directory may have none
     manifest.json      sha256 and size of both
 
-MLflow's own files and `code/` may lie beside them; anything else is refused. Nothing in the
-directory is executed.
+The directory may also contain MLflow's own files and `code/`; any other file is an error. No code
+in the directory is run.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from trialrun.errors import InvalidModelDirectoryError
 from trialrun.files import format_json, write_durably
 from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.models.classifier import ImageClassifier
-from trialrun.models.names import OUR_DESCRIPTION
+from trialrun.models.names import DESCRIPTION_FILE
 from trialrun.models.weights import load_exactly, parse_safetensors
 from trialrun.models.zoo import build_network
 
@@ -31,23 +31,23 @@ _FORMAT = "trialrun.model/1"
 _WEIGHTS = "model.safetensors"
 MANIFEST = "manifest.json"
 CODE = "code"
-SERVED_PREFIX = "trialrun_served_"  # of the package in `code/`; a hash of its sources follows
+SERVED_PREFIX = "trialrun_served_"  # of the package in `code/`, followed by a hash of its sources
 
-_DATA_FILES = (OUR_DESCRIPTION, _WEIGHTS)
-# `registered_model_meta` is what MLflow adds when it downloads a registered version.
+_DATA_FILES = (DESCRIPTION_FILE, _WEIGHTS)
+# MLflow adds `registered_model_meta` when it downloads a registered version.
 _MLFLOW_FILES = frozenset(
     {"MLmodel", "conda.yaml", "python_env.yaml", "requirements.txt", "registered_model_meta"}
 )
-# `trialrun.serving` is what models name whose copy of the code was called `trialrun`.
+# Old models have `trialrun.serving`: their copy of the code is a package named `trialrun`.
 _LOADER = re.compile(rf"trialrun\.serving|{SERVED_PREFIX}[0-9a-f]{{12}}\.serving")
 _HINT = "Take another copy of the model, or train it again."
 
 
 @dataclass(frozen=True, slots=True)
 class ModelDescription:
-    """What `model.json` says; an untrained model has no `classes`.
+    """The contents of `model.json`; an untrained model has no `classes`.
 
-    Its `preprocessing` is that of its initial weights, or None where that is not known.
+    The `preprocessing` of an untrained model is that of its initial weights, or None if unknown.
     """
 
     architecture: str
@@ -56,7 +56,7 @@ class ModelDescription:
     preprocessing: Preprocessing | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, in the order people read them."""
+        """Return plain values, in the order in which they are written."""
         values: dict[str, Any] = {
             "format": _FORMAT,
             "architecture": self.architecture,
@@ -70,10 +70,10 @@ class ModelDescription:
 
     @classmethod
     def from_json(cls, values: object) -> "ModelDescription":
-        """The inverse of `to_json`.
+        """Parse what `to_json` returned.
 
         Raises:
-            ValueError: Of another format, or a value is missing or of another type.
+            ValueError: The format is another, or a value is missing or of a wrong type.
         """
         if not isinstance(values, dict) or values.get("format") != _FORMAT:
             raise ValueError(f"its format is not {_FORMAT}")
@@ -87,7 +87,7 @@ class ModelDescription:
             return cls(values["architecture"], arguments, (), preprocessing)
         classes = values["classes"]
         if not isinstance(classes, list) or not all(isinstance(c, str) for c in classes):
-            raise ValueError("classes are no list of names")
+            raise ValueError("classes are not a list of names")
         if len(set(classes)) != len(classes) or not classes:
             raise ValueError("classes are empty or not unique")
         return cls(values["architecture"], arguments, tuple(classes), preprocessing)
@@ -96,12 +96,12 @@ class ModelDescription:
 def write_model_directory(
     folder: Path, description: ModelDescription, weights: bytes | None
 ) -> None:
-    """Write the data files and their manifest into `folder`, the manifest last.
+    """Write the data files into `folder`, then their manifest.
 
     Raises:
         StorageError: The folder cannot be written.
     """
-    contents = {OUR_DESCRIPTION: format_json(description.to_json()).encode()}
+    contents = {DESCRIPTION_FILE: format_json(description.to_json()).encode()}
     if weights is not None:
         contents[_WEIGHTS] = weights
     for name, data in contents.items():
@@ -115,23 +115,23 @@ def write_model_directory(
 
 @dataclass(frozen=True, slots=True)
 class StoredModel:
-    """A model directory as read and checked, its network not yet built.
+    """A verified model directory, before its network is built.
 
-    `wants_default_weights` is true where it names torchvision's weights and does not hold them.
+    `needs_default_weights` is true if it names torchvision's weights but does not contain them.
     """
 
     folder: Path
     description: ModelDescription
     state: dict[str, Tensor] | None
     weights_sha256: str | None
-    wants_default_weights: bool = False
+    needs_default_weights: bool = False
 
-    def classifier(self) -> ImageClassifier:
-        """The trained network in eval mode.
+    def build_classifier(self) -> ImageClassifier:
+        """Return the trained network in eval mode.
 
         Raises:
-            InvalidModelDirectoryError: The directory is untrained, or weights and description
-                do not fit each other.
+            InvalidModelDirectoryError: The directory is untrained, or its weights do not match its
+                description.
         """
         description = self.description
         if description.preprocessing is None or not description.classes or self.state is None:
@@ -150,35 +150,35 @@ class StoredModel:
 
 
 def read_model_directory(folder: Path) -> StoredModel:
-    """Read and check a directory of ours.
+    """Read and verify a directory.
 
     Raises:
-        InvalidModelDirectoryError: Damaged, incomplete, with files that do not belong, or asking
-            for another loader.
+        InvalidModelDirectoryError: Damaged, incomplete, with unknown files, or with another loader
+            module.
     """
     description, manifest = _parse_description(folder)
     if _WEIGHTS not in manifest:
         return StoredModel(folder, description, None, None)
     entry = manifest[_WEIGHTS]
-    state = parse_safetensors(_verify_files(folder / _WEIGHTS, entry), folder / _WEIGHTS)
+    state = parse_safetensors(_read_verified(folder / _WEIGHTS, entry), folder / _WEIGHTS)
     return StoredModel(folder, description, state, entry["sha256"])
 
 
 def read_description(folder: Path) -> tuple[ModelDescription, str | None]:
-    """Read what describes a directory of ours, and the path of its weights where it has some.
+    """Read a directory's description, and the path of its weights or None.
 
     Raises:
-        InvalidModelDirectoryError: As `read`; the weights themselves are not read.
+        InvalidModelDirectoryError: As `read_model_directory`; the weights are not verified.
     """
     description, manifest = _parse_description(folder)
     return description, str(folder / _WEIGHTS) if _WEIGHTS in manifest else None
 
 
 def read_file_digests(folder: Path) -> dict[str, str]:
-    """The sha256 of each data file of a directory of ours, as its manifest states them.
+    """Return the sha256 of each data file of a directory according to its manifest.
 
     Raises:
-        InvalidModelDirectoryError: As `read_description`; the files themselves are not read.
+        InvalidModelDirectoryError: As `read_description`.
     """
     _, manifest = _parse_description(folder)
     return {name: entry["sha256"] for name, entry in manifest.items()}
@@ -188,29 +188,29 @@ def _parse_description(folder: Path) -> tuple[ModelDescription, dict[str, dict[s
     _check_names(folder)
     _check_loader(folder)
     manifest = _read_manifest(folder)
-    path = folder / OUR_DESCRIPTION
+    path = folder / DESCRIPTION_FILE
     try:
-        content = _verify_files(path, manifest[OUR_DESCRIPTION])
+        content = _read_verified(path, manifest[DESCRIPTION_FILE])
         return ModelDescription.from_json(json.loads(content)), manifest
     except (KeyError, ValueError, TypeError) as error:
         raise _invalid_directory(path, f"is damaged: {error}") from error
 
 
-def _invalid_directory(path: Path, what: str) -> InvalidModelDirectoryError:
-    return InvalidModelDirectoryError(f"{path} {what}", _HINT)
+def _invalid_directory(path: Path, problem: str) -> InvalidModelDirectoryError:
+    return InvalidModelDirectoryError(f"{path} {problem}", _HINT)
 
 
 def _check_names(folder: Path) -> None:
     allowed = {*_DATA_FILES, MANIFEST, CODE, *_MLFLOW_FILES}
     for path in sorted(folder.iterdir()):
         if path.name not in allowed:
-            raise _invalid_directory(path, "does not belong into a model directory")
+            raise _invalid_directory(path, "does not belong in a model directory")
         if path.is_symlink() or (path.name != CODE and not path.is_file()):
-            raise _invalid_directory(path, "is no plain file")
+            raise _invalid_directory(path, "is not a regular file")
 
 
-def loader_module(package: str) -> str:
-    """The module of a served package that MLflow imports to load the model."""
+def format_loader_module(package: str) -> str:
+    """Return the name of the module that MLflow imports to load the model."""
     return f"{package}.serving"
 
 
@@ -226,7 +226,7 @@ def _check_loader(folder: Path) -> None:
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         raise _invalid_directory(path, "is damaged") from error
     if not isinstance(loader, str) or not _LOADER.fullmatch(loader):
-        raise _invalid_directory(path, f"wants the module {loader!s} to be imported")
+        raise _invalid_directory(path, f"asks for the module {loader!s} to be imported")
 
 
 def _read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
@@ -242,20 +242,18 @@ def _read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _invalid_directory(path, "is damaged") from error
     if unknown := manifest.keys() - set(_DATA_FILES):
-        raise _invalid_directory(path, f"names a file that does not belong: {min(unknown)!r}")
+        raise _invalid_directory(path, f"lists an unknown file: {min(unknown)!r}")
     for name in _DATA_FILES:
         if (folder / name).is_file() and name not in manifest:
             raise _invalid_directory(folder / name, "is not in the manifest")
     return manifest
 
 
-def _verify_files(path: Path, entry: Mapping[str, Any]) -> bytes:
+def _read_verified(path: Path, entry: Mapping[str, Any]) -> bytes:
     try:
         data = path.read_bytes()
     except OSError as error:
         raise _invalid_directory(path, f"cannot be read: {error.strerror or error}") from error
     if len(data) != entry["bytes"] or hashlib.sha256(data).hexdigest() != entry["sha256"]:
-        raise _invalid_directory(
-            path, "checksum mismatch: it is not the file the manifest describes"
-        )
+        raise _invalid_directory(path, "checksum mismatch: the file is not the one in the manifest")
     return data

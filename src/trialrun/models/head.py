@@ -1,4 +1,4 @@
-"""The last layer of a trained network for other classes: rows move with their class's name."""
+"""Transfer of a trained network's last layer to other classes, matched by name."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class HeadTransfer:
-    """Tensors of the last layer, and how many classes kept their rows, are new, were dropped."""
+    """Tensors of the last layer, and numbers of classes kept, new and dropped."""
 
     tensors: Mapping[str, Tensor]
     num_kept: int
@@ -32,25 +32,25 @@ def transfer_head(
     old_classes: Sequence[str],
     new_classes: Sequence[str],
 ) -> HeadTransfer:
-    """The last layer of `fresh` with the rows that `trained` has for classes of the same name.
+    """Return the last layer of `fresh` with the rows of `trained` for classes of the same name.
 
-    A row is all that a class has of a tensor: (C, F) of a linear layer, (C, F, 1, 1) of a
-    convolution, (C,) of a bias. A last layer of other inputs gives no rows.
+    Tensors have one row per class: (C, F) of a linear layer, (C, F, 1, 1) of a convolution, (C,) of
+    a bias. No row is transferred from a last layer with another number of inputs.
     """
     tensors = {name: tensor for name, tensor in fresh.items() if name.startswith(head_prefix)}
     old_rows = {label: row for row, label in enumerate(old_classes)}
-    kept = [label for label in new_classes if label in old_rows]
+    shared = [label for label in new_classes if label in old_rows]
     if not all(_has_rows(trained.get(n), t, len(old_classes)) for n, t in tensors.items()):
-        kept = []
-    targets = torch.tensor([new_classes.index(label) for label in kept], dtype=torch.long)
-    sources = torch.tensor([old_rows[label] for label in kept], dtype=torch.long)
-    moved = {}
+        shared = []
+    targets = torch.tensor([new_classes.index(label) for label in shared], dtype=torch.long)
+    sources = torch.tensor([old_rows[label] for label in shared], dtype=torch.long)
+    head = {}
     for name, tensor in tensors.items():
-        moved[name] = tensor.detach().clone()
-        if kept:
-            moved[name][targets] = trained[name][sources].to(tensor.dtype)
-    num_new = len(new_classes) - len(kept)
-    return HeadTransfer(moved, len(kept), num_new, len(old_classes) - len(kept))
+        head[name] = tensor.detach().clone()
+        if shared:
+            head[name][targets] = trained[name][sources].to(tensor.dtype)
+    num_new = len(new_classes) - len(shared)
+    return HeadTransfer(head, len(shared), num_new, len(old_classes) - len(shared))
 
 
 def _has_rows(trained: Tensor | None, fresh: Tensor, num_classes: int) -> bool:

@@ -1,7 +1,7 @@
-"""What images a network and its initial weights expect, known before any weight is read.
+"""Image sizes and normalisation expected by networks and initial weights.
 
-The mean, the standard deviation and the size of torchvision's weights come from the metadata that
-torchvision keeps with their addresses, so that nothing is downloaded for them.
+No weights are read or downloaded for this: the mean, the standard deviation and the image size of
+torchvision's weights come from torchvision's metadata.
 """
 
 from dataclasses import dataclass, replace
@@ -13,11 +13,11 @@ from trialrun.images.decoding.preprocessing import IMAGENET_MEAN, IMAGENET_STD, 
 from trialrun.images.scanning.scan import DEFAULT_IMAGE_SIZE
 from trialrun.models import azure, directory
 from trialrun.models.directory import ModelDescription
-from trialrun.models.names import ARCHITECTURES, DEFAULT_WEIGHTS, OUR_DESCRIPTION, check_model_name
+from trialrun.models.names import ARCHITECTURES, DEFAULT_WEIGHTS, DESCRIPTION_FILE, check_model_name
 
-# Networks that refuse small images: the least size they take, and what every size is a multiple of.
-# All networks of torchvision 0.29 were built and run at 32 pixels, these also at every size up to
-# 320: the others take any multiple of 32. MaxViT divides its feature maps into windows of 7.
+# Networks that do not take every multiple of 32 pixels: their smallest image size, and the number
+# of which every size is a multiple. Measured with torchvision 0.29: all networks at 32 pixels, and
+# these at every size up to 320. MaxViT divides its feature maps into windows of 7.
 _SIZES = {
     "alexnet": (63, 1),
     "inception_v3": (75, 1),
@@ -28,30 +28,29 @@ _SIZES = {
 
 @dataclass(frozen=True, slots=True)
 class ExpectedInput:
-    """The images that a network should be trained on.
+    """Normalisation and size of the images that a network should be trained on. Sizes in pixels.
 
     Attributes:
-        weights_size: The size of the images that the initial weights were trained on, in pixels;
-            224 where they are random.
-        kept_size: The size that a trained model goes on with, or None without one.
-        only_size: The one size that the initial weights fit, or None where they fit several.
-        least_size: The smallest size that the network takes.
-        size_multiple: What every size must be a multiple of.
+        weights_size: Image size that the initial weights were trained with; 224 if random.
+        trained_size: Image size of the trained model that training starts from, or None.
+        required_size: The only image size that the initial weights support, or None if several.
+        min_size: Smallest image size that the network takes.
+        size_multiple: Every image size must be a multiple of this.
     """
 
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     weights_size: int = DEFAULT_IMAGE_SIZE
-    kept_size: int | None = None
-    only_size: int | None = None
-    least_size: int = 1
+    trained_size: int | None = None
+    required_size: int | None = None
+    min_size: int = 1
     size_multiple: int = 1
 
-    def choose_size(self, wanted: int) -> int:
-        """The size nearest to `wanted` that suits the network and its initial weights."""
-        if fixed := self.only_size or self.kept_size:
+    def choose_size(self, image_size: int) -> int:
+        """Return the size nearest to `image_size` that the network and its weights support."""
+        if fixed := self.required_size or self.trained_size:
             return fixed
-        size = max(min(wanted, self.weights_size), self.least_size)
+        size = max(min(image_size, self.weights_size), self.min_size)
         return -(-size // self.size_multiple) * self.size_multiple
 
 
@@ -64,52 +63,52 @@ class InitialWeights:
 
 
 def describe_initial_weights(model: str, weights: str | None) -> InitialWeights:
-    """Describe what training starts from, for `model` and `weights` as the settings give them.
+    """Describe the initial weights that the settings `model` and `weights` select.
 
-    Both are paths where they are no names. A file of weights does not say what its images were:
-    ImageNet's mean and deviation are assumed.
+    Both settings are names or paths. A file of weights does not record its normalisation;
+    ImageNet's mean and standard deviation are assumed.
 
     Raises:
         InvalidModelDirectoryError: `model` is neither a network nor a model directory.
     """
     check_model_name(model)
     if model in ARCHITECTURES:
-        described, source = ModelDescription(model), None
+        description, source = ModelDescription(model), None
     else:
-        described, source = _describe_directory(Path(model).expanduser())
-    architecture = described.architecture
+        description, source = _describe_directory(Path(model).expanduser())
+    architecture = description.architecture
     if weights is not None:
-        described, source = _describe_weights(architecture, weights)
-    trained = described.preprocessing
+        description, source = _describe_weights(architecture, weights)
+    preprocessing = description.preprocessing
     if source == DEFAULT_WEIGHTS:
-        trained = describe_default_weights(architecture)
+        preprocessing = describe_default_weights(architecture)
     expected = _expect_from_network(architecture)
-    if trained is not None:
-        expected = _expect_from_weights(expected, architecture, trained)
-    if described.classes and trained is not None:
-        expected = replace(expected, kept_size=trained.image_size)
+    if preprocessing is not None:
+        expected = _expect_from_weights(expected, architecture, preprocessing)
+    if description.classes and preprocessing is not None:
+        expected = replace(expected, trained_size=preprocessing.image_size)
     return InitialWeights(source is None, expected)
 
 
 def describe_weights(architecture: str, weights: str) -> Preprocessing | None:
-    """The size, the mean and the deviation of the images that `weights` were trained on.
+    """Return the image size and normalisation that `weights` were trained with.
 
-    None of a file, which does not say it.
+    Returns None for a file of weights, which does not record them.
 
     Raises:
-        InvalidModelDirectoryError: A directory that is damaged.
+        InvalidModelDirectoryError: The directory is damaged.
     """
-    described, source = _describe_weights(architecture, weights)
+    description, source = _describe_weights(architecture, weights)
     if source == DEFAULT_WEIGHTS:
         return describe_default_weights(architecture)
-    trained = described.preprocessing
-    return None if trained is None else replace(trained, steps=())
+    preprocessing = description.preprocessing
+    return None if preprocessing is None else replace(preprocessing, steps=())
 
 
 def describe_default_weights(architecture: str) -> Preprocessing:
-    """The size, the mean and the deviation of the images torchvision's weights were trained on."""
-    wanted = torchvision.models.get_model_weights(architecture).DEFAULT.transforms()
-    return Preprocessing(wanted.crop_size[0], tuple(wanted.mean), tuple(wanted.std))
+    """Return the image size and normalisation that torchvision's weights were trained with."""
+    transforms = torchvision.models.get_model_weights(architecture).DEFAULT.transforms()
+    return Preprocessing(transforms.crop_size[0], tuple(transforms.mean), tuple(transforms.std))
 
 
 def _describe_weights(architecture: str, weights: str) -> tuple[ModelDescription, str | None]:
@@ -120,23 +119,24 @@ def _describe_weights(architecture: str, weights: str) -> tuple[ModelDescription
 
 
 def _describe_directory(folder: Path) -> tuple[ModelDescription, str | None]:
-    if (folder / OUR_DESCRIPTION).is_file():
+    if (folder / DESCRIPTION_FILE).is_file():
         return directory.read_description(folder)
     return azure.read_description(folder)
 
 
 def _expect_from_network(architecture: str) -> ExpectedInput:
-    least, multiple = _SIZES.get(architecture, (1, 1))
-    return ExpectedInput(least_size=least, size_multiple=multiple)
+    min_size, multiple = _SIZES.get(architecture, (1, 1))
+    return ExpectedInput(min_size=min_size, size_multiple=multiple)
 
 
 def _expect_from_weights(
-    expected: ExpectedInput, architecture: str, trained: Preprocessing
+    expected: ExpectedInput, architecture: str, trained_with: Preprocessing
 ) -> ExpectedInput:
-    """The input that a network expects once it has weights trained on images like `trained`."""
-    changed = replace(expected, mean=trained.mean, std=trained.std)
-    if trained.image_size is None:
-        return changed
-    # A ViT learns one embedding for each patch: weights of another size have another number.
-    only = trained.image_size if architecture.startswith("vit_") else None
-    return replace(changed, weights_size=trained.image_size, only_size=only)
+    """Return `expected` changed to the preprocessing that the weights were trained with."""
+    expected = replace(expected, mean=trained_with.mean, std=trained_with.std)
+    image_size = trained_with.image_size
+    if image_size is None:
+        return expected
+    # A ViT has one embedding per patch, and their number depends on the image size.
+    required_size = image_size if architecture.startswith("vit_") else None
+    return replace(expected, weights_size=image_size, required_size=required_size)

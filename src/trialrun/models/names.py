@@ -1,6 +1,6 @@
-"""The zoo by name, so that a misspelt network is told before torch is imported.
+"""Names of networks, known without importing torch, so that a misspelt name is reported early.
 
-A test holds the list to what the installed torchvision offers for classification.
+A test compares the list with the classification networks of the installed torchvision.
 """
 
 import difflib
@@ -29,7 +29,7 @@ ARCHITECTURES = tuple(
     """.split()
 )
 
-# The ancestor's switches, and the families whose constructors take them.
+# Azure ML designer's switches, and the network families with such a constructor argument.
 SWITCHES = {
     "memory_efficient": ("densenet",),
     "zero_init_residual": ("resnet", "resnext", "wide_resnet"),
@@ -37,15 +37,15 @@ SWITCHES = {
 
 DEFAULT_WEIGHTS = "default"  # torchvision's
 
-OUR_DESCRIPTION = "model.json"
-AZURE_DESCRIPTION = "model_spec.yaml"
+DESCRIPTION_FILE = "model.json"
+AZURE_DESCRIPTION_FILE = "model_spec.yaml"
 
 
 def check_model_name(model: str) -> None:
-    """Refuse what is neither a network of the zoo nor a folder that looks like a model directory.
+    """Check that `model` is the name of a network, or a folder that looks like a model directory.
 
     Raises:
-        InvalidModelDirectoryError: Neither; the hint names the nearest network.
+        InvalidModelDirectoryError: Neither; the hint suggests the nearest name.
     """
     if model in ARCHITECTURES:
         return
@@ -53,26 +53,27 @@ def check_model_name(model: str) -> None:
     if folder.is_dir():
         check_model_directory(folder, model)
         return
-    near = difflib.get_close_matches(model, ARCHITECTURES, n=1)
+    matches = difflib.get_close_matches(model, ARCHITECTURES, n=1)
+    suggestion = f"Did you mean {matches[0]}? " if matches else ""
     raise InvalidModelDirectoryError(
         f"{model} is neither a network nor a model directory",
-        (f"Did you mean {near[0]}? " if near else "") + "`trialrun model list` names them all.",
+        f"{suggestion}`trialrun model list` lists all networks.",
     )
 
 
 def check_model_directory(folder: Path, name: str) -> None:
-    """Refuse a folder, which the user calls `name`, that is no model directory by its files.
+    """Check that `folder`, given by the user as `name`, contains a model description.
 
     Raises:
-        InvalidModelDirectoryError: Neither ours nor Azure's.
+        InvalidModelDirectoryError: It contains neither trialrun's nor Azure ML designer's.
     """
-    if not any((folder / file).is_file() for file in (OUR_DESCRIPTION, AZURE_DESCRIPTION)):
+    if not any((folder / file).is_file() for file in (DESCRIPTION_FILE, AZURE_DESCRIPTION_FILE)):
         raise InvalidModelDirectoryError(
-            f"{name} holds neither {OUR_DESCRIPTION} nor {AZURE_DESCRIPTION}",
+            f"{name} holds neither {DESCRIPTION_FILE} nor {AZURE_DESCRIPTION_FILE}",
             "Write one with `trialrun model init NAME OUT`.",
         )
 
 
-def takes_switch(architecture: str, switch: str) -> bool:
-    """Whether an architecture has one of the ancestor's switches."""
+def supports_switch(architecture: str, switch: str) -> bool:
+    """Whether the network's constructor takes a switch of Azure ML designer."""
     return architecture.startswith(SWITCHES[switch])

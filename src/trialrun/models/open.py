@@ -1,4 +1,7 @@
-"""MODEL, as a folder: ours or Azure's, trained or not, told apart by the file that describes it."""
+"""Networks and their initial weights, from torchvision or from a model directory.
+
+A model directory has trialrun's format or Azure ML designer's, recognised by its description file.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,9 +17,9 @@ from trialrun.models.directory import ModelDescription, StoredModel
 from trialrun.models.head import transfer_head
 from trialrun.models.names import (
     ARCHITECTURES,
-    AZURE_DESCRIPTION,
+    AZURE_DESCRIPTION_FILE,
     DEFAULT_WEIGHTS,
-    OUR_DESCRIPTION,
+    DESCRIPTION_FILE,
     check_model_name,
 )
 from trialrun.models.weights import load_initial_state, read_state_file
@@ -29,18 +32,19 @@ from trialrun.models.zoo import (
 
 
 def open_classifier(folder: Path) -> ImageClassifier:
-    """The trained network in a ModelDirectory of ours or Azure's, in eval mode.
+    """Return the trained network in a model directory, in eval mode.
 
     Raises:
-        InvalidModelDirectoryError: Neither, not trained, or damaged.
+        InvalidModelDirectoryError: Not a model directory, not trained, or damaged.
     """
-    if (folder / OUR_DESCRIPTION).is_file():
-        return directory.read_model_directory(folder).classifier()
-    if (folder / AZURE_DESCRIPTION).is_file():
+    if (folder / DESCRIPTION_FILE).is_file():
+        return directory.read_model_directory(folder).build_classifier()
+    if (folder / AZURE_DESCRIPTION_FILE).is_file():
         return azure.read_trained(folder)
     raise InvalidModelDirectoryError(
-        f"{folder} is no model directory",
-        "Give a ModelDirectory of trialrun's or Azure's, models:/NAME/VERSION or runs:/ID/model.",
+        f"{folder} is not a model directory",
+        "Give a model directory of trialrun or Azure ML designer, models:/NAME/VERSION or "
+        "runs:/ID/model.",
     )
 
 
@@ -53,16 +57,17 @@ def create_network(
     classes: Sequence[str] = (),
     note: Callable[[str], None] | None = None,
 ) -> tuple[ModelDescription, nn.Module]:
-    """The network to train: one of the zoo by name, or what a model directory describes.
+    """Create the network to train: a network by name, or the one of a model directory.
 
-    `weights` (None, `default`, a file or a model directory) takes the place of weights that the
-    directory holds or, as Azure's with `pretrained: true`, names. Fresh weights are drawn from
-    torch's global generator. Of a trained directory the rows of the last layer move to the place
-    that `classes` gives to their class; `note` is given how many did.
+    `weights` (None, `default`, a file or a model directory) replaces the weights that the directory
+    contains or names. Random weights are drawn from torch's global generator. If the initial
+    weights have classes, rows of the last layer are transferred to the same names in `classes`, and
+    `note` is called with a message about it.
 
     Raises:
-        InvalidModelDirectoryError: `model` is neither, or its weights do not fit.
-        InvalidParameterError: The image size does not fit, or weights cannot be downloaded.
+        InvalidModelDirectoryError: `model` is neither, or its weights do not match the network.
+        InvalidParameterError: The network does not take the image size, or weights cannot be
+            downloaded.
     """
     check_model_name(model)
     stored = None if model in ARCHITECTURES else _read_model(Path(model).expanduser())
@@ -73,15 +78,15 @@ def create_network(
         image_size=image_size,
         arguments=description.arguments,
     )
-    if start := _find_initial_state(description.architecture, stored, weights):
-        _load_weights(network, start, classes, note)
+    if initial := _find_initial_state(description.architecture, stored, weights):
+        _load_weights(network, initial, classes, note)
     check_image_size(network, description.architecture, image_size)
     return description, network
 
 
 @dataclass(frozen=True, slots=True)
 class InitialState:
-    """A state dict to start from, its classes in index order where they are known, its place."""
+    """A state dict to start from, its source, and its classes in index order if known."""
 
     state: Mapping[str, Tensor]
     classes: tuple[str, ...]
@@ -91,7 +96,7 @@ class InitialState:
 def _find_initial_state(
     architecture: str, stored: StoredModel | None, weights: str | None
 ) -> InitialState | None:
-    """What `weights` names, else what the model directory holds; None where they are drawn."""
+    """Return the weights that the setting or the model directory gives; None for random weights."""
     if weights == DEFAULT_WEIGHTS:
         return InitialState(load_pretrained_state(architecture), (), Path(architecture))
     if weights is not None:
@@ -100,10 +105,10 @@ def _find_initial_state(
 
 
 def _read_directory_state(stored: StoredModel) -> InitialState | None:
-    """The weights that a directory holds or, as Azure's with `pretrained: true`, names."""
-    if stored.wants_default_weights:
-        asked_by = f"{stored.folder / AZURE_DESCRIPTION}, pretrained: true"
-        state = load_pretrained_state(stored.description.architecture, asked_by)
+    """Return the weights of a directory, or torchvision's if it has `pretrained: true`."""
+    if stored.needs_default_weights:
+        setting = f"{stored.folder / AZURE_DESCRIPTION_FILE}, pretrained: true"
+        state = load_pretrained_state(stored.description.architecture, setting)
         return InitialState(state, (), stored.folder)
     if stored.state is None:
         return None
@@ -111,64 +116,66 @@ def _read_directory_state(stored: StoredModel) -> InitialState | None:
 
 
 def read_initial_state(source: Path, architecture: str) -> InitialState:
-    """The state dict in a file of weights or in a model directory.
+    """Read the state dict in a file of weights or in a model directory.
 
     Raises:
-        InvalidModelDirectoryError: It cannot be read, holds no weights, or is a directory of
+        InvalidModelDirectoryError: It cannot be read, contains no weights, or is the directory of
             another network.
     """
     if not source.is_dir():
         return InitialState(read_state_file(source), (), source)
     stored = _read_model(source)
-    theirs = stored.description.architecture
-    if theirs != architecture:
+    stored_architecture = stored.description.architecture
+    if stored_architecture != architecture:
         raise InvalidModelDirectoryError(
-            f"{source} holds weights of {theirs}, not of {architecture}", f"Set model={theirs}."
+            f"{source} contains weights of {stored_architecture}, not of {architecture}",
+            f"Set model={stored_architecture}.",
         )
     if (state := _read_directory_state(stored)) is None:
         raise InvalidModelDirectoryError(
-            f"{source} holds no weights", "Give a trained model, or weights=none."
+            f"{source} contains no weights", "Give a trained model, or weights=none."
         )
     return state
 
 
 def _load_weights(
     network: nn.Module,
-    start: InitialState,
+    initial: InitialState,
     classes: Sequence[str],
     note: Callable[[str], None] | None,
 ) -> None:
-    prefix, state = find_head_prefix(network), start.state
-    if start.classes and classes:
+    prefix, state = find_head_prefix(network), initial.state
+    if initial.classes and classes:
         head = transfer_head(
             network.state_dict(),
             state,
             prefix,
-            old_classes=start.classes,
+            old_classes=initial.classes,
             new_classes=classes,
         )
         state = {**state, **head.tensors}
         if note is not None:
             note(str(head))
-    load_initial_state(network, state, prefix, start.source)
+    load_initial_state(network, state, prefix, initial.source)
 
 
 def _read_model(folder: Path) -> StoredModel:
-    """A model directory of ours or Azure's, trained or not.
+    """Read a model directory, trained or not.
 
     Raises:
-        InvalidModelDirectoryError: Neither, or damaged.
+        InvalidModelDirectoryError: Not a model directory, or damaged.
     """
-    ours = (folder / OUR_DESCRIPTION).is_file()
-    return directory.read_model_directory(folder) if ours else azure.read_untrained(folder)
+    if (folder / DESCRIPTION_FILE).is_file():
+        return directory.read_model_directory(folder)
+    return azure.read_untrained(folder)
 
 
 def read_directory_digests(folder: Path) -> dict[str, str]:
-    """The sha256 of each data file of a model directory.
+    """Return the sha256 of each data file of a model directory.
 
     Raises:
         InvalidModelDirectoryError: Damaged.
     """
-    if (folder / OUR_DESCRIPTION).is_file():
+    if (folder / DESCRIPTION_FILE).is_file():
         return directory.read_file_digests(folder)
     return {path.name: hash_file(path) for path in sorted(folder.iterdir()) if path.is_file()}

@@ -1,4 +1,4 @@
-"""What a pickle names, read from its opcodes without running any of them."""
+"""Classes and functions that a pickle names, found in its opcodes without running them."""
 
 import io
 import pickle
@@ -14,7 +14,7 @@ _MEMO_WRITES = frozenset({"PUT", "BINPUT", "LONG_BINPUT"})
 
 
 def find_global(data: bytes) -> str | None:
-    """The first class or function in a file of torch.save that weights have no use for."""
+    """Return the first class or function in a `torch.save` file that weights do not need."""
     for module, name in _list_globals(_find_pickle(data)):
         if module.partition(".")[0] not in _TENSOR_MODULES:
             return f"{module}.{name}"
@@ -22,13 +22,13 @@ def find_global(data: bytes) -> str | None:
 
 
 def read_protocol(data: bytes) -> int:
-    """The pickle protocol of a file of torch.save; 0 where it does not say."""
+    """Return the pickle protocol of a `torch.save` file; 0 if it is not recorded."""
     content = _find_pickle(data)
     return content[1] if len(content) > 1 and content[:1] == pickle.PROTO else 0
 
 
 def _find_pickle(data: bytes) -> bytes:
-    """The pickle in an archive of torch.save; other bytes are taken to be one."""
+    """Return the pickle in a `torch.save` archive; other bytes are assumed to be a pickle."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             name = next(name for name in archive.namelist() if name.endswith("data.pkl"))
@@ -38,7 +38,7 @@ def _find_pickle(data: bytes) -> bytes:
 
 
 def _list_globals(content: bytes) -> Iterator[tuple[str, str]]:
-    """Module and name of each global, in every pickle that the bytes hold, until they end."""
+    """Yield module and name of each global of all concatenated pickles; stops at damaged bytes."""
     stream = io.BytesIO(content)
     try:
         while stream.tell() < len(content):
@@ -48,7 +48,7 @@ def _list_globals(content: bytes) -> Iterator[tuple[str, str]]:
 
 
 def _list_globals_of_pickle(stream: io.BytesIO) -> Iterator[tuple[str, str]]:
-    """As `_globals`; protocol 4 puts both names on the stack, some by way of the memo."""
+    """Yield the globals of one pickle; protocol 4 reads both names from the stack or the memo."""
     texts: list[str] = []
     memo: dict[object, str] = {}
     num_memoized = 0

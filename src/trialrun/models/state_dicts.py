@@ -1,4 +1,4 @@
-"""A network's state dict as other programs store it: wrapped in a checkpoint, under other names."""
+"""State dicts in checkpoints of other programs: nested, or with prefixes in their names."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,18 +9,18 @@ from torch import Tensor
 
 from trialrun.errors import InvalidModelDirectoryError
 
-SAVE_HINT = "Save tensors only: `torch.save(model.state_dict(), FILE)`, or safetensors."
+SAVE_TENSORS_HINT = "Save tensors only: `torch.save(model.state_dict(), FILE)`, or safetensors."
 
 _CHECKPOINT_KEYS = ("state_dict", "model", "model_state_dict")
-_WRAPPERS = frozenset({"module", "_orig_mod"})  # of DataParallel and of torch.compile
+_WRAPPERS = frozenset({"module", "_orig_mod"})  # from DataParallel and torch.compile
 _SHOWN_KEYS = 5
 
 
 def find_state_dict(content: object, source: Path) -> dict[str, Tensor]:
-    """The state dict that `content` is, or that a checkpoint holds beside epoch, optimizer etc.
+    """Return the state dict in `content`: `content` itself, or an entry of a checkpoint.
 
     Raises:
-        InvalidModelDirectoryError: There is none, or a tensor of it is sparse or has no values.
+        InvalidModelDirectoryError: There is none, or it has a sparse or a meta tensor.
     """
     candidates = [content]
     if isinstance(content, Mapping):
@@ -30,8 +30,8 @@ def find_state_dict(content: object, source: Path) -> dict[str, Tensor]:
             check_dense(candidate, source)
             return dict(candidate)
     raise InvalidModelDirectoryError(
-        f"{source} holds no state dict{_describe_content(content)}",
-        f"{SAVE_HINT} A checkpoint may have it as {', '.join(_CHECKPOINT_KEYS)}.",
+        f"{source} contains no state dict{_describe_content(content)}",
+        f"{SAVE_TENSORS_HINT} A checkpoint may have it under {', '.join(_CHECKPOINT_KEYS)}.",
     )
 
 
@@ -45,10 +45,10 @@ def is_state_dict(content: object) -> TypeGuard[Mapping[str, Tensor]]:
 
 
 def check_dense(state: Mapping[str, Tensor], source: Path) -> None:
-    """Refuse tensors that are not plain arrays of values.
+    """Check that all tensors are dense and have values.
 
     Raises:
-        InvalidModelDirectoryError: With the first that is sparse, or a meta tensor.
+        InvalidModelDirectoryError: A tensor is sparse or a meta tensor; names the first.
     """
     for name, tensor in state.items():
         if tensor.is_meta:
@@ -65,20 +65,20 @@ def check_dense(state: Mapping[str, Tensor], source: Path) -> None:
 
 
 def strip_wrappers(state: Mapping[str, Tensor], source: Path) -> dict[str, Tensor]:
-    """`state` without the `module.` and `_orig_mod.` that wrappers put into names.
+    """Return `state` without `module.` and `_orig_mod.`, which wrappers add to names.
 
     Raises:
-        InvalidModelDirectoryError: Two tensors would then have one name.
+        InvalidModelDirectoryError: Two tensors would have the same name.
     """
-    plain: dict[str, Tensor] = {}
+    stripped: dict[str, Tensor] = {}
     for name, tensor in state.items():
-        short = ".".join(part for part in name.split(".") if part not in _WRAPPERS)
-        if short in plain:
+        stripped_name = ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+        if stripped_name in stripped:
             raise InvalidModelDirectoryError(
-                f"{source} holds {short} twice, once as {name}", SAVE_HINT
+                f"{source} contains {stripped_name} twice, once as {name}", SAVE_TENSORS_HINT
             )
-        plain[short] = tensor
-    return plain
+        stripped[stripped_name] = tensor
+    return stripped
 
 
 def _describe_content(content: object) -> str:

@@ -1,4 +1,4 @@
-"""torchvision's classification networks, built for a number of classes and an image size."""
+"""Builder of torchvision's classification networks, and torchvision's pretrained weights."""
 
 import pickle
 from collections.abc import Mapping
@@ -10,9 +10,10 @@ import torchvision
 from torch import Tensor, nn
 
 from trialrun.errors import InvalidModelDirectoryError, InvalidParameterError, summarize_error
-from trialrun.models.names import ARCHITECTURES, DEFAULT_WEIGHTS, SWITCHES, takes_switch
+from trialrun.models.names import ARCHITECTURES, DEFAULT_WEIGHTS, SWITCHES, supports_switch
 
-_AUXILIARY_HEADS = ("googlenet", "inception_v3")  # trained without: one loss for every network
+# Auxiliary heads are not built, so that every network has one loss.
+_WITH_AUXILIARY_HEADS = ("googlenet", "inception_v3")
 
 
 def build_network(
@@ -22,20 +23,21 @@ def build_network(
     image_size: int | None,
     arguments: Mapping[str, Any] | None = None,
 ) -> nn.Module:
-    """A network of the zoo with freshly drawn weights.
+    """Build a network with random weights.
 
     Raises:
-        InvalidModelDirectoryError: No such architecture, or an argument that it does not take.
+        InvalidModelDirectoryError: Unknown architecture, or an argument that it does not take.
         InvalidParameterError: The network cannot be built for this image size.
     """
     if architecture not in ARCHITECTURES:
         raise InvalidModelDirectoryError(
-            f"there is no network {architecture}", "`trialrun model list` names them all."
+            f"unknown network {architecture}", "`trialrun model list` lists all networks."
         )
     switches = _check_switches(architecture, arguments or {})
-    if architecture in _AUXILIARY_HEADS:
-        # torchvision's weights for these want inputs of mean and deviation 0.5, and it then lets
-        # the network turn ImageNet's into those; always, so that a stored model computes alike.
+    if architecture in _WITH_AUXILIARY_HEADS:
+        # torchvision's weights for these networks expect mean and standard deviation 0.5, and
+        # `transform_input` converts ImageNet's normalisation. It is set for random weights as well,
+        # so that a stored model computes the same.
         switches |= {"aux_logits": False, "init_weights": True, "transform_input": True}
     if image_size is not None and architecture.startswith("vit_"):
         switches["image_size"] = image_size
@@ -46,7 +48,7 @@ def build_network(
             architecture, weights=None, num_classes=num_classes, **switches
         )
     except (ValueError, RuntimeError, AssertionError) as error:
-        raise _unfit_error(architecture, image_size, error) from error
+        raise _image_size_error(architecture, image_size, error) from error
     return network
 
 
@@ -57,19 +59,19 @@ def _check_switches(architecture: str, arguments: Mapping[str, Any]) -> dict[str
                 f"{architecture} takes no argument {name}={value!r}",
                 f"Known arguments are {', '.join(SWITCHES)}, true or false.",
             )
-        if value and not takes_switch(architecture, name):
+        if value and not supports_switch(architecture, name):
             raise InvalidModelDirectoryError(
                 f"{architecture} takes no argument {name}",
-                f"It belongs to {' and '.join(SWITCHES[name])}.",
+                f"Only {' and '.join(SWITCHES[name])} networks take it.",
             )
     return {name: True for name, value in arguments.items() if value}
 
 
 def check_image_size(network: nn.Module, architecture: str, image_size: int) -> None:
-    """Run one blank image through `network`, so that a size it cannot take is told at once.
+    """Check that `network` takes images of `image_size` pixels, by running a blank image.
 
     Raises:
-        InvalidParameterError: The size does not fit the network.
+        InvalidParameterError: The network does not take this size.
     """
     was_training = network.training
     network.eval()
@@ -79,12 +81,12 @@ def check_image_size(network: nn.Module, architecture: str, image_size: int) -> 
         with torch.inference_mode():
             network(blank)
     except (RuntimeError, ValueError, AssertionError) as error:
-        raise _unfit_error(architecture, image_size, error) from error
+        raise _image_size_error(architecture, image_size, error) from error
     finally:
         network.train(was_training)
 
 
-def _unfit_error(
+def _image_size_error(
     architecture: str, image_size: int | None, error: Exception
 ) -> InvalidParameterError:
     reason = summarize_error(error)
@@ -95,17 +97,17 @@ def _unfit_error(
 
 
 def find_head_prefix(network: nn.Module) -> str:
-    """The name of the last layer, whose shape follows the number of classes, with a dot."""
+    """Return the name of the last layer, the one sized by the number of classes, with a dot."""
     *_, last = (name for name, _ in network.named_parameters())
     return last.rpartition(".")[0] + "."
 
 
 def load_pretrained_state(
-    architecture: str, asked_by: str = f"weights={DEFAULT_WEIGHTS}"
+    architecture: str, setting: str = f"weights={DEFAULT_WEIGHTS}"
 ) -> dict[str, Tensor]:
-    """Torchvision's default weights, out of torch's cache or downloaded and checked by their hash.
+    """Load torchvision's default weights from torch's cache, or download and verify them.
 
-    `asked_by` is the setting that asks for them: an error names it.
+    `setting` is named in errors as the setting that selects these weights.
 
     Raises:
         InvalidParameterError: They cannot be downloaded, or their file is damaged.
@@ -115,9 +117,10 @@ def load_pretrained_state(
     try:
         state: dict[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True)
     except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        what = "is damaged" if cached.is_file() else "cannot be downloaded"
+        problem = "is damaged" if cached.is_file() else "cannot be downloaded"
+        reason = summarize_error(error)
         raise InvalidParameterError(
-            f"{asked_by}: {architecture}'s weights {cached.name}: {what}: {summarize_error(error)}",
+            f"{setting}: {architecture}'s weights {cached.name}: {problem}: {reason}",
             f"Go online once, copy the file to {cached}, or give another with `weights=FILE`.",
         ) from error
     return state

@@ -12,7 +12,7 @@ from trialrun.models.names import (
     DEFAULT_WEIGHTS,
     SWITCHES,
     check_model_name,
-    takes_switch,
+    supports_switch,
 )
 from trialrun.runs.datasets.sources import find_local_path
 
@@ -37,7 +37,7 @@ def init_model(name: str, out: str, *, weights: str, switches: Mapping[str, bool
         )
     chosen = {switch: True for switch, on in switches.items() if on}
     for switch in chosen:
-        if not takes_switch(name, switch):
+        if not supports_switch(name, switch):
             raise InvalidParameterError(
                 f"{name} has no {switch}", f"It belongs to {' and '.join(SWITCHES[switch])}."
             )

@@ -1,7 +1,7 @@
-"""The pyfunc over `scoring`: what `mlflow models serve` loads.
+"""The MLflow pyfunc model that `mlflow models serve` loads, a wrapper of `scoring`.
 
-A model directory carries a copy of this module and of what it imports (`serving.bundle`), and so
-serves where trialrun is not installed.
+A model directory contains a copy of this module and its imports (`serving.bundle`), so it can be
+served without trialrun installed.
 """
 
 from pathlib import Path
@@ -13,7 +13,7 @@ from trialrun.engine.compute.torch_state import isolate_torch_state, use_default
 from trialrun.models.classifier import ImageClassifier
 from trialrun.models.open import open_classifier
 from trialrun.scoring import LABEL_COLUMN, move_classifier, probability_columns, score_images
-from trialrun.serving.inputs import FORMATS, IMAGE_COLUMN, InputError, find_images
+from trialrun.serving.inputs import FORMATS, IMAGE_COLUMN, InputError, extract_images
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,25 +24,26 @@ __all__ = ["IMAGE_COLUMN", "ImageModel"]
 
 
 class ImageModel:
-    """A classifier as MLflow calls it: images in, a frame of scores out."""
+    """A classifier with MLflow's pyfunc interface: images in, a DataFrame of scores out."""
 
     def __init__(self, classifier: ImageClassifier) -> None:
         self.classifier = classifier
 
     def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> "pd.DataFrame":
-        """Per image a row: `Scored Probabilities_<class>` columns and `Scored Labels`.
+        """Score images: one row per image, with `Scored Probabilities_<class>` and `Scored Labels`.
 
-        `model_input` is a frame, whose index the result has, or a dict with an `image` column, or a
-        list. Images are file contents, as bytes or as base64 text; text is never a file's path.
+        `model_input` is a DataFrame or a dict with an `image` column, or a list. The result has the
+        index of the DataFrame. Images are file contents, as bytes or as base64 text; text is never
+        read as the path of a file.
 
         Raises:
-            MlflowException: There is no `image` column, or an image cannot be read; a server
-                answers 400.
+            MlflowException: The `image` column is missing, or an image cannot be read; a server
+                responds with status 400.
         """
         import pandas as pd
 
         try:
-            images, index = find_images(model_input)
+            images, index = extract_images(model_input)
         except InputError as error:
             raise _invalid_input(str(error)) from error
         scores = self._score(images)
@@ -58,8 +59,10 @@ class ImageModel:
         data = [None if isinstance(image, str) else image for image in images]
         with use_default_modes():
             scores = list(score_images(self.classifier, data))
-        told = zip(images, scores, strict=True)
-        reasons = [image if isinstance(image, str) else scored.error for image, scored in told]
+        reasons = [
+            image if isinstance(image, str) else scored.error
+            for image, scored in zip(images, scores, strict=True)
+        ]
         if any(reasons):
             rows = [f"row {row}: {reason}" for row, reason in enumerate(reasons) if reason]
             raise _invalid_input("; ".join(rows))
@@ -75,7 +78,9 @@ def _invalid_input(reason: str) -> Exception:
 
 @isolate_torch_state()
 def _load_pyfunc(data_path: str) -> ImageModel:
-    """MLflow's entry: the model in a ModelDirectory, on MLFLOW_DEFAULT_PREDICTION_DEVICE or `auto`.
+    """Load a model directory; MLflow calls this function by its name.
+
+    The device is MLFLOW_DEFAULT_PREDICTION_DEVICE, or `auto` if that is not set.
 
     Raises:
         InvalidParameterError: This machine does not have the device.

@@ -1,7 +1,7 @@
-"""The copy of trialrun's serving code that a model directory carries in `code/`.
+"""Writer of the copy of trialrun's serving code in a model directory's `code/`.
 
-MLflow puts `code/` first on `sys.path`. The copy therefore has a package name of its own, made of a
-hash of its sources: it never hides an installed trialrun, and models of several versions load in
+MLflow puts `code/` first on `sys.path`. The copy therefore has its own package name with a hash of
+its sources: it never hides an installed trialrun, and models of several versions can be loaded in
 one process.
 """
 
@@ -16,8 +16,9 @@ from trialrun.models.directory import SERVED_PREFIX
 
 _PACKAGE = "trialrun"
 _HASH_DIGITS = 12
-# What serving imports, all the way down. `serving/package.py` and this module only write models.
-_SERVED = (
+# The modules that serving imports, directly or indirectly, as files and folders. This module and
+# `serving/package.py` are not among them: they only write models.
+_SERVED_MODULES = (
     "errors.py",
     "files.py",
     "cache",
@@ -36,7 +37,7 @@ _SERVED = (
 
 
 def write_served_code(code: Path) -> str:
-    """Copy what serving needs below `code`; the name of the package that the copy is.
+    """Copy the modules needed for serving below `code`, and return the copy's package name.
 
     Raises:
         OSError: The folder cannot be written.
@@ -51,11 +52,11 @@ def write_served_code(code: Path) -> str:
 
 
 def _read_sources() -> Iterator[tuple[str, str]]:
-    """Relative path and text of every module of the copy, in an order that is always the same."""
+    """Yield relative path and text of every module of the copy, in a fixed order."""
     root = Path(errors.__file__).parent
-    # Not the package's own `__init__.py`: the calls that it offers need what is not copied.
+    # Not trialrun's own `__init__.py`: its functions need modules that are not copied.
     yield "__init__.py", f'"""The part of trialrun {version(_PACKAGE)} that serves this model."""\n'
-    for name in _SERVED:
+    for name in _SERVED_MODULES:
         path = root / name
         for module in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
             yield module.relative_to(root).as_posix(), module.read_text("utf-8")
@@ -69,20 +70,20 @@ def _hash_sources(sources: dict[str, str]) -> str:
 
 
 def rename_imports(source: str, package: str) -> str:
-    """A module's text with its absolute imports of trialrun turned into imports of `package`.
+    """Return a module's source with its absolute imports of trialrun changed to `package`.
 
     Raises:
-        ValueError: It has `import trialrun...`, whose name the code below would go on using.
+        ValueError: The source contains `import trialrun...`, which binds the name `trialrun`.
     """
     lines = source.splitlines(keepends=True)
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import) and any(_is_ours(alias.name) for alias in node.names):
+        if isinstance(node, ast.Import) and any(_is_trialrun(alias.name) for alias in node.names):
             raise ValueError(f"line {node.lineno}: write `from {_PACKAGE}... import ...`")
-        if isinstance(node, ast.ImportFrom) and not node.level and _is_ours(node.module or ""):
-            row = node.lineno - 1
-            lines[row] = lines[row].replace(f"from {_PACKAGE}", f"from {package}", 1)
+        if isinstance(node, ast.ImportFrom) and not node.level and _is_trialrun(node.module or ""):
+            index = node.lineno - 1
+            lines[index] = lines[index].replace(f"from {_PACKAGE}", f"from {package}", 1)
     return "".join(lines)
 
 
-def _is_ours(module: str) -> bool:
+def _is_trialrun(module: str) -> bool:
     return module == _PACKAGE or module.startswith(f"{_PACKAGE}.")

@@ -1,7 +1,7 @@
-"""Images out of what MLflow passes to a pyfunc: file contents as bytes, or as base64 text.
+"""Extraction of images from a pyfunc's input: file contents as bytes or as base64 text.
 
-MLflow decodes the base64 of `dataframe_split` and `dataframe_records`; that of `inputs`,
-`instances` and `text/csv` arrives as text. Text is never taken for the path of a file.
+MLflow decodes the base64 of `dataframe_split` and `dataframe_records`; the base64 of `inputs`,
+`instances` and `text/csv` arrives as text. Text is never read as the path of a file.
 """
 
 import base64
@@ -25,14 +25,14 @@ _PLAIN_PNM = re.compile(rb"P[123]\s")  # the one image format that is text
 
 
 class InputError(ValueError):
-    """The input has no images where they are expected."""
+    """The input has no column of images."""
 
 
-def find_images(model_input: Any) -> "tuple[list[bytes | str], pd.Index]":
-    """An item per image, and the rows' index: a file's bytes, or why there are none.
+def extract_images(model_input: Any) -> "tuple[list[bytes | str], pd.Index]":
+    """Return a file's bytes or an error text for each image, and the index of the rows.
 
     Raises:
-        InputError: There is no `image` column.
+        InputError: The `image` column is missing.
     """
     import pandas as pd
 
@@ -40,20 +40,20 @@ def find_images(model_input: Any) -> "tuple[list[bytes | str], pd.Index]":
     index = values.index if isinstance(values, pd.Series) else None
     items = list(values)
     if len(items) == 1 and isinstance(items[0], list):
-        # MLflow passes {"image": [text, text]} as one row that holds the list.
+        # MLflow passes {"image": [text, text]} as one row that contains the list.
         items, index = items[0], None
     rows = pd.RangeIndex(len(items)) if index is None else index
     return [_read_value(item) for item in items], rows
 
 
 def _find_column(model_input: Any) -> Any:
-    """The `image` column of a frame or a mapping; else the items themselves."""
+    """Return the `image` column of a DataFrame or a mapping, else the items themselves."""
     import pandas as pd
 
     if isinstance(model_input, pd.DataFrame | Mapping):
         if IMAGE_COLUMN not in model_input:
-            found = ", ".join(map(str, model_input)) or "none"
-            raise InputError(f"the input has no column named {IMAGE_COLUMN} (columns: {found})")
+            columns = ", ".join(map(str, model_input)) or "none"
+            raise InputError(f"the input has no column named {IMAGE_COLUMN} (columns: {columns})")
         column = model_input[IMAGE_COLUMN]
         return [column] if _is_single(column) else column
     if _is_single(model_input):

@@ -1,9 +1,9 @@
-"""What MLflow wants in a model directory so that it serves: MLmodel, requirements, `code/`."""
+"""Writer of the files that MLflow needs to serve a model directory: MLmodel, requirements, code."""
 
 from importlib.metadata import version
 from pathlib import Path
 
-from trialrun.models.directory import CODE, loader_module
+from trialrun.models.directory import CODE, format_loader_module
 from trialrun.scoring import LABEL_COLUMN, probability_columns
 from trialrun.serving import IMAGE_COLUMN
 from trialrun.serving.bundle import write_served_code
@@ -21,14 +21,14 @@ _REQUIRED = (
 
 
 def _list_requirements() -> list[str]:
-    """The packages that serving imports, pinned to the versions that trained."""
+    """Return the packages that serving imports, pinned to the installed versions."""
     return [f"{name}=={version(name).partition('+')[0]}" for name in _REQUIRED]
 
 
 def add_serving_files(
     folder: Path, classes: tuple[str, ...], *, model_id: str, run_id: str
 ) -> None:
-    """Add what MLflow needs to serve it to a ModelDirectory that holds its data files already."""
+    """Add MLflow's files to a model directory that already contains its data files."""
     from mlflow.models import Model
     from mlflow.pyfunc import add_to_model
     from mlflow.utils.environment import _PythonEnv
@@ -41,7 +41,7 @@ def add_serving_files(
     model = Model(run_id=run_id, model_id=model_id, signature=_build_signature(classes))
     add_to_model(
         model,
-        loader_module=loader_module(package),
+        loader_module=format_loader_module(package),
         code=CODE,
         conda_env="conda.yaml",
         python_env="python_env.yaml",

@@ -94,8 +94,8 @@ class _SearchRun:
     def _owned(self, lock: LockHandle) -> SearchResult:
         with self._parent(self.study.user_attrs.get(studies.PARENT_RUN)) as run:
             self.callback.opened(run.name, run.run_id)
-            run.tags(self.plan.tags())
-            run.params({**self.plan.params(), "study": self.study.study_name})
+            run.set_tags(self.plan.tags())
+            run.log_params({**self.plan.params(), "study": self.study.study_name})
             self.study.set_user_attr(studies.PARENT_RUN, run.run_id)
             self._train_trials(run.run_id)
             return self._concluded_once(run, lock)
@@ -257,7 +257,7 @@ class _SearchRun:
             model_uri=best.user_attrs[kept.MODEL_URI],
             run_id=best.user_attrs[kept.RUN_ID],
         )
-        run.tags({"model_name": name, "model_version": number})
+        run.set_tags({"model_name": name, "model_version": number})
 
     def _summary(self, run_id: str) -> SearchResult:
         trials = self.study.get_trials(deepcopy=False)
@@ -294,6 +294,6 @@ class _SearchRun:
         """Point from the run that `mlflow run` opened for this call to the search's, if another."""
         own = find_project_run()
         if own is not None and own != result.run_id:
-            TrackedRun(self.client, own).tags(
+            TrackedRun(self.client, own).set_tags(
                 {"search_run_id": result.run_id, "study": result.study}
             )

@@ -73,7 +73,7 @@ def test_more_ranks_than_images_are_refused(colors: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("arguments", "hint"),
     [
-        (["history", "nobody"], "shows what there is"),
+        (["history", "nobody"], "lists runs and models"),
         (["score", "models:/nobody", "x", "--output", "a.csv"], "Name a version"),
         (["score", "runs:/0", "x", "--output", "a.csv"], "runs:/RUN_ID/model"),
         (["promote", "nobody", "--version", "one", "--data", "x"], "@champion"),

@@ -1,10 +1,20 @@
-"""Every command of the application.
+"""All commands; importing this package adds them to the application.
 
-Torch and MLflow are imported inside the commands, so that --help answers at once.
+To add a command:
+
+1. Write a module here. Decorate its function with `@app.command()`, or with
+   `@group.command("name")` for a group made by `add_command_group`. The function's parameters
+   become arguments and options; `@flags_for(Config)` adds one flag per setting. The docstring is
+   the help text; its first sentence, of at most 60 characters, also describes the command in lists.
+2. Import the module below.
+3. Add a command or group of `app` to `_COMMAND_ORDER` in `trialrun.cli.app`.
+
+Import torch and MLflow inside the functions, so that `--help` and completion stay fast.
 """
 
 from trialrun.cli.app import app
 from trialrun.cli.commands import (
+    cache,
     compare,
     data,
     evaluate,
@@ -18,6 +28,7 @@ from trialrun.cli.commands import (
 
 __all__ = [
     "app",
+    "cache",
     "compare",
     "data",
     "evaluate",

@@ -1,4 +1,4 @@
-"""`trialrun compare`."""
+"""`trialrun compare`: a command that compares runs."""
 
 from typing import Annotated
 
@@ -13,34 +13,42 @@ from trialrun.cli.output import (
     silence_mlflow,
 )
 
+Runs = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="RUN", help="Run: a run ID, runs:/ID, models:/NAME/3 or models:/NAME@alias."
+    ),
+]
+
 
 @app.command()
 def compare(
-    runs: Annotated[
-        list[str], typer.Argument(help="Run ids, models:/NAME/3, models:/NAME@alias or runs:/ID.")
-    ],
-    output: Annotated[str, typer.Option(help="The HTML page to write; none writes none.")] = (
-        "compare.html"
-    ),
+    runs: Runs,
+    output: Annotated[
+        str, typer.Option(metavar="FILE", help="HTML page to write; none writes no page.")
+    ] = "compare.html",
     json: Json = False,
 ) -> None:
-    """Show runs side by side. Parameters, metrics, curves, data and environments."""
+    """Compare the parameters, metrics and data of several runs.
+
+    Also compares their environments, and writes an HTML page with the metric curves.
+    """
     silence_mlflow()
     from trialrun.config import NONE_TEXT
     from trialrun.runs.inspection.compare import compare_runs, write_html_page
 
-    found = compare_runs(runs)
+    comparison = compare_runs(runs)
     page = None if output == NONE_TEXT else output
     if json:
         if page:
-            write_html_page(found, page)
-        print_json({**found.to_json(), "output": page})
+            write_html_page(comparison, page)
+        print_json({**comparison.to_json(), "output": page})
         return
-    for section in found.sections():
+    for section in comparison.sections():
         print_result(section.title)
         rows = [tuple(section.heading), *section.rows] if section.rows else [(section.text,)]
         for line in align_columns(rows):
             print_result(f"  {line}")
     if page:
-        write_html_page(found, page)
-        print_status(f"With curves in {page}")
+        write_html_page(comparison, page)
+        print_status(f"Comparison with curves written to {page}")

@@ -1,4 +1,4 @@
-"""`trialrun evaluate`."""
+"""`trialrun evaluate`: a command that evaluates a model on labelled images."""
 
 from typing import Annotated, Any
 
@@ -9,28 +9,34 @@ from trialrun.cli.flags import flags_for
 from trialrun.cli.output import align_columns, print_json, print_result, silence_mlflow
 from trialrun.config.evaluate import EvaluateConfig
 
+Data = Annotated[
+    str, typer.Argument(metavar="DATA", help="Labelled images that MODEL was not trained on.")
+]
+
 
 @app.command()
 @flags_for(EvaluateConfig)
 def evaluate(
     model: Model,
-    data: Annotated[str, typer.Argument(help="Labelled images that MODEL has not seen.")],
+    data: Data,
     json: Json = False,
     **settings: Any,
 ) -> None:
-    """Judge MODEL on the labelled images of DATA, as an MLflow run."""
+    """Evaluate MODEL on the labelled images of DATA.
+
+    Metrics, a confusion matrix and all predictions are logged as an MLflow run.
+    """
     from trialrun.config import build_config
     from trialrun.runs.signals import interrupt_on_signals
 
-    build_config(EvaluateConfig, settings)
+    build_config(EvaluateConfig, settings)  # fails before torch is imported
     with interrupt_on_signals():
         silence_mlflow()
         from trialrun.cli.progress import TerminalProgress
-        from trialrun.runs.evaluation.evaluate import evaluate_model as judge
-        from trialrun.runs.evaluation.evaluate import format_figures
+        from trialrun.runs.evaluation.evaluate import evaluate_model, format_figures
 
-        with TerminalProgress() as terminal:
-            result = judge(model, data, settings, terminal)
+        with TerminalProgress() as progress:
+            result = evaluate_model(model, data, settings, progress)
     if json:
         print_json(result.to_json())
         return

@@ -1,19 +1,35 @@
-"""`trialrun model`: the zoo, and untrained model directories."""
+"""`trialrun model`: commands that list networks and write untrained model directories."""
 
 from typing import Annotated
 
 import typer
 
-from trialrun.cli.app import Json, app
+from trialrun.cli.app import Json, ModelName, add_command_group
 from trialrun.cli.output import print_json, print_result
 
-model_app = typer.Typer(help="Networks to train.", no_args_is_help=True)
-app.add_typer(model_app, name="model")
+_model_app = add_command_group("model", "List networks or prepare one for training.")
+
+Weights = Annotated[
+    str,
+    typer.Option(
+        help="Initial weights: none (random), default (downloads torchvision's), a file or a "
+        "trained model."
+    ),
+]
+MemoryEfficient = Annotated[
+    bool, typer.Option("--memory-efficient", help="DenseNet only: use less memory and more time.")
+]
+ZeroInitResidual = Annotated[
+    bool,
+    typer.Option(
+        "--zero-init-residual", help="ResNet only: initialize each block as the identity."
+    ),
+]
 
 
-@model_app.command("list")
+@_model_app.command("list")
 def list_models(json: Json = False) -> None:
-    """Name the networks of the zoo."""
+    """List the networks that can be trained."""
     from trialrun.models import ARCHITECTURES
 
     if json:
@@ -23,27 +39,23 @@ def list_models(json: Json = False) -> None:
         print_result(name)
 
 
-@model_app.command("init")
+@_model_app.command("init")
 def init_model(
-    name: Annotated[str, typer.Argument(help="A network of `trialrun model list`.")],
-    out: Annotated[str, typer.Argument(help="The UntrainedModelDirectory to write.")],
-    weights: Annotated[
-        str,
-        typer.Option(help="none, default (torchvision's, downloaded), a file or a trained model."),
-    ] = "none",
-    memory_efficient: Annotated[
-        bool, typer.Option("--memory-efficient", help="DenseNet: less memory, more time.")
-    ] = False,
-    zero_init_residual: Annotated[
-        bool, typer.Option("--zero-init-residual", help="ResNet: each block starts as identity.")
-    ] = False,
+    name: ModelName,
+    out: Annotated[str, typer.Argument(metavar="OUT", help="UntrainedModelDirectory to write.")],
+    weights: Weights = "none",
+    memory_efficient: MemoryEfficient = False,
+    zero_init_residual: ZeroInitResidual = False,
     json: Json = False,
 ) -> None:
-    """Write an UntrainedModelDirectory that `train --model` takes."""
-    from trialrun.runs.init_model import init_model as write
+    """Write an untrained model directory of a network.
+
+    `trialrun train --model OUT` trains it.
+    """
+    from trialrun.runs import init_model as model_directories
 
     switches = {"memory_efficient": memory_efficient, "zero_init_residual": zero_init_residual}
-    folder = write(name, out, weights=weights, switches=switches)
+    folder = model_directories.init_model(name, out, weights=weights, switches=switches)
     if json:
         print_json({"model_directory": str(folder)})
         return

@@ -1,6 +1,6 @@
-"""`trialrun promote`, `rollback` and `history`."""
+"""`trialrun promote`, `rollback` and `history`: commands that manage the champion of a model."""
 
-from dataclasses import asdict
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,6 +10,7 @@ from trialrun.cli.flags import flags_for
 from trialrun.cli.output import (
     align_columns,
     print_json,
+    print_message,
     print_result,
     print_status,
     print_table,
@@ -18,47 +19,60 @@ from trialrun.cli.output import (
 from trialrun.config.promote import CHAMPION, METRICS, PromoteConfig
 
 if TYPE_CHECKING:
-    from trialrun.runs.promotion.alias_history import History, Reign
+    from trialrun.registry.history import AliasHistory, AliasPeriod
     from trialrun.runs.promotion.promote import Promotion
 
-Name = Annotated[str, typer.Argument(help="The registered model.")]
-Alias = Annotated[str, typer.Option(help="The alias that is meant.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Registered model.")]
+Version = Annotated[str, typer.Option(help="Version to promote: a number or @alias.")]
+Data = Annotated[str, typer.Option(help="Labelled test images that neither version trained on.")]
+Alias = Annotated[str, typer.Option(help="Alias of the champion.")]
 
 
 @app.command()
 @flags_for(PromoteConfig)
 def promote(
     name: Name,
-    version: Annotated[str, typer.Option(help="The version to judge: a number, or @alias.")],
-    data: Annotated[str, typer.Option(help="Labelled test images that no version trained on.")],
+    version: Version,
+    data: Data,
     json: Json = False,
     **settings: Any,
 ) -> None:
-    """Make a version of NAME champion if it passes its gates on DATA."""
+    """Make a version of NAME the champion if it passes all gates.
+
+    The version and the current champion score the same test images. The comparison is logged as an
+    MLflow run. Exits with 5 if a gate refuses the version.
+    """
     from trialrun.config import build_config
     from trialrun.runs.signals import interrupt_on_signals
 
-    build_config(PromoteConfig, settings)
+    build_config(PromoteConfig, settings)  # fails before torch is imported
     with interrupt_on_signals():
         silence_mlflow()
         from trialrun.cli.progress import TerminalProgress
-        from trialrun.runs.promotion.promote import promote_version as judge
+        from trialrun.runs.promotion.promote import promote_version
 
-        with TerminalProgress() as terminal:
-            result = judge(name, version, data, settings, terminal)
-    tell = print_result if result.promoted and not json else print_status
-    for line in _format_verdict(result):
-        tell(line)
+        with TerminalProgress() as progress:
+            result = promote_version(name, version, data, settings, progress)
+    print_line = _choose_output(result, json)
+    for line in _format_gates(result):
+        print_line(line)
     if json:
         print_json(result.to_json())
-    result.check()
-    tell(f"{result.name} version {result.version} is now {result.alias}")
+    result.raise_if_refused()
+    print_line(f"{result.name} version {result.version} is now {result.alias}")
 
 
-def _format_verdict(result: "Promotion") -> list[str]:
-    rival = f"version {result.champion}" if result.champion else "nobody"
+def _choose_output(result: "Promotion", json: bool) -> Callable[[str], None]:
+    """Return the function that prints the gates: a refusal goes to standard error."""
+    if json:
+        return print_status
+    return print_result if result.promoted else print_message
+
+
+def _format_gates(result: "Promotion") -> list[str]:
+    champion = f"champion version {result.champion}" if result.champion else "no champion"
     heading = (
-        f"{result.name} version {result.version} against {rival} "
+        f"{result.name} version {result.version} against {champion} "
         f"on {result.num_images} images of {result.data}"
     )
     rows = [
@@ -68,7 +82,7 @@ def _format_verdict(result: "Promotion") -> list[str]:
     figures = [(metric, f"{value:.4f}") for metric, value in result.metrics.items()]
     return [
         heading,
-        *align_columns([("", "gate", "asked", "found"), *rows]),
+        *align_columns([("", "gate", "required", "found"), *rows]),
         *align_columns(figures),
     ]
 
@@ -76,53 +90,54 @@ def _format_verdict(result: "Promotion") -> list[str]:
 @app.command()
 def rollback(
     name: Name,
-    reason: Annotated[str, typer.Option(help="Why; the history keeps it.")],
+    reason: Annotated[str, typer.Option(help="Reason for the rollback, kept in the history.")],
     alias: Alias = CHAMPION,
     json: Json = False,
 ) -> None:
-    """Make the champion before champion of NAME again."""
+    """Restore the previous champion of NAME."""
     silence_mlflow()
-    from trialrun.runs.promotion.alias_history import roll_back_alias as go_back
+    from trialrun.runs.promotion.alias_history import roll_back_alias
 
-    done = go_back(name, reason, alias)
+    result = roll_back_alias(name, reason, alias)
     if json:
-        print_json(done)
+        print_json(result)
         return
-    print_table(done)
+    print_table(result)
 
 
 @app.command()
 def history(name: Name, alias: Alias = CHAMPION, json: Json = False) -> None:
-    """Show who was champion of NAME, from when to when, and why."""
+    """List the champions of NAME with dates and reasons."""
     silence_mlflow()
-    from trialrun.runs.promotion.alias_history import read_history as read
+    from trialrun.runs.promotion.alias_history import read_history
 
-    found = read(name, alias)
+    alias_history = read_history(name, alias)
     if json:
-        print_json(asdict(found))
+        print_json(alias_history.to_json())
         return
-    for line in _format_history(found):
+    for line in _format_history(alias_history):
         print_result(line)
 
 
-def _format_history(found: "History") -> list[str]:
-    if not found.reigns:
-        return [f"{found.name} has had no {found.alias} yet"]
-    heading = ("version", "from", "until", "by", "why", "figures", "run")
-    return align_columns([heading, *map(_format_period, found.reigns)])
+def _format_history(alias_history: "AliasHistory") -> list[str]:
+    if not alias_history.periods:
+        return [f"{alias_history.name} has never had a {alias_history.alias}"]
+    heading = ("version", "from", "until", "by", "reason", "metrics", "run")
+    return align_columns([heading, *map(_format_period, alias_history.periods)])
 
 
-def _format_period(reign: "Reign") -> tuple[str, ...]:
-    why = reign.reason if reign.kind == "promotion" else f"{reign.kind}: {reign.reason}"
-    figures = ", ".join(
-        f"{name} {value:.4g}" for name, value in reign.figures.items() if name in METRICS
+def _format_period(period: "AliasPeriod") -> tuple[str, ...]:
+    is_promotion = period.kind == "promotion"
+    reason = period.reason if is_promotion else f"{period.kind}: {period.reason}"
+    metrics = ", ".join(
+        f"{name} {value:.4g}" for name, value in period.figures.items() if name in METRICS
     )
     return (
-        reign.version or "none",
-        reign.since or "unknown",
-        reign.until or "now",
-        reign.user or "unknown",
-        why,
-        figures or "-",
-        reign.run_url or reign.run_id or "-",
+        period.version or "none",
+        period.since or "unknown",
+        period.until or "now",
+        period.user or "unknown",
+        reason,
+        metrics or "-",
+        period.run_url or period.run_id or "-",
     )

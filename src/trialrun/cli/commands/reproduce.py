@@ -1,55 +1,60 @@
-"""`trialrun reproduce`."""
+"""`trialrun reproduce`: a command that repeats a training run."""
 
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from trialrun.cli.app import Json, app
+from trialrun.cli.flags import flags_for
 from trialrun.cli.output import align_columns, print_json, print_result, silence_mlflow
-from trialrun.config.reproduce import DEFAULT_TOLERANCE
+from trialrun.config.reproduce import ReproduceConfig
 
 if TYPE_CHECKING:
     from trialrun.runs.inspection.reproduce import Reproduction
 
 
 @app.command()
+@flags_for(ReproduceConfig)
 def reproduce(
-    run_id: Annotated[str, typer.Argument(help="A run's id, models:/NAME/3 or runs:/ID.")],
-    tolerance: Annotated[
-        float, typer.Option(min=0, help="Relative deviation of a metric that still counts as same.")
-    ] = DEFAULT_TOLERANCE,
-    allow_changed_data: Annotated[
-        bool, typer.Option("--allow-changed-data", help="Train although the data has changed.")
-    ] = False,
+    run_id: Annotated[
+        str, typer.Argument(metavar="RUN", help="Run: a run ID, runs:/ID or models:/NAME/3.")
+    ],
     json: Json = False,
+    **settings: Any,
 ) -> None:
-    """Train RUN_ID again from its record and compare every epoch."""
+    """Repeat a training run and compare the metrics of each epoch.
+
+    RUN is trained again, as a new MLflow run, with its recorded settings and data.
+    """
+    from trialrun.config import build_config
     from trialrun.runs.signals import interrupt_on_signals
 
+    config = build_config(ReproduceConfig, settings)
     with interrupt_on_signals():
         silence_mlflow()
         from trialrun.cli.progress import TerminalProgress
-        from trialrun.runs.inspection.reproduce import reproduce_run as train_again
+        from trialrun.runs.inspection.reproduce import reproduce_run
 
-        with TerminalProgress() as terminal:
-            result = train_again(
-                run_id,
-                tolerance=tolerance,
-                allow_changed_data=allow_changed_data,
-                callback=terminal,
-            )
+        with TerminalProgress() as progress:
+            result = reproduce_run(run_id, **asdict(config), callback=progress)
     if json:
         print_json(result.to_json())
         return
-    for line in _format_lines(result):
+    for line in _format_result(result):
         print_result(line)
 
 
-def _format_lines(result: "Reproduction") -> list[str]:
+def _format_result(result: "Reproduction") -> list[str]:
     since = f" since epoch {result.since_epoch}" if result.since_epoch is not None else ""
     rows = [
-        (each.metric, str(each.num_epochs), f"{each.largest:.3g}", str(each.first_epoch or "-"))
-        for each in result.history.deviations
+        (
+            deviation.metric,
+            str(deviation.num_epochs),
+            f"{deviation.largest:.3g}",
+            str(deviation.first_epoch or "-"),
+        )
+        for deviation in result.history.deviations
     ]
     differences = [(name, str(then), str(now)) for name, (then, now) in result.differences.items()]
     return [

@@ -1,4 +1,4 @@
-"""`trialrun score`."""
+"""`trialrun score`: a command that scores images with a model."""
 
 from typing import Annotated, Any
 
@@ -9,17 +9,25 @@ from trialrun.cli.flags import flags_for
 from trialrun.cli.output import print_json, print_result, print_status, silence_mlflow
 from trialrun.config.score import ScoreConfig
 
+Data = Annotated[
+    str, typer.Argument(metavar="DATA", help="Images to score, labelled or unlabelled.")
+]
+Output = Annotated[str, typer.Option(metavar="FILE", help="Table to write, .csv or .parquet.")]
+
 
 @app.command()
 @flags_for(ScoreConfig)
 def score(
     model: Model,
-    data: Annotated[str, typer.Argument(help="Images, labelled or not.")],
-    output: Annotated[str, typer.Option(help="The table to write, .csv or .parquet.")],
+    data: Data,
+    output: Output,
     json: Json = False,
     **settings: Any,
 ) -> None:
-    """Score the images of DATA. A row an image, a probability a class."""
+    """Score the images of DATA with MODEL and write a table.
+
+    The table has one row per image and one probability column per class.
+    """
     from dataclasses import asdict
 
     from trialrun.config import build_config
@@ -37,5 +45,6 @@ def score(
         print_json(asdict(result))
         return
     print_result(
-        f"{result.num_images} images scored into {result.output}, {result.num_errors} unreadable"
+        f"{result.num_images} images scored, {result.num_errors} unreadable; "
+        f"table written to {result.output}"
     )

@@ -1,4 +1,4 @@
-"""`trialrun search`."""
+"""`trialrun search`: a command that searches the settings of training."""
 
 from typing import Any
 
@@ -9,13 +9,14 @@ from trialrun.config import SearchConfig, TrainConfig
 
 
 @app.command()
-@flags_for(SearchConfig)
 @flags_for(TrainConfig)
+@flags_for(SearchConfig)
 def search(json: Json = False, **settings: Any) -> None:
-    """Search the settings of `train`, each trial an MLflow run.
+    """Search for the best settings of `train`. Each trial is an MLflow run.
 
-    Every setting of `train` takes a range (1e-4:1e-1, or in steps 8:64:8) or a choice (8,16,32)
-    beside a value. Without any, learning_rate 1e-4:1e-1 and batch_size 8,16,32,64 are searched.
+    Every setting of `train` takes a value, a range (1e-4:1e-1, or 8:64:8 with a step of 8) or a
+    list of choices (8,16,32). If no setting has a range or choices, learning_rate=1e-4:1e-1 and
+    batch_size=8,16,32,64 are searched.
     """
     from trialrun.cli.progress import SearchProgress
     from trialrun.tuning.api import plan_and_search
@@ -29,5 +30,5 @@ def search(json: Json = False, **settings: Any) -> None:
     metrics = {name: f"{value:.6g}" for name, value in values.pop("metrics").items()}
     best = {f"best {name}": value for name, value in values.pop("best_params").items()}
     counts = values.pop("num_trials")
-    told = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-    print_table({**values, "trials": told, **best, **metrics})
+    trials = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    print_table({**values, "trials": trials, **best, **metrics})

@@ -1,4 +1,4 @@
-"""`trialrun train`."""
+"""`trialrun train`: a command that trains a classifier."""
 
 from typing import Any
 
@@ -12,7 +12,10 @@ from trialrun.config import TrainConfig
 @app.command()
 @flags_for(TrainConfig)
 def train(json: Json = False, **settings: Any) -> None:
-    """Train a classifier on labelled images, as an MLflow run."""
+    """Train an image classifier and log it as an MLflow run.
+
+    It trains on the sample digits unless --train-data names labelled images.
+    """
     from trialrun.runs.api import run_training
 
     silence_mlflow()
@@ -24,6 +27,5 @@ def train(json: Json = False, **settings: Any) -> None:
     metrics = {name: f"{value:.6g}" for name, value in values.pop("metrics").items()}
     print_table({**values, **metrics})
     if result.model_version:
-        print_status(
-            f"Score with it: trialrun score models:/{result.model_name}/{result.model_version} DATA"
-        )
+        model = f"models:/{result.model_name}/{result.model_version}"
+        print_status(f"Score images with it: trialrun score {model} DATA --output scored.csv")

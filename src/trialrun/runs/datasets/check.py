@@ -10,8 +10,15 @@ from trialrun.image_cache import select_usable
 from trialrun.image_cache.on_the_fly import OnTheFlyImages, decode_once
 from trialrun.images import ImageSet, check_same_classes, check_trainable, escape_non_utf8
 from trialrun.images.decoding.preprocessing import Preprocessing
-from trialrun.images.formats.image_directory_writer import classify_image
-from trialrun.images.scanning.scan import DatasetScan, choose_image_size, scan_files
+from trialrun.images.scanning.scan import (
+    GOOD,
+    SKIPPED,
+    WARNED,
+    DatasetScan,
+    choose_image_size,
+    classify_image,
+    scan_files,
+)
 from trialrun.images.scanning.thread_pool import count_threads
 from trialrun.runs.callbacks import DECODING, READING, NoOpCallback, RunCallback
 from trialrun.runs.datasets.leakage import LeakageReport, find_leakage
@@ -32,23 +39,24 @@ class CheckedSet:
 
     def to_json(self) -> dict[str, Any]:
         """Counts, and every image that is skipped or odd."""
-        rows = list(zip(self.images.items, self.scan.files, self.decoded.reasons, strict=True))
-        verdicts = [classify_image(seen, reason) for _, seen, reason in rows]
+        rows = [
+            (escape_non_utf8(item.name), file, reason, classify_image(file, reason))
+            for item, file, reason in zip(
+                self.images.items, self.scan.files, self.decoded.reasons, strict=True
+            )
+        ]
+        verdicts = [verdict for _, _, _, verdict in rows]
         return {
             "source": self.images.source,
             "digest": self.scan.content_digest(),
             "num_images": len(self.images),
-            "images_by_class": self.images.counts(),
+            "images_by_class": self.images.count_classes(),
             "num_unlabelled": sum(item.label is None for item in self.images.items),
-            "num_good": verdicts.count("good"),
-            "num_skipped": verdicts.count("skipped"),
-            "num_warned": verdicts.count("warned"),
-            "skipped": {escape_non_utf8(item.name): reason for item, _, reason in rows if reason},
-            "warned": {
-                escape_non_utf8(item.name): seen.warning
-                for item, seen, reason in rows
-                if seen.warning and not reason
-            },
+            "num_good": verdicts.count(GOOD),
+            "num_skipped": verdicts.count(SKIPPED),
+            "num_warned": verdicts.count(WARNED),
+            "skipped": {name: reason for name, _, reason, verdict in rows if verdict == SKIPPED},
+            "warned": {name: file.warning for name, file, _, verdict in rows if verdict == WARNED},
             "notes": list(self.images.notes),
         }
 

@@ -33,4 +33,4 @@ def write_set(
         callback.note(f"left out {each.name}: {each.reason}")
     for note in checked.images.notes:
         callback.note(f"{checked.images.source}: {note}")
-    return write_image_directory(checked.scan, checked.decoded.reasons, out, named=named)
+    return write_image_directory(checked.scan, checked.decoded.reasons, out, final_path=named)

@@ -39,7 +39,7 @@ def split_dataset(
     if problems := check_trainable(images):
         raise merge_errors(problems)
     parts = split_stratified(
-        images.labelled(), second_fraction=1 - fraction, random_seed=random_seed
+        images.drop_unlabelled(), second_fraction=1 - fraction, random_seed=random_seed
     )
     folder = output_folder(out)
     check_outside(folder, images)

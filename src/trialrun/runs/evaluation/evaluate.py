@@ -73,7 +73,9 @@ def evaluate_model(
     tags = {"trialrun.kind": "evaluation", "trialrun.model": model}
     with open_run(client, experiment=config.experiment, name=config.run_name, tags=tags) as run:
         callback.opened(run.name, run.run_id)
-        run.params(config.params() | {"resolved_device": str(device), "model": model, "data": data})
+        run.log_params(
+            config.params() | {"resolved_device": str(device), "model": model, "data": data}
+        )
         unknown = count_unknown_classes(scan.images, classifier.classes)
         for line in describe_unknown_classes(unknown):
             callback.note(line)
@@ -108,7 +110,7 @@ def _build_result(
 
 def log_dataset(run: TrackedRun, scan: DatasetScan) -> None:
     """The test set as an input of the run."""
-    run.inputs([make_dataset_input(scan, name=_DATASET_NAME, context="test")])
+    run.log_inputs([make_dataset_input(scan, name=_DATASET_NAME, context="test")])
 
 
 def log_metrics(
@@ -116,7 +118,7 @@ def log_metrics(
 ) -> None:
     """Figures linked to the test set, and to the model where MLflow has it."""
     links: dict[str, Any] = {"model_id": model_id} if model_id else {}
-    run.metrics(
+    run.log_metrics(
         metrics,
         0,
         dataset_name=_DATASET_NAME,
@@ -140,7 +142,7 @@ def _log_evaluation(
     log_metrics(run, {**result.metrics, **bounds}, scan, model_id)
     log_tables(run, images.predictions)
     log_predictions(run, images)
-    run.tags({"mlflow.note.content": _format_card(result)})
+    run.set_tags({"mlflow.note.content": _format_card(result)})
 
 
 def _format_card(result: ModelEvaluation) -> str:

@@ -48,7 +48,7 @@ def open_labelled_data(source: str) -> DatasetScan:
         NotLabeledDatasetError: No image has a label.
         DataError: As `open_source` says.
     """
-    images = open_source(source).labelled()
+    images = open_source(source).drop_unlabelled()
     if not images.items:
         raise NotLabeledDatasetError(
             f"{source} has no labels to judge by", "Sort the images into one sub-folder a class."
@@ -121,7 +121,7 @@ def log_predictions(run: TrackedRun, images: ImagePredictions, *, name: str = _P
     with scratch_directory() as scratch:
         path = scratch / name
         table.to_parquet(path, index=False)
-        run.artifact(path)
+        run.log_artifact(path)
 
 
 def load_predictions(client: "MlflowClient", run_id: str) -> ImagePredictions | None:

@@ -73,7 +73,7 @@ def score_data(model: str, data: str, output: str, values: Mapping[str, Any]) ->
 
 def count_unknown_classes(images: ImageSet, classes: Sequence[str]) -> dict[str, int]:
     """How many images have a label that a model of `classes` cannot give, by label."""
-    return {name: count for name, count in images.counts().items() if name not in classes}
+    return {name: count for name, count in images.count_classes().items() if name not in classes}
 
 
 def describe_unknown_classes(unknown: Mapping[str, int]) -> list[str]:

@@ -40,7 +40,7 @@ def log_tables(run: TrackedRun, predictions: Predictions) -> None:
     """Store the confusion matrix and the per-class table with the run."""
     classes = predictions.classes
     confusion = report.confusion_matrix(predictions.labels, predictions.predicted, len(classes))
-    run.text(
+    run.log_text(
         "per_class.csv",
         format_csv(report.tabulate_rows(report.compute_class_reports(confusion, classes))),
     )
@@ -48,4 +48,4 @@ def log_tables(run: TrackedRun, predictions: Predictions) -> None:
         {"true \\ predicted": name, **dict(zip(classes, row.tolist(), strict=True))}
         for name, row in zip(classes, confusion, strict=True)
     ]
-    run.text("confusion_matrix.csv", format_csv(counts))
+    run.log_text("confusion_matrix.csv", format_csv(counts))

@@ -239,7 +239,7 @@ class _LinkingCallback:
 
     def opened(self, run_name: str, run_id: str) -> None:
         """Tag the run with its original."""
-        TrackedRun(self._client, run_id).tags(
+        TrackedRun(self._client, run_id).set_tags(
             {"trialrun.kind": "reproduction", _REPRODUCES_TAG: self._original.run_id}
         )
         self._observer.opened(run_name, run_id)
@@ -292,8 +292,8 @@ def _build_result(
         history=history,
     )
     run = TrackedRun(client, again.run_id)
-    run.text("reproduction.json", format_json(result.to_json()))
-    run.tags({"trialrun.reproduction": result.verdict})
+    run.log_text("reproduction.json", format_json(result.to_json()))
+    run.set_tags({"trialrun.reproduction": result.verdict})
     return result
 
 

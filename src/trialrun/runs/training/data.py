@@ -20,7 +20,7 @@ from trialrun.images.decoding.transforms import (
     select_fixed_steps,
     split_at_random_step,
 )
-from trialrun.images.scanning.scan import DatasetScan, choose_image_size
+from trialrun.images.scanning.scan import WARNED, DatasetScan, choose_image_size, classify_image
 from trialrun.images.scanning.thread_pool import count_threads
 from trialrun.models.initial import ExpectedInput
 from trialrun.runs.callbacks import DECODING, RunCallback
@@ -102,12 +102,11 @@ def _choose_image_size(
     ):
         size = listed
     else:
-        return expected.choose_size(choose_image_size(scans, most=expected.weights_size))
-    if expected.only_size not in (None, size):
+        return expected.choose_size(choose_image_size(scans, max_size=expected.weights_size))
+    if (required := expected.required_size) not in (None, size):
         raise InvalidParameterError(
-            f"{plan.config.model}'s initial weights take images of {expected.only_size} pixels, "
-            f"not {size}",
-            f"Set image_size={expected.only_size}.",
+            f"{plan.config.model}'s initial weights take images of {required} pixels, not {size}",
+            f"Set image_size={required}.",
         )
     return size
 
@@ -146,7 +145,7 @@ def _prepare_set(
         limit_bytes=cache_limit_bytes(),
         progress=callback.scanned,
         note=callback.note,
-        others=list_evictable_archives,
+        other_entries=list_evictable_archives,
     )
     usable = select_usable(scan.images, decoded.reasons, strict=plan.config.strict)
     prepared = PreparedSet(scan, decoded, _build_dataset(decoded, usable, plan.classes))
@@ -162,7 +161,7 @@ def _report_set(prepared: PreparedSet, callback: RunCallback) -> None:
     odd = [
         f"{make_printable(item.name)} {seen.warning}"
         for item, seen, reason in zip(scan.images.items, scan.files, prepared.reasons, strict=True)
-        if seen.warning and not reason
+        if classify_image(seen, reason) == WARNED
     ]
     if odd:
         callback.note(f"{len(odd)} images in {scan.images.source} are odd, such as {odd[0]}")
@@ -170,5 +169,5 @@ def _report_set(prepared: PreparedSet, callback: RunCallback) -> None:
 
 def _build_dataset(pack: DecodedImages, usable: ImageSet, classes: Iterable[str]) -> ImageDataset:
     labels = label_indices(usable.items, tuple(classes))
-    rows = np.asarray(pack.usable(), dtype=np.int64)
+    rows = np.asarray(pack.usable_rows(), dtype=np.int64)
     return ImageDataset(pack, rows, np.asarray(labels, dtype=np.int64))

@@ -14,6 +14,7 @@ from trialrun.engine.ema import describe_ema
 from trialrun.engine.state import TrainState
 from trialrun.files import format_json
 from trialrun.images import escape_non_utf8
+from trialrun.images.scanning.scan import classify_image
 from trialrun.registry.versions import MANIFEST, TRAINED_ON
 from trialrun.report.predictions import Predictions
 from trialrun.runs.evaluation.predictions import ImagePredictions, log_predictions
@@ -39,9 +40,9 @@ def log_start(run: TrackedRun, plan: TrainPlan, data: PreparedData, compute: Com
         "num_train_images": str(len(data.train.pixels)),
         "num_valid_images": str(len(data.valid.pixels)),
     }
-    run.params(plan.config.params() | resolved)
-    run.text(ENVIRONMENT, format_json(describe_environment(compute)))
-    run.inputs(
+    run.log_params(plan.config.params() | resolved)
+    run.log_text(ENVIRONMENT, format_json(describe_environment(compute)))
+    run.log_inputs(
         [
             make_dataset_input(data.train.scan, name=_TRAIN_NAME, context="training"),
             make_dataset_input(data.valid.scan, name=_VALID_NAME, context="validation"),
@@ -51,15 +52,15 @@ def log_start(run: TrackedRun, plan: TrainPlan, data: PreparedData, compute: Com
         *_build_manifest_rows(_TRAIN_NAME, data.train),
         *_build_manifest_rows(_VALID_NAME, data.valid),
     ]
-    run.text(MANIFEST, _format_json_lines(rows))
-    run.text("duplicates.json", format_json(data.findings.to_json()))
-    run.tags(
+    run.log_text(MANIFEST, _format_json_lines(rows))
+    run.log_text("duplicates.json", format_json(data.findings.to_json()))
+    run.set_tags(
         {"decoded_images": str(data.num_decoded)}
         | {name: str(count) for name, count in data.findings.counts().items() if count}
     )
     if skipped := [row for row in rows if row["skipped"]]:
-        run.text("skipped.csv", format_csv(skipped))
-        run.tags({"skipped_images": str(len(skipped))})
+        run.log_text("skipped.csv", format_csv(skipped))
+        run.set_tags({"skipped_images": str(len(skipped))})
 
 
 def collect_resolved_params(state: TrainState, config: TrainConfig) -> dict[str, str]:
@@ -85,7 +86,7 @@ def _build_manifest_rows(name: str, prepared: PreparedSet) -> list[dict[str, Any
             "bytes": seen.num_bytes,
             "width": seen.width,
             "height": seen.height,
-            "verdict": "skipped" if reason else "warned" if seen.warning else "good",
+            "verdict": classify_image(seen, reason),
             "skipped": reason,
             "warning": seen.warning,
             **({} if item.group is None else {"group": item.group}),
@@ -103,7 +104,7 @@ def log_epoch(run: TrackedRun, status: EpochStatus) -> int:
     """An epoch's metrics in one call; when they were given, in ms since 1970."""
     metrics = status.result.metrics()
     metrics["epochs_without_improvement"] = status.epochs_without_improvement
-    return run.metrics(metrics, status.result.epoch)
+    return run.log_metrics(metrics, status.result.epoch)
 
 
 def log_best_epoch(
@@ -120,7 +121,7 @@ def log_best_epoch(
         metrics = {
             key: value for key, value in best.result.metrics().items() if key.startswith(prefix)
         }
-        run.metrics(
+        run.log_metrics(
             metrics,
             best.result.epoch,
             timestamp_ms=timestamp_ms,
@@ -135,7 +136,7 @@ def log_evaluation_fault(run: TrackedRun, events: "EventLog", status: EpochStatu
     fault = status.result.evaluation_fault
     assert fault is not None
     events.add("evaluation_fault", epoch=status.result.epoch, **asdict(fault))
-    run.tags({"evaluation_fault": f"epoch {status.result.epoch}: {fault}"})
+    run.set_tags({"evaluation_fault": f"epoch {status.result.epoch}: {fault}"})
 
 
 class EventLog:
@@ -168,8 +169,8 @@ def log_stop(run: TrackedRun, events: EventLog, result: TrainResult) -> None:
     """Why training stopped and with which weights, as tags and as `events.jsonl`."""
     facts = {name: getattr(result, name) for name in _STOP_FIELDS}
     events.add("stopped", **facts)
-    run.tags({name: as_text(value) for name, value in facts.items()})
-    run.text(_EVENTS, events.text())
+    run.set_tags({name: as_text(value) for name, value in facts.items()})
+    run.log_text(_EVENTS, events.text())
 
 
 def log_validation(run: TrackedRun, best: EpochStatus, plan: TrainPlan, data: PreparedData) -> None:

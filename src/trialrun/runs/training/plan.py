@@ -172,7 +172,7 @@ def _select_labelled(
         problems.append(error)
         return None
     problems += check_trainable(images)
-    return images.labelled()
+    return images.drop_unlabelled()
 
 
 def _check_batch_size(config: TrainConfig, train: ImageSet) -> list[TrialrunError]:

@@ -176,7 +176,7 @@ class _TrainingRun:
             self.plan, self.data, self.compute, self.ranks, self.callback.note
         )
         resolved = collect_resolved_params(under_way.state, self.plan.config)
-        self.run.params({**resolved, **under_way.initial_params})
+        self.run.log_params({**resolved, **under_way.initial_params})
         forecast = DurationForecast(under_way, self.callback)
         for status in under_way.epochs(forecast.step):
             when = log_epoch(self.run, status)
@@ -231,7 +231,7 @@ class _TrainingRun:
         log_stop(self.run, self.events, result)
         log_validation(self.run, self.best.status, self.plan, self.data)
         fault = self.best.status.result.evaluation_fault
-        self.run.tags(
+        self.run.set_tags(
             {"mlflow.note.content": format_model_card(self.plan, result, self.data, fault)}
         )
         if self.nested and not self.nested.keeps_model(result):

@@ -125,9 +125,9 @@ def norms_of(network: nn.Module) -> list[_BatchNorm]:
 
 def every(stride: int, data: PreparedData) -> PreparedData:
     """Every `stride`-th training image."""
-    pixels = data.train.pixels
-    some = replace(pixels, rows=pixels.rows[::stride], labels=pixels.labels[::stride])
-    return replace(data, train=replace(data.train, pixels=some))
+    dataset = data.train.dataset
+    some = replace(dataset, rows=dataset.rows[::stride], labels=dataset.labels[::stride])
+    return replace(data, train=replace(data.train, dataset=some))
 
 
 def own_momentum(model: str) -> float:

@@ -36,10 +36,10 @@ def fewer(data: PreparedData, num_images: int) -> PreparedData:
     """The first so many training images of a permutation; all of them for 0."""
     if not num_images:
         return data
-    pixels = data.train.pixels
-    stride = max(len(pixels) // num_images, 1)
-    some = replace(pixels, rows=pixels.rows[::stride], labels=pixels.labels[::stride])
-    return replace(data, train=replace(data.train, pixels=some))
+    dataset = data.train.dataset
+    stride = max(len(dataset) // num_images, 1)
+    some = replace(dataset, rows=dataset.rows[::stride], labels=dataset.labels[::stride])
+    return replace(data, train=replace(data.train, dataset=some))
 
 
 def compared(settings: dict[str, object], num_images: int) -> list[object]:

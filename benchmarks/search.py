@@ -1,9 +1,9 @@
-"""What a search costs beside its training: `python -m benchmarks.search [PART ...]`.
+"""Cost of a search in addition to its training: `python -m benchmarks.search [PART ...]`.
 
-Parts: `overhead` (16 trials of 3 epochs on the digits, against training time and against as many
-separate runs), `digits` (what 20 trials find, and whether it is what is registered), `growth` (500
-trials of dummy training, first fifty against last fifty), `workers` (two worker processes against
-one). Every figure is a ratio within one run of this program.
+Parts: `overhead` (16 trials of 3 epochs on the digits, compared with the training time and with
+separate runs), `digits` (the best of 20 trials, and whether the registered model is that trial's),
+`growth` (500 trials of dummy training, first fifty against last fifty), `workers` (two worker
+processes against one). Targets are ratios of figures from the same run of this program.
 """
 
 import json
@@ -23,7 +23,7 @@ from typing import Any
 
 NUM_TRIALS = 16
 EPOCHS = 3
-NUM_SEPARATE = 6  # of the trials are trained again in runs of their own; the rest is scaled
+NUM_SEPARATE = 6  # trials that are trained again in separate runs; the time is scaled up
 NUM_DIGITS_TRIALS = 20
 NUM_DUMMY = 500
 WORKER_TRIALS = 8
@@ -32,32 +32,34 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def main(parts: list[str]) -> None:
-    """Print the table."""
-    chosen = parts or list(PARTS)
+    """Run the parts and print their table."""
+    names = parts or list(PARTS)
     print(f"date      {datetime.now(UTC):%Y-%m-%d %H:%M} UTC")
     load = os.getloadavg()[0]
     print(f"machine   {platform.machine()}, {os.cpu_count()} processors, load {load:.1f}")
-    names = ("trialrun", "optuna", "mlflow", "torch")
-    print("versions  " + ", ".join(f"{name} {version(name)}" for name in names), flush=True)
-    for part in chosen:
+    packages = ("trialrun", "optuna", "mlflow", "torch")
+    print("versions  " + ", ".join(f"{name} {version(name)}" for name in packages), flush=True)
+    for part in names:
         for name, value in PARTS[part]().items():
             print(f"{name:<58} {value}", flush=True)
 
 
 @contextmanager
 def scratch_store() -> Iterator[dict[str, str]]:
-    """An environment with a tracking store of its own, made ready beforehand."""
+    """Create a temporary tracking store; yield an environment that uses it."""
     with tempfile.TemporaryDirectory(prefix="trialrun-benchmark-") as folder:
         env = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
         env.pop("MLFLOW_RUN_ID", None)
-        # One short run first: it makes the store, writes the sample and packs its images.
-        call(["train", "--epochs", "1", "--model", "shufflenet_v2_x0_5"], env, Path(folder))
+        # A short run creates the store, writes the sample and caches its images.
+        run_command(["train", "--epochs", "1", "--model", "shufflenet_v2_x0_5"], env, Path(folder))
         yield env
 
 
-def call(arguments: list[str], env: dict[str, str], folder: Path) -> tuple[dict[str, Any], float]:
-    """A `trialrun` command's JSON and seconds."""
-    began = time.perf_counter()
+def run_command(
+    arguments: list[str], env: dict[str, str], folder: Path
+) -> tuple[dict[str, Any], float]:
+    """Run a `trialrun` command; return its JSON and its seconds."""
+    start = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-m", "trialrun", *arguments, "--json"],
         env=env,
@@ -66,25 +68,25 @@ def call(arguments: list[str], env: dict[str, str], folder: Path) -> tuple[dict[
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     )
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - start
     return json.loads(done.stdout.splitlines()[-1]), seconds
 
 
-def store_folder(env: dict[str, str]) -> Path:
-    """Where the scratch store lies."""
+def find_store_folder(env: dict[str, str]) -> Path:
+    """Return the folder of the temporary store."""
     return Path(env["MLFLOW_TRACKING_URI"].removeprefix("sqlite:///")).parent
 
 
-def trials_of(env: dict[str, str], parent_run_id: str) -> list[Any]:
-    """The runs of a search's trials."""
+def list_trial_runs(env: dict[str, str], parent_run_id: str) -> list[Any]:
+    """Return the nested runs of a search."""
     import mlflow
 
     client = mlflow.MlflowClient(env["MLFLOW_TRACKING_URI"])
     return list(client.search_runs(["0"], f"tags.`mlflow.parentRunId` = '{parent_run_id}'"))
 
 
-def training_seconds(env: dict[str, str], runs: list[Any]) -> float:
-    """The sum of all epochs of all trials."""
+def sum_epoch_seconds(env: dict[str, str], runs: list[Any]) -> float:
+    """Return the duration of all epochs of all runs."""
     import mlflow
 
     client = mlflow.MlflowClient(env["MLFLOW_TRACKING_URI"])
@@ -93,19 +95,20 @@ def training_seconds(env: dict[str, str], runs: list[Any]) -> float:
 
 
 def overhead() -> dict[str, str]:
-    """What is not training, against training, and against separate runs."""
+    """Measure a search's time beside training, against training and against separate runs."""
     with scratch_store() as env:
-        folder = store_folder(env)
-        asked = ["--trials", str(NUM_TRIALS), "--epochs", str(EPOCHS), "--pruner", "none"]
-        result, seconds = call(["search", *asked], env, folder)
-        runs = trials_of(env, result["run_id"])
-        training = training_seconds(env, runs)
+        folder = find_store_folder(env)
+        arguments = ["--trials", str(NUM_TRIALS), "--epochs", str(EPOCHS), "--pruner", "none"]
+        result, seconds = run_command(["search", *arguments], env, folder)
+        runs = list_trial_runs(env, result["run_id"])
+        training = sum_epoch_seconds(env, runs)
         timed = runs[:: -(-len(runs) // NUM_SEPARATE)]  # spread over the search
-        again = [separate_run(run.data.params, env, folder) for run in timed]
-        # A run's own cost is what its training did not take; it is the same for every run.
-        beside = sum(again) - training_seconds(env, timed)
+        timed_seconds = [train_separately(run.data.params, env, folder) for run in timed]
+        # A run's time beside training is the same for all runs.
+        beside = sum(timed_seconds) - sum_epoch_seconds(env, timed)
         separate = training + beside * len(runs) / len(timed)
-        _, by_two = call(["search", *asked, "--workers", "2", "--study", "two"], env, folder)
+        two_workers = [*arguments, "--workers", "2", "--study", "two"]
+        _, by_two = run_command(["search", *two_workers], env, folder)
     return {
         f"search of {NUM_TRIALS} trials, {EPOCHS} epochs each": f"{seconds:.1f} s",
         "of which training": f"{training:.1f} s",
@@ -116,33 +119,33 @@ def overhead() -> dict[str, str]:
     }
 
 
-def separate_run(params: dict[str, str], env: dict[str, str], folder: Path) -> float:
-    """Seconds of a trial by `mlflow run`; by `trialrun train`, where there is no MLproject."""
+def train_separately(params: dict[str, str], env: dict[str, str], folder: Path) -> float:
+    """Time a trial's settings in `mlflow run`, or in `trialrun train` without an MLproject."""
     pairs = [(name, params[name]) for name in ("epochs", "batch_size", "learning_rate")]
     if not (ROOT / "MLproject").is_file():
         flags = [text for name, value in pairs for text in (f"--{name.replace('_', '-')}", value)]
-        return call(["train", *flags], env, folder)[1]
-    raw_settings = [text for name, value in pairs for text in ("-P", f"{name}={value}")]
-    began = time.perf_counter()
+        return run_command(["train", *flags], env, folder)[1]
+    mlflow_params = [text for name, value in pairs for text in ("-P", f"{name}={value}")]
+    start = time.perf_counter()
     subprocess.run(
-        ["mlflow", "run", str(ROOT), "--env-manager=local", *raw_settings],
+        ["mlflow", "run", str(ROOT), "--env-manager=local", *mlflow_params],
         env=env,
         cwd=folder,
         check=True,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
 def digits() -> dict[str, str]:
-    """What 20 trials find on the digits, and whether it is what is registered."""
+    """Search the digits with 20 trials and check that the best model is registered."""
     import mlflow
 
     with scratch_store() as env:
-        asked = ["--trials", str(NUM_DIGITS_TRIALS), "--register-as", "digits"]
-        metric = ["--metric", "valid_accuracy"]
-        result, seconds = call(["search", *asked, *metric], env, store_folder(env))
+        arguments = ["--trials", str(NUM_DIGITS_TRIALS), "--register-as", "digits"]
+        arguments += ["--metric", "valid_accuracy"]
+        result, seconds = run_command(["search", *arguments], env, find_store_folder(env))
         client = mlflow.MlflowClient(env["MLFLOW_TRACKING_URI"])
         registered = client.get_model_version("digits", "1").tags["weights_sha256"]
         best = client.get_run(result["best_run_id"]).data.tags["weights_sha256"]
@@ -154,10 +157,10 @@ def digits() -> dict[str, str]:
 
 
 def growth() -> dict[str, str]:
-    """The cost of a trial without training, at the start and the end of a long study."""
+    """Measure a trial without training at the start and the end of a long study."""
     with tempfile.TemporaryDirectory(prefix="trialrun-benchmark-") as folder:
         os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
-        times = dummy_trials(f"sqlite:///{folder}/optuna.db")
+        times = time_dummy_trials(f"sqlite:///{folder}/optuna.db")
     table: dict[str, str] = {}
     for kind, column in zip(("elapsed", "processor"), zip(*times, strict=True), strict=True):
         first, last = column[:50], column[-50:]
@@ -169,10 +172,10 @@ def growth() -> dict[str, str]:
     return table
 
 
-def dummy_trials(storage_url: str) -> list[tuple[float, float]]:
-    """Elapsed and processor seconds of each of many trials that open a run and report five epochs.
+def time_dummy_trials(storage_url: str) -> list[tuple[float, float]]:
+    """Return the elapsed and processor seconds of trials that open a run and report five epochs.
 
-    The pruner is asked and not obeyed, so that early and late trials do the same.
+    The pruner's answer is ignored, so that early and late trials do the same work.
     """
     from trialrun.mlflow_client import connect_client
     from trialrun.tuning.plan import plan_search
@@ -185,28 +188,29 @@ def dummy_trials(storage_url: str) -> list[tuple[float, float]]:
     storage = open_storage(storage_url, heartbeat_seconds=30)
     study = open_study(storage, "dummy", plan)
     queue = open_trial_queue(storage, study, plan, deadline=None, on_stale=lambda _trial: None)
-    parent = client.create_run("0").info.run_id
+    parent_run_id = client.create_run("0").info.run_id
     times: list[tuple[float, float]] = []
-    began = time.perf_counter(), time.process_time()
+    start = time.perf_counter(), time.process_time()
 
-    def after() -> None:
-        nonlocal began
+    def record_time() -> None:
+        nonlocal start
         now = time.perf_counter(), time.process_time()
-        times.append((now[0] - began[0], now[1] - began[1]))
-        began = now
+        times.append((now[0] - start[0], now[1] - start[1]))
+        start = now
 
-    run_trials(queue, DummyBench(client, parent), "benchmark", after)  # type: ignore[arg-type]
+    runner: Any = DummyRunner(client, parent_run_id)
+    run_trials(queue, runner, "benchmark", record_time)
     return times
 
 
-class DummyBench:
-    """Trains nothing: opens a nested run, reports five epochs, ends."""
+class DummyRunner:
+    """A trial runner without training: it opens a nested run and reports five epochs."""
 
     def __init__(self, client: Any, parent_run_id: str) -> None:
         self._client, self._parent_run_id = client, parent_run_id
 
     def run(self, queue: Any, claim: Any) -> None:
-        """One trial."""
+        """Run one trial."""
         from trialrun.tracking import open_nested_run
 
         loss = abs(claim.settings["learning_rate"] - 0.01) + 1 / claim.settings["batch_size"]
@@ -229,20 +233,19 @@ class DummyBench:
 
 
 def workers() -> dict[str, str]:
-    """Trials an hour of two worker processes against one process."""
+    """Compare trials per hour of two worker processes and of one process."""
     rates = {}
     with scratch_store() as env:
         for num_workers in (1, 2):
-            asked = ["--trials", str(WORKER_TRIALS), "--epochs", "2", "--pruner", "none"]
-            more = ["--sampler", "random", "--batch-size", "16", "--learning-rate", "1e-4:1e-1"]
-            _, seconds = call(
-                ["search", *asked, *more, "--workers", str(num_workers)], env, store_folder(env)
-            )
+            arguments = ["--trials", str(WORKER_TRIALS), "--epochs", "2", "--pruner", "none"]
+            arguments += ["--sampler", "random", "--batch-size", "16"]
+            arguments += ["--learning-rate", "1e-4:1e-1", "--workers", str(num_workers)]
+            _, seconds = run_command(["search", *arguments], env, find_store_folder(env))
             rates[num_workers] = WORKER_TRIALS * 3600 / seconds
-    told = f"{WORKER_TRIALS} trials of 2 epochs, start included"
+    label = f"{WORKER_TRIALS} trials of 2 epochs, start included"
     return {
-        f"one worker, {told}": f"{rates[1]:.0f} trials/h",
-        f"two workers, {told}": f"{rates[2]:.0f} trials/h",
+        f"one worker, {label}": f"{rates[1]:.0f} trials/h",
+        f"two workers, {label}": f"{rates[2]:.0f} trials/h",
         "two workers / one worker (at least 1.0)": f"{rates[2] / rates[1]:.3f}",
     }
 

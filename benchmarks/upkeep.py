@@ -34,7 +34,7 @@ class Watch(NoOpCallback):
         self.epoch_seconds: list[float] = []
         self.resident_mb: list[float] = []
 
-    def epoch(self, status: EpochStatus, epochs: int) -> None:
+    def on_epoch_end(self, status: EpochStatus, epochs: int) -> None:
         """Note an epoch."""
         self.told.append(time.perf_counter())
         self.epoch_seconds.append(status.result.epoch_seconds)

@@ -16,7 +16,8 @@ from trialrun.engine.steps import count_warm_up_steps
 from trialrun.errors import InvalidParameterError
 from trialrun.runs.training.plan import plan_training
 from trialrun.tuning.plan import plan_search
-from trialrun.tuning.study.trial_queue import IMPOSSIBLE, ClaimedTrial, Finished
+from trialrun.tuning.study.attrs import IMPOSSIBLE
+from trialrun.tuning.study.trial_queue import ClaimedTrial, Finished
 
 # 36 images, of which 28 or 29 train: 4 steps of 8 images in each epoch.
 SMALL: dict[str, Any] = {
@@ -151,7 +152,7 @@ def test_search_ends_where_the_possible_is_never_drawn(store: str, colors: Path)
         store, colors, sampler="random", trials=2, epochs=1, warmup_steps="0:100000000"
     )
     queue.complete(claim_next(queue), [1.0])  # the defaults, without a warm-up
-    with pytest.raises(InvalidParameterError, match="in a row drew settings"):
+    with pytest.raises(InvalidParameterError, match="in a row have settings"):
         queue.claim("tester")
 
 

@@ -275,7 +275,7 @@ def test_trials_of_one_search_get_the_size_of_their_network(colors: Path) -> Non
     plan = plan_search(search_settings(colors, model=f"alexnet,{SMALL}"))
     runner = TrialRunner(plan, "", "", NoOpSearchCallback())
     sizes = [
-        runner.data(plan_trial(plan.base, {"model": name}, 1)).preprocessing.image_size
+        runner.load_data(plan_trial(plan.base, {"model": name}, 1)).preprocessing.image_size
         for name in (SMALL, "alexnet", SMALL)
     ]
     assert sizes == [32, 63, 32]

@@ -1,7 +1,7 @@
-"""Several workers on one study in a real PostgreSQL, some of them killed.
+"""Several workers on one study in a real PostgreSQL server, some of them killed.
 
-The server is the tests' own: Debian's programs, a temporary cluster of an unprivileged user,
-loopback, a free port.
+The tests start their own server: Debian's programs, a temporary cluster of an unprivileged user,
+the loopback interface and a free port.
 """
 
 import json
@@ -27,26 +27,27 @@ from sqlalchemy import text
 from tests.tuning.conftest import nested_runs, settings
 from trialrun.tuning.callbacks import NoOpSearchCallback
 from trialrun.tuning.plan import plan_search
-from trialrun.tuning.study.storage import StudyStorage, open_storage, with_driver
-from trialrun.tuning.study.study import CONCLUDED
+from trialrun.tuning.storage_url import with_driver
+from trialrun.tuning.study.attrs import FINALIZED
+from trialrun.tuning.study.storage import StudyStorage, open_storage
 
 _USER = "nobody"  # PostgreSQL refuses to run as root
 
 
-def programs() -> Path | None:
-    """The folder of `initdb` and `pg_ctl`; Debian keeps them off the PATH."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    if found:
-        return found[-1].parent
+def find_programs() -> Path | None:
+    """Return the folder of `initdb` and `pg_ctl`, which Debian does not put on the PATH."""
+    paths = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    if paths:
+        return paths[-1].parent
     on_path = shutil.which("initdb")
     return Path(on_path).parent if on_path else None
 
 
 @contextmanager
-def cluster() -> Iterator[str]:
-    """The address of a database that is there until the context is left."""
+def run_cluster() -> Iterator[str]:
+    """Run a temporary server; yield the URL of its database."""
     folder = Path(tempfile.mkdtemp(prefix="trialrun-postgres-"))
-    bin_folder = programs()
+    bin_folder = find_programs()
     assert bin_folder is not None
     if os.getuid() == 0:
         shutil.chown(folder, _USER)
@@ -77,17 +78,15 @@ def _free_port() -> int:
 
 @pytest.fixture(scope="module")
 def postgres() -> Iterator[str]:
-    """The address of a PostgreSQL that is there for this module."""
-    if programs() is None and os.environ.get("CI") != "true":
-        pytest.skip(
-            "PostgreSQL's programs are not on this machine (Debian: apt install postgresql)"
-        )
-    with cluster() as url:
+    """The URL of a PostgreSQL database for this module."""
+    if find_programs() is None and os.environ.get("CI") != "true":
+        pytest.skip("PostgreSQL is not installed (Debian: apt install postgresql)")
+    with run_cluster() as url:
         yield url
 
 
-def begin(raw_settings: dict[str, Any]) -> "subprocess.Popen[str]":
-    """A search in a process of its own."""
+def start_search(raw_settings: dict[str, Any]) -> "subprocess.Popen[str]":
+    """Start a search in a separate process."""
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in raw_settings.items()]
     return subprocess.Popen(
         [sys.executable, "-m", "trialrun", "search", "--json", *flags],
@@ -96,16 +95,16 @@ def begin(raw_settings: dict[str, Any]) -> "subprocess.Popen[str]":
     )
 
 
-def answer(process: "subprocess.Popen[str]") -> dict[str, Any]:
-    """What a search printed at its end."""
+def read_result(process: "subprocess.Popen[str]") -> dict[str, Any]:
+    """Wait for a search; return the result that it printed."""
     out, _ = process.communicate(timeout=300)
     assert process.returncode == 0
     result: dict[str, Any] = json.loads(out.splitlines()[-1])
     return result
 
 
-def studied(url: str, name: str) -> list[Any]:
-    """The study's trials as the storage has them; none where there is no study."""
+def load_trials(url: str, name: str) -> list[Any]:
+    """Return the trials of a study in the storage; an empty list without the study."""
     import optuna
 
     with closing(open_storage(url, heartbeat_seconds=1)) as storage:
@@ -115,26 +114,24 @@ def studied(url: str, name: str) -> list[Any]:
             return []
 
 
-def workers_in_trials(process: "subprocess.Popen[str]", url: str, name: str) -> list[int]:
-    """The processes of workers, once three of them at least are in the middle of a trial."""
+def wait_for_workers(process: "subprocess.Popen[str]", url: str, name: str) -> list[int]:
+    """Wait until at least three of four workers train; return the workers' process ids."""
     from optuna.trial import TrialState
 
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         children = psutil.Process(process.pid).children()
-        pids = [
-            child.pid for child in children if "trialrun.tuning.workers.__main__" in child.cmdline()
-        ]
-        states = [trial.state for trial in studied(url, name)]
+        pids = [child.pid for child in children if "trialrun.tuning.workers" in child.cmdline()]
+        states = [trial.state for trial in load_trials(url, name)]
         if len(pids) == 4 and states.count(TrialState.RUNNING) >= 3:
             return pids
         time.sleep(0.1)
-    raise AssertionError("the workers did not begin")
+    raise AssertionError("the workers did not start")
 
 
 @pytest.mark.slow
-def test_killed_workers_lose_no_trial(postgres: str, store: str, colors: Path) -> None:
-    """Two workers of four get SIGKILL in mid-trial: exactly 40 trials complete, none is left."""
+def test_trials_of_killed_workers_are_retried(postgres: str, store: str, colors: Path) -> None:
+    """Two of four workers get SIGKILL during a trial: exactly 40 trials complete."""
     from optuna.trial import TrialState
 
     raw_settings = settings(
@@ -146,11 +143,11 @@ def test_killed_workers_lose_no_trial(postgres: str, store: str, colors: Path) -
         storage=postgres,
         heartbeat_seconds=1,
     )
-    process = begin(raw_settings)
-    for pid in workers_in_trials(process, postgres, "killed")[:2]:
+    process = start_search(raw_settings)
+    for pid in wait_for_workers(process, postgres, "killed")[:2]:
         os.kill(pid, signal.SIGKILL)
-    result = answer(process)
-    trials = studied(postgres, "killed")
+    result = read_result(process)
+    trials = load_trials(postgres, "killed")
     states = [trial.state for trial in trials]
     assert states.count(TrialState.COMPLETE) == 40
     assert set(states) <= {TrialState.COMPLETE, TrialState.FAIL}
@@ -161,16 +158,16 @@ def test_killed_workers_lose_no_trial(postgres: str, store: str, colors: Path) -
     assert len({trial.params["learning_rate"] for trial in completed}) == 40
 
 
-OPEN = """
+OPEN_STORAGE = """
 import sys
-from trialrun.tuning.study.storage import with_driver, open_storage
+from trialrun.tuning.study.storage import open_storage
 
 open_storage(sys.argv[1], heartbeat_seconds=1).close()
 """
 
 
-def test_machines_that_come_first_at_once_make_the_tables_once(postgres: str) -> None:
-    """Four processes open an empty database; the server would refuse a table made twice."""
+def test_concurrent_processes_create_the_tables_once(postgres: str) -> None:
+    """Four processes open an empty database; a second creation of a table would fail."""
     from sqlalchemy import create_engine, text
 
     engine = create_engine(with_driver(postgres), isolation_level="AUTOCOMMIT")
@@ -178,97 +175,96 @@ def test_machines_that_come_first_at_once_make_the_tables_once(postgres: str) ->
         connection.execute(text("CREATE DATABASE empty"))
     engine.dispose()
     url = postgres.replace("/postgres", "/empty")
-    processes = [subprocess.Popen([sys.executable, "-c", OPEN, url]) for _ in range(4)]
+    processes = [subprocess.Popen([sys.executable, "-c", OPEN_STORAGE, url]) for _ in range(4)]
     assert [process.wait() for process in processes] == [0] * 4
 
 
-def test_two_machines_share_a_study(postgres: str, store: str, colors: Path) -> None:
-    """The same command twice at once: as many trials as asked for in all, and one version."""
+def test_two_searches_share_a_study(postgres: str, store: str, colors: Path) -> None:
+    """The same command runs twice at once: the requested number of trials, and one version."""
     import mlflow
 
     raw_settings = settings(
         colors, pruner="none", trials=6, study="shared", storage=postgres, register_as="shared"
     )
-    one, other = (answer(process) for process in [begin(raw_settings), begin(raw_settings)])
-    assert one["run_id"] == other["run_id"]
-    assert one["weights_sha256"] == other["weights_sha256"]
-    assert one["num_trials"]["complete"] == other["num_trials"]["complete"] == 6
-    assert len(nested_runs(store, one["run_id"])) == 6
+    processes = [start_search(raw_settings), start_search(raw_settings)]
+    first, second = (read_result(process) for process in processes)
+    assert first["run_id"] == second["run_id"]
+    assert first["weights_sha256"] == second["weights_sha256"]
+    assert first["num_trials"]["complete"] == second["num_trials"]["complete"] == 6
+    assert len(nested_runs(store, first["run_id"])) == 6
     client = mlflow.MlflowClient(store)
     assert len(client.search_model_versions("name = 'shared'")) == 1
-    assert client.get_run(one["run_id"]).info.status == "FINISHED"
+    assert client.get_run(first["run_id"]).info.status == "FINISHED"
 
 
-# The connections that hold a lock and do nothing else: an owner's, between calls.
-_OWNERS = (
+# Closes the idle connections that hold a lock: those of search owners.
+_CLOSE_OWNER_CONNECTIONS = (
     "SELECT pg_terminate_backend(pid) FROM pg_locks JOIN pg_stat_activity USING (pid)"
     " WHERE locktype = 'advisory' AND granted AND state = 'idle'"
 )
 
 
-def cut_owners(storage: StudyStorage) -> int:
-    """Have the server cut the connections that hold owners' locks; how many there were."""
+def close_owner_connections(storage: StudyStorage) -> int:
+    """Let the server close the connections of search owners; return their number."""
     with storage.rdb.engine.begin() as connection:
-        return len(connection.execute(text(_OWNERS)).all())
+        return len(connection.execute(text(_CLOSE_OWNER_CONNECTIONS)).all())
 
 
-def test_a_lock_whose_connection_was_cut_is_taken_again(postgres: str) -> None:
-    """Nobody came first: it is kept, nobody else gets it, and leaving it is no error."""
+def test_a_lock_is_taken_again_after_a_connection_loss(postgres: str) -> None:
+    """If no other process took it first, it stays held until it is released."""
     with (
         closing(open_storage(postgres, heartbeat_seconds=1)) as ours,
         closing(open_storage(postgres, heartbeat_seconds=1)) as theirs,
     ):
         with ours.try_lock("one") as lock:
-            assert cut_owners(theirs) == 1
+            assert close_owner_connections(theirs) == 1
             assert lock
             assert lock.is_held()
-            with theirs.try_lock("one") as other:
-                assert other is None
-        with theirs.try_lock("one") as other:
-            assert other
+            with theirs.try_lock("one") as their_lock:
+                assert their_lock is None
+        with theirs.try_lock("one") as their_lock:
+            assert their_lock
 
 
-def test_a_lock_that_another_has_taken_is_known_to_be_lost(postgres: str) -> None:
-    """Its connection was cut, and who came first keeps it, after we have left as well."""
+def test_a_lock_that_another_process_took_is_not_held(postgres: str) -> None:
+    """After a connection loss the other process keeps the lock; our release does not end it."""
     with (
         closing(open_storage(postgres, heartbeat_seconds=1)) as ours,
         closing(open_storage(postgres, heartbeat_seconds=1)) as theirs,
         ExitStack() as stack,
     ):
         lock = stack.enter_context(ours.try_lock("two"))
-        assert cut_owners(theirs) == 1
-        with theirs.try_lock("two") as other:
-            assert other
+        assert close_owner_connections(theirs) == 1
+        with theirs.try_lock("two") as their_lock:
+            assert their_lock
             assert lock
             assert not lock.is_held()
             stack.close()
-            assert other.is_held()
-            with ours.try_lock("two") as again:
-                assert again is None
+            assert their_lock.is_held()
+            with ours.try_lock("two") as our_lock:
+                assert our_lock is None
 
 
-def test_a_cut_connection_costs_no_search(postgres: str, store: str, colors: Path) -> None:
-    """The owner's is cut during the first trial: the search ends well, with one version."""
+def test_a_search_survives_a_connection_loss(postgres: str, store: str, colors: Path) -> None:
+    """The owner's connection is closed during the first trial: the search creates one version."""
     import mlflow
 
     raw_settings = settings(colors, trials=3, study="cut", storage=postgres, register_as="cut")
-    process = begin({**raw_settings, "pruner": "none"})
+    process = start_search({**raw_settings, "pruner": "none"})
     with closing(open_storage(postgres, heartbeat_seconds=1)) as storage:
-        while not studied(postgres, "cut"):
+        while not load_trials(postgres, "cut"):
             assert process.poll() is None
             time.sleep(0.1)
-        assert cut_owners(storage) == 1
-    result = answer(process)
+        assert close_owner_connections(storage) == 1
+    result = read_result(process)
     assert result["num_trials"]["complete"] == 3
     client = mlflow.MlflowClient(store)
     assert client.get_run(result["run_id"]).info.status == "FINISHED"
     assert len(client.search_model_versions("name = 'cut'")) == 1
 
 
-def test_what_another_machine_concludes_is_not_concluded_twice(
-    postgres: str, store: str, colors: Path
-) -> None:
-    """The lock was cut and taken during the search: its owner waits, and takes the result."""
+def test_a_search_is_finalized_by_one_process_only(postgres: str, store: str, colors: Path) -> None:
+    """Another process takes the lock during the search: the first owner waits for it."""
     from trialrun.tuning.run import run_search
 
     raw_settings = settings(colors, trials=1, study="taken", storage=postgres, register_as="taken")
@@ -276,40 +272,40 @@ def test_what_another_machine_concludes_is_not_concluded_twice(
         closing(open_storage(postgres, heartbeat_seconds=1)) as storage,
         ThreadPoolExecutor(1) as pool,
     ):
-        watching = Robbed(storage, "taken/owner")
-        searching = pool.submit(run_search, plan_search(raw_settings), watching)
-        assert watching.is_told.wait(120)
-        assert studied_attributes(storage, "taken").get(CONCLUDED) is None
-        assert not searching.done()
-        watching.requeue()
-        assert searching.result(120).model_version == "1"
+        callback = LockTakingCallback(storage, "taken/owner")
+        search = pool.submit(run_search, plan_search(raw_settings), callback)
+        assert callback.has_lost_lock.wait(120)
+        assert load_user_attrs(storage, "taken").get(FINALIZED) is None
+        assert not search.done()
+        callback.release_lock()
+        assert search.result(120).model_version == "1"
 
 
-class Robbed(NoOpSearchCallback):
-    """Cuts and takes the owner's lock when the first trial has ended."""
+class LockTakingCallback(NoOpSearchCallback):
+    """Takes the owner's lock after the first trial, as another process would."""
 
     def __init__(self, storage: StudyStorage, name: str) -> None:
         self._storage, self._name, self._stack = storage, name, ExitStack()
-        self.is_told = threading.Event()
+        self.has_lost_lock = threading.Event()
 
     def trial(self, text: str) -> None:
-        """Be the other machine."""
-        assert cut_owners(self._storage) == 1
+        """Close the owner's connection and take its lock."""
+        assert close_owner_connections(self._storage) == 1
         assert self._stack.enter_context(self._storage.try_lock(self._name))
 
     def note(self, text: str) -> None:
-        """Learn that the search leaves the conclusion to another machine."""
-        if "another machine concludes" in text:
-            self.is_told.set()
+        """Set the event when the search leaves its finalization to another process."""
+        if "another process finalizes" in text:
+            self.has_lost_lock.set()
 
-    def requeue(self) -> None:
-        """Let go of the lock without having concluded, as a machine that dies."""
+    def release_lock(self) -> None:
+        """Release the lock without finalizing the search, as a process that dies."""
         self._stack.close()
 
 
-def studied_attributes(storage: StudyStorage, name: str) -> dict[str, Any]:
-    """What a study carries."""
+def load_user_attrs(storage: StudyStorage, name: str) -> dict[str, Any]:
+    """Return the user attributes of a study."""
     import optuna
 
-    attributes: dict[str, Any] = optuna.load_study(study_name=name, storage=storage.rdb).user_attrs
-    return attributes
+    user_attrs: dict[str, Any] = optuna.load_study(study_name=name, storage=storage.rdb).user_attrs
+    return user_attrs

@@ -1,4 +1,4 @@
-"""Searches that take seconds, and a study's desk without any training: for tests of search."""
+"""Settings of short searches, and trial queues without training, for tests of tuning."""
 
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,12 @@ SMALL: dict[str, Any] = {
 
 
 def settings(colors: Path, **more: Any) -> dict[str, Any]:
-    """A search that takes seconds."""
+    """Return the settings of a search that takes seconds."""
     return {"train_data": str(colors), "epochs": 1, **SMALL, "learning_rate": "1e-3:1e-1", **more}
 
 
 def nested_runs(store: str, parent_run_id: str) -> list[Any]:
-    """The runs below a search's, by trial."""
+    """Return the nested runs of a search by trial number."""
     import mlflow
 
     client = mlflow.MlflowClient(store)
@@ -32,15 +32,15 @@ def nested_runs(store: str, parent_run_id: str) -> list[Any]:
 
 
 def make_queue(store: str, colors: Path, **more: Any) -> TrialQueue:
-    """The desk of a new study beside `store`, for trials that train nothing."""
+    """Return the trial queue of a study beside `store`, for trials without training."""
     plan = plan_search(settings(colors, **more))
     storage = open_storage(store.replace("mlflow.db", "optuna.db"), heartbeat_seconds=1)
-    study = open_study(storage, plan.config.study or "desk", plan)
+    study = open_study(storage, plan.config.study or "queue", plan)
     return open_trial_queue(storage, study, plan, deadline=None, on_stale=lambda _trial: None)
 
 
 def claim_next(queue: TrialQueue) -> ClaimedTrial:
-    """The next trial, which must be there."""
+    """Claim the next trial; fail if there is none."""
     claim = queue.claim("tester")
     assert isinstance(claim, ClaimedTrial)
     return claim

@@ -1,4 +1,4 @@
-"""Searches, end to end on real stores: what they record, that none is lost, what they decide."""
+"""Complete searches on real stores: records, resumption, workers and the choice of the best."""
 
 import json
 import shutil
@@ -14,8 +14,8 @@ import pytest
 
 import trialrun
 from tests.tuning.conftest import SMALL, make_queue, nested_runs, settings
-from trialrun import mlflow_client as tracking_store
-from trialrun.cli import run_cli as command_line
+from trialrun import mlflow_client
+from trialrun.cli import run_cli
 from trialrun.config import METRIC_DIRECTIONS
 from trialrun.errors import InvalidParameterError
 from trialrun.runs.callbacks import DECODING
@@ -25,23 +25,23 @@ from trialrun.tuning.plan import plan_search
 from trialrun.tuning.reporting.seed_replicates import NoiseFloor, compute_mean_interval
 
 
-class Counting(NoOpSearchCallback):
-    """Counts the images that are decoded."""
+class CountingCallback(NoOpSearchCallback):
+    """Counts the decoded images."""
 
     num_decoded = 0
     what = ""
 
-    def scanning(self, what: str, num_images: int) -> None:
-        """Remember what is counted."""
+    def on_scan_start(self, what: str, num_images: int) -> None:
+        """Remember whether images are decoded or only read."""
         self.what = what
 
-    def scanned(self, num_images: int) -> None:
-        """Count what is decoded."""
+    def on_scan_progress(self, num_images: int) -> None:
+        """Count decoded images."""
         self.num_decoded += num_images * (self.what == DECODING)
 
 
 def test_a_combination_that_cannot_be_trained_is_not_trained(store: str, colors: Path) -> None:
-    """A warm-up longer than the run has its reason in the table, and no run; the search goes on."""
+    """A warm-up longer than the run: a reason in the table, no run, and the search continues."""
     grid = {"learning_rate": 0.01, "warmup_steps": "0,1000", "sampler": "grid", "trials": 2}
     result = trialrun.search(**settings(colors, **grid))
     (run,) = nested_runs(store, result.run_id)
@@ -51,8 +51,8 @@ def test_a_combination_that_cannot_be_trained_is_not_trained(store: str, colors:
     assert result.best_params["warmup_steps"] == 0
 
 
-def test_the_best_trial_is_recorded_and_registered_alone(store: str, colors: Path) -> None:
-    """The parent names the best trial; the one version holds its weights; pictures are there."""
+def test_only_the_best_trial_is_registered(store: str, colors: Path) -> None:
+    """The parent run names the best trial and has plots; the only version has its weights."""
     import mlflow
 
     result = trialrun.search(**settings(colors, trials=3, register_as="best"))
@@ -72,18 +72,16 @@ def test_the_best_trial_is_recorded_and_registered_alone(store: str, colors: Pat
     assert parent.data.params["learning_rate"] == "0.001:0.1"
     names = {item.path for item in client.list_artifacts(result.run_id)}
     assert names >= {"trials.csv", "best.json", "plots"}
-    pictures = {item.path for item in client.list_artifacts(result.run_id, "plots")}
-    assert {"plots/history.png", "plots/slice.png"} <= pictures
+    plots = {item.path for item in client.list_artifacts(result.run_id, "plots")}
+    assert {"plots/history.png", "plots/slice.png"} <= plots
 
 
 def _history(client: Any, run: Any, name: str) -> list[float]:
     return [metric.value for metric in client.get_metric_history(run.info.run_id, name)]
 
 
-def test_trials_train_with_what_was_proposed_and_seeds_of_their_own(
-    store: str, colors: Path
-) -> None:
-    """A trial's run records the trial's settings; seeds differ by trial and repeat by number."""
+def test_trials_have_their_own_settings_and_seeds(store: str, colors: Path) -> None:
+    """Seeds differ between trials, and are equal for equal numbers in two studies."""
     first = trialrun.search(**settings(colors, trials=2, pruner="none", study="one"))
     again = trialrun.search(**settings(colors, trials=2, pruner="none", study="two"))
     runs, others = nested_runs(store, first.run_id), nested_runs(store, again.run_id)
@@ -96,59 +94,59 @@ def test_trials_train_with_what_was_proposed_and_seeds_of_their_own(
     assert first.weights_sha256 == again.weights_sha256
 
 
-def test_below_mlflow_run_the_search_takes_its_run(
+def test_a_search_below_mlflow_run_uses_its_run(
     store: str, colors: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The run that `mlflow run` has opened is the parent; trials have runs of their own."""
+    """The run that `mlflow run` opened is the parent run; the trials have nested runs."""
     import mlflow
 
     client = mlflow.MlflowClient(store)
     experiment = client.get_experiment_by_name("tests")
     assert experiment is not None
-    opened = client.create_run(experiment.experiment_id).info.run_id
-    monkeypatch.setenv("MLFLOW_RUN_ID", opened)
+    project_run_id = client.create_run(experiment.experiment_id).info.run_id
+    monkeypatch.setenv("MLFLOW_RUN_ID", project_run_id)
     result = trialrun.search(**settings(colors, trials=1))
-    assert result.run_id == opened
-    assert [run.info.run_id for run in nested_runs(store, opened)] == [result.best_run_id]
-    assert result.best_run_id != opened
+    assert result.run_id == project_run_id
+    assert [run.info.run_id for run in nested_runs(store, project_run_id)] == [result.best_run_id]
+    assert result.best_run_id != project_run_id
 
 
 def test_images_are_decoded_once_for_all_trials(
     store: str, colors: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Sixteen trials decode each of 36 images once."""
+    """Sixteen trials decode 36 images once."""
     from trialrun.tuning.run import run_search
 
     monkeypatch.setenv("TRIALRUN_CACHE", str(tmp_path / "cache"))
-    watching = Counting()
-    run_search(plan_search(settings(colors, trials=16)), watching)
-    assert watching.num_decoded == 36
+    callback = CountingCallback()
+    run_search(plan_search(settings(colors, trials=16)), callback)
+    assert callback.num_decoded == 36
 
 
-def test_a_study_goes_on_in_the_same_run(store: str, colors: Path) -> None:
-    """More trials of the same study join those before, below the same parent."""
-    before = trialrun.search(**settings(colors, trials=1, study="long", register_as="long"))
-    after = trialrun.search(**settings(colors, trials=2, study="long", register_as="long"))
-    assert after.run_id == before.run_id
-    assert after.num_trials["complete"] == 2
-    same = trialrun.search(**settings(colors, trials=2, study="long", register_as="long"))
-    assert same.num_trials["complete"] == 2
-    assert same.model_version == after.model_version
+def test_a_study_is_resumed_in_the_same_run(store: str, colors: Path) -> None:
+    """A second call adds a trial below the same parent run; a third adds none."""
+    first = trialrun.search(**settings(colors, trials=1, study="long", register_as="long"))
+    second = trialrun.search(**settings(colors, trials=2, study="long", register_as="long"))
+    assert second.run_id == first.run_id
+    assert second.num_trials["complete"] == 2
+    third = trialrun.search(**settings(colors, trials=2, study="long", register_as="long"))
+    assert third.num_trials["complete"] == 2
+    assert third.model_version == second.model_version
 
 
-def test_a_study_is_not_gone_on_with_other_settings(store: str, colors: Path) -> None:
-    """Trials of other epochs or ranges would not be comparable."""
+def test_a_study_is_not_resumed_with_other_settings(store: str, colors: Path) -> None:
+    """Trials with another number of epochs would not be comparable."""
     make_queue(store, colors, study="taken")
     with pytest.raises(InvalidParameterError, match="epochs=1"):
         make_queue(store, colors, study="taken", epochs=2)
 
 
 def test_a_hopeless_trial_is_pruned(store: str, colors: Path, tmp_path: Path) -> None:
-    """Far worse than the median after an epoch, it ends FINISHED, without a model."""
+    """A trial far worse than the median ends after an epoch as FINISHED, without a model."""
     enqueued_params = [
         {"learning_rate": rate} for rate in (0.001, 0.0011, 0.0012, 0.0013, 0.0014, 0.1)
     ]
-    file = tmp_path / "starts.json"
+    file = tmp_path / "enqueued.json"
     file.write_text(json.dumps(enqueued_params))
     raw_settings = settings(colors, trials=6, epochs=2, batch_size=4, enqueue=str(file))
     result = trialrun.search(**raw_settings)
@@ -160,8 +158,8 @@ def test_a_hopeless_trial_is_pruned(store: str, colors: Path, tmp_path: Path) ->
     assert last.info.run_id != result.best_run_id
 
 
-def test_a_search_that_is_cut_goes_on(store: str, colors: Path) -> None:
-    """SIGINT ends run and trial as KILLED with exit 75; the same study then completes."""
+def test_an_interrupted_search_can_be_resumed(store: str, colors: Path) -> None:
+    """SIGINT ends the runs as KILLED with exit code 75; the next call completes the study."""
     import mlflow
 
     raw_settings = settings(colors, epochs=4, trials=3, study="cut", pruner="none", patience=9)
@@ -185,15 +183,15 @@ def _wait_for_trial(client: Any) -> None:
     (experiment,) = client.search_experiments(filter_string="name = 'tests'")
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        found = client.search_runs([experiment.experiment_id], "tags.trial = '0'")
-        if found and client.get_metric_history(found[0].info.run_id, "valid_loss"):
+        runs = client.search_runs([experiment.experiment_id], "tags.trial = '0'")
+        if runs and client.get_metric_history(runs[0].info.run_id, "valid_loss"):
             return
         time.sleep(0.1)
-    raise AssertionError("no trial began")
+    raise AssertionError("no trial started")
 
 
 def test_worker_processes_share_a_study(store: str, colors: Path) -> None:
-    """Two workers train exactly as many trials as were asked for, no two alike."""
+    """Two workers train exactly the requested number of trials, all different."""
     result = trialrun.search(**settings(colors, trials=4, workers=2))
     runs = nested_runs(store, result.run_id)
     assert result.num_trials["complete"] + result.num_trials["pruned"] == 4
@@ -201,12 +199,12 @@ def test_worker_processes_share_a_study(store: str, colors: Path) -> None:
     assert len({run.data.params["random_seed"] for run in runs}) == 4
 
 
-def test_workers_share_what_the_search_downloaded(
+def test_workers_share_downloaded_images(
     store: str, colors: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Images from the artifact store are fetched once, not by each worker.
+    """Images in the artifact store are downloaded once, not by each worker.
 
-    The store's copy is gone when the workers begin.
+    The test deletes them from the store before the workers start.
     """
     client = mlflow.MlflowClient(store)
     experiment = client.get_experiment_by_name("tests")
@@ -215,18 +213,18 @@ def test_workers_share_what_the_search_downloaded(
     client.log_artifacts(run.info.run_id, str(colors), "set")
 
     def download(uri: str) -> Path:
-        path = tracking_store.download_artifact(uri)
+        path = mlflow_client.download_artifact(uri)
         shutil.rmtree(Path(run.info.artifact_uri) / "set")
         return path
 
     monkeypatch.setattr(sources, "download_artifact", download)
-    plan = settings(Path("unused"), trials=2, workers=2)
-    result = trialrun.search(**plan | {"train_data": f"runs:/{run.info.run_id}/set"})
+    raw_settings = settings(Path("unused"), trials=2, workers=2)
+    result = trialrun.search(**raw_settings | {"train_data": f"runs:/{run.info.run_id}/set"})
     assert result.num_trials["complete"] + result.num_trials["pruned"] == 2
 
 
-def test_no_trial_is_begun_after_the_timeout(store: str, colors: Path) -> None:
-    """What was trained until then is concluded as usual."""
+def test_no_trial_starts_after_the_timeout(store: str, colors: Path) -> None:
+    """The search is finalized with the trials that started before it."""
     result = trialrun.search(**settings(colors, trials=1000, timeout=1.0))
     assert 1 <= sum(result.num_trials.values()) < 1000
     assert result.search_stop_reason == "time_budget"
@@ -234,18 +232,18 @@ def test_no_trial_is_begun_after_the_timeout(store: str, colors: Path) -> None:
 
 
 def test_several_metrics_give_a_pareto_front(store: str, colors: Path) -> None:
-    """Trials that nothing beats in both metrics are named, and drawn."""
+    """The result lists the Pareto front, and the parent run has its plot."""
     import mlflow
 
     metric = "valid_accuracy,train_images_per_second"
     result = trialrun.search(**settings(colors, trials=2, metric=metric))
     assert result.best_trial in result.pareto_trials
-    pictures = mlflow.MlflowClient(store).list_artifacts(result.run_id, "plots")
-    assert "plots/pareto_front.png" in {item.path for item in pictures}
+    plots = mlflow.MlflowClient(store).list_artifacts(result.run_id, "plots")
+    assert "plots/pareto_front.png" in {item.path for item in plots}
 
 
-def test_replicates_tell_the_noise_floor(store: str, colors: Path) -> None:
-    """The two best settings are trained twice more, with the same two seeds, and compared."""
+def test_replicates_give_a_noise_floor(store: str, colors: Path) -> None:
+    """The two best settings are trained twice more, with the same two seeds."""
     import mlflow
 
     result = trialrun.search(
@@ -264,7 +262,7 @@ def test_replicates_tell_the_noise_floor(store: str, colors: Path) -> None:
     assert version.tags["weights_sha256"] == result.weights_sha256
 
 
-def test_the_interval_is_students() -> None:
+def test_the_confidence_interval_is_students() -> None:
     """Differences 1, 2, 3: mean 2, half width 4.303 / sqrt(3) (t with 2 degrees, 95 %)."""
     low, high = compute_mean_interval([1.0, 2.0, 3.0])
     assert low == pytest.approx(2 - 4.3027 / 3**0.5, abs=1e-4)
@@ -274,10 +272,10 @@ def test_the_interval_is_students() -> None:
 @pytest.mark.parametrize(
     ("low", "winner_seconds", "chosen"), [(0.1, 9.0, 4), (-0.1, 9.0, 7), (-0.1, 1.0, 4)]
 )
-def test_where_noise_decides_the_cheaper_is_taken(
+def test_within_noise_the_cheaper_trial_is_chosen(
     low: float, winner_seconds: float, chosen: int
 ) -> None:
-    """The winner is taken if it is beyond noise or no dearer, else the runner-up."""
+    """The winner is chosen if it is beyond noise or not more expensive."""
     floor = NoiseFloor(
         metric="valid_loss",
         replicates=3,
@@ -295,8 +293,8 @@ def test_where_noise_decides_the_cheaper_is_taken(
     assert f"rial {chosen}" in floor.text()
 
 
-def test_the_metrics_are_the_engines(store: str, colors: Path) -> None:
-    """What a search may be judged by is what an epoch records."""
+def test_the_metrics_are_those_of_the_engine(store: str, colors: Path) -> None:
+    """The metrics that a search accepts are those that an epoch logs."""
     result = trialrun.train(train_data=str(colors), epochs=1, **{**SMALL, "batch_size": 8})
     assert set(METRIC_DIRECTIONS) == {*result.metrics, "valid_top5_accuracy"}
 
@@ -314,15 +312,15 @@ def test_the_metrics_are_the_engines(store: str, colors: Path) -> None:
         (["--storage", "postgresql://127.0.0.1:1/none"], 5),
     ],
 )
-def test_what_cannot_be_searched_is_told_in_two_lines(
+def test_errors_are_reported_in_two_lines(
     flags: list[str],
     code: int,
     store: str,
     colors: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """A range turned round, an unknown setting, a storage that is not there."""
-    assert command_line(["search", "--train-data", str(colors), *flags]) == code
+    """For a reversed range, an unknown setting, a missing storage and others."""
+    assert run_cli(["search", "--train-data", str(colors), *flags]) == code
     error, hint = capsys.readouterr().err.splitlines()[-2:]
     assert error.startswith("Error: ")
     assert hint.startswith("Hint: ")

@@ -1,4 +1,4 @@
-"""Ranges and choices: how they are read, and what is told of wrong ones before anything loads."""
+"""Ranges and choices: parsing, and errors that are reported while planning."""
 
 import subprocess
 import sys
@@ -11,30 +11,30 @@ from hypothesis import strategies as st
 
 from trialrun.config import TrainConfig, list_settings
 from trialrun.errors import InvalidParameterError
-from trialrun.tuning.plan import plan_search, redact_password
+from trialrun.tuning.plan import plan_search
 from trialrun.tuning.space import Choice, Range, Space, parse_dimension
+from trialrun.tuning.storage_url import redact_password
 from trialrun.tuning.study.samplers import make_pruner
 
 SETTINGS = {item.name: item for item in list_settings(TrainConfig)}
 
 
-def parsed(name: str, text: str) -> Range | Choice:
-    """The dimension of a setting."""
+def parse(name: str, text: str) -> Range | Choice:
+    """Return the dimension of a setting."""
     return parse_dimension(SETTINGS[name], text)
 
 
-def test_learning_rates_are_drawn_evenly_on_a_log_scale() -> None:
-    """A range of a setting declared logarithmic is logarithmic."""
-    assert parsed("learning_rate", "1e-4:1e-1") == Range(1e-4, 0.1, None, True, whole=False)
+def test_a_range_of_learning_rates_is_log_uniform() -> None:
+    """A setting that is declared logarithmic has a logarithmic range."""
+    assert parse("learning_rate", "1e-4:1e-1") == Range(1e-4, 0.1, None, True, integer=False)
 
 
 def test_a_range_in_steps_is_linear() -> None:
-    """A third number is the step, of whole numbers where the setting is one."""
-    batches = parsed("batch_size", "8:64:8")
-    assert batches == Range(8, 64, 8, False, whole=True)
-    assert [batches.value_at(place) for place in range(batches.num_values() or 0)] == [
-        *range(8, 65, 8)
-    ]
+    """The third number is the step; an integer setting has integer values."""
+    batches = parse("batch_size", "8:64:8")
+    assert batches == Range(8, 64, 8, False, integer=True)
+    values = [batches.value_at(index) for index in range(batches.num_values() or 0)]
+    assert values == [*range(8, 65, 8)]
 
 
 @pytest.mark.parametrize(
@@ -46,21 +46,21 @@ def test_a_range_in_steps_is_linear() -> None:
     ids=str,
 )
 def test_only_one_unit_of_the_warm_up_is_searched(settings: dict[str, Any]) -> None:
-    """Trials that draw both would fail one after the other."""
+    """Trials that sample both would all fail."""
     with pytest.raises(InvalidParameterError, match="warmup_epochs are both given"):
         plan_search({"train_data": "sample:digits", **settings})
 
 
-def test_a_range_from_zero_is_linear_even_where_the_setting_is_logarithmic() -> None:
-    """Zero has no logarithm."""
-    assert parsed("weight_decay", "0:0.1") == Range(0, 0.1, None, False, whole=False)
+def test_a_range_from_zero_is_linear() -> None:
+    """Zero has no logarithm, so a logarithmic setting is linear as well."""
+    assert parse("weight_decay", "0:0.1") == Range(0, 0.1, None, False, integer=False)
 
 
-def test_a_list_is_a_choice_without_doubles() -> None:
-    """Values with commas are tried as they are, each once."""
-    assert parsed("batch_size", "8, 16,8") == Choice((8, 16))
-    assert parsed("image_size", "auto,64") == Choice(("auto", 64))
-    assert parsed("model", "resnet18,resnet34") == Choice(("resnet18", "resnet34"))
+def test_a_list_is_a_choice_without_duplicates() -> None:
+    """Comma-separated values are options, each once."""
+    assert parse("batch_size", "8, 16,8") == Choice((8, 16))
+    assert parse("image_size", "auto,64") == Choice(("auto", 64))
+    assert parse("model", "resnet18,resnet34") == Choice(("resnet18", "resnet34"))
 
 
 @pytest.mark.parametrize(
@@ -80,62 +80,64 @@ def test_a_list_is_a_choice_without_doubles() -> None:
         ("valid_fraction", "0.1,0.2"),
     ],
 )
-def test_what_is_no_range_is_refused(name: str, text: str) -> None:
-    """Turned round, outside the legal values, without sense, or of what cannot be searched."""
+def test_invalid_ranges_are_rejected(name: str, text: str) -> None:
+    """Reversed ends, illegal values, malformed text, or a setting that cannot be searched."""
     with pytest.raises(InvalidParameterError, match=name):
-        parsed(name, text)
+        parse(name, text)
 
 
-@pytest.mark.parametrize(("text", "most"), [("5,20,10", 20), ("5:12:5", 10), ("2:9", 9)])
-def test_hyperband_reckons_with_the_most_epochs(text: str, most: int, colors: Path) -> None:
-    """Choices in any order, ranges in steps, ranges."""
+@pytest.mark.parametrize(("text", "max_epochs"), [("5,20,10", 20), ("5:12:5", 10), ("2:9", 9)])
+def test_hyperband_uses_the_largest_number_of_epochs(
+    text: str, max_epochs: int, colors: Path
+) -> None:
+    """For choices in any order, ranges in steps, and ranges."""
     plan = plan_search({"train_data": str(colors), "epochs": text, "pruner": "hyperband"})
     pruner: Any = make_pruner(plan)
-    assert pruner._max_resource == most
+    assert pruner._max_resource == max_epochs
 
 
 @given(
     st.floats(1e-300, 1e300),
     st.floats(1e-300, 1e300),
 )
-def test_a_range_reads_back_what_it_writes(one: float, other: float) -> None:
-    """The text of a range parses to that range."""
-    low, high = sorted((one, other))
+def test_the_text_of_a_range_parses_to_that_range(a: float, b: float) -> None:
+    """Both ends are inside the range."""
+    low, high = sorted((a, b))
     if low == high:
         return
-    dimension = parsed("learning_rate", f"{low}:{high}")
-    assert parsed("learning_rate", dimension.text()) == dimension
+    dimension = parse("learning_rate", f"{low}:{high}")
+    assert parse("learning_rate", dimension.text()) == dimension
     assert low in dimension
     assert high in dimension
 
 
 @given(st.lists(st.integers(1, 10**6), min_size=2, unique=True))
-def test_a_choice_reads_back_what_it_writes(sizes: list[int]) -> None:
-    """The text of a choice parses to that choice."""
-    dimension = parsed("batch_size", ",".join(map(str, sizes)))
+def test_the_text_of_a_choice_parses_to_that_choice(sizes: list[int]) -> None:
+    """A list of distinct integers is a choice of them in the same order."""
+    dimension = parse("batch_size", ",".join(map(str, sizes)))
     assert dimension == Choice(tuple(sizes))
-    assert parsed("batch_size", dimension.text()) == dimension
+    assert parse("batch_size", dimension.text()) == dimension
 
 
 @given(st.integers(1, 40), st.integers())
-def test_a_grid_holds_each_combination_once(most: int, seed: int) -> None:
-    """A grid goes through all combinations, or as many as are asked for."""
-    space = Space({"batch_size": parsed("batch_size", "2:8:2"), "epochs": Choice((1, 2, 3))})
-    points = space.grid(most, seed)
-    assert len(points) == min(most, 12)
+def test_a_grid_has_each_combination_once(max_points: int, seed: int) -> None:
+    """A grid has all combinations, or the requested number of them."""
+    space = Space({"batch_size": parse("batch_size", "2:8:2"), "epochs": Choice((1, 2, 3))})
+    points = space.sample_grid(max_points, seed)
+    assert len(points) == min(max_points, 12)
     assert len({tuple(point.values()) for point in points}) == len(points)
-    assert all(space.fitting(point) == point for point in points)
+    assert all(space.select_valid(point) == point for point in points)
 
 
-def test_without_any_range_learning_rate_and_batch_size_are_searched(colors: Path) -> None:
-    """The default space, without batches larger than the set."""
+def test_without_ranges_learning_rate_and_batch_size_are_searched(colors: Path) -> None:
+    """The default space drops batch sizes larger than the training set."""
     plan = plan_search({"train_data": str(colors)})
     assert plan.space.texts() == {"learning_rate": "0.0001:0.1", "batch_size": "8,16"}
     assert "exceed" in plan.notes[0]
 
 
-def test_everything_wrong_is_told_together(tmp_path: Path) -> None:
-    """Search settings, ranges, fixed settings and data are complained of in one error."""
+def test_all_errors_are_reported_together(tmp_path: Path) -> None:
+    """Errors of search settings, ranges, fixed settings and data are merged into one."""
     with pytest.raises(InvalidParameterError) as caught:
         plan_search(
             {
@@ -146,12 +148,12 @@ def test_everything_wrong_is_told_together(tmp_path: Path) -> None:
                 "train_data": str(tmp_path / "missing"),
             }
         )
-    told = str(caught.value)
-    assert all(part in told for part in ("trials=0", "1:0.1", "patience=0", "f1", "missing"))
+    message = str(caught.value)
+    assert all(part in message for part in ("trials=0", "1:0.1", "patience=0", "f1", "missing"))
 
 
 @pytest.mark.parametrize(
-    ("address", "shown"),
+    ("url", "redacted"),
     [
         ("postgresql://me:secret@host/db", "postgresql://me:***@host/db"),
         ("postgresql://me@host/db", "postgresql://me@host/db"),
@@ -172,30 +174,30 @@ def test_everything_wrong_is_told_together(tmp_path: Path) -> None:
         ("sqlite:////home/a:b@c/optuna.db", "sqlite:////home/a:b@c/optuna.db"),
     ],
 )
-def test_passwords_are_not_shown(address: str, shown: str) -> None:
-    """The address of a storage is shown without its passwords, however wrongly it is written."""
-    assert redact_password(address) == shown
+def test_passwords_are_redacted(url: str, redacted: str) -> None:
+    """Passwords are removed from valid and malformed storage URLs."""
+    assert redact_password(url) == redacted
 
 
 @pytest.mark.parametrize(
-    "address",
+    "url",
     ["u:secret@h/db", "postgresql://u:secret@h:notaport/db", "postgresql://u:sec@secret@h/db"],
 )
-def test_an_address_that_is_none_is_told_without_its_password(address: str, colors: Path) -> None:
-    """A wrong storage is an error of the parameter, found while planning."""
+def test_an_invalid_storage_url_is_reported_without_its_password(url: str, colors: Path) -> None:
+    """Planning raises an error about the parameter `storage`."""
     with pytest.raises(InvalidParameterError, match="storage=") as caught:
-        plan_search({"train_data": str(colors), "storage": address})
+        plan_search({"train_data": str(colors), "storage": url})
     assert "secret" not in str(caught.value)
 
 
-def test_top5_of_fewer_classes_is_refused_while_planning(colors: Path) -> None:
-    """The metric has no value for three classes, so that every trial would fail."""
+def test_top5_with_too_few_classes_is_rejected_while_planning(colors: Path) -> None:
+    """The metric is undefined for three classes, so every trial would fail."""
     with pytest.raises(InvalidParameterError, match="needs 5 classes, and there are 3"):
         plan_search({"train_data": str(colors), "metric": "valid_loss,valid_top5_accuracy"})
 
 
-def test_a_range_turned_round_is_told_before_torch_is_loaded() -> None:
-    """Exit 2 in two lines, with neither torch, MLflow nor Optuna imported."""
+def test_a_reversed_range_is_reported_before_torch_is_imported() -> None:
+    """Exit code 2 and two lines; torch, MLflow and Optuna are not imported."""
     code = (
         "import sys; from trialrun.cli import run_cli\n"
         "print(run_cli(['search', '--learning-rate', '1e-1:1e-4']),"

@@ -1,4 +1,4 @@
-"""Optuna around runs: many trainings of one plan, judged and compared, the best one kept.
+"""Hyperparameter search with Optuna: trials are nested runs, and the best model is registered.
 
-`plan` and `space` need neither torch nor MLflow nor Optuna, so that a wrong range is told at once.
+Planning imports neither torch nor MLflow nor Optuna, so that invalid settings are reported fast.
 """

@@ -1,10 +1,10 @@
-"""A search from settings to result, with signals heeded from the first moment to the last."""
+"""A complete search from settings to result, with signals handled throughout."""
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-from trialrun.errors import CutBySignalError
+from trialrun.errors import RunInterruptedError
 from trialrun.runs.signals import interrupt_on_signals
 from trialrun.tuning.plan import plan_search
 
@@ -14,22 +14,23 @@ if TYPE_CHECKING:
 
 
 def plan_and_search(
-    settings: Mapping[str, Any], watch: "Callable[[], AbstractContextManager[SearchCallback]]"
+    settings: Mapping[str, Any],
+    open_callback: "Callable[[], AbstractContextManager[SearchCallback]]",
 ) -> "SearchResult":
-    """Plan and search; torch, MLflow and Optuna are loaded once the plan stands.
+    """Plan a search and run it; torch, MLflow and Optuna are imported after planning.
 
     Raises:
-        TrialrunError: As its kinds say.
-        CutBySignalError: A signal came; whatever runs there were have ended as KILLED.
+        TrialrunError: The search failed; see the subclasses.
+        RunInterruptedError: A signal was received; open runs have ended as KILLED.
     """
     with interrupt_on_signals():
         try:
             plan = plan_search(settings)
             from trialrun.tuning.run import run_search
 
-            with watch() as callback:
+            with open_callback() as callback:
                 return run_search(plan, callback)
-        except CutBySignalError:
+        except RunInterruptedError:
             from trialrun.tracking import kill_unopened_run
 
             kill_unopened_run()

@@ -1,4 +1,4 @@
-"""What a search tells while it is under way."""
+"""Callbacks of a search: those of a run, and one per finished trial."""
 
 from typing import Protocol
 
@@ -6,14 +6,14 @@ from trialrun.runs.callbacks import NoOpCallback, RunCallback
 
 
 class SearchCallback(RunCallback, Protocol):
-    """Someone who watches a search."""
+    """Receives the progress of a search."""
 
-    def trial(self, text: str) -> None:
-        """A trial has ended, of this machine or another's."""
+    def on_trial_end(self, text: str) -> None:
+        """Handle the end of a trial, on this machine or another."""
 
 
 class NoOpSearchCallback(NoOpCallback):
-    """Watches and says nothing."""
+    """Ignores the progress of a search."""
 
-    def trial(self, text: str) -> None:
-        """Nothing."""
+    def on_trial_end(self, text: str) -> None:
+        """Do nothing."""

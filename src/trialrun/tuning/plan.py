@@ -1,19 +1,17 @@
-"""What is to be searched on what, checked as far as names go: no torch, no MLflow, no Optuna.
+"""The plan of a search: settings, search space, objectives and the base training plan.
 
-All complaints about settings, ranges and data are found together.
+Planning reports all errors in settings, ranges and data together. It imports neither torch nor
+MLflow nor Optuna.
 """
 
 import dataclasses
 import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from trialrun.config import (
-    AUTO_TEXT,
-    METRIC_DIRECTIONS,
     SearchConfig,
     Setting,
     TrainConfig,
@@ -24,6 +22,7 @@ from trialrun.config import (
 from trialrun.engine.steps import count_warm_up_steps
 from trialrun.errors import InvalidParameterError, TrialrunError, merge_errors
 from trialrun.runs.training.plan import TrainPlan, plan_training
+from trialrun.tuning.objectives import Objective, check_top5, parse_objectives
 from trialrun.tuning.space import (
     DEFAULT_RANGES,
     Choice,
@@ -33,57 +32,34 @@ from trialrun.tuning.space import (
     is_searched,
     parse_dimension,
 )
+from trialrun.tuning.storage_url import check_storage_url, redact_password
 
-SQLITE = "sqlite:///"
-_STORAGE_SCHEMES = (SQLITE, "postgresql://", "postgresql+psycopg://", "postgres://")
+# Search settings that every call on a study repeats; the others may change and are logged as tags.
+_STUDY_SETTINGS = ("study", "storage", "metric", "direction")
 
-_SCHEME = re.compile(r"[\w+.-]+:/+")
-_PASSWORDS = re.compile(r"((?:ssl)?password\s*=\s*)[^&\s]*", re.IGNORECASE)  # as libpq names them
-
-_TOP5_CLASSES = 5  # the engine's, which loads torch
-
-# What of the search's own settings is the same in all calls on one study.
-_OF_THE_STUDY = ("study", "storage", "metric", "direction")
-
-# What the base plan has the smallest value of.
-_SMALLEST_AT_CORNER = ("batch_size", "warmup_steps", "warmup_epochs")
-
-# What may differ between two calls on one study without making its trials unlike.
+# Training settings that may differ between two calls on a study: trials stay comparable.
 _NOT_COMPARED = ("train_data", "valid_data", "device", "experiment", "run_name", "register_as")
 
+_WARM_UP_UNITS = ("warmup_steps", "warmup_epochs")
 
-@dataclass(frozen=True, slots=True)
-class Objective:
-    """What a trial is judged by, and which way is better (`minimize` or `maximize`)."""
-
-    metric: str
-    direction: str
-
-    @property
-    def sign(self) -> int:
-        """What makes the smaller the better when multiplied."""
-        return 1 if self.direction == "minimize" else -1
-
-
-def as_minimized(values: Sequence[float], objectives: Sequence[Objective]) -> list[float]:
-    """A trial's values with signs by which the smaller is the better."""
-    return [objective.sign * value for objective, value in zip(objectives, values, strict=True)]
+# Settings with their smallest value in the base plan.
+_SMALLEST_AT_CORNER = ("batch_size", *_WARM_UP_UNITS)
 
 
 @dataclass(frozen=True, slots=True)
 class SearchPlan:
-    """Settings, the space, and the plan that every trial varies."""
+    """Settings, search space and the base plan that every trial varies."""
 
     config: SearchConfig
     space: Space
     objectives: tuple[Objective, ...]
-    enqueued_params: tuple[Mapping[str, Any], ...]  # settings to try first, of `--enqueue`
+    enqueued_params: tuple[Mapping[str, Any], ...]  # settings of the --enqueue file, tried first
     base: TrainPlan
     notes: tuple[str, ...]
-    raw_settings: Mapping[str, Any]  # as it was given, so that a worker can plan the same
+    raw_settings: Mapping[str, Any]  # as the caller gave them; workers repeat the planning
 
     def signature(self) -> dict[str, str]:
-        """What must be the same in every call on one study."""
+        """Return the settings that must be equal in every call on a study."""
         fixed = {
             name: text
             for name, text in self.base.config.params().items()
@@ -95,48 +71,28 @@ class SearchPlan:
         return fixed | self.space.texts() | {"metric": objectives}
 
     def params(self) -> dict[str, str]:
-        """Every setting by name as the parent run records it, ranges as they are typed."""
+        """Return all settings as the parent run's parameters, ranges in their text form."""
         storage = {"storage": redact_password(self.config.storage)}
         return self.base.config.params() | self.space.texts() | self.config.params() | storage
 
     def tags(self) -> dict[str, str]:
-        """What later calls on one study may change, as MLflow's parameters cannot."""
+        """Return the settings that later calls may change, as tags: parameters are immutable."""
         texts = self.config.params().items()
-        return {f"search.{name}": text for name, text in texts if name not in _OF_THE_STUDY}
-
-
-def redact_password(url: str | None) -> str:
-    """A storage's address without its passwords, however wrongly it is written."""
-    text = as_text(url)
-    if text.startswith(SQLITE):  # which has none, and may have an @ in a folder's name
-        return text
-    credentials, at, place = text.rpartition("@")  # the last: a password may hold an @ by mistake
-    shown = f"{_strip_password(credentials)}@{place}" if at else text
-    return _PASSWORDS.sub(r"\1***", shown)
-
-
-def _strip_password(text: str) -> str:
-    """What stands before an @, without the password; all of it may be one where `://` is amiss."""
-    scheme = _SCHEME.match(text)
-    begin = scheme.end() if scheme else 0
-    user, colon, _password = text[begin:].partition(":")
-    if colon:
-        return f"{text[:begin]}{user}:***"
-    return text if scheme is None or "://" in text else f"{text[:begin]}***"
+        return {f"search.{name}": text for name, text in texts if name not in _STUDY_SETTINGS}
 
 
 def plan_search(values: Mapping[str, Any]) -> SearchPlan:
-    """Settings of the search and of training by name, as texts or Python values, to a plan.
+    """Plan a search from its settings and those of training, as texts or Python values.
 
     Raises:
-        TrialrunError: One error that names everything wrong with settings, ranges and data.
+        TrialrunError: One error that lists all problems of settings, ranges and data.
     """
     problems: list[TrialrunError] = []
-    own = {item.name for item in list_settings(SearchConfig)}
-    config = _parse_settings({k: v for k, v in values.items() if k in own}, problems)
-    rest = {k: v for k, v in values.items() if k not in own}
-    searched, fixed = _split_dimensions(rest, problems)
-    objectives = _parse_objectives(config, problems)
+    search_names = {item.name for item in list_settings(SearchConfig)}
+    config = _parse_settings({k: v for k, v in values.items() if k in search_names}, problems)
+    training_values = {k: v for k, v in values.items() if k not in search_names}
+    searched, fixed = _split_dimensions(training_values, problems)
+    objectives = parse_objectives(config, problems)
     problems += _check_search_settings(config, Space(searched))
     problems += _check_warm_ups(searched, fixed)
     base = _plan_base(searched, fixed, problems)
@@ -144,24 +100,25 @@ def plan_search(values: Mapping[str, Any]) -> SearchPlan:
     if problems:
         raise merge_errors(problems)
     assert base is not None
-    _check_top5(objectives, len(base.classes))
-    fitting, notes = _limit_batch_sizes(searched, len(base.train))
+    check_top5(objectives, len(base.classes))
+    dimensions, notes = _limit_batch_sizes(searched, len(base.train))
     return SearchPlan(
-        config, Space(fitting), objectives, enqueued_params, base, notes, dict(values)
+        config, Space(dimensions), objectives, enqueued_params, base, notes, dict(values)
     )
 
 
 def _parse_settings(values: Mapping[str, Any], problems: list[TrialrunError]) -> SearchConfig:
+    """Build the search's config; with errors, from the legal values only."""
     try:
         return build_config(SearchConfig, values)
     except InvalidParameterError as error:
         problems.append(error)
-    kept = {
+    legal = {
         item.name: values[item.name]
         for item in list_settings(SearchConfig)
         if _is_legal(item, values)
     }
-    return build_config(SearchConfig, kept)
+    return build_config(SearchConfig, legal)
 
 
 def _is_legal(item: Setting, values: Mapping[str, Any]) -> bool:
@@ -175,7 +132,7 @@ def _is_legal(item: Setting, values: Mapping[str, Any]) -> bool:
 def _split_dimensions(
     values: Mapping[str, Any], problems: list[TrialrunError]
 ) -> tuple[dict[str, Dimension], dict[str, Any]]:
-    """The ranges and choices on one hand, what is fixed on the other."""
+    """Split training settings into search dimensions and fixed values."""
     settings = {item.name: item for item in list_settings(TrainConfig)}
     searched: dict[str, Dimension] = {}
     fixed: dict[str, Any] = {}
@@ -192,18 +149,35 @@ def _split_dimensions(
     return searched, fixed
 
 
+def _check_search_settings(config: SearchConfig, space: Space) -> list[TrialrunError]:
+    """Return the errors in combinations of search settings."""
+    problems = [] if config.storage is None else check_storage_url(config.storage)
+    if config.sampler == "grid" and (uncountable := space.list_uncountable()):
+        problems.append(
+            InvalidParameterError(
+                f"sampler=grid needs a finite number of values of {', '.join(uncountable)}",
+                "Give a choice, as 1e-3,1e-2, or a range in steps.",
+            )
+        )
+    if config.replicates == 1:
+        problems.append(
+            InvalidParameterError("replicates=1 cannot measure seed variance", "Give 0, 2 or more.")
+        )
+    return problems
+
+
 def _check_warm_ups(
     searched: Mapping[str, Dimension], fixed: Mapping[str, Any]
 ) -> list[TrialrunError]:
-    """A range may begin at 0, where both units would pass as unset.
+    """Return an error if both units of the warm-up are set and one is searched.
 
-    A fixed 0 is no unit that was given: MLproject hands every setting over.
+    Two ranges that start at 0 would pass the check of fixed settings, where 0 means unset. A fixed
+    0 counts as unset here too: MLproject passes every setting.
     """
-    units = ("warmup_steps", "warmup_epochs")
-    settings = {item.name: item for item in list_settings(TrainConfig) if item.name in units}
-    zeros = [name for name in units if name in fixed and _is_zero(settings[name], fixed[name])]
-    raw_settings = [name for name in units if name in searched.keys() | fixed.keys() - set(zeros)]
-    if len(raw_settings) < len(units) or not searched.keys() & set(units):
+    settings = {item.name: item for item in list_settings(TrainConfig)}
+    unset = {name for name in _WARM_UP_UNITS if name in fixed and _is_zero(settings[name], fixed)}
+    num_set = len((searched.keys() | fixed.keys() - unset) & set(_WARM_UP_UNITS))
+    if num_set < len(_WARM_UP_UNITS) or not searched.keys() & set(_WARM_UP_UNITS):
         return []
     return [
         InvalidParameterError(
@@ -212,9 +186,9 @@ def _check_warm_ups(
     ]
 
 
-def _is_zero(item: Setting, value: Any) -> bool:
+def _is_zero(item: Setting, values: Mapping[str, Any]) -> bool:
     try:
-        return bool(item.parse(value) == 0)
+        return bool(item.parse(values[item.name]) == 0)
     except InvalidParameterError:
         return False
 
@@ -222,12 +196,12 @@ def _is_zero(item: Setting, value: Any) -> bool:
 def _plan_base(
     searched: Mapping[str, Dimension], fixed: Mapping[str, Any], problems: list[TrialrunError]
 ) -> TrainPlan | None:
-    """The plan at one corner of the space, which stands for its data and fixed settings.
+    """Plan the training at one corner of the space: it checks the data and the fixed settings.
 
-    The corner has the smallest batches, the most epochs and the shortest warm-up: where that
-    warm-up is too long, it is in every trial.
+    The corner has the smallest batches, the most epochs and the shortest warm-up. If that warm-up
+    is too long, it is too long in every trial.
     """
-    corner = {name: _corner_value(name, each) for name, each in searched.items()}
+    corner = {name: _corner_value(name, dimension) for name, dimension in searched.items()}
     try:
         return plan_training({**corner, **fixed})
     except TrialrunError as error:
@@ -236,7 +210,6 @@ def _plan_base(
 
 
 def _corner_value(name: str, dimension: Dimension) -> Any:
-    """A setting's value at the corner."""
     if name == "epochs":
         return int(dimension.largest())
     if name in _SMALLEST_AT_CORNER and isinstance(dimension, Choice):
@@ -247,137 +220,59 @@ def _corner_value(name: str, dimension: Dimension) -> Any:
 def _limit_batch_sizes(
     searched: dict[str, Dimension], num_images: int
 ) -> tuple[dict[str, Dimension], tuple[str, ...]]:
-    """The dimensions without batches larger than the training set, and a note of those."""
+    """Drop choices of batch_size larger than the training set; return a note if there were any.
+
+    Raises:
+        InvalidParameterError: batch_size is a range that exceeds the training set.
+    """
     batches = searched.get("batch_size")
     if isinstance(batches, Range) and batches.high > num_images:
         raise InvalidParameterError(
-            f"batch_size={batches.text()} goes beyond the training set ({num_images} images)",
-            f"End it at {num_images} or before.",
+            f"batch_size={batches.text()} exceeds the training set ({num_images} images)",
+            f"End the range at {num_images} or below.",
         )
     if not isinstance(batches, Choice):
         return searched, ()
-    kept = Choice(tuple(size for size in batches.options if size <= num_images))
-    if kept == batches:
+    limited = Choice(tuple(size for size in batches.options if size <= num_images))
+    if limited == batches:
         return searched, ()
-    note = f"batch_size={kept.text()} is searched: larger ones exceed the {num_images} images"
-    return {**searched, "batch_size": kept}, (note,)
-
-
-def _parse_objectives(config: SearchConfig, problems: list[TrialrunError]) -> tuple[Objective, ...]:
-    metrics = [name.strip() for name in config.metric.split(",")]
-    directions = [word.strip().lower() for word in config.direction.split(",")]
-    if directions == [AUTO_TEXT]:
-        directions = [METRIC_DIRECTIONS.get(name, "minimize") for name in metrics]
-    if unknown := [name for name in metrics if name not in METRIC_DIRECTIONS]:
-        problems.append(
-            InvalidParameterError(
-                f"there is no metric {', '.join(unknown)}",
-                f"The metrics are: {', '.join(METRIC_DIRECTIONS)}.",
-            )
-        )
-    if len(directions) != len(metrics) or not set(directions) <= {"minimize", "maximize"}:
-        problems.append(
-            InvalidParameterError(
-                f"direction={config.direction} does not fit metric={config.metric}",
-                "Give auto, or minimize or maximize once for each metric.",
-            )
-        )
-        directions = ["minimize"] * len(metrics)
-    return tuple(Objective(*pair) for pair in zip(metrics, directions, strict=True))
-
-
-def _check_top5(objectives: Sequence[Objective], num_classes: int) -> None:
-    if num_classes < _TOP5_CLASSES and any("top5" in objective.metric for objective in objectives):
-        raise InvalidParameterError(
-            f"valid_top5_accuracy needs {_TOP5_CLASSES} classes, and there are {num_classes}",
-            "Take valid_accuracy.",
-        )
-
-
-def _check_storage(url: str) -> list[TrialrunError]:
-    """What is wrong with an address as far as it can be told without going there."""
-    if not url.startswith(_STORAGE_SCHEMES):
-        return [
-            InvalidParameterError(
-                f"storage={redact_password(url)} is no storage of studies",
-                "Give sqlite:///FILE or postgresql://USER@HOST/DATABASE.",
-            )
-        ]
-    return (
-        []
-        if url.startswith(SQLITE) or _is_address(url)
-        else [
-            InvalidParameterError(
-                f"storage={redact_password(url)} is no address of a server",
-                "Give postgresql://USER@HOST:PORT/DATABASE; an @ in a password is written %40.",
-            )
-        ]
-    )
-
-
-def _is_address(url: str) -> bool:
-    from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import ArgumentError
-
-    try:
-        host = make_url(url).host
-    except (ArgumentError, ValueError):  # the latter of a port that is no number
-        return False
-    return "@" not in (host or "")
-
-
-def _check_search_settings(config: SearchConfig, space: Space) -> list[TrialrunError]:
-    """What of the search's own settings does not go together."""
-    problems = [] if config.storage is None else _check_storage(config.storage)
-    if config.sampler == "grid" and (endless := space.endless()):
-        problems.append(
-            InvalidParameterError(
-                f"sampler=grid cannot go through all values of {', '.join(endless)}",
-                "Give a choice, as 1e-3,1e-2, or a range in steps.",
-            )
-        )
-    if config.replicates == 1:
-        problems.append(
-            InvalidParameterError(
-                "replicates=1 tells nothing of how much seeds differ", "Give 2 or more, or 0."
-            )
-        )
-    return problems
+    note = f"batch_size={limited.text()} is searched: larger sizes exceed the {num_images} images"
+    return {**searched, "batch_size": limited}, (note,)
 
 
 def _read_enqueued(
-    source: str | None, space: Space, problems: list[TrialrunError]
+    path: str | None, space: Space, problems: list[TrialrunError]
 ) -> tuple[Mapping[str, Any], ...]:
-    """The settings in the file `--enqueue` names, each within the space."""
-    if source is None:
+    """Read the settings in the `--enqueue` file; append errors to `problems`."""
+    if path is None:
         return ()
     try:
-        rows = json.loads(Path(source).expanduser().read_text("utf-8"))
+        rows = json.loads(Path(path).expanduser().read_text("utf-8"))
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise ValueError("it holds no list of objects")
+            raise ValueError("not a list of objects")
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         problems.append(
             InvalidParameterError(
-                f"enqueue={source} cannot be read: {reason}",
+                f"enqueue={path} cannot be read: {reason}",
                 'Write a JSON list, as [{"learning_rate": 0.01, "batch_size": 16}].',
             )
         )
         return ()
     for number, row in enumerate(rows, start=1):
-        if outside := sorted(row.keys() - space.fitting(row).keys()):
-            told = ", ".join(f"{name}={as_text(row[name])}" for name in outside)
+        if outside := sorted(row.keys() - space.select_valid(row).keys()):
+            texts = ", ".join(f"{name}={as_text(row[name])}" for name in outside)
             problems.append(
                 InvalidParameterError(
-                    f"enqueue={source}: {told} (entry {number}) is not within what is searched",
-                    f"What is searched: {space.texts()}.",
+                    f"enqueue={path}: {texts} (entry {number}) is outside the search space",
+                    f"The search space is {space.texts()}.",
                 )
             )
     return tuple(rows)
 
 
 def plan_trial(base: TrainPlan, settings: Mapping[str, Any], random_seed: int) -> TrainPlan:
-    """The plan of one trial: the base's sets with settings and a seed of its own."""
+    """Return the base plan with the settings and the seed of one trial."""
     config = dataclasses.replace(
         base.config, **settings, random_seed=random_seed, run_name=None, register_as=None
     )
@@ -385,9 +280,9 @@ def plan_trial(base: TrainPlan, settings: Mapping[str, Any], random_seed: int) -
 
 
 def find_impossible_reason(base: TrainPlan, settings: Mapping[str, Any]) -> str:
-    """Why a trial cannot have these settings together; empty where it can.
+    """Return the reason that a trial cannot combine these settings; empty if it can.
 
-    Each is legal by itself: a warm-up may be longer than the epochs that were drawn beside it.
+    Each setting is legal by itself, but a warm-up may be longer than the sampled epochs.
     """
     try:
         config = dataclasses.replace(base.config, **settings)

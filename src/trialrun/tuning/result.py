@@ -1,4 +1,4 @@
-"""What a search came to, as the command line prints it and a caller gets it."""
+"""The result of a search, as returned to callers and printed by the command line."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -7,10 +7,10 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchResult:
-    """The end of a search; what is said of training is said of the best trial.
+    """The outcome of a search; fields about training describe the best trial.
 
-    `run_id` is the parent's, `best_run_id` the best trial's. `search_stop_reason` is `completed`,
-    `time_budget`, or `exhausted` where a grid had no more points that fit in memory.
+    `run_id` is the parent run's id, `best_run_id` the best trial's. `search_stop_reason` is
+    `completed`, `time_budget`, or `exhausted` if a grid has no more points that fit in memory.
     """
 
     run_id: str
@@ -18,7 +18,7 @@ class SearchResult:
     study: str
     storage: str
     search_stop_reason: str
-    num_trials: Mapping[str, int]  # by state: complete, pruned, failed
+    num_trials: Mapping[str, int]  # by outcome: complete, pruned, failed, …
     best_trial: int
     best_run_id: str
     best_params: Mapping[str, Any]
@@ -31,9 +31,9 @@ class SearchResult:
     model_uri: str | None = None
     model_name: str | None = None
     model_version: str | None = None
-    pareto_trials: tuple[int, ...] = ()  # with several metrics: those that nothing beats in all
+    pareto_trials: tuple[int, ...] = ()  # the Pareto front, with several metrics
     noise_floor: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values under the names of the fields."""
+        """Return the fields by name as JSON-compatible values."""
         return asdict(self)

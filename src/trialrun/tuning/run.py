@@ -1,7 +1,7 @@
-"""A whole search: its parent run, its trials, its replicates, and what is made of the best.
+"""The run of a search: parent run, trials, replicates and registration of the best model.
 
-Whoever holds the study's `owner` lock owns the parent run and concludes the search; other machines
-that run the same command join with their workers, and conclude should the owner die.
+The process that holds the study's `owner` lock owns the parent run and finalizes the search. Other
+processes with the same command join with their workers; if the owner dies, one of them finalizes.
 """
 
 import time
@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from trialrun.errors import CutBySignalError, TrackingError, TrialrunError
+from trialrun.errors import RunInterruptedError, TrackingError, TrialrunError
 from trialrun.mlflow_client import connect_client
 from trialrun.tracking import TrackedRun, find_project_run, open_run
 from trialrun.tuning.callbacks import NoOpSearchCallback, SearchCallback
-from trialrun.tuning.plan import SearchPlan, redact_password
+from trialrun.tuning.plan import SearchPlan
 from trialrun.tuning.reporting.logging import count_by_state, log_best, log_plots, log_trials
 from trialrun.tuning.reporting.parent_run import end_lost_run, end_orphaned_runs, register_once
 from trialrun.tuning.reporting.seed_replicates import (
@@ -25,8 +25,8 @@ from trialrun.tuning.reporting.seed_replicates import (
 )
 from trialrun.tuning.reporting.trial_logger import TrialLogger
 from trialrun.tuning.result import SearchResult
-from trialrun.tuning.study import study as studies
-from trialrun.tuning.study import trial_queue as kept
+from trialrun.tuning.storage_url import redact_password
+from trialrun.tuning.study import attrs
 from trialrun.tuning.study.locks import LockHandle
 from trialrun.tuning.study.storage import (
     StudyStorage,
@@ -34,23 +34,28 @@ from trialrun.tuning.study.storage import (
     open_storage,
     translate_optuna_errors,
 )
-from trialrun.tuning.study.trial_queue import TrialQueue, sort_by_objective
+from trialrun.tuning.study.study import generate_name, open_study, open_trial_queue
+from trialrun.tuning.study.trial_queue import TrialQueue
+from trialrun.tuning.study.trials import is_done, sort_by_objective
 from trialrun.tuning.workers.pool import POLL_SECONDS, WorkerPool, make_worker_name, run_trials
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from optuna import Study
+    from optuna.trial import FrozenTrial
+
+    from trialrun.tuning.workers.trial_runner import TrialRunner
 
 _OWNER_POLL_SECONDS = 1.0
-_OWNER_SECONDS = 60  # that the machine which began a study has for opening its parent run
+_PARENT_RUN_TIMEOUT_SECONDS = 60  # for the owner of a new study to open its parent run
 
 
 def run_search(plan: SearchPlan, callback: SearchCallback | None = None) -> SearchResult:
-    """Search as `plan` says: a parent run in MLflow, a nested run a trial, the best registered.
+    """Search as planned: a parent run, one nested run per trial, and the best model registered.
 
     Raises:
-        TrialrunError: As its kinds say; the parent run is then FAILED.
-        CutBySignalError: A signal came; running trials are KILLED and wait to be begun again.
+        TrialrunError: The search failed; the parent run is FAILED.
+        RunInterruptedError: A signal was received; running trials are KILLED and requeued.
     """
     client = connect_client()
     storage = open_storage(
@@ -58,15 +63,13 @@ def run_search(plan: SearchPlan, callback: SearchCallback | None = None) -> Sear
         heartbeat_seconds=plan.config.heartbeat_seconds,
     )
     with translate_optuna_errors(storage.url), closing(storage):
-        study = studies.open_study(storage, plan.config.study or studies.generate_name(), plan)
+        study = open_study(storage, plan.config.study or generate_name(), plan)
         deadline = time.time() + plan.config.timeout if plan.config.timeout else None
-        under_way = _SearchRun(
-            plan, callback or NoOpSearchCallback(), client, storage, study, deadline
-        )
+        callback = callback or NoOpSearchCallback()
         try:
-            return under_way.result()
-        except CutBySignalError as cut:
-            cut.hint = f"Its trials are kept: go on with --study {study.study_name}."
+            return _SearchRun(plan, callback, client, storage, study, deadline).execute()
+        except RunInterruptedError as interrupt:
+            interrupt.hint = f"Finished trials are stored: resume with --study {study.study_name}."
             raise
 
 
@@ -77,31 +80,31 @@ class _SearchRun:
     client: "MlflowClient"
     storage: StudyStorage
     study: "Study"
-    deadline: float | None
-    stop_reason: str = ""  # once the last trial was trained
-    runner: Any = None  # a Bench, once this process trains itself: torch is not imported before
+    deadline: float | None  # seconds since 1970
+    stop_reason: str = ""  # set after the last trial
+    runner: "TrialRunner | None" = None  # created on first use: it imports torch
 
-    def result(self) -> SearchResult:
-        """Own the search, or join it."""
+    def execute(self) -> SearchResult:
+        """Run the search as its owner, or join the owner."""
         for note in self.plan.notes:
-            self.callback.note(note)
+            self.callback.on_note(note)
         with self._owner_lock(wait=False) as lock:
-            result = self._owned(lock) if lock else None
-        result = result or self._joined()
-        self._mark_call(result)
+            result = self._run_as_owner(lock) if lock else None
+        result = result or self._join_owner()
+        self._link_project_run(result)
         return result
 
-    def _owned(self, lock: LockHandle) -> SearchResult:
-        with self._parent(self.study.user_attrs.get(studies.PARENT_RUN)) as run:
-            self.callback.opened(run.name, run.run_id)
+    def _run_as_owner(self, lock: LockHandle) -> SearchResult:
+        with self._open_parent_run(self.study.user_attrs.get(attrs.PARENT_RUN)) as run:
+            self.callback.on_run_start(run.name, run.run_id)
             run.set_tags(self.plan.tags())
             run.log_params({**self.plan.params(), "study": self.study.study_name})
-            self.study.set_user_attr(studies.PARENT_RUN, run.run_id)
+            self.study.set_user_attr(attrs.PARENT_RUN, run.run_id)
             self._train_trials(run.run_id)
-            return self._concluded_once(run, lock)
+            return self._finalize_once(run, lock)
 
-    def _parent(self, run_id: str | None) -> AbstractContextManager[TrackedRun]:
-        """The search's run, opened again or new; it ends with a status that is true."""
+    def _open_parent_run(self, run_id: str | None) -> AbstractContextManager[TrackedRun]:
+        """Resume the parent run, or open a new one; its status is set on exit."""
         return open_run(
             self.client,
             experiment=self.plan.base.config.experiment,
@@ -110,40 +113,41 @@ class _SearchRun:
             run_id=run_id,
         )
 
-    def _joined(self) -> SearchResult:
-        """Work beside the owner, then take its result."""
-        parent_run_id = self._parent_of_owner()
-        self.callback.note(f"study {self.study.study_name} is under way: joining it")
+    def _join_owner(self) -> SearchResult:
+        """Train trials beside the owner, then return the owner's result."""
+        parent_run_id = self._wait_for_parent_run()
+        self.callback.on_note(f"study {self.study.study_name} is already running: joining it")
         self._train_trials(parent_run_id)
-        timed_out = self.deadline is not None and time.time() >= self.deadline
-        return self._of_the_owner(parent_run_id, wait=not timed_out)
+        return self._wait_for_owner(parent_run_id, wait=not self._is_timed_out())
 
-    def _of_the_owner(self, parent_run_id: str, *, wait: bool) -> SearchResult:
-        """What the owner has concluded; where it has died, that is done here."""
+    def _wait_for_owner(self, parent_run_id: str, *, wait: bool) -> SearchResult:
+        """Return the owner's result; if the owner died, finalize here."""
         with self._owner_lock(wait=wait) as lock:
-            if lock and not self._is_concluded():
-                with self._parent(parent_run_id) as run:
-                    return self._concluded_once(run, lock)
-        return self._summary(parent_run_id)
+            if lock and not self._is_finalized():
+                with self._open_parent_run(parent_run_id) as run:
+                    return self._finalize_once(run, lock)
+        return self._build_result(parent_run_id)
 
-    def _concluded_once(self, run: TrackedRun, lock: LockHandle) -> SearchResult:
-        """Replicates and conclusion; the latter is left to who has taken a lock that was cut."""
-        floor = self._replicated(run.run_id)
+    def _finalize_once(self, run: TrackedRun, lock: LockHandle) -> SearchResult:
+        """Train the replicates and finalize, unless another process took the lock."""
+        noise_floor = self._run_replicates(run.run_id)
         if lock.is_held():
-            return self._concluded(run, floor)
-        self.callback.note("the connection to the storage was cut: another machine concludes")
-        return self._of_the_owner(run.run_id, wait=True)
+            return self._finalize(run, noise_floor)
+        self.callback.on_note(
+            "the storage connection was lost: another process finalizes the search"
+        )
+        return self._wait_for_owner(run.run_id, wait=True)
 
-    def _parent_of_owner(self) -> str:
-        deadline = time.monotonic() + _OWNER_SECONDS
+    def _wait_for_parent_run(self) -> str:
+        deadline = time.monotonic() + _PARENT_RUN_TIMEOUT_SECONDS
         while time.monotonic() < deadline:
-            known: str | None = self.study.user_attrs.get(studies.PARENT_RUN)
-            if known is not None:
-                return known
+            run_id: str | None = self.study.user_attrs.get(attrs.PARENT_RUN)
+            if run_id is not None:
+                return run_id
             time.sleep(POLL_SECONDS)
         raise TrackingError(
             f"study {self.study.study_name} is locked, but has no parent run",
-            "Look at the machine that began it, or give another --study.",
+            "Check the process that created it, or give another --study.",
         )
 
     @contextmanager
@@ -157,37 +161,38 @@ class _SearchRun:
 
     def _train_trials(self, parent_run_id: str) -> None:
         self._train(self.study, parent_run_id)
-        self.stop_reason = self._why_ended()  # now: what follows may outlast the deadline
+        self.stop_reason = self._find_stop_reason()  # replicates may outlast the deadline
 
     def _train(self, study: "Study", parent_run_id: str) -> None:
-        """Have the trials of a study run, here or by worker processes."""
-        queue = self._desk(study)
-        after = TrialLogger(study, self.plan, self.callback)
+        """Train the trials of a study in this process or in worker processes."""
+        queue = self._open_queue(study)
+        log_ended_trials = TrialLogger(study, self.plan, self.callback)
         if self.plan.config.workers > 1:
-            WorkerPool(queue, parent_run_id, after).work()
+            WorkerPool(queue, parent_run_id, log_ended_trials).run()
             return
         from trialrun.engine.compute.torch_state import isolate_torch_state
 
         with isolate_torch_state():
-            self._train_here(queue, parent_run_id, after)
+            self._train_here(queue, parent_run_id, log_ended_trials)
 
-    def _train_here(self, queue: TrialQueue, parent_run_id: str, after: Callable[[], None]) -> None:
-        """Run trials in this process, one after another."""
+    def _train_here(
+        self, queue: TrialQueue, parent_run_id: str, on_poll: Callable[[], None]
+    ) -> None:
         if self.runner is None:
             from trialrun.tuning.workers.trial_runner import TrialRunner
 
-            experiment = TrackedRun(self.client, parent_run_id).experiment_id
-            self.runner = TrialRunner(self.plan, parent_run_id, experiment, self.callback)
+            experiment_id = TrackedRun(self.client, parent_run_id).experiment_id
+            self.runner = TrialRunner(self.plan, parent_run_id, experiment_id, self.callback)
             self.runner.check_same_data(self.study)
         worker = make_worker_name()
         try:
-            run_trials(queue, self.runner, worker, after)
+            run_trials(queue, self.runner, worker, on_poll)
         except BaseException:
-            queue.release(worker)
+            queue.requeue_worker(worker)
             raise
 
-    def _desk(self, study: "Study") -> TrialQueue:
-        return studies.open_trial_queue(
+    def _open_queue(self, study: "Study") -> TrialQueue:
+        return open_trial_queue(
             self.storage,
             study,
             self.plan,
@@ -195,105 +200,108 @@ class _SearchRun:
             on_stale=lambda trial: end_lost_run(self.client, trial),
         )
 
-    def _is_concluded(self) -> bool:
-        concluded: Mapping[str, Any] | None = self.study.user_attrs.get(studies.CONCLUDED)
-        return concluded is not None and concluded["trials"] >= self._num_done()
+    def _is_finalized(self) -> bool:
+        outcome: Mapping[str, Any] | None = self.study.user_attrs.get(attrs.FINALIZED)
+        return outcome is not None and outcome["trials"] >= self._count_done()
 
-    def _num_done(self) -> int:
-        return sum(map(kept.is_done, self.study.get_trials(deepcopy=False)))
+    def _count_done(self) -> int:
+        return sum(map(is_done, self.study.get_trials(deepcopy=False)))
 
-    def _concluded(self, run: TrackedRun, floor: NoiseFloor | None) -> SearchResult:
-        """Everything that follows the last training."""
+    def _finalize(self, run: TrackedRun, noise_floor: NoiseFloor | None) -> SearchResult:
+        """Log the best trial, the plots and the table, register the best model."""
         trials = self.study.get_trials(deepcopy=False)
-        best = self._best(floor)
+        best = self._find_best(noise_floor)
         if best is not None:
-            log_best(run, best, trials, self.plan, floor)
+            log_best(run, best, trials, self.plan, noise_floor)
             log_plots(run, self.study, self.plan, self.callback)
         log_trials(run, trials, self.plan)
-        end_orphaned_runs(self.client, run.experiment_id, run.run_id, self._running_runs())
+        end_orphaned_runs(self.client, run.experiment_id, run.run_id, self._list_running_runs())
         if best is None:
             raise TrialrunError(
-                f"none of {len(trials)} trials was trained to its end",
-                "Allow more time or trials, or look at the failed runs' error tags.",
+                f"none of {len(trials)} trials completed",
+                "Allow more time or trials, or read the error tags of the failed runs.",
             )
         self._register(run, best)
-        facts = {"trials": self._num_done(), "floor": floor.facts() if floor else None}
-        facts["best"] = best.number
-        self.study.set_user_attr(studies.CONCLUDED, facts)
-        return self._summary(run.run_id)
+        floor = noise_floor.to_dict() if noise_floor else None
+        outcome = {"trials": self._count_done(), "floor": floor, "best": best.number}
+        self.study.set_user_attr(attrs.FINALIZED, outcome)
+        return self._build_result(run.run_id)
 
-    def _replicated(self, parent_run_id: str) -> NoiseFloor | None:
+    def _run_replicates(self, parent_run_id: str) -> NoiseFloor | None:
+        """Train the replicates, if any are requested, and return their noise floor."""
         if not self.plan.config.replicates:
             return None
-        again = open_replicate_study(self.storage, self.study, self.plan)
-        if again is None:
-            self.callback.note("no replicates: fewer than two settings were trained to their end")
+        replicates = open_replicate_study(self.storage, self.study, self.plan)
+        if replicates is None:
+            self.callback.on_note("no replicates: fewer than two settings completed")
             return None
-        self._train(again, parent_run_id)
-        floor = compute_noise_floor(again.get_trials(deepcopy=False), self.plan)
-        lacking = "no noise floor: no two settings were trained again with two seeds in common"
-        self.callback.note(floor.text() if floor else lacking)
-        return floor
+        self._train(replicates, parent_run_id)
+        noise_floor = compute_noise_floor(replicates.get_trials(deepcopy=False), self.plan)
+        missing = "no noise floor: no two settings completed with two common seeds"
+        self.callback.on_note(noise_floor.text() if noise_floor else missing)
+        return noise_floor
 
-    def _best(self, floor: NoiseFloor | None) -> Any:
+    def _find_best(self, noise_floor: NoiseFloor | None) -> "FrozenTrial | None":
         trials = self.study.get_trials(deepcopy=False)
-        if floor is not None:
-            return trials[floor.chosen]
+        if noise_floor is not None:
+            return trials[noise_floor.chosen]
         return next(iter(sort_by_objective(trials, self.plan.objectives)), None)
 
-    def _running_runs(self) -> set[str]:
+    def _list_running_runs(self) -> set[str]:
         from optuna.trial import TrialState
 
         running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        return {str(trial.user_attrs.get(kept.RUN_ID)) for trial in running}
+        return {str(trial.user_attrs.get(attrs.RUN_ID)) for trial in running}
 
-    def _register(self, run: TrackedRun, best: Any) -> None:
+    def _register(self, run: TrackedRun, best: "FrozenTrial") -> None:
         name = self.plan.base.config.register_as
         if name is None:
             return
         number = register_once(
             self.client,
             name=name,
-            model_uri=best.user_attrs[kept.MODEL_URI],
-            run_id=best.user_attrs[kept.RUN_ID],
+            model_uri=best.user_attrs[attrs.MODEL_URI],
+            run_id=best.user_attrs[attrs.RUN_ID],
         )
         run.set_tags({"model_name": name, "model_version": number})
 
-    def _summary(self, run_id: str) -> SearchResult:
+    def _build_result(self, run_id: str) -> SearchResult:
         trials = self.study.get_trials(deepcopy=False)
-        concluded = self.study.user_attrs.get(studies.CONCLUDED) or {}
+        outcome = self.study.user_attrs.get(attrs.FINALIZED) or {}
         ranked = sort_by_objective(trials, self.plan.objectives)
         if not ranked:
-            raise TrialrunError("no trial was trained to its end", "Allow more time or trials.")
-        best = trials[concluded["best"]] if "best" in concluded else ranked[0]
+            raise TrialrunError("no trial completed", "Allow more time or trials.")
+        best = trials[outcome["best"]] if "best" in outcome else ranked[0]
         tags = self.client.get_run(run_id).data.tags
-        several = len(self.plan.objectives) > 1
-        told = dict(best.user_attrs[kept.RESULT])
-        told |= {"run_id": run_id, "status": "FINISHED"}
-        told |= {name: tags.get(name) for name in ("model_name", "model_version")}
+        has_front = len(self.plan.objectives) > 1
+        train_result = dict(best.user_attrs[attrs.RESULT])
+        train_result |= {"run_id": run_id, "status": "FINISHED"}
+        train_result |= {name: tags.get(name) for name in ("model_name", "model_version")}
         return SearchResult(
-            **told,
+            **train_result,
             study=self.study.study_name,
             storage=redact_password(self.storage.url),
             search_stop_reason=self.stop_reason,
             num_trials=count_by_state(trials),
             best_trial=best.number,
-            best_run_id=best.user_attrs[kept.RUN_ID],
+            best_run_id=best.user_attrs[attrs.RUN_ID],
             best_params=best.params,
-            pareto_trials=tuple(t.number for t in self.study.best_trials) if several else (),
-            noise_floor=concluded.get("floor"),
+            pareto_trials=tuple(t.number for t in self.study.best_trials) if has_front else (),
+            noise_floor=outcome.get("floor"),
         )
 
-    def _why_ended(self) -> str:
-        if self._num_done() >= self.plan.config.trials:
+    def _find_stop_reason(self) -> str:
+        if self._count_done() >= self.plan.config.trials:
             return "completed"
-        timed_out = self.deadline is not None and time.time() >= self.deadline
-        return "time_budget" if timed_out else "exhausted"
+        return "time_budget" if self._is_timed_out() else "exhausted"
 
-    def _mark_call(self, result: SearchResult) -> None:
-        """Point from the run that `mlflow run` opened for this call to the search's, if another."""
-        own = find_project_run()
-        if own is not None and own != result.run_id:
-            TrackedRun(self.client, own).set_tags(
+    def _is_timed_out(self) -> bool:
+        return self.deadline is not None and time.time() >= self.deadline
+
+    def _link_project_run(self, result: SearchResult) -> None:
+        """Tag the run that `mlflow run` opened with the parent run's id, if they differ."""
+        project_run = find_project_run()
+        if project_run is not None and project_run != result.run_id:
+            TrackedRun(self.client, project_run).set_tags(
                 {"search_run_id": result.run_id, "study": result.study}
             )

@@ -1,4 +1,4 @@
-"""Replicates: of the best settings whatever they are, and told with the doubt that few leave."""
+"""Seed replicates: finalists, logged models, noise floor and reports."""
 
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ from trialrun.tuning.reporting.seed_replicates import (
 )
 
 
-def floor_of(low: float, winner_seconds: float, runner_up_seconds: float) -> NoiseFloor:
-    """Trial 4 is better than trial 7, beyond noise where `low` is above 0."""
+def make_noise_floor(low: float, winner_seconds: float, runner_up_seconds: float) -> NoiseFloor:
+    """Return a noise floor: trial 4 beats trial 7, beyond noise if `low` is above 0."""
     return NoiseFloor(
         metric="valid_loss",
         replicates=3,
@@ -35,42 +35,44 @@ def floor_of(low: float, winner_seconds: float, runner_up_seconds: float) -> Noi
 
 
 @pytest.mark.parametrize(("runner_up_seconds", "chosen"), [(9.5, 4), (8.9, 7)])
-def test_a_little_cheaper_is_not_cheaper(runner_up_seconds: float, chosen: int) -> None:
-    """Within noise, the runner-up is taken where it costs a tenth less, and not for less."""
-    floor = floor_of(-0.1, 10.0, runner_up_seconds)
+def test_savings_below_a_tenth_do_not_count(runner_up_seconds: float, chosen: int) -> None:
+    """Within noise, the runner-up is taken only if it is cheaper by a tenth."""
+    floor = make_noise_floor(-0.1, 10.0, runner_up_seconds)
     assert floor.chosen == chosen
     assert f"Trial {chosen} is taken" in floor.text()
 
 
 @pytest.mark.parametrize(("num_replicates", "is_beyond_noise"), [(2, False), (6, False), (7, True)])
-def test_equal_differences_are_no_proof(num_replicates: int, is_beyond_noise: bool) -> None:
-    """One image of twelve more with both seeds has no spread, and is not beyond noise."""
+def test_few_equal_differences_are_within_noise(num_replicates: int, is_beyond_noise: bool) -> None:
+    """One more image of twelve is beyond noise only with seven seeds."""
     rounded = [1 / 12, 0.5 - 5 / 12] * num_replicates
     low, _high = compute_mean_interval(rounded[:num_replicates])
     assert (low > 0) == is_beyond_noise
 
 
-def test_replicates_are_refused_where_models_were_not_kept(store: str, colors: Path) -> None:
-    """A study begun without them kept one model; what would be compared need not be the best."""
-    raw_settings = settings(colors, study="begun", learning_rate="1e-3,1e-2")
-    queue = make_queue(store, colors, study="begun", learning_rate="1e-3,1e-2")
+def test_replicates_are_rejected_without_logged_models(store: str, colors: Path) -> None:
+    """A study that was created without replicates has logged the best model only."""
+    raw_settings = settings(colors, study="single", learning_rate="1e-3,1e-2")
+    queue = make_queue(store, colors, study="single", learning_rate="1e-3,1e-2")
     queue.complete(claim_next(queue), [1.0])
     with pytest.raises(InvalidParameterError, match="1 best settings only") as caught:
         trialrun.search(**raw_settings, storage=queue.storage.url, replicates=2)
-    assert "--from-study begun" in caught.value.hint
+    assert "--from-study single" in caught.value.hint
 
 
-def test_a_study_with_replicates_takes_as_many_finalists_later(store: str, colors: Path) -> None:
-    """Begun with 3, it goes on with 2 or without any, and keeps 3 models all the while."""
+def test_a_resumed_study_accepts_up_to_its_first_number_of_finalists(
+    store: str, colors: Path
+) -> None:
+    """A study with 3 finalists accepts 2 or none, and rejects 4."""
     for more in ({"replicates": 2}, {}, {"replicates": 2, "finalists": 2}, {"replicates": 2}):
-        queue = make_queue(store, colors, study="kept", **more)
+        queue = make_queue(store, colors, study="resumed", **more)
         queue.complete(claim_next(queue), [1.0])
     with pytest.raises(InvalidParameterError, match="3 best settings only"):
-        make_queue(store, colors, study="kept", replicates=2, finalists=4)
+        make_queue(store, colors, study="resumed", replicates=2, finalists=4)
 
 
-def test_settings_that_were_tried_twice_are_one_finalist(store: str, colors: Path) -> None:
-    """The best two of three settings are replicated, though one of them had the two best trials."""
+def test_equal_settings_are_one_finalist(store: str, colors: Path) -> None:
+    """The best two of three settings are finalists, although one has the two best trials."""
     queue = make_queue(store, colors, learning_rate="1e-3,1e-2,2e-2", replicates=2, finalists=2)
     for rate in (1e-3, 1e-3, 1e-2, 2e-2):
         queue.study.enqueue_trial({"learning_rate": rate})
@@ -82,8 +84,8 @@ def test_settings_that_were_tried_twice_are_one_finalist(store: str, colors: Pat
     assert [trial.params["learning_rate"] for trial in chosen] == [1e-3, 1e-2]
 
 
-def test_every_finalist_has_its_model(store: str, colors: Path) -> None:
-    """The second best settings keep theirs, though the best were tried three times before."""
+def test_every_finalist_has_a_logged_model(store: str, colors: Path) -> None:
+    """The second best settings have one, although the best settings were trained three times."""
     raw_settings: dict[str, Any] = {
         "learning_rate": "1e-3,5e-2",
         "trials": 4,
@@ -92,7 +94,7 @@ def test_every_finalist_has_its_model(store: str, colors: Path) -> None:
         "finalists": 2,
         "study": "twice",
     }
-    queue = make_queue(store, colors, **raw_settings)  # the default of 1e-3 waits there
+    queue = make_queue(store, colors, **raw_settings)  # enqueues the default of 1e-3
     for rate in (1e-3, 1e-3, 5e-2):
         queue.study.enqueue_trial({"learning_rate": rate})
     result = trialrun.search(**settings(colors, **raw_settings))
@@ -103,32 +105,32 @@ def test_every_finalist_has_its_model(store: str, colors: Path) -> None:
     assert result.model_uri is not None
 
 
-class Telling(NoOpSearchCallback):
-    """Keeps what it is told of trials."""
+class RecordingCallback(NoOpSearchCallback):
+    """Records the reports of trials."""
 
     def __init__(self) -> None:
         self.trials: list[str] = []
 
     def trial(self, text: str) -> None:
-        """Keep a trial's line."""
+        """Record a report."""
         self.trials.append(text)
 
 
-def test_replicates_are_told_by_their_trial_and_settings(store: str, colors: Path) -> None:
-    """Their study numbers them from 0 again, which is nobody's concern."""
+def test_replicates_are_reported_by_their_trial_and_settings(store: str, colors: Path) -> None:
+    """The numbers are those of the finalists, not of the trials in the study of replicates."""
     from trialrun.tuning.run import run_search
 
-    telling = Telling()
-    run_search(plan_search(settings(colors, trials=2, pruner="none", replicates=2)), telling)
-    told = [line for line in telling.trials if "replicate" in line]
-    assert sorted(line.partition("  ")[0] for line in told) == [
-        f"Trial {number}, replicate {again}" for number in (0, 1) for again in (0, 1)
+    callback = RecordingCallback()
+    run_search(plan_search(settings(colors, trials=2, pruner="none", replicates=2)), callback)
+    reports = [line for line in callback.trials if "replicate" in line]
+    assert sorted(line.partition("  ")[0] for line in reports) == [
+        f"Trial {number}, replicate {index}" for number in (0, 1) for index in (0, 1)
     ]
-    assert all("learning_rate 0.0" in line for line in told)
+    assert all("learning_rate 0.0" in line for line in reports)
 
 
-def test_no_replicate_is_begun_after_the_timeout(store: str, colors: Path) -> None:
-    """A third replicate each, asked for without any time, is not trained; the others stand."""
+def test_no_replicate_starts_after_the_timeout(store: str, colors: Path) -> None:
+    """Third replicates that are requested with a tiny timeout are not trained."""
     raw_settings = settings(colors, trials=2, study="over", pruner="none")
     trialrun.search(**raw_settings, replicates=2)
     result = trialrun.search(**raw_settings, replicates=3, timeout=1e-3)

@@ -1,4 +1,4 @@
-"""What a study hands out next: nothing twice, nothing beyond what was asked, nothing hopeless."""
+"""The trial queue: order and number of trials, retries, limits and samplers."""
 
 import time
 from pathlib import Path
@@ -13,7 +13,7 @@ from trialrun.tuning.study.trial_queue import ClaimedTrial, Finished, NothingYet
 
 
 def test_the_pruner_sees_every_epoch(store: str, colors: Path) -> None:
-    """After five trials, one worse than their median is to be pruned, and counts as done."""
+    """After five trials, one that is worse than their median is pruned and counts as done."""
     queue = make_queue(store, colors, trials=6)
     for _ in range(5):
         claim = claim_next(queue)
@@ -26,7 +26,7 @@ def test_the_pruner_sees_every_epoch(store: str, colors: Path) -> None:
 
 
 def test_a_failing_trial_is_replaced(store: str, colors: Path) -> None:
-    """A loss that is no number fails its trial; the study still completes as many as asked."""
+    """A non-finite loss fails its trial; the search still completes the requested number."""
     result = trialrun.search(
         **settings(colors, trials=2, learning_rate="1e-3,1e30", sampler="random", random_seed=3)
     )
@@ -37,8 +37,8 @@ def test_a_failing_trial_is_replaced(store: str, colors: Path) -> None:
     assert all("NonFiniteLossError" in run.data.tags["error"] for run in failed)
 
 
-def test_endless_failure_ends_the_search(store: str, colors: Path) -> None:
-    """Ten failures in a row are told with the last one's reason."""
+def test_ten_failures_in_a_row_end_the_search(store: str, colors: Path) -> None:
+    """The error has the reason of the last failure."""
     queue = make_queue(store, colors)
     for _ in range(10):
         queue.fail(claim_next(queue), "ValueError: wrong")
@@ -46,20 +46,20 @@ def test_endless_failure_ends_the_search(store: str, colors: Path) -> None:
         queue.claim("tester")
 
 
-def test_a_study_that_ended_with_failures_goes_on(store: str, colors: Path) -> None:
+def test_a_study_that_ended_with_failures_can_be_resumed(store: str, colors: Path) -> None:
     """Ten failures of an earlier call do not count; ten new ones end this call as well."""
     queue = make_queue(store, colors)
     for _ in range(10):
         queue.fail(claim_next(queue), "ValueError: wrong")
-    again = make_queue(store, colors)
+    resumed = make_queue(store, colors)
     for _ in range(10):
-        again.fail(claim_next(again), "ValueError: wrong again")
+        resumed.fail(claim_next(resumed), "ValueError: wrong again")
     with pytest.raises(TrialrunError, match="10 trials in a row have failed"):
-        again.claim("tester")
+        resumed.claim("tester")
 
 
-def test_batches_that_do_not_fit_are_not_tried_again(store: str, colors: Path) -> None:
-    """After a batch of 8 did not fit, none as large is proposed, and the count is kept."""
+def test_batch_sizes_that_do_not_fit_are_not_proposed_again(store: str, colors: Path) -> None:
+    """After a batch of 8 ran out of memory, only smaller ones are proposed, for all 20 trials."""
     queue = make_queue(store, colors, trials=20, batch_size="2,4,8,16")
     queue.prune_out_of_memory(claim_next(queue), 8)
     sizes = []
@@ -74,14 +74,14 @@ def test_batches_that_do_not_fit_are_not_tried_again(store: str, colors: Path) -
         queue.claim("tester")
 
 
-def test_no_more_trials_are_begun_than_were_asked_for(store: str, colors: Path) -> None:
-    """While the last trials run there is nothing to claim; a lost one is handed out again."""
+def test_no_more_trials_start_than_were_requested(store: str, colors: Path) -> None:
+    """While the last trials run there is nothing to claim; a lost one is retried."""
     queue = make_queue(store, colors, trials=2)
     first, second = claim_next(queue), claim_next(queue)
     assert first.settings != second.settings
     assert isinstance(queue.claim("other"), NothingYet)
     queue.complete(first, [1.0])
-    queue.release("tester")
+    queue.requeue_worker("tester")
     third = claim_next(queue)
     assert third.settings == second.settings
     assert third.seed_number == second.seed_number
@@ -91,17 +91,17 @@ def test_no_more_trials_are_begun_than_were_asked_for(store: str, colors: Path) 
 
 
 def test_a_trial_is_retried_up_to_a_limit(store: str, colors: Path) -> None:
-    """A trial that takes its worker with it each time gives way to another."""
+    """A trial that kills its worker each time is replaced by another."""
     queue = make_queue(store, colors, retries=1)
     rates = []
     for _ in range(3):
         rates.append(claim_next(queue).settings["learning_rate"])
-        queue.release("tester")
+        queue.requeue_worker("tester")
     assert rates[0] == rates[1] != rates[2]
 
 
-def test_a_silent_worker_is_given_up(store: str, colors: Path) -> None:
-    """Without a heartbeat for three intervals, a trial is begun again by another worker."""
+def test_a_trial_without_heartbeat_is_retried(store: str, colors: Path) -> None:
+    """After three intervals without a heartbeat, another worker gets the trial."""
     queue = make_queue(store, colors, trials=1, heartbeat_seconds=1)
     lost = claim_next(queue)
     deadline = time.monotonic() + 20
@@ -112,8 +112,8 @@ def test_a_silent_worker_is_given_up(store: str, colors: Path) -> None:
     assert claim.settings == lost.settings
 
 
-def test_a_heartbeat_outlives_a_hiccup_of_the_database(store: str, colors: Path) -> None:
-    """The beats' table is gone for two beats; when it is back, the trial shows life again."""
+def test_a_heartbeat_survives_a_database_error(store: str, colors: Path) -> None:
+    """The table of heartbeats is missing for two heartbeats; then they are recorded again."""
     queue = make_queue(store, colors, heartbeat_seconds=1)
     engine = queue.storage.rdb.engine
     with queue.heartbeat(claim_next(queue)):
@@ -124,46 +124,46 @@ def test_a_heartbeat_outlives_a_hiccup_of_the_database(store: str, colors: Path)
             connection.execute(text("ALTER TABLE away RENAME TO trial_heartbeats"))
             connection.execute(text("UPDATE trial_heartbeats SET heartbeat = '2020-01-01 00:00'"))
         deadline = time.monotonic() + 10
-        while _last_beat(engine).startswith("2020"):
+        while _last_heartbeat(engine).startswith("2020"):
             assert time.monotonic() < deadline
             time.sleep(0.1)
 
 
-def _last_beat(engine: Engine) -> str:
+def _last_heartbeat(engine: Engine) -> str:
     with engine.connect() as connection:
         return str(connection.execute(text("SELECT heartbeat FROM trial_heartbeats")).scalar())
 
 
-def test_a_grid_goes_through_all_combinations_once(store: str, colors: Path) -> None:
-    """Six combinations are six trials, though more were asked for."""
-    raw_settings = {"sampler": "grid", "learning_rate": "1e-3,1e-2", "batch_size": "2,4,8"}
-    queue = make_queue(store, colors, trials=50, **raw_settings)
-    seen = []
+def test_a_grid_has_each_combination_once(store: str, colors: Path) -> None:
+    """Six combinations are six trials, although more were requested."""
+    grid = {"sampler": "grid", "learning_rate": "1e-3,1e-2", "batch_size": "2,4,8"}
+    queue = make_queue(store, colors, trials=50, **grid)
+    points = []
     while isinstance(claim := queue.claim("tester"), ClaimedTrial):
-        seen.append(tuple(claim.settings.values()))
+        points.append(tuple(claim.settings.values()))
         queue.complete(claim, [1.0])
-    assert len(seen) == len(set(seen)) == 6
+    assert len(points) == len(set(points)) == 6
 
 
-def test_a_grid_is_filled_up_where_points_fail(store: str, colors: Path) -> None:
-    """Two of six combinations fail: others take their places until four have completed."""
-    raw_settings = {"sampler": "grid", "learning_rate": "1e-3,1e-2", "batch_size": "2,4,8"}
-    queue = make_queue(store, colors, trials=4, **raw_settings)
-    seen = []
+def test_failed_grid_points_are_replaced(store: str, colors: Path) -> None:
+    """Two of six combinations fail: the other four are trained."""
+    grid = {"sampler": "grid", "learning_rate": "1e-3,1e-2", "batch_size": "2,4,8"}
+    queue = make_queue(store, colors, trials=4, **grid)
+    points = []
     for _ in range(2):
         failing = claim_next(queue)
-        seen.append(tuple(failing.settings.values()))
+        points.append(tuple(failing.settings.values()))
         queue.fail(failing, "ValueError: wrong")
     while isinstance(claim := queue.claim("tester"), ClaimedTrial):
-        seen.append(tuple(claim.settings.values()))
+        points.append(tuple(claim.settings.values()))
         queue.complete(claim, [1.0])
-    assert len(seen) == len(set(seen)) == 6
+    assert len(points) == len(set(points)) == 6
 
 
-def test_points_too_large_for_the_memory_do_not_end_a_grid(store: str, colors: Path) -> None:
-    """A batch of 8 did not fit: 28 points as large are passed over, four of 32 are trained."""
-    raw_settings = {"sampler": "grid", "learning_rate": "1e-3,1e-2,2e-2,3e-2"}
-    queue = make_queue(store, colors, trials=50, batch_size="2,8,9,10,11,12,13,14", **raw_settings)
+def test_grid_points_that_do_not_fit_in_memory_are_skipped(store: str, colors: Path) -> None:
+    """A batch of 8 did not fit: 28 of 32 points are skipped and four are trained."""
+    grid = {"sampler": "grid", "learning_rate": "1e-3,1e-2,2e-2,3e-2"}
+    queue = make_queue(store, colors, trials=50, batch_size="2,8,9,10,11,12,13,14", **grid)
     queue.study.set_user_attr("batch_size_too_large", 8)
     sizes = []
     while not isinstance(claim := queue.claim("tester"), Finished):
@@ -175,42 +175,42 @@ def test_points_too_large_for_the_memory_do_not_end_a_grid(store: str, colors: P
 
 @pytest.mark.parametrize("sampler", ["tpe", "gp", "cmaes", "random"])
 def test_samplers_propose_within_the_space(store: str, colors: Path, sampler: str) -> None:
-    """Every sampler works trial by trial; the defaults come first."""
-    raw_settings = {
+    """Every sampler proposes valid settings; the defaults come first."""
+    space = {
         "batch_size": "4,8,16",
         "weight_decay": "1e-5:1e-2",
         "label_smoothing": "0.0:0.3",
     }
-    queue = make_queue(store, colors, trials=13, sampler=sampler, **raw_settings)
+    queue = make_queue(store, colors, trials=13, sampler=sampler, **space)
     for number in range(13):
         claim = claim_next(queue)
-        assert queue.plan.space.fitting(claim.settings) == claim.settings
+        assert queue.plan.space.select_valid(claim.settings) == claim.settings
         if number == 0:
             assert claim.settings["learning_rate"] == 0.001
         queue.complete(claim, [float(claim.settings["learning_rate"])])
 
 
-def test_starts_come_from_a_file_and_from_another_study(
+def test_settings_are_enqueued_from_a_file_and_another_study(
     store: str, colors: Path, tmp_path: Path
 ) -> None:
     """After the defaults come the file's settings, then the other study's best."""
-    other = make_queue(store, colors, study="other", trials=2)
+    other_queue = make_queue(store, colors, study="other", trials=2)
     for loss in (2.0, 1.0):
-        claim = claim_next(other)
-        other.complete(claim, [loss])
+        claim = claim_next(other_queue)
+        other_queue.complete(claim, [loss])
         best = claim.settings["learning_rate"]
-    file = tmp_path / "starts.json"
+    file = tmp_path / "enqueued.json"
     file.write_text('[{"learning_rate": 0.05}]')
     queue = make_queue(store, colors, study="new", from_study="other", enqueue=str(file))
     rates = [claim_next(queue).settings["learning_rate"] for _ in range(3)]
     assert rates == [0.001, 0.05, best]
 
 
-def test_starts_that_leave_a_setting_open_do_not_share_it(
+def test_missing_settings_of_enqueued_trials_are_sampled(
     store: str, colors: Path, tmp_path: Path
 ) -> None:
-    """What a start of the file does not say is drawn for each start anew."""
-    file = tmp_path / "starts.json"
+    """A setting that the file does not give is sampled for each trial separately."""
+    file = tmp_path / "enqueued.json"
     file.write_text('[{"batch_size": 4}, {"batch_size": 8}, {"batch_size": 4}]')
     queue = make_queue(store, colors, batch_size="4,8", enqueue=str(file))
     rates = [claim_next(queue).settings["learning_rate"] for _ in range(5)]

@@ -1,4 +1,4 @@
-"""A search one of whose batches does not fit, under a real limit of the process's memory."""
+"""A search with a batch that does not fit in memory, under a real process limit."""
 
 import json
 import subprocess
@@ -10,33 +10,34 @@ import pytest
 
 from tests.conftest import write_classes
 
-# The limit holds while the large batch trains and no longer: what then starts threads, or maps a
-# file, is not what is tried here. In fp32 a batch of 24 takes 1.5 GB more than one of 2. In bf16
-# (AMD with AVX512-BF16) the process sometimes ended by SIGSEGV instead of an error.
+# The limit applies only while the large batch trains, not to threads and file maps that follow. In
+# fp32 a batch of 24 takes 1.5 GB more than one of 2. In bf16 (AMD with AVX512-BF16) the process
+# sometimes ended by SIGSEGV instead of an error.
 SHORT_OF_MEMORY = """
 import json, resource, sys
 from pathlib import Path
 import trialrun
-import trialrun.tuning.workers.trial_runner as trial
+from trialrun.tuning.workers import trial_runner
 
 def kilobytes(name):
     return int(Path("/proc/self/status").read_text().split(name + ":")[1].split()[0])
 
-def train(plan, *others, **named):
+def train_with_limit(plan, *args, **kwargs):
     held_kilobytes.append(kilobytes("VmRSS"))
     if plan.config.batch_size == 24:
         limit = kilobytes("VmSize") * 1024 + 400 * 10**6
         resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
     try:
-        return whole(plan, *others, **named)
+        return train_run(plan, *args, **kwargs)
     finally:
         held_kilobytes.append(kilobytes("VmRSS"))
         resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
-whole, trial.train, held_kilobytes = trial.train, train, []
+train_run, held_kilobytes = trial_runner.train_run, []
+trial_runner.train_run = train_with_limit
 data = {"train_data": sys.argv[1], "epochs": "1", "model": "resnet18", "image_size": "320"}
 data |= {"precision": "fp32"}
-trialrun.train(**data, batch_size=2)  # everything is imported, and a small batch has its memory
+trialrun.train(**data, batch_size=2)  # imports everything and allocates for a small batch
 result = trialrun.search(
     **data, batch_size="2,24", learning_rate="0.001", trials=2, sampler="grid", random_seed=1
 )
@@ -45,8 +46,8 @@ print(json.dumps({"result": result.to_json(), "held_kilobytes": held_kilobytes})
 
 
 @pytest.fixture
-def searched(store: str, tmp_path: Path) -> dict[str, Any]:
-    """What a grid of a batch of 24 and one of 2 came to, with memory for the latter alone."""
+def search_output(store: str, tmp_path: Path) -> dict[str, Any]:
+    """Search a grid of batch sizes 24 and 2, with memory for 2 only; return the script's output."""
     images = write_classes(tmp_path / "set", {"a": 15, "b": 15})
     done = subprocess.run(
         [sys.executable, "-c", SHORT_OF_MEMORY, str(images)],
@@ -56,22 +57,22 @@ def searched(store: str, tmp_path: Path) -> dict[str, Any]:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return answer
+    output: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return output
 
 
 @pytest.mark.slow
-def test_a_batch_that_does_not_fit_is_pruned_and_the_study_goes_on(
-    searched: dict[str, Any],
+def test_a_batch_that_does_not_fit_is_pruned_and_the_search_continues(
+    search_output: dict[str, Any],
 ) -> None:
     """With memory for one of two batches, one trial is pruned and the other completes.
 
-    What the first had taken is the kernel's again before the second begins: it holds less than the
-    first held at its end, by most of the 400 MB that were left to it.
+    The memory of the first trial is released before the second starts: at its start the process
+    holds less than at the first trial's end, by most of the 400 MB that the limit left.
     """
-    result = searched["result"]
+    result = search_output["result"]
     assert (result["num_trials"]["complete"], result["num_trials"]["does_not_fit"]) == (1, 1)
     assert result["best_params"] == {"batch_size": 2}
     assert result["search_stop_reason"] == "exhausted"
-    _, first_end, second_begin, _ = searched["held_kilobytes"]
-    assert second_begin < first_end - 200_000
+    _, first_end, second_start, _ = search_output["held_kilobytes"]
+    assert second_start < first_end - 200_000

@@ -1,4 +1,4 @@
-"""Searches with worker processes: what holds for one process holds for several."""
+"""Searches with worker processes."""
 
 import json
 import os
@@ -19,10 +19,10 @@ from tests.tuning.conftest import settings
 
 
 @pytest.mark.slow
-def test_workers_prune_as_the_search_says(store: str, colors: Path, tmp_path: Path) -> None:
-    """Two workers train hopeless trials to their end where the pruner is none."""
+def test_workers_use_the_pruner_of_the_search(store: str, colors: Path, tmp_path: Path) -> None:
+    """With pruner `none`, two workers complete trials that would be pruned."""
     rates = (0.001, 0.0011, 0.0012, 0.0013, 0.0014, 0.1, 0.1, 0.1)
-    file = tmp_path / "starts.json"
+    file = tmp_path / "enqueued.json"
     file.write_text(json.dumps([{"learning_rate": rate} for rate in rates]))
     raw_settings = settings(colors, trials=9, epochs=2, batch_size=4, enqueue=str(file))
     result = trialrun.search(**raw_settings, workers=2, pruner="none")
@@ -31,7 +31,7 @@ def test_workers_prune_as_the_search_says(store: str, colors: Path, tmp_path: Pa
 
 @contextmanager
 def tracking_server(store: str) -> Iterator[str]:
-    """The address of an MLflow server on `store`, there until the context is left."""
+    """Run an MLflow server on `store`; yield its URL."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
@@ -42,7 +42,7 @@ def tracking_server(store: str) -> Iterator[str]:
     try:
         yield f"http://127.0.0.1:{port}"
     finally:
-        os.killpg(server.pid, signal.SIGTERM)  # its processes with it
+        os.killpg(server.pid, signal.SIGTERM)  # with its child processes
         server.wait(30)
 
 
@@ -50,24 +50,24 @@ def tracking_server(store: str) -> Iterator[str]:
 def test_workers_print_no_links(
     store: str, colors: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """MLflow prints where a run is to be seen, with the password that its server's address has."""
+    """MLflow would print links to runs, with the password of the server's URL."""
     raw_settings = settings(
         colors, trials=2, workers=2, storage=f"sqlite:///{tmp_path / 'optuna.db'}"
     )
     flags = [f"--{name.replace('_', '-')}={text}" for name, text in raw_settings.items()]
     command = [sys.executable, "-m", "trialrun", "search", "--json", *flags]
-    with tracking_server(store) as address:
-        _await(address)
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", address.replace("//", "//me:secret@"))
+    with tracking_server(store) as url:
+        _wait_for_server(url)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", url.replace("//", "//me:secret@"))
         done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout.splitlines()[-1])["num_trials"]["complete"] == 2
     assert "trial-0" not in done.stdout
 
 
-def _await(address: str) -> None:
+def _wait_for_server(url: str) -> None:
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
-        with suppress(OSError), urllib.request.urlopen(f"{address}/health"):
+        with suppress(OSError), urllib.request.urlopen(f"{url}/health"):
             return
         time.sleep(0.2)
-    raise AssertionError("no server began")
+    raise AssertionError("the server did not start")

@@ -1,1 +1,1 @@
-"""What a search writes to MLflow."""
+"""Logging of a search: parent run, plots, replicates and finished trials."""

@@ -1,27 +1,22 @@
-"""The noise floor: the best settings trained again with other seeds, and whether they differ.
+"""Seed replicates: the best settings trained again with other seeds, and the noise floor.
 
-The replicates are a study of their own beside the search's, so that its workers, heartbeats and
-retries serve them too. Seed k is the same for every setting, so that differences are paired.
+Replicates are the trials of a separate study, so that workers, heartbeats and retries apply to
+them as well. All settings share the same seeds, so that differences are paired.
 """
 
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from trialrun.config import as_text
 from trialrun.tuning.plan import SearchPlan
 from trialrun.tuning.space import format_settings
+from trialrun.tuning.study import attrs
 from trialrun.tuning.study.storage import StudyStorage, silence_optuna, translate_optuna_errors
 from trialrun.tuning.study.study import list_directions
-from trialrun.tuning.study.trial_queue import (
-    OF_TRIAL,
-    REPLICATE,
-    RESULT,
-    SETTINGS,
-    sort_by_objective,
-)
+from trialrun.tuning.study.trials import sort_by_objective
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -29,52 +24,52 @@ if TYPE_CHECKING:
 
 _CONFIDENCE = 0.95
 
-_CHEAPER = 0.9  # of the winner's seconds at most: smaller differences are the machine's
-_EQUAL = 1e-6  # of their size: what rounding makes of equal differences
+_CHEAPER = 0.9  # largest share of the winner's seconds: smaller savings may be timing noise
+_EQUAL = 1e-6  # largest relative spread of equal differences, which rounding causes
 
 
 @dataclass(frozen=True, slots=True)
 class NoiseFloor:
-    """How the best setting compares with the next, in the first metric, by replicates alone.
+    """The comparison of the two best settings by their replicates, in the first metric.
 
-    `difference` is by how much the winner is better, positive or not; the interval holds the true
-    one with `CONFIDENCE`, were the differences between seeds normal. Costs are seconds of training.
+    `difference` is the winner's advantage, which may be negative. `low` and `high` bound its
+    confidence interval, for normally distributed differences between seeds.
     """
 
     metric: str
     replicates: int
-    winner: int  # trials' numbers
+    winner: int  # trial number
     runner_up: int
     winner_mean: float
     runner_up_mean: float
     difference: float
     low: float
     high: float
-    winner_seconds: float
+    winner_seconds: float  # of training
     runner_up_seconds: float
 
     @property
     def is_beyond_noise(self) -> bool:
-        """Whether the winner is better than seeds alone would make it."""
+        """Whether the winner is better than seed noise explains."""
         return self.low > 0
 
     @property
     def chosen(self) -> int:
-        """The winner, unless it is within noise and the runner-up is cheaper by a tenth."""
+        """The trial to use: the runner-up if within noise and a tenth cheaper, else the winner."""
         is_cheaper = self.runner_up_seconds <= _CHEAPER * self.winner_seconds
         return self.runner_up if is_cheaper and not self.is_beyond_noise else self.winner
 
-    def facts(self) -> dict[str, Any]:
-        """Everything by name."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return all values by name."""
         fields = {name: getattr(self, name) for name in self.__slots__}
         return fields | {"is_beyond_noise": self.is_beyond_noise, "chosen": self.chosen}
 
     def tags(self) -> dict[str, str]:
-        """Everything as the parent run's tags."""
-        return {f"noise_floor.{name}": as_text(value) for name, value in self.facts().items()}
+        """Return all values as tags of the parent run."""
+        return {f"noise_floor.{name}": as_text(value) for name, value in self.to_dict().items()}
 
     def text(self) -> str:
-        """One sentence for people."""
+        """Return the comparison in words."""
         interval = f"{self.difference:.4g} ({_CONFIDENCE:.0%} interval {self.low:.4g} to "
         interval += f"{self.high:.4g}, {self.replicates} seeds)"
         if self.is_beyond_noise:
@@ -82,94 +77,123 @@ class NoiseFloor:
                 f"Trial {self.winner} beats trial {self.runner_up} beyond seed noise: "
                 f"{self.metric} better by {interval}."
             )
-        why = "the cheaper one" if self.chosen == self.runner_up else "the other being no cheaper"
+        reason = "it is cheaper" if self.chosen == self.runner_up else "the other is not cheaper"
         return (
             f"Trial {self.winner} does not beat trial {self.runner_up} beyond seed noise: "
-            f"{self.metric} better by {interval}. Trial {self.chosen} is taken, {why} "
+            f"{self.metric} better by {interval}. Trial {self.chosen} is taken: {reason} "
             f"({self.winner_seconds:.3g} s against {self.runner_up_seconds:.3g} s)."
         )
 
 
 def open_replicate_study(storage: StudyStorage, study: "Study", plan: SearchPlan) -> "Study | None":
-    """The study in which the finalists wait to be trained again; None with fewer than two."""
+    """Open the study of replicates and enqueue missing ones; None with fewer than 2 finalists."""
     import optuna
-    from optuna.trial import TrialState
 
-    chosen = find_finalists(study.get_trials(deepcopy=False), plan)
-    if len(chosen) < 2:
+    finalists = find_finalists(study.get_trials(deepcopy=False), plan)
+    if len(finalists) < 2:
         return None
     name = f"{study.study_name}/replicates"
     with translate_optuna_errors(storage.url), silence_optuna(), storage.lock(f"{name}/trials"):
-        again = optuna.create_study(
+        replicates = optuna.create_study(
             study_name=name,
             storage=storage.rdb,
             directions=list_directions(plan),
             load_if_exists=True,
         )
-        again.set_user_attr(SETTINGS, True)
-        there = {
-            (trial.user_attrs[OF_TRIAL], trial.user_attrs[REPLICATE])
-            for trial in again.get_trials(deepcopy=False)
-            if trial.state != TrialState.FAIL
-        }
-        for number in range(plan.config.replicates):
-            for trial in chosen:
-                if (trial.number, number) not in there:
-                    own = {SETTINGS: trial.params, REPLICATE: number, OF_TRIAL: trial.number}
-                    again.enqueue_trial({}, user_attrs=own)
-    return again
+        replicates.set_user_attr(attrs.SETTINGS, True)
+        _enqueue_missing(replicates, finalists, plan.config.replicates)
+    return replicates
+
+
+def _enqueue_missing(
+    replicates: "Study", finalists: Sequence["FrozenTrial"], num_replicates: int
+) -> None:
+    from optuna.trial import TrialState
+
+    existing = {
+        (trial.user_attrs[attrs.REPLICATE_OF], trial.user_attrs[attrs.REPLICATE])
+        for trial in replicates.get_trials(deepcopy=False)
+        if trial.state != TrialState.FAIL
+    }
+    for index in range(num_replicates):
+        for finalist in finalists:
+            if (finalist.number, index) not in existing:
+                user_attrs = {
+                    attrs.SETTINGS: finalist.params,
+                    attrs.REPLICATE: index,
+                    attrs.REPLICATE_OF: finalist.number,
+                }
+                replicates.enqueue_trial({}, user_attrs=user_attrs)
 
 
 def find_finalists(trials: Sequence["FrozenTrial"], plan: SearchPlan) -> list["FrozenTrial"]:
-    """The best trials of different settings."""
-    found: dict[str, FrozenTrial] = {}
+    """Return the best trials, one per combination of settings."""
+    by_settings: dict[str, FrozenTrial] = {}
     for trial in sort_by_objective(trials, plan.objectives):
-        found.setdefault(format_settings(trial.params), trial)
-    return list(found.values())[: plan.config.finalists]
+        by_settings.setdefault(format_settings(trial.params), trial)
+    return list(by_settings.values())[: plan.config.finalists]
+
+
+@dataclass(slots=True)
+class _Finalist:
+    """The replicates of one finalist."""
+
+    values: dict[int, float] = field(default_factory=dict)  # of the first metric, by seed index
+    seconds: list[float] = field(default_factory=list)
+
+    def mean(self, seeds: Collection[int]) -> float:
+        return statistics.fmean(self.values[seed] for seed in seeds)
 
 
 def compute_noise_floor(trials: Sequence["FrozenTrial"], plan: SearchPlan) -> NoiseFloor | None:
-    """What the replicates say; None where two settings have not two seeds in common."""
-    completed = sort_by_objective(trials, plan.objectives)
+    """Compare the two best settings; None if there are not two with two seeds in common."""
     objective = plan.objectives[0]
-    values: dict[int, dict[int, float]] = defaultdict(dict)
-    seconds: dict[int, list[float]] = defaultdict(list)
-    for trial in completed:
-        of_trial = trial.user_attrs[OF_TRIAL]
-        values[of_trial][trial.user_attrs[REPLICATE]] = trial.values[0]
-        seconds[of_trial].append(_training_seconds(trial.user_attrs[RESULT]))
-    ranked = sorted(values, key=lambda one: objective.sign * statistics.fmean(values[one].values()))
+    finalists = _group_replicates(trials, plan)
+    ranked = sorted(
+        finalists.items(), key=lambda item: objective.sign * item[1].mean(item[1].values)
+    )
     if len(ranked) < 2:
         return None
-    winner, runner_up = ranked[:2]
-    shared = sorted(values[winner].keys() & values[runner_up].keys())
-    if len(shared) < 2:
+    (winner, best), (runner_up, second) = ranked[:2]
+    seeds = sorted(best.values.keys() & second.values.keys())
+    if len(seeds) < 2:
         return None
-    better = [objective.sign * (values[runner_up][k] - values[winner][k]) for k in shared]
-    low, high = compute_mean_interval(better)
+    differences = [objective.sign * (second.values[k] - best.values[k]) for k in seeds]
+    low, high = compute_mean_interval(differences)
     return NoiseFloor(
         metric=objective.metric,
-        replicates=len(shared),
+        replicates=len(seeds),
         winner=winner,
         runner_up=runner_up,
-        winner_mean=statistics.fmean(values[winner][k] for k in shared),
-        runner_up_mean=statistics.fmean(values[runner_up][k] for k in shared),
-        difference=statistics.fmean(better),
+        winner_mean=best.mean(seeds),
+        runner_up_mean=second.mean(seeds),
+        difference=statistics.fmean(differences),
         low=low,
         high=high,
-        winner_seconds=statistics.fmean(seconds[winner]),
-        runner_up_seconds=statistics.fmean(seconds[runner_up]),
+        winner_seconds=statistics.fmean(best.seconds),
+        runner_up_seconds=statistics.fmean(second.seconds),
     )
 
 
-def compute_mean_interval(differences: Sequence[float]) -> tuple[float, float]:
-    """Student's interval of the mean of paired differences.
+def _group_replicates(trials: Sequence["FrozenTrial"], plan: SearchPlan) -> dict[int, _Finalist]:
+    """Group the completed replicates by the number of their finalist."""
+    finalists: dict[int, _Finalist] = defaultdict(_Finalist)
+    for replicate in sort_by_objective(trials, plan.objectives):
+        attributes = replicate.user_attrs
+        finalist = finalists[attributes[attrs.REPLICATE_OF]]
+        finalist.values[attributes[attrs.REPLICATE]] = replicate.values[0]
+        finalist.seconds.append(_training_seconds(attributes[attrs.RESULT]))
+    return finalists
 
-    Equal differences, as accuracies of few images often are, tell nothing of how much seeds differ:
-    their spread is taken to be as large as they are.
+
+def compute_mean_interval(differences: Sequence[float]) -> tuple[float, float]:
+    """Return Student's confidence interval of the mean of paired differences.
+
+    Equal differences, common with accuracies of few images, do not show the variance of seeds:
+    their standard deviation is then assumed to be as large as their mean.
 
     Raises:
-        statistics.StatisticsError: There are fewer than two.
+        statistics.StatisticsError: There are fewer than two differences.
     """
     from scipy.stats import t
 
@@ -182,5 +206,5 @@ def compute_mean_interval(differences: Sequence[float]) -> tuple[float, float]:
 
 
 def _training_seconds(result: Mapping[str, Any]) -> float:
-    """What a training cost, by its best epoch's time."""
+    """Estimate a training's duration: its number of epochs times the best epoch's duration."""
     return float(result["metrics"]["epoch_seconds"]) * int(result["stopped_epoch"])

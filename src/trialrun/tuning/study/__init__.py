@@ -1,1 +1,1 @@
-"""Studies and their trial queue."""
+"""Studies, their storage and their trial queue."""

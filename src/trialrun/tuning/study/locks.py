@@ -1,7 +1,7 @@
-"""Locks between all processes of all machines on one storage, gone when their process is.
+"""Locks shared by all processes and machines that use one storage; they end with their process.
 
-A file beside the SQLite database, an advisory lock of PostgreSQL. The latter is its connection's
-too: where that is cut, the lock is lost, and somebody else may have it.
+SQLite: a lock file beside the database. PostgreSQL: an advisory lock, which ends with its
+connection as well, so another process may take it after a connection loss.
 """
 
 import hashlib
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 
 class LockHandle(Protocol):
-    """A lock that was got for long."""
+    """A lock that is held for long."""
 
     def is_held(self) -> bool:
-        """Whether it is ours still, or again."""
+        """Whether the lock is still held, or was taken again after a loss."""
 
 
 @contextmanager
 def acquire_file_lock(
     database: Path, name: str, *, seconds: float = -1
 ) -> Iterator[LockHandle | None]:
-    """Hold a file's lock; None where somebody else has held it for `seconds`, below 0 never."""
+    """Wait up to `seconds` (negative: forever) for a file lock and hold it; else yield None."""
     path = Path(f"{database}.{_lock_key(name):x}.lock")
     lock = FileLock(path)
     with suppress(Timeout):
@@ -38,7 +38,7 @@ def acquire_file_lock(
     try:
         yield _FileLockHandle()
     finally:
-        # While it is ours: who has opened it meanwhile finds it without a name, and tries again.
+        # Before the release: a process that waits for the deleted file tries again.
         with suppress(OSError):
             path.unlink()
         lock.release()
@@ -46,13 +46,13 @@ def acquire_file_lock(
 
 class _FileLockHandle:
     def is_held(self) -> bool:
-        """Always: nothing but this process's end takes it."""
+        """Return True: a file lock ends only with the process."""
         return True
 
 
 @contextmanager
 def hold_database_lock(engine: "Engine", name: str) -> Iterator[None]:
-    """Hold PostgreSQL's lock, waiting for it, with a transaction that stays open meanwhile."""
+    """Wait for a PostgreSQL lock and hold it with an open transaction."""
     from sqlalchemy import text
 
     with engine.begin() as connection:
@@ -62,54 +62,58 @@ def hold_database_lock(engine: "Engine", name: str) -> Iterator[None]:
 
 @contextmanager
 def acquire_session_lock(engine: "Engine", name: str) -> Iterator[LockHandle | None]:
-    """Hold PostgreSQL's lock for hours, with a connection; None where somebody else holds it."""
+    """Hold a PostgreSQL lock with a connection, for hours; yield None if another has it."""
     with engine.connect() as connection:
-        hold = _SessionLockHandle(connection, _lock_key(name))
-        if not hold.take():
+        handle = _SessionLockHandle(connection, _lock_key(name))
+        if not handle.try_acquire():
             yield None
             return
         try:
-            yield hold
+            yield handle
         finally:
-            hold.release()
+            handle.release()
 
 
 class _SessionLockHandle:
-    """A connection and the lock it has, as long as the server knows the connection."""
+    """A connection that holds a lock until the server drops the connection."""
 
     def __init__(self, connection: "Connection", key: int) -> None:
         self._connection, self._key = connection, key
-        self._backend: int | None = None  # the server's process which has the lock for us
+        self._backend_pid: int | None = None  # the server process that holds the lock
 
-    def take(self) -> bool:
-        if not self._asked("SELECT pg_try_advisory_lock(:key)", key=self._key):
+    def try_acquire(self) -> bool:
+        if not self._query("SELECT pg_try_advisory_lock(:key)", key=self._key):
             return False
-        self._backend = self._asked("SELECT pg_backend_pid()")
+        self._backend_pid = self._query("SELECT pg_backend_pid()")
         return True
 
     def is_held(self) -> bool:
-        """Whether it is ours still, or again where its connection was cut and nobody came first."""
+        """Whether the lock is held; after a connection loss, try to take it again."""
         from sqlalchemy.exc import SQLAlchemyError
 
-        for _ in range(2):  # the first finds that it was cut, the second makes another
+        for _ in range(2):  # after a loss the first query fails and the second reconnects
             with suppress(SQLAlchemyError):
-                return self._asked("SELECT pg_backend_pid()") == self._backend or self.take()
+                return (
+                    self._query("SELECT pg_backend_pid()") == self._backend_pid
+                    or self.try_acquire()
+                )
         return False
 
     def release(self) -> None:
         from sqlalchemy.exc import SQLAlchemyError
 
-        with suppress(SQLAlchemyError):  # a connection that was cut has lost it already
-            if self._asked("SELECT pg_backend_pid()") == self._backend:
-                self._asked("SELECT pg_advisory_unlock(:key)", key=self._key)
+        with suppress(SQLAlchemyError):  # after a connection loss there is nothing to release
+            if self._query("SELECT pg_backend_pid()") == self._backend_pid:
+                self._query("SELECT pg_advisory_unlock(:key)", key=self._key)
 
-    def _asked(self, question: str, **values: Any) -> Any:
+    def _query(self, sql: str, **values: Any) -> Any:
         from sqlalchemy import text
 
-        with self._connection.begin():  # the lock is the connection's; no transaction stays open
-            return self._connection.execute(text(question), values).scalar()
+        # The lock belongs to the connection; the transaction ends here.
+        with self._connection.begin():
+            return self._connection.execute(text(sql), values).scalar()
 
 
 def _lock_key(name: str) -> int:
-    """A name as the 63-bit number that PostgreSQL locks by."""
+    """Return the 63-bit key of a PostgreSQL lock."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1

@@ -1,4 +1,4 @@
-"""What proposes a trial's settings, and what ends it early: Optuna's, seeded by trial number."""
+"""Optuna samplers, seeded by trial number, and pruners."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -18,24 +18,24 @@ if TYPE_CHECKING:
 
 BATCH_SIZE = "batch_size"
 
-_RANDOM_TRIALS = 10  # before a model of the past proposes; Optuna's own default
-_PUT_THERE_WITH = "fixed_params"  # Optuna's own name
-_NUMPY_SEEDS = 2**32
-_TRIES = 8  # draws before a batch that fits is taken at random
+_RANDOM_TRIALS = 10  # before the model-based samplers start; Optuna's default
+_ENQUEUED_PARAMS = "fixed_params"  # system attribute of enqueued trials; Optuna's name
+_NUM_NUMPY_SEEDS = 2**32
+_MAX_DRAWS = 8  # after these a random batch size that fits is used
 
 
 def make_pruner(plan: SearchPlan) -> "BasePruner":
-    """What ends hopeless trials; none where there are several metrics, which Optuna cannot."""
+    """Return the plan's pruner; Optuna cannot prune with several objectives."""
     from optuna import pruners
 
     if plan.config.pruner == "none" or len(plan.objectives) > 1:
         return pruners.NopPruner()
     if plan.config.pruner == "hyperband":
-        return pruners.HyperbandPruner(min_resource=1, max_resource=_most_epochs(plan))
+        return pruners.HyperbandPruner(min_resource=1, max_resource=_max_epochs(plan))
     return pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=0)
 
 
-def _most_epochs(plan: SearchPlan) -> int:
+def _max_epochs(plan: SearchPlan) -> int:
     searched = plan.space.dimensions.get("epochs")
     if searched is None:
         return plan.base.config.epochs
@@ -43,17 +43,17 @@ def _most_epochs(plan: SearchPlan) -> int:
 
 
 def make_sampler(plan: SearchPlan, number: int, batch_limit: int | None) -> "BaseSampler":
-    """What proposes trial `number`: its draws depend on the search's seed and that number.
+    """Return the sampler of trial `number`, seeded by the search's seed and that number.
 
-    Workers that share a seed would propose the same trial twice; a number is nobody else's.
-    Batches of `batch_limit` and more are not proposed.
+    With a common seed, two workers would propose the same trial; trial numbers are unique.
+    Batch sizes of `batch_limit` or more are not proposed.
     """
     from optuna import samplers
 
-    seed = derive_seed(plan.base.config.random_seed, "sampler", number) % _NUMPY_SEEDS
+    seed = derive_seed(plan.base.config.random_seed, "sampler", number) % _NUM_NUMPY_SEEDS
     sampler: BaseSampler
     if plan.config.sampler == "tpe":
-        # constant_liar counts running trials as bad, so that workers do not crowd together.
+        # constant_liar counts running trials as bad, so that workers propose different settings.
         sampler = samplers.TPESampler(
             seed=seed, n_startup_trials=_RANDOM_TRIALS, constant_liar=True
         )
@@ -61,7 +61,7 @@ def make_sampler(plan: SearchPlan, number: int, batch_limit: int | None) -> "Bas
         sampler = samplers.GPSampler(seed=seed, n_startup_trials=_RANDOM_TRIALS)
     elif plan.config.sampler == "cmaes":
         sampler = samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False)
-    else:  # the points of a grid wait in the study
+    else:  # a grid's points are enqueued in the study
         sampler = samplers.RandomSampler(seed=seed)
     if batch_limit is None or BATCH_SIZE not in plan.space.dimensions:
         return sampler
@@ -70,27 +70,27 @@ def make_sampler(plan: SearchPlan, number: int, batch_limit: int | None) -> "Bas
 
 
 def draw_grid_point(plan: SearchPlan, trials: "Sequence[FrozenTrial]") -> dict[str, Any] | None:
-    """A point of the grid that no trial has had, in a random order; None where there is none."""
-    # A lost trial may not know all its settings yet, but what it was put there with.
-    tried = {format_settings(t.system_attrs.get(_PUT_THERE_WITH, t.params)) for t in trials}
+    """Return a random grid point that no trial has had; None after the last."""
+    # A lost trial may lack some settings, but has those it was enqueued with.
+    tried = {format_settings(t.system_attrs.get(_ENQUEUED_PARAMS, t.params)) for t in trials}
     seed = derive_seed(plan.base.config.random_seed, "grid")
-    points = plan.space.grid(len(tried) + 1, seed)  # so many are not all tried
+    points = plan.space.sample_grid(len(tried) + 1, seed)  # one more than tried: one is new
     return next((point for point in points if format_settings(point) not in tried), None)
 
 
 def _draw_fitting_batch(plan: SearchPlan, limit: int, seed: int) -> int:
-    """A batch below `limit` at random, 0 where the space has none."""
+    """Return a random batch size below `limit`; 0 if the space has none."""
     batches = plan.space.dimensions[BATCH_SIZE]
-    sizes = [int(batches.value_at(place)) for place in range(batches.num_values() or 0)]
+    sizes = [int(batches.value_at(index)) for index in range(batches.num_values() or 0)]
     fitting = [size for size in sizes if size < limit]
     return random.Random(seed).choice(fitting) if fitting else 0
 
 
 @dataclass(slots=True)
 class _MemoryLimitedSampler:
-    """A sampler kept from batches that have not fitted in memory; all else is the inner one's.
+    """A sampler that replaces batch sizes that do not fit in memory.
 
-    Narrowing the distribution would do for a range; Optuna takes no other choices in one study.
+    Optuna does not accept changed choices within a study, so the distribution stays the same.
     """
 
     inner: "BaseSampler"
@@ -119,7 +119,7 @@ class _MemoryLimitedSampler:
     def sample_independent(
         self, study: "Study", trial: "FrozenTrial", name: str, distribution: "BaseDistribution"
     ) -> Any:
-        for _ in range(_TRIES):
+        for _ in range(_MAX_DRAWS):
             value = self.inner.sample_independent(study, trial, name, distribution)
             if name != BATCH_SIZE or value < self.limit:
                 return value

@@ -1,4 +1,4 @@
-"""Where studies are kept: SQLite or PostgreSQL, made under a lock, and its locks."""
+"""The storage of studies: a SQLite or PostgreSQL database, its tables and its locks."""
 
 import sqlite3
 import warnings
@@ -6,12 +6,17 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
 from trialrun.errors import TrackingError, summarize_error
-from trialrun.tuning.plan import SQLITE, redact_password
+from trialrun.tuning.storage_url import (
+    SQLITE_PREFIX,
+    find_sqlite_path,
+    redact_password,
+    with_driver,
+)
 from trialrun.tuning.study.locks import (
     LockHandle,
     acquire_file_lock,
@@ -22,34 +27,26 @@ from trialrun.tuning.study.locks import (
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
 
-_GRACE_BEATS = 3  # heartbeats missed before a worker is given up
+_GRACE_HEARTBEATS = 3  # missed heartbeats after which a trial is stale
 _SQLITE_BUSY_SECONDS = 60
 _CONNECT_SECONDS = 10
-# Of a connection that is idle for hours, as the owner's is, lest a firewall forget it.
+# The owner's connection is idle for hours: firewalls drop such connections.
 _KEEPALIVE = {"keepalives_idle": 60, "keepalives_interval": 10, "keepalives_count": 6}
-DATABASE = "optuna.db"
+_DATABASE = "optuna.db"
 
 
 def find_default_storage() -> str:
-    """`optuna.db` beside a tracking store in SQLite, else in the current folder."""
+    """Return the URL of `optuna.db` beside a SQLite tracking store, else in the current folder."""
     import mlflow
 
-    uri = mlflow.get_tracking_uri()
-    folder = Path(uri.removeprefix(SQLITE)).parent if uri.startswith(SQLITE) else Path.cwd()
-    return f"{SQLITE}{folder.absolute() / DATABASE}"
-
-
-def with_driver(url: str) -> str:
-    """The address with the driver named: which one is SQLAlchemy's default depends on its age."""
-    for scheme in ("postgresql://", "postgres://"):
-        if url.startswith(scheme):
-            return "postgresql+psycopg://" + url.removeprefix(scheme)
-    return url
+    path = find_sqlite_path(mlflow.get_tracking_uri())
+    folder = path.parent if path else Path.cwd()
+    return f"{SQLITE_PREFIX}{folder.absolute() / _DATABASE}"
 
 
 @contextmanager
 def translate_optuna_errors(url: str) -> Iterator[None]:
-    """Translate what a storage that is not there, or goes away, makes Optuna raise."""
+    """Raise the errors of a missing or failing storage as TrackingError."""
     import optuna.exceptions
     import sqlalchemy.exc
 
@@ -67,79 +64,79 @@ def translate_optuna_errors(url: str) -> Iterator[None]:
         reason = summarize_error(cause)
         raise TrackingError(
             f"the storage {redact_password(url)} cannot be used: {reason}",
-            "Check --storage: the server must be up and the database there; a folder writable.",
+            "Check --storage: the server must run and have the database; folders must be writable.",
         ) from error
 
 
 @dataclass(frozen=True, slots=True)
 class StudyStorage:
-    """A storage of studies that is there."""
+    """An open storage of studies."""
 
     url: str
     rdb: "RDBStorage"
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
-        """Hold the lock `name` for seconds, waiting for it."""
-        path = self._sqlite_path
+        """Wait for the lock `name` and hold it; for work of seconds."""
+        path = find_sqlite_path(self.url)
         with acquire_file_lock(path, name) if path else hold_database_lock(self.rdb.engine, name):
             yield
 
     @contextmanager
     def try_lock(self, name: str) -> Iterator[LockHandle | None]:
-        """Hold the lock `name`, for hours if need be; yields None where somebody else does."""
-        path = self._sqlite_path
-        held = (
+        """Hold the lock `name`, for hours if needed; yield None if another process holds it."""
+        path = find_sqlite_path(self.url)
+        acquired = (
             acquire_file_lock(path, name, seconds=0)
             if path
             else acquire_session_lock(self.rdb.engine, name)
         )
-        with held as hold:
-            yield hold
+        with acquired as handle:
+            yield handle
 
     def close(self) -> None:
-        """Let go of its connections."""
+        """Close the connections."""
         self.rdb.remove_session()
         self.rdb.engine.dispose()
 
-    @property
-    def _sqlite_path(self) -> Path | None:
-        return Path(self.url.removeprefix(SQLITE)) if self.url.startswith(SQLITE) else None
-
 
 def open_storage(url: str, *, heartbeat_seconds: int) -> StudyStorage:
-    """The storage at `url`, its tables made if they are not there.
+    """Open the storage at `url` and create missing tables.
 
     Raises:
-        TrackingError: There is no such server, database or folder.
+        TrackingError: The server, the database or the folder does not exist or cannot be used.
     """
     url = with_driver(url)
+    path = find_sqlite_path(url)
     with translate_optuna_errors(url), silence_optuna():
-        if not url.startswith(SQLITE):
-            with _lock_table_creation(url):
-                return StudyStorage(url, _make_rdb_storage(url, heartbeat_seconds))
-        path = Path(url.removeprefix(SQLITE))
-        if not path.parent.is_dir():
-            raise TrackingError(
-                f"the storage {url} cannot be used: there is no folder {path.parent}",
-                "Make the folder, or give another --storage.",
-            )
-        try:
-            with FileLock(f"{path}.lock"):
-                rdb = _make_rdb_storage(url, heartbeat_seconds)
-                with closing(sqlite3.connect(path)) as database:
-                    database.execute("PRAGMA journal_mode=WAL")
-        except OSError as error:
-            raise TrackingError(
-                f"the storage {url} cannot be used: {error.strerror or error}",
-                "Give a --storage in a folder you may write to.",
-            ) from error
-    return StudyStorage(url, rdb)
+        if path:
+            return StudyStorage(url, _open_sqlite(url, path, heartbeat_seconds))
+        with _lock_table_creation(url):
+            return StudyStorage(url, _make_rdb_storage(url, heartbeat_seconds))
+
+
+def _open_sqlite(url: str, path: Path, heartbeat_seconds: int) -> "RDBStorage":
+    if not path.parent.is_dir():
+        raise TrackingError(
+            f"the storage {url} cannot be used: folder {path.parent} does not exist",
+            "Create the folder, or give another --storage.",
+        )
+    try:
+        with FileLock(f"{path}.lock"):
+            rdb = _make_rdb_storage(url, heartbeat_seconds)
+            with closing(sqlite3.connect(path)) as database:
+                database.execute("PRAGMA journal_mode=WAL")
+    except OSError as error:
+        raise TrackingError(
+            f"the storage {url} cannot be used: {error.strerror or error}",
+            "Give a --storage in a writable folder.",
+        ) from error
+    return rdb
 
 
 @contextmanager
 def _lock_table_creation(url: str) -> Iterator[None]:
-    """Several processes that make a PostgreSQL database's tables at once spoil each other's."""
+    """Hold a lock while tables are created: PostgreSQL fails if two processes create them."""
     from sqlalchemy import NullPool, create_engine
 
     engine = create_engine(
@@ -152,20 +149,23 @@ def _lock_table_creation(url: str) -> Iterator[None]:
 def _make_rdb_storage(url: str, heartbeat_seconds: int) -> "RDBStorage":
     from optuna.storages import RDBStorage
 
-    sqlite = url.startswith(SQLITE)
-    served = {"connect_timeout": _CONNECT_SECONDS, **_KEEPALIVE}
-    limits = {"timeout": _SQLITE_BUSY_SECONDS} if sqlite else served
+    engine_kwargs: dict[str, Any]
+    if find_sqlite_path(url):
+        engine_kwargs = {"connect_args": {"timeout": _SQLITE_BUSY_SECONDS}}
+    else:
+        connect_args = {"connect_timeout": _CONNECT_SECONDS, **_KEEPALIVE}
+        engine_kwargs = {"connect_args": connect_args, "pool_pre_ping": True}
     return RDBStorage(
         url,
-        engine_kwargs={"connect_args": limits} | ({} if sqlite else {"pool_pre_ping": True}),
+        engine_kwargs=engine_kwargs,
         heartbeat_interval=heartbeat_seconds,
-        grace_period=_GRACE_BEATS * heartbeat_seconds,
+        grace_period=_GRACE_HEARTBEATS * heartbeat_seconds,
     )
 
 
 @contextmanager
 def silence_optuna() -> Iterator[None]:
-    """Without Optuna's warnings of what it calls experimental, and of heartbeats we send."""
+    """Suppress Optuna's log and its warnings of experimental features and of heartbeats."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)

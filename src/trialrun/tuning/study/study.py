@@ -1,4 +1,4 @@
-"""A study in its storage: made or gone on with, and what waits in it to be tried first."""
+"""Studies: creation, resumption, enqueued settings and the trial queue."""
 
 import secrets
 from collections.abc import Callable, Mapping, Sequence
@@ -6,39 +6,39 @@ from typing import TYPE_CHECKING, Any
 
 from trialrun.config import TrainConfig
 from trialrun.errors import InvalidParameterError
-from trialrun.tuning.plan import Objective, SearchPlan, redact_password
+from trialrun.tuning.objectives import Objective
+from trialrun.tuning.plan import SearchPlan
+from trialrun.tuning.storage_url import redact_password
+from trialrun.tuning.study import attrs
 from trialrun.tuning.study.samplers import make_pruner
 from trialrun.tuning.study.storage import StudyStorage, silence_optuna, translate_optuna_errors
-from trialrun.tuning.study.trial_queue import SETTINGS, TrialQueue, sort_by_objective
+from trialrun.tuning.study.trial_queue import TrialQueue
+from trialrun.tuning.study.trials import sort_by_objective
 
 if TYPE_CHECKING:
     from optuna import Study
     from optuna.study import StudyDirection
     from optuna.trial import FrozenTrial
 
-# What a study carries.
-_SIGNATURE, PARENT_RUN, CONCLUDED, DATA = "signature", "parent_run_id", "concluded", "data_digest"
-MODELS_KEPT = "models_kept"  # of how many of its best settings
-
-_NUM_STARTS = 3  # taken from another study
+_NUM_FROM_STUDY = 3  # best settings taken from the --from-study study
 
 
 def generate_name() -> str:
-    """A name that no study has."""
+    """Return a unique name for a new study."""
     return f"search-{secrets.token_hex(4)}"
 
 
 def open_study(storage: StudyStorage, name: str, plan: SearchPlan) -> "Study":
-    """The study called `name`, made if it is not there, with what is to be tried first.
+    """Create or resume the study `name` and enqueue the settings to try first.
 
     Raises:
-        InvalidParameterError: It is there and searches something else, or `from_study` is not.
+        InvalidParameterError: The study searches something else, or `from_study` does not exist.
         TrackingError: The storage fails.
     """
     import optuna
 
     with translate_optuna_errors(storage.url), silence_optuna(), storage.lock(f"{name}/trials"):
-        others = _load_other_study(storage, plan)
+        from_study_params = _load_from_study(storage, plan)
         study = optuna.create_study(
             study_name=name,
             storage=storage.rdb,
@@ -47,88 +47,95 @@ def open_study(storage: StudyStorage, name: str, plan: SearchPlan) -> "Study":
             load_if_exists=True,
         )
         _check_signature(study, plan)
-        _check_models(study, plan)
-        for settings in _list_enqueued(plan, others):
+        _check_num_models(study, plan)
+        for settings in _list_enqueued(plan, from_study_params):
             study.enqueue_trial(settings, skip_if_exists=True)
     return study
 
 
 def load_study(storage: StudyStorage, name: str, plan: SearchPlan) -> "Study":
-    """The study called `name`, which is there: a storage keeps no pruner, so the plan's is set."""
+    """Load the existing study `name` with the plan's pruner, which the storage does not hold."""
     import optuna
 
     return optuna.load_study(study_name=name, storage=storage.rdb, pruner=make_pruner(plan))
 
 
 def list_directions(plan: SearchPlan) -> "list[StudyDirection]":
-    """Which way is better, in Optuna's words."""
+    """Return Optuna's direction of each objective."""
     from optuna.study import StudyDirection
 
     return [StudyDirection[objective.direction.upper()] for objective in plan.objectives]
 
 
 def _check_signature(study: "Study", plan: SearchPlan) -> None:
-    ours, theirs = plan.signature(), study.user_attrs.get(_SIGNATURE)
-    if theirs is None:
-        study.set_user_attr(_SIGNATURE, ours)
+    """Compare the plan's settings with the study's; store them in a new study."""
+    current, stored = plan.signature(), study.user_attrs.get(attrs.SIGNATURE)
+    if stored is None:
+        study.set_user_attr(attrs.SIGNATURE, current)
         return
-    names = [name for name in {**theirs, **ours} if ours.get(name) != theirs.get(name)]
+    names = [name for name in {**stored, **current} if current.get(name) != stored.get(name)]
     if names:
-        told = ", ".join(f"{name}={theirs.get(name)}" for name in names)
+        texts = ", ".join(f"{name}={stored.get(name)}" for name in names)
         raise InvalidParameterError(
-            f"study {study.study_name} was begun with {told}",
+            f"study {study.study_name} was created with {texts}",
             "Give the same settings, or another --study.",
         )
 
 
-def _check_models(study: "Study", plan: SearchPlan) -> None:
-    """Have the models of as many settings kept as replicates may choose from, from the beginning.
+def _check_num_models(study: "Study", plan: SearchPlan) -> None:
+    """Store of how many of the best settings the models are logged: one per possible finalist.
 
-    A better setting whose model was not kept could be neither compared nor registered.
+    A finalist without a logged model could not be registered, so a study with completed trials
+    does not accept more finalists.
     """
     from optuna.trial import TrialState
 
-    wanted = plan.config.finalists if plan.config.replicates else 1
-    kept = study.user_attrs.get(MODELS_KEPT)
-    trained = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    if trained and wanted > (kept or 1):
+    num_needed = plan.config.finalists if plan.config.replicates else 1
+    num_models = study.user_attrs.get(attrs.NUM_MODELS)
+    completed = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if completed and num_needed > (num_models or 1):
         raise InvalidParameterError(
-            f"study {study.study_name} has kept models of its {kept or 1} best settings only, "
-            f"and replicates of {wanted} finalists need as many",
-            f"Begin another --study with --from-study {study.study_name}: its best settings are "
-            "tried first there.",
+            f"study {study.study_name} has logged the models of its {num_models or 1} best "
+            f"settings only, and replicates of {num_needed} finalists need {num_needed}",
+            f"Create another --study with --from-study {study.study_name}: it tries the best "
+            "settings first.",
         )
-    if kept is None or wanted > kept:
-        study.set_user_attr(MODELS_KEPT, wanted)
+    if num_models is None or num_needed > num_models:
+        study.set_user_attr(attrs.NUM_MODELS, num_needed)
 
 
-def _list_enqueued(plan: SearchPlan, others: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What is to be tried first: the defaults, the file's, another study's best; not of a grid."""
+def _list_enqueued(
+    plan: SearchPlan, from_study_params: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return the settings to try first: the defaults, the file's and another study's best.
+
+    A grid has none here: its points are enqueued one by one, and failed points are replaced.
+    """
     if plan.config.sampler == "grid":
-        return []  # its points are put there one by one: those that fail give way to others
+        return []
     defaults = {name: getattr(TrainConfig(), name) for name in plan.space.dimensions}
-    enqueued_params = [defaults, *plan.enqueued_params, *others]
-    fitting = [plan.space.fitting(settings) for settings in enqueued_params]
-    return [settings for settings in fitting if settings]
+    all_params = [defaults, *plan.enqueued_params, *from_study_params]
+    valid = [plan.space.select_valid(params) for params in all_params]
+    return [params for params in valid if params]
 
 
-def _load_other_study(storage: StudyStorage, plan: SearchPlan) -> Sequence[Mapping[str, Any]]:
+def _load_from_study(storage: StudyStorage, plan: SearchPlan) -> Sequence[Mapping[str, Any]]:
+    """Return the best settings of the `from_study` study."""
     import optuna
 
     name = plan.config.from_study
     if name is None:
         return []
     try:
-        other = optuna.load_study(study_name=name, storage=storage.rdb)
+        from_study = optuna.load_study(study_name=name, storage=storage.rdb)
     except KeyError:
         raise InvalidParameterError(
-            f"from_study={name}: there is no such study in {redact_password(storage.url)}",
-            "`optuna studies --storage URL` lists those there are.",
+            f"from_study={name}: study not found in {redact_password(storage.url)}",
+            "`optuna studies --storage URL` lists the studies.",
         ) from None
-    objectives = [Objective("", way.name.lower()) for way in other.directions]
-    return [
-        trial.params for trial in sort_by_objective(other.get_trials(), objectives)[:_NUM_STARTS]
-    ]
+    objectives = [Objective("", direction.name.lower()) for direction in from_study.directions]
+    best = sort_by_objective(from_study.get_trials(), objectives)[:_NUM_FROM_STUDY]
+    return [trial.params for trial in best]
 
 
 def open_trial_queue(
@@ -139,10 +146,10 @@ def open_trial_queue(
     deadline: float | None,
     on_stale: Callable[["FrozenTrial"], None],
 ) -> TrialQueue:
-    """The desk of a study; for one of replicates, of those that wait there."""
+    """Open the trial queue of a study; a study of replicates has enqueued trials only."""
     num_trials = plan.config.trials
     enqueued_only = plan.config.sampler == "grid"
-    if study.user_attrs.get(SETTINGS, False):
+    if study.user_attrs.get(attrs.SETTINGS, False):
         num_trials, enqueued_only = len(study.get_trials(deepcopy=False)), True
     ended = [
         trial.number for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()

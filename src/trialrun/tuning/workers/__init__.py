@@ -1,1 +1,1 @@
-"""Processes that train trials."""
+"""Worker processes, and the runner of single trials."""

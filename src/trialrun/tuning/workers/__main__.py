@@ -1,4 +1,4 @@
-"""A worker process of a search: `python -m trialrun.tuning.workers.__main__ FILE`."""
+"""The program of a worker process: `python -m trialrun.tuning.workers FILE`."""
 
 import json
 import logging
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trialrun.engine.compute.openmp import limit_spinning
-from trialrun.errors import CutBySignalError, TrialrunError
+from trialrun.errors import RunInterruptedError, TrialrunError
 from trialrun.runs.datasets.sources import use_copies
 from trialrun.runs.signals import interrupt_on_signals
 from trialrun.tuning.workers.pool import WorkerArgs, write_error
@@ -25,24 +25,24 @@ if TYPE_CHECKING:
 
 
 def main(file: str) -> int:
-    """Work as the orders in `file` say; the exit code."""
+    """Train trials with the arguments in `file`; return the exit code."""
     limit_spinning()
     worker_args = WorkerArgs(**json.loads(Path(file).read_text("utf-8")))
     try:
         with interrupt_on_signals():
-            threading.Thread(target=_end_with_parent, daemon=True).start()
+            threading.Thread(target=_terminate_with_parent, daemon=True).start()
             _run_worker(worker_args)
-    except CutBySignalError as cut:
-        return cut.exit_code
+    except RunInterruptedError as interrupt:
+        return interrupt.exit_code
     except TrialrunError as error:
-        write_error(worker_args.answer, error)
+        write_error(Path(worker_args.error_file), error)
         return error.exit_code
     return 0
 
 
-def _end_with_parent() -> None:
-    """Treat the end of standard input, which the search holds open, as a request to stop."""
-    while os.read(0, 1):  # not through sys.stdin, whose lock would break the interpreter's end
+def _terminate_with_parent() -> None:
+    """Send this process SIGTERM when standard input, a pipe from the parent, closes."""
+    while os.read(0, 1):  # not sys.stdin: its lock would break the interpreter's shutdown
         pass
     os.kill(os.getpid(), signal.SIGTERM)
 
@@ -62,7 +62,7 @@ def _run_worker(worker_args: WorkerArgs) -> None:
 
     if threads := os.environ.get("OMP_NUM_THREADS"):
         torch.set_num_threads(int(threads))
-    plan = assign_device(plan, worker_args.place)
+    plan = assign_device(plan, worker_args.index)
     client = connect_client()
     storage = open_storage(worker_args.storage, heartbeat_seconds=plan.config.heartbeat_seconds)
     with translate_optuna_errors(storage.url), closing(storage), silence_optuna():
@@ -77,7 +77,7 @@ def _train_trials(
     storage: "StudyStorage",
     study: "Study",
 ) -> None:
-    """Take trials until there are no more."""
+    """Train trials of the study until its queue is finished."""
     from trialrun.runs.callbacks import NoOpCallback
     from trialrun.tracking import TrackedRun
     from trialrun.tuning.reporting.parent_run import end_lost_run
@@ -92,8 +92,8 @@ def _train_trials(
         deadline=worker_args.deadline,
         on_stale=lambda trial: end_lost_run(client, trial),
     )
-    experiment = TrackedRun(client, worker_args.parent_run_id).experiment_id
-    runner = TrialRunner(plan, worker_args.parent_run_id, experiment, NoOpCallback())
+    experiment_id = TrackedRun(client, worker_args.parent_run_id).experiment_id
+    runner = TrialRunner(plan, worker_args.parent_run_id, experiment_id, NoOpCallback())
     runner.check_same_data(study)
     run_trials(queue, runner, worker_args.worker, lambda: None)
 

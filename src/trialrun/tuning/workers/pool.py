@@ -1,7 +1,7 @@
-"""Who trains: this process, or several of this machine, each with its share of processors and GPUs.
+"""The worker pool of a search: processes that share the machine's processors and GPUs.
 
-A worker process is `python -m trialrun.tuning.workers FILE`, the file holding its orders. It ends
-itself when its parent is gone, which it learns from the end of its standard input.
+A worker process is `python -m trialrun.tuning.workers FILE`; the file holds its arguments. Its
+standard input is a pipe from the parent: the worker ends when the pipe closes.
 """
 
 import json
@@ -26,44 +26,46 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 0.25
 
-_STOP_SECONDS = 10  # that a worker has for closing its run after a signal
-_MAX_REPLACED = 3  # workers begun again for each one asked for, before something else is wrong
+_STOP_SECONDS = 10  # for a worker to end its run after a signal
+_MAX_RESTARTS = 3  # per worker; more deaths point to a common fault
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def run_trials(
-    queue: TrialQueue, runner: "TrialRunner", worker: str, after: Callable[[], None]
+    queue: TrialQueue, runner: "TrialRunner", worker: str, on_poll: Callable[[], None]
 ) -> None:
-    """Take and run trials in this process until none is to be begun any more.
+    """Claim and train trials in this process until the queue is finished.
+
+    `on_poll` is called after each trial, and after each wait for one.
 
     Raises:
-        TrialrunError: What is wrong is not one trial's settings.
-        CutBySignalError: A signal came.
+        TrialrunError: An error that is not caused by a trial's settings.
+        RunInterruptedError: A signal was received.
     """
     while not isinstance(claim := queue.claim(worker), Finished):
         if isinstance(claim, NothingYet):
             time.sleep(POLL_SECONDS)
         else:
             runner.run(queue, claim)
-        after()
+        on_poll()
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerArgs:
-    """What a worker process is told."""
+    """The arguments of a worker process."""
 
-    raw_settings: Mapping[str, Any]  # the search's settings, as they were given
-    copies: Mapping[str, str]  # of the images that the search downloaded, by address
+    raw_settings: Mapping[str, Any]  # the search's settings, as the caller gave them
+    copies: Mapping[str, str]  # local paths of the images that the search downloaded, by URI
     storage: str
     study: str
     parent_run_id: str
-    deadline: float | None
-    place: int  # among the workers of this machine
-    worker: str
-    answer: str  # the file for its error, should it end with one
+    deadline: float | None  # seconds since 1970
+    index: int  # among the workers of this machine, from 0
+    worker: str  # unique name
+    error_file: str  # for an error that ends the worker
 
     def to_json(self) -> str:
-        """As the orders' file holds them."""
+        """Return the content of the argument file."""
         return json.dumps({name: getattr(self, name) for name in self.__slots__})
 
 
@@ -76,53 +78,53 @@ class _Worker:
 class WorkerPool:
     """The worker processes of one search on this machine."""
 
-    def __init__(self, queue: TrialQueue, parent_run_id: str, after: Callable[[], None]) -> None:
-        self._desk, self._parent_run_id, self._after = queue, parent_run_id, after
+    def __init__(self, queue: TrialQueue, parent_run_id: str, on_poll: Callable[[], None]) -> None:
+        self._queue, self._parent_run_id, self._on_poll = queue, parent_run_id, on_poll
         self._num_workers = queue.plan.config.workers
-        self._num_begun = 0
+        self._num_started = 0
 
-    def work(self) -> None:
-        """Let the workers take trials until none is to be begun any more.
+    def run(self) -> None:
+        """Let the workers train trials until the queue is finished.
 
         Raises:
-            TrialrunError: A worker ended with it, or workers keep dying.
-            CutBySignalError: A signal came; the workers have put their trials back.
+            TrialrunError: A worker ended with this error, or too many workers died.
+            RunInterruptedError: A signal was received; the workers have requeued their trials.
         """
         with scratch_directory() as scratch:
-            pool = [self._begin(scratch, place) for place in range(self._num_workers)]
+            workers = [self._start(scratch, index) for index in range(self._num_workers)]
             try:
-                while pool:
+                while workers:
                     time.sleep(POLL_SECONDS)
-                    pool = [w for each in pool for w in self._looked_after(each, scratch)]
-                    self._after()
+                    workers = [w for old in workers for w in self._check(old, scratch)]
+                    self._on_poll()
             except BaseException:
-                _stop_workers(pool)
+                _stop_workers(workers)
                 raise
             finally:
-                for each in pool:
-                    self._desk.release(each.worker_args.worker)
+                for worker in workers:
+                    self._queue.requeue_worker(worker.worker_args.worker)
 
-    def _looked_after(self, worker: _Worker, scratch: Path) -> list[_Worker]:
-        """The worker, nobody where it is done, or another in its place where it was killed."""
+    def _check(self, worker: _Worker, scratch: Path) -> list[_Worker]:
+        """Return the worker if it runs, a new one if it was killed, none if it is done."""
         code = worker.process.poll()
         if code is None:
             return [worker]
-        _close_streams(worker.process)
+        _close_stdin(worker.process)
         if code == 0:
             return []
-        if error := _read_error(Path(worker.worker_args.answer)):
+        if error := _read_error(Path(worker.worker_args.error_file)):
             raise error
-        self._desk.release(worker.worker_args.worker)
-        if self._num_begun >= self._num_workers * (1 + _MAX_REPLACED):
+        self._queue.requeue_worker(worker.worker_args.worker)
+        if self._num_started >= self._num_workers * (1 + _MAX_RESTARTS):
             raise TrialrunError(
-                f"{self._num_begun} workers have died, the last with code {code}",
-                "Look for the kernel's out-of-memory killer, and take fewer --workers.",
+                f"{self._num_started} workers have died, the last with exit code {code}",
+                "Check the kernel log for its out-of-memory killer, and use fewer --workers.",
             )
-        return [self._begin(scratch, worker.worker_args.place)]
+        return [self._start(scratch, worker.worker_args.index)]
 
-    def _begin(self, scratch: Path, place: int) -> _Worker:
-        self._num_begun += 1
-        queue, number = self._desk, self._num_begun
+    def _start(self, scratch: Path, index: int) -> _Worker:
+        self._num_started += 1
+        queue, number = self._queue, self._num_started
         worker_args = WorkerArgs(
             raw_settings=queue.plan.raw_settings,
             copies=list_copies(),
@@ -130,12 +132,12 @@ class WorkerPool:
             study=queue.study.study_name,
             parent_run_id=self._parent_run_id,
             deadline=queue.deadline,
-            place=place,
+            index=index,
             worker=f"{make_worker_name()}-{number}",
-            answer=str(scratch / f"{number}.error.json"),
+            error_file=str(scratch / f"{number}.error.json"),
         )
         file = scratch / f"{number}.json"
-        file.touch(mode=0o600)  # the storage's address may hold a password
+        file.touch(mode=0o600)  # the storage URL may contain a password
         file.write_text(worker_args.to_json())
         process = subprocess.Popen(
             [sys.executable, "-m", "trialrun.tuning.workers", str(file)],
@@ -146,60 +148,60 @@ class WorkerPool:
 
 
 def make_worker_name() -> str:
-    """A name that no other process has."""
+    """Return a name that is unique among all processes and machines."""
     import socket
 
     return f"{socket.gethostname()}-{os.getpid()}-{time.time_ns() // 1_000_000}"
 
 
 def _build_environment(num_workers: int) -> dict[str, str]:
-    """Ours, with a worker's share of the processors and the tracking store named."""
+    """Return this process's environment with a worker's threads and MLflow variables set."""
     import mlflow
 
     num_processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
     threads = str(max(num_processors // num_workers, 1))
-    shared = {} if num_workers == 1 else dict.fromkeys(_THREADS, threads)
-    own = {
+    thread_variables = {} if num_workers == 1 else dict.fromkeys(_THREADS, threads)
+    mlflow_variables = {
         "MLFLOW_TRACKING_URI": mlflow.get_tracking_uri(),
-        # MLflow prints links to runs, which hold the address's password, on standard output.
+        # The links to runs that MLflow prints contain the password of the server's URL.
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     }
-    return {**os.environ, **shared, **own}
+    return {**os.environ, **thread_variables, **mlflow_variables}
 
 
 def _read_error(path: Path) -> TrialrunError | None:
-    """The error that a worker left behind."""
+    """Return the error in a worker's error file; None if the file does not exist."""
     if not path.is_file():
         return None
-    told = json.loads(path.read_text("utf-8"))
-    kind = getattr(errors, told["kind"], TrialrunError)
-    error = kind(told["message"], told["hint"])
+    values = json.loads(path.read_text("utf-8"))
+    error_class = getattr(errors, values["kind"], TrialrunError)
+    error = error_class(values["message"], values["hint"])
     assert isinstance(error, TrialrunError)
     return error
 
 
-def write_error(path: str, error: TrialrunError) -> None:
-    """Leave an error behind for the search."""
-    told = {"kind": type(error).__name__, "message": str(error), "hint": error.hint}
-    Path(path).write_text(json.dumps(told), "utf-8")
+def write_error(path: Path, error: TrialrunError) -> None:
+    """Write an error file for the parent process."""
+    values = {"kind": type(error).__name__, "message": str(error), "hint": error.hint}
+    path.write_text(json.dumps(values), "utf-8")
 
 
-def _stop_workers(pool: list[_Worker]) -> None:
-    """Ask the workers to stop, and end those that do not."""
-    for worker in pool:
+def _stop_workers(workers: list[_Worker]) -> None:
+    """Send SIGTERM to the workers, and SIGKILL after a timeout."""
+    for worker in workers:
         if worker.process.poll() is None:
             worker.process.send_signal(signal.SIGTERM)
     deadline = time.monotonic() + _STOP_SECONDS
-    for worker in pool:
+    for worker in workers:
         try:
             worker.process.wait(max(deadline - time.monotonic(), 0.1))
         except subprocess.TimeoutExpired:
             worker.process.kill()
             worker.process.wait()
-        _close_streams(worker.process)
+        _close_stdin(worker.process)
 
 
-def _close_streams(process: "subprocess.Popen[bytes]") -> None:
+def _close_stdin(process: "subprocess.Popen[bytes]") -> None:
     if process.stdin:
         process.stdin.close()
     process.wait()

@@ -1,6 +1,6 @@
-"""One trial in this process: its run below the search's, reported to the desk epoch by epoch.
+"""The trial runner of a process: trains trials as nested runs and reports them to the queue.
 
-Torch, the images and MLflow's client are there once for all trials of the process.
+All trials of a process share torch and the decoded images.
 """
 
 import math
@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from trialrun.engine.early_stopping import PRUNED, EpochStatus, PrunedError
 from trialrun.engine.inputs.seeds import derive_seed
 from trialrun.errors import (
-    CutBySignalError,
     DataError,
     InvalidDatasetError,
     InvalidModelDirectoryError,
     OutOfMemoryError,
+    RunInterruptedError,
     StorageError,
     TrackingError,
 )
@@ -25,84 +25,86 @@ from trialrun.runs.training.plan import TrainPlan
 from trialrun.runs.training.result import TrainResult
 from trialrun.runs.training.run import NestedRun, train_run
 from trialrun.tracking import truncate_digest
-from trialrun.tuning.plan import SearchPlan, as_minimized, plan_trial
+from trialrun.tuning.objectives import as_minimized
+from trialrun.tuning.plan import SearchPlan, plan_trial
 from trialrun.tuning.space import format_settings
-from trialrun.tuning.study import trial_queue as kept
-from trialrun.tuning.study.study import DATA, MODELS_KEPT
-from trialrun.tuning.study.trial_queue import ClaimedTrial, TrialQueue, sort_by_objective
+from trialrun.tuning.study import attrs
+from trialrun.tuning.study.trial_queue import ClaimedTrial, TrialQueue
+from trialrun.tuning.study.trials import sort_by_objective
 
 if TYPE_CHECKING:
     from optuna import Study
 
 _STUDY_TAG, _TRIAL_TAG = "study", "trial"
 
-# Not the trial's fault, and no other trial would fare better.
-_NOT_OF_THE_TRIAL = (DataError, InvalidModelDirectoryError, StorageError, TrackingError)
+# Errors that other trials would have too.
+_SHARED_ERRORS = (DataError, InvalidModelDirectoryError, StorageError, TrackingError)
 
 
 @dataclass(slots=True)
 class TrialRunner:
-    """Where this process trains: the images, decoded once for every size that is asked for."""
+    """Trains trials; decodes the images once per preprocessing."""
 
     plan: SearchPlan
     parent_run_id: str
-    experiment_id: str  # the parent's
+    experiment_id: str  # of the parent run
     callback: RunCallback
-    prepared: dict[tuple[object, ...], PreparedData] = field(default_factory=dict)
+    _prepared: dict[tuple[object, ...], PreparedData] = field(default_factory=dict)
 
-    def data(self, plan: TrainPlan) -> PreparedData:
-        """The images of a trial; those of the first are the others' too."""
+    def load_data(self, plan: TrainPlan) -> PreparedData:
+        """Return the images of a trial; trials with equal preprocessing share them."""
         config = plan.config
         expected = describe_initial(plan).expected_input
-        kind = (config.image_size, config.augment, config.transforms, expected)  # decides pixels
-        if kind not in self.prepared:
-            self.prepared[kind] = prepare_data(plan, self.callback)
-        return self.prepared[kind]
+        # The settings that the prepared pixels depend on.
+        key = (config.image_size, config.augment, config.transforms, expected)
+        if key not in self._prepared:
+            self._prepared[key] = prepare_data(plan, self.callback)
+        return self._prepared[key]
 
     def check_same_data(self, study: "Study") -> None:
-        """Hold this machine's images to those that the study was begun with.
+        """Compare this machine's images with the study's; store them in a new study.
 
         Raises:
-            InvalidDatasetError: They are others.
+            InvalidDatasetError: They differ.
         """
-        data = self.data(self.plan.base)
-        ours = f"{truncate_digest(data.train.scan)} {truncate_digest(data.valid.scan)}"
-        theirs = study.user_attrs.get(DATA)
-        if theirs is None:
-            study.set_user_attr(DATA, ours)
-        elif theirs != ours:
+        data = self.load_data(self.plan.base)
+        current = f"{truncate_digest(data.train.scan)} {truncate_digest(data.valid.scan)}"
+        stored = study.user_attrs.get(attrs.DATA)
+        if stored is None:
+            study.set_user_attr(attrs.DATA, current)
+        elif stored != current:
             raise InvalidDatasetError(
-                f"study {study.study_name} was begun with other images",
-                "Give it the same train_data and valid_data, or another --study.",
+                f"study {study.study_name} was created with other images",
+                "Give the same train_data and valid_data, or another --study.",
             )
 
     def run(self, queue: TrialQueue, claim: ClaimedTrial) -> None:
-        """Train a trial and tell the desk what came of it.
+        """Train a trial and report its outcome to the queue.
 
         Raises:
-            TrialrunError: Data, model, disk or tracking store are at fault, not the settings.
-            CutBySignalError: A signal came; the trial is back in the queue.
+            TrialrunError: The data, the model, the disk or the tracking store failed.
+            RunInterruptedError: A signal was received; the trial is requeued.
         """
-        if not self._fits(queue, claim):
-            # Not while the error is handled: until then the frames it names hold the tensors.
+        if not self._train_and_report(queue, claim):
+            # After the except block: until then the traceback's frames hold the tensors.
             _free_memory()
 
-    def _fits(self, queue: TrialQueue, claim: ClaimedTrial) -> bool:
-        """Train a trial and tell the desk; False where memory did not suffice."""
+    def _train_and_report(self, queue: TrialQueue, claim: ClaimedTrial) -> bool:
+        """Train a trial and report its outcome; return False if it ran out of memory."""
         import optuna.exceptions
 
         try:
             with queue.heartbeat(claim):
                 self._train(queue, claim)
-        except CutBySignalError as cut:
-            queue.requeue(claim, str(cut))
+        except RunInterruptedError as interrupt:
+            queue.requeue(claim, str(interrupt))
             raise
         except OutOfMemoryError:
-            queue.prune_out_of_memory(claim, self._plan_of(claim).config.batch_size)
+            queue.prune_out_of_memory(claim, self._plan_trial(claim).config.batch_size)
             return False
         except optuna.exceptions.UpdateFinishedTrialError:
-            pass  # silent for too long: another worker has the trial by now
-        except _NOT_OF_THE_TRIAL as error:
+            pass  # the trial became stale, and another worker has it now
+        except _SHARED_ERRORS as error:
             queue.requeue(claim, f"{type(error).__name__}: {error}")
             raise
         except Exception as error:
@@ -110,36 +112,36 @@ class TrialRunner:
         return True
 
     def _train(self, queue: TrialQueue, claim: ClaimedTrial) -> None:
-        plan = self._plan_of(claim)
+        plan = self._plan_trial(claim)
         nested = NestedRun(
             parent_run_id=self.parent_run_id,
             experiment_id=self.experiment_id,
             name=_name_trial(claim),
             tags=_build_tags(queue, claim, self.plan),
-            data=self.data(plan),
+            data=self.load_data(plan),
             keeps_model=lambda result: _is_among_best(queue, claim, result, self.plan),
         )
         result = train_run(plan, _PruningCallback(queue, claim, self.plan), nested=nested)
         if result.stop_reason == PRUNED:
             queue.prune(claim)
             return
-        values = _read_objectives(result, self.plan)
-        queue.note(claim, kept.RESULT, result.to_json())
+        values = _select_objectives(result, self.plan)
+        queue.set_attr(claim, attrs.RESULT, result.to_json())
         if result.model_uri:
-            queue.note(claim, kept.MODEL_URI, result.model_uri)
+            queue.set_attr(claim, attrs.MODEL_URI, result.model_uri)
         queue.complete(claim, values)
 
-    def _plan_of(self, claim: ClaimedTrial) -> TrainPlan:
-        purpose = "replicate" if kept.REPLICATE in claim.trial.user_attrs else "trial"
+    def _plan_trial(self, claim: ClaimedTrial) -> TrainPlan:
+        purpose = "replicate" if attrs.REPLICATE in claim.trial.user_attrs else "trial"
         seed = derive_seed(self.plan.base.config.random_seed, purpose, claim.seed_number)
         return plan_trial(self.plan.base, claim.settings, seed)
 
 
-def _read_objectives(result: TrainResult, plan: SearchPlan) -> list[float]:
-    """What a trial is judged by, of its best epoch.
+def _select_objectives(result: TrainResult, plan: SearchPlan) -> list[float]:
+    """Return the values of the objectives at the best epoch.
 
     Raises:
-        ValueError: One of them is no number.
+        ValueError: A value is NaN or infinite.
     """
     values = [result.metrics[objective.metric] for objective in plan.objectives]
     for objective, value in zip(plan.objectives, values, strict=True):
@@ -149,7 +151,7 @@ def _read_objectives(result: TrainResult, plan: SearchPlan) -> list[float]:
 
 
 def _free_memory() -> None:
-    """Give back what the trial that did not fit has taken, for the next one."""
+    """Release the memory of a failed trial, on the CPU and on CUDA."""
     import gc
 
     import torch
@@ -164,23 +166,23 @@ def _free_memory() -> None:
 
 def _name_trial(claim: ClaimedTrial) -> str:
     attributes = claim.trial.user_attrs
-    if kept.REPLICATE in attributes:
-        return f"trial-{attributes[kept.OF_TRIAL]:03}-replicate-{attributes[kept.REPLICATE]}"
+    if attrs.REPLICATE in attributes:
+        return f"trial-{attributes[attrs.REPLICATE_OF]:03}-replicate-{attributes[attrs.REPLICATE]}"
     return f"trial-{claim.number:03}"
 
 
 def _build_tags(queue: TrialQueue, claim: ClaimedTrial, plan: SearchPlan) -> dict[str, str]:
-    """What finds a trial among MLflow's runs, and what its seed does not say: the split's."""
+    """Return the tags that identify a trial, and the seed of the data split."""
     attributes = claim.trial.user_attrs
     tags = {
         _STUDY_TAG: queue.study.study_name,
         _TRIAL_TAG: str(claim.number),
         "split_seed": str(plan.base.config.random_seed),
     }
-    if kept.REPLICATE in attributes:
+    if attrs.REPLICATE in attributes:
         tags |= {
-            "of_trial": str(attributes[kept.OF_TRIAL]),
-            "replicate": str(attributes[kept.REPLICATE]),
+            "of_trial": str(attributes[attrs.REPLICATE_OF]),
+            "replicate": str(attributes[attrs.REPLICATE]),
         }
     return tags
 
@@ -188,53 +190,55 @@ def _build_tags(queue: TrialQueue, claim: ClaimedTrial, plan: SearchPlan) -> dic
 def _is_among_best(
     queue: TrialQueue, claim: ClaimedTrial, result: TrainResult, plan: SearchPlan
 ) -> bool:
-    """Whether the model may be wanted in the end: so far too few settings are better.
+    """Whether the trial is among the best so far, so that its model is logged.
 
-    Whatever is among the best in the end was so when it ended, so that its model is there.
+    A trial that is among the best at the end was so when it ended: its model is always logged.
     """
-    if kept.REPLICATE in claim.trial.user_attrs:
+    if attrs.REPLICATE in claim.trial.user_attrs:
         return False
-    values = as_minimized(_read_objectives(result, plan), plan.objectives)
-    others = [
+    values = as_minimized(_select_objectives(result, plan), plan.objectives)
+    completed = [
         (format_settings(trial.params), as_minimized(trial.values, plan.objectives))
         for trial in sort_by_objective(queue.study.get_trials(deepcopy=False), plan.objectives)
     ]
-    better = {settings for settings, theirs in others if theirs < values}
-    if len(better) < queue.study.user_attrs[MODELS_KEPT]:
+    better_settings = {settings for settings, others in completed if others < values}
+    if len(better_settings) < queue.study.user_attrs[attrs.NUM_MODELS]:
         return True
-    return len(plan.objectives) > 1 and not any(_dominates(theirs, values) for _, theirs in others)
+    return len(plan.objectives) > 1 and not any(
+        _dominates(others, values) for _, others in completed
+    )
 
 
-def _dominates(ours: list[float], theirs: list[float]) -> bool:
-    """Whether one is nowhere worse and somewhere better, smaller being better."""
-    return ours != theirs and all(a <= b for a, b in zip(ours, theirs, strict=True))
+def _dominates(values: list[float], others: list[float]) -> bool:
+    """Whether `values` are nowhere higher than `others` and somewhere lower."""
+    return values != others and all(a <= b for a, b in zip(values, others, strict=True))
 
 
 class _PruningCallback(NoOpCallback):
-    """Tells the desk of a trial's run and epochs, and ends it where the pruner says so."""
+    """Reports a trial's run and epochs to the queue, and ends a pruned trial."""
 
     def __init__(self, queue: TrialQueue, claim: ClaimedTrial, plan: SearchPlan) -> None:
-        self._desk, self._claim, self._plan = queue, claim, plan
+        self._queue, self._claim, self._plan = queue, claim, plan
 
-    def opened(self, run_name: str, run_id: str) -> None:
-        """Keep the run's id with the trial, so that it is ended should this worker be lost."""
-        self._desk.note(self._claim, kept.RUN_ID, run_id)
+    def on_run_start(self, run_name: str, run_id: str) -> None:
+        """Store the run's id in the trial: if this worker is lost, another ends the run."""
+        self._queue.set_attr(self._claim, attrs.RUN_ID, run_id)
 
-    def epoch(self, status: EpochStatus, epochs: int) -> None:
-        """Report the epoch; Optuna takes reports of a single metric only."""
+    def on_epoch_end(self, status: EpochStatus, epochs: int) -> None:
+        """Report the epoch; Optuna accepts reports for a single objective only."""
         is_last = status.stop_reason is not None
-        if len(self._plan.objectives) > 1 or kept.REPLICATE in self._claim.trial.user_attrs:
+        if len(self._plan.objectives) > 1 or attrs.REPLICATE in self._claim.trial.user_attrs:
             return
         value = status.result.metrics()[self._plan.objectives[0].metric]
-        if self._desk.report(self._claim, value, status.result.epoch) and not is_last:
+        if self._queue.report(self._claim, value, status.result.epoch) and not is_last:
             raise PrunedError(f"pruned after epoch {status.result.epoch}")
 
 
-def assign_device(plan: SearchPlan, place: int) -> SearchPlan:
-    """The plan of the worker at `place`: where there are several GPUs, one of them."""
+def assign_device(plan: SearchPlan, index: int) -> SearchPlan:
+    """Return the plan of worker `index`, on one of the GPUs if there are several."""
     import torch
 
     if plan.base.config.device != "auto" or torch.cuda.device_count() < 2:
         return plan
-    device = f"cuda:{place % torch.cuda.device_count()}"
+    device = f"cuda:{index % torch.cuda.device_count()}"
     return replace(plan, base=replace(plan.base, config=replace(plan.base.config, device=device)))

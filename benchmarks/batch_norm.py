@@ -125,9 +125,9 @@ def find_norms(network: nn.Module) -> list[_BatchNorm]:
 
 def subsample(stride: int, data: PreparedData) -> PreparedData:
     """Keep every `stride`-th training image."""
-    pixels = data.train.pixels
-    subset = replace(pixels, rows=pixels.rows[::stride], labels=pixels.labels[::stride])
-    return replace(data, train=replace(data.train, pixels=subset))
+    dataset = data.train.dataset
+    subset = replace(dataset, rows=dataset.rows[::stride], labels=dataset.labels[::stride])
+    return replace(data, train=replace(data.train, dataset=subset))
 
 
 def find_own_momentum(model: str) -> float:

@@ -38,10 +38,10 @@ def limit_images(data: PreparedData, num_images: int) -> PreparedData:
     """Keep about `num_images` training images, evenly spaced; 0 keeps all."""
     if not num_images:
         return data
-    pixels = data.train.pixels
-    stride = max(len(pixels) // num_images, 1)
-    subset = replace(pixels, rows=pixels.rows[::stride], labels=pixels.labels[::stride])
-    return replace(data, train=replace(data.train, pixels=subset))
+    dataset = data.train.dataset
+    stride = max(len(dataset) // num_images, 1)
+    subset = replace(dataset, rows=dataset.rows[::stride], labels=dataset.labels[::stride])
+    return replace(data, train=replace(data.train, dataset=subset))
 
 
 def compare_precisions(settings: dict[str, object], num_images: int) -> list[object]:

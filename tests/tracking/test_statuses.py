@@ -18,7 +18,7 @@ from mlflow.entities import Run
 import trialrun
 from trialrun.engine.compute.torch_errors import NonFiniteLossError
 from trialrun.engine.early_stopping import EpochStatus
-from trialrun.errors import CutBySignalError, TrackingError
+from trialrun.errors import RunInterruptedError, TrackingError
 from trialrun.runs.callbacks import NoOpCallback
 from trialrun.runs.signals import interrupt_on_signals
 from trialrun.runs.training.plan import plan_training
@@ -91,7 +91,7 @@ def test_signal_at_any_call_ends_the_run_as_killed(store: str, during: str) -> N
     """A signal during any call from opening to ending the run leaves it KILLED."""
     client = InterruptedClient(store, during)
     with (
-        pytest.raises(CutBySignalError),
+        pytest.raises(RunInterruptedError),
         interrupt_on_signals(),
         open_run(client, experiment=None, name=None, tags={"a": "b"}),
     ):
@@ -106,7 +106,7 @@ def test_signal_ends_a_nested_run_as_killed(store: str, during: str) -> None:
     experiment = client.get_experiment_by_name("tests")
     assert experiment is not None
     with (
-        pytest.raises(CutBySignalError),
+        pytest.raises(RunInterruptedError),
         interrupt_on_signals(),
         open_nested_run(
             client,
@@ -124,7 +124,7 @@ def test_signal_while_a_failed_run_ends_is_deferred(store: str) -> None:
     """The run becomes FAILED before the signal is raised."""
     client = InterruptedClient(store, "set_tag")
     with (
-        pytest.raises(CutBySignalError),
+        pytest.raises(RunInterruptedError),
         interrupt_on_signals(),
         open_run(client, experiment=None, name=None, tags={}),
     ):
@@ -176,7 +176,7 @@ def test_signal_without_artifact_store_ends_the_run_as_killed(store: str, colors
         os.kill(os.getpid(), signal.SIGTERM)
 
     plan = plan_training({"train_data": str(colors), **TINY, "epochs": 3})
-    with pytest.raises(CutBySignalError), interrupt_on_signals():
+    with pytest.raises(RunInterruptedError), interrupt_on_signals():
         train_run(plan, AfterFirstEpoch(interrupt))
     assert [run.info.status for run in runs(store)] == ["KILLED"]
 
@@ -199,12 +199,12 @@ def test_project_run_is_used_once(
     client = mlflow.MlflowClient(store)
     experiment = client.get_experiment_by_name("tests")
     assert experiment is not None
-    opened = client.create_run(experiment.experiment_id).info.run_id
-    monkeypatch.setenv("MLFLOW_RUN_ID", opened)
+    on_run_start = client.create_run(experiment.experiment_id).info.run_id
+    monkeypatch.setenv("MLFLOW_RUN_ID", on_run_start)
     results = [
         trialrun.train(train_data=str(colors), learning_rate=rate, **TINY) for rate in (0.01, 0.02)
     ]
-    assert results[0].run_id == opened != results[1].run_id
+    assert results[0].run_id == on_run_start != results[1].run_id
     assert client.get_run(results[1].run_id).data.params["learning_rate"] == "0.02"
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
+from trialrun.signals import STOP_SIGNALS
 
 
 @contextmanager
@@ -29,7 +29,7 @@ def defer_signals() -> Iterator[None]:
         received.append(number)
 
     not_handled = (signal.SIG_IGN, None)
-    deferred = [number for number in _SIGNALS if signal.getsignal(number) not in not_handled]
+    deferred = [number for number in STOP_SIGNALS if signal.getsignal(number) not in not_handled]
     handlers = {number: signal.signal(number, remember) for number in deferred}
     try:
         yield

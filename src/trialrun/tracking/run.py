@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trialrun.engine.early_stopping import KILLED
-from trialrun.errors import CutBySignalError, TrialrunError
+from trialrun.errors import RunInterruptedError, TrialrunError
 from trialrun.mlflow_client import (
     describe_experiment,
     find_experiment_id,
@@ -177,9 +177,9 @@ def _end_on_exit(client: "MlflowClient", run_id: str, *, by_mlflow: bool) -> Ite
     try:
         yield
         _end_run(client, run_id, "FINISHED")
-    except (KeyboardInterrupt, CutBySignalError, GeneratorExit) as error:
+    except (KeyboardInterrupt, RunInterruptedError, GeneratorExit) as error:
         # A signal while the block is being left can close its generator: GeneratorExit.
-        if isinstance(error, CutBySignalError):
+        if isinstance(error, RunInterruptedError):
             error.hint = "Its MLflow run has ended as KILLED; start it again."
         reason = str(error) or "stopped by SIGINT"
         _end_failed_run(client, run_id, "KILLED", reason, stop_reason=KILLED)

@@ -195,14 +195,14 @@ def test_fault_27_duplicates_are_counted(tmp_path: Path) -> None:
     shutil.copy(train / "a" / "001.png", valid / "a" / "leak.png")
     shutil.copy(train / "a" / "002.png", train / "b" / "relabelled.png")
     checked = check_datasets(str(train), str(valid))
-    assert checked.findings.counts() == {
+    assert checked.leakage.counts() == {
         "leaked_images": 1,
         "conflicting_labels": 1,
         "near_duplicates": 0,
         "shared_groups": 0,
     }
-    assert checked.findings.duplicates.leaked == (("a/001.png", "a/leak.png"),)
-    assert any("under more than one label" in note for note in checked.findings.notes())
+    assert checked.leakage.duplicates.leaked == (("a/001.png", "a/leak.png"),)
+    assert any("under more than one label" in note for note in checked.leakage.notes())
 
 
 def test_fault_28_deleted_file_is_still_cached(colors: Path, tmp_path: Path) -> None:

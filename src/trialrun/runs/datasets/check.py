@@ -1,4 +1,4 @@
-"""Checks image sets apart from training."""
+"""Checks datasets without training: decodes every image and finds problems and leakage."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,18 +27,18 @@ from trialrun.runs.datasets.sources import open_source
 
 @dataclass(frozen=True, slots=True)
 class CheckedSet:
-    """One set, every image of it decoded."""
+    """One set with its scan and the result of decoding every image."""
 
     scan: DatasetScan
     decoded: OnTheFlyImages
 
     @property
     def images(self) -> ImageSet:
-        """Its names and labels."""
+        """The names and labels of the set."""
         return self.scan.images
 
     def to_json(self) -> dict[str, Any]:
-        """Counts, and every image that is skipped or odd."""
+        """Return counts, and the skipped and warned images with the reason."""
         rows = [
             (escape_non_utf8(item.name), file, reason, classify_image(file, reason))
             for item, file, reason in zip(
@@ -63,22 +63,22 @@ class CheckedSet:
 
 @dataclass(frozen=True, slots=True)
 class CheckReport:
-    """One or two sets, what was found, and what keeps them from being learned from."""
+    """One or two checked sets, their leakage, and the errors that prevent training on them."""
 
     sets: tuple[CheckedSet, ...]
-    findings: LeakageReport
+    leakage: LeakageReport
     problems: tuple[TrialrunError, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values by name."""
+        """Return plain values by name."""
         return {
             "sets": [checked.to_json() for checked in self.sets],
-            "findings": self.findings.to_json(),
+            "findings": self.leakage.to_json(),
             "problems": [f"{type(error).__name__}: {error}" for error in self.problems],
         }
 
     def raise_for_problems(self) -> None:
-        """Raise what keeps the sets from being learned from, if anything does."""
+        """Raise one error that names all problems, if there are any."""
         if self.problems:
             raise merge_errors(self.problems)
 
@@ -90,33 +90,35 @@ def check_datasets(
     strict: bool = False,
     callback: RunCallback | None = None,
 ) -> CheckReport:
-    """Decode every image of one or two sets; nothing is written that stays.
+    """Decode every image of one or two sets, and leave no files behind.
 
     Raises:
-        TrialrunError: A set cannot be opened; what else is wrong stands in `problems`.
+        TrialrunError: A set cannot be opened. Other errors are returned in `problems`.
     """
     callback = callback or NoOpCallback()
     with scratch_directory() as scratch:
         sources = [data] if valid is None else [data, valid]
-        opened = [open_source(source, cache=scratch) for source in sources]
-        sets = tuple(check_set(images, callback) for images in opened)
+        image_sets = [open_source(source, cache=scratch) for source in sources]
+        sets = tuple(check_set(images, callback) for images in image_sets)
         scans = [checked.scan for checked in sets]
-        findings = find_leakage(scans, [checked.decoded for checked in sets])
-    return CheckReport(sets, findings, tuple(_find_problems(sets, strict=strict)))
+        leakage = find_leakage(scans, [checked.decoded for checked in sets])
+    return CheckReport(sets, leakage, tuple(_find_problems(sets, strict=strict)))
 
 
 def check_set(images: ImageSet, callback: RunCallback) -> CheckedSet:
     """Scan the files of one set and decode every image."""
-    callback.scanning(READING, len(images))
-    scan = scan_files(images, threads=count_threads(), progress=callback.scanned)
-    callback.scanning(DECODING, len(images))
+    callback.on_scan_start(READING, len(images))
+    scan = scan_files(images, threads=count_threads(), progress=callback.on_scan_progress)
+    callback.on_scan_start(DECODING, len(images))
     preprocessing = Preprocessing(choose_image_size([scan]))
-    decoded = decode_once(scan, preprocessing, threads=count_threads(), progress=callback.scanned)
+    decoded = decode_once(
+        scan, preprocessing, threads=count_threads(), progress=callback.on_scan_progress
+    )
     return CheckedSet(scan, decoded)
 
 
 def _find_problems(sets: Sequence[CheckedSet], *, strict: bool) -> Iterator[TrialrunError]:
-    """An unlabelled set alone is fit to be scored, and no problem."""
+    """Yield the errors; a single unlabelled set is not an error, because it can be scored."""
     labelled = [
         checked for checked in sets if checked.images.declared_classes or checked.images.classes
     ]

@@ -103,7 +103,7 @@ def promote_version(
     scan = open_labelled_data(data)
     tags = {"trialrun.kind": "promotion", "trialrun.registered_model": name}
     with open_run(client, experiment=config.experiment, name=config.run_name, tags=tags) as run:
-        callback.opened(run.name, run.run_id)
+        callback.on_run_start(run.name, run.run_id)
         arguments = {"name": name, "version": challenger.number, "data": data}
         run.log_params(config.params() | {"resolved_device": str(device)} | arguments)
         result = _evaluate_candidate(run, config, scan, challenger, champion)

@@ -73,7 +73,7 @@ def log_plots(run: TrackedRun, study: "Study", plan: SearchPlan, callback: Searc
     with scratch_directory() as scratch:
         for path, reason in draw_plots(study, plan, scratch):
             if path is None:
-                callback.note(reason)
+                callback.on_note(reason)
             else:
                 run.log_artifact(path, "plots")
 

@@ -121,7 +121,7 @@ def test_one_gpu_for_several_ranks_is_an_error(monkeypatch: pytest.MonkeyPatch) 
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
         monkeypatch.setenv(name, value)
     plan = plan_training({"train_data": "sample:digits", "device": "cuda:1"})
-    with pytest.raises(InvalidParameterError, match="one for 2 ranks"):
+    with pytest.raises(InvalidParameterError, match="a single device for 2 ranks"):
         resolve_rank_compute(plan)
 
 

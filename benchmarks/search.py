@@ -224,10 +224,10 @@ class DummyRunner:
                 tags={},
             ) as run,
         ):
-            run.params({name: str(value) for name, value in claim.settings.items()})
+            run.log_params({name: str(value) for name, value in claim.settings.items()})
             for epoch in range(1, 6):
                 value = loss * (1 + 1 / epoch)
-                run.metrics({"valid_loss": value}, epoch)
+                run.log_metrics({"valid_loss": value}, epoch)
                 queue.report(claim, value, epoch)
             queue.complete(claim, [loss])
 

@@ -1,4 +1,4 @@
-"""Files are there whole or not at all."""
+"""Atomic writing of files and folders."""
 
 import os
 import stat
@@ -17,8 +17,8 @@ from trialrun.files import (
 )
 
 
-def test_write_replaces_whole_files(tmp_path: Path) -> None:
-    """A second write leaves the new bytes and nothing beside them."""
+def test_write_replaces_a_file(tmp_path: Path) -> None:
+    """A second write leaves the new content and no draft."""
     path = tmp_path / "a.txt"
     write_durably(path, "old")
     write_durably(path, "new")
@@ -27,37 +27,37 @@ def test_write_replaces_whole_files(tmp_path: Path) -> None:
 
 
 def test_failed_directory_leaves_nothing(tmp_path: Path) -> None:
-    """An error half-way leaves neither the folder nor its draft."""
+    """After an error neither the folder nor its draft remains."""
     with pytest.raises(ZeroDivisionError), create_directory(tmp_path / "out") as draft:
         (draft / "part").write_text(str(1 / 0))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_existing_directory_is_not_overwritten(tmp_path: Path) -> None:
-    """A folder with something in it is refused."""
+    """A folder that is not empty is rejected and unchanged."""
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "mine").write_text("keep")
+    (tmp_path / "out" / "existing").write_text("keep")
     with pytest.raises(StorageError, match="exists"), create_directory(tmp_path / "out"):
         pass
-    assert (tmp_path / "out" / "mine").read_text() == "keep"
+    assert (tmp_path / "out" / "existing").read_text() == "keep"
 
 
 def test_full_device_is_a_storage_error() -> None:
-    """No space left is told as such, with a hint."""
+    """A full disk raises StorageError with a hint."""
     with pytest.raises(StorageError) as raised:
         write_durably(Path("/dev/full/x"), "x")
     assert raised.value.hint
 
 
-def test_sha256_is_that_of_the_bytes(tmp_path: Path) -> None:
-    """The empty file has the well-known hash."""
+def test_hash_file_is_sha256_of_the_content(tmp_path: Path) -> None:
+    """An empty file has the known sha256."""
     (tmp_path / "empty").touch()
     assert hash_file(tmp_path / "empty").startswith("e3b0c44298fc1c149afbf4c8996fb924")
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
-def test_rights_are_those_the_umask_leaves(tmp_path: Path, umask: int) -> None:
-    """Who keeps others from his files keeps them from these."""
+def test_permissions_follow_the_umask(tmp_path: Path, umask: int) -> None:
+    """Written files and folders have the permissions that the umask allows."""
     before = os.umask(umask)
     try:
         write_durably(tmp_path / "a.txt", "x")
@@ -70,8 +70,8 @@ def test_rights_are_those_the_umask_leaves(tmp_path: Path, umask: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["n" * 255, "\u732b" * 85])
-def test_a_name_as_long_as_a_disk_allows_can_be_written(tmp_path: Path, name: str) -> None:
-    """The draft's name is no longer, though it has an ending of its own."""
+def test_longest_allowed_name_can_be_written(tmp_path: Path, name: str) -> None:
+    """The draft's name stays within the length limit despite its suffix."""
     write_durably(tmp_path / name, "x")
     assert [path.name for path in tmp_path.iterdir()] == [name]
     (tmp_path / name).unlink()
@@ -80,18 +80,16 @@ def test_a_name_as_long_as_a_disk_allows_can_be_written(tmp_path: Path, name: st
     assert (tmp_path / name).is_dir()
 
 
-def test_the_folder_one_is_in_is_not_replaced(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """`data convert SOURCE .` would leave the shell in a folder that is gone."""
+def test_current_folder_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`data convert SOURCE .` would leave the shell in a deleted folder."""
     monkeypatch.chdir(tmp_path)
     for path in (Path(), tmp_path):
-        with pytest.raises(StorageError, match="the folder you are in"), create_directory(path):
+        with pytest.raises(StorageError, match="the current folder"), create_directory(path):
             pass
 
 
-def test_a_link_to_nothing_is_told(tmp_path: Path) -> None:
-    """And one to an empty folder is followed."""
+def test_broken_link_is_rejected(tmp_path: Path) -> None:
+    """A link to an empty folder is followed."""
     (tmp_path / "link").symlink_to("nowhere")
     with (
         pytest.raises(StorageError, match="a link to nowhere"),
@@ -105,15 +103,15 @@ def test_a_link_to_nothing_is_told(tmp_path: Path) -> None:
     assert (tmp_path / "nowhere" / "x").read_text() == "x"
 
 
-def test_what_fails_inside_is_not_told_as_writing(tmp_path: Path) -> None:
-    """A file that cannot be read while a folder is filled is the caller's to explain."""
+def test_errors_of_the_caller_are_not_translated(tmp_path: Path) -> None:
+    """An error of the block that fills a folder is raised unchanged."""
     with pytest.raises(FileNotFoundError), create_directory(tmp_path / "out"):
-        (tmp_path / "gone").read_bytes()
+        (tmp_path / "missing").read_bytes()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_drafts_that_nobody_writes_are_swept(tmp_path: Path) -> None:
-    """Those whose lock is held stay, and their bytes are counted."""
+def test_unlocked_drafts_are_deleted(tmp_path: Path) -> None:
+    """Drafts of locked targets remain, and their bytes are counted."""
     for name in ("idle", "busy"):
         (tmp_path / f".{name}.123").mkdir()
         (tmp_path / f".{name}.123" / "x").write_bytes(bytes(1000))

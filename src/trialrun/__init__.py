@@ -46,11 +46,11 @@ if TYPE_CHECKING:
         TrainKeywords,
     )
     from trialrun.models.classifier import ImageClassifier
+    from trialrun.registry.history import AliasHistory
     from trialrun.runs.evaluation.evaluate import ModelEvaluation
     from trialrun.runs.evaluation.score import ScoreResult
     from trialrun.runs.inspection.compare import RunComparison
     from trialrun.runs.inspection.reproduce import Reproduction
-    from trialrun.runs.promotion.alias_history import History
     from trialrun.runs.promotion.promote import Promotion
     from trialrun.runs.training.result import TrainResult
     from trialrun.tuning.result import SearchResult
@@ -169,7 +169,7 @@ def promote(
 
     with api_call():
         result = promote_version(name, str(version), data, settings)
-    result.check()
+    result.raise_if_refused()
     return result
 
 
@@ -190,7 +190,7 @@ def rollback(name: str, reason: str, alias: str = "champion") -> dict[str, Any]:
         return roll_back_alias(name, reason, alias)
 
 
-def history(name: str, alias: str = "champion") -> "History":
+def history(name: str, alias: str = "champion") -> "AliasHistory":
     """List the versions that held `alias` of model `name`, with dates and reasons.
 
     Raises:

@@ -12,7 +12,7 @@
     ├── StorageError                 6   disk full, folder not writable, file damaged
     └── OutOfMemoryError             7   the hint names a batch size to try
 
-A signal is not an error: `CutBySignalError` exits with 75 (EX_TEMPFAIL of sysexits.h).
+A signal is not an error: `RunInterruptedError` exits with 75 (EX_TEMPFAIL of sysexits.h).
 Errors of other libraries are translated only where those libraries are called.
 """
 
@@ -84,7 +84,7 @@ class OutOfMemoryError(TrialrunError):
     exit_code = 7
 
 
-class CutBySignalError(BaseException):
+class RunInterruptedError(BaseException):
     """A signal stopped the process. Not an `Exception`, so `except Exception` lets it pass."""
 
     exit_code = 75
@@ -93,6 +93,9 @@ class CutBySignalError(BaseException):
         super().__init__(f"stopped by {signal_name}")
         self.signal_name = signal_name
         self.hint = "Nothing was recorded yet; start it again."
+
+
+CutBySignalError = RunInterruptedError  # the former name, which callers of the library may catch
 
 
 def merge_errors(errors: Sequence[TrialrunError]) -> TrialrunError:

@@ -1,7 +1,8 @@
-"""Files that are there whole or not at all, and what their bytes are.
+"""Atomic writing of files and folders, and hashing of files.
 
-A writer never touches the name it is to have: it writes beside it, syncs, and renames. What fails
-for want of space or permission becomes a `StorageError` here.
+A draft is a temporary file or folder beside its target. Writers fill a draft, flush it to disk and
+rename it, so that the target is either complete or unchanged. Errors of the operating system are
+raised as `StorageError`.
 """
 
 import errno
@@ -25,32 +26,32 @@ _LOCK_SUFFIX = ".lock"
 
 _READ_BYTES = 1 << 20
 _MANY_FILES = 100
-_DRAFT_NAME_BYTES = 200  # of the 255 that a name may have, so that a draft's own ending fits
+_DRAFT_NAME_BYTES = 200  # of the allowed 255, to leave room for a draft's suffix
 
 
 @contextmanager
 def translate_storage_errors(path: Path) -> Iterator[None]:
-    """Turn what the operating system says of a full disk or a closed door into `StorageError`."""
+    """Turn an `OSError` during writing of `path` into `StorageError`."""
     try:
         yield
     except OSError as error:
         raise as_storage_error(f"cannot write {path}", error) from error
 
 
-def as_storage_error(doing: str, error: OSError) -> StorageError:
-    """What the operating system said while `doing` something, and what to do about it."""
-    remedy = {
+def as_storage_error(action: str, error: OSError) -> StorageError:
+    """Return a `StorageError` for an `OSError` during `action`, with a hint for its cause."""
+    hint = {
         errno.ENOSPC: "Free some space, or choose another folder.",
         errno.EDQUOT: "Free some of your quota, or choose another folder.",
         errno.EACCES: "Choose a folder you may write to.",
         errno.EROFS: "Choose a folder on a disk that is not read-only.",
         errno.EBUSY: "A disk may be mounted there: name a folder in it.",
-    }.get(error.errno or 0, "Look at the folder's disk and permissions.")
-    return StorageError(f"{doing}: {error.strerror or error}", remedy)
+    }.get(error.errno or 0, "Check the folder's disk and permissions.")
+    return StorageError(f"{action}: {error.strerror or error}", hint)
 
 
 def write_durably(path: Path, content: bytes | str) -> None:
-    """Put `content` at `path`, which afterwards holds the old bytes or the new ones, never a part.
+    """Write `content` to `path` atomically, and flush it to disk.
 
     Raises:
         StorageError: The disk is full or the folder is not writable.
@@ -59,9 +60,9 @@ def write_durably(path: Path, content: bytes | str) -> None:
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
-    """As `write_durably` as long as the power stays on: for what is checked when it is read.
+    """Write `content` to `path` atomically, but without protection against a power failure.
 
-    Syncing a small file may take as long as the disk has large ones to write.
+    For files that are verified when they are read. Flushing a small file may wait for large ones.
 
     Raises:
         StorageError: The disk is full or the folder is not writable.
@@ -73,7 +74,7 @@ def _write_file(path: Path, content: bytes | str, *, is_durable: bool) -> None:
     data = content.encode() if isinstance(content, str) else content
     with translate_storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft = _draft_path(path)
+        draft = _choose_draft_path(path)
         try:
             with draft.open("xb") as file:
                 file.write(data)
@@ -85,14 +86,13 @@ def _write_file(path: Path, content: bytes | str, *, is_durable: bool) -> None:
             draft.unlink(missing_ok=True)
             raise
         if is_durable:
-            _sync_folder(path.parent)
+            _sync(path.parent)
 
 
-def _draft_path(path: Path) -> Path:
-    """A name beside `path` that is not taken, and no longer than a disk allows.
+def _choose_draft_path(path: Path) -> Path:
+    """Return a new name beside `path`, within the length limit of file systems.
 
-    What is made under it has the rights that the user's umask leaves; those of `tempfile` would
-    have to be widened again, to what nobody could know.
+    `tempfile` is not used: it gives mode 0600 instead of the one by the user's umask.
     """
     start = os.fsencode(path.name)[:_DRAFT_NAME_BYTES].decode("utf-8", "ignore")
     return path.with_name(f".{start}.{secrets.token_hex(6)}")
@@ -100,61 +100,61 @@ def _draft_path(path: Path) -> Path:
 
 @contextmanager
 def create_directory(path: Path, *, durable: bool = True) -> Iterator[Path]:
-    """A folder to fill, which bears its name only once it is whole.
+    """Create the folder `path` atomically; yields the draft folder to fill.
 
-    Yields an empty folder beside `path`; on leaving, its files are synced and it is renamed. After
-    an error nothing is left. What is not `durable` is not synced: for files that carry checksums.
+    On exit, the files are flushed to disk and the draft is renamed; after an error it is deleted.
+    Without `durable` nothing is flushed: for files that carry checksums.
 
     Raises:
         StorageError: `path` exists and is not an empty folder, or cannot be written.
     """
     with translate_storage_errors(path):
-        place = _resolve_target(path)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        draft = _draft_path(place)
+        target = _resolve_target(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = _choose_draft_path(target)
         draft.mkdir()
     try:
         yield draft
         with translate_storage_errors(path):
             if durable:
                 _sync_all([file for file in draft.rglob("*") if file.is_file()])
-                _sync_folder(draft)
-            draft.replace(place)
+                _sync(draft)
+            draft.replace(target)
             if durable:
-                _sync_folder(place.parent)
+                _sync(target.parent)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
 
 
 def _resolve_target(path: Path) -> Path:
-    """Where a folder can be put that is to be called `path`: behind links, if there are any.
+    """Resolve links in the path of a folder to create.
 
     Raises:
-        StorageError: Something is there already, or a folder that cannot be replaced.
+        StorageError: `path` exists and is not an empty folder that can be replaced.
     """
     if path.is_symlink() and not path.exists():
         raise StorageError(
-            f"{path} is a link to {path.readlink()}, where nothing is",
-            "Make that folder, or remove the link.",
+            f"{path} is a link to {path.readlink()}, which does not exist",
+            "Create that folder, or remove the link.",
         )
     if path.exists():
         if not path.is_dir() or any(path.iterdir()):
-            raise StorageError(f"{path} exists already", "Choose a folder that is not there yet.")
+            raise StorageError(f"{path} exists already", "Choose a folder that does not exist.")
         if path.samefile(Path.cwd()):
             raise StorageError(
-                f"{path} is the folder you are in, which cannot be replaced by a new one",
+                f"{path} is the current folder, which cannot be replaced by a new one",
                 "Name a folder in it.",
             )
     return path.resolve()
 
 
 def remove_directory(folder: Path) -> bool:
-    """Delete a folder so that nobody finds half of it; False where it may not be deleted."""
+    """Delete a folder atomically, by renaming it first; return False if that is not permitted."""
     trash = folder.with_name(f".{folder.name}.trash-{secrets.token_hex(6)}")
     try:
         folder.rename(trash)
-    except FileNotFoundError:  # another process was faster
+    except FileNotFoundError:  # another process has deleted it
         return True
     except OSError:
         return False
@@ -162,9 +162,9 @@ def remove_directory(folder: Path) -> bool:
     return True
 
 
-def sweep_drafts(place: Path) -> None:
-    """Delete what killed processes left of drafts and trash of `place`; its lock must be held."""
-    for draft in place.parent.glob(f".{place.name}.*"):
+def sweep_drafts(target: Path) -> None:
+    """Delete drafts and trash of `target` left by killed processes; requires the target's lock."""
+    for draft in target.parent.glob(f".{target.name}.*"):
         if draft.is_dir():
             shutil.rmtree(draft, ignore_errors=True)
         else:
@@ -172,30 +172,30 @@ def sweep_drafts(place: Path) -> None:
 
 
 def sweep_unlocked_drafts(folder: Path) -> int:
-    """Sweep the drafts of every place below `folder` whose lock is free; the bytes of the others.
+    """Delete the drafts in `folder` of targets without a held lock; return the others' bytes.
 
-    For folders of places that have no dot in their names.
+    Requires that the targets have no dot in their names.
     """
-    drafts: dict[Path, list[Path]] = defaultdict(list)
+    drafts_by_target: dict[Path, list[Path]] = defaultdict(list)
     for draft in folder.glob(".*.*"):
-        drafts[folder / draft.name[1:].partition(".")[0]].append(draft)
+        drafts_by_target[folder / draft.name[1:].partition(".")[0]].append(draft)
     num_bytes = 0
-    for place, left in drafts.items():
+    for target, drafts in drafts_by_target.items():
         try:
-            with FileLock(lock_path(place)).acquire(timeout=0):
-                sweep_drafts(place)
+            with FileLock(lock_path(target)).acquire(timeout=0):
+                sweep_drafts(target)
         except (Timeout, OSError):
-            num_bytes += sum(map(_measure_bytes, left))
+            num_bytes += sum(map(_measure_bytes, drafts))
     return num_bytes
 
 
-def lock_path(place: Path) -> Path:
-    """The file whose lock is held by who makes or deletes what is at `place`."""
-    return place.with_name(place.name + _LOCK_SUFFIX)
+def lock_path(target: Path) -> Path:
+    """Return the lock file of `target`, held by the process that creates or deletes `target`."""
+    return target.with_name(target.name + _LOCK_SUFFIX)
 
 
 def _measure_bytes(folder: Path) -> int:
-    """The bytes of the files below a folder, be they on the disk yet or not; 0 where it is gone."""
+    """Return the total size of the files below a folder; 0 if it does not exist."""
     num_bytes = 0
     for path in folder.rglob("*"):
         with suppress(OSError):
@@ -205,13 +205,13 @@ def _measure_bytes(folder: Path) -> int:
 
 @contextmanager
 def scratch_directory() -> Iterator[Path]:
-    """An empty folder for as long as the block lasts, where the system keeps what is temporary.
+    """Yield an empty temporary folder and delete it on exit.
 
-    What cannot be removed afterwards is left there: threads of a download that failed may still
-    be writing, and what is to be told is why it failed.
+    Files that cannot be deleted remain, without an error: threads of a failed download may still
+    write, and the cause of that failure is the error to raise.
 
     Raises:
-        StorageError: No folder for temporary files can be written to.
+        StorageError: No folder for temporary files is writable.
     """
     with translate_storage_errors(Path("a temporary folder")):
         scratch = tempfile.TemporaryDirectory(prefix="trialrun-", ignore_cleanup_errors=True)
@@ -220,15 +220,16 @@ def scratch_directory() -> Iterator[Path]:
 
 
 def _sync_all(files: list[Path]) -> None:
-    """Sync each file; where they are many, everything at once, as each sync costs milliseconds."""
+    """Flush files to disk; all file systems at once if there are many, as each call takes ms."""
     if len(files) > _MANY_FILES:
         os.sync()
         return
     for file in files:
-        _sync_file(file)
+        _sync(file)
 
 
-def _sync_file(path: Path) -> None:
+def _sync(path: Path) -> None:
+    """Flush a file's content, or the names in a folder, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -236,13 +237,8 @@ def _sync_file(path: Path) -> None:
         os.close(descriptor)
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make the names in `folder` survive a power cut."""
-    _sync_file(folder)
-
-
 def hash_file(path: Path) -> str:
-    """The sha256 of a file's bytes, as 64 hexadecimal digits."""
+    """Return the sha256 of a file's content, as 64 hexadecimal digits."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(_READ_BYTES):
@@ -251,5 +247,5 @@ def hash_file(path: Path) -> str:
 
 
 def format_json(value: Any) -> str:
-    """JSON for people and diffs: indented, in any script, ending in a newline."""
+    """Format as indented JSON in UTF-8, ending in a newline."""
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"

@@ -1,4 +1,4 @@
-"""The tracking store: found, made ready once, and its complaints put into our words."""
+"""The MLflow client: connection, settings, downloads, experiments and translated errors."""
 
 import atexit
 import logging
@@ -24,7 +24,7 @@ from trialrun.files import as_storage_error, translate_storage_errors
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-# What MLflow downloads; everything else is a path.
+# URIs that MLflow downloads; anything else is a path.
 URI_SCHEMES = (
     "runs:/",
     "models:/",
@@ -46,22 +46,22 @@ _SQLITE = "sqlite:///"
 _MODELS = "models:/"
 _PROBE_SECONDS = 10
 _SETTINGS = {
-    # MLflow's own seven retries hold one call for four minutes before a dead server is told.
+    # With MLflow's default of seven retries a call to a dead server fails after four minutes.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    # It would print where a run is to be seen among our results, with the password in the address.
+    # MLflow would print the URL of the run to stdout, with the password in it.
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 _LEVEL_VARIABLE = "MLFLOW_LOGGING_LEVEL"  # MLflow reads it when it is imported
 _LOGGER = "mlflow"
-_DATABASE_LOGGER = "mlflow.store.db.utils"  # logs a traceback of what it then raises
+_DATABASE_LOGGER = "mlflow.store.db.utils"  # logs a traceback before it raises
 _EXPERIMENT_TAGS = {
     "mlflow.experimentKind": "custom_model_development",
     "mlflow.experiment.primaryMetric.name": "valid_accuracy",
     "mlflow.experiment.primaryMetric.greaterIsBetter": "true",
 }
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s?#]*@")
-# Packages that have another name than the module in them that MLflow imports.
+# Modules that MLflow imports, and their packages where the names differ.
 _PACKAGES = {
     "botocore": "boto3",
     "google": "google-cloud-storage",
@@ -71,7 +71,7 @@ _PACKAGES = {
 }
 _NO_EXPERIMENT = "the active experiment cannot be opened"
 _CHECK_SERVER = "Check MLFLOW_TRACKING_URI and that its server is up."
-# What MLflow and its databases say, and what to do about it.
+# Patterns in the messages of MLflow and its databases, and hints for the user.
 _REMEDIES = (
     (
         r"attempt to write a readonly database|unable to open database file",
@@ -79,11 +79,11 @@ _REMEDIES = (
     ),
     (
         r"database is locked",
-        "Another process holds the database: end it, or use an MLflow server.",
+        "Another process has locked the database: stop it, or use an MLflow server.",
     ),
     (
         r"out-of-date database schema",
-        "Bring the database up to date: `mlflow db upgrade URI`.",
+        "Upgrade the database: `mlflow db upgrade URI`.",
     ),
     (
         r"filesystem tracking backend",
@@ -95,11 +95,11 @@ _REMEDIES = (
     ),
     (
         r"Logged model with ID",
-        "Name a version: models:/NAME/1, or models:/NAME@champion.",
+        "Name a version: models:/NAME/1 or models:/NAME@champion.",
     ),
     (
         r"\bnot found\b|does not exist|Invalid value .* for parameter 'run_id'",
-        "`mlflow ui` shows what there is; MLFLOW_TRACKING_URI says where it is looked for.",
+        "`mlflow ui` lists runs and models; MLFLOW_TRACKING_URI sets the store that is searched.",
     ),
     (
         r"error code 401\b|UNAUTHENTICATED|not authenticated",
@@ -109,8 +109,15 @@ _REMEDIES = (
 
 
 @contextmanager
-def translate_tracking_errors(doing: str) -> Iterator[None]:
-    """Translate what MLflow, its database, the network or a disk raise while `doing` something."""
+def translate_tracking_errors(failure: str) -> Iterator[None]:
+    """Translate errors of MLflow, its database, the network and the disk.
+
+    `failure` says what failed, for example "the run cannot be opened".
+
+    Raises:
+        StorageError: The disk is full, or a file cannot be read or written.
+        TrackingError: Any other error.
+    """
     import requests
     import sqlalchemy.exc
     from mlflow.exceptions import MlflowException
@@ -124,52 +131,54 @@ def translate_tracking_errors(doing: str) -> Iterator[None]:
         sqlite3.Error,
     ) as error:
         reason = _find_reason(error)
-        if "disk is full" in reason:  # SQLite's words
-            raise StorageError(f"{doing}: {reason}", "Free some space for the database.") from error
-        raise TrackingError(f"{doing}: {reason}", _suggest_remedy(str(error))) from error
+        if "disk is full" in reason:  # SQLite's message
+            raise StorageError(
+                f"{failure}: {reason}", "Free some space for the database."
+            ) from error
+        raise TrackingError(f"{failure}: {reason}", _suggest_remedy(str(error))) from error
     except ConnectionError as error:
         raise TrackingError(
-            f"{doing}: {_find_reason(error)}", _suggest_remedy(str(error))
+            f"{failure}: {_find_reason(error)}", _suggest_remedy(str(error))
         ) from error
     except ImportError as error:
-        raise TrackingError(f"{doing}: {_find_reason(error)}", _missing(error)) from error
-    except OSError as error:  # artifacts are files where there is no server
-        raise as_storage_error(doing, error) from error
+        raise TrackingError(f"{failure}: {_find_reason(error)}", _suggest_package(error)) from error
+    except OSError as error:  # without a server, artifacts are local files
+        raise as_storage_error(failure, error) from error
 
 
 def _find_reason(error: Exception) -> str:
-    """The line of an error that says what happened; SQLAlchemy puts when it happened first."""
+    """Return the line of an error with its cause; SQLAlchemy may put another line first."""
     lines = [line for line in str(error).splitlines() if not line.startswith("(raised as a result")]
     return redact_credentials((lines or [type(error).__name__])[0])
 
 
 def redact_credentials(text: str) -> str:
-    """Addresses without the user and password that may stand in them."""
+    """Return `text` with user and password removed from its URLs."""
     return _CREDENTIALS.sub("", text)
 
 
-def _suggest_remedy(text: str, otherwise: str = _CHECK_SERVER) -> str:
-    found = (remedy for pattern, remedy in _REMEDIES if re.search(pattern, text))
-    return next(found, otherwise)
+def _suggest_remedy(text: str, default: str = _CHECK_SERVER) -> str:
+    remedies = (remedy for pattern, remedy in _REMEDIES if re.search(pattern, text))
+    return next(remedies, default)
 
 
-def _missing(error: ImportError) -> str:
+def _suggest_package(error: ImportError) -> str:
     module = (error.name or "that is missing").partition(".")[0]
-    return f"Install the package {_PACKAGES.get(module, module)}: the store's address needs it."
+    return f"Install the package {_PACKAGES.get(module, module)}: the URI of the store needs it."
 
 
 @dataclass(frozen=True, slots=True)
 class _CallerSettings:
-    """What a caller's process has set for MLflow, and whether it has loaded it."""
+    """The MLflow settings of the calling process, and whether it has imported MLflow."""
 
     environment: dict[str, str | None]
-    has_loaded: bool
+    has_imported: bool
     level: int
     database_level: int
 
     @classmethod
     def read(cls) -> "_CallerSettings":
-        """As they are now."""
+        """Return the present settings."""
         return cls(
             {name: os.environ.get(name) for name in (*_SETTINGS, _LEVEL_VARIABLE)},
             _LOGGER in sys.modules,
@@ -177,43 +186,44 @@ class _CallerSettings:
             logging.getLogger(_DATABASE_LOGGER).level,
         )
 
-    def change(self) -> None:
-        """Set ours; a level that the caller has chosen stays."""
+    def apply_ours(self) -> None:
+        """Replace the settings by those of trialrun; a log level that the caller has set stays."""
         for name, text in _SETTINGS.items():
             os.environ.setdefault(name, text)
-        is_default = self.level == logging.INFO or not self.has_loaded
+        is_default = self.level == logging.INFO or not self.has_imported
         if is_default and self.environment[_LEVEL_VARIABLE] is None:
             os.environ[_LEVEL_VARIABLE] = "WARNING"
             logging.getLogger(_LOGGER).setLevel(logging.WARNING)
             logging.getLogger(_DATABASE_LOGGER).setLevel(logging.CRITICAL)
 
     def restore(self) -> None:
-        """Set the caller's again; MLflow's own level where MLflow was loaded meanwhile."""
+        """Restore the settings; MLflow, if imported since, gets its own default log level."""
         for name, text in self.environment.items():
             if text is None:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = text
         level: int | str = self.level
-        if _LOGGER in sys.modules and not self.has_loaded:
+        if _LOGGER in sys.modules and not self.has_imported:
             level = (os.environ.get(_LEVEL_VARIABLE) or "INFO").upper()
         logging.getLogger(_LOGGER).setLevel(level)
         logging.getLogger(_DATABASE_LOGGER).setLevel(self.database_level)
 
 
 _settings_lock = threading.Lock()
-_callers: list[_CallerSettings] = []  # an item a call under way; the first one's are the process's
+# One item per running call. The first one has the settings of the process.
+_callers: list[_CallerSettings] = []
 
 
 @contextmanager
 def restore_mlflow_settings() -> Iterator[None]:
-    """Keep MLflow's notices and progress bars silent, then restore the process's own settings.
+    """Silence MLflow's messages and progress bars in the block, then restore its settings.
 
-    Calls in several threads restore them once, when the last of them ends.
+    If several threads are in such a block, the last one to leave it restores the settings.
     """
     with _settings_lock:
         _callers.append(_callers[0] if _callers else _CallerSettings.read())
-        _callers[0].change()
+        _callers[0].apply_ours()
     try:
         yield
     finally:
@@ -224,7 +234,7 @@ def restore_mlflow_settings() -> Iterator[None]:
 
 
 def connect_client() -> "MlflowClient":
-    """A client of the store that MLFLOW_TRACKING_URI names (MLflow's default: mlflow.db here).
+    """Return a client of the store in MLFLOW_TRACKING_URI; MLflow's default is ./mlflow.db.
 
     Raises:
         TrackingError: The server does not answer, or the database cannot be used.
@@ -245,7 +255,7 @@ def connect_client() -> "MlflowClient":
 
 
 def _probe_server(uri: str) -> None:
-    """Ask whether a server is there: MLflow itself waits minutes for one that does not answer."""
+    """Check that the server answers: MLflow itself would wait for minutes."""
     import requests
     from mlflow.utils.credentials import get_default_host_creds
 
@@ -259,7 +269,7 @@ def _probe_server(uri: str) -> None:
 
 
 def _prepare_sqlite(path: Path) -> None:
-    """Make the database in one process: several that start on a missing file spoil it."""
+    """Create the database under a lock: concurrent creation by several processes corrupts it."""
     if path.exists() and path.stat().st_size:
         return
     import mlflow
@@ -271,23 +281,23 @@ def _prepare_sqlite(path: Path) -> None:
                 return
             mlflow.MlflowClient().search_experiments(max_results=1)
             with closing(sqlite3.connect(path)) as database:
-                # Readers and a writer no longer wait for each other; the file remembers it.
+                # Lets readers and a writer work at the same time. The file stores this mode.
                 database.execute("PRAGMA journal_mode=WAL")
     except OSError as error:
         raise TrackingError(
-            f"{path} cannot be made: {error.strerror or error}",
-            "Set MLFLOW_TRACKING_URI to a folder you may write to.",
+            f"{path} cannot be created: {error.strerror or error}",
+            "Set MLFLOW_TRACKING_URI to a file in a writable folder.",
         ) from error
 
 
 def download_artifact(uri: str) -> Path:
-    """Where what MLflow has at `uri` lies on this machine: a copy until the process ends.
+    """Download `uri` and return the local path; the copy is deleted when the process ends.
 
-    A model whose files are on this machine is not copied.
+    A model with local files is not copied.
 
     Raises:
-        TrackingError: MLflow cannot download it.
-        StorageError: There is no folder for temporary files.
+        TrackingError: MLflow cannot download `uri`.
+        StorageError: The temporary folder cannot be created.
     """
     import mlflow
     from mlflow.exceptions import MlflowException
@@ -298,15 +308,15 @@ def download_artifact(uri: str) -> Path:
         folder = _create_exit_folder()
         return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder)))
     except ImportError as error:
-        raise _not_found_error(uri, error, _missing(error)) from error
+        raise _download_error(uri, error, _suggest_package(error)) from error
     except (MlflowException, OSError) as error:
-        hint = _suggest_remedy(str(error), "Check the address and MLFLOW_TRACKING_URI.")
-        raise _not_found_error(uri, error, hint) from error
+        hint = _suggest_remedy(str(error), "Check the URI and MLFLOW_TRACKING_URI.")
+        raise _download_error(uri, error, hint) from error
 
 
-def _not_found_error(uri: str, error: Exception, hint: str) -> TrackingError:
-    told = f"{uri} cannot be downloaded: {summarize_error(error)}"
-    return TrackingError(redact_credentials(told), hint)
+def _download_error(uri: str, error: Exception, hint: str) -> TrackingError:
+    message = f"{uri} cannot be downloaded: {summarize_error(error)}"
+    return TrackingError(redact_credentials(message), hint)
 
 
 def _is_local(uri: str) -> bool:
@@ -326,13 +336,13 @@ def _create_exit_folder() -> Path:
 
 
 def find_experiment_id(client: "MlflowClient", name: str | None) -> str:
-    """The experiment called `name`, made if need be; for None the one that MLflow has active.
+    """Return the id of the experiment `name`, which is created if it does not exist.
 
-    That is the one of `mlflow.set_experiment`, else of MLFLOW_EXPERIMENT_NAME (made if need be) or
-    MLFLOW_EXPERIMENT_ID, else Default.
+    None is MLflow's active experiment: that of `mlflow.set_experiment`, else
+    MLFLOW_EXPERIMENT_NAME (created if it does not exist) or MLFLOW_EXPERIMENT_ID, else Default.
 
     Raises:
-        TrackingError: It was deleted, or the store fails.
+        TrackingError: The experiment was deleted, or the store fails.
     """
     with translate_tracking_errors(
         f"experiment {name} cannot be opened" if name else _NO_EXPERIMENT
@@ -349,26 +359,27 @@ def _find_experiment(client: "MlflowClient", name: str | None) -> str:
     from mlflow.exceptions import MlflowException
 
     try:
-        return _find_or_make_experiment(client, name)
+        return _find_or_create_experiment(client, name)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-        return _find_or_make_experiment(client, name)  # another process made it meanwhile
+        return _find_or_create_experiment(client, name)  # another process has created it since
 
 
-def _find_or_make_experiment(client: "MlflowClient", name: str | None) -> str:
+def _find_or_create_experiment(client: "MlflowClient", name: str | None) -> str:
     if name is None:
         from mlflow.tracking.fluent import _get_experiment_id
 
         return str(_get_experiment_id())
-    found = client.get_experiment_by_name(name)
-    return str(found.experiment_id if found else client.create_experiment(name))
+    experiment = client.get_experiment_by_name(name)
+    return str(experiment.experiment_id if experiment else client.create_experiment(name))
 
 
 def describe_experiment(client: "MlflowClient", experiment_id: str) -> None:
-    """Set up an experiment's page for training runs, where nobody has set it up yet.
+    """Set the tags that MLflow's experiment page uses for training runs, unless they are set.
 
-    It is decoration: MLflow refuses a tag that two processes set at once, and no run ends for that.
+    Errors are ignored: MLflow rejects a tag that two processes set at once, and the page is not
+    worth failing a run for.
     """
     with suppress(TrialrunError), translate_tracking_errors("the experiment cannot be described"):
         tags = client.get_experiment(experiment_id).tags

@@ -1,4 +1,4 @@
-"""What has to go so that a pack fits, whatever is kept."""
+"""Eviction of cache entries, for any entries and limits."""
 
 import tempfile
 from functools import partial
@@ -12,22 +12,28 @@ from trialrun.cache.eviction import CacheEntry, evict_lru
 SIZES = st.integers(0, 1000)
 
 
-@given(kept=st.lists(st.tuples(SIZES, st.integers(0, 50)), max_size=8), asked=SIZES, limit=SIZES)
-def test_no_more_goes_than_must(kept: list[tuple[int, int]], asked: int, limit: int) -> None:
-    """What stays fits beside what is asked, and nothing was spared that was used longer ago."""
-    gone: list[int] = []
-    things = [
-        CacheEntry(size, used, partial(gone.append, place))
-        for place, (size, used) in enumerate(kept)
+@given(
+    cached=st.lists(st.tuples(SIZES, st.integers(0, 50)), max_size=8), num_bytes=SIZES, limit=SIZES
+)
+def test_eviction_is_minimal_and_lru(
+    cached: list[tuple[int, int]], num_bytes: int, limit: int
+) -> None:
+    """Evicted entries were used before the remaining ones, and none is evicted needlessly."""
+    deleted: list[int] = []
+    entries = [
+        CacheEntry(size, used, partial(deleted.append, index))
+        for index, (size, used) in enumerate(cached)
     ]
-    has_room = evict_lru(Path(tempfile.gettempdir()), things, asked, limit_bytes=limit)
-    assert has_room == (asked <= limit)
-    if not has_room:
-        assert gone == []
+    fits = evict_lru(Path(tempfile.gettempdir()), entries, num_bytes, limit_bytes=limit)
+    assert fits == (num_bytes <= limit)
+    if not fits:
+        assert deleted == []
         return
-    stays = [each for place, each in enumerate(things) if place not in gone]
-    assert sum(each.num_bytes for each in stays) + asked <= limit
-    assert all(things[place].used <= each.used for place in gone for each in stays)
-    if gone:
-        with_the_last = sum(each.num_bytes for each in stays) + things[gone[-1]].num_bytes
-        assert with_the_last + asked > limit
+    remaining = [entry for index, entry in enumerate(entries) if index not in deleted]
+    remaining_bytes = sum(entry.num_bytes for entry in remaining)
+    assert remaining_bytes + num_bytes <= limit
+    assert all(
+        entries[index].last_used <= entry.last_used for index in deleted for entry in remaining
+    )
+    if deleted:
+        assert remaining_bytes + entries[deleted[-1]].num_bytes + num_bytes > limit

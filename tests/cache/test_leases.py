@@ -1,4 +1,4 @@
-"""Unpacked archives in the cache: counted, listed, and deleted for room, never while in use."""
+"""Unpacked archives in the cache: listing, eviction and leases."""
 
 import json
 import os
@@ -35,19 +35,19 @@ sys.stdin.readline()
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache folder of this test's own."""
+    """A cache folder for this test."""
     monkeypatch.setenv("TRIALRUN_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
-def archive(tmp_path: Path, name: str, *, seed: int) -> Path:
-    """Two classes of four small pictures as a .zip."""
+def make_archive(tmp_path: Path, name: str, *, seed: int) -> Path:
+    """Create a .zip of two classes with four images each."""
     folder = write_classes(tmp_path / name, {"a": 4, "b": 4}, seed=seed)
     return Path(shutil.make_archive(str(folder), "zip", folder))
 
 
-def opened(path: Path, cache: Path) -> "subprocess.Popen[str]":
-    """A process that has opened the archive and lives until it is given a line."""
+def open_in_process(path: Path, cache: Path) -> "subprocess.Popen[str]":
+    """Start a process that opens the archive and then waits for a line on stdin."""
     process = subprocess.Popen(
         [sys.executable, "-c", OPEN, str(path), str(cache)],
         stdin=subprocess.PIPE,
@@ -59,56 +59,62 @@ def opened(path: Path, cache: Path) -> "subprocess.Popen[str]":
     return process
 
 
-def unpacked_once(path: Path, cache: Path) -> Path:
-    """Where an archive lies that a process unpacked which has ended."""
-    before = {each.folder for each in list_unpacked_archives(archives_folder(cache))}
-    opened(path, cache).communicate("\n")
-    [folder] = {each.folder for each in list_unpacked_archives(archives_folder(cache))} - before
+def list_folders(cache: Path) -> set[Path]:
+    """Return the folders of the unpacked archives."""
+    return {archive.folder for archive in list_unpacked_archives(archives_folder(cache))}
+
+
+def unpack_in_process(path: Path, cache: Path) -> Path:
+    """Unpack an archive in a process that ends; return the folder."""
+    before = list_folders(cache)
+    open_in_process(path, cache).communicate("\n")
+    [folder] = list_folders(cache) - before
     return folder
 
 
-def test_what_a_process_uses_stays_until_it_is_gone(tmp_path: Path, cache: Path) -> None:
-    """One that is killed uses nothing any more."""
-    user = opened(archive(tmp_path, "set", seed=1), cache)
-    [kept] = list_unpacked_archives(archives_folder(cache))
-    assert not try_delete_if_idle(kept.folder)
-    assert kept.folder.is_dir()
+def test_leased_archive_is_not_deleted(tmp_path: Path, cache: Path) -> None:
+    """The lease of a killed process is released."""
+    user = open_in_process(make_archive(tmp_path, "set", seed=1), cache)
+    [folder] = list_folders(cache)
+    assert not try_delete_if_idle(folder)
+    assert folder.is_dir()
     user.kill()
     user.communicate()
-    assert try_delete_if_idle(kept.folder)
+    assert try_delete_if_idle(folder)
     assert [path.suffix for path in archives_folder(cache).iterdir()] == [".lock"]
 
 
-def test_what_was_used_longest_ago_leaves_when_the_limit_is_passed(
+def test_least_recently_used_archive_is_evicted(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of three archives, with room for two, the first goes unless it was opened again."""
-    paths = [archive(tmp_path, f"set{seed}", seed=seed) for seed in range(3)]
-    folders = [unpacked_once(path, cache) for path in paths]
+    """Of three archives with space for two, the least recently opened one is deleted."""
+    paths = [make_archive(tmp_path, f"set{seed}", seed=seed) for seed in range(3)]
+    folders = [unpack_in_process(path, cache) for path in paths]
     for folder, used in zip(folders, (100, 200, 300), strict=True):
         os.utime(folder.with_name(folder.name + ".json"), (used, used))
-    opened(paths[0], cache).communicate("\n")
-    sizes = [each.contents.num_bytes for each in list_unpacked_archives(archives_folder(cache))]
+    open_in_process(paths[0], cache).communicate("\n")
+    archives = list_unpacked_archives(archives_folder(cache))
+    sizes = [archive.contents.num_bytes for archive in archives]
     monkeypatch.setenv("TRIALRUN_CACHE_GB", str((sum(sizes) - 1) / 1e9))
     enforce_cache_limit()
     assert [folder.is_dir() for folder in folders] == [True, False, True]
 
 
-def test_an_archive_is_unpacked_again_after_it_left(tmp_path: Path, cache: Path) -> None:
-    """Nothing of it is lost but time."""
-    path = archive(tmp_path, "set", seed=1)
-    folder = unpacked_once(path, cache)
+def test_evicted_archive_is_unpacked_again(tmp_path: Path, cache: Path) -> None:
+    """An archive is unpacked to the same folder after its eviction."""
+    path = make_archive(tmp_path, "set", seed=1)
+    folder = unpack_in_process(path, cache)
     assert try_delete_if_idle(folder)
-    assert unpacked_once(path, cache) == folder
+    assert unpack_in_process(path, cache) == folder
 
 
 def test_the_cache_lists_and_deletes_archives(
     tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Both with what they came from; one that is in use is not deleted, and that is said."""
-    path, used = archive(tmp_path, "set", seed=1), archive(tmp_path, "used", seed=2)
-    unpacked_once(path, cache)
-    user = opened(used, cache)
+    """Both show the archives' names; an archive in use is not deleted but counted."""
+    path, used = make_archive(tmp_path, "set", seed=1), make_archive(tmp_path, "used", seed=2)
+    unpack_in_process(path, cache)
+    user = open_in_process(used, cache)
     assert run_cli(["cache", "list", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)["archives"]
     assert [(row["source"], row["num_files"]) for row in rows] == [(str(path), 8), (str(used), 8)]
@@ -121,41 +127,41 @@ def test_the_cache_lists_and_deletes_archives(
     user.communicate("\n")
 
 
-def test_an_archive_of_which_files_are_gone_is_unpacked_again(tmp_path: Path, cache: Path) -> None:
-    """What cleans up by age may have taken some; the rest is no smaller set."""
-    path = archive(tmp_path, "set", seed=1)
-    folder = unpacked_once(path, cache)
+def test_incomplete_archive_is_unpacked_again(tmp_path: Path, cache: Path) -> None:
+    """Programs that clean up by age may delete some of the files."""
+    path = make_archive(tmp_path, "set", seed=1)
+    folder = unpack_in_process(path, cache)
     for name in ("000.png", "002.png"):
         (folder / "a" / name).unlink()
-    assert open_data(str(path), cache).counts() == {"a": 4, "b": 4}
+    assert open_data(str(path), cache).count_classes() == {"a": 4, "b": 4}
 
 
-def test_users_that_have_ended_leave_nothing(tmp_path: Path, cache: Path) -> None:
-    """One lock file a process that lives, however many there were."""
-    path = archive(tmp_path, "set", seed=1)
-    folder = unpacked_once(path, cache)
+def test_stale_leases_are_removed(tmp_path: Path, cache: Path) -> None:
+    """There is one lease per live process."""
+    path = make_archive(tmp_path, "set", seed=1)
+    folder = unpack_in_process(path, cache)
     for _ in range(2):
-        opened(path, cache).communicate("\n")
-    user = opened(path, cache)
-    users = folder.with_name(folder.name + ".users")
-    assert [each.name.partition("-")[0] for each in users.iterdir()] == [str(user.pid)]
+        open_in_process(path, cache).communicate("\n")
+    user = open_in_process(path, cache)
+    leases = folder.with_name(folder.name + ".users")
+    assert [lease.name.partition("-")[0] for lease in leases.iterdir()] == [str(user.pid)]
     user.communicate("\n")
 
 
-def test_an_archive_that_did_not_change_is_not_hashed_again(tmp_path: Path, cache: Path) -> None:
-    """Its stamp says so; one that was changed is read, though its time is put back."""
-    path = archive(tmp_path, "set", seed=1)
-    time.sleep(2.1)  # what changed just now is not trusted
+def test_unchanged_archive_is_not_hashed_again(tmp_path: Path, cache: Path) -> None:
+    """A changed archive is hashed again, even if its modification time is restored."""
+    path = make_archive(tmp_path, "set", seed=1)
+    time.sleep(2.1)  # the fingerprint of a file that has just changed is not stored
     folder = open_data(str(path), cache).root
-    (noted,) = (cache / "digests").iterdir()
-    other = "0" * 64
-    noted.write_text(re.sub("[0-9a-f]{64}", other, noted.read_text()))
-    assert open_data(str(path), cache).root.name.startswith(other[:40])
+    (digest_file,) = (cache / "digests").iterdir()
+    fake_digest = "0" * 64
+    digest_file.write_text(re.sub("[0-9a-f]{64}", fake_digest, digest_file.read_text()))
+    assert open_data(str(path), cache).root.name.startswith(fake_digest[:40])
     before = path.stat()
-    shutil.copyfile(archive(tmp_path, "other", seed=2), path)
+    shutil.copyfile(make_archive(tmp_path, "other", seed=2), path)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     changed = open_data(str(path), cache).root
-    assert not changed.name.startswith(other[:40])
+    assert not changed.name.startswith(fake_digest[:40])
     assert changed != folder
 
 
@@ -169,13 +175,13 @@ print(json.dumps(asdict(clear_cache())))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_what_may_not_be_deleted_is_not_said_to_be(tmp_path: Path, cache: Path) -> None:
-    """Another user's cache stays, and is not in use either."""
-    unpacked_once(archive(tmp_path, "set", seed=1), cache)
+def test_entries_without_permission_are_not_counted_as_deleted(tmp_path: Path, cache: Path) -> None:
+    """Entries of another user remain and are not counted as in use."""
+    unpack_in_process(make_archive(tmp_path, "set", seed=1), cache)
     scan = scan_files(open_data(str(tmp_path / "set"), cache), threads=1)
     open_pack(scan, Preprocessing(8), cache / "packs", threads=1, limit_bytes=10**9)
     folder = Path(tempfile.mkdtemp())
-    folder.chmod(0o755)  # pytest's own folders are closed to others
+    folder.chmod(0o755)  # other users cannot read pytest's folders
     try:
         shutil.copytree(cache, folder / "cache")
         ended = subprocess.run(

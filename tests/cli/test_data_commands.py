@@ -101,7 +101,7 @@ def test_files_that_change_before_the_copy_are_an_error(tmp_path: Path, change: 
     scan = scan_files(open_data(str(folder), tmp_path), threads=1)
     path = folder / "b" / "000.png"
     path.unlink() if change == "gone" else path.write_bytes(b"<html>")
-    with pytest.raises(InvalidDatasetError, match=r"b/000\.png could be read at first"):
+    with pytest.raises(InvalidDatasetError, match=r"b/000\.png was readable at first"):
         write_image_directory(scan, [""] * 4, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -114,7 +114,7 @@ def test_a_pack_equals_the_decoder_s_pixels(
     pack = open_images(scan)
     for row in (0, 17, 35):
         data = scan.images.path_of(scan.images.items[row]).read_bytes()
-        assert (pack.pixels(np.asarray([row]))[0] == Preprocessing(SIZE).pixels(data)).all()
+        assert (pack.pixels(np.asarray([row]))[0] == Preprocessing(SIZE).decode(data)).all()
 
 
 def test_the_same_bytes_under_other_names_are_not_decoded_again(
@@ -149,7 +149,7 @@ def test_a_change_that_restores_size_and_time_is_detected(
     """A file that changed between scanning and decoding is skipped."""
     time.sleep(2.1)  # a file that has just been written has no fingerprint
     scan = scan_files(open_data(str(colors), colors), threads=2)
-    assert all(file.stamp for file in scan.files)
+    assert all(file.fingerprint for file in scan.files)
     path = colors / scan.images.items[0].name
     before, content = path.stat(), path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))

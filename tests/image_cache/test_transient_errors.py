@@ -27,7 +27,10 @@ def work(number):
         time.sleep(0.01)
     return "done"
 
-print(*map_in_order(work, range(2), threads=2, late=lambda _: "late", seconds=1.5), flush=True)
+results = map_in_order(
+    work, range(2), threads=2, on_timeout=lambda _: "late", timeout_seconds=1.5
+)
+print(*results, flush=True)
 """
 
 
@@ -75,7 +78,7 @@ def test_images_decoded_beside_transient_failures_serve_the_run(
     pack = open_pack(scan, Preprocessing(16), tmp_path / "packs", threads=2, limit_bytes=10**9)
     assert isinstance(pack, Pack)
     assert pack.usable_rows() == list(range(1, 36))
-    assert (pack.pixels(np.asarray([1]))[0] == Preprocessing(16).pixels(data)).all()
+    assert (pack.pixels(np.asarray([1]))[0] == Preprocessing(16).decode(data)).all()
     assert entries.list_entries(tmp_path / "packs") == []
 
 

@@ -1,4 +1,4 @@
-"""Who holds an alias: the log, the stack of those who stand, and races for the next turn."""
+"""Tests of the alias history: entries, rollbacks, deleted versions and concurrent moves."""
 
 import subprocess
 import sys
@@ -17,9 +17,9 @@ from trialrun.registry import alias as aliases
 from trialrun.registry.history import (
     PROMOTION,
     ROLLBACK,
-    VOID,
+    SKIPPED,
     AliasEntry,
-    compute_stack,
+    compute_active_stack,
     format_now,
     make_tag_name,
     parse_entry,
@@ -27,18 +27,18 @@ from trialrun.registry.history import (
 )
 from trialrun.registry.rollback import restore_previous
 
-NUM_RIVALS = 6
+NUM_PROCESSES = 6
 
 
 def entry(version: str, replaced: str | None = None, kind: str = PROMOTION) -> AliasEntry:
-    """A change of who holds the alias."""
+    """Return an entry that moves the alias to `version`."""
     return AliasEntry(
         number=0,
         kind=kind,
         version=version,
         replaced=replaced,
         at=format_now(),
-        user="somebody",
+        user="someone",
         reason="test",
         figures={"accuracy": 0.9},
     )
@@ -46,7 +46,7 @@ def entry(version: str, replaced: str | None = None, kind: str = PROMOTION) -> A
 
 @pytest.fixture
 def client(store: str, tmp_path: Path) -> Any:
-    """A client of a store with a registered model `m` of six versions."""
+    """Return a client of a store with a registered model `m` of six versions."""
     import mlflow
 
     client = mlflow.MlflowClient(store)
@@ -55,22 +55,22 @@ def client(store: str, tmp_path: Path) -> Any:
 
 
 def register(client: Any, folder: Path) -> None:
-    """Make the registered model and its versions."""
+    """Create the registered model and its versions."""
     client.create_registered_model("m")
-    for _ in range(NUM_RIVALS):
+    for _ in range(NUM_PROCESSES):
         client.create_model_version("m", source=str(folder))
 
 
 def promote(client: Any, version: str) -> AliasEntry:
-    """Move the alias to `version`, whoever holds it."""
+    """Move the alias to `version`."""
     judged = aliases.read_alias_history(client, "m", "champion")
     return aliases.move_alias(client, judged, entry(version, judged.holder))
 
 
 def holder(client: Any, alias: str = "champion") -> str | None:
-    """The version that a plain MLflow client finds under the alias."""
-    found = client.get_registered_model("m").aliases.get(alias)
-    return None if found is None else str(found)
+    """Return the version that a plain MLflow client finds under the alias."""
+    version = client.get_registered_model("m").aliases.get(alias)
+    return None if version is None else str(version)
 
 
 texts = st.text(max_size=20)
@@ -89,14 +89,14 @@ texts = st.text(max_size=20)
         figures=st.dictionaries(texts, st.floats(allow_nan=False), max_size=3),
     )
 )
-def test_an_entry_survives_its_tag(given_entry: AliasEntry) -> None:
-    """What is read back is what was written, in any script."""
-    assert parse_entry(given_entry.to_text()) == given_entry
+def test_parsing_returns_the_written_entry(original: AliasEntry) -> None:
+    """An entry with any text is equal after writing and parsing its tag."""
+    assert parse_entry(original.to_text()) == original
 
 
 @given(st.lists(st.sampled_from(["1", "2", "3", "back"]), max_size=12))
 def test_rollbacks_undo_promotions(moves: list[str]) -> None:
-    """The stack after promotions and rollbacks is that of a plain undo."""
+    """The active stack after promotions and rollbacks is that of a plain undo."""
     entries: list[AliasEntry] = []
     plain: list[str] = []
     for move in moves:
@@ -106,35 +106,35 @@ def test_rollbacks_undo_promotions(moves: list[str]) -> None:
         elif move != "back" and (not plain or plain[-1] != move):
             entries.append(entry(move, plain[-1] if plain else None))
             plain.append(move)
-    # Going back to a version below another stay of it ends at the nearer one: the same version.
-    assert compute_stack(tuple(entries))[-1:] == plain[-1:]
+    # A rollback to a version that is in the stack twice ends at the upper one: the same version.
+    assert compute_active_stack(tuple(entries))[-1:] == plain[-1:]
 
 
-def test_tags_of_other_things_are_no_entries() -> None:
-    """Only the alias's own numbered tags are read."""
+def test_other_tags_are_ignored() -> None:
+    """Only the numbered tags of the alias are read."""
     tags = {
         make_tag_name("champion", 2): replace(entry("2"), number=2).to_text(),
         make_tag_name("champion", 1): replace(entry("1"), number=1).to_text(),
         "trialrun.champions.000001": "x",
         "trialrun.champion.note": "y",
     }
-    assert [each.version for each in read_entries(tags, "champion")] == ["1", "2"]
+    assert [item.version for item in read_entries(tags, "champion")] == ["1", "2"]
 
 
-def test_a_promotion_moves_both_aliases(client: Any) -> None:
-    """The new version is champion, the old one keeps `previous`, and both are tagged."""
+def test_promotion_moves_both_aliases(client: Any) -> None:
+    """The new version is champion, the old one is `previous`, and both are tagged."""
     promote(client, "1")
     promote(client, "2")
     assert (holder(client), holder(client, "previous")) == ("2", "1")
     new, old = (client.get_model_version("m", number).tags for number in ("2", "1"))
     assert new["champion.promoted.from_version"] == "1"
     assert old["champion.replaced.by_version"] == "2"
-    assert new["champion.promoted.user"] == "somebody"
+    assert new["champion.promoted.user"] == "someone"
     assert '"accuracy": 0.9' in new["champion.promoted.figures"]
 
 
-def test_who_judged_another_champion_loses(client: Any) -> None:
-    """A promotion that was judged against yesterday's champion is told so, and moves nothing."""
+def test_outdated_promotion_is_refused(client: Any) -> None:
+    """A promotion evaluated against an earlier champion is refused and moves nothing."""
     promote(client, "1")
     judged = aliases.read_alias_history(client, "m", "champion")
     promote(client, "2")
@@ -143,32 +143,32 @@ def test_who_judged_another_champion_loses(client: Any) -> None:
     assert holder(client) == "2"
 
 
-def test_a_half_done_move_is_finished(client: Any) -> None:
-    """Who died after taking a turn has its entry carried out by whoever comes next."""
+def test_unfinished_move_is_applied(client: Any) -> None:
+    """The entry of a process that died after its claim is applied by the next one."""
     promote(client, "1")
     judged = aliases.read_alias_history(client, "m", "champion")
     claimed = replace(entry("2", "1"), number=2, claim="of a process that died")
-    assert aliases._claim_turn(client, judged, claimed)
+    assert aliases._claim_entry(client, judged, claimed)
     assert holder(client) == "1"
     found = aliases.read_alias_history(client, "m", "champion")
     assert (found.holder, found.last_number, holder(client)) == ("2", 2, "2")
 
 
-def test_many_may_finish_the_same_move(client: Any) -> None:
-    """Processes that finish one entry at the same time do not break each other."""
+def test_concurrent_applications_of_one_entry(client: Any) -> None:
+    """Processes that apply the same entry at the same time do not disturb each other."""
     before = aliases.read_alias_history(client, "m", "champion")
     claimed = replace(entry("2"), number=1, claim="of a process that died")
-    assert aliases._claim_turn(client, before, claimed)
-    with ThreadPoolExecutor(NUM_RIVALS) as pool:
+    assert aliases._claim_entry(client, before, claimed)
+    with ThreadPoolExecutor(NUM_PROCESSES) as pool:
         moves = [
-            pool.submit(aliases._apply_entry, client, before, claimed) for _ in range(NUM_RIVALS)
+            pool.submit(aliases._apply_entry, client, before, claimed) for _ in range(NUM_PROCESSES)
         ]
-        assert [move.result() for move in moves] == [claimed] * NUM_RIVALS
+        assert [move.result() for move in moves] == [claimed] * NUM_PROCESSES
     assert holder(client) == "2"
 
 
-def test_a_latecomer_undoes_nothing(client: Any) -> None:
-    """A process that was held up after its turn puts back what others did meanwhile."""
+def test_slow_process_restores_later_moves(client: Any) -> None:
+    """A process that applies its entry late restores the moves that others made since."""
     promote(client, "1")
     before = aliases.read_alias_history(client, "m", "champion")
     late = promote(client, "2")
@@ -179,36 +179,36 @@ def test_a_latecomer_undoes_nothing(client: Any) -> None:
     assert (holder(client), holder(client, "previous")) == ("3", "2")
 
 
-def test_turns_leave_no_experiment_behind(client: Any) -> None:
-    """What a turn is taken by is hidden from the list of experiments."""
+def test_claims_are_hidden_experiments(client: Any) -> None:
+    """The experiment of a claim is not in the list of active experiments."""
     promote(client, "1")
     assert not [e.name for e in client.search_experiments() if e.name.startswith("trialrun ")]
 
 
-def test_a_model_made_anew_starts_over(client: Any, tmp_path: Path) -> None:
-    """A registered model deleted and made again under its name has a history of its own."""
+def test_recreated_model_has_its_own_history(client: Any, tmp_path: Path) -> None:
+    """A registered model that is deleted and created again starts with an empty history."""
     promote(client, "1")
     client.delete_registered_model("m")
-    time.sleep(0.01)  # its time of creation, in milliseconds, tells it from the old one
+    time.sleep(0.01)  # the creation time in milliseconds distinguishes the models
     register(client, tmp_path)
     assert aliases.read_alias_history(client, "m", "champion").entries == ()
     promote(client, "2")
     assert holder(client) == "2"
 
 
-def test_a_move_from_outside_is_seen(client: Any) -> None:
-    """An alias that somebody set by hand counts, and the history says that it was."""
+def test_move_by_another_program_is_in_the_history(client: Any) -> None:
+    """A version that another program moved the alias to counts as a holder."""
     promote(client, "1")
     client.set_registered_model_alias("m", "champion", "4")
     found = aliases.read_alias_history(client, "m", "champion")
-    assert [each.kind for each in found.seen()] == [PROMOTION, "outside"]
+    assert [item.kind for item in found.all_entries] == [PROMOTION, "outside"]
     promote(client, "5")
     assert holder(client, "previous") == "4"
     assert restore_previous(client, "m", "champion", "back").version == "4"
 
 
 def test_rollback_goes_back_step_by_step(client: Any) -> None:
-    """A second rollback goes further back, and not forward again; the first has none."""
+    """A second rollback goes one version further back; before the first there is none."""
     for version in ("1", "2", "3"):
         promote(client, version)
     assert restore_previous(client, "m", "champion", "too slow").version == "2"
@@ -220,14 +220,14 @@ def test_rollback_goes_back_step_by_step(client: Any) -> None:
     assert client.get_model_version("m", "3").tags["champion.rolled_back.reason"] == "too slow"
 
 
-def test_rollback_wants_a_reason(client: Any) -> None:
+def test_rollback_needs_a_reason(client: Any) -> None:
     """An empty reason is refused."""
     with pytest.raises(InvalidParameterError, match="reason"):
         restore_previous(client, "m", "champion", "  ")
 
 
-def test_rollback_to_a_deleted_version_is_told(client: Any) -> None:
-    """What is gone cannot be champion again: with nobody else before, there is no way back."""
+def test_rollback_to_a_deleted_version_is_an_error(client: Any) -> None:
+    """A rollback fails if the only earlier champion was deleted."""
     promote(client, "1")
     promote(client, "2")
     client.delete_model_version("m", "1")
@@ -237,62 +237,62 @@ def test_rollback_to_a_deleted_version_is_told(client: Any) -> None:
 
 
 def promote_all(client: Any, *versions: str) -> None:
-    """Make each champion in turn."""
+    """Promote the versions in this order."""
     for version in versions:
         promote(client, version)
 
 
 def seconds_to_read(client: Any) -> float:
-    """How long it takes to learn who holds the alias: 2 s and more where a turn is left taken."""
+    """Return how long reading the history takes: at least 2 s if a claim was not applied."""
     started = time.monotonic()
     aliases.read_alias_history(client, "m", "champion")
     return time.monotonic() - started
 
 
-def test_previous_passes_over_a_deleted_version(client: Any) -> None:
-    """A rollback whose version before is gone gives `previous` to none, and is done for good."""
+def test_previous_is_deleted_if_no_version_is_left(client: Any) -> None:
+    """A rollback deletes `previous` if its version was deleted, and leaves no claim."""
     promote_all(client, "1", "2", "3")
     client.delete_model_version("m", "1")
     assert restore_previous(client, "m", "champion", "too slow").version == "2"
     assert (holder(client), holder(client, "previous")) == ("2", None)
-    assert seconds_to_read(client) < aliases._PATIENCE_SECONDS
+    assert seconds_to_read(client) < aliases._CLAIM_TIMEOUT_SECONDS
 
 
-def test_a_deleted_champion_does_not_stand_in_the_way(client: Any) -> None:
-    """Versions after a champion that was deleted are promoted as ever."""
+def test_promotions_after_a_deleted_champion(client: Any) -> None:
+    """The deletion of a champion does not affect later promotions."""
     promote(client, "1")
     client.delete_model_version("m", "1")
     promote_all(client, "2", "3")
     assert (holder(client), holder(client, "previous")) == ("3", "2")
 
 
-def test_previous_is_the_newest_that_is_there(client: Any) -> None:
-    """Of those before the champion the newest that was not deleted."""
+def test_previous_is_the_newest_existing_version(client: Any) -> None:
+    """A deleted version does not become `previous`."""
     promote_all(client, "1", "2")
     client.delete_model_version("m", "2")
     promote(client, "3")
     assert (holder(client), holder(client, "previous")) == ("3", "1")
 
 
-def test_a_turn_of_a_deleted_version_is_void(client: Any) -> None:
-    """Who died after taking a turn, its version deleted since: nothing moves, the log says so."""
+def test_claim_of_a_deleted_version_is_skipped(client: Any) -> None:
+    """A claimed entry does not move the alias if its version was deleted; the log says so."""
     promote(client, "1")
     judged = aliases.read_alias_history(client, "m", "champion")
-    assert aliases._claim_turn(
-        client, judged, replace(entry("2", "1"), number=2, claim="of the dead")
+    assert aliases._claim_entry(
+        client, judged, replace(entry("2", "1"), number=2, claim="of a dead process")
     )
     client.delete_model_version("m", "2")
     found = aliases.read_alias_history(client, "m", "champion")
-    assert [each.kind for each in found.seen()] == [PROMOTION, VOID]
+    assert [item.kind for item in found.all_entries] == [PROMOTION, SKIPPED]
     assert (found.holder, found.active_stack()) == ("1", ["1"])
     promote(client, "3")
     assert (holder(client), holder(client, "previous")) == ("3", "1")
-    periods = aliases.read_alias_history(client, "m", "champion").periods()
-    assert periods[0].until == periods[2].entry.at
+    periods = aliases.read_alias_history(client, "m", "champion").periods
+    assert periods[0].until == periods[2].since
 
 
-def test_a_version_deleted_after_it_was_judged_is_told(client: Any) -> None:
-    """Its promotion fails as a refusal, and the champion stays."""
+def test_version_deleted_before_its_move_is_refused(client: Any) -> None:
+    """The move is refused, and the champion stays."""
     promote(client, "1")
     judged = aliases.read_alias_history(client, "m", "champion")
     client.delete_model_version("m", "2")
@@ -301,23 +301,23 @@ def test_a_version_deleted_after_it_was_judged_is_told(client: Any) -> None:
     assert holder(client) == "1"
 
 
-def test_rollback_passes_over_deleted_versions(client: Any) -> None:
-    """It goes back to the newest champion before that is still there."""
+def test_rollback_skips_deleted_versions(client: Any) -> None:
+    """A rollback restores the newest earlier champion that exists."""
     promote_all(client, "1", "2", "3")
     client.delete_model_version("m", "2")
     assert restore_previous(client, "m", "champion", "too slow").version == "1"
 
 
 def test_rollback_from_a_deleted_champion(client: Any) -> None:
-    """Where the champion itself was deleted, the one before it can be had back."""
+    """A rollback works if the champion itself was deleted."""
     promote_all(client, "1", "2")
     client.delete_model_version("m", "2")
     assert restore_previous(client, "m", "champion", "deleted by mistake").version == "1"
     assert holder(client) == "1"
 
 
-def test_who_was_set_by_hand_between_two_stays_counts(client: Any) -> None:
-    """Champion 1, by hand 5, 1 again: a rollback goes to 5."""
+def test_holder_set_by_another_program_is_restored(client: Any) -> None:
+    """After champion 1, 5 by another program, and 1 again, a rollback restores 5."""
     promote(client, "1")
     client.set_registered_model_alias("m", "champion", "5")
     promote(client, "1")
@@ -325,51 +325,58 @@ def test_who_was_set_by_hand_between_two_stays_counts(client: Any) -> None:
     assert restore_previous(client, "m", "champion", "back").version == "5"
 
 
-def test_one_version_holds_the_alias_until_now(client: Any) -> None:
-    """When a champion was replaced from outside is unknown; only the holder's time has no end."""
+def test_only_the_present_period_has_no_end(client: Any) -> None:
+    """The end of a period that another program ended is unknown."""
     promote(client, "1")
     client.set_registered_model_alias("m", "champion", "5")
-    periods = aliases.read_alias_history(client, "m", "champion").periods()
-    assert [each.until for each in periods] == ["unknown", None]
+    periods = aliases.read_alias_history(client, "m", "champion").periods
+    assert [period.until for period in periods] == ["unknown", None]
 
 
-def test_an_entry_of_a_newer_trialrun_is_read() -> None:
-    """A field that is not known here is no damage."""
+def test_unknown_fields_of_an_entry_are_ignored() -> None:
+    """An entry written by a newer trialrun can be read."""
     text = entry("1").to_text().replace("{", '{"weather": "fine", ', 1)
     assert parse_entry(text).version == "1"
 
 
-# One process imports, which takes seconds, and forks: each rival connects for itself.
-_RIVALS = """
+def test_stored_kind_void_is_skipped() -> None:
+    """The registry stores skipped entries with the kind `void`."""
+    stored = entry("1", kind="void").to_text()
+    assert '"kind": "void"' in stored
+    assert parse_entry(stored).is_skipped
+
+
+# One process imports, which takes seconds, and forks. Each child connects for itself.
+_RACE = """
 import os, sys, time, traceback
 from pathlib import Path
 import mlflow
 from trialrun.errors import PromotionRefusedError
-from trialrun.registry.alias import read_alias_history, move_alias
+from trialrun.registry.alias import move_alias, read_alias_history
 from trialrun.registry.history import AliasEntry, format_now
 from trialrun.mlflow_client import connect_client
 
-def rival(version, folder, num_rivals):
+def compete(version, folder, num_processes):
     client = connect_client()
     judged = read_alias_history(client, "m", "champion")
     (folder / f"ready{version}").touch()
-    while len(list(folder.glob("ready*"))) < num_rivals:
+    while len(list(folder.glob("ready*"))) < num_processes:
         time.sleep(0.001)
     try:
         move_alias(client, judged, AliasEntry(number=0, kind="promotion", version=str(version),
-                replaced=judged.holder, at=format_now(), user="rival", reason="race"))
+                replaced=judged.holder, at=format_now(), user="child", reason="race"))
     except PromotionRefusedError as error:
         return str(error)
     return ""
 
-folder, num_rivals = Path(sys.argv[1]), int(sys.argv[2])
+folder, num_processes = Path(sys.argv[1]), int(sys.argv[2])
 children = []
-for version in range(1, num_rivals + 1):
+for version in range(1, num_processes + 1):
     child = os.fork()
     if child == 0:
         code = 1
         try:
-            (folder / f"told{version}").write_text(rival(version, folder, num_rivals))
+            (folder / f"result{version}").write_text(compete(version, folder, num_processes))
             code = 0
         except BaseException:
             traceback.print_exc()
@@ -381,19 +388,19 @@ sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in chi
 """
 
 
-def test_of_six_promotions_at_once_one_wins(client: Any, tmp_path: Path) -> None:
-    """Six processes that judged one champion: one moves the alias, five learn that they lost."""
+def test_one_of_six_concurrent_promotions_wins(client: Any, tmp_path: Path) -> None:
+    """Of six processes with the same history, one moves the alias and five are refused."""
     done = subprocess.run(
-        [sys.executable, "-c", _RIVALS, str(tmp_path), str(NUM_RIVALS)],
+        [sys.executable, "-c", _RACE, str(tmp_path), str(NUM_PROCESSES)],
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    told = {n: (tmp_path / f"told{n}").read_text() for n in range(1, NUM_RIVALS + 1)}
-    winners = [str(number) for number, text in told.items() if not text]
+    results = {n: (tmp_path / f"result{n}").read_text() for n in range(1, NUM_PROCESSES + 1)}
+    winners = [str(number) for number, text in results.items() if not text]
     assert len(winners) == 1
-    assert all(f"now version {winners[0]}, not none" in text for text in told.values() if text)
+    assert all(f"now version {winners[0]}, not none" in text for text in results.values() if text)
     found = aliases.read_alias_history(client, "m", "champion")
-    assert [each.version for each in found.entries] == winners == [found.holder]
+    assert [item.version for item in found.entries] == winners == [found.holder]

@@ -1,4 +1,4 @@
-"""What a version must show."""
+"""Tests of the promotion gates."""
 
 from dataclasses import replace
 
@@ -34,14 +34,14 @@ GOOD = Evidence(
 
 
 def failing(evidence: Evidence, **settings: object) -> list[str]:
-    """The names of the gates that refuse."""
+    """Return the names of the failed gates."""
     return [
         gate.name for gate in evaluate_gates(build_config(PromoteConfig, settings), evidence).failed
     ]
 
 
-def test_a_better_version_passes() -> None:
-    """Nothing stands in the way of one that is better, under either requirement."""
+def test_better_version_passes() -> None:
+    """A better version passes all gates under either requirement."""
     assert failing(GOOD) == []
     assert failing(GOOD, require="better") == []
 
@@ -56,20 +56,20 @@ def test_a_better_version_passes() -> None:
         (-0.011, "not-worse", False),
     ],
 )
-def test_the_interval_decides(low: float, require: str, passes: bool) -> None:
-    """Better is above 0, not-worse above minus 0.01."""
+def test_interval_decides(low: float, require: str, passes: bool) -> None:
+    """`better` needs an interval above 0, `not-worse` one above -0.01."""
     evidence = replace(GOOD, comparison=replace(COMPARISON, low=low))
     assert (failing(evidence, require=require) == []) is passes
 
 
-def test_a_handful_of_images_is_no_evidence() -> None:
-    """Four images against none make an interval above 0; the exact test refuses them."""
+def test_few_disagreements_fail_mcnemar() -> None:
+    """Four images against none give an interval above 0, but fail the exact test."""
     few = replace(COMPARISON, only_baseline_right=0, only_challenger_right=4, mcnemar_p=0.125)
     assert failing(replace(GOOD, comparison=few), require="better") == ["McNemar's exact test"]
 
 
-def test_every_failing_gate_is_told() -> None:
-    """Not only the first."""
+def test_all_failed_gates_are_reported() -> None:
+    """The verdict contains all failed gates in a fixed order."""
     bad = replace(
         GOOD,
         comparison=replace(COMPARISON, low=-0.2),
@@ -96,36 +96,36 @@ def test_every_failing_gate_is_told() -> None:
     ]
 
 
-def test_overlap_and_classes_can_be_allowed() -> None:
-    """By an option each."""
+def test_overlap_and_class_change_can_be_allowed() -> None:
+    """Two settings allow trained-on images and other classes."""
     bad = replace(GOOD, overlaps=(Overlap("version 2", 3),), class_differences=("some",))
     assert failing(bad, allow_overlap=True, allow_class_change=True) == []
 
 
-def test_the_first_champion_needs_a_minimum() -> None:
-    """Without a champion to compare with, a minimum is all that speaks for a version."""
+def test_first_champion_needs_a_minimum() -> None:
+    """Without a champion, a minimum is required and decides."""
     first = replace(GOOD, comparison=None, champion_recall={})
     assert failing(first) == ["minimum"]
     assert failing(first, min="accuracy=0.9") == []
     assert failing(first, min="accuracy=0.95") == ["accuracy"]
 
 
-def test_class_guard_names_the_class() -> None:
-    """A class that lost more recall than allowed is named."""
+def test_class_drop_names_the_class() -> None:
+    """The gate names a class that lost more recall than allowed."""
     verdict = evaluate_gates(PromoteConfig(max_class_drop=0.05), GOOD)
     assert "dog -0.0600" in verdict.failed[0].found
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "macro_f1", "balanced_accuracy"])
-def test_mcnemar_is_asked_for_every_metric_that_counts(metric: str) -> None:
-    """Few images make too narrow an interval by whatever is made of their counts."""
+def test_mcnemar_applies_to_count_metrics(metric: str) -> None:
+    """With few disagreements the intervals of all count metrics are too narrow."""
     few = replace(COMPARISON, only_baseline_right=0, only_challenger_right=4, mcnemar_p=0.125)
     found = failing(replace(GOOD, comparison=few), require="better", metric=metric)
     assert found == ["McNemar's exact test"]
 
 
-def test_an_uneven_split_for_the_champion_is_no_gain() -> None:
-    """A small p speaks for the challenger only where it is right on more images."""
+def test_mcnemar_needs_a_split_for_the_challenger() -> None:
+    """A small p passes only if the challenger is right on more images."""
     worse = replace(COMPARISON, only_baseline_right=40, only_challenger_right=10)
     found = failing(replace(GOOD, comparison=worse), require="better", metric="macro_f1")
     assert found == ["McNemar's exact test"]
@@ -137,19 +137,19 @@ NO_DISAGREEMENT = replace(
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_a_set_too_small_to_differ_is_no_evidence(metric: str) -> None:
-    """Three images answered alike make an interval without width, which shows nothing."""
+def test_too_few_images_fail(metric: str) -> None:
+    """Three images without disagreement give a zero-width interval, but fail the score interval."""
     evidence = replace(GOOD, comparison=replace(NO_DISAGREEMENT, num_images=3))
     assert failing(evidence, metric=metric) == ["enough images"]
 
 
-def test_a_large_set_without_disagreement_is_evidence() -> None:
-    """A thousand images answered alike leave no room for a hundredth."""
+def test_many_images_without_disagreement_pass() -> None:
+    """A thousand images without disagreement exclude a difference of 0.01."""
     assert failing(replace(GOOD, comparison=NO_DISAGREEMENT)) == []
 
 
-def test_it_is_told_how_many_images_would_do() -> None:
-    """For a hundredth and no disagreement z^2 (1 / 0.01 - 1), 381; for a worse one none would."""
+def test_number_of_needed_images_is_estimated() -> None:
+    """A margin of 0.01 without disagreement needs z^2 (1 / 0.01 - 1) = 381 images."""
     few = replace(NO_DISAGREEMENT, num_images=150)
     assert evaluate_gates(PromoteConfig(), replace(GOOD, comparison=few)).images_needed == 390
     worse = replace(few, difference=-0.02, low=-0.03, only_baseline_right=3)
@@ -158,20 +158,20 @@ def test_it_is_told_how_many_images_would_do() -> None:
 
 
 @pytest.mark.parametrize("alias", ["latest", "Latest", "v1", "V22", "my alias", "a/b", "größe"])
-def test_an_alias_that_mlflow_refuses_is_told_at_once(alias: str) -> None:
-    """Before anything is scored, and before a turn is taken for it."""
+def test_alias_that_mlflow_refuses_is_an_error(alias: str) -> None:
+    """The settings reject the alias, so nothing is scored or claimed for it."""
     with pytest.raises(InvalidParameterError, match="alias="):
         build_config(PromoteConfig, {"alias": alias})
 
 
 @pytest.mark.parametrize("alias", ["champion", "v1-best", "latest_2", "7"])
-def test_an_alias_that_mlflow_takes_is_taken(alias: str) -> None:
-    """What only begins like a reserved word is none."""
+def test_alias_that_mlflow_accepts_is_valid(alias: str) -> None:
+    """A name that only starts like a reserved one is valid."""
     assert build_config(PromoteConfig, {"alias": alias}).alias == alias
 
 
-def test_a_metric_has_one_minimum() -> None:
-    """Which of two would count is not for us to guess."""
+def test_second_minimum_of_a_metric_is_an_error() -> None:
+    """Two minimums of the same metric are rejected."""
     with pytest.raises(InvalidParameterError, match="accuracy twice"):
         build_config(PromoteConfig, {"min": "accuracy=0.9,accuracy=0.1"})
 
@@ -179,13 +179,13 @@ def test_a_metric_has_one_minimum() -> None:
 @pytest.mark.parametrize(
     "text", ["accuracy", "speed=1", "accuracy=high", "=0.5", "accuracy=nan", "accuracy=inf"]
 )
-def test_bad_minimum_is_told(text: str) -> None:
-    """A minimum that is not METRIC=VALUE is a wrong parameter."""
+def test_malformed_minimum_is_an_error(text: str) -> None:
+    """A minimum must have the form METRIC=VALUE."""
     with pytest.raises(InvalidParameterError, match="METRIC=VALUE"):
         build_config(PromoteConfig, {"min": text}).minimums()
 
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_every_metric_can_be_a_minimum(metric: str) -> None:
-    """The names that --metric takes are those that --min takes."""
+    """`--min` accepts the same metric names as `--metric`."""
     assert build_config(PromoteConfig, {"min": f"{metric}=0.5"}).minimums() == {metric: 0.5}

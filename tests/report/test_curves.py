@@ -1,4 +1,4 @@
-"""Curves of several runs: who is who."""
+"""Tests of the plots of several runs."""
 
 import io
 
@@ -11,17 +11,17 @@ BLUE, ORANGE = (31, 119, 180), (255, 127, 14)  # the first two of matplotlib's c
 
 
 def num_pixels(panel: Image.Image, color: tuple[int, int, int]) -> int:
-    """How many pixels have just that colour."""
+    """Return the number of pixels with exactly this color."""
     return int((np.asarray(panel) == color).all(axis=2).sum())
 
 
-def test_a_run_has_one_colour_though_it_lacks_a_metric() -> None:
-    """Only the second run has top-5 accuracy: no line of that panel is in the first one's blue."""
+def test_run_keeps_its_color_in_every_panel() -> None:
+    """A panel with only the second run does not use the color of the first."""
     both = {"A": {1: 0.5, 2: 0.4}, "B": {1: 0.6, 2: 0.5}}
     alone = {"B": {1: 0.9, 2: 0.95}}
     png = draw_curves({"valid_loss": both, "valid_top5_accuracy": alone}, order=["A", "B"])
     picture = Image.open(io.BytesIO(png)).convert("RGB")
-    width, height = picture.width, round(0.8 * picture.height)  # the legend lies below
+    width, height = picture.width, round(0.8 * picture.height)  # the legend is below
     left = picture.crop((0, 0, width // 2, height))
     right = picture.crop((width // 2, 0, width, height))
     assert num_pixels(left, BLUE) > 0

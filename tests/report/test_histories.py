@@ -1,4 +1,4 @@
-"""Whether a training repeats another: histories held together, and records read back."""
+"""Tests of comparing and reproducing runs: metric histories, quoted parameters and pages."""
 
 import shlex
 
@@ -16,7 +16,7 @@ ORIGINAL = {"valid_loss": {1: 0.9, 2: 0.5, 3: 0.3}, "valid_accuracy": {1: 0.6, 2
 
 
 def changed(epoch: int, factor: float) -> dict[str, dict[int, float]]:
-    """The original with one loss multiplied."""
+    """Return the original histories with one loss multiplied by `factor`."""
     losses = {**ORIGINAL["valid_loss"], epoch: ORIGINAL["valid_loss"][epoch] * factor}
     return {**ORIGINAL, "valid_loss": losses}
 
@@ -32,37 +32,37 @@ def changed(epoch: int, factor: float) -> dict[str, dict[int, float]]:
         ({}, "different", 1),
     ],
 )
-def test_a_repetition_is_judged_by_epoch(
+def test_histories_are_compared_by_epoch(
     again: dict[str, dict[int, float]], verdict: str, since: int | None
 ) -> None:
-    """Identical, within tolerance, or different, and since which epoch."""
+    """The verdict and the first differing epoch match the change."""
     found = compare_histories(ORIGINAL, again, tolerance=1e-3)
     assert (found.verdict, found.since_epoch) == (verdict, since)
 
 
 @given(st.text(min_size=1))
-def test_a_quoted_parameter_is_read_back(text: str) -> None:
-    """What `mlflow run` quoted for the shell comes back as it was typed."""
+def test_quoted_parameter_is_unquoted(text: str) -> None:
+    """A parameter that `mlflow run` quoted for the shell is unquoted."""
     assert unquote_param(shlex.quote(text)) == text
 
 
 @pytest.mark.parametrize("text", ["a b", "it's", "0.001", '"half'])
-def test_an_unquoted_parameter_stays(text: str) -> None:
-    """What was never quoted is left alone."""
+def test_unquoted_parameter_is_unchanged(text: str) -> None:
+    """A parameter that was not quoted is unchanged."""
     assert unquote_param(text) == text
 
 
-def test_a_switch_may_stand_alone() -> None:
-    """`--strict` is `--strict true`; a value that is given is kept."""
-    assert commands.app is not None  # declaring the commands gathers their switches
+def test_switch_without_value_is_true() -> None:
+    """`--strict` means `--strict true`; an explicit value is unchanged."""
+    assert commands.app is not None  # importing the commands registers their switches
     line = ["train", "--strict", "--epochs", "1"]
     assert add_switch_values(line) == ["train", "--strict", "true", "--epochs", "1"]
     assert add_switch_values(["train", "--strict"]) == ["train", "--strict", "true"]
     assert add_switch_values(["train", "--strict", "false"]) == ["train", "--strict", "false"]
 
 
-def test_names_bring_no_markup_into_a_page() -> None:
-    """A run called like a tag is shown, not interpreted."""
+def test_page_escapes_names() -> None:
+    """Names that look like HTML tags are escaped."""
     text = render_page("<b>", [Section("t", ("<script>",), [("<img>",)])], None)
     assert "<script>" not in text
     assert "&lt;img&gt;" in text

@@ -1,6 +1,7 @@
-"""Two models on the same images: differences, intervals, and how often they mislead."""
+"""Tests of paired comparisons: differences, intervals and their error rates."""
 
 import tracemalloc
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -24,10 +25,10 @@ from trialrun.report.predictions import Predictions, align_classes, build_predic
 FEW_DRAWS = Resampling(draws=2000)
 
 
-def answers(
+def random_predictions(
     generator: np.random.Generator, labels: NDArray[np.int64], chance: NDArray[np.float64]
 ) -> Predictions:
-    """A model that is right on image n with `chance[n]`, and else gives a random class."""
+    """Return predictions that are right on image n with probability `chance[n]`, else random."""
     num_classes = 10
     right = generator.random(len(labels)) < chance
     wrong = (labels + generator.integers(1, num_classes, len(labels))) % num_classes
@@ -38,43 +39,46 @@ def answers(
 
 
 def pair(seed: int, num_images: int, gain: float = 0.0) -> tuple[Predictions, Predictions]:
-    """Two trainings of one network: most images are easy, some hard, each training draws anew."""
+    """Return two models with independent errors: most images are easy, some are hard."""
     generator = np.random.default_rng(seed)
     labels = generator.integers(0, 10, num_images)
     easy = generator.random(num_images) < 0.8
     chance = np.where(easy, 0.99, 0.5)
     better = np.where(easy, 0.99, 0.5 + gain / 0.2)
-    return answers(generator, labels, chance), answers(generator, labels, better)
+    return (
+        random_predictions(generator, labels, chance),
+        random_predictions(generator, labels, better),
+    )
 
 
-def promoted(baseline: Predictions, challenger: Predictions, require: str = "better") -> bool:
-    """Whether `--require` lets the challenger pass, all else being fine."""
+def is_promoted(baseline: Predictions, challenger: Predictions, require: str = "better") -> bool:
+    """Whether the challenger passes `require`."""
     comparison = compare_paired("accuracy", baseline, challenger, FEW_DRAWS)
     evidence = Evidence(metrics=compute_metrics(challenger), size_mb=1, comparison=comparison)
     return evaluate_gates(PromoteConfig(require=require), evidence).passed
 
 
 @pytest.mark.parametrize("num_images", [300, 2000])
-def test_a_mere_retrain_is_seldom_promoted(num_images: int) -> None:
-    """Of 200 retrains that differ in nothing but their draws, at most 5% pass for better."""
-    count = sum(promoted(*pair(seed, num_images)) for seed in range(200))
+def test_retrained_model_is_rarely_promoted(num_images: int) -> None:
+    """Of 200 equally good pairs, at most 5% pass `better`."""
+    count = sum(is_promoted(*pair(seed, num_images)) for seed in range(200))
     assert count <= 10
 
 
-def test_a_true_gain_is_promoted() -> None:
-    """A gain of 3 points shows on 2,000 images in at least 90% of 200 pairs."""
-    count = sum(promoted(*pair(1000 + seed, 2000, gain=0.03)) for seed in range(200))
+def test_true_gain_is_promoted() -> None:
+    """A gain of 3 points on 2,000 images passes `better` in at least 90% of 200 pairs."""
+    count = sum(is_promoted(*pair(1000 + seed, 2000, gain=0.03)) for seed in range(200))
     assert count >= 180
 
 
 @pytest.mark.parametrize("num_images", [20, 50, 300, 2000])
-def test_a_worse_model_seldom_passes_for_not_worse(num_images: int) -> None:
-    """Of 200 challengers truly 3 points worse, at most 5% pass a margin of 1 point."""
+def test_worse_model_rarely_passes_not_worse(num_images: int) -> None:
+    """Of 200 challengers that are 3 points worse, at most 5% pass a margin of 1 point."""
     pairs = (pair(2000 + seed, num_images, gain=-0.03) for seed in range(200))
-    assert sum(promoted(*each, require="not-worse") for each in pairs) <= 10
+    assert sum(is_promoted(*models, require="not-worse") for models in pairs) <= 10
 
 
-def test_score_interval_is_the_textbook_one() -> None:
+def test_score_interval_matches_the_literature() -> None:
     """1 against 7 of 21 at 95%: -0.517 to -0.026.
 
     Fagerland, Lydersen and Laake 2014, Statistics in Medicine 33, on airway reactivity before and
@@ -86,15 +90,24 @@ def test_score_interval_is_the_textbook_one() -> None:
 
 @given(st.integers(1, 5000))
 def test_score_interval_without_disagreement(num_images: int) -> None:
-    """It reaches down to -z^2 / (N + z^2)."""
+    """The lower end is -z^2 / (N + z^2)."""
     z2 = 1.959964**2
-    found = score_lower_bound(0, 0, num_images, 0.95)
-    assert found == pytest.approx(-z2 / (num_images + z2), rel=1e-4)
+    low = score_lower_bound(0, 0, num_images, 0.95)
+    assert low == pytest.approx(-z2 / (num_images + z2), rel=1e-4)
+
+
+@given(st.integers(1, 10_000_000), st.floats(0.5, 0.9999))
+def test_score_interval_with_full_disagreement(num_images: int, confidence: float) -> None:
+    """The lower end is (N - z^2) / (N + z^2) if only the first is right, -1 if only the second."""
+    z2 = NormalDist().inv_cdf(0.5 + confidence / 2) ** 2
+    found = score_lower_bound(num_images, 0, num_images, confidence)
+    assert found == pytest.approx((num_images - z2) / (num_images + z2), abs=1e-9)
+    assert score_lower_bound(0, num_images, num_images, confidence) == -1
 
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_intervals_equal_those_of_drawing_images(metric: str) -> None:
-    """Drawing cells of like images gives the interval that drawing the images gives."""
+    """Drawing counts of cells gives the same interval as drawing images."""
     first, second = pair(7, 800, gain=0.02)
     found = compare_paired(metric, first, second)
     generator = np.random.default_rng(0)
@@ -105,13 +118,13 @@ def test_intervals_equal_those_of_drawing_images(metric: str) -> None:
             compute_metric(
                 metric,
                 Predictions(
-                    each.classes,
-                    each.labels[rows],
-                    each.predicted[rows],
-                    each.label_probability[rows],
+                    model.classes,
+                    model.labels[rows],
+                    model.predicted[rows],
+                    model.label_probability[rows],
                 ),
             )
-            for each in (first, second)
+            for model in (first, second)
         ]
         differences.append(values[1] - values[0])
     sign = -1 if metric == "log_loss" else 1
@@ -121,8 +134,8 @@ def test_intervals_equal_those_of_drawing_images(metric: str) -> None:
     assert found.high == pytest.approx(plain.high, abs=0.1 * width)
 
 
-def test_log_loss_of_many_images_scatters_as_it_should() -> None:
-    """Values gathered into cells keep the spread of their mean, which theory gives."""
+def test_log_loss_interval_matches_theory() -> None:
+    """Grouping losses into cells keeps the standard error of their mean."""
     first, second = pair(3, 20_000)
     found = compare_paired("log_loss", first, second)
     spread = (compute_losses(first) - compute_losses(second)).std() / np.sqrt(len(first))
@@ -132,48 +145,48 @@ def test_log_loss_of_many_images_scatters_as_it_should() -> None:
 @settings(deadline=None, max_examples=40)
 @given(st.data())
 def test_metrics_agree_with_scikit_learn(data: st.DataObject) -> None:
-    """Macro F1 and balanced accuracy are those of scikit-learn over the classes that occur."""
+    """Macro F1 and balanced accuracy equal scikit-learn's over the classes that occur."""
     from sklearn.metrics import balanced_accuracy_score, f1_score
 
     size = data.draw(st.integers(1, 60))
     column = st.lists(st.integers(0, 3), min_size=size, max_size=size)
     labels = np.array(data.draw(column), dtype=np.int64)
     predicted = np.array(data.draw(column), dtype=np.int64)
-    given_ = Predictions(tuple("abcd"), labels, predicted, np.full(size, 0.5))
+    predictions = Predictions(tuple("abcd"), labels, predicted, np.full(size, 0.5))
     occurring = np.unique(labels)
-    recalls = [np.mean(predicted[labels == each] == each) for each in occurring]
+    recalls = [np.mean(predicted[labels == label] == label) for label in occurring]
     f1 = f1_score(labels, predicted, labels=occurring, average="macro", zero_division=0.0)
-    assert compute_metric("macro_f1", given_) == pytest.approx(f1)
-    assert compute_metric("balanced_accuracy", given_) == pytest.approx(np.mean(recalls))
+    assert compute_metric("macro_f1", predictions) == pytest.approx(f1)
+    assert compute_metric("balanced_accuracy", predictions) == pytest.approx(np.mean(recalls))
     if set(predicted) <= set(labels) and len(occurring) > 1:
         expected = balanced_accuracy_score(labels, predicted)
-        assert compute_metric("balanced_accuracy", given_) == pytest.approx(expected)
+        assert compute_metric("balanced_accuracy", predictions) == pytest.approx(expected)
 
 
-def test_equal_models_differ_by_nothing() -> None:
-    """A model beside itself: no difference, an interval of 0 width, p of 1."""
+def test_equal_models_do_not_differ() -> None:
+    """A model and itself: difference 0, an interval of zero width, and a p of 1."""
     model, _ = pair(1, 100)
     for metric in METRICS:
         found = compare_paired(metric, model, model, FEW_DRAWS)
         assert (found.difference, found.low, found.high, found.mcnemar_p) == (0, 0, 0, 1)
 
 
-def test_the_same_seed_gives_the_same_interval() -> None:
-    """An interval can be had again."""
+def test_same_seed_gives_the_same_interval() -> None:
+    """The interval depends on the seed only."""
     first, second = pair(2, 500)
     assert compare_paired("macro_f1", first, second) == compare_paired("macro_f1", first, second)
 
 
-def test_draws_of_many_small_cells_stay_in_little_memory() -> None:
-    """18,000 images in cells of nine: no more at a time than a chunk."""
+def test_memory_of_many_small_cells_is_limited() -> None:
+    """18,000 images in cells of nine are drawn in chunks."""
     num_images = 18_000
     labels = np.arange(num_images) % 2000
-    given_ = Predictions(
+    predictions = Predictions(
         tuple(map(str, range(2000))), labels, labels, np.full(num_images, 0.9, dtype=np.float32)
     )
     tracemalloc.start()
     try:
-        compute_interval("macro_f1", given_, Resampling(draws=200))
+        compute_interval("macro_f1", predictions, Resampling(draws=200))
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -181,29 +194,29 @@ def test_draws_of_many_small_cells_stay_in_little_memory() -> None:
 
 
 def test_mcnemar_is_exact() -> None:
-    """Four against none is one chance in eight, ten against none one in 512."""
+    """Four against none gives p = 1/8, ten against none 1/512."""
     assert mcnemar_exact(4, 0) == pytest.approx(0.125)
     assert mcnemar_exact(0, 10) == pytest.approx(2 / 1024)
     assert mcnemar_exact(5, 5) == 1
     assert mcnemar_exact(0, 0) == 1
 
 
-def test_wilson_interval_is_the_textbook_one() -> None:
+def test_wilson_interval_matches_the_literature() -> None:
     """81 of 263 at 95%: 0.2553 to 0.3662 (Newcombe 1998, Statistics in Medicine 17, table I)."""
-    found = wilson_interval(81, 263, 0.95)
-    assert (found.low, found.high) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    interval = wilson_interval(81, 263, 0.95)
+    assert (interval.low, interval.high) == pytest.approx((0.2553, 0.3662), abs=5e-5)
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_a_models_own_interval_holds_its_value(metric: str) -> None:
-    """Each metric lies inside its interval."""
+def test_interval_contains_the_metric(metric: str) -> None:
+    """The interval of each metric contains its value."""
     model, _ = pair(5, 400)
     interval = compute_interval(metric, model, FEW_DRAWS)
     assert interval.low < compute_metric(metric, model) < interval.high
 
 
 def test_classes_are_matched_by_name() -> None:
-    """Two models that list their classes in another order agree where they mean the same."""
+    """The order in which models list their classes does not matter."""
     labels = ["cat", "dog", "dog"]
     first = build_predictions(
         labels, ("cat", "dog"), np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3]], np.float32)
@@ -215,15 +228,17 @@ def test_classes_are_matched_by_name() -> None:
     assert compute_metrics(first) == compute_metrics(second)
 
 
-def test_an_unknown_class_counts_as_wrong() -> None:
-    """An image of a class that the model lacks is wrong, and costs as much as a loss can."""
-    found = build_predictions(["owl"], ("cat", "dog"), np.array([[0.6, 0.4]], np.float32))
-    assert compute_metric("accuracy", found) == 0
-    assert compute_metric("log_loss", found) == pytest.approx(-np.log(np.finfo(np.float32).eps))
+def test_unknown_class_counts_as_wrong() -> None:
+    """An image of a class that the model lacks is wrong and has the maximum loss."""
+    predictions = build_predictions(["owl"], ("cat", "dog"), np.array([[0.6, 0.4]], np.float32))
+    assert compute_metric("accuracy", predictions) == 0
+    assert compute_metric("log_loss", predictions) == pytest.approx(
+        -np.log(np.finfo(np.float32).eps)
+    )
 
 
-def test_other_images_are_not_compared() -> None:
-    """Answers about other labels are refused."""
+def test_different_images_are_refused() -> None:
+    """Predictions for different labels cannot be compared."""
     first, second = pair(1, 50)[0], pair(2, 50)[0]
     with pytest.raises(ValueError, match="same labelled images"):
         align_classes(first, second)

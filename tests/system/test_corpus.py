@@ -1,6 +1,6 @@
-"""Pillow's own thousand test images, broken and odd ones among them: none crashes or hangs.
+"""Pillow's own thousand test images, with broken and unusual ones: none crashes or hangs.
 
-Left out of an ordinary `pytest`, as it fetches 47 MB: `pytest -m corpus` runs it.
+The tests download 47 MB, so they run only with `pytest -m corpus`.
 """
 
 import json
@@ -29,8 +29,8 @@ MAX_MEAN_DIFFERENCE = 2.0
 pytestmark = pytest.mark.corpus
 
 
-def unavailable(reason: str) -> NoReturn:
-    """A machine without a registry skips; CI may not."""
+def skip_unless_ci(reason: str) -> NoReturn:
+    """Skip the test on a machine without a package registry; fail it in CI."""
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
     pytest.skip(reason)
@@ -38,28 +38,28 @@ def unavailable(reason: str) -> NoReturn:
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of test images out of Pillow's source distribution."""
+    """Download Pillow's source distribution; return its folder of test images."""
     pip = shutil.which("pip", path=Path(sys.executable).parent) or shutil.which("pip")
     if pip is None:
-        unavailable("there is no pip to fetch Pillow's source distribution with")
+        skip_unless_ci("there is no pip to fetch Pillow's source distribution with")
     folder = tmp_path_factory.mktemp("pillow")
     options = ["-q", "--no-deps", "--no-binary", "pillow", "-d", str(folder)]
     command = [pip, "download", *options, PILLOW]
     try:
         fetched = subprocess.run(command, capture_output=True, text=True, timeout=FETCH_SECONDS)
     except subprocess.TimeoutExpired:
-        unavailable(f"Pillow's source distribution did not come within {FETCH_SECONDS} s")
+        skip_unless_ci(f"Pillow's source distribution did not come within {FETCH_SECONDS} s")
     archives = list(folder.glob("*.tar.gz"))
     if not archives:
         reason = (fetched.stderr.strip().splitlines() or ["no reason given"])[-1]
-        unavailable(f"Pillow's source distribution cannot be fetched: {reason}")
+        skip_unless_ci(f"Pillow's source distribution cannot be fetched: {reason}")
     with tarfile.open(archives[0]) as archive:
         archive.extractall(folder, filter="data")
     return next(folder.glob("*/Tests/images"))
 
 
-def checked(images: Path) -> dict[str, Any]:
-    """What `data check` says of the set."""
+def check_images(images: Path) -> dict[str, Any]:
+    """Return the report of `data check` on the folder."""
     done = subprocess.run(
         [sys.executable, "-m", "trialrun", "data", "check", str(images), "--json"],
         capture_output=True,
@@ -72,18 +72,18 @@ def checked(images: Path) -> dict[str, Any]:
     return values
 
 
-def test_every_image_has_a_verdict_that_is_stable(images: Path) -> None:
-    """No crash, no hang, a reason for whatever is skipped, and the same the next time."""
-    first = checked(images)
+def test_every_image_has_a_stable_verdict(images: Path) -> None:
+    """Nothing crashes or hangs, each skipped image has a reason, a second check is equal."""
+    first = check_images(images)
     assert first["num_images"] > 700
     assert first["num_good"] + first["num_warned"] + first["num_skipped"] == first["num_images"]
     assert all(first["skipped"].values())
     assert "took longer" not in " ".join(first["skipped"].values())
-    assert checked(images) == first
+    assert check_images(images) == first
 
 
-def test_what_is_decoded_is_what_pillow_sees(images: Path) -> None:
-    """Images of plain modes come out with the pixels that Pillow gives them."""
+def test_decoded_pixels_are_those_of_pillow(images: Path) -> None:
+    """Images of plain modes have the pixels that Pillow decodes."""
     num_compared = 0
     wrong = {}
     for path in sorted(images.rglob("*")):

@@ -1,4 +1,4 @@
-"""Several ranks: the same training as one process with the larger batch, recorded once."""
+"""Several ranks train like one process with the larger batch, and log one run."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from tests.conftest import write_classes
 from trialrun.config import TrainConfig
-from trialrun.distributed import ALONE, Ranks, join_ranks, read_ranks
+from trialrun.distributed import SINGLE_PROCESS, Ranks, join_ranks, read_ranks
 from trialrun.engine.compute.precision import ComputeConfig
 from trialrun.engine.fit import fit
 from trialrun.engine.inputs.batches import ImageDataset, sequential_batches, training_batches
@@ -31,7 +31,7 @@ CPU = ComputeConfig(torch.device("cpu"), "fp32")
 
 
 class Noise:
-    """Images of noise, the same in every process."""
+    """Random images that are the same in every process."""
 
     def __init__(self, num_images: int) -> None:
         random = np.random.default_rng(0)
@@ -39,24 +39,26 @@ class Noise:
         self._pixels = torch.from_numpy(pixels)
 
     def pixels(self, rows: NDArray[np.int64]) -> Tensor:
-        """(N, 3, S, S) uint8."""
+        """Return (N, 3, S, S) uint8."""
         return self._pixels[torch.from_numpy(rows)]
 
 
-def noise(num_images: int) -> ImageDataset:
-    """So many images of three classes."""
+def make_noise(num_images: int) -> ImageDataset:
+    """Return `num_images` images of three classes."""
     return ImageDataset(Noise(num_images), np.arange(num_images), np.arange(num_images) % 3)
 
 
-def unequal(num_images: int) -> ImageDataset:
-    """As many, most of them of the first class."""
-    data = noise(num_images)
+def make_imbalanced_noise(num_images: int) -> ImageDataset:
+    """Return `num_images` images, most of them of the first class."""
+    data = make_noise(num_images)
     return replace(data, labels=np.maximum(np.arange(num_images) % 9 - 6, 0))
 
 
-def train_plainly(ranks: Ranks, batch_size: int, class_weights: str) -> list[dict[str, float]]:
-    """The epochs' figures of a network without batch norm, whose statistics ranks do not share."""
-    task = TrainingData(unequal(29), noise(7), 3, Preprocessing(SIZE))
+def train_without_batch_norm(
+    ranks: Ranks, batch_size: int, class_weights: str
+) -> list[dict[str, float]]:
+    """Return the metrics of each epoch; ranks do not share batch norm statistics."""
+    task = TrainingData(make_imbalanced_noise(29), make_noise(7), 3, Preprocessing(SIZE))
     config = TrainConfig(
         epochs=3,
         batch_size=batch_size,
@@ -74,18 +76,18 @@ def train_plainly(ranks: Ranks, batch_size: int, class_weights: str) -> list[dic
     ]
 
 
-def free_port() -> int:
-    """A port on loopback that nobody listens on."""
+def find_free_port() -> int:
+    """Return an unused port on loopback."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
-def in_ranks(world_size: int, *command: str, **variables: str) -> list[str]:
-    """Standard output of a command, run once a rank as torchrun would."""
+def run_in_ranks(world_size: int, *command: str, **variables: str) -> list[str]:
+    """Run a command once per rank, as torchrun does; return the standard outputs."""
     shared = {
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(free_port()),
+        "MASTER_PORT": str(find_free_port()),
         "WORLD_SIZE": str(world_size),
         **variables,
     }
@@ -109,10 +111,10 @@ def in_ranks(world_size: int, *command: str, **variables: str) -> list[str]:
 
 
 @pytest.mark.parametrize("class_weights", ["none", "balanced"])
-def test_two_ranks_learn_what_one_learns_with_the_double_batch(class_weights: str) -> None:
-    """Every figure of every epoch agrees within 1e-4, uneven last batches and classes included."""
-    alone = train_plainly(ALONE, 8, class_weights)
-    for output in in_ranks(2, "-m", __name__, class_weights):
+def test_two_ranks_equal_one_rank_with_twice_the_batch(class_weights: str) -> None:
+    """All metrics agree within 1e-4, also with uneven last batches and classes."""
+    alone = train_without_batch_norm(SINGLE_PROCESS, 8, class_weights)
+    for output in run_in_ranks(2, "-m", __name__, class_weights):
         ranked = json.loads(output)
         for one, other in zip(alone, ranked, strict=True):
             assert other == pytest.approx(one, abs=1e-4)
@@ -120,9 +122,9 @@ def test_two_ranks_learn_what_one_learns_with_the_double_batch(class_weights: st
 
 @pytest.mark.parametrize("num_images", [8, 9, 13, 31])
 @pytest.mark.parametrize("world_size", [2, 3])
-def test_ranks_share_every_image_once(num_images: int, world_size: int) -> None:
-    """No image is learned from or counted twice, and no rank has a batch of one."""
-    data = noise(num_images)
+def test_ranks_use_every_image_once(num_images: int, world_size: int) -> None:
+    """No image is trained on or counted twice, and no rank has a batch of one image."""
+    data = make_noise(num_images)
     ranks = [Ranks(rank, world_size, rank) for rank in range(world_size)]
     learned = [
         [b.positions for b in training_batches(data, epoch=1, batch_size=2, random_seed=1, ranks=r)]
@@ -137,9 +139,13 @@ def test_ranks_share_every_image_once(num_images: int, world_size: int) -> None:
     assert sorted(np.concatenate(counted).tolist()) == list(range(num_images))
 
 
-def test_a_rank_with_other_images_says_so(store: str, tmp_path: Path) -> None:
-    """A second machine with another copy of the set would learn something else, or hang."""
-    variables = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+def test_a_rank_with_other_images_fails(store: str, tmp_path: Path) -> None:
+    """Another copy of the data on a second machine would change the result or deadlock."""
+    variables = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(find_free_port()),
+        "WORLD_SIZE": "2",
+    }
     command = [sys.executable, "-m", "trialrun", "train", "--train-data", "set", "--epochs", "1"]
     ranks = []
     for rank in range(2):
@@ -155,20 +161,20 @@ def test_a_rank_with_other_images_says_so(store: str, tmp_path: Path) -> None:
             )
         )
     try:
-        _, said = ranks[1].communicate(timeout=120)
+        _, stderr = ranks[1].communicate(timeout=120)
     finally:
         for process in ranks:  # as torchrun does when one has failed
             process.terminate()
             process.communicate()
     assert ranks[1].returncode == 3
-    assert "rank 1: the images are not those that the first rank has" in said
+    assert "rank 1: this rank's images differ from rank 0's" in stderr
 
 
-def test_training_by_ranks_is_recorded_once(store: str, colors: Path) -> None:
-    """`torchrun -m trialrun train` leaves one run, and one rank speaks."""
+def test_training_in_ranks_logs_one_run(store: str, colors: Path) -> None:
+    """`torchrun -m trialrun train` creates one run, and one rank prints."""
     arguments = ["-m", "trialrun", "train", "--train-data", str(colors), "--json"]
     arguments += ["--model", "shufflenet_v2_x0_5", "--epochs", "2", "--batch-size", "4"]
-    outputs = in_ranks(2, *arguments, MLFLOW_TRACKING_URI=store)
+    outputs = run_in_ranks(2, *arguments, MLFLOW_TRACKING_URI=store)
     result = json.loads(outputs[0])
     assert outputs[1] == ""
     client = mlflow.MlflowClient(store)
@@ -178,9 +184,9 @@ def test_training_by_ranks_is_recorded_once(store: str, colors: Path) -> None:
     assert (run.info.run_id, run.info.status) == (result["run_id"], "FINISHED")
 
 
-def test_process_that_torchrun_did_not_start_is_alone() -> None:
-    """Without WORLD_SIZE there is one rank; a broken environment is told."""
-    assert read_ranks({}) == ALONE
+def test_process_without_torchrun_is_a_single_rank() -> None:
+    """WORLD_SIZE decides; incomplete variables raise."""
+    assert read_ranks({}) == SINGLE_PROCESS
     assert read_ranks({"RANK": "1", "WORLD_SIZE": "2"}).world_size == 2
     with pytest.raises(InvalidParameterError, match="RANK"):
         read_ranks({"WORLD_SIZE": "2"})
@@ -190,4 +196,4 @@ def test_process_that_torchrun_did_not_start_is_alone() -> None:
 
 if __name__ == "__main__":  # what the ranks run
     with join_ranks(torch.device("cpu")) as joined_ranks:
-        sys.stdout.write(json.dumps(train_plainly(joined_ranks, 4, sys.argv[1])))
+        sys.stdout.write(json.dumps(train_without_batch_norm(joined_ranks, 4, sys.argv[1])))

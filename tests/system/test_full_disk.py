@@ -1,4 +1,4 @@
-"""What a full disk does to a run: real ones, a few megabytes of memory each."""
+"""Runs on a full disk: real file systems of a few megabytes in memory."""
 
 import os
 import shutil
@@ -24,8 +24,8 @@ QUICK: dict[str, Any] = {
 }  # weights of 1.5 MB
 
 
-def unavailable(reason: str) -> NoReturn:
-    """A user's machine skips; CI, which runs as root, may not."""
+def skip_unless_ci(reason: str) -> NoReturn:
+    """Skip the test where mounting is not allowed; fail it in CI, which runs as root."""
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
     pytest.skip(reason)
@@ -33,7 +33,7 @@ def unavailable(reason: str) -> NoReturn:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Disk]:
-    """Makes small disks by their size in bytes."""
+    """Return a function that mounts a small disk of a size in bytes."""
     made: list[Path] = []
 
     def make(size_bytes: int) -> Path:
@@ -41,7 +41,7 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
         folder.mkdir()
         command = ["mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "tmpfs", str(folder)]
         if os.geteuid() or subprocess.run(command, capture_output=True).returncode:
-            unavailable("only root may mount a disk, and not everywhere")
+            skip_unless_ci("only root may mount a disk, and not everywhere")
         made.append(folder)
         return folder
 
@@ -50,10 +50,10 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def test_model_that_does_not_fit_fails_the_run_and_is_no_version(
+def test_model_that_does_not_fit_fails_the_run(
     store: str, colors: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The error names the disk; run and model end as FAILED, and nothing is registered."""
+    """The error names the disk; run and model are FAILED, and no version is registered."""
     client = mlflow.MlflowClient(store)
     small = disk(1_000_000)
     experiment = client.create_experiment("small", artifact_location=str(small))
@@ -68,10 +68,10 @@ def test_model_that_does_not_fit_fails_the_run_and_is_no_version(
     assert client.search_model_versions("name = 'colors'") == []
 
 
-def test_full_folder_for_temporary_files_is_told(
+def test_full_folder_for_temporary_files_is_reported(
     store: str, colors: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The model is written there first: the error names the folder, not MLflow."""
+    """The model is written there first; the error names the folder, not MLflow."""
     small = disk(1_000_000)
     monkeypatch.setattr(tempfile, "tempdir", str(small))
     with pytest.raises(StorageError, match=f"{small}.*No space left"):
@@ -79,10 +79,10 @@ def test_full_folder_for_temporary_files_is_told(
     assert [path.name for path in small.iterdir() if path.name.startswith("trialrun-")] == []
 
 
-def test_full_disk_under_the_database_is_told_in_two_lines(
+def test_full_disk_under_the_database_is_reported_in_two_lines(
     store: str, colors: Path, disk: Disk
 ) -> None:
-    """No traceback of MLflow's, exit code 6."""
+    """MLflow prints no traceback, and the exit code is 6."""
     source = Path(store.removeprefix("sqlite:///"))
     folder = disk(source.stat().st_size + 400_000)
     shutil.copy(source, folder)
@@ -101,10 +101,10 @@ def test_full_disk_under_the_database_is_told_in_two_lines(
     assert "disk is full" in lines[0]
 
 
-def test_pack_that_does_not_fit_leaves_images_to_be_decoded_as_needed(
+def test_cache_that_does_not_fit_is_replaced_by_decoding_on_the_fly(
     store: str, tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A cache on a full disk costs speed, not the run."""
+    """A full disk for the cache costs speed, but the run finishes."""
     photos = write_classes(tmp_path / "photos", {"a": 40, "b": 40}, size=64)
     cache = disk(200_000)
     monkeypatch.setenv("TRIALRUN_CACHE", str(cache))

@@ -17,37 +17,37 @@ ROOT = Path(__file__).resolve().parents[2]
 NETWORK = "shufflenet_v2_x0_5"
 
 
-def mlflow_run(store: str, folder: Path, **parameters: object) -> list[str]:
-    """The command line of `mlflow run` and the folder that it is called from."""
+def build_command(store: str, folder: Path, **parameters: object) -> list[str]:
+    """Return the command line of `mlflow run`."""
     given = [text for k, v in parameters.items() for text in ("-P", f"{k}={v}")]
     mlflow_command = str(Path(sys.executable).with_name("mlflow"))
     return [mlflow_command, "run", str(ROOT), "--env-manager=local", *given]
 
 
-def environment(store: str) -> dict[str, str]:
-    """The tests' interpreter first on the path, and the store's absolute address."""
+def build_environment(store: str) -> dict[str, str]:
+    """Put the tests' interpreter first on PATH, and set the tracking store."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     return os.environ | {"PATH": path, "MLFLOW_TRACKING_URI": store}
 
 
-def only_experiment(store: str) -> str:
-    """The id of the tests' experiment."""
+def find_experiment_id(store: str) -> str:
+    """Return the id of the tests' experiment."""
     experiment = mlflow.MlflowClient(store).get_experiment_by_name("tests")
     assert experiment is not None
     return str(experiment.experiment_id)
 
 
-def only_run(store: str) -> Run:
-    """The one run of the tests' experiment."""
-    (run,) = mlflow.MlflowClient(store).search_runs([only_experiment(store)])
+def read_only_run(store: str) -> Run:
+    """Return the only run of the tests' experiment."""
+    (run,) = mlflow.MlflowClient(store).search_runs([find_experiment_id(store)])
     return run
 
 
 def test_project_runs_from_another_folder(store: str, tmp_path: Path) -> None:
-    """One run, with MLflow's own record of the parameters as typed, and ours beside it."""
+    """One run has MLflow's record of the parameters as typed, and ours."""
     train = write_classes(tmp_path / "a folder" / "train", {"a": 8, "b": 8})
     valid = write_classes(tmp_path / "a folder" / "valid", {"a": 2, "b": 2}, seed=90)
-    command = mlflow_run(
+    command = build_command(
         store,
         tmp_path,
         train_data=train,
@@ -60,10 +60,15 @@ def test_project_runs_from_another_folder(store: str, tmp_path: Path) -> None:
         register_as="ab",
     )
     done = subprocess.run(
-        command, cwd=tmp_path, env=environment(store), capture_output=True, text=True, check=False
+        command,
+        cwd=tmp_path,
+        env=build_environment(store),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
-    run = only_run(store)
+    run = read_only_run(store)
     assert run.info.status == "FINISHED"
     assert run.data.params["learning_rate"] == "1e-3"
     assert run.data.params["resolved_image_size"] == "32"
@@ -71,47 +76,47 @@ def test_project_runs_from_another_folder(store: str, tmp_path: Path) -> None:
 
 
 def test_project_searches(store: str, tmp_path: Path) -> None:
-    """`-e search` fills the run that MLflow opened, with a nested run a trial."""
+    """`-e search` uses the run that MLflow opened, with one nested run per trial."""
     train = write_classes(tmp_path / "train", {"a": 8, "b": 8})
-    command = mlflow_run(
+    command = build_command(
         store, tmp_path, train_data=train, epochs=1, model=NETWORK, batch_size="4,8", trials=2
     )
     done = subprocess.run(
         [*command, "-e", "search"],
         cwd=tmp_path,
-        env=environment(store),
+        env=build_environment(store),
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    runs = mlflow.MlflowClient(store).search_runs([only_experiment(store)])
+    runs = mlflow.MlflowClient(store).search_runs([find_experiment_id(store)])
     parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
     assert len(parents) == 1
     assert [run.info.status for run in runs] == ["FINISHED"] * 3
     assert parents[0].data.params["batch_size"] == "4,8"
 
 
-def test_bad_parameter_fails_the_run(store: str, tmp_path: Path) -> None:
-    """Our two lines are shown, and the run that MLflow opened is FAILED."""
+def test_invalid_parameter_fails_the_run(store: str, tmp_path: Path) -> None:
+    """The output has our error, and the run that MLflow opened is FAILED."""
     done = subprocess.run(
-        mlflow_run(store, tmp_path, epochs=0),
+        build_command(store, tmp_path, epochs=0),
         cwd=tmp_path,
-        env=environment(store),
+        env=build_environment(store),
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode != 0
     assert "Error: InvalidParameterError: epochs=0" in done.stderr
-    assert only_run(store).info.status == "FAILED"
+    assert read_only_run(store).info.status == "FAILED"
 
 
 @pytest.mark.parametrize("moment", ["before the epochs", "in the epochs"])
 def test_interrupted_project_is_killed(store: str, tmp_path: Path, moment: str) -> None:
-    """Ctrl-C on `mlflow run` ends the run as KILLED and leaves no child behind."""
+    """Ctrl-C on `mlflow run` ends the run as KILLED and leaves no child process."""
     train = write_classes(tmp_path / "train", {"a": 8, "b": 8})
-    command = mlflow_run(
+    command = build_command(
         store,
         tmp_path,
         train_data=train,
@@ -123,7 +128,7 @@ def test_interrupted_project_is_killed(store: str, tmp_path: Path, moment: str) 
     process = subprocess.Popen(
         command,
         cwd=tmp_path,
-        env=environment(store),
+        env=build_environment(store),
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
@@ -134,11 +139,11 @@ def test_interrupted_project_is_killed(store: str, tmp_path: Path, moment: str) 
         while not process.stderr.readline().startswith(sign):
             assert process.poll() is None
         os.killpg(process.pid, signal.SIGINT)
-        _, said = process.communicate(timeout=60)
+        _, stderr = process.communicate(timeout=60)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
     deadline = time.monotonic() + 30
-    while only_run(store).info.status != "KILLED" and time.monotonic() < deadline:
+    while read_only_run(store).info.status != "KILLED" and time.monotonic() < deadline:
         time.sleep(0.2)
-    assert only_run(store).info.status == "KILLED", said
+    assert read_only_run(store).info.status == "KILLED", stderr

@@ -1,4 +1,4 @@
-"""Tracking servers: with a password in the address, behind TLS, with artifacts of their own."""
+"""Tracking servers: passwords in URLs, TLS, and artifacts on the server."""
 
 import json
 import os
@@ -29,8 +29,8 @@ SECRET = "s3cret"
 TINY: dict[str, Any] = {"model": "shufflenet_v2_x0_5", "batch_size": 8, "epochs": 1}
 
 
-def free_port() -> int:
-    """A port that nobody listens on."""
+def find_free_port() -> int:
+    """Return an unused port on loopback."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])
@@ -38,8 +38,8 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of an MLflow server that keeps the artifacts."""
-    folder, port = tmp_path_factory.mktemp("server"), free_port()
+    """Start an MLflow server that stores artifacts; return its address."""
+    folder, port = tmp_path_factory.mktemp("server"), find_free_port()
     arguments = ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}", "--workers", "1"]
     arguments += ["--artifacts-destination", str(folder / "artifacts"), "--port", str(port)]
     with (folder / "log").open("w") as log:
@@ -50,15 +50,15 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             stderr=log,
         )
         try:
-            wait_for(f"http://127.0.0.1:{port}/health", process)
+            wait_until_healthy(f"http://127.0.0.1:{port}/health", process)
             yield f"127.0.0.1:{port}"
         finally:
             process.terminate()
             process.wait(30)
 
 
-def wait_for(address: str, process: "subprocess.Popen[bytes]") -> None:
-    """Until a server answers."""
+def wait_until_healthy(address: str, process: "subprocess.Popen[bytes]") -> None:
+    """Wait until the server answers."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         assert process.poll() is None
@@ -73,7 +73,7 @@ def wait_for(address: str, process: "subprocess.Popen[bytes]") -> None:
 
 @pytest.fixture
 def tracked(server: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The server as the tracking store, under an address with a password."""
+    """Set the server as the tracking store, with a password in the URL."""
     uri = f"http://boss:{SECRET}@{server}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"):
@@ -83,7 +83,7 @@ def tracked(server: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture(scope="module")
 def registered(server: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Images, and version 1 of `colors`, which learned from them, on the server."""
+    """Register version 1 of `colors` on the server; return its training images."""
     colors = write_classes(tmp_path_factory.mktemp("images"), {"blue": 12, "red": 12})
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", f"http://{server}")
@@ -94,23 +94,23 @@ def registered(server: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_no_password_is_shown(
     tracked: str, registered: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Neither by a run, nor by a history's addresses; standard output holds the result only."""
+    """Runs and histories print URLs without it; standard output has only the result."""
     test = write_classes(tmp_path / "test", {"blue": 3, "red": 3}, seed=99)
     arguments = ["colors", "--version", "1", "--data", str(test), "--min", "accuracy=0", "--json"]
     assert command(["promote", *arguments]) == 0
     assert command(["history", "colors", "--json"]) == 0
     out, error = capfd.readouterr()
     assert SECRET not in out + error
-    promoted, told = (json.loads(line) for line in out.splitlines())
-    assert told["reigns"][0]["run_id"] == promoted["run_id"]
-    assert told["reigns"][0]["run_url"].startswith(f"http://{tracked.rpartition('@')[2]}/#/")
+    promoted, history = (json.loads(line) for line in out.splitlines())
+    assert history["reigns"][0]["run_id"] == promoted["run_id"]
+    assert history["reigns"][0]["run_url"].startswith(f"http://{tracked.rpartition('@')[2]}/#/")
 
 
-def test_no_password_is_shown_where_a_server_is_not_there(
+def test_no_password_is_shown_for_an_unreachable_server(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """What MLflow says of a request names its address."""
-    uri = f"http://boss:{SECRET}@127.0.0.1:{free_port()}"
+    """MLflow's error message contains the URL of the request."""
+    uri = f"http://boss:{SECRET}@127.0.0.1:{find_free_port()}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with (
@@ -126,7 +126,7 @@ def test_no_password_is_shown_where_a_server_is_not_there(
 def test_downloaded_models_are_removed_at_exit(
     tracked: str, registered: Path, tmp_path: Path
 ) -> None:
-    """A process that fetched a model from a server leaves nothing of it behind."""
+    """A process that downloads a model from a server deletes it at exit."""
     code = "import trialrun, sys; print(len(list(trialrun.load_model(sys.argv[1]).parameters())))"
     done = subprocess.run(
         [sys.executable, "-c", code, "models:/colors/1"],
@@ -141,17 +141,17 @@ def test_downloaded_models_are_removed_at_exit(
 
 
 def test_a_model_on_this_machine_is_not_copied(store: str, colors: Path) -> None:
-    """Where the artifacts are files, the model is read where it lies."""
+    """A model whose artifacts are local files is read in place."""
     trialrun.train(train_data=str(colors), register_as="colors", **TINY)
     folder = find_model_folder("models:/colors/1")
     assert Path(store.removeprefix("sqlite:///")).parent in folder.parents
 
 
-class _Answers(BaseHTTPRequestHandler):
-    """Says 401 to everything, or that there are no experiments."""
+class _Handler(BaseHTTPRequestHandler):
+    """Answers every request with one status code."""
 
     def do_GET(self) -> None:
-        """Answer what MLflow asks."""
+        """Answer the request."""
         code = self.server.code  # type: ignore[attr-defined]
         self.send_response(code)
         self.end_headers()
@@ -160,13 +160,13 @@ class _Answers(BaseHTTPRequestHandler):
     do_POST = do_GET  # noqa: N815 - the base class's word
 
     def log_message(self, *_arguments: object) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 @contextmanager
-def answering(code: int, certificate: Path | None = None) -> Iterator[int]:
-    """The port of a server that always answers `code`, behind TLS where there is a certificate."""
-    listening = ThreadingHTTPServer(("127.0.0.1", 0), _Answers)
+def start_server(code: int, certificate: Path | None = None) -> Iterator[int]:
+    """Run a server that always answers `code`, with TLS if given a certificate; yield its port."""
+    listening = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     listening.code = code  # type: ignore[attr-defined]
     if certificate is not None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -182,7 +182,7 @@ def answering(code: int, certificate: Path | None = None) -> Iterator[int]:
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
-    """A certificate that no authority has signed, for 127.0.0.1, with its key."""
+    """Create a self-signed certificate for 127.0.0.1, with its key."""
     path = tmp_path / "server.pem"
     arguments = [
         "req",
@@ -205,11 +205,11 @@ def certificate(tmp_path: Path) -> Path:
 
 @pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
 @pytest.mark.parametrize("how", ["INSECURE_TLS", "SERVER_CERT_PATH"])
-def test_settings_of_tls_are_heeded(
+def test_tls_settings_of_mlflow_are_used(
     certificate: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    """A server with a certificate of its own is reached as MLflow reaches it."""
-    with answering(200, certificate) as port:
+    """A server with a self-signed certificate is reached with MLflow's variables."""
+    with start_server(200, certificate) as port:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"https://127.0.0.1:{port}")
         with pytest.raises(TrackingError, match="CERTIFICATE_VERIFY_FAILED"):
             connect_client()
@@ -218,21 +218,21 @@ def test_settings_of_tls_are_heeded(
         assert connect_client().search_experiments() == []
 
 
-def test_a_server_that_wants_a_password_names_the_variables(
+def test_hint_for_a_missing_password_names_the_variables(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """401 is not that the server is down."""
-    with answering(401) as port:
+    """Status 401 is not reported as an unreachable server."""
+    with start_server(401) as port:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
         with pytest.raises(TrackingError) as raised:
             connect_client()
     assert "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" in raised.value.hint
 
 
-def test_a_caller_keeps_its_settings_of_mlflow(
+def test_a_call_restores_the_mlflow_settings(
     store: str, colors: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a call sets for itself is gone afterwards; what the caller set stays."""
+    """Variables that a call sets are removed; those of the caller are kept."""
     names = ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT")
     monkeypatch.delenv(names[0], raising=False)
     monkeypatch.setenv(names[1], "false")
@@ -241,7 +241,7 @@ def test_a_caller_keeps_its_settings_of_mlflow(
 
 
 @pytest.mark.parametrize(
-    ("said", "told"),
+    ("message", "hint"),
     [
         ("no such table: schema", "server is up"),
         ("No such artifact: /data/mlruns/7/model", "server is up"),
@@ -251,11 +251,11 @@ def test_a_caller_keeps_its_settings_of_mlflow(
         ("(sqlite3.OperationalError) attempt to write a readonly database", "writable"),
     ],
 )
-def test_hints_fit_what_was_said(said: str, told: str) -> None:
-    """A word in a path or a table's name is not what MLflow complains of."""
+def test_hints_fit_the_message(message: str, hint: str) -> None:
+    """A word in a path or a table name does not decide the hint."""
     with pytest.raises(TrackingError) as raised, translate_tracking_errors("no"):
-        raise mlflow.MlflowException(said)
-    assert told in raised.value.hint
+        raise mlflow.MlflowException(message)
+    assert hint in raised.value.hint
 
 
 _WITHOUT_BOTO3 = """
@@ -266,8 +266,8 @@ sys.exit(run_cli(sys.argv[1:]))
 """
 
 
-def without_boto3(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    """A command line in a process that cannot import boto3."""
+def run_without_boto3(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run a command line in a process that cannot import boto3."""
     return subprocess.run(
         [sys.executable, "-c", _WITHOUT_BOTO3, *arguments],
         capture_output=True,
@@ -277,17 +277,19 @@ def without_boto3(*arguments: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
-def test_a_model_on_s3_without_boto3_names_the_package(store: str, colors: Path) -> None:
-    """It is no fault of trialrun's that a package is missing."""
-    done = without_boto3("score", "s3://bucket/model", str(colors), "--output", "a.csv")
+def test_hint_for_a_model_on_s3_without_boto3_names_the_package(store: str, colors: Path) -> None:
+    """A missing package is not reported as a bug in trialrun."""
+    done = run_without_boto3("score", "s3://bucket/model", str(colors), "--output", "a.csv")
     assert done.returncode == 5, done.stderr
     assert "Hint: Install the package boto3" in done.stderr
 
 
-def test_training_into_s3_without_boto3_names_the_package(store: str, colors: Path) -> None:
-    """An experiment whose artifacts go there is told at the first file."""
+def test_hint_for_training_into_s3_without_boto3_names_the_package(
+    store: str, colors: Path
+) -> None:
+    """The error is raised at the first artifact of the experiment."""
     mlflow.MlflowClient(store).create_experiment("far", artifact_location="s3://bucket/far")
     data = ["--train-data", str(colors), "--epochs", "1", "--batch-size", "8"]
-    done = without_boto3("train", *data, "--experiment", "far")
+    done = run_without_boto3("train", *data, "--experiment", "far")
     assert done.returncode == 5, done.stderr
     assert "Hint: Install the package boto3" in done.stderr

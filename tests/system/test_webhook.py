@@ -1,4 +1,4 @@
-"""The example that judges a version as soon as it is registered."""
+"""The example that evaluates a version as soon as it is registered."""
 
 import importlib.util
 import json
@@ -20,7 +20,7 @@ CREATED = {"entity": "model_version", "action": "created", "data": {"name": "m",
 
 @pytest.fixture(scope="module")
 def example() -> ModuleType:
-    """The example, imported from its file."""
+    """Import the example from its file."""
     spec = importlib.util.spec_from_file_location("promote_on_registration", EXAMPLE)
     assert spec is not None
     assert spec.loader is not None
@@ -31,7 +31,7 @@ def example() -> ModuleType:
 
 @pytest.fixture
 def receiver(example: ModuleType) -> Iterator[tuple[str, "queue.Queue[tuple[str, str]]"]]:
-    """Its address on a free port, and the versions that it judges."""
+    """Start the receiver on a free port; yield its URL and the versions it handles."""
     judged: queue.Queue[tuple[str, str]] = queue.Queue()
     server = example.Receiver(0, SECRET, lambda name, number: judged.put((name, number)))
     thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -45,7 +45,7 @@ def receiver(example: ModuleType) -> Iterator[tuple[str, "queue.Queue[tuple[str,
 def deliver(
     address: str, event: Any, *, secret: str = SECRET, age_seconds: int = 0, delivery: str = "one"
 ) -> int:
-    """Post an event as MLflow does, signed by MLflow's own code; the answer's status."""
+    """Post an event signed by MLflow's own code; return the response status."""
     from mlflow.webhooks.delivery import _generate_hmac_signature
 
     body = json.dumps(event)
@@ -58,8 +58,8 @@ def deliver(
     return requests.post(address, data=body, headers=headers, timeout=10).status_code
 
 
-def test_a_new_version_is_judged_once(receiver: tuple[str, Any]) -> None:
-    """A signed event puts its version in the line; the same delivery sent again does not."""
+def test_a_new_version_is_handled_once(receiver: tuple[str, Any]) -> None:
+    """A signed event queues its version; the same delivery sent again does not."""
     address, judged = receiver
     assert deliver(address, CREATED) == 202
     assert deliver(address, CREATED) == 202
@@ -69,8 +69,8 @@ def test_a_new_version_is_judged_once(receiver: tuple[str, Any]) -> None:
     assert judged.empty()
 
 
-def test_strangers_are_turned_away(receiver: tuple[str, Any]) -> None:
-    """Another secret, no signature or an old recording start nothing."""
+def test_unauthenticated_requests_are_rejected(receiver: tuple[str, Any]) -> None:
+    """A wrong secret, a missing signature and an old timestamp queue nothing."""
     address, judged = receiver
     assert deliver(address, CREATED, secret="guessed") == 401
     assert deliver(address, CREATED, age_seconds=3600) == 401
@@ -78,8 +78,8 @@ def test_strangers_are_turned_away(receiver: tuple[str, Any]) -> None:
     assert judged.empty()
 
 
-def test_other_events_are_passed_over(receiver: tuple[str, Any]) -> None:
-    """A tag that was set, or what is no event at all, is answered and left."""
+def test_other_events_are_ignored(receiver: tuple[str, Any]) -> None:
+    """A tag event and an invalid event get status 204."""
     address, judged = receiver
     assert deliver(address, {**CREATED, "entity": "model_version_tag"}) == 204
     assert deliver(address, ["no event"]) == 204

@@ -1,4 +1,4 @@
-"""Which experiment a run is in, and which run it is nested below: MLflow's own rules."""
+"""Tests of the experiment and the parent of a run, which follow MLflow's rules."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,70 +18,70 @@ PARENT = "mlflow.parentRunId"
 
 @pytest.fixture(autouse=True)
 def no_active_experiment(store: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """MLflow keeps what `set_experiment` chose for the whole process; here until a test ends."""
+    """Reset MLflow's active experiment after each test; it is global to the process."""
     monkeypatch.setattr(fluent, "_active_experiment_id", None)
     yield
     assert mlflow.active_run() is None
 
 
-def trained(colors: Path, **settings: Any) -> Run:
-    """The run of a training."""
+def train(colors: Path, **settings: Any) -> Run:
+    """Train and return the run."""
     result = trialrun.train(train_data=str(colors), **SETTINGS, **settings)
     return mlflow.get_run(result.run_id)
 
 
-def name_of(run: Run) -> str:
-    """The name of a run's experiment."""
+def experiment_name(run: Run) -> str:
+    """Return the name of the run's experiment."""
     return str(mlflow.get_experiment(run.info.experiment_id).name)
 
 
 def test_set_experiment_comes_before_the_environment(colors: Path) -> None:
-    """MLFLOW_EXPERIMENT_NAME counts where the program has chosen none; ours before both."""
-    run = trained(colors)
-    assert (name_of(run), PARENT in run.data.tags) == ("tests", False)
+    """`experiment` overrides `set_experiment`, which overrides MLFLOW_EXPERIMENT_NAME."""
+    run = train(colors)
+    assert (experiment_name(run), PARENT in run.data.tags) == ("tests", False)
     mlflow.set_experiment("explicit")
-    run = trained(colors)
-    assert (name_of(run), PARENT in run.data.tags) == ("explicit", False)
-    assert name_of(trained(colors, experiment="ours")) == "ours"
+    run = train(colors)
+    assert (experiment_name(run), PARENT in run.data.tags) == ("explicit", False)
+    assert experiment_name(train(colors, experiment="ours")) == "ours"
 
 
 def test_environment_names_an_experiment_by_id_or_default(
     colors: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """MLFLOW_EXPERIMENT_ID counts without a name; with neither it is Default."""
+    """Without MLFLOW_EXPERIMENT_NAME, MLFLOW_EXPERIMENT_ID applies, else Default."""
     monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME")
-    monkeypatch.chdir(colors)  # where Default's artifacts go
-    assert name_of(trained(colors)) == "Default"
+    monkeypatch.chdir(colors)  # the artifacts of Default go there
+    assert experiment_name(train(colors)) == "Default"
     other = mlflow.create_experiment("by id")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", other)
-    assert name_of(trained(colors)) == "by id"
+    assert experiment_name(train(colors)) == "by id"
 
 
-def test_experiment_of_the_environment_is_made(
+def test_experiment_of_the_environment_is_created(
     colors: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As MLflow does, where MLFLOW_EXPERIMENT_NAME names one that is not there."""
+    """An experiment named by MLFLOW_EXPERIMENT_NAME is created if it does not exist."""
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "new")
     monkeypatch.chdir(colors)
-    assert name_of(trained(colors)) == "new"
+    assert experiment_name(train(colors)) == "new"
 
 
 def test_deleted_experiment_is_refused(colors: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By its name, with what to do, whichever way it was chosen."""
+    """A deleted experiment is an error, however it was chosen."""
     mlflow.delete_experiment(mlflow.create_experiment("gone"))
     with pytest.raises(TrackingError, match="experiment gone was deleted"):
-        trained(colors, experiment="gone")
+        train(colors, experiment="gone")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "gone")
     with pytest.raises(TrackingError, match="experiment gone was deleted"):
-        trained(colors)
+        train(colors)
 
 
 def test_run_is_nested_below_the_active_run(colors: Path) -> None:
-    """In the active run's experiment, though another is set; the active run stays open."""
+    """The run is in the experiment of the active run, which stays open."""
     other = mlflow.create_experiment("other")
     mlflow.set_experiment("explicit")
     with mlflow.start_run(experiment_id=other) as parent:
-        run = trained(colors)
+        run = train(colors)
         assert mlflow.get_run(parent.info.run_id).info.status == "RUNNING"
         active = mlflow.active_run()
         assert active is not None
@@ -92,19 +92,19 @@ def test_run_is_nested_below_the_active_run(colors: Path) -> None:
 
 
 def test_named_experiment_keeps_the_active_run_as_parent(colors: Path) -> None:
-    """As `mlflow.start_run(experiment_id=..., nested=True)`, which allows another experiment."""
+    """The run may be in another experiment, as with `mlflow.start_run(nested=True)`."""
     other = mlflow.create_experiment("other")
     with mlflow.start_run(experiment_id=other) as parent:
-        run = trained(colors, experiment="ours")
-    assert name_of(run) == "ours"
+        run = train(colors, experiment="ours")
+    assert experiment_name(run) == "ours"
     assert run.data.tags[PARENT] == parent.info.run_id
 
 
 def test_every_kind_of_run_is_nested(colors: Path, tmp_path: Path) -> None:
-    """The runs of a search, an evaluation, a promotion and a reproduction, below the active one."""
+    """The runs of search, evaluate, promote and reproduce are nested below the active run."""
     other = mlflow.create_experiment("other", str(tmp_path / "artifacts"))
     with mlflow.start_run(experiment_id=other) as parent:
-        found = trialrun.search(
+        search = trialrun.search(
             train_data=str(colors),
             trials=1,
             register_as="colors",
@@ -112,15 +112,15 @@ def test_every_kind_of_run_is_nested(colors: Path, tmp_path: Path) -> None:
             **SETTINGS,
         )
         runs = {
-            "search": found.run_id,
+            "search": search.run_id,
             "evaluate": trialrun.evaluate("models:/colors/1", str(colors), draws=100).run_id,
             "promote": trialrun.promote(
                 "colors", 1, str(colors), min="accuracy=0", allow_overlap=True
             ).run_id,
-            "reproduce": trialrun.reproduce(found.best_run_id).run_id,
+            "reproduce": trialrun.reproduce(search.best_run_id).run_id,
         }
     for kind, run_id in runs.items():
         run = mlflow.get_run(run_id)
         assert run.info.experiment_id == other, kind
         assert run.data.tags[PARENT] == parent.info.run_id, kind
-    assert mlflow.get_run(found.best_run_id).data.tags[PARENT] == found.run_id
+    assert mlflow.get_run(search.best_run_id).data.tags[PARENT] == search.run_id

@@ -1,4 +1,4 @@
-"""Whatever comes between, a run ends with a status that is true."""
+"""Tests of the status of a run after signals and errors."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ from mlflow.entities import Run
 import trialrun
 from trialrun.engine.compute.torch_errors import NonFiniteLossError
 from trialrun.engine.early_stopping import EpochStatus
-from trialrun.errors import CutBySignalError, TrackingError
+from trialrun.errors import RunInterruptedError, TrackingError
 from trialrun.runs.callbacks import NoOpCallback
 from trialrun.runs.signals import interrupt_on_signals
 from trialrun.runs.training.plan import plan_training
@@ -31,28 +31,28 @@ TINY: dict[str, Any] = {"model": NETWORK, "batch_size": 8, "epochs": 1, "precisi
 
 @pytest.fixture(autouse=True)
 def own_handlers() -> Iterator[None]:
-    """The tests' process goes on after a signal, with the handlers it had."""
-    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    """Restore the signal handlers of the test process."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
-    for each, handler in before.items():
-        signal.signal(each, handler)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
-class Interrupted(mlflow.MlflowClient):
-    """A client in whose calls of one kind SIGTERM arrives, once: after the store has done it."""
+class InterruptedClient(mlflow.MlflowClient):
+    """A client that sends SIGTERM once, after the first call of the method `during`."""
 
     def __init__(self, uri: str, during: str) -> None:
         super().__init__(uri)
         self._during = during
 
     def __getattribute__(self, name: str) -> Any:
-        found = super().__getattribute__(name)
+        attribute = super().__getattribute__(name)
         if name.startswith("_") or name != self._during:
-            return found
+            return attribute
 
         def call(*arguments: Any, **options: Any) -> Any:
             self._during = ""
-            answer = found(*arguments, **options)
+            answer = attribute(*arguments, **options)
             os.kill(os.getpid(), signal.SIGTERM)
             return answer
 
@@ -60,7 +60,7 @@ class Interrupted(mlflow.MlflowClient):
 
 
 def runs(store: str) -> list[Run]:
-    """The runs of the tests' experiment, newest first."""
+    """Return the runs of the experiment `tests`, newest first."""
     client = mlflow.MlflowClient(store)
     experiment = client.get_experiment_by_name("tests")
     assert experiment is not None
@@ -69,7 +69,7 @@ def runs(store: str) -> list[Run]:
 
 
 def refuse(store: str, table: str) -> None:
-    """Have the database refuse new rows of a table, as it does those that another has just made."""
+    """Let the database refuse new rows of a table, as if another process had just added them."""
     with closing(sqlite3.connect(store.removeprefix("sqlite:///"))) as database, database:
         database.execute(
             f"CREATE TRIGGER refusal BEFORE INSERT ON {table} "
@@ -78,7 +78,7 @@ def refuse(store: str, table: str) -> None:
 
 
 def lose_artifacts(store: str) -> None:
-    """Let the artifacts' folder take no more files."""
+    """Replace the artifact folder by a file, so that storing artifacts fails."""
     folder = Path(store.removeprefix("sqlite:///")).with_name("artifacts")
     shutil.rmtree(folder)
     folder.touch()
@@ -87,11 +87,11 @@ def lose_artifacts(store: str) -> None:
 @pytest.mark.parametrize(
     "during", ["create_run", "get_run", "log_batch", "get_experiment", "set_terminated"]
 )
-def test_a_signal_at_any_call_ends_the_run_as_killed(store: str, during: str) -> None:
-    """From the call that opens the run to the one that ends it."""
-    client = Interrupted(store, during)
+def test_signal_at_any_call_ends_the_run_as_killed(store: str, during: str) -> None:
+    """A signal during any call from opening to ending the run leaves it KILLED."""
+    client = InterruptedClient(store, during)
     with (
-        pytest.raises(CutBySignalError),
+        pytest.raises(RunInterruptedError),
         interrupt_on_signals(),
         open_run(client, experiment=None, name=None, tags={"a": "b"}),
     ):
@@ -100,13 +100,13 @@ def test_a_signal_at_any_call_ends_the_run_as_killed(store: str, during: str) ->
 
 
 @pytest.mark.parametrize("during", ["create_run", "get_run", "set_terminated"])
-def test_a_signal_ends_a_nested_run_as_killed(store: str, during: str) -> None:
-    """A trial's run is ended like any other."""
-    client = Interrupted(store, during)
+def test_signal_ends_a_nested_run_as_killed(store: str, during: str) -> None:
+    """A signal leaves a nested run KILLED."""
+    client = InterruptedClient(store, during)
     experiment = client.get_experiment_by_name("tests")
     assert experiment is not None
     with (
-        pytest.raises(CutBySignalError),
+        pytest.raises(RunInterruptedError),
         interrupt_on_signals(),
         open_nested_run(
             client,
@@ -120,11 +120,11 @@ def test_a_signal_ends_a_nested_run_as_killed(store: str, during: str) -> None:
     assert [run.info.status for run in runs(store)] == ["KILLED"]
 
 
-def test_a_signal_while_a_failed_run_is_ended_waits(store: str) -> None:
-    """The run is FAILED, as it was about to be, and the signal is heeded then."""
-    client = Interrupted(store, "set_tag")
+def test_signal_while_a_failed_run_ends_is_deferred(store: str) -> None:
+    """The run becomes FAILED before the signal is raised."""
+    client = InterruptedClient(store, "set_tag")
     with (
-        pytest.raises(CutBySignalError),
+        pytest.raises(RunInterruptedError),
         interrupt_on_signals(),
         open_run(client, experiment=None, name=None, tags={}),
     ):
@@ -133,8 +133,8 @@ def test_a_signal_while_a_failed_run_is_ended_waits(store: str) -> None:
     assert (run.info.status, run.data.tags["error"]) == ("FAILED", "ValueError: what went wrong")
 
 
-def test_an_error_while_a_run_is_opened_fails_it(store: str) -> None:
-    """A store that opens the run again but takes no tags leaves no run RUNNING."""
+def test_error_while_a_run_is_opened_fails_it(store: str) -> None:
+    """A run is FAILED if it was opened again but its tags could not be set."""
     client = mlflow.MlflowClient(store)
     experiment = client.get_experiment_by_name("tests")
     assert experiment is not None
@@ -148,8 +148,8 @@ def test_an_error_while_a_run_is_opened_fails_it(store: str) -> None:
     assert [run.info.status for run in runs(store)] == ["FAILED"]
 
 
-def test_first_runs_at_once_do_not_fail_over_the_experiments_page(store: str) -> None:
-    """Another process sets the same experiment tags at the same moment: no run ends for that."""
+def test_errors_of_experiment_tags_are_ignored(store: str) -> None:
+    """A run does not fail if another process sets the same experiment tags at the same time."""
     refuse(store, "experiment_tags")
     with open_run(mlflow.MlflowClient(store), experiment=None, name=None, tags={}):
         pass
@@ -157,32 +157,32 @@ def test_first_runs_at_once_do_not_fail_over_the_experiments_page(store: str) ->
 
 
 class AfterFirstEpoch(NoOpCallback):
-    """Does something after the first epoch."""
+    """Calls a function after the first epoch."""
 
     def __init__(self, act: Callable[[], None]) -> None:
         self._act = act
 
     def epoch(self, status: EpochStatus, epochs: int) -> None:
-        """Do it."""
+        """Call the function."""
         if status.result.epoch == 1:
             self._act()
 
 
-def test_a_signal_without_artifacts_is_still_a_signal(store: str, colors: Path) -> None:
-    """Where the reason cannot be recorded any more, the run is KILLED all the same."""
+def test_signal_without_artifact_store_ends_the_run_as_killed(store: str, colors: Path) -> None:
+    """The run is KILLED even if artifacts can no longer be stored."""
 
-    def cut() -> None:
+    def interrupt() -> None:
         lose_artifacts(store)
         os.kill(os.getpid(), signal.SIGTERM)
 
     plan = plan_training({"train_data": str(colors), **TINY, "epochs": 3})
-    with pytest.raises(CutBySignalError), interrupt_on_signals():
-        train_run(plan, AfterFirstEpoch(cut))
+    with pytest.raises(RunInterruptedError), interrupt_on_signals():
+        train_run(plan, AfterFirstEpoch(interrupt))
     assert [run.info.status for run in runs(store)] == ["KILLED"]
 
 
-def test_a_loss_that_is_no_number_is_told_without_artifacts(store: str, colors: Path) -> None:
-    """What went wrong first is what is told, not that it cannot be recorded."""
+def test_first_error_is_raised_without_artifact_store(store: str, colors: Path) -> None:
+    """A non-finite loss is raised, not the later error of the artifact store."""
     data = {"train_data": str(colors), "valid_data": str(colors)}
     settings = {**TINY, "batch_size": 36, "learning_rate": 1e38}
     with pytest.raises(NonFiniteLossError):
@@ -192,19 +192,19 @@ def test_a_loss_that_is_no_number_is_told_without_artifacts(store: str, colors: 
         )
 
 
-def test_a_run_that_mlflow_opened_is_used_once(
+def test_project_run_is_used_once(
     store: str, colors: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A second training of one process below `mlflow run` has a run of its own."""
+    """A second training in a child process of `mlflow run` opens a new run."""
     client = mlflow.MlflowClient(store)
     experiment = client.get_experiment_by_name("tests")
     assert experiment is not None
-    opened = client.create_run(experiment.experiment_id).info.run_id
-    monkeypatch.setenv("MLFLOW_RUN_ID", opened)
+    on_run_start = client.create_run(experiment.experiment_id).info.run_id
+    monkeypatch.setenv("MLFLOW_RUN_ID", on_run_start)
     results = [
         trialrun.train(train_data=str(colors), learning_rate=rate, **TINY) for rate in (0.01, 0.02)
     ]
-    assert results[0].run_id == opened != results[1].run_id
+    assert results[0].run_id == on_run_start != results[1].run_id
     assert client.get_run(results[1].run_id).data.params["learning_rate"] == "0.02"
 
 
@@ -212,9 +212,9 @@ _LIBRARY = """
 import os, signal, sys, threading, time
 import mlflow, torch, trialrun
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it
 
-def send_once_under_way():
+def send_after_first_epoch():
     client = mlflow.MlflowClient()
     experiment = client.get_experiment_by_name("tests").experiment_id
     while not any(client.get_metric_history(run.info.run_id, "train_loss")
@@ -222,20 +222,20 @@ def send_once_under_way():
         time.sleep(0.1)
     os.kill(os.getpid(), int(sys.argv[2]))
 
-threading.Thread(target=send_once_under_way, daemon=True).start()
+threading.Thread(target=send_after_first_epoch, daemon=True).start()
 try:
     trialrun.train(train_data=sys.argv[1], model="shufflenet_v2_x0_5", batch_size=8,
                    epochs=100000, patience=100000, precision="fp32")
 except KeyboardInterrupt:
-    print("interrupted as ever")
+    print("interrupted")
 """
 
 
-@pytest.mark.parametrize(("number", "code", "told"), [(2, 0, "interrupted as ever"), (15, -15, "")])
-def test_a_signal_in_a_callers_process(
-    store: str, colors: Path, number: int, code: int, told: str
+@pytest.mark.parametrize(("number", "code", "output"), [(2, 0, "interrupted"), (15, -15, "")])
+def test_signal_in_a_library_call(
+    store: str, colors: Path, number: int, code: int, output: str
 ) -> None:
-    """The run is KILLED and says why; then the signal does to the process what it always does."""
+    """The run is KILLED with a reason; then the signal has its usual effect on the process."""
     done = subprocess.run(
         [sys.executable, "-c", _LIBRARY, str(colors), str(number)],
         capture_output=True,
@@ -243,6 +243,6 @@ def test_a_signal_in_a_callers_process(
         timeout=120,
         check=False,
     )
-    assert (done.returncode, done.stdout.strip()) == (code, told), done.stderr
+    assert (done.returncode, done.stdout.strip()) == (code, output), done.stderr
     (run,) = runs(store)
     assert (run.info.status, run.data.tags["stop_reason"]) == ("KILLED", "killed")

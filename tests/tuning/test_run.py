@@ -31,11 +31,11 @@ class CountingCallback(NoOpSearchCallback):
     num_decoded = 0
     what = ""
 
-    def scanning(self, what: str, num_images: int) -> None:
+    def on_scan_start(self, what: str, num_images: int) -> None:
         """Remember whether images are decoded or only read."""
         self.what = what
 
-    def scanned(self, num_images: int) -> None:
+    def on_scan_progress(self, num_images: int) -> None:
         """Count decoded images."""
         self.num_decoded += num_images * (self.what == DECODING)
 

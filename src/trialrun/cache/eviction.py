@@ -19,7 +19,7 @@ class CacheEntry:
     """
 
     num_bytes: int
-    used: float
+    last_used: float
     delete: Callable[[], object]
 
 
@@ -28,11 +28,12 @@ def evict_lru(
 ) -> bool:
     """Delete least recently used `entries` until `num_bytes` more fit below `folder`.
 
-    Returns False where they cannot fit; then nothing is deleted, unless an entry refused deletion.
+    Return whether they fit. If they cannot fit, nothing is deleted, except if an entry refuses
+    deletion after others were deleted.
     """
     if num_bytes > limit_bytes:
         return False
-    entries = sorted(entries, key=lambda entry: entry.used)
+    entries = sorted(entries, key=lambda entry: entry.last_used)
     total = sum(entry.num_bytes for entry in entries)
     free = shutil.disk_usage(folder).free
     if num_bytes > (free + total) * _FREE_SHARE:
@@ -46,12 +47,14 @@ def evict_lru(
     return num_bytes <= free * _FREE_SHARE
 
 
-def enforce_limit(folder: Path, entries: Iterable[CacheEntry], folders: Iterable[Path]) -> None:
-    """Evict `entries` until they and the unfinished writes in `folders` are within the limit.
+def enforce_limit(
+    folder: Path, entries: Iterable[CacheEntry], draft_folders: Iterable[Path]
+) -> None:
+    """Evict `entries` until they and the drafts in `draft_folders` are within the cache's limit.
 
     Raises:
         InvalidParameterError: The configured limit is not a size.
     """
     limit_bytes = cache_limit_bytes()
-    being_written = sum(sweep_unlocked_drafts(each) for each in folders)
-    evict_lru(folder, entries, 0, limit_bytes=max(limit_bytes - being_written, 0))
+    draft_bytes = sum(sweep_unlocked_drafts(draft_folder) for draft_folder in draft_folders)
+    evict_lru(folder, entries, 0, limit_bytes=max(limit_bytes - draft_bytes, 0))

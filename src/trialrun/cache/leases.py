@@ -24,7 +24,7 @@ _leases: dict[Path, FileLock] = {}  # released when the process ends
 
 @contextmanager
 def lock_entry(entry: Path) -> Iterator[None]:
-    """Hold the lock of `entry`: no other process creates, opens or deletes it meantime.
+    """Hold the lock of `entry`, so that no other process creates, opens or deletes it.
 
     Raises:
         OSError: The cache cannot be written.
@@ -74,14 +74,14 @@ def acquire_lease(entry: Path) -> None:
 
 def is_leased(entry: Path) -> bool:
     """Whether a live process uses `entry`. Removes stale leases."""
-    leases, has_user = _leases_folder(entry), False
+    leases, has_lease = _leases_folder(entry), False
     for path in list(leases.iterdir()) if leases.is_dir() else ():
         try:
             with FileLock(path).acquire(timeout=0):
                 path.unlink(missing_ok=True)
         except Timeout:
-            has_user = True
-    return has_user
+            has_lease = True
+    return has_lease
 
 
 def remove_leases(entry: Path) -> None:

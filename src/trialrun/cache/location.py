@@ -15,9 +15,9 @@ _GB = 10**9
 
 
 def cache_folder() -> Path:
-    """`$TRIALRUN_CACHE`, else the user's cache folder, else a temporary folder."""
-    if named := os.environ.get(_CACHE_VARIABLE):
-        return Path(named).expanduser()
+    """Return `$TRIALRUN_CACHE`, else the user's cache folder, else a temporary folder."""
+    if path := os.environ.get(_CACHE_VARIABLE):
+        return Path(path).expanduser()
     if base := os.environ.get("XDG_CACHE_HOME"):
         return Path(base) / "trialrun"
     try:
@@ -27,7 +27,7 @@ def cache_folder() -> Path:
 
 
 def cache_limit_bytes() -> int:
-    """Size limit of the cache: `$TRIALRUN_CACHE_GB` in 10^9 bytes, by default 50.
+    """Return the size limit of the cache: `$TRIALRUN_CACHE_GB` in 10^9 bytes, by default 50.
 
     Raises:
         InvalidParameterError: The variable is not a number, or negative.
@@ -46,20 +46,20 @@ def cache_limit_bytes() -> int:
 
 
 def decoded_folder() -> Path:
-    """Folder of decoded images, one sub-folder per dataset."""
+    """Return the folder of decoded images, one sub-folder per dataset."""
     return cache_folder() / "packs"
 
 
 def scans_folder() -> Path:
-    """Folder of file scans, which need not be repeated while the files stay unchanged."""
+    """Return the folder of file scans, which are valid while the files are unchanged."""
     return cache_folder() / "ledgers"
 
 
 def archives_folder(cache: Path) -> Path:
-    """Folder of unpacked archives below `cache`."""
+    """Return the folder of unpacked archives below `cache`."""
     return cache / "archives"
 
 
 def digests_folder(cache: Path) -> Path:
-    """Folder of the sha256 digests of archives below `cache`."""
+    """Return the folder of the sha256 digests of archives below `cache`."""
     return cache / "digests"

@@ -15,7 +15,7 @@ from trialrun.cli.output import open_missing_streams, print_error, print_message
 from trialrun.cli.process import FastExit, defer_gc
 from trialrun.distributed import read_ranks
 from trialrun.engine.compute.openmp import limit_spinning
-from trialrun.errors import CutBySignalError, TrialrunError
+from trialrun.errors import RunInterruptedError, TrialrunError
 from trialrun.files import as_storage_error
 from trialrun.runs.signals import interrupt_on_signals
 
@@ -79,7 +79,7 @@ def _translate_error(error: BaseException) -> BaseException:
     if isinstance(error, typer.Abort) and isinstance(error.__cause__, EOFError):
         return error.__cause__
     if isinstance(error, typer.Abort | KeyboardInterrupt):
-        return CutBySignalError("SIGINT")
+        return RunInterruptedError("SIGINT")
     if isinstance(error, OSError) and error.errno in _DISK_FULL_ERRNOS:
         return as_storage_error("cannot write", error)
     return error
@@ -90,7 +90,7 @@ def _report_error(error: BaseException, rank: int) -> int:
     prefix = f"rank {rank}: " if rank else ""
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else int(error.code is not None)
-    if isinstance(error, CutBySignalError):
+    if isinstance(error, RunInterruptedError):
         if not rank:
             print_error("Interrupted", str(error), error.hint)
         return error.exit_code

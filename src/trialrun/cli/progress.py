@@ -32,16 +32,16 @@ class TerminalProgress:
     ) -> None:
         self._close_bar()
 
-    def opened(self, run_name: str, run_id: str) -> None:
+    def on_run_start(self, run_name: str, run_id: str) -> None:
         """Print the run's name and ID."""
         print_status(f"Run {run_name} ({run_id})")
 
-    def note(self, text: str) -> None:
+    def on_note(self, text: str) -> None:
         """Print a note."""
         self._close_bar()
         print_status(f"Note: {text}")
 
-    def scanning(self, what: str, num_images: int) -> None:
+    def on_scan_start(self, what: str, num_images: int) -> None:
         """Start a progress bar if standard error is a terminal; `what` is its label."""
         self._close_bar()
         self._activity, self._num_scanned = what, 0
@@ -61,7 +61,7 @@ class TerminalProgress:
         self._task = self._bar.add_task(what, total=num_images)
         self._bar.start()
 
-    def scanned(self, num_images: int) -> None:
+    def on_scan_progress(self, num_images: int) -> None:
         """Advance the bar; without a bar, print a line every `_LINE_INTERVAL` images."""
         before, self._num_scanned = self._num_scanned, self._num_scanned + num_images
         if self._bar is not None:
@@ -69,7 +69,7 @@ class TerminalProgress:
         elif before // _LINE_INTERVAL != self._num_scanned // _LINE_INTERVAL:
             print_status(f"{self._activity}: {self._num_scanned} done")
 
-    def epoch(self, status: "EpochStatus", epochs: int) -> None:
+    def on_epoch_end(self, status: "EpochStatus", epochs: int) -> None:
         """Print the results of an epoch."""
         self._close_bar()
         result = status.result
@@ -91,7 +91,7 @@ class TerminalProgress:
 class SearchProgress(TerminalProgress):
     """A search callback that prints to standard error."""
 
-    def trial(self, text: str) -> None:
+    def on_trial_end(self, text: str) -> None:
         """Print the result of a trial."""
         self._close_bar()
         print_status(text)

@@ -24,10 +24,10 @@ from trialrun.image_cache.perceptual_hash import (
 from trialrun.images.decoding.file_io import read_file_with_fingerprint
 from trialrun.images.decoding.header import TransientDecodeError, UndecodableError
 from trialrun.images.decoding.preprocessing import Preprocessing
-from trialrun.images.scanning.scan import CHANGED, DatasetScan, is_unchanged
+from trialrun.images.scanning.scan import CHANGED_REASON, DatasetScan, is_unchanged
 from trialrun.images.scanning.thread_pool import (
-    ITEM_SECONDS,
-    TOO_SLOW,
+    ITEM_TIMEOUT_SECONDS,
+    TIMEOUT_REASON,
     iterate_chunks,
     map_in_order,
 )
@@ -99,7 +99,7 @@ def decode_rows(
     rows: Sequence[int],
     *,
     threads: int,
-    seconds: float = ITEM_SECONDS,
+    seconds: float = ITEM_TIMEOUT_SECONDS,
     sink: PixelSink | None = None,
 ) -> Iterator[DecodedImage]:
     """Yield the images at `rows` in that order, decoded by `threads` threads.
@@ -112,9 +112,9 @@ def decode_rows(
         _make_decoder(scan, preprocessing, sink),
         rows,
         threads=threads,
-        late=_time_out,
-        seconds=seconds,
-        together=min(max(len(rows) // (2 * threads), 1), _IMAGES_PER_JOB),
+        on_timeout=_time_out,
+        timeout_seconds=seconds,
+        chunk_size=min(max(len(rows) // (2 * threads), 1), _IMAGES_PER_JOB),
     )
 
 
@@ -135,7 +135,7 @@ def decode_and_discard(
     *,
     threads: int,
     progress: Callable[[int], None],
-    seconds: float = ITEM_SECONDS,
+    seconds: float = ITEM_TIMEOUT_SECONDS,
 ) -> DecodeResults:
     """Decode every image and return the results without the pixels."""
     accumulator = ResultAccumulator()
@@ -154,7 +154,7 @@ def _discard_pixels(_row: int, _pixels: Pixels) -> int:
 
 
 def _time_out(_row: int) -> DecodedImage:
-    return DecodedImage(None, TOO_SLOW, is_transient=True)
+    return DecodedImage(None, TIMEOUT_REASON, is_transient=True)
 
 
 def _make_decoder(
@@ -169,8 +169,8 @@ def _make_decoder(
         try:
             content = read_file_with_fingerprint(root, items[row].name)
             if not is_unchanged(content, file):
-                return DecodedImage(None, CHANGED, is_transient=True)
-            pixels = preprocessing.pixels(content.data).numpy().transpose(1, 2, 0)
+                return DecodedImage(None, CHANGED_REASON, is_transient=True)
+            pixels = preprocessing.decode(content.data).numpy().transpose(1, 2, 0)
         except UndecodableError as error:
             return DecodedImage(
                 None, str(error), is_transient=isinstance(error, TransientDecodeError)

@@ -33,7 +33,7 @@ def scan_with_cache(
 ) -> DatasetScan:
     """Scan `images`; files that the cache below `folder` knows are not read again."""
     cache = _ScanCache(images.root, folder)
-    scan = scan_files(images, threads=threads, known=cache.find, progress=progress)
+    scan = scan_files(images, threads=threads, lookup=cache.find, progress=progress)
     cache.update(scan)
     return scan
 
@@ -66,7 +66,8 @@ class _ScanCache:
         new = {
             item.name: row
             for item, file in zip(scan.images.items, scan.files, strict=True)
-            if file.stamp and self._rows.get(item.name) != (row := _make_row(file, file.stamp))
+            if file.fingerprint
+            and self._rows.get(item.name) != (row := _make_row(file, file.fingerprint))
         }
         if not new:
             return

@@ -36,7 +36,7 @@ from trialrun.image_cache.decode_results import (
 from trialrun.image_cache.perceptual_hash import PerceptualHashes
 from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.images.scanning.scan import DatasetScan
-from trialrun.images.scanning.thread_pool import ITEM_SECONDS, iterate_chunks
+from trialrun.images.scanning.thread_pool import ITEM_TIMEOUT_SECONDS, iterate_chunks
 
 _PIXELS = "pixels.npy"
 CONTENTS = "pack.json"
@@ -83,7 +83,7 @@ def write_pack(
     *,
     threads: int,
     progress: Callable[[int], None],
-    seconds: float = ITEM_SECONDS,
+    seconds: float = ITEM_TIMEOUT_SECONDS,
 ) -> DecodeResults:
     """Decode every image, write a pack's files into `folder`, and return the decode results.
 

@@ -1,7 +1,7 @@
-"""Reads and validates image directories; decodes one image at a time.
+"""Datasets of images: reading, checking, splitting and decoding.
 
-`decoder` and `preprocessing` need torch and are imported by name where they are used, so that a
-wrong folder is told before torch is loaded.
+`decoding.decode` and `decoding.preprocessing` need torch and are not imported here, so that a wrong
+folder is reported before torch is loaded.
 """
 
 from trialrun.images.checks.classes import check_same_classes, check_trainable

@@ -1,19 +1,17 @@
-"""An image set as read from its folder: names, labels, no pixels.
-
-Nothing here opens an image, so that a wrong layout is told in well under a second.
-"""
+"""Image sets: names and labels of the images in a folder, without their pixels."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import TypeGuard
 
 
 @dataclass(frozen=True, slots=True)
 class ImageItem:
-    """One image: its name below the set's root (with `/`), its label, Azure's id if it has one.
+    """One image: name relative to the set's root (with `/`), label, and Azure's id if there is one.
 
-    Images of one `group` show the same thing, and no split parts them.
+    Images of one `group` (one patient, for example) stay together in a split.
     """
 
     name: str
@@ -26,8 +24,8 @@ class ImageItem:
 class ImageSet:
     """Images of one source, in a fixed order.
 
-    `declared_classes` are those the layout names, whether or not an image has them; `notes` say
-    what was left out while reading, for people.
+    `declared_classes` are the classes that the layout names, with or without images. `notes`
+    describe what was ignored during reading.
     """
 
     source: str
@@ -41,49 +39,49 @@ class ImageSet:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The labels that occur, sorted: a class's place here is its index in the network."""
+        """Sorted labels of the images; the network's outputs are in this order."""
         return tuple(sorted({item.label for item in self.items if item.label is not None}))
 
-    def counts(self) -> dict[str, int]:
-        """Images by class, classes in order; unlabelled images are not counted."""
-        counted = Counter(item.label for item in self.items if item.label is not None)
-        return dict(sorted(counted.items()))
+    def count_classes(self) -> dict[str, int]:
+        """Return the number of images per class, in order of `classes`."""
+        counts = Counter(item.label for item in self.items if item.label is not None)
+        return dict(sorted(counts.items()))
 
     def path_of(self, item: ImageItem) -> Path:
-        """Where an image's file lies."""
+        """Return the path of an image's file."""
         return self.root / item.name
 
-    def labelled(self) -> "ImageSet":
-        """The set without its unlabelled images, which a note counts."""
-        kept = tuple(item for item in self.items if item.label is not None)
-        if len(kept) == len(self.items):
+    def drop_unlabelled(self) -> "ImageSet":
+        """Return the set without unlabelled images, with a note of their number."""
+        labelled = tuple(item for item in self.items if item.label is not None)
+        if len(labelled) == len(self.items):
             return self
-        note = f"{len(self.items) - len(kept)} images without a label are left out"
-        return replace(self, items=kept, notes=(*self.notes, note))
+        note = f"{len(self.items) - len(labelled)} images without a label are left out"
+        return replace(self, items=labelled, notes=(*self.notes, note))
 
     def subset(self, indices: Iterable[int]) -> "ImageSet":
-        """The images at `indices`, in the order given."""
+        """Return the images at `indices`, in that order."""
         return replace(self, items=tuple(self.items[index] for index in indices))
 
 
 def label_indices(items: Sequence[ImageItem], classes: Sequence[str]) -> list[int]:
-    """Each item's class as an index into `classes`, by name.
+    """Return the index into `classes` of each item's label.
 
     Raises:
-        KeyError: An item's label is not among `classes`.
+        KeyError: An item's label is not in `classes`.
     """
     index_of: dict[str | None, int] = {name: index for index, name in enumerate(classes)}
     return [index_of[item.label] for item in items]
 
 
 def leaves_root(name: str) -> bool:
-    """Whether a name in a list is absolute or climbs with `..`, and so may lie elsewhere."""
+    """Whether a listed name is absolute or contains `..`, so that it may leave the folder."""
     path = PurePosixPath(name)
     return path.is_absolute() or ".." in path.parts or "\0" in name
 
 
-def is_encodable(text: object) -> bool:
-    """Whether this is text that a file may be called: half a character, as JSON allows, is none."""
+def is_encodable(text: object) -> TypeGuard[str]:
+    """Whether `text` is valid as a file name: text without lone surrogates, which JSON allows."""
     if not isinstance(text, str):
         return False
     try:
@@ -94,11 +92,11 @@ def is_encodable(text: object) -> bool:
 
 
 def escape_non_utf8(name: str) -> str:
-    r"""A file's name as text that UTF-8 can hold: bytes of it that are not become `\xff`."""
+    r"""Return a file name as valid UTF-8 text; bytes that are not UTF-8 become `\xff`."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def make_printable(name: str) -> str:
-    """A file's name as text that any terminal or log takes: also newlines and the like escaped."""
+    """Return a file name for terminals and logs, with control characters escaped as well."""
     text = escape_non_utf8(name)
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

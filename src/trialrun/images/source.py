@@ -1,4 +1,4 @@
-"""DATA: whatever the user names as a source of images, opened as an image set."""
+"""Opening of a source of images (the argument DATA): a folder, an archive or a sample."""
 
 from pathlib import Path
 
@@ -15,15 +15,15 @@ def open_data(
     path: Path | None = None,
     group_column: str | None = None,
 ) -> ImageSet:
-    """Names and labels of the images in `source`; no image is opened.
+    """Read names and labels of the images in `source`, without opening an image.
 
-    `path` is where it lies on this machine, where that is not what `source` says. An archive is
-    unpacked into the cache.
+    `path` is the location on this machine if it differs from `source`. An archive is unpacked into
+    the cache.
 
     Raises:
-        InvalidParameterError: A sample or a group column that does not exist.
-        InvalidDatasetError: There is no such folder, it cannot be read, or it holds no image.
-        InvalidArchiveError: An archive that is damaged or means harm.
+        InvalidParameterError: A sample or a group column does not exist.
+        InvalidDatasetError: The folder does not exist, cannot be read, or has no images.
+        InvalidArchiveError: The archive is damaged or has an entry that is not allowed.
     """
     try:
         images = _read_folder(
@@ -31,10 +31,10 @@ def open_data(
         )
     except OSError as error:
         raise InvalidDatasetError(
-            f"{source} cannot be read: {error.strerror or error}", "Look at its name and rights."
+            f"{source} cannot be read: {error.strerror or error}", "Check its name and permissions."
         ) from error
     if not images.items and not images.declared_classes:
-        raise InvalidDatasetError(f"{source} holds no images", "Give a folder with images in it.")
+        raise InvalidDatasetError(f"{source} has no images", "Give a folder with images.")
     return images
 
 
@@ -43,21 +43,21 @@ def _resolve_path(source: str, cache_folder: Path) -> Path:
         return sample.write_sample(source, cache_folder)
     try:
         return Path(source).expanduser()
-    except RuntimeError as error:  # ~name, and there is no such user
-        raise InvalidDatasetError(f"there is no {source}: {error}", "Give a full path.") from None
+    except RuntimeError as error:  # ~name of an unknown user
+        raise InvalidDatasetError(f"{source} not found: {error}", "Give a full path.") from None
 
 
 def _read_folder(
     source: str, folder: Path, cache_folder: Path, group_column: str | None
 ) -> ImageSet:
-    """The images in `folder`, or in the archive that it is or holds.
+    """Read the images in `folder`, or in the archive that it is or contains.
 
     Raises:
-        OSError: A folder or its name cannot be read.
+        OSError: The folder or its name cannot be read.
     """
     if not folder.exists():
         raise InvalidDatasetError(
-            f"there is no {source} (looked in {Path.cwd()})",
+            f"{source} not found (current folder: {Path.cwd()})",
             "Give a folder of images; an absolute path is safest with `mlflow run`.",
         )
     if (archive := find_archive(folder)) is not None:
@@ -67,5 +67,5 @@ def _read_folder(
             return reader.read_images(folder, source, group_column)
     raise InvalidDatasetError(
         f"{source} is neither a folder of images nor an archive",
-        "Give a folder with one sub-folder a class, or a .zip or .tar of one.",
+        "Give a folder with one sub-folder per class, or a .zip or .tar of one.",
     )

@@ -1,4 +1,4 @@
-"""Trained models in MLflow: logged with their run, registered, judged, found by URI and alias."""
+"""Trained models in MLflow: logged models, registered versions, promotion gates and aliases."""
 
 from trialrun.registry.models import LoggedModel, create_model, register_version, upload_model
 from trialrun.registry.versions import find_model_folder

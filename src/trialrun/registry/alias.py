@@ -1,16 +1,18 @@
-"""Moving an alias so that of several who try at once one wins, and the others learn it.
+"""Atomic alias updates: of several concurrent attempts exactly one succeeds, the others raise.
 
-MLflow sets an alias without asking what it was. What it does refuse is a second experiment of one
-name, so that is what a turn is taken by: entry 7 of a model's history belongs to whoever makes the
-experiment named after it, which bears the entry in its tags and is deleted (hidden) at once. Then
-the entry is carried out: version tags, aliases, and last the history tag, which says that it is
-done. Every step can be repeated: who finds an entry claimed and not done (its process died)
-carries it out before doing anything else.
+MLflow sets an alias without checking its present version, so this module adds a lock. The lock uses
+that MLflow refuses a second experiment of the same name. To claim entry 7 of a history, a process
+creates an experiment named after that entry, with the entry in its tags, and deletes (hides) it at
+once. It then applies the entry: it sets the tags of the versions, the aliases, and last the history
+tag, which marks the entry as applied. Every step can be repeated: a process that finds a claimed
+entry without a history tag (the other process died) applies it before doing anything else.
 
-Not covered: several tracking stores before one registry (MLFLOW_REGISTRY_URI), each of which has
-experiments of its own and so gives the same turn once more; and a program that moves the alias past
-trialrun in the milliseconds between our last look and our move. Its move is lost, and the history
-does not show it.
+Two cases are not covered:
+
+- Several tracking stores share one registry (MLFLOW_REGISTRY_URI). Each has its own experiments, so
+  processes on two of them can claim the same entry.
+- Another program moves the alias in the milliseconds between the last check and the move. Its move
+  is lost, and the history does not show it.
 """
 
 import getpass
@@ -25,10 +27,10 @@ from trialrun.errors import PromotionRefusedError, TrackingError
 from trialrun.mlflow_client import translate_tracking_errors
 from trialrun.registry.history import (
     ROLLBACK,
-    VOID,
+    SKIPPED,
     AliasEntry,
     AliasHistory,
-    compute_stack,
+    compute_active_stack,
     list_previous_holders,
     make_tag_name,
     name_previous_alias,
@@ -41,31 +43,31 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _ENTRY_TAG = "trialrun.entry"
-_PATIENCE_SECONDS = 2.0  # a move takes about a tenth of a second
-_LOOK_AGAIN_SECONDS = 0.1
-_ATTEMPTS = 5
-_EXPLANATION = (
-    "Made by trialrun to take its turn at moving an alias, and hidden at once. The history itself "
-    "is in the registered model's tags; nothing is lost when this is deleted for good."
+_CLAIM_TIMEOUT_SECONDS = 2.0  # applying an entry takes about 0.1 s
+_RETRY_SECONDS = 0.1
+_MAX_ATTEMPTS = 5
+_CLAIM_NOTE = (
+    "Created by trialrun as a lock while it moves an alias, and deleted at once. It can be deleted "
+    "permanently: the history itself is in the tags of the registered model."
 )
 
 
 def read_alias_history(client: "MlflowClient", name: str, alias: str) -> AliasHistory:
-    """Who holds `alias` and who did before; an entry that somebody left half done is finished.
+    """Return the history of `alias`; an entry that another process left unfinished is applied.
 
     Raises:
-        TrackingError: There is no registered model `name`, or the store fails.
+        TrackingError: The registered model does not exist, or the store fails.
     """
-    patience = time.monotonic() + _PATIENCE_SECONDS
+    deadline = time.monotonic() + _CLAIM_TIMEOUT_SECONDS
     while True:
-        found = _read_alias(client, name, alias)
-        pending = _read_claim(client, found, found.last_number + 1)
+        history = _read_alias(client, name, alias)
+        pending = _read_claim(client, history, history.last_number + 1)
         if pending is None:
-            return found
-        if time.monotonic() < patience:
-            time.sleep(_LOOK_AGAIN_SECONDS)  # most likely it is just being carried out
+            return history
+        if time.monotonic() < deadline:
+            time.sleep(_RETRY_SECONDS)  # another process is probably applying it now
         else:
-            _apply_entry(client, found, pending)
+            _apply_entry(client, history, pending)
 
 
 def _read_alias(client: "MlflowClient", name: str, alias: str) -> AliasHistory:
@@ -76,7 +78,7 @@ def _read_alias(client: "MlflowClient", name: str, alias: str) -> AliasHistory:
     except ValueError as error:
         raise TrackingError(
             f"the history of {name} is damaged: {error}",
-            f"Look at its tags trialrun.{alias}.*, and delete the damaged one.",
+            f"Check its tags trialrun.{alias}.* and delete the damaged one.",
         ) from error
     holder = model.aliases.get(alias)
     return AliasHistory(
@@ -84,98 +86,99 @@ def _read_alias(client: "MlflowClient", name: str, alias: str) -> AliasHistory:
     )
 
 
-def move_alias(client: "MlflowClient", judged: AliasHistory, entry: AliasEntry) -> AliasEntry:
-    """Move the alias to `entry.version`, unless the holder is no longer who was judged.
+def move_alias(client: "MlflowClient", expected: AliasHistory, entry: AliasEntry) -> AliasEntry:
+    """Move the alias to `entry.version` if its history is still `expected`.
 
-    The entry as it stands in the history, numbered.
+    Returns:
+        The entry with its number, as stored in the history.
 
     Raises:
-        PromotionRefusedError: Somebody else was first, or the version was deleted meanwhile;
-            nothing was moved on our behalf.
-        TrackingError: The store fails; what was begun is finished by the next command.
+        PromotionRefusedError: Another process moved the alias first, or the version was deleted.
+            This call moved nothing.
+        TrackingError: The store fails. The next command finishes a move that had started.
     """
-    current = read_alias_history(client, judged.name, judged.alias)
-    if (current.last_number, current.holder) != (judged.last_number, judged.holder):
-        raise _lost_race_error(judged, current)
-    entry = replace(entry, number=judged.last_number + 1, claim=uuid.uuid4().hex)
-    if not _claim_turn(client, judged, entry):
-        raise _lost_race_error(judged, read_alias_history(client, judged.name, judged.alias))
-    done = _apply_entry(client, judged, entry)
-    _reconcile(client, judged, entry)
-    if done.kind == VOID:
+    current = read_alias_history(client, expected.name, expected.alias)
+    if (current.last_number, current.holder) != (expected.last_number, expected.holder):
+        raise _lost_race_error(expected, current)
+    entry = replace(entry, number=expected.last_number + 1, claim=uuid.uuid4().hex)
+    if not _claim_entry(client, expected, entry):
+        current = read_alias_history(client, expected.name, expected.alias)
+        raise _lost_race_error(expected, current)
+    applied = _apply_entry(client, expected, entry)
+    _reconcile(client, expected, entry)
+    if applied.is_skipped:
         raise PromotionRefusedError(
-            f"version {entry.version} of {judged.name} was deleted meanwhile",
-            f"{judged.alias} has not moved: judge another version.",
+            f"version {entry.version} of {expected.name} was deleted in the meantime",
+            f"{expected.alias} has not moved: evaluate another version.",
         )
-    return done
+    return applied
 
 
-def _lost_race_error(judged: AliasHistory, current: AliasHistory) -> PromotionRefusedError:
-    who = current.entries[-1].user if current.entries else None
+def _lost_race_error(expected: AliasHistory, current: AliasHistory) -> PromotionRefusedError:
+    user = current.entries[-1].user if current.entries else None
     return PromotionRefusedError(
-        f"{judged.alias} of {judged.name} was moved meanwhile: it is now version "
-        f"{current.holder or 'none'}, not {judged.holder or 'none'}"
-        + (f" (by {who})" if who else ""),
-        "Judge again: the evidence was about another champion.",
+        f"{expected.alias} of {expected.name} was moved in the meantime: it is now version "
+        f"{current.holder or 'none'}, not {expected.holder or 'none'}"
+        + (f" (by {user})" if user else ""),
+        "Evaluate again: the evidence compared with another champion.",
     )
 
 
-def _claim_name(succession: AliasHistory, number: int) -> str:
-    return (
-        f"trialrun {succession.alias} of {succession.name} "
-        f"({succession.created_ms}), entry {number}"
-    )
+def _claim_name(history: AliasHistory, number: int) -> str:
+    return f"trialrun {history.alias} of {history.name} ({history.created_ms}), entry {number}"
 
 
-def _claim_turn(client: "MlflowClient", succession: AliasHistory, entry: AliasEntry) -> bool:
-    """Take the turn of `entry.number`; whether it is ours."""
+def _claim_entry(client: "MlflowClient", history: AliasHistory, entry: AliasEntry) -> bool:
+    """Claim the number of `entry`. Return False if another process has claimed it."""
     from mlflow.exceptions import MlflowException
 
-    tags = {_ENTRY_TAG: entry.to_text(), "mlflow.note.content": _EXPLANATION}
-    with translate_tracking_errors("the turn to move the alias cannot be taken"):
+    tags = {_ENTRY_TAG: entry.to_text(), "mlflow.note.content": _CLAIM_NOTE}
+    with translate_tracking_errors("the lock of the alias cannot be created"):
         try:
-            experiment = client.create_experiment(_claim_name(succession, entry.number), tags=tags)
+            experiment = client.create_experiment(_claim_name(history, entry.number), tags=tags)
             client.delete_experiment(experiment)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-            # A request that was sent twice, its first answer lost, finds its own claim here.
-            holder = _read_claim(client, succession, entry.number)
-            return holder is not None and holder.claim == entry.claim
+            # A request that was sent again because its first reply was lost finds its own claim.
+            claimed = _read_claim(client, history, entry.number)
+            return claimed is not None and claimed.claim == entry.claim
     return True
 
 
-def _read_claim(client: "MlflowClient", succession: AliasHistory, number: int) -> AliasEntry | None:
-    """The entry that somebody took turn `number` for."""
+def _read_claim(client: "MlflowClient", history: AliasHistory, number: int) -> AliasEntry | None:
+    """Return the entry for which a process claimed `number`, if any."""
     with translate_tracking_errors("the history cannot be read"):
-        experiment = client.get_experiment_by_name(_claim_name(succession, number))
+        experiment = client.get_experiment_by_name(_claim_name(history, number))
     return parse_entry(experiment.tags[_ENTRY_TAG]) if experiment else None
 
 
 def _apply_entry(client: "MlflowClient", before: AliasHistory, entry: AliasEntry) -> AliasEntry:
-    """Do what a claimed entry says; again where another process, doing the same, got between.
+    """Apply a claimed entry, and retry if another process applies it at the same time.
 
-    The entry as the history has it: void where its version is gone.
+    MLflow's databases answer BAD_REQUEST if two processes add one row at once.
 
-    MLflow's databases answer BAD_REQUEST where two add one row at once.
+    Returns:
+        The entry as stored in the history: skipped if its version was deleted.
     """
     from mlflow.exceptions import MlflowException
 
     with translate_tracking_errors(f"{before.alias} of {before.name} cannot be moved"):
-        for _ in range(_ATTEMPTS - 1):
+        for _ in range(_MAX_ATTEMPTS - 1):
             try:
                 return _write_entry(client, before, entry)
             except MlflowException as error:
                 if error.error_code != "BAD_REQUEST":
                     raise
-                time.sleep(_LOOK_AGAIN_SECONDS)
+                time.sleep(_RETRY_SECONDS)
         return _write_entry(client, before, entry)
 
 
 def _write_entry(client: "MlflowClient", before: AliasHistory, entry: AliasEntry) -> AliasEntry:
-    """Version tags, aliases, and last the history's tag.
+    """Write the tags of the versions, the aliases, and last the history tag.
 
-    A version that was deleted takes no alias, and must not keep the next one from its turn.
+    A deleted version cannot take an alias. Its entry is stored as skipped so that the next entry
+    can be claimed.
     """
     assert entry.version is not None
     if version_exists(client, before.name, entry.version):
@@ -191,15 +194,16 @@ def _write_entry(client: "MlflowClient", before: AliasHistory, entry: AliasEntry
 
 
 def _mark_skipped(entry: AliasEntry) -> AliasEntry:
-    if entry.kind == VOID:
+    if entry.is_skipped:
         return entry
     reason = f"version {entry.version} was deleted before its {entry.kind} ({entry.reason})"
-    return replace(entry, kind=VOID, reason=reason)
+    return replace(entry, kind=SKIPPED, reason=reason)
 
 
 def _set_previous(client: "MlflowClient", before: AliasHistory, entry: AliasEntry) -> None:
-    """Give `previous` to the newest earlier holder that is still there, if there is one."""
-    previous_holders = list_previous_holders(compute_stack((*before.entries, entry)), entry.version)
+    """Move `previous` to the newest earlier holder that still exists, or delete it."""
+    active_stack = compute_active_stack((*before.entries, entry))
+    previous_holders = list_previous_holders(active_stack, entry.version)
     version = find_newest_existing(client, before.name, previous_holders)
     alias = name_previous_alias(before.alias)
     if version is None:
@@ -209,7 +213,7 @@ def _set_previous(client: "MlflowClient", before: AliasHistory, entry: AliasEntr
 
 
 def _tag_versions(client: "MlflowClient", before: AliasHistory, entry: AliasEntry) -> None:
-    told = {
+    common_tags = {
         "at": entry.at,
         "user": entry.user,
         "reason": entry.reason,
@@ -219,31 +223,34 @@ def _tag_versions(client: "MlflowClient", before: AliasHistory, entry: AliasEntr
     }
     start = "restored" if entry.kind == ROLLBACK else "promoted"
     end = "rolled_back" if entry.kind == ROLLBACK else "replaced"
-    for version, prefix, other in (
+    for version, prefix, link in (
         (entry.version, start, {"from_version": entry.replaced or "none"}),
         (entry.replaced, end, {"by_version": entry.version}),
     ):
         if version is None or not version_exists(client, before.name, version):
             continue
-        for key, text in {**told, **other}.items():
+        for key, text in {**common_tags, **link}.items():
             if text:
                 name = f"{before.alias}.{prefix}.{key}"
                 client.set_model_version_tag(before.name, version, name, text)
 
 
 def _reconcile(client: "MlflowClient", before: AliasHistory, entry: AliasEntry) -> None:
-    """Where others went on while we were held up, put back what our late moves undid."""
+    """Apply the newest entry again if other processes moved the alias after `entry`.
+
+    If this process was slow, its writes came after theirs and undid them.
+    """
     latest = _read_alias(client, before.name, before.alias)
-    moves = [each for each in latest.entries if each.kind != VOID]
+    moves = [move for move in latest.entries if not move.is_skipped]
     if not moves or moves[-1].number <= entry.number:
         return
-    *previous_holders, newest = moves
+    *earlier, newest = moves
     if newest.version and version_exists(client, before.name, newest.version):
-        _apply_entry(client, replace(latest, entries=tuple(previous_holders)), newest)
+        _apply_entry(client, replace(latest, entries=tuple(earlier)), newest)
 
 
 def find_user_name() -> str:
-    """Who is at work: the tracking server's user, else the operating system's."""
+    """Return the user of the tracking server, else of the operating system."""
     if name := os.environ.get("MLFLOW_TRACKING_USERNAME"):
         return name
     try:

@@ -1,6 +1,10 @@
-"""What must hold before a version takes an alias; every gate is told, not the first that fails."""
+"""The promotion gates: the conditions that a version must meet to take an alias.
 
-from collections.abc import Iterable, Iterator, Mapping
+All gates are evaluated and reported, not just the first failure. A new gate is one function in
+`_CHECKS`; its setting belongs to `PromoteConfig` and its evidence, if any, to `Evidence`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -9,11 +13,12 @@ from trialrun.report.metrics import LOG_LOSS, lower_is_better
 from trialrun.report.paired import PairedComparison
 
 _SHOWN_CLASSES = 5
+_ROUNDING_ERROR = 1e-12  # allowed above a limit that a difference of two floats must not exceed
 
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """One condition: what was asked, what was found, whether that will do."""
+    """One condition: its name, the value asked for, the value found and whether it passed."""
 
     name: str
     asked: str
@@ -23,7 +28,7 @@ class Gate:
 
 @dataclass(frozen=True, slots=True)
 class Overlap:
-    """Test images that a version has seen before; None where no record says what it has seen."""
+    """The number of test images that a version was trained on; None if its run has no manifest."""
 
     version: str
     num_trained_on: int | None
@@ -31,23 +36,27 @@ class Overlap:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """What was found out about a challenger, and about the champion where there is one."""
+    """The measurements of a challenger and, if there is one, of the champion.
+
+    `comparison` is optional: None without a champion.
+    """
 
     metrics: Mapping[str, float]
     size_mb: float
     latency_ms: float | None = None
     overlaps: tuple[Overlap, ...] = ()
     class_differences: tuple[str, ...] = ()
-    comparison: PairedComparison | None = None  # None: there is no champion yet
+    comparison: PairedComparison | None = None
     recall: Mapping[str, float] = field(default_factory=dict)
     champion_recall: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The gates of a promotion.
+    """The evaluated gates of a promotion.
 
-    `images_needed` is about how many images would tell, where these were too few.
+    `images_needed` estimates how many images the comparison needs to pass; None if it passed or
+    more images would not help.
     """
 
     gates: tuple[Gate, ...]
@@ -55,104 +64,106 @@ class Verdict:
 
     @property
     def passed(self) -> bool:
-        """Whether every gate let the version through."""
+        """Whether all gates passed."""
         return all(gate.passed for gate in self.gates)
 
     @property
     def failed(self) -> tuple[Gate, ...]:
-        """The gates that did not."""
+        """The gates that did not pass."""
         return tuple(gate for gate in self.gates if not gate.passed)
 
     def to_json(self) -> list[dict[str, Any]]:
-        """Plain rows."""
+        """Return one dictionary per gate."""
         return [asdict(gate) for gate in self.gates]
 
 
 def evaluate_gates(config: PromoteConfig, evidence: Evidence) -> Verdict:
-    """Hold the evidence to what `config` asks."""
-    gates = tuple(_check_gates(config, evidence))
-    found = evidence.comparison
-    if found is None or all(gate.passed for gate in _check_comparison(config, found)):
+    """Check the evidence against the settings."""
+    gates = _run_checks(_CHECKS, evidence, config)
+    comparison = evidence.comparison
+    if comparison is None:
         return Verdict(gates)
-    return Verdict(gates, found.images_to_show(_required_difference(config), config.confidence))
+    if all(gate.passed for gate in _run_checks(_COMPARISON_CHECKS, evidence, config)):
+        return Verdict(gates)
+    needed = comparison.images_to_show(_required_difference(config), config.confidence)
+    return Verdict(gates, needed)
+
+
+def _run_checks(
+    checks: "tuple[_Check, ...]", evidence: Evidence, config: PromoteConfig
+) -> tuple[Gate, ...]:
+    return tuple(gate for check in checks for gate in check(evidence, config))
 
 
 def _required_difference(config: PromoteConfig) -> float:
-    """What the difference must be shown to lie above."""
+    """Return the bound that the true difference must exceed."""
     return 0.0 if config.require == BETTER else -config.margin
 
 
-def _check_gates(config: PromoteConfig, evidence: Evidence) -> Iterator[Gate]:
-    if evidence.comparison is not None:
-        yield from _check_comparison(config, evidence.comparison)
-    yield from _check_minimums(config, evidence)
-    yield from _check_class_drops(config, evidence)
-    yield from _check_limit("latency", evidence.latency_ms, config.max_latency_ms, "ms an image")
-    yield from _check_limit("size", evidence.size_mb, config.max_size_mb, "MB")
-    yield _check_classes(config, evidence.class_differences)
-    yield from (_check_overlap(config, overlap) for overlap in evidence.overlaps)
-
-
-def _check_comparison(config: PromoteConfig, found: PairedComparison) -> Iterator[Gate]:
-    """The interval, and beside it a test that does not trust a handful of images.
-
-    Where the models disagree on few, draws of the images scatter too little: four against none
-    make an interval above 0 with a p of 0.125, no disagreement at all one without width.
-    """
+def _check_difference(evidence: Evidence, config: PromoteConfig) -> Iterator[Gate]:
+    if (comparison := evidence.comparison) is None:
+        return
     bound = _required_difference(config)
     yield Gate(
         f"{config.metric} {config.require}",
         f"{config.confidence:.0%} interval above {bound:g}",
-        f"{found.difference:+.4f} [{found.low:+.4f}, {found.high:+.4f}]",
-        found.low > bound,
+        f"{comparison.difference:+.4f} [{comparison.low:+.4f}, {comparison.high:+.4f}]",
+        comparison.low > bound,
     )
-    if config.require != BETTER:
-        yield _check_num_images(config, found)
-    elif config.metric != LOG_LOSS:
-        yield _check_mcnemar(config, found)
 
 
-def _check_num_images(config: PromoteConfig, found: PairedComparison) -> Gate:
-    low, bound = found.score_low(config.confidence), _required_difference(config)
-    return Gate(
+def _check_num_images(evidence: Evidence, config: PromoteConfig) -> Iterator[Gate]:
+    """Check the score interval: a bootstrap over images without disagreement has zero width."""
+    comparison = evidence.comparison
+    if comparison is None or config.require == BETTER:
+        return
+    low, bound = comparison.score_low(config.confidence), _required_difference(config)
+    yield Gate(
         "enough images",
         f"score interval above {bound:g}",
-        f"{low:+.4f} ({_count_disagreements(found)} of {found.num_images} images)",
+        f"{low:+.4f} ({_count_disagreements(comparison)} of {comparison.num_images} images)",
         low > bound,
     )
 
 
-def _check_mcnemar(config: PromoteConfig, found: PairedComparison) -> Gate:
+def _check_mcnemar(evidence: Evidence, config: PromoteConfig) -> Iterator[Gate]:
+    """Check McNemar's p: with few disagreements a bootstrap interval is too narrow.
+
+    For four images against none the interval is above 0 although p is 0.125.
+    """
+    comparison = evidence.comparison
+    if comparison is None or config.require != BETTER or config.metric == LOG_LOSS:
+        return
     level = 1 - config.confidence
-    return Gate(
+    yield Gate(
         "McNemar's exact test",
         f"p at most {level:.3g}",
-        f"p = {found.mcnemar_p:.3g} ({_count_disagreements(found)} images)",
-        found.mcnemar_p <= level + 1e-12
-        and found.only_challenger_right > found.only_baseline_right,
+        f"p = {comparison.mcnemar_p:.3g} ({_count_disagreements(comparison)} images)",
+        comparison.mcnemar_p <= level + _ROUNDING_ERROR
+        and comparison.only_challenger_right > comparison.only_baseline_right,
     )
 
 
-def _count_disagreements(found: PairedComparison) -> str:
-    return f"{found.only_challenger_right} against {found.only_baseline_right}"
+def _count_disagreements(comparison: PairedComparison) -> str:
+    return f"{comparison.only_challenger_right} against {comparison.only_baseline_right}"
 
 
-def _check_minimums(config: PromoteConfig, evidence: Evidence) -> Iterator[Gate]:
-    asked = config.minimums()
-    if not asked and evidence.comparison is None:
+def _check_minimums(evidence: Evidence, config: PromoteConfig) -> Iterator[Gate]:
+    minimums = config.minimums()
+    if not minimums and evidence.comparison is None:
         yield Gate("minimum", "--min METRIC=VALUE for the first champion", "none given", False)
-    for metric, bound in asked.items():
+    for metric, bound in minimums.items():
         value = evidence.metrics[metric]
-        loss = lower_is_better(metric)
+        is_loss = lower_is_better(metric)
         yield Gate(
             metric,
-            f"at {'most' if loss else 'least'} {bound:g}",
+            f"at {'most' if is_loss else 'least'} {bound:g}",
             f"{value:.4f}",
-            value <= bound if loss else value >= bound,
+            value <= bound if is_loss else value >= bound,
         )
 
 
-def _check_class_drops(config: PromoteConfig, evidence: Evidence) -> Iterator[Gate]:
+def _check_class_drops(evidence: Evidence, config: PromoteConfig) -> Iterator[Gate]:
     limit = config.max_class_drop
     if limit is None or evidence.comparison is None:
         return
@@ -160,16 +171,24 @@ def _check_class_drops(config: PromoteConfig, evidence: Evidence) -> Iterator[Ga
         name: before - evidence.recall.get(name, 0.0)
         for name, before in evidence.champion_recall.items()
     }
-    worst = sorted(drops, key=lambda name: -drops[name])
-    too_far = [name for name in worst if drops[name] > limit + 1e-12]
-    shown = too_far or worst[:1]
+    largest_first = sorted(drops, key=lambda name: -drops[name])
+    too_large = [name for name in largest_first if drops[name] > limit + _ROUNDING_ERROR]
+    shown = too_large or largest_first[:1]
     yield Gate(
         "recall of each class",
         f"falls by at most {limit:g}",
         "; ".join(f"{name} {-drops[name]:+.4f}" for name in shown[:_SHOWN_CLASSES])
         + (f"; {len(shown) - _SHOWN_CLASSES} more" if len(shown) > _SHOWN_CLASSES else ""),
-        not too_far,
+        not too_large,
     )
+
+
+def _check_latency(evidence: Evidence, config: PromoteConfig) -> Iterator[Gate]:
+    yield from _check_limit("latency", evidence.latency_ms, config.max_latency_ms, "ms per image")
+
+
+def _check_size(evidence: Evidence, config: PromoteConfig) -> Iterator[Gate]:
+    yield from _check_limit("size", evidence.size_mb, config.max_size_mb, "MB")
 
 
 def _check_limit(name: str, value: float | None, limit: float | None, unit: str) -> Iterator[Gate]:
@@ -177,23 +196,39 @@ def _check_limit(name: str, value: float | None, limit: float | None, unit: str)
         yield Gate(name, f"at most {limit:g} {unit}", f"{value:.3g}", value <= limit)
 
 
-def _check_classes(config: PromoteConfig, differences: Iterable[str]) -> Gate:
-    found = "; ".join(differences)
-    allowed = config.allow_class_change
-    return Gate(
+def _check_classes(evidence: Evidence, config: PromoteConfig) -> Iterator[Gate]:
+    found = "; ".join(evidence.class_differences)
+    is_allowed = config.allow_class_change
+    yield Gate(
         "classes",
-        "may differ" if allowed else "the same throughout",
+        "may differ" if is_allowed else "the same throughout",
         found or "the same",
-        allowed or not found,
+        is_allowed or not found,
     )
 
 
-def _check_overlap(config: PromoteConfig, overlap: Overlap) -> Gate:
-    seen = overlap.num_trained_on
-    found = "no record of its training data" if seen is None else f"{seen} images"
-    return Gate(
-        f"test images that {overlap.version} was trained on",
-        "allowed" if config.allow_overlap else "none",
-        found,
-        config.allow_overlap or seen == 0,
-    )
+def _check_overlaps(evidence: Evidence, config: PromoteConfig) -> Iterator[Gate]:
+    for overlap in evidence.overlaps:
+        count = overlap.num_trained_on
+        yield Gate(
+            f"test images that {overlap.version} was trained on",
+            "allowed" if config.allow_overlap else "none",
+            "no record of its training data" if count is None else f"{count} images",
+            config.allow_overlap or count == 0,
+        )
+
+
+_Check = Callable[[Evidence, PromoteConfig], Iterator[Gate]]
+
+_COMPARISON_CHECKS: tuple[_Check, ...] = (_check_difference, _check_num_images, _check_mcnemar)
+
+# In the order in which the gates are reported. A check yields nothing if its setting is not set.
+_CHECKS: tuple[_Check, ...] = (
+    *_COMPARISON_CHECKS,
+    _check_minimums,
+    _check_class_drops,
+    _check_latency,
+    _check_size,
+    _check_classes,
+    _check_overlaps,
+)

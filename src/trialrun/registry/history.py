@@ -1,8 +1,8 @@
-"""Who holds an alias, and who held it before: a log in the registered model's own tags.
+"""The history of an alias: a log of entries in the tags of the registered model.
 
-One tag an entry, `trialrun.<alias>.000007`, holding JSON. Entries are only ever added, numbered
-from 1 without a gap. One whose version was deleted before it took the alias is void: it keeps its
-number and moves nothing.
+Each entry is one tag, `trialrun.<alias>.000007`, with a JSON value. Entries are only ever added and
+are numbered from 1 without gaps. If the version of an entry was deleted before it took the alias,
+the entry is skipped: it keeps its number, and the alias does not move.
 """
 
 import json
@@ -14,16 +14,16 @@ from typing import Any
 
 from trialrun.config.promote import CHAMPION
 
-PROMOTION, ROLLBACK, _OUTSIDE, VOID = "promotion", "rollback", "outside", "void"
-_UNKNOWN = "unknown"  # when an alias was moved from outside, nobody can tell
+PROMOTION, ROLLBACK, _OUTSIDE, SKIPPED = "promotion", "rollback", "outside", "void"
+_UNKNOWN = "unknown"  # the time at which another program moved the alias
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AliasEntry:
-    """One change of who holds the alias.
+    """One move of the alias to a version.
 
-    `at` is in ISO 8601, UTC; `claim` tells this attempt from every other. An entry of kind
-    `outside` is not in the log: the alias was moved by something else than trialrun.
+    `at` is in ISO 8601, UTC. `claim` is unique to one attempt at the move. An entry of kind
+    `outside` is not in the log: another program than trialrun moved the alias.
     """
 
     number: int
@@ -39,20 +39,25 @@ class AliasEntry:
     figures: Mapping[str, float] = field(default_factory=dict)
     claim: str = ""
 
+    @property
+    def is_skipped(self) -> bool:
+        """Whether the entry did not move the alias because its version was deleted."""
+        return self.kind == SKIPPED
+
     def to_json(self) -> dict[str, Any]:
-        """Plain values under the names of the fields."""
+        """Return the fields as plain values, by name."""
         return asdict(self)
 
     def to_text(self) -> str:
-        """The tag's value."""
+        """Return the value of the entry's tag."""
         return json.dumps(self.to_json(), ensure_ascii=False)
 
 
 def parse_entry(text: str) -> AliasEntry:
-    """The inverse of `Entry.to_text`; what a newer trialrun says besides is passed over.
+    """Return the entry that `AliasEntry.to_text` wrote; fields of a newer trialrun are ignored.
 
     Raises:
-        ValueError: Not an entry.
+        ValueError: `text` is not an entry.
     """
     known = {item.name for item in fields(AliasEntry)}
     try:
@@ -60,93 +65,133 @@ def parse_entry(text: str) -> AliasEntry:
             **{name: value for name, value in json.loads(text).items() if name in known}
         )
     except (TypeError, AttributeError) as error:
-        raise ValueError(f"no entry of a history: {error}") from error
+        raise ValueError(f"not an entry of an alias history: {error}") from error
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AliasPeriod:
-    """From when to when a version held the alias; `until` is None for the one that does.
+    """The time from `since` to `until` in which a version held the alias.
 
-    It is "unknown" where something else than trialrun ended it. A void entry began and ended at
-    once.
+    `until` can be None (the version still holds the alias) or "unknown" (another program moved the
+    alias). A skipped entry ends when it starts.
     """
 
-    entry: AliasEntry
+    version: str | None
+    since: str | None
     until: str | None
+    kind: str
+    replaced: str | None
+    user: str | None
+    reason: str
+    data: str | None
+    data_digest: str | None
+    figures: Mapping[str, float]
+    run_id: str | None
+    run_url: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class AliasHistory:
-    """An alias of a registered model: the version that holds it now, and the log."""
+    """An alias of a registered model: the version that holds it now, and its log.
+
+    `previous` and `run_urls` are for display and stay empty unless the caller looks them up.
+    """
 
     name: str
     alias: str
-    created_ms: int  # of the registered model: one made anew under the name has a log of its own
+    created_ms: int  # of the registered model: a new model under an old name has its own log
     holder: str | None
     entries: tuple[AliasEntry, ...]
+    previous: str | None = None  # the version that a rollback would restore
+    run_urls: Mapping[str, str] = field(default_factory=dict)  # run id to the page of the run
 
     @property
     def last_number(self) -> int:
-        """The number of the newest entry, 0 before the first."""
+        """The number of the newest entry, 0 if the log is empty."""
         return self.entries[-1].number if self.entries else 0
 
     @property
-    def last_given(self) -> str | None:
-        """The version that trialrun gave the alias last."""
-        return next((each.version for each in reversed(self.entries) if each.kind != VOID), None)
+    def last_assigned(self) -> str | None:
+        """The version that trialrun moved the alias to last."""
+        return next(
+            (entry.version for entry in reversed(self.entries) if not entry.is_skipped), None
+        )
 
     @property
-    def moved_outside(self) -> bool:
-        """Whether something else than trialrun moved the alias since the newest entry."""
-        return self.holder != self.last_given
+    def periods(self) -> tuple[AliasPeriod, ...]:
+        """The periods of all holders, oldest first."""
+        periods: list[AliasPeriod] = []
+        until = None
+        for entry in reversed(self.all_entries):
+            if entry.is_skipped:
+                periods.append(self._make_period(entry, entry.at))
+            else:
+                periods.append(self._make_period(entry, until))
+                until = entry.at or _UNKNOWN
+        return tuple(reversed(periods))
 
-    def seen(self) -> tuple[AliasEntry, ...]:
-        """The log, and the move from outside where there was one."""
-        if not self.moved_outside:
+    def _make_period(self, entry: AliasEntry, until: str | None) -> AliasPeriod:
+        return AliasPeriod(
+            version=entry.version,
+            since=entry.at,
+            until=until,
+            kind=entry.kind,
+            replaced=entry.replaced,
+            user=entry.user,
+            reason=entry.reason,
+            data=entry.data,
+            data_digest=entry.data_digest,
+            figures=entry.figures,
+            run_id=entry.run_id,
+            run_url=self.run_urls.get(entry.run_id) if entry.run_id else None,
+        )
+
+    @property
+    def all_entries(self) -> tuple[AliasEntry, ...]:
+        """The log, plus an entry of kind `outside` if another program moved the alias since."""
+        if self.holder == self.last_assigned:
             return self.entries
         outside = AliasEntry(
             number=self.last_number + 1,
             kind=_OUTSIDE,
             version=self.holder,
-            replaced=self.last_given,
+            replaced=self.last_assigned,
             at=None,
             user=None,
-            reason="moved by something else than trialrun",
+            reason="moved by a program other than trialrun",
         )
         return (*self.entries, outside)
 
-    def periods(self) -> list[AliasPeriod]:
-        """Who held the alias from when to when, oldest first."""
-        periods: list[AliasPeriod] = []
-        until = None
-        for entry in reversed(self.seen()):
-            if entry.kind == VOID:
-                periods.append(AliasPeriod(entry, entry.at))
-            else:
-                periods.append(AliasPeriod(entry, until))
-                until = entry.at or _UNKNOWN
-        return periods[::-1]
-
     def active_stack(self) -> list[str]:
-        """The holders that no rollback took back, oldest first; the last one holds the alias."""
-        return compute_stack(self.seen())
+        """Return the holders that no rollback removed, oldest first; the last one is `holder`."""
+        return compute_active_stack(self.all_entries)
 
     def previous_holders(self) -> list[str]:
-        """The holders that stood before the present one, newest first."""
+        """Return the versions that a rollback may restore, newest first."""
         return list_previous_holders(self.active_stack(), self.holder)
 
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values for display."""
+        return {
+            "name": self.name,
+            "alias": self.alias,
+            "holder": self.holder,
+            "previous": self.previous,
+            "periods": [asdict(period) for period in self.periods],
+        }
 
-def compute_stack(entries: tuple[AliasEntry, ...]) -> list[str]:
-    """The versions that stand after `entries`: a rollback takes off all above its target."""
+
+def compute_active_stack(entries: tuple[AliasEntry, ...]) -> list[str]:
+    """Return the holders that remain after `entries`; a rollback removes all above its version."""
     stack: list[str] = []
     for entry in entries:
-        if entry.kind == VOID or entry.version is None:
+        if entry.is_skipped or entry.version is None:
             continue
         if entry.kind == ROLLBACK and entry.version in stack:
             while stack[-1] != entry.version:
                 stack.pop()
             continue
-        # What was replaced without an entry (an alias moved from outside) stood, too.
+        # A replaced version may have no entry of its own: another program moved the alias to it.
         for version in (entry.replaced, entry.version):
             if version is not None and stack[-1:] != [version]:
                 stack.append(version)
@@ -154,25 +199,25 @@ def compute_stack(entries: tuple[AliasEntry, ...]) -> list[str]:
 
 
 def list_previous_holders(active_stack: Sequence[str], holder: str | None) -> list[str]:
-    """Of those who stand, those other than `holder`, newest first."""
+    """Return the versions in `active_stack` other than `holder`, newest first."""
     return [version for version in reversed(active_stack) if version != holder]
 
 
 def name_previous_alias(alias: str) -> str:
-    """The alias of the holder before: `previous` beside `champion`, else `previous-<alias>`."""
+    """Return the alias of the previous holder: `previous` for `champion`, else `previous-ALIAS`."""
     return "previous" if alias == CHAMPION else f"previous-{alias}"
 
 
 def make_tag_name(alias: str, number: int) -> str:
-    """The tag that holds an entry."""
+    """Return the name of the tag that holds entry `number`."""
     return f"trialrun.{alias}.{number:06}"
 
 
 def read_entries(tags: Mapping[str, str], alias: str) -> tuple[AliasEntry, ...]:
-    """The entries among a registered model's tags, oldest first.
+    """Return the entries among the tags of a registered model, oldest first.
 
     Raises:
-        ValueError: One of them is damaged.
+        ValueError: An entry is damaged.
     """
     pattern = re.compile(re.escape(f"trialrun.{alias}.") + r"\d{6}")
     texts = [text for name, text in tags.items() if pattern.fullmatch(name)]
@@ -180,5 +225,5 @@ def read_entries(tags: Mapping[str, str], alias: str) -> tuple[AliasEntry, ...]:
 
 
 def format_now() -> str:
-    """The time as entries hold it."""
+    """Return the current time in the format of `AliasEntry.at`."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,4 +1,4 @@
-"""A ModelDirectory as MLflow's LoggedModel, and as a version of a registered model."""
+"""Logging of model directories as MLflow LoggedModels and registration of their versions."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -19,13 +19,13 @@ _MODEL_NAME = "model"  # so that runs:/ID/model finds it
 
 @dataclass(frozen=True, slots=True)
 class LoggedModel:
-    """A model that MLflow holds."""
+    """A model in the MLflow store."""
 
     model_id: str
 
     @property
     def uri(self) -> str:
-        """What loads it anywhere in MLflow."""
+        """The URI that MLflow loads the model from."""
         return f"models:/{self.model_id}"
 
 
@@ -37,12 +37,12 @@ def create_model(
     params: Mapping[str, str],
     tags: Mapping[str, str],
 ) -> LoggedModel:
-    """An entry for the model of a run, not ready yet: its files come with `upload`.
+    """Create the LoggedModel of a run. It is not ready until `upload_model` has stored its files.
 
     Raises:
         TrackingError: The store fails.
     """
-    with translate_tracking_errors("the model cannot be recorded"):
+    with translate_tracking_errors("the model cannot be created"):
         model = client.create_logged_model(
             experiment_id,
             name=_MODEL_NAME,
@@ -57,11 +57,11 @@ def create_model(
 def upload_model(
     client: "MlflowClient", model: LoggedModel, folder: Path, *, run_id: str, step: int
 ) -> None:
-    """Store a complete ModelDirectory as `model`, and declare it ready once it arrived whole.
+    """Upload a ModelDirectory as the files of `model`, verify the upload and mark the model ready.
 
     Raises:
-        TrackingError: The upload failed, or what arrived is not what was sent.
-        StorageError: The artifacts' disk is full, or may not be written to.
+        TrackingError: The upload failed, or the stored files differ from `folder`.
+        StorageError: The artifact store's disk is full or not writable.
     """
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus
 
@@ -70,14 +70,14 @@ def upload_model(
         translate_tracking_errors("the model cannot be stored"),
     ):
         client.log_model_artifacts(model.model_id, str(folder))
-        _check_arrived(model)
+        _check_upload(model)
         client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
         client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step)])
 
 
 @contextmanager
 def _fail_unless_complete(client: "MlflowClient", model: LoggedModel) -> Iterator[None]:
-    """Call the model failed, if the store still listens, where the block does not end well."""
+    """Mark the model as failed if the block raises; an error while doing so is ignored."""
     from mlflow.entities import LoggedModelStatus
 
     try:
@@ -85,33 +85,34 @@ def _fail_unless_complete(client: "MlflowClient", model: LoggedModel) -> Iterato
     except BaseException:
         with (
             suppress(TrialrunError),
-            translate_tracking_errors("the model cannot be called failed"),
+            translate_tracking_errors("the model cannot be marked as failed"),
         ):
             client.finalize_logged_model(model.model_id, LoggedModelStatus.FAILED)
         raise
 
 
-def _check_arrived(model: LoggedModel) -> None:
-    """Fetch the model back and hold it to its manifest: a version must never be half a model."""
+def _check_upload(model: LoggedModel) -> None:
+    """Download the model and check it against its manifest, so that no version is incomplete."""
     import mlflow
 
     with scratch_directory() as scratch:
-        arrived = mlflow.artifacts.download_artifacts(artifact_uri=model.uri, dst_path=str(scratch))
+        folder = mlflow.artifacts.download_artifacts(artifact_uri=model.uri, dst_path=str(scratch))
         try:
-            directory.read_model_directory(Path(arrived))
+            directory.read_model_directory(Path(folder))
         except InvalidModelDirectoryError as error:
             raise TrackingError(
-                f"the stored model is not what was sent: {error}", "Check the artifact store."
+                f"the stored model differs from the uploaded one: {error}",
+                "Check the artifact store.",
             ) from error
 
 
 def register_version(
     client: "MlflowClient", model: LoggedModel, *, name: str, run_id: str, tags: Mapping[str, str]
 ) -> str:
-    """Make `model` the next version of the registered model `name`; the version's number.
+    """Register `model` as the next version of `name` and return the version number.
 
     Raises:
-        TrackingError: The registry fails or does not take the name.
+        TrackingError: The registry fails or rejects the name.
     """
     from mlflow.exceptions import MlflowException
 

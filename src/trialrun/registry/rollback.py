@@ -1,4 +1,4 @@
-"""Back to the holder of an alias before the present one."""
+"""Rollback of an alias to its previous holder."""
 
 from typing import TYPE_CHECKING
 
@@ -12,41 +12,39 @@ if TYPE_CHECKING:
 
 
 def restore_previous(client: "MlflowClient", name: str, alias: str, reason: str) -> AliasEntry:
-    """Give `alias` back to the newest version that held it before and is still there.
+    """Move `alias` back to the newest earlier holder that still exists.
 
-    A second rollback goes one further back, not forward again. The history says why.
+    A second rollback goes one version further back; it does not undo the first. The history stores
+    `reason`.
 
     Raises:
-        InvalidParameterError: There is no reason.
-        PromotionRefusedError: Nobody who is still there held it before, or somebody moved it
-            meanwhile.
+        InvalidParameterError: `reason` is empty.
+        PromotionRefusedError: No earlier holder exists, or another process moved the alias.
         TrackingError: The store fails.
     """
     if not reason.strip():
-        raise InvalidParameterError(
-            "reason is empty", "Say why: whoever reads the history will ask."
-        )
-    succession = read_alias_history(client, name, alias)
-    number = find_newest_existing(client, name, succession.previous_holders())
+        raise InvalidParameterError("reason is empty", "Give a reason: the history shows it.")
+    history = read_alias_history(client, name, alias)
+    number = find_newest_existing(client, name, history.previous_holders())
     if number is None:
-        raise _no_previous_error(succession)
+        raise _no_previous_error(history)
     entry = AliasEntry(
         number=0,
         kind=ROLLBACK,
         version=find_version(client, name, number).number,
-        replaced=succession.holder,
+        replaced=history.holder,
         at=format_now(),
         user=find_user_name(),
         reason=reason.strip(),
     )
-    return move_alias(client, succession, entry)
+    return move_alias(client, history, entry)
 
 
-def _no_previous_error(succession: AliasHistory) -> PromotionRefusedError:
-    holder, gone = succession.holder, succession.previous_holders()
+def _no_previous_error(history: AliasHistory) -> PromotionRefusedError:
+    holder, deleted = history.holder, history.previous_holders()
     return PromotionRefusedError(
-        f"{succession.name} has no {succession.alias} before "
-        + (f"version {holder}" if holder else "this: there is none")
-        + (f"; deleted since: version {', '.join(gone)}" if gone else ""),
-        "`trialrun history` shows who was; `trialrun promote` makes one.",
+        f"{history.name} has no {history.alias} "
+        + (f"before version {holder}" if holder else "to restore")
+        + (f"; deleted since: version {', '.join(deleted)}" if deleted else ""),
+        "`trialrun history` lists all holders; `trialrun promote` sets a new one.",
     )

@@ -1,4 +1,4 @@
-"""A version of a registered model: where it came from, and what it was trained on."""
+"""Versions of registered models: lookup, training run, training data and model folder."""
 
 import json
 from collections.abc import Iterable
@@ -18,8 +18,8 @@ from trialrun.mlflow_client import (
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-MANIFEST = "manifest.jsonl"  # of a training run: a JSON object a file
-TRAINED_ON = "train"  # the manifest's name for the training set
+MANIFEST = "manifest.jsonl"  # artifact of a training run: one JSON object per image file
+TRAINED_ON = "train"  # name of the training set in the manifest
 
 _MODELS = "models:/"
 _RUNS = "runs:/"
@@ -28,7 +28,7 @@ MODEL_SCHEMES = (_MODELS, _RUNS)
 
 @dataclass(frozen=True, slots=True)
 class ModelOrigin:
-    """Which run and which LoggedModel something is; None where MLflow does not say."""
+    """The run and the LoggedModel that a model comes from; None if MLflow does not record them."""
 
     run_id: str | None
     model_id: str | None
@@ -44,7 +44,7 @@ class ModelVersion:
 
     @property
     def uri(self) -> str:
-        """What loads it anywhere in MLflow."""
+        """The URI that MLflow loads the version from."""
         return f"{_MODELS}{self.name}/{self.number}"
 
     def __str__(self) -> str:
@@ -52,42 +52,41 @@ class ModelVersion:
 
 
 def check_version(number: str) -> None:
-    """Hold a version to be a number or @alias.
+    """Check that `number` is a number or @alias.
 
     Raises:
-        InvalidParameterError: It is neither.
+        InvalidParameterError: `number` is neither.
     """
     if not number.startswith("@") and not number.isdecimal():
         raise InvalidParameterError(
-            f"version={number} is neither a number nor @alias", "Take 3, say, or @champion."
+            f"version={number} is neither a number nor @alias", "Use for example 3 or @champion."
         )
 
 
 def find_version(client: "MlflowClient", name: str, number: str) -> ModelVersion:
-    """Version `number`, or the one that holds `@alias`.
+    """Return the version with this number or `@alias`.
 
     Raises:
-        InvalidParameterError: `number` is neither.
-        TrackingError: There is no such model, version or alias.
+        InvalidParameterError: `number` is neither a number nor @alias.
+        TrackingError: The model, version or alias does not exist.
     """
     check_version(number)
     with translate_tracking_errors(f"{name} version {number} cannot be found"):
         if number.startswith("@"):
-            found = client.get_model_version_by_alias(name, number[1:])
+            version = client.get_model_version_by_alias(name, number[1:])
         else:
-            found = client.get_model_version(name, number)
-    if found.status != "READY":
+            version = client.get_model_version(name, number)
+    if version.status != "READY":
         raise TrackingError(
-            f"{name} version {number} is not ready ({found.status})", "Register it again."
+            f"{name} version {number} is not ready ({version.status})", "Register it again."
         )
-    model_id = found.model_id or _model_id(found.source or "")
-    return ModelVersion(
-        name, str(found.version), _complete_origin(client, ModelOrigin(found.run_id, model_id))
-    )
+    model_id = version.model_id or _parse_model_id(version.source or "")
+    origin = _complete_origin(client, ModelOrigin(version.run_id, model_id))
+    return ModelVersion(name, str(version.version), origin)
 
 
 def version_exists(client: "MlflowClient", name: str, number: str) -> bool:
-    """Whether version `number` has not been deleted.
+    """Whether version `number` exists.
 
     Raises:
         TrackingError: The store fails.
@@ -105,7 +104,7 @@ def version_exists(client: "MlflowClient", name: str, number: str) -> bool:
 
 
 def find_newest_existing(client: "MlflowClient", name: str, numbers: Iterable[str]) -> str | None:
-    """The first of `numbers` that has not been deleted.
+    """Return the first of `numbers` that exists; `numbers` are newest first.
 
     Raises:
         TrackingError: The store fails.
@@ -114,10 +113,10 @@ def find_newest_existing(client: "MlflowClient", name: str, numbers: Iterable[st
 
 
 def find_origin(client: "MlflowClient", model: str) -> ModelOrigin:
-    """What MLflow knows of MODEL; nothing of a folder on this machine.
+    """Return the run and LoggedModel of a model URI; a local folder has neither.
 
     Raises:
-        TrackingError: It names a version, an alias or a run that is not there.
+        TrackingError: The version, alias or run does not exist.
     """
     if model.startswith(_RUNS):
         run_id = model.removeprefix(_RUNS).partition("/")[0]
@@ -134,13 +133,14 @@ def find_origin(client: "MlflowClient", model: str) -> ModelOrigin:
     return find_version(client, name, number).origin
 
 
-def _model_id(source: str) -> str | None:
+def _parse_model_id(source: str) -> str | None:
+    """Return ID if `source` is `models:/ID`."""
     path = source.removeprefix(_MODELS)
     return path if path != source and "/" not in path and "@" not in path else None
 
 
 def _complete_origin(client: "MlflowClient", origin: ModelOrigin) -> ModelOrigin:
-    """With the run that a LoggedModel names, where the version itself does not."""
+    """Return `origin` with the run of its LoggedModel if the version does not record a run."""
     if origin.run_id or not origin.model_id:
         return ModelOrigin(origin.run_id or None, origin.model_id)
     with translate_tracking_errors(f"model {origin.model_id} cannot be read"):
@@ -158,7 +158,7 @@ def _find_model_of_run(client: "MlflowClient", run_id: str) -> str | None:
 def read_file_hashes(
     client: "MlflowClient", run_id: str | None
 ) -> dict[str, frozenset[str]] | None:
-    """The sha256 values of a training run's files by set; None where nothing records them.
+    """Return the sha256 values of a training run's files by set; None if it has no manifest.
 
     Raises:
         TrackingError: The store fails.
@@ -168,43 +168,43 @@ def read_file_hashes(
     rows = read_manifest(client, run_id)
     if rows is None:
         return None
-    sets: dict[str, set[str]] = {TRAINED_ON: set()}
+    hashes_by_set: dict[str, set[str]] = {TRAINED_ON: set()}
     for row in rows:
-        sets.setdefault(str(row["set"]), set()).add(str(row["sha256"]))
-    return {name: frozenset(hashes - {""}) for name, hashes in sets.items()}
+        hashes_by_set.setdefault(str(row["set"]), set()).add(str(row["sha256"]))
+    return {name: frozenset(hashes - {""}) for name, hashes in hashes_by_set.items()}
 
 
 def read_manifest(client: "MlflowClient", run_id: str) -> list[dict[str, object]] | None:
-    """A training run's manifest; None where it has none."""
+    """Return the rows of a training run's manifest; None if it has no manifest."""
     text = read_artifact_text(client, run_id, MANIFEST)
     return None if text is None else [json.loads(line) for line in text.splitlines()]
 
 
 def read_artifact_text(client: "MlflowClient", run_id: str, name: str) -> str | None:
-    """The content of a run's file `name`; None where the run has none.
+    """Return the text of the artifact `name`; None if the run has no such artifact.
 
     Raises:
-        TrackingError: The run is not there, or the store fails.
+        TrackingError: The run does not exist, or the store fails.
     """
     data = read_artifact_bytes(client, run_id, name)
     return None if data is None else data.decode("utf-8")
 
 
 def read_artifact_bytes(client: "MlflowClient", run_id: str, name: str) -> bytes | None:
-    """As `artifact_text`, undecoded."""
+    """Return the bytes of the artifact `name`; None if the run has no such artifact.
+
+    Raises:
+        TrackingError: The run does not exist, or the store fails.
+    """
     with translate_tracking_errors(f"{name} of run {run_id} cannot be read"):
-        if name not in _list_names(client, run_id):
+        if name not in {entry.path for entry in client.list_artifacts(run_id)}:
             return None
         with scratch_directory() as scratch:
             return Path(client.download_artifacts(run_id, name, str(scratch))).read_bytes()
 
 
-def _list_names(client: "MlflowClient", run_id: str) -> set[str]:
-    return {entry.path for entry in client.list_artifacts(run_id)}
-
-
 def link_models(client: "MlflowClient", run_id: str, model_ids: Iterable[str | None]) -> None:
-    """Record which models a run used."""
+    """Log the models that a run used as its inputs; None entries are skipped."""
     from mlflow.entities import LoggedModelInput
 
     models = [LoggedModelInput(model_id) for model_id in dict.fromkeys(model_ids) if model_id]
@@ -215,21 +215,21 @@ def link_models(client: "MlflowClient", run_id: str, model_ids: Iterable[str | N
 
 
 def find_model_folder(model: str) -> Path:
-    """The folder of `models:/NAME/3`, `models:/NAME@alias`, `runs:/ID/model` or a path.
+    """Return the folder of `models:/NAME/3`, `models:/NAME@alias`, `runs:/ID/model` or a path.
 
-    What MLflow has elsewhere is downloaded, until the process ends.
+    A remote model is downloaded to a folder that is deleted when the process ends.
 
     Raises:
-        InvalidModelDirectoryError: There is no such folder.
-        TrackingError: There is no such model, version, alias or run, or it cannot be downloaded.
+        InvalidModelDirectoryError: The folder does not exist.
+        TrackingError: The model, version, alias or run does not exist or cannot be downloaded.
     """
     if model.startswith(URI_SCHEMES):
-        connect_client()  # so that a server which is not there is told soon
+        connect_client()  # reports an unreachable server quickly
         return download_artifact(model)
     folder = Path(model).expanduser()
     if not folder.is_dir():
         raise InvalidModelDirectoryError(
-            f"there is no model directory {model} (looked in {Path.cwd()})",
+            f"model directory {model} does not exist (searched in {Path.cwd()})",
             "Give a folder, models:/NAME/VERSION, models:/NAME@alias or runs:/ID/model.",
         )
     return folder

@@ -1,4 +1,4 @@
-"""Metrics, tables, comparisons and figures out of predictions; computes only, writes nothing."""
+"""Metrics, tables, comparisons and figures of predictions; nothing here writes a file."""
 
 from trialrun.report.tables import (
     ClassReport,

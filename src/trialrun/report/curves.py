@@ -1,12 +1,13 @@
-"""Metric histories of several runs over each other, as a picture."""
+"""Plots of the metric histories of several runs, one panel per metric."""
 
 import io
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _INCHES = (4.2, 3.0)  # of one panel
@@ -19,10 +20,14 @@ _DASHES = ("-", "--", ":")
 def draw_curves(
     curves: Mapping[str, Mapping[str, Mapping[int, float]]], *, order: Sequence[str]
 ) -> bytes:
-    """A panel a metric, a line a run: `curves[metric][run][epoch]`; runs in `order`.
+    """Return a PNG with one panel per metric and one line per run.
+
+    Args:
+        curves: `curves[metric][run][epoch]` is a value.
+        order: The runs in the order of their colors and of the legend.
 
     Raises:
-        ValueError: There is nothing to draw.
+        ValueError: `curves` is empty.
     """
     if not curves:
         raise ValueError("no curves to draw")
@@ -33,15 +38,9 @@ def draw_curves(
         figsize=(_INCHES[0] * _COLUMNS, _INCHES[1] * num_rows), dpi=110, layout="constrained"
     )
     panels = figure.subplots(num_rows, _COLUMNS, squeeze=False).ravel()
-    lines = {}  # of each run, one for the legend
+    lines: dict[str, Artist] = {}
     for panel, (metric, runs) in zip(panels, curves.items(), strict=False):
-        for place, run in enumerate(order):
-            if points := sorted(runs.get(run, {}).items()):
-                epochs, values = zip(*points, strict=True)
-                [lines[run]] = panel.plot(epochs, values, marker=".", **_choose_style(place))
-        panel.set_title(metric, fontsize="medium")
-        panel.set_xlabel("epoch")
-        panel.grid(alpha=0.3)
+        lines |= _draw_panel(panel, metric, runs, order)
     for panel in panels[len(curves) :]:
         panel.axis("off")
     _add_legend(figure, {run: lines[run] for run in order if run in lines})
@@ -50,14 +49,29 @@ def draw_curves(
     return picture.getvalue()
 
 
-def _choose_style(place: int) -> dict[str, str]:
-    """Colour and dashes of the run at `place`, the same in every panel."""
-    dashes = _DASHES[place // _NUM_COLORS % len(_DASHES)]
-    return {"color": f"C{place % _NUM_COLORS}", "linestyle": dashes}
+def _draw_panel(
+    panel: "Axes", metric: str, runs: Mapping[str, Mapping[int, float]], order: Sequence[str]
+) -> "dict[str, Artist]":
+    """Draw one line per run and return the lines."""
+    lines: dict[str, Artist] = {}
+    for index, run in enumerate(order):
+        if points := sorted(runs.get(run, {}).items()):
+            epochs, values = zip(*points, strict=True)
+            [lines[run]] = panel.plot(epochs, values, marker=".", **_choose_style(index))
+    panel.set_title(metric, fontsize="medium")
+    panel.set_xlabel("epoch")
+    panel.grid(alpha=0.3)
+    return lines
+
+
+def _choose_style(index: int) -> dict[str, Any]:
+    """Return the color and dashes of a run, which are the same in every panel."""
+    dashes = _DASHES[index // _NUM_COLORS % len(_DASHES)]
+    return {"color": f"C{index % _NUM_COLORS}", "linestyle": dashes}
 
 
 def _add_legend(figure: "Figure", lines: "Mapping[str, Artist]") -> None:
-    """Every run once, below the panels: one may lack the first panel's metric."""
+    """Add one legend for all panels, because a run may lack the metric of the first panel."""
     figure.legend(
         list(lines.values()),
         [run[:_MAX_LABEL] for run in lines],

@@ -1,4 +1,4 @@
-"""Two metric histories of what should be the same training, epoch by epoch."""
+"""Comparison of the metric histories of two runs of the same training, epoch by epoch."""
 
 import math
 from collections.abc import Mapping
@@ -6,15 +6,15 @@ from dataclasses import dataclass
 
 IDENTICAL, WITHIN_TOLERANCE, _DIFFERENT = "identical", "within tolerance", "different"
 
-EpochValues = Mapping[int, float]  # epoch, from 1, to a metric's value
+EpochValues = Mapping[int, float]  # epoch, starting at 1, to the value of a metric
 
 
 @dataclass(frozen=True, slots=True)
 class Deviation:
-    """One metric's largest relative deviation, and the epochs where it first showed.
+    """The largest relative deviation of one metric and the epochs in which it starts.
 
-    `first_epoch` is the first with any deviation at all, `first_beyond` the first beyond the
-    tolerance; None where there is none.
+    `first_epoch` is the first epoch with any deviation, `first_beyond` the first with one beyond
+    the tolerance; None if no epoch has one.
     """
 
     metric: str
@@ -26,7 +26,7 @@ class Deviation:
 
 @dataclass(frozen=True, slots=True)
 class HistoryComparison:
-    """All metrics' deviations; `since_epoch` is where the histories part."""
+    """The deviations of all metrics; the histories differ from `since_epoch` on."""
 
     verdict: str
     since_epoch: int | None
@@ -36,17 +36,17 @@ class HistoryComparison:
 def compare_histories(
     original: Mapping[str, EpochValues], again: Mapping[str, EpochValues], *, tolerance: float
 ) -> HistoryComparison:
-    """How far the second history is from the first; an epoch that one lacks is a difference."""
+    """Compare two histories; an epoch that one of them lacks is a difference."""
     deviations = tuple(
         _find_deviation(metric, original.get(metric, {}), again.get(metric, {}), tolerance)
         for metric in sorted({*original, *again})
     )
-    beyond = [each.first_beyond for each in deviations if each.first_beyond is not None]
-    first = [each.first_epoch for each in deviations if each.first_epoch is not None]
-    if beyond:
-        return HistoryComparison(_DIFFERENT, min(beyond), deviations)
-    if first:
-        return HistoryComparison(WITHIN_TOLERANCE, min(first), deviations)
+    beyond_tolerance = [item.first_beyond for item in deviations if item.first_beyond is not None]
+    deviating = [item.first_epoch for item in deviations if item.first_epoch is not None]
+    if beyond_tolerance:
+        return HistoryComparison(_DIFFERENT, min(beyond_tolerance), deviations)
+    if deviating:
+        return HistoryComparison(WITHIN_TOLERANCE, min(deviating), deviations)
     return HistoryComparison(IDENTICAL, None, deviations)
 
 
@@ -61,13 +61,13 @@ def _find_deviation(
         metric,
         len(distances),
         max(distances.values(), default=0.0),
-        next((epoch for epoch, far in distances.items() if far > 0), None),
-        next((epoch for epoch, far in distances.items() if far > tolerance), None),
+        next((epoch for epoch, distance in distances.items() if distance > 0), None),
+        next((epoch for epoch, distance in distances.items() if distance > tolerance), None),
     )
 
 
 def _relative_distance(first: float | None, second: float | None) -> float:
-    """Relative to the larger of the two; infinite where one is missing or no number."""
+    """Return the distance relative to the larger value; infinite if a value is missing or NaN."""
     if first is None or second is None:
         return math.inf
     if first == second or (math.isnan(first) and math.isnan(second)):

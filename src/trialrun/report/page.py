@@ -1,4 +1,4 @@
-"""Tables and pictures as one HTML file that needs nothing beside it."""
+"""A self-contained HTML page with tables and one picture."""
 
 import base64
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ img { max-width: 100% }
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A heading with a table below it, or with `text` where the table is empty."""
+    """A heading with a table, or with `text` if the table has no rows."""
 
     title: str
     heading: Sequence[str]
@@ -27,7 +27,7 @@ class Section:
 
 
 def render_page(title: str, sections: Sequence[Section], picture: bytes | None) -> str:
-    """The whole document; every text is escaped, so that names cannot bring markup in."""
+    """Return the document; all texts are escaped, so that names cannot inject markup."""
     parts = [
         "<!doctype html>",
         '<html lang="en"><head><meta charset="utf-8">',

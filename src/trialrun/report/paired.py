@@ -1,10 +1,8 @@
-"""Two models on the same images: by how much one is better, and whether chance explains it."""
+"""Paired comparison of two models on the same images: difference, interval and significance."""
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-
-import numpy as np
 
 from trialrun.report.bootstrap import (
     Interval,
@@ -16,15 +14,15 @@ from trialrun.report.bootstrap import (
 from trialrun.report.metrics import compute_metric, lower_is_better
 from trialrun.report.predictions import Predictions, align_classes
 
-_HALVINGS = 60  # of an interval of length 1: below a double's precision
-_MOST_IMAGES = 10_000_000  # of which it is sensible to tell that they are needed
+_MAX_IMAGES = 10_000_000  # a larger test set is not a useful suggestion
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairedComparison:
-    """A challenger beside a baseline; `difference` is above 0 where the challenger is better.
+    """A challenger and a baseline; `difference` is above 0 if the challenger is better.
 
-    `mcnemar_p` asks whether the images that only one of them got right fall evenly.
+    `mcnemar_p` is the p-value of McNemar's test: small if the images that only one of the two got
+    right are split unevenly.
     """
 
     metric: str
@@ -39,43 +37,40 @@ class PairedComparison:
     mcnemar_p: float
 
     def score_low(self, confidence: float) -> float:
-        """How low `difference` may truly be, told by the images that only one of them got right.
+        """Return the lower end of the score interval of `difference`.
 
-        For accuracy the lower end of its score interval. Other metrics have none: theirs reaches
-        as far below what was found as accuracy's does, so that a set too small to tell anything of
-        accuracy tells nothing of them.
+        The interval is defined for accuracy. For another metric it reaches as far below the
+        difference as that of accuracy does, because a test set that is too small for accuracy is
+        too small for the other metrics.
         """
         counts = self.only_challenger_right, self.only_baseline_right, self.num_images
-        found = (self.only_challenger_right - self.only_baseline_right) / self.num_images
-        return self.difference - (found - score_lower_bound(*counts, confidence))
+        gain = (self.only_challenger_right - self.only_baseline_right) / self.num_images
+        return self.difference - (gain - score_lower_bound(*counts, confidence))
 
     def images_to_show(self, bound: float, confidence: float) -> int | None:
-        """About how many images would put `score_low` above `bound`, were they answered alike.
+        """Estimate how many images with the same shares put `score_low` above `bound`.
 
-        None where no number would, the difference that was found not being above the bound, or
-        none that is sensible.
+        None if the difference is not above `bound`, or the number exceeds ten million.
         """
         if self.difference <= bound:
             return None
-        reach = self.difference - bound
-        shares = [
-            count / self.num_images
-            for count in (self.only_challenger_right, self.only_baseline_right)
-        ]
+        allowed_width = self.difference - bound
+        challenger_share = self.only_challenger_right / self.num_images
+        baseline_share = self.only_baseline_right / self.num_images
 
-        def is_shown(num_images: float) -> bool:
-            counts = [share * num_images for share in shares]
-            low = score_lower_bound(counts[0], counts[1], num_images, confidence)
-            return shares[0] - shares[1] - low < reach
+        def is_enough(num_images: float) -> bool:
+            counts = challenger_share * num_images, baseline_share * num_images
+            low = score_lower_bound(*counts, num_images, confidence)
+            return challenger_share - baseline_share - low < allowed_width
 
-        needed = _find_smallest(is_shown)
+        needed = _find_smallest(is_enough)
         return None if needed is None else _round_up(needed)
 
 
 def _find_smallest(is_enough: Callable[[float], bool]) -> float | None:
-    """The smallest number of images that is enough, to a hundredth of itself."""
+    """Return the smallest number of images that is enough, to within 1 %."""
     number = 1.0
-    while number < _MOST_IMAGES:
+    while number < _MAX_IMAGES:
         if is_enough(number):
             return number
         number *= 1.01
@@ -83,7 +78,7 @@ def _find_smallest(is_enough: Callable[[float], bool]) -> float | None:
 
 
 def _round_up(number: float) -> int:
-    """To two significant digits."""
+    """Round up to two significant digits."""
     unit = 10 ** max(math.floor(math.log10(number)) - 1, 0)
     return int(math.ceil(number / unit) * unit)
 
@@ -94,10 +89,10 @@ def compare_paired(
     challenger: Predictions,
     resampling: Resampling | None = None,
 ) -> PairedComparison:
-    """The challenger judged against the baseline on the images both answered.
+    """Compare the challenger with the baseline on the same images.
 
     Raises:
-        ValueError: They did not answer the same labelled images, or there are none.
+        ValueError: The predictions are for different labelled images, or empty.
     """
     resampling = resampling or Resampling()
     baseline, challenger = align_classes(baseline, challenger)
@@ -121,61 +116,69 @@ def compare_paired(
 
 
 def mcnemar_exact(only_first_right: int, only_second_right: int) -> float:
-    """How likely so uneven a split of the disagreements is, were both equally good (two-sided).
+    """Return the two-sided p-value of the split of the disagreements if both models are equal.
 
     Source:
         McNemar 1947, Psychometrika 12, with the binomial distribution instead of chi squared.
     """
-    from scipy.special import bdtr
+    from scipy.stats import binomtest
 
     disagreements = only_first_right + only_second_right
     if disagreements == 0:
         return 1.0
-    one_sided = bdtr(min(only_first_right, only_second_right), disagreements, 0.5)
-    return float(min(1.0, 2 * one_sided))
+    return float(binomtest(only_first_right, disagreements, p=0.5).pvalue)
 
 
 def score_lower_bound(
     only_first_right: float, only_second_right: float, num_images: float, confidence: float
 ) -> float:
-    """How low the first's share of right answers less the second's may truly be, paired.
+    """Return the lower end of the score interval of a paired difference of two accuracies.
 
-    The score interval: the lowest difference that the counts do not speak against. Unlike a
-    bootstrap's it is wide where few images differ: none of N leaves it at -z^2 / (N + z^2).
+    It is the lowest difference (first minus second) that the counts do not reject. Unlike a
+    bootstrap interval it is wide if the models disagree on few images: without any disagreement on
+    N images it is -z^2 / (N + z^2).
 
     Source:
-        Tango 1998, Statistics in Medicine 17, 891-908; `_score` is the statistic of its section 3.
+        Tango 1998, Statistics in Medicine 17, 891-908, section 3.
     """
+    from scipy.optimize import brentq
     from scipy.special import ndtri
 
     z = float(ndtri(0.5 + confidence / 2))
-    low, high = -1.0, (only_first_right - only_second_right) / num_images
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        if _score_statistic(only_first_right, only_second_right, num_images, middle) < z:
-            high = middle
-        else:
-            low = middle
-    return high
+    estimate = (only_first_right - only_second_right) / num_images
+    if estimate <= -1:
+        return -1.0
+
+    def excess(difference: float) -> float:
+        if difference == -1.0:
+            return 1.0  # at both ends the sign is known, but rounding may flip it
+        if difference == estimate:
+            return -1.0
+        distance = only_first_right - only_second_right - num_images * difference
+        error = _standard_error(only_first_right, only_second_right, num_images, difference)
+        return distance - z * error
+
+    return float(brentq(excess, -1.0, estimate))
 
 
-def _score_statistic(first: float, second: float, num_images: float, difference: float) -> float:
-    """By how many standard errors the counts lie above a true `difference`."""
-    # The share of images that only the second gets right, most likely under `difference`: the
-    # larger root of a quadratic equation.
+def _standard_error(first: float, second: float, num_images: float, difference: float) -> float:
+    """Return the standard error of `first - second` if the true difference is `difference`.
+
+    It needs the share of images that only the second model gets right. The maximum likelihood
+    estimate of that share is the larger root of a quadratic equation.
+    """
     a = 2 * num_images
     b = -first - second + (2 * num_images - first + second) * difference
     c = -second * difference * (1 - difference)
     share = (math.sqrt(max(b * b - 4 * a * c, 0.0)) - b) / (2 * a)
     variance = num_images * (2 * share + difference * (1 - difference))
-    distance = first - second - num_images * difference
-    return distance / math.sqrt(variance) if variance > 0 else math.copysign(math.inf, distance)
+    return math.sqrt(max(variance, 0.0))
 
 
 def compute_interval(
     metric: str, predictions: Predictions, resampling: Resampling | None = None
 ) -> Interval:
-    """Where one model's metric lies: Wilson's interval for accuracy, else by bootstrap."""
+    """Return the interval of one model's metric: Wilson's for accuracy, else a bootstrap's."""
     resampling = resampling or Resampling()
     if metric == "accuracy":
         return wilson_interval(
@@ -185,16 +188,12 @@ def compute_interval(
 
 
 def wilson_interval(num_right: int, num_images: int, confidence: float) -> Interval:
-    """The interval of a share, sound near 0 and 1 and for few images.
+    """Return the interval of a share, which is accurate near 0 and 1 and for few images.
 
     Source:
         Wilson 1927, Journal of the American Statistical Association 22.
     """
-    from scipy.special import ndtri
+    from scipy.stats import binomtest
 
-    z = float(ndtri(0.5 + confidence / 2))
-    share = num_right / num_images
-    scale = 1 + z**2 / num_images
-    centre = (share + z**2 / (2 * num_images)) / scale
-    half = z / scale * np.sqrt(share * (1 - share) / num_images + (z / (2 * num_images)) ** 2)
-    return Interval(max(float(centre - half), 0.0), min(float(centre + half), 1.0))
+    interval = binomtest(num_right, num_images).proportion_ci(confidence, method="wilson")
+    return Interval(float(interval.low), float(interval.high))

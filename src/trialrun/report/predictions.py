@@ -1,4 +1,4 @@
-"""What a model said of labelled images, as far as metrics need it.
+"""Predictions of a model on labelled images, reduced to what the metrics need.
 
 Array letters: N images, C classes.
 """
@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """One model's answers on N labelled images; labels and answers are indices into `classes`.
+    """The predictions of one model on N labelled images.
 
-    `label_probability` is what the model gave the true class, 0 where it does not know that class.
+    `labels` and `predicted` are (N,) indices into `classes`. `label_probability` is the (N,)
+    probability of the true class, 0 if the model does not have that class.
     """
 
     classes: tuple[str, ...]
@@ -27,7 +28,7 @@ class Predictions:
 
     @property
     def right(self) -> NDArray[np.bool_]:
-        """(N,) whether the answer is the label."""
+        """(N,) whether the predicted class is the label."""
         right: NDArray[np.bool_] = self.labels == self.predicted
         return right
 
@@ -35,7 +36,7 @@ class Predictions:
 def build_predictions(
     labels: Sequence[str], model_classes: Sequence[str], probabilities: NDArray[np.float32]
 ) -> Predictions:
-    """Predictions out of (N, C) probabilities; classes are matched by name.
+    """Build predictions from (N, C) probabilities; classes are matched by name.
 
     Raises:
         ValueError: `labels` and `probabilities` disagree on N.
@@ -43,37 +44,40 @@ def build_predictions(
     if len(labels) != len(probabilities):
         raise ValueError(f"{len(labels)} labels for {len(probabilities)} rows of probabilities")
     classes = tuple(sorted({*labels, *model_classes}))
-    place = {name: index for index, name in enumerate(classes)}
-    of_model = np.array([place[name] for name in model_classes], dtype=np.int64)
-    label_indices = np.array([place[name] for name in labels], dtype=np.int64)
-    spread = np.zeros((len(labels), len(classes)), dtype=np.float32)
-    spread[:, of_model] = probabilities
+    index_of = {name: index for index, name in enumerate(classes)}
+    model_indices = np.array([index_of[name] for name in model_classes], dtype=np.int64)
+    label_indices = np.array([index_of[name] for name in labels], dtype=np.int64)
+    all_probabilities = np.zeros((len(labels), len(classes)), dtype=np.float32)
+    all_probabilities[:, model_indices] = probabilities
     return Predictions(
         classes,
         label_indices,
-        of_model[probabilities.argmax(axis=1)],
-        spread[np.arange(len(labels)), label_indices].astype(np.float64),
+        model_indices[probabilities.argmax(axis=1)],
+        all_probabilities[np.arange(len(labels)), label_indices].astype(np.float64),
     )
 
 
 def align_classes(first: Predictions, second: Predictions) -> tuple[Predictions, Predictions]:
-    """Both under one list of classes, the union of theirs.
+    """Return both predictions with one list of classes, the union of theirs.
 
     Raises:
-        ValueError: They are not about the same labelled images.
+        ValueError: They are for different labelled images.
     """
     classes = tuple(sorted({*first.classes, *second.classes}))
-    moved = _map_to_classes(first, classes), _map_to_classes(second, classes)
-    if not np.array_equal(moved[0].labels, moved[1].labels):
-        raise ValueError("the predictions are not about the same labelled images")
-    return moved
+    first, second = _map_to_classes(first, classes), _map_to_classes(second, classes)
+    if not np.array_equal(first.labels, second.labels):
+        raise ValueError("the predictions are not for the same labelled images")
+    return first, second
 
 
-def _map_to_classes(given: Predictions, classes: tuple[str, ...]) -> Predictions:
-    if given.classes == classes:
-        return given
-    place = {name: index for index, name in enumerate(classes)}
-    moved = np.array([place[name] for name in given.classes], dtype=np.int64)
+def _map_to_classes(predictions: Predictions, classes: tuple[str, ...]) -> Predictions:
+    if predictions.classes == classes:
+        return predictions
+    index_of = {name: index for index, name in enumerate(classes)}
+    new_indices = np.array([index_of[name] for name in predictions.classes], dtype=np.int64)
     return Predictions(
-        classes, moved[given.labels], moved[given.predicted], given.label_probability
+        classes,
+        new_indices[predictions.labels],
+        new_indices[predictions.predicted],
+        predictions.label_probability,
     )

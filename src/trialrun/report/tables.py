@@ -1,4 +1,4 @@
-"""Tables out of predictions.
+"""Confusion matrix and per-class table of predictions.
 
 Array letters: N images, C classes.
 """
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True)
 class ClassReport:
-    """How one class fared; shares run from 0 to 1, and are 0 where nothing was to be counted."""
+    """Precision, recall and F1 of one class, from 0 to 1; 0 if their denominator is 0."""
 
     name: str
     images: int
@@ -25,7 +25,7 @@ class ClassReport:
 def confusion_matrix(
     labels: NDArray[np.int64], predicted: NDArray[np.int64], num_classes: int
 ) -> NDArray[np.int64]:
-    """(C, C) counts, a row a true class, a column a predicted one."""
+    """Return (C, C) counts with one row per true class and one column per predicted class."""
     cells = np.bincount(labels * num_classes + predicted, minlength=num_classes**2)
     return cells.reshape(num_classes, num_classes)
 
@@ -33,20 +33,20 @@ def confusion_matrix(
 def compute_class_reports(
     confusion: NDArray[np.int64], classes: Sequence[str]
 ) -> list[ClassReport]:
-    """Precision, recall and F1 of every class, in the classes' order."""
+    """Return the reports of all classes in the order of `classes`."""
     hits = np.diag(confusion).astype(float)
-    of_class, as_class = confusion.sum(axis=1), confusion.sum(axis=0)
-    precision = _compute_share(hits, as_class)
-    recall = _compute_share(hits, of_class)
-    f1 = _compute_share(2 * hits, of_class + as_class)
+    num_labelled, num_predicted = confusion.sum(axis=1), confusion.sum(axis=0)
+    precision = _compute_share(hits, num_predicted)
+    recall = _compute_share(hits, num_labelled)
+    f1 = _compute_share(2 * hits, num_labelled + num_predicted)
     return [
-        ClassReport(name, int(of_class[i]), float(precision[i]), float(recall[i]), float(f1[i]))
+        ClassReport(name, int(num_labelled[i]), float(precision[i]), float(recall[i]), float(f1[i]))
         for i, name in enumerate(classes)
     ]
 
 
 def tabulate_rows(reports: Sequence[ClassReport]) -> list[dict[str, Any]]:
-    """The table as plain rows."""
+    """Return one dictionary per class."""
     return [asdict(report) for report in reports]
 
 

@@ -1,1 +1,4 @@
-"""One tracked run, end to end. `plan` and `signals` need neither torch nor MLflow."""
+"""Runs in MLflow: training, evaluation and promotion, and the inspection of finished runs.
+
+Importing `training.plan` or `signals` loads neither torch nor MLflow.
+"""

@@ -1,11 +1,11 @@
-"""A training from settings to result, with signals heeded from the first moment to the last."""
+"""Entry points for training and library calls, with signal handling around them."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from trialrun.engine.compute.openmp import limit_spinning_temporarily
-from trialrun.errors import CutBySignalError
+from trialrun.errors import RunInterruptedError
 from trialrun.mlflow_client import restore_mlflow_settings
 from trialrun.runs.signals import interrupt_on_signals, reraise_signal
 from trialrun.runs.training.plan import plan_training
@@ -17,22 +17,24 @@ if TYPE_CHECKING:
 
 def run_training(
     settings: Mapping[str, Any],
-    watch: "Callable[[], AbstractContextManager[RunCallback]] | None" = None,
+    open_callback: "Callable[[], AbstractContextManager[RunCallback]] | None" = None,
 ) -> "TrainResult":
-    """Plan and train; torch and MLflow are loaded once the plan stands.
+    """Plan and train; load torch and MLflow only after the settings have been checked.
+
+    `open_callback` creates the run's callback, which is closed at the end.
 
     Raises:
-        TrialrunError: As its kinds say.
-        CutBySignalError: A signal came; whatever run there was has ended as KILLED.
+        TrialrunError: Settings, data, training or MLflow fail (see its subclasses).
+        RunInterruptedError: A signal arrived; the run, if there is one, has ended as KILLED.
     """
     with interrupt_on_signals():
         try:
             plan = plan_training(settings)
             from trialrun.runs.training.run import train_run
 
-            with watch() if watch else nullcontext() as callback:
+            with open_callback() if open_callback else nullcontext() as callback:
                 return train_run(plan, callback)
-        except CutBySignalError:
+        except RunInterruptedError:
             from trialrun.tracking import kill_unopened_run
 
             kill_unopened_run()
@@ -41,6 +43,6 @@ def run_training(
 
 @contextmanager
 def api_call() -> Iterator[None]:
-    """A library call: the program keeps its signal handlers, environment and MLflow settings."""
+    """Run a library call; keep the caller's signal handlers, environment and MLflow settings."""
     with limit_spinning_temporarily(), restore_mlflow_settings(), reraise_signal():
         yield

@@ -1,4 +1,4 @@
-"""What a run tells while it is under way; the command line shows it, a library call is silent."""
+"""Callbacks that report the progress of a run. The command line prints it; library calls do not."""
 
 from typing import Protocol
 
@@ -8,38 +8,38 @@ READING, DECODING = "Reading files", "Decoding images"
 
 
 class RunCallback(Protocol):
-    """Someone who watches a run."""
+    """Receives the progress of a run."""
 
-    def opened(self, run_name: str, run_id: str) -> None:
-        """A run has been opened in MLflow."""
+    def on_run_start(self, run_name: str, run_id: str) -> None:
+        """The run has been opened in MLflow."""
 
-    def note(self, text: str) -> None:
-        """Something a person should know."""
+    def on_note(self, text: str) -> None:
+        """The user should know `text`, such as a warning."""
 
-    def scanning(self, what: str, num_images: int) -> None:
-        """So many images of a set are about to be read or decoded: `what` says which."""
+    def on_scan_start(self, description: str, num_images: int) -> None:
+        """A pass over `num_images` images starts: `description` is `READING` or `DECODING`."""
 
-    def scanned(self, num_images: int) -> None:
-        """So many more have been."""
+    def on_scan_progress(self, num_images: int) -> None:
+        """The pass has processed `num_images` more images."""
 
-    def epoch(self, status: EpochStatus, epochs: int) -> None:
-        """An epoch is done."""
+    def on_epoch_end(self, status: EpochStatus, epochs: int) -> None:
+        """An epoch out of at most `epochs` has ended."""
 
 
 class NoOpCallback:
-    """Watches and says nothing."""
+    """A `RunCallback` that does nothing, to be used as it is or as a base class."""
 
-    def opened(self, run_name: str, run_id: str) -> None:
-        """Nothing."""
+    def on_run_start(self, run_name: str, run_id: str) -> None:
+        """Do nothing."""
 
-    def note(self, text: str) -> None:
-        """Nothing."""
+    def on_note(self, text: str) -> None:
+        """Do nothing."""
 
-    def scanning(self, what: str, num_images: int) -> None:
-        """Nothing."""
+    def on_scan_start(self, description: str, num_images: int) -> None:
+        """Do nothing."""
 
-    def scanned(self, num_images: int) -> None:
-        """Nothing."""
+    def on_scan_progress(self, num_images: int) -> None:
+        """Do nothing."""
 
-    def epoch(self, status: EpochStatus, epochs: int) -> None:
-        """Nothing."""
+    def on_epoch_end(self, status: EpochStatus, epochs: int) -> None:
+        """Do nothing."""

@@ -1,4 +1,4 @@
-"""An UntrainedModelDirectory out of a network's name, the ancestor's switches and weights."""
+"""Creates an UntrainedModelDirectory from an architecture, its switches and initial weights."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,32 +23,35 @@ if TYPE_CHECKING:
 def init_model(name: str, out: str, *, weights: str, switches: Mapping[str, bool]) -> Path:
     """Write the directory and return it; `weights` is none, default, a file or a trained model.
 
-    Of a trained model's weights the last layer is left out.
+    The last layer of a trained model is not copied.
 
     Raises:
-        InvalidModelDirectoryError: There is no such network, or the weights are not its own.
-        InvalidParameterError: The network has no such switch, or weights cannot be downloaded.
+        InvalidModelDirectoryError: `name` is not an architecture, or the weights do not fit it.
+        InvalidParameterError: The architecture lacks a switch, or weights cannot be downloaded.
         StorageError: `out` exists or cannot be written.
     """
     if name not in ARCHITECTURES:
         check_model_name(name)
         raise InvalidModelDirectoryError(
-            f"{name} is a directory already", "Name a network of `trialrun model list`."
+            f"{name} is a directory already",
+            "Give the name of a network; `trialrun model list` shows them.",
         )
-    chosen = {switch: True for switch, on in switches.items() if on}
-    for switch in chosen:
+    enabled = {switch: True for switch, is_on in switches.items() if is_on}
+    for switch in enabled:
         if not supports_switch(name, switch):
             raise InvalidParameterError(
                 f"{name} has no {switch}", f"It belongs to {' and '.join(SWITCHES[switch])}."
             )
     weights = find_local_path(weights, {})
-    content = None if weights == NONE_TEXT else _load_weights(name, weights, chosen)
+    content = None if weights == NONE_TEXT else _load_weights(name, weights, enabled)
     folder = Path(out).expanduser()
     with create_directory(folder) as draft:
         from trialrun.models.directory import ModelDescription, write_model_directory
 
         write_model_directory(
-            draft, ModelDescription(name, chosen, (), _choose_preprocessing(name, weights)), content
+            draft,
+            ModelDescription(name, enabled, (), _choose_preprocessing(name, weights)),
+            content,
         )
     return folder
 
@@ -64,13 +67,13 @@ def _load_weights(name: str, weights: str, switches: Mapping[str, bool]) -> byte
     network = build_network(name, 2, image_size=None, arguments=switches)
     prefix, state = find_head_prefix(network), initial.state
     check_initial_names(network, state, prefix, weights)
-    if initial.classes:  # an untrained directory has no classes that the last layer would be for
+    if initial.classes:  # the last layer's rows belong to these classes
         state = {name: tensor for name, tensor in state.items() if not name.startswith(prefix)}
     return serialize_state(state)
 
 
 def _choose_preprocessing(name: str, weights: str) -> "Preprocessing | None":
-    """The images that the weights were trained on; no file says it."""
+    """Return the preprocessing of the weights; None without weights or for a file of weights."""
     if weights == NONE_TEXT:
         return None
     from trialrun.models.initial import describe_weights

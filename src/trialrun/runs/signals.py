@@ -1,4 +1,4 @@
-"""What asks a process to end (SIGINT, SIGTERM, SIGHUP) as an exception in the main thread, once."""
+"""Context managers that turn a stop signal into one exception in the main thread."""
 
 import signal
 import sys
@@ -7,52 +7,54 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from trialrun.errors import CutBySignalError
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
+from trialrun.errors import RunInterruptedError
+from trialrun.signals import STOP_SIGNALS
 
 
 @contextmanager
 def interrupt_on_signals() -> Iterator[None]:
-    """Raise `CutBySignalError` at the first signal; ignore those that follow.
+    """Raise `RunInterruptedError` at the first stop signal and ignore all later ones.
 
-    `mlflow run` sends its child both, one after the other: the second must not break the closing of
-    the run, so after the first they are ignored for good: the process is leaving. A process that
-    was started by nohup goes on ignoring SIGHUP. Outside the main thread, where Python takes no
-    handlers, nothing is changed.
+    `mlflow run` sends its child SIGINT and then SIGTERM. The second signal must not interrupt the
+    code that ends the run, so the signals stay ignored after the block: the process is exiting.
+    A process started by nohup keeps ignoring SIGHUP. Outside the main thread, where Python does not
+    allow signal handlers, the block does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {
-        each: signal.signal(each, _raise_interrupt) for each in _SIGNALS if not _is_nohup(each)
+    handlers_before = {
+        number: signal.signal(number, _raise_interrupt)
+        for number in STOP_SIGNALS
+        if not _is_nohup(number)
     }
-    unraisable, sys.unraisablehook = sys.unraisablehook, _resend_signal
+    hook_before, sys.unraisablehook = sys.unraisablehook, _resend_signal
     try:
         yield
     finally:
-        sys.unraisablehook = unraisable
-        for each, handler in before.items():
-            if signal.getsignal(each) is _raise_interrupt:
-                signal.signal(each, handler)
+        sys.unraisablehook = hook_before
+        for number, handler in handlers_before.items():
+            if signal.getsignal(number) is _raise_interrupt:
+                signal.signal(number, handler)
 
 
 @contextmanager
 def reraise_signal() -> Iterator[None]:
-    """As `cut_by_signals` in a process that is not ours: the caller's handling has the last word.
+    """Like `interrupt_on_signals`, for a process of the caller: its own handlers act afterwards.
 
-    Once the block has ended its run, the signal comes again as it would have come without us:
-    SIGINT as `KeyboardInterrupt`, SIGTERM as the end of the process, or to the caller's handlers.
+    Once the block has ended its run, the handlers from before are restored and the signal is sent
+    again: SIGINT raises `KeyboardInterrupt`, SIGTERM ends the process, or the caller's handlers
+    run.
     """
-    before = {each: signal.getsignal(each) for each in _SIGNALS}
+    handlers_before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     try:
         with interrupt_on_signals():
             yield
-    except CutBySignalError as cut:
+    except RunInterruptedError as interrupt:
         if threading.current_thread() is threading.main_thread():
-            for each, handler in before.items():
-                signal.signal(each, handler)
-            signal.raise_signal(signal.Signals[cut.signal_name])
+            for number, handler in handlers_before.items():
+                signal.signal(number, handler)
+            signal.raise_signal(signal.Signals[interrupt.signal_name])
         raise
 
 
@@ -61,22 +63,25 @@ def _is_nohup(number: signal.Signals) -> bool:
 
 
 def _raise_interrupt(number: int, _frame: FrameType | None) -> None:
-    for each in _SIGNALS:
-        signal.signal(each, _ignore_signal)
-    raise CutBySignalError(signal.Signals(number).name)
+    for stop_signal in STOP_SIGNALS:
+        signal.signal(stop_signal, _ignore_signal)
+    raise RunInterruptedError(signal.Signals(number).name)
 
 
 def _ignore_signal(_number: int, _frame: FrameType | None) -> None:
-    """Unlike SIG_IGN not inherited by children, nor complained of when a signal is on its way."""
+    """Do nothing. Child processes do not inherit this handler, unlike SIG_IGN.
+
+    Nor does Python report an error for a signal that is already pending, as it does with SIG_IGN.
+    """
 
 
 def _resend_signal(unraisable: "sys.UnraisableHookArgs") -> None:
-    """Send the signal once more where Python dropped its exception.
+    """Send the signal again where Python dropped its exception.
 
-    A handler runs between any two bytecodes, those of a finaliser or a weak reference's callback
-    among them, and what is raised there is only reported.
+    A signal handler runs between any two bytecodes, also inside a finalizer or the callback of a
+    weak reference. Python only reports an exception that is raised there.
     """
-    if isinstance(unraisable.exc_value, CutBySignalError):
+    if isinstance(unraisable.exc_value, RunInterruptedError):
         number = signal.Signals[unraisable.exc_value.signal_name]
         signal.signal(number, _raise_interrupt)
         signal.raise_signal(number)

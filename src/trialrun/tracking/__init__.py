@@ -1,4 +1,7 @@
-"""The MLflow record of a run. MLflow is imported inside the functions: it takes over a second."""
+"""MLflow runs and their dataset inputs.
+
+The functions import MLflow themselves, because the import takes over a second.
+"""
 
 from trialrun.tracking.datasets import make_dataset_input, truncate_digest
 from trialrun.tracking.run import (

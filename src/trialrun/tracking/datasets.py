@@ -1,4 +1,4 @@
-"""An image set as MLflow's dataset: a digest over names, labels and bytes, and its class counts."""
+"""Image sets as MLflow datasets: a digest of names, labels and bytes, and the class counts."""
 
 import json
 from typing import TYPE_CHECKING
@@ -8,21 +8,21 @@ from trialrun.images.scanning.scan import DatasetScan
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput
 
-_DIGEST_LENGTH = 36  # what MLflow's database column takes
+_DIGEST_LENGTH = 36  # width of MLflow's database column
 _CONTEXT_TAG = "mlflow.data.context"
 
 
 def truncate_digest(scan: DatasetScan) -> str:
-    """The start of the content digest, as long as MLflow stores one."""
+    """Return the content digest, cut to the length that MLflow stores."""
     return scan.content_digest()[:_DIGEST_LENGTH]
 
 
 def make_dataset_input(scan: DatasetScan, *, name: str, context: str) -> "DatasetInput":
-    """The set as an input of a run; `context` is `training`, `validation` or the like."""
+    """Return the image set as an input of a run; `context` is for example `training`."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     images = scan.images
-    profile = {"num_images": len(images), "images_by_class": images.counts()}
+    profile = {"num_images": len(images), "images_by_class": images.count_classes()}
     dataset = Dataset(
         name=name,
         digest=truncate_digest(scan),

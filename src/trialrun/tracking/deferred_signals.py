@@ -1,7 +1,7 @@
-"""Signals that wait: no run is left half opened or half ended.
+"""Deferred signals: a block that opens or ends a run is not interrupted.
 
-MLflow opens a run as RUNNING. Were the call that does so cut, nobody would know the run's id, and
-it would stay RUNNING for good.
+MLflow opens a run as RUNNING. If a signal interrupted that call, the run's id would be lost and the
+run would stay RUNNING forever.
 """
 
 import signal
@@ -10,30 +10,31 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
+from trialrun.signals import STOP_SIGNALS
 
 
 @contextmanager
 def defer_signals() -> Iterator[None]:
-    """Let SIGINT, SIGTERM and SIGHUP wait until the block is over, and send the first of them then.
+    """Defer SIGINT, SIGTERM and SIGHUP until the block ends, then raise the first one received.
 
-    Not by the process's signal mask: other threads would take them. Outside the main thread, where
-    Python runs no handlers, there is nothing to hold.
+    The signal mask of the process cannot do this: other threads would receive the signals. Outside
+    the main thread this does nothing, because Python runs signal handlers only in the main thread.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    came: list[int] = []
+    received: list[int] = []
 
-    def note(number: int, _frame: FrameType | None) -> None:
-        came.append(number)
+    def remember(number: int, _frame: FrameType | None) -> None:
+        received.append(number)
 
-    heeded = [each for each in _SIGNALS if signal.getsignal(each) not in (signal.SIG_IGN, None)]
-    before = {each: signal.signal(each, note) for each in heeded}
+    not_handled = (signal.SIG_IGN, None)
+    deferred = [number for number in STOP_SIGNALS if signal.getsignal(number) not in not_handled]
+    handlers = {number: signal.signal(number, remember) for number in deferred}
     try:
         yield
     finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
-        if came:
-            signal.raise_signal(came[0])
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if received:
+            signal.raise_signal(received[0])

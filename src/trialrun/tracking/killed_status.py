@@ -1,8 +1,9 @@
-"""Keeps a run KILLED that `mlflow run` would call FAILED.
+"""Restores the status KILLED of a run that `mlflow run` overwrites with FAILED.
 
-MLflow 3.17 sets a project's run to FAILED whenever its child ends with an error, whatever status
-the child gave it (it compares the status's name with the statuses' numbers). So the child leaves
-this small process behind, which puts KILLED back once that has happened, and ends.
+MLflow 3.17 sets the run of a project to FAILED whenever its child process exits with an error, even
+if the child has ended the run with another status: it compares the name of the status with the
+numbers of the statuses. The child therefore starts this small process, which sets KILLED again
+after `mlflow run` has set FAILED, and then exits.
 """
 
 import os
@@ -10,32 +11,32 @@ import subprocess
 import sys
 import time
 
-_PATIENCE_SECONDS = 30  # `mlflow run` has its say within a second or two of its child's end
+_TIMEOUT_SECONDS = 30  # `mlflow run` sets the status within two seconds of its child's exit
 _POLL_SECONDS = 0.2
 
 
 def spawn_status_fixer(run_id: str) -> None:
-    """Start the process that has the last word on a run's status."""
+    """Start the process that restores the status of a run."""
     command = [sys.executable, "-m", "trialrun.tracking.killed_status", run_id, str(os.getppid())]
     nowhere = subprocess.DEVNULL
     subprocess.Popen(command, stdin=nowhere, stdout=nowhere, stderr=nowhere, start_new_session=True)
 
 
 def _restore_killed_status(run_id: str, parent_pid: int) -> None:
-    """Wait until `mlflow run` has called the run FAILED, or is gone without, and make it KILLED."""
+    """Set KILLED once `mlflow run` has set FAILED; stop if it has exited without doing so."""
     import mlflow
     import psutil
 
     client = mlflow.MlflowClient()
-    deadline = time.monotonic() + _PATIENCE_SECONDS
-    parent_is_gone = False
+    deadline = time.monotonic() + _TIMEOUT_SECONDS
+    parent_has_exited = False
     while time.monotonic() < deadline:
         if client.get_run(run_id).info.status == "FAILED":
             client.set_terminated(run_id, "KILLED")
             return
-        if parent_is_gone:
+        if parent_has_exited:
             return
-        parent_is_gone = not psutil.pid_exists(parent_pid)
+        parent_has_exited = not psutil.pid_exists(parent_pid)
         time.sleep(_POLL_SECONDS)
 
 

@@ -1,4 +1,4 @@
-"""One MLflow run, written by its id and always ended."""
+"""MLflow runs, written by id and always ended with a status."""
 
 import os
 import time
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trialrun.engine.early_stopping import KILLED
-from trialrun.errors import CutBySignalError, TrialrunError
+from trialrun.errors import RunInterruptedError, TrialrunError
 from trialrun.mlflow_client import (
     describe_experiment,
     find_experiment_id,
@@ -27,11 +27,11 @@ PARENT_TAG = "mlflow.parentRunId"
 
 _BATCH_PARAMS = 100  # MLflow's limit for one call
 
-_taken: set[str] = set()  # runs that `mlflow run` opened and this process has used
+_used_project_runs: set[str] = set()  # runs that `mlflow run` opened and this process has used
 
 
 class TrackedRun:
-    """The record of one run: writes by id, never to the thread's "active run"."""
+    """Writes to one MLflow run by its id, never to the thread's "active run"."""
 
     def __init__(self, client: "MlflowClient", run_id: str) -> None:
         self.client = client
@@ -42,18 +42,18 @@ class TrackedRun:
         self.name: str = run.info.run_name
         self._params = dict(run.data.params)
 
-    def params(self, params: Mapping[str, str]) -> None:
-        """Record parameters; names that `mlflow run` has recorded already are left as they are."""
+    def log_params(self, params: Mapping[str, str]) -> None:
+        """Log parameters, except those that the run already has (`mlflow run` logs its own)."""
         from mlflow.entities import Param
 
         new = [Param(name, text) for name, text in params.items() if name not in self._params]
-        with self._writing(), translate_tracking_errors("parameters cannot be recorded"):
+        with self._defer_signals(), translate_tracking_errors("parameters cannot be logged"):
             for start in range(0, len(new), _BATCH_PARAMS):
                 batch = new[start : start + _BATCH_PARAMS]
                 self.client.log_batch(self.run_id, params=batch)
         self._params |= {param.key: param.value for param in new}
 
-    def metrics(
+    def log_metrics(
         self,
         metrics: Mapping[str, float],
         step: int,
@@ -61,47 +61,54 @@ class TrackedRun:
         timestamp_ms: int | None = None,
         **links: Any,
     ) -> int:
-        """Record an epoch's metrics in one call; the time they were given, in ms since 1970.
+        """Log the metrics of one step in one call.
 
-        `links` are MLflow's `model_id`, `dataset_name` and `dataset_digest`.
+        Args:
+            metrics: Values by name.
+            step: The epoch or trial.
+            timestamp_ms: Milliseconds since 1970; None is now.
+            links: MLflow's `model_id`, `dataset_name` and `dataset_digest`.
+
+        Returns:
+            The timestamp that was logged.
         """
         from mlflow.entities import Metric
 
-        when = timestamp_ms or time.time_ns() // 1_000_000
-        batch = [Metric(name, value, when, step, **links) for name, value in metrics.items()]
-        with self._writing(), translate_tracking_errors("metrics cannot be recorded"):
+        timestamp = timestamp_ms or time.time_ns() // 1_000_000
+        batch = [Metric(name, value, timestamp, step, **links) for name, value in metrics.items()]
+        with self._defer_signals(), translate_tracking_errors("metrics cannot be logged"):
             self.client.log_batch(self.run_id, metrics=batch)
-        return when
+        return timestamp
 
-    def tags(self, tags: Mapping[str, str]) -> None:
-        """Set tags, replacing those of the same names."""
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags, replacing tags of the same names."""
         from mlflow.entities import RunTag
 
         batch = [RunTag(name, text) for name, text in tags.items()]
-        with self._writing(), translate_tracking_errors("tags cannot be recorded"):
+        with self._defer_signals(), translate_tracking_errors("tags cannot be set"):
             self.client.log_batch(self.run_id, tags=batch)
 
-    def inputs(self, datasets: "Sequence[DatasetInput]") -> None:
-        """Record what was trained and validated on."""
-        with self._writing(), translate_tracking_errors("datasets cannot be recorded"):
+    def log_inputs(self, datasets: "Sequence[DatasetInput]") -> None:
+        """Log the datasets of the run."""
+        with self._defer_signals(), translate_tracking_errors("datasets cannot be logged"):
             self.client.log_inputs(self.run_id, list(datasets))
 
-    def _writing(self) -> AbstractContextManager[None]:
-        """Let signals wait until a local database has been written, which takes milliseconds.
+    def _defer_signals(self) -> AbstractContextManager[None]:
+        """Defer signals while a local database is written, which takes milliseconds.
 
-        A transaction that an exception cuts may keep its lock: what the run has to say of its end
-        would wait for it in vain. A server looks after its transactions itself, and may be slow.
+        A transaction that an exception interrupts may keep its lock, and ending the run would then
+        wait for that lock. A server manages its own transactions, and may be slow.
         """
         is_local = self.client.tracking_uri.startswith("sqlite:")
         return defer_signals() if is_local else nullcontext()
 
-    def artifact(self, path: Path, folder: str | None = None) -> None:
-        """Store a file with the run."""
+    def log_artifact(self, path: Path, folder: str | None = None) -> None:
+        """Store a file as an artifact."""
         with translate_tracking_errors(f"{path.name} cannot be stored"):
             self.client.log_artifact(self.run_id, str(path), folder)
 
-    def text(self, name: str, text: str) -> None:
-        """Store `text` with the run as a file called `name`."""
+    def log_text(self, name: str, text: str) -> None:
+        """Store `text` as an artifact with the name `name`."""
         with translate_tracking_errors(f"{name} cannot be stored"):
             self.client.log_text(self.run_id, text, name)
 
@@ -119,26 +126,29 @@ def open_run(
     tags: Mapping[str, str],
     run_id: str | None = None,
 ) -> Iterator[TrackedRun]:
-    """A run that is always ended: FINISHED, FAILED on an error, KILLED on a signal.
+    """Open a run that always ends: as FINISHED, as FAILED on an error, as KILLED on a signal.
 
-    With `run_id` it is that one, opened again; else below `mlflow run` the run that MLflow has
-    opened, whose experiment and name stand, once in a process; else a new one. Where the calling
-    thread has an active run, the new one is nested below it. It is in `experiment`, for None in the
-    active run's, and without one in the experiment that MLflow has active. As in MLflow, a nested
-    run may be in another experiment than its parent. System metrics are recorded meanwhile.
+    - With `run_id`, that run is opened again.
+    - Otherwise, in a child process of `mlflow run`, the first call uses the run that MLflow opened,
+      with its experiment and name.
+    - Otherwise the run is new. It is nested below the active run of the calling thread, if any. Its
+      experiment is `experiment`, else that of the active run, else MLflow's active experiment. A
+      nested run may be in another experiment than its parent, as in MLflow.
+
+    System metrics are logged while the run is open.
     """
     is_resumed = run_id is not None
     with ExitStack() as stack:
-        with defer_signals():  # from when the run is there until it is sure to be ended
-            opened = _take_project_run() if run_id is None else None
+        with defer_signals():  # until `_end_on_exit` is entered and ends the run
+            project_run_id = _take_project_run() if run_id is None else None
             if run_id is not None:
                 with translate_tracking_errors(f"run {run_id} cannot be opened again"):
                     client.update_run(run_id, status="RUNNING")
             else:
-                run_id = opened or _new_active_run(client, experiment, name, tags)
-            stack.enter_context(_end_on_exit(client, run_id, by_mlflow=opened is not None))
+                run_id = project_run_id or _create_active_run(client, experiment, name, tags)
+            stack.enter_context(_end_on_exit(client, run_id, by_mlflow=project_run_id is not None))
         run = TrackedRun(client, run_id)
-        run.tags(tags)
+        run.set_tags(tags)
         describe_experiment(client, run.experiment_id)
         with _monitor_system(run_id, is_resumed=is_resumed):
             yield run
@@ -153,27 +163,26 @@ def open_nested_run(
     name: str | None,
     tags: Mapping[str, str],
 ) -> Iterator[TrackedRun]:
-    """A new run below another, always ended; its parent records the machine for both."""
+    """Open a run below another one; it always ends. Only the parent logs system metrics."""
     with ExitStack() as stack:
         with defer_signals():
-            run_id = _new_run(client, experiment_id, name, {**tags, PARENT_TAG: parent_run_id})
+            run_id = _create_run(client, experiment_id, name, {**tags, PARENT_TAG: parent_run_id})
             stack.enter_context(_end_on_exit(client, run_id, by_mlflow=False))
         yield TrackedRun(client, run_id)
 
 
 @contextmanager
 def _end_on_exit(client: "MlflowClient", run_id: str, *, by_mlflow: bool) -> Iterator[None]:
-    """End a run with a status that is true of how the block was left."""
+    """End a run with the status that matches how the block ended."""
     try:
         yield
         _end_run(client, run_id, "FINISHED")
-    except (KeyboardInterrupt, CutBySignalError, GeneratorExit) as cut:
-        # A signal between two of the calls that leave a block drops its generator: GeneratorExit.
-        if isinstance(cut, CutBySignalError):
-            cut.hint = "Its MLflow run has ended as KILLED; start it again."
-        _end_failed_run(
-            client, run_id, "KILLED", str(cut) or "stopped by SIGINT", stop_reason=KILLED
-        )
+    except (KeyboardInterrupt, RunInterruptedError, GeneratorExit) as error:
+        # A signal while the block is being left can close its generator: GeneratorExit.
+        if isinstance(error, RunInterruptedError):
+            error.hint = "Its MLflow run has ended as KILLED; start it again."
+        reason = str(error) or "stopped by SIGINT"
+        _end_failed_run(client, run_id, "KILLED", reason, stop_reason=KILLED)
         if by_mlflow:
             spawn_status_fixer(run_id)
         raise
@@ -188,46 +197,47 @@ def _end_run(client: "MlflowClient", run_id: str, status: str) -> None:
 
 
 def _end_failed_run(
-    client: "MlflowClient", run_id: str, status: str, error: str, **told: str
+    client: "MlflowClient", run_id: str, status: str, error: str, **tags: str
 ) -> None:
-    """End a run that did not end well; what the store says to that is not what went wrong first."""
+    """End a run after an error; errors of the store are ignored, so that the first is raised."""
     with defer_signals():
-        with suppress(TrialrunError), translate_tracking_errors("tags cannot be recorded"):
-            for name, text in {"error": error, **told}.items():
+        with suppress(TrialrunError), translate_tracking_errors("tags cannot be set"):
+            for name, text in {"error": error, **tags}.items():
                 client.set_tag(run_id, name, text)
         with suppress(TrialrunError):
             _end_run(client, run_id, status)
 
 
 def find_project_run() -> str | None:
-    """The run that `mlflow run` has opened for this process."""
+    """Return the id of the run that `mlflow run` opened for this process, if any."""
     return os.environ.get(_RUN_ID_VARIABLE) or None
 
 
 def _take_project_run() -> str | None:
-    """That run, the first time only: what comes after must not write into a run that has ended."""
+    """Return the id of the project run on the first call only: later runs must not write to it."""
     run_id = find_project_run()
-    if run_id is None or run_id in _taken:
+    if run_id is None or run_id in _used_project_runs:
         return None
-    _taken.add(run_id)
+    _used_project_runs.add(run_id)
     return run_id
 
 
-def _new_active_run(
+def _create_active_run(
     client: "MlflowClient", experiment: str | None, name: str | None, tags: Mapping[str, str]
 ) -> str:
-    """A new run where `mlflow.start_run(nested=True)` in the calling thread would open one."""
+    """Create a run as `mlflow.start_run(nested=True)` would in the calling thread."""
     import mlflow
 
     parent = mlflow.active_run()
     if parent is None:
-        return _new_run(client, find_experiment_id(client, experiment), name, tags)
-    its_own = parent.info.experiment_id
-    chosen = its_own if experiment is None else find_experiment_id(client, experiment)
-    return _new_run(client, chosen, name, {**tags, PARENT_TAG: parent.info.run_id})
+        return _create_run(client, find_experiment_id(client, experiment), name, tags)
+    experiment_id = (
+        parent.info.experiment_id if experiment is None else find_experiment_id(client, experiment)
+    )
+    return _create_run(client, experiment_id, name, {**tags, PARENT_TAG: parent.info.run_id})
 
 
-def _new_run(
+def _create_run(
     client: "MlflowClient", experiment_id: str, name: str | None, tags: Mapping[str, str]
 ) -> str:
     from mlflow.tracking.context.registry import resolve_tags
@@ -239,9 +249,9 @@ def _new_run(
 
 @contextmanager
 def _monitor_system(run_id: str, *, is_resumed: bool) -> Iterator[None]:
-    """MLflow's own sampling of processor, memory, disk and network, in a thread.
+    """Let a thread of MLflow log the use of processor, memory, disk and network.
 
-    Steps go on from those that an earlier process recorded.
+    In a resumed run the steps continue from the earlier process.
     """
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
@@ -251,18 +261,18 @@ def _monitor_system(run_id: str, *, is_resumed: bool) -> Iterator[None]:
         yield
     finally:
         monitor.finish()
-        # It samples at the start of each interval and records at its end: a run shorter than one
-        # would have no sample, a longer one no last. No run shall end for want of that.
+        # The monitor samples at the start of each interval and logs at its end. Log the last sample
+        # here: otherwise it is lost, and a run shorter than one interval has none.
         with (
             suppress(TrialrunError),
-            translate_tracking_errors("the last sample cannot be recorded"),
+            translate_tracking_errors("the last system metrics cannot be logged"),
         ):
             monitor.publish_metrics(monitor.aggregate_metrics())
             monitor.mlflow_logger.flush()
 
 
 def kill_unopened_run() -> None:
-    """End as KILLED the run that `mlflow run` opened for us, stopped before we took it up."""
+    """End as KILLED the run that `mlflow run` opened, if this process stopped before using it."""
     run_id = find_project_run()
     if run_id is None:
         return

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-from trialrun.errors import CutBySignalError
+from trialrun.errors import RunInterruptedError
 from trialrun.runs.signals import interrupt_on_signals
 from trialrun.tuning.plan import plan_search
 
@@ -21,7 +21,7 @@ def plan_and_search(
 
     Raises:
         TrialrunError: The search failed; see the subclasses.
-        CutBySignalError: A signal was received; open runs have ended as KILLED.
+        RunInterruptedError: A signal was received; open runs have ended as KILLED.
     """
     with interrupt_on_signals():
         try:
@@ -30,7 +30,7 @@ def plan_and_search(
 
             with open_callback() as callback:
                 return run_search(plan, callback)
-        except CutBySignalError:
+        except RunInterruptedError:
             from trialrun.tracking import kill_unopened_run
 
             kill_unopened_run()

@@ -8,12 +8,12 @@ from trialrun.runs.callbacks import NoOpCallback, RunCallback
 class SearchCallback(RunCallback, Protocol):
     """Receives the progress of a search."""
 
-    def trial(self, text: str) -> None:
+    def on_trial_end(self, text: str) -> None:
         """Handle the end of a trial, on this machine or another."""
 
 
 class NoOpSearchCallback(NoOpCallback):
     """Ignores the progress of a search."""
 
-    def trial(self, text: str) -> None:
+    def on_trial_end(self, text: str) -> None:
         """Do nothing."""

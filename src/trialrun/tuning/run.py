@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from trialrun.errors import CutBySignalError, TrackingError, TrialrunError
+from trialrun.errors import RunInterruptedError, TrackingError, TrialrunError
 from trialrun.mlflow_client import connect_client
 from trialrun.tracking import TrackedRun, find_project_run, open_run
 from trialrun.tuning.callbacks import NoOpSearchCallback, SearchCallback
@@ -55,7 +55,7 @@ def run_search(plan: SearchPlan, callback: SearchCallback | None = None) -> Sear
 
     Raises:
         TrialrunError: The search failed; the parent run is FAILED.
-        CutBySignalError: A signal was received; running trials are KILLED and requeued.
+        RunInterruptedError: A signal was received; running trials are KILLED and requeued.
     """
     client = connect_client()
     storage = open_storage(
@@ -68,7 +68,7 @@ def run_search(plan: SearchPlan, callback: SearchCallback | None = None) -> Sear
         callback = callback or NoOpSearchCallback()
         try:
             return _SearchRun(plan, callback, client, storage, study, deadline).execute()
-        except CutBySignalError as interrupt:
+        except RunInterruptedError as interrupt:
             interrupt.hint = f"Finished trials are stored: resume with --study {study.study_name}."
             raise
 
@@ -87,7 +87,7 @@ class _SearchRun:
     def execute(self) -> SearchResult:
         """Run the search as its owner, or join the owner."""
         for note in self.plan.notes:
-            self.callback.note(note)
+            self.callback.on_note(note)
         with self._owner_lock(wait=False) as lock:
             result = self._run_as_owner(lock) if lock else None
         result = result or self._join_owner()
@@ -96,9 +96,9 @@ class _SearchRun:
 
     def _run_as_owner(self, lock: LockHandle) -> SearchResult:
         with self._open_parent_run(self.study.user_attrs.get(attrs.PARENT_RUN)) as run:
-            self.callback.opened(run.name, run.run_id)
-            run.tags(self.plan.tags())
-            run.params({**self.plan.params(), "study": self.study.study_name})
+            self.callback.on_run_start(run.name, run.run_id)
+            run.set_tags(self.plan.tags())
+            run.log_params({**self.plan.params(), "study": self.study.study_name})
             self.study.set_user_attr(attrs.PARENT_RUN, run.run_id)
             self._train_trials(run.run_id)
             return self._finalize_once(run, lock)
@@ -116,7 +116,7 @@ class _SearchRun:
     def _join_owner(self) -> SearchResult:
         """Train trials beside the owner, then return the owner's result."""
         parent_run_id = self._wait_for_parent_run()
-        self.callback.note(f"study {self.study.study_name} is already running: joining it")
+        self.callback.on_note(f"study {self.study.study_name} is already running: joining it")
         self._train_trials(parent_run_id)
         return self._wait_for_owner(parent_run_id, wait=not self._is_timed_out())
 
@@ -133,7 +133,9 @@ class _SearchRun:
         noise_floor = self._run_replicates(run.run_id)
         if lock.is_held():
             return self._finalize(run, noise_floor)
-        self.callback.note("the storage connection was lost: another process finalizes the search")
+        self.callback.on_note(
+            "the storage connection was lost: another process finalizes the search"
+        )
         return self._wait_for_owner(run.run_id, wait=True)
 
     def _wait_for_parent_run(self) -> str:
@@ -231,12 +233,12 @@ class _SearchRun:
             return None
         replicates = open_replicate_study(self.storage, self.study, self.plan)
         if replicates is None:
-            self.callback.note("no replicates: fewer than two settings completed")
+            self.callback.on_note("no replicates: fewer than two settings completed")
             return None
         self._train(replicates, parent_run_id)
         noise_floor = compute_noise_floor(replicates.get_trials(deepcopy=False), self.plan)
         missing = "no noise floor: no two settings completed with two common seeds"
-        self.callback.note(noise_floor.text() if noise_floor else missing)
+        self.callback.on_note(noise_floor.text() if noise_floor else missing)
         return noise_floor
 
     def _find_best(self, noise_floor: NoiseFloor | None) -> "FrozenTrial | None":
@@ -261,7 +263,7 @@ class _SearchRun:
             model_uri=best.user_attrs[attrs.MODEL_URI],
             run_id=best.user_attrs[attrs.RUN_ID],
         )
-        run.tags({"model_name": name, "model_version": number})
+        run.set_tags({"model_name": name, "model_version": number})
 
     def _build_result(self, run_id: str) -> SearchResult:
         trials = self.study.get_trials(deepcopy=False)
@@ -300,6 +302,6 @@ class _SearchRun:
         """Tag the run that `mlflow run` opened with the parent run's id, if they differ."""
         project_run = find_project_run()
         if project_run is not None and project_run != result.run_id:
-            TrackedRun(self.client, project_run).tags(
+            TrackedRun(self.client, project_run).set_tags(
                 {"search_run_id": result.run_id, "study": result.study}
             )

@@ -1,4 +1,4 @@
-"""Splits that keep what belongs together on one side."""
+"""Groups of images, and splits that keep them together."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -21,8 +21,8 @@ ROWS = st.lists(
 )
 
 
-def image_set(rows: Rows) -> ImageSet:
-    """Images of such labels and groups."""
+def make_images(rows: Rows) -> ImageSet:
+    """Create an image set from (label, group) rows."""
     items = [
         ImageItem(f"{label}/{n}.png", label, group=group) for n, (label, group) in enumerate(rows)
     ]
@@ -30,9 +30,9 @@ def image_set(rows: Rows) -> ImageSet:
 
 
 @given(rows=ROWS, fraction=st.floats(0.05, 0.95), seed=st.integers())
-def test_no_group_is_parted(rows: Rows, fraction: float, seed: int) -> None:
-    """Every image is on one side, every class on both, no group on two: or it is refused."""
-    images = image_set(rows)
+def test_groups_stay_together(rows: Rows, fraction: float, seed: int) -> None:
+    """Every image and group is on one side and every class on both, or the split is rejected."""
+    images = make_images(rows)
     try:
         first, second = split_stratified(images, second_fraction=fraction, random_seed=seed)
     except InvalidDatasetError:
@@ -45,54 +45,54 @@ def test_no_group_is_parted(rows: Rows, fraction: float, seed: int) -> None:
 
 
 @given(rows=ROWS, seed=st.integers())
-def test_the_order_of_listing_does_not_matter(rows: Rows, seed: int) -> None:
-    """The same images, listed backwards, are split alike."""
-    images = image_set(rows)
-    turned = ImageSet("set", Path(), images.items[::-1])
+def test_split_does_not_depend_on_the_order_of_images(rows: Rows, seed: int) -> None:
+    """Images in reverse order are split in the same way."""
+    images = make_images(rows)
+    reversed_images = ImageSet("set", Path(), images.items[::-1])
     try:
         _, second = split_stratified(images, second_fraction=0.3, random_seed=seed)
     except InvalidDatasetError:
         return
-    _, again = split_stratified(turned, second_fraction=0.3, random_seed=seed)
+    _, again = split_stratified(reversed_images, second_fraction=0.3, random_seed=seed)
     assert {item.name for item in second.items} == {item.name for item in again.items}
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_groups_come_near_the_share(seed: int) -> None:
-    """With forty groups of five, a fifth of every class is met within a group."""
+def test_split_by_groups_meets_the_fraction(seed: int) -> None:
+    """With forty groups of five, exactly a fifth of every class is in the second set."""
     rows = [("ab"[group % 2], f"g{group}") for group in range(40) for _ in range(5)]
-    _, second = split_stratified(image_set(rows), second_fraction=0.2, random_seed=seed)
-    assert second.counts() == {"a": 20, "b": 20}
+    _, second = split_stratified(make_images(rows), second_fraction=0.2, random_seed=seed)
+    assert second.count_classes() == {"a": 20, "b": 20}
 
 
-def test_a_class_of_one_group_cannot_be_split() -> None:
-    """It would be on one side only."""
+def test_class_with_one_group_cannot_be_split() -> None:
+    """A class with one group cannot be on both sides."""
     rows = [("a", "p1"), ("a", "p1"), ("b", "p2"), ("b", "p3")]
     with pytest.raises(InvalidDatasetError, match="class a has too few groups"):
-        split_stratified(image_set(rows), second_fraction=0.5, random_seed=1)
+        split_stratified(make_images(rows), second_fraction=0.5, random_seed=1)
 
 
-def test_a_pattern_finds_the_group_in_the_name() -> None:
-    """Its first group counts, else the whole match; what does not match stands for itself."""
+def test_pattern_finds_the_group_in_the_name() -> None:
+    """The group is the first capture group, else the whole match, else None."""
     items = tuple(ImageItem(name, "a") for name in ("a/p01_1.png", "a/p01_2.png", "a/other.png"))
     images = ImageSet("set", Path(), items)
-    found = group_by_pattern(images, r"p(\d+)_")
-    assert [item.group for item in found.items] == ["01", "01", None]
+    grouped = group_by_pattern(images, r"p(\d+)_")
+    assert [item.group for item in grouped.items] == ["01", "01", None]
     assert group_by_pattern(images, r"p\d+").items[0].group == "p01"
-    assert "1 images do not match" in found.notes[0]
-    for wrong in ("(", "nowhere"):
+    assert "1 images do not match" in grouped.notes[0]
+    for pattern in ("(", "nowhere"):
         with pytest.raises(InvalidParameterError, match="group_pattern"):
-            group_by_pattern(images, wrong)
+            group_by_pattern(images, pattern)
 
 
-def test_a_pattern_that_finds_no_character_groups_nothing() -> None:
-    """Names in which it matches the empty text stand for themselves, not all in one group."""
+def test_empty_match_is_not_a_group() -> None:
+    """Images whose names match with empty text do not form one group."""
     images = ImageSet("set", Path(), (ImageItem("p2_/1.png", "a"), ImageItem("b/3.png", "b")))
     assert [item.group for item in group_by_pattern(images, r"p?\d*").items] == ["p2", None]
 
 
-def test_a_column_says_the_group(tmp_path: Path) -> None:
-    """A metadata table's column, or a field of an image list; elsewhere it is an error."""
+def test_column_gives_the_group(tmp_path: Path) -> None:
+    """A metadata table has columns; a column is an error for class folders."""
     folder = write_classes(tmp_path / "set", {"x": 4})
     rows = "".join(f"x/00{n}.png,{'ab'[n % 2]},p{n // 2}\n" for n in range(4))
     with pytest.raises(InvalidParameterError, match="has no columns"):

@@ -1,4 +1,4 @@
-"""Lists of transforms: what training draws, what inference repeats."""
+"""Lists of transforms: random steps in training, fixed steps in inference."""
 
 import io
 import json
@@ -40,36 +40,36 @@ KNOWN: list[list[object]] = [
 
 
 def steps_of(*entries: Sequence[object]) -> tuple[TransformStep, ...]:
-    """Steps out of their JSON pairs."""
+    """Parse steps from their JSON pairs."""
     return tuple(parse_step(entry) for entry in entries)
 
 
-def batch(num_images: int, size: int) -> torch.Tensor:
-    """Noise, (N, 3, S, S) uint8."""
+def make_batch(num_images: int, size: int) -> torch.Tensor:
+    """Create random pixels, (N, 3, S, S) uint8."""
     noise = np.random.default_rng(3).integers(0, 256, (num_images, 3, size, size), dtype=np.uint8)
     return torch.from_numpy(noise)
 
 
-def encoded_png(image: Image.Image) -> bytes:
-    """A PNG file's bytes."""
+def encode_png(image: Image.Image) -> bytes:
+    """Encode an image as a PNG file's content."""
     file = io.BytesIO()
     image.save(file, "PNG")
     return file.getvalue()
 
 
-def test_the_ancestors_directory_is_read(azure: Path) -> None:
-    """A TransformationDirectory written by Init Image Transformation."""
+def test_azure_transformation_directory_is_read(azure: Path) -> None:
+    """A TransformationDirectory of Init Image Transformation is read."""
     steps = read_transforms(str(azure / "transformation_directory"))
     assert [step.name for step in steps] == ["Resize", "CenterCrop", "RandomHorizontalFlip"]
     assert compute_side_after(select_fixed_steps(steps)) == 224
 
 
-def test_every_known_transform_is_drawn_for_each_image_alone() -> None:
-    """A batch of all of them in any order and size gives every image the same pixels."""
+def test_augmentation_of_an_image_does_not_depend_on_its_batch() -> None:
+    """With all transforms, an image gets the same pixels in batches of any order and size."""
     steps = steps_of(*KNOWN)
-    pixels = batch(4, 48)
+    pixels = make_batch(4, 48)
 
-    def drawn(positions: list[int]) -> torch.Tensor:
+    def augment_rows(positions: list[int]) -> torch.Tensor:
         return augment_batch(
             pixels[positions],
             np.asarray(positions),
@@ -80,18 +80,18 @@ def test_every_known_transform_is_drawn_for_each_image_alone() -> None:
             steps=steps,
         )
 
-    whole = drawn([0, 1, 2, 3])
+    whole = augment_rows([0, 1, 2, 3])
     assert whole.shape == (4, 3, 32, 32)
-    assert torch.equal(drawn([3, 1]), whole[[3, 1]])
+    assert torch.equal(augment_rows([3, 1]), whole[[3, 1]])
     assert not torch.equal(whole[0], pixels[0, :, :32, :32])
 
 
 @pytest.mark.parametrize("augment", ["none", "flip", "standard", "strong"])
-def test_images_with_a_margin_come_out_at_their_size(augment: str) -> None:
-    """Whatever was stored, the network sees its own size, and the same draws every time."""
-    pixels, positions = batch(6, 37), np.arange(6)
+def test_images_with_a_margin_are_cropped_to_size(augment: str) -> None:
+    """Larger cached images are cropped to the network's size, deterministically."""
+    pixels, positions = make_batch(6, 37), np.arange(6)
 
-    def drawn(chosen: list[int]) -> torch.Tensor:
+    def augment_rows(chosen: list[int]) -> torch.Tensor:
         return augment_batch(
             pixels[chosen],
             positions[chosen],
@@ -101,28 +101,28 @@ def test_images_with_a_margin_come_out_at_their_size(augment: str) -> None:
             size=32,
         )
 
-    whole = drawn([0, 1, 2, 3, 4, 5])
+    whole = augment_rows([0, 1, 2, 3, 4, 5])
     assert whole.shape == (6, 3, 32, 32)
     assert whole.dtype == torch.uint8
-    assert torch.equal(drawn([4, 0]), whole[[4, 0]])
+    assert torch.equal(augment_rows([4, 0]), whole[[4, 0]])
 
 
-def test_inference_repeats_the_fixed_steps_alone() -> None:
-    """Resize, CenterCrop and Pad are kept in model.json, and read back the same."""
+def test_inference_applies_only_the_fixed_steps() -> None:
+    """Resize, CenterCrop and Pad are stored in model.json and read back unchanged."""
     steps = select_fixed_steps(steps_of(*KNOWN))
     assert [step.name for step in steps] == ["Resize", "CenterCrop", "Pad"]
     preprocessing = Preprocessing(36, steps=steps)
     again = Preprocessing.from_json(json.loads(json.dumps(preprocessing.to_json())))
-    data = encoded_png(Image.fromarray(batch(1, 50)[0].permute(1, 2, 0).numpy()))
-    pixels = preprocessing.pixels(data)
+    data = encode_png(Image.fromarray(make_batch(1, 50)[0].permute(1, 2, 0).numpy()))
+    pixels = preprocessing.decode(data)
     assert pixels.shape == (3, 36, 36)
-    assert torch.equal(again.pixels(data), pixels)
+    assert torch.equal(again.decode(data), pixels)
 
 
-def test_a_model_cannot_bring_other_steps() -> None:
-    """model.json is read strictly: no chance, no unknown name, no unknown value."""
-    good = Preprocessing(8).to_json()
-    for wrong in (
+def test_invalid_preprocessing_of_a_model_is_rejected() -> None:
+    """Random steps, unknown keys and invalid values in model.json are rejected."""
+    valid = Preprocessing(8).to_json()
+    for invalid in (
         {"steps": [["RandomCrop", 4]]},
         {"steps": [["Compose", {}]]},
         {"steps": [["Resize", 10**9]]},
@@ -130,15 +130,15 @@ def test_a_model_cannot_bring_other_steps() -> None:
         {"loader": "os.system"},
     ):
         with pytest.raises(ValueError, match=r".+"):
-            Preprocessing.from_json({**good, **wrong})
+            Preprocessing.from_json({**valid, **invalid})
 
 
-def test_the_pack_holds_what_comes_before_chance() -> None:
-    """The steps are cut before the first that draws."""
-    kept, drawn = split_at_random_step(steps_of(["Resize", 64], ["RandomCrop", 32], ["Pad", 2]))
-    assert [step.name for step in kept] == ["Resize"]
-    assert [step.name for step in drawn] == ["RandomCrop", "Pad"]
-    assert compute_side_after(drawn) == 36
+def test_steps_before_the_first_random_one_are_cached() -> None:
+    """The steps are split before the first random one."""
+    fixed, rest = split_at_random_step(steps_of(["Resize", 64], ["RandomCrop", 32], ["Pad", 2]))
+    assert [step.name for step in fixed] == ["Resize"]
+    assert [step.name for step in rest] == ["RandomCrop", "Pad"]
+    assert compute_side_after(rest) == 36
 
 
 @pytest.mark.parametrize(
@@ -176,8 +176,8 @@ def test_the_pack_holds_what_comes_before_chance() -> None:
         "not json",
     ],
 )
-def test_a_wrong_list_is_refused(tmp_path: Path, content: str) -> None:
-    """One line says which entry, before anything is trained."""
+def test_invalid_list_is_rejected(tmp_path: Path, content: str) -> None:
+    """An invalid list is rejected before training."""
     path = tmp_path / "transforms.json"
     path.write_text(content)
     with pytest.raises(InvalidParameterError, match="transforms="):
@@ -203,11 +203,11 @@ ACCEPTED: list[list[object]] = [
 
 
 @pytest.mark.parametrize("entry", ACCEPTED, ids=str)
-def test_what_is_taken_torchvision_takes(entry: list[object]) -> None:
-    """A list that passes the check fails in no epoch."""
+def test_accepted_steps_are_accepted_by_torchvision(entry: list[object]) -> None:
+    """A list that passes the check does not fail in training."""
     for epoch in range(3):
-        drawn = augment_batch(
-            batch(2, 48),
+        augmented = augment_batch(
+            make_batch(2, 48),
             np.arange(2),
             augment="none",
             epoch=epoch,
@@ -215,26 +215,26 @@ def test_what_is_taken_torchvision_takes(entry: list[object]) -> None:
             size=32,
             steps=steps_of(entry),
         )
-        assert drawn.shape == (2, 3, 32, 32)
+        assert augmented.shape == (2, 3, 32, 32)
 
 
-def test_an_image_that_padding_makes_too_large_is_skipped() -> None:
-    """It is refused by its size, before the memory is asked for."""
-    long = encoded_png(Image.new("L", (60_000, 10)))
+def test_image_that_padding_makes_too_large_is_skipped() -> None:
+    """The size is checked before memory is allocated."""
+    long = encode_png(Image.new("L", (60_000, 10)))
     with pytest.raises(UndecodableError, match="too large to be padded"):
-        Preprocessing(8, steps=steps_of(["Pad", 1000])).pixels(long)
+        Preprocessing(8, steps=steps_of(["Pad", 1000])).decode(long)
 
 
-def test_a_pickled_list_is_refused(tmp_path: Path) -> None:
-    """An older TransformationDirectory holds code, which is not run."""
+def test_pickled_list_is_not_loaded(tmp_path: Path) -> None:
+    """An older TransformationDirectory contains a pickle, which could execute code."""
     (tmp_path / "_meta.yaml").write_text("type: TransformationDirectory\ntransform_type: Pickle\n")
     (tmp_path / "_transforms.pkl").write_bytes(b"\x80\x04.")
-    with pytest.raises(InvalidParameterError, match="Pickle: a pickle may run code"):
+    with pytest.raises(InvalidParameterError, match=r"is Pickle\); pickled transforms can execute"):
         read_transforms(str(tmp_path))
 
 
 def test_transforms_and_augment_exclude_each_other(tmp_path: Path) -> None:
-    """One takes the other's place."""
+    """Only one of the two settings is allowed."""
     (tmp_path / "t.json").write_text('[["Resize", 32]]')
     with pytest.raises(InvalidParameterError, match="both set"):
         plan_training({"transforms": str(tmp_path / "t.json"), "augment": "flip"})

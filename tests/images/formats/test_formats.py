@@ -1,4 +1,4 @@
-"""Layouts and labels, judged by names before any pixel is read."""
+"""Dataset layouts, labels and checks of classes."""
 
 import json
 import os
@@ -24,92 +24,92 @@ from trialrun.images import (
 )
 
 
-def opened(folder: Path) -> ImageSet:
-    """The set in a folder; the cache is not needed for folders."""
+def open_folder(folder: Path) -> ImageSet:
+    """Open a folder as an image set; the cache is not used for folders."""
     return open_data(str(folder), folder)
 
 
-def kinds(errors: Sequence[TrialrunError]) -> set[type[TrialrunError]]:
-    """The errors' types."""
+def types_of(errors: Sequence[TrialrunError]) -> set[type[TrialrunError]]:
+    """Return the errors' types."""
     return {type(error) for error in errors}
 
 
-def test_classes_come_by_name_and_sorted(tmp_path: Path) -> None:
-    """The order of folders on disk does not matter."""
+def test_classes_are_sorted_by_name(tmp_path: Path) -> None:
+    """Classes do not depend on the order of folders on disk."""
     write_classes(tmp_path, {"zebra": 2, "ant": 3})
-    images = opened(tmp_path)
+    images = open_folder(tmp_path)
     assert images.classes == ("ant", "zebra")
-    assert images.counts() == {"ant": 3, "zebra": 2}
+    assert images.count_classes() == {"ant": 3, "zebra": 2}
 
 
-def test_system_files_make_no_class(tmp_path: Path) -> None:
-    """Checkpoint folders of notebooks and of archives are ignored."""
+def test_system_files_are_ignored(tmp_path: Path) -> None:
+    """Folders and files of notebooks and operating systems are not classes or images."""
     write_classes(tmp_path, {"a": 2, "b": 2, ".ipynb_checkpoints": 1, "__MACOSX": 1})
     (tmp_path / "a" / ".DS_Store").touch()
     (tmp_path / "a" / "Thumbs.db").touch()
-    assert opened(tmp_path).counts() == {"a": 2, "b": 2}
+    assert open_folder(tmp_path).count_classes() == {"a": 2, "b": 2}
 
 
-def test_unlabelled_images_are_not_labelled_data(tmp_path: Path) -> None:
-    """Images with no class folder cannot be learned from."""
+def test_unlabelled_images_cannot_be_trained_on(tmp_path: Path) -> None:
+    """Images without class folders raise NotLabeledDatasetError."""
     write_image(tmp_path / "one.png", (1, 2, 3))
-    assert kinds(check_trainable(opened(tmp_path))) == {NotLabeledDatasetError}
+    assert types_of(check_trainable(open_folder(tmp_path))) == {NotLabeledDatasetError}
 
 
 def test_one_class_is_refused(tmp_path: Path) -> None:
-    """A classifier needs two."""
-    errors = check_trainable(opened(write_classes(tmp_path, {"only": 3})))
+    """A classifier needs at least two classes."""
+    errors = check_trainable(open_folder(write_classes(tmp_path, {"only": 3})))
     assert "one class only: only" in str(errors[0])
 
 
 def test_empty_class_is_named(tmp_path: Path) -> None:
-    """A class folder without images is told by name."""
+    """The error for a class folder without images has its name."""
     write_classes(tmp_path, {"a": 2, "b": 2})
     (tmp_path / "hollow").mkdir()
-    errors = check_trainable(opened(tmp_path))
-    assert kinds(errors) == {InvalidDatasetError}
+    errors = check_trainable(open_folder(tmp_path))
+    assert types_of(errors) == {InvalidDatasetError}
     assert "hollow" in str(errors[0])
 
 
-def test_missing_folder_says_where_it_was_looked_for() -> None:
-    """A relative path is shown with the folder it was taken from."""
-    with pytest.raises(InvalidDatasetError, match=r"looked in"):
+def test_error_of_a_missing_folder_has_the_current_folder() -> None:
+    """The message helps with relative paths."""
+    with pytest.raises(InvalidDatasetError, match=r"current folder"):
         open_data("no/such/folder", Path())
 
 
-def test_both_differences_of_the_classes_are_told(tmp_path: Path) -> None:
-    """Classes that either set lacks are listed with the set they are in."""
-    train = opened(write_classes(tmp_path / "t", {"a": 1, "b": 1}))
-    valid = opened(write_classes(tmp_path / "v", {"b": 1, "c": 1}))
+def test_classes_of_only_one_set_are_listed(tmp_path: Path) -> None:
+    """The error lists classes that are missing in either set."""
+    train = open_folder(write_classes(tmp_path / "t", {"a": 1, "b": 1}))
+    valid = open_folder(write_classes(tmp_path / "v", {"b": 1, "c": 1}))
     (error,) = check_same_classes(train, valid)
     assert "only in validation" in str(error)
     assert "only in training" in str(error)
 
 
-def test_labels_map_by_name_not_by_place() -> None:
-    """A class keeps its index where a set is ordered otherwise."""
+def test_labels_are_mapped_by_name() -> None:
+    """A class index does not depend on the order of the items."""
     items = [ImageItem("1", "b"), ImageItem("2", "a")]
     assert label_indices(items, ("a", "b")) == [1, 0]
 
 
-def test_digits_are_real_files(cache_folder: Path) -> None:
-    """The sample is written out once, as 1,797 PNG files of 10 classes."""
+def test_digits_are_written_as_files(cache_folder: Path) -> None:
+    """The sample has 1,797 PNG files in 10 classes."""
     images = open_data("sample:digits", cache_folder)
     assert (len(images), len(images.classes)) == (1797, 10)
     first = images.path_of(images.items[0])
     assert first.read_bytes().startswith(b"\x89PNG")
 
 
-def test_azure_directory_is_read_by_its_list(azure: Path) -> None:
-    """Labels come from images.lst, ids are Azure's own."""
-    images = opened(azure / "image_directory_train")
+def test_azure_image_directory_is_read(azure: Path) -> None:
+    """Labels and ids are those in images.lst."""
+    images = open_folder(azure / "image_directory_train")
     assert len(images.classes) == 10
     assert images.items[0] == ImageItem("image/0_0.png", "digit_0", 0)
     assert check_trainable(images) == []
 
 
-def image_directory(folder: Path, rows: list[dict[str, object]], *, annotated: bool) -> Path:
-    """A small ImageDirectory as Azure's modules write one."""
+def write_image_directory(folder: Path, rows: list[dict[str, object]], *, annotated: bool) -> Path:
+    """Write a small ImageDirectory as Azure's modules do."""
     folder.mkdir()
     column = {"name": "category", "properties": {"annotation_type": "COCO_classification"}}
     schema = {"columnAttributes": [column] if annotated else []}
@@ -118,21 +118,25 @@ def image_directory(folder: Path, rows: list[dict[str, object]], *, annotated: b
     return folder
 
 
-def row(name: str, **more: object) -> dict[str, object]:
-    """One line of an image list."""
-    return {"image_info": {"file_name": name}, **more}
+def make_row(name: str, **columns: object) -> dict[str, object]:
+    """Return one row of an image list."""
+    return {"image_info": {"file_name": name}, **columns}
 
 
 def test_directory_without_annotation_is_not_labelled(tmp_path: Path) -> None:
-    """Without an annotation column nothing has a label."""
-    folder = image_directory(tmp_path / "d", [row("1.png", category="a")], annotated=False)
-    assert kinds(check_trainable(opened(folder))) == {NotLabeledDatasetError}
+    """Without an annotation column no image has a label."""
+    folder = write_image_directory(
+        tmp_path / "d", [make_row("1.png", category="a")], annotated=False
+    )
+    assert types_of(check_trainable(open_folder(folder))) == {NotLabeledDatasetError}
 
 
 def test_items_without_label_are_left_out_of_training(tmp_path: Path) -> None:
-    """An empty or absent label makes an item unlabelled, which a note counts."""
-    rows = [row("1.png", category="a"), row("2.png", category=""), row("3.png")]
-    images = opened(image_directory(tmp_path / "d", rows, annotated=True)).labelled()
+    """Items with an empty or missing label are dropped, and a note counts them."""
+    rows = [make_row("1.png", category="a"), make_row("2.png", category=""), make_row("3.png")]
+    images = open_folder(
+        write_image_directory(tmp_path / "d", rows, annotated=True)
+    ).drop_unlabelled()
     assert [item.name for item in images.items] == ["1.png"]
     assert "2 images without a label" in images.notes[-1]
 
@@ -141,21 +145,23 @@ def test_items_without_label_are_left_out_of_training(tmp_path: Path) -> None:
     "line",
     ["not json", "[]", "{}", '{"image_info": {"coco_url": "http://x/1.jpg"}}'],
 )
-def test_damaged_list_is_told_by_line(tmp_path: Path, line: str) -> None:
-    """A line that is no image entry is named by its number."""
-    folder = image_directory(tmp_path / "d", [row("1.png", category="a")], annotated=True)
+def test_error_of_a_damaged_list_has_the_line(tmp_path: Path, line: str) -> None:
+    """The error for an invalid line has its number."""
+    folder = write_image_directory(
+        tmp_path / "d", [make_row("1.png", category="a")], annotated=True
+    )
     with (folder / "images.lst").open("a") as file:
         file.write(line + "\n")
     with pytest.raises(InvalidDatasetError, match="line 2"):
-        opened(folder)
+        open_folder(folder)
 
 
 @pytest.mark.parametrize("name", ["../out.png", "/etc/passwd", "a/../../b.png"])
-def test_list_cannot_lead_out_of_its_folder(tmp_path: Path, name: str) -> None:
-    """A path with .. or an absolute one is refused."""
-    folder = image_directory(tmp_path / "d", [row(name, category="a")], annotated=True)
+def test_listed_name_cannot_lead_out_of_the_folder(tmp_path: Path, name: str) -> None:
+    """Absolute paths and paths with .. are rejected."""
+    folder = write_image_directory(tmp_path / "d", [make_row(name, category="a")], annotated=True)
     with pytest.raises(InvalidDatasetError, match="leads out"):
-        opened(folder)
+        open_folder(folder)
 
 
 @given(
@@ -166,7 +172,7 @@ def test_list_cannot_lead_out_of_its_folder(tmp_path: Path, name: str) -> None:
 def test_split_keeps_every_image_once_and_every_class_on_both_sides(
     counts: list[int], fraction: float, seed: int
 ) -> None:
-    """Whatever the sizes, the parts are disjoint, complete and stratified."""
+    """The parts are disjoint, complete and stratified for any sizes."""
     items = tuple(
         ImageItem(f"{label}/{number}.png", str(label))
         for label, count in enumerate(counts)
@@ -176,43 +182,46 @@ def test_split_keeps_every_image_once_and_every_class_on_both_sides(
     first, second = split_stratified(whole, second_fraction=fraction, random_seed=seed)
     assert sorted(i.name for i in first.items + second.items) == sorted(i.name for i in items)
     assert first.classes == second.classes == whole.classes
-    for label, count in second.counts().items():
+    for label, count in second.count_classes().items():
         assert abs(count - fraction * counts[int(label)]) <= 1
 
 
-def test_split_does_not_depend_on_the_order_of_listing() -> None:
-    """The same names and seed are cut alike on any file system."""
+def test_split_does_not_depend_on_the_order_of_items() -> None:
+    """The same names and seed give the same split in any order."""
     items = tuple(ImageItem(f"{n % 3}/{n}.png", str(n % 3)) for n in range(60))
-    one = ImageSet("", Path(), items)
-    other = ImageSet("", Path(), items[::-1])
-    cuts = [split_stratified(s, second_fraction=0.3, random_seed=7)[1] for s in (one, other)]
-    assert {i.name for i in cuts[0].items} == {i.name for i in cuts[1].items}
+    names = []
+    for ordered in (items, items[::-1]):
+        _, second = split_stratified(
+            ImageSet("", Path(), ordered), second_fraction=0.3, random_seed=7
+        )
+        names.append({item.name for item in second.items})
+    assert names[0] == names[1]
 
 
 @pytest.mark.parametrize("name", ["{outside}/images.lst", "../outside/images.lst", "/dev/zero"])
 @pytest.mark.parametrize("key", ["image_list", "schema"])
-def test_the_lists_lie_in_the_folder(tmp_path: Path, key: str, name: str) -> None:
-    """What `_meta.yaml` names elsewhere is not read, be it by a path or by a link."""
-    outside = image_directory(tmp_path / "outside", [row("1.png")], annotated=True)
-    folder = image_directory(tmp_path / "d", [row("1.png")], annotated=True)
+def test_named_files_cannot_lead_out_of_the_folder(tmp_path: Path, key: str, name: str) -> None:
+    """Files that `_meta.yaml` names outside the folder are rejected, by path or by link."""
+    outside = write_image_directory(tmp_path / "outside", [make_row("1.png")], annotated=True)
+    folder = write_image_directory(tmp_path / "d", [make_row("1.png")], annotated=True)
     path = name.format(outside=outside)
     (folder / "_meta.yaml").write_text(f"type: ImageDirectory\n{key}: {path}\n")
-    with pytest.raises(InvalidDatasetError, match=f"{key} is .*no file in the folder"):
-        opened(folder)
+    with pytest.raises(InvalidDatasetError, match=f"{key} is .*not a file in the folder"):
+        open_folder(folder)
     (folder / "link").symlink_to(folder / path)
     (folder / "_meta.yaml").write_text(f"type: ImageDirectory\n{key}: link\n")
     with pytest.raises(InvalidDatasetError, match="leads out of the folder"):
-        opened(folder)
+        open_folder(folder)
 
 
-def test_a_list_of_aliases_is_refused_in_a_line(tmp_path: Path) -> None:
-    """YAML that would grow to a gigabyte as text is no file name."""
-    folder = image_directory(tmp_path / "d", [row("1.png")], annotated=True)
+def test_yaml_bomb_is_rejected(tmp_path: Path) -> None:
+    """A name that YAML aliases expand to a gigabyte gives a short error."""
+    folder = write_image_directory(tmp_path / "d", [make_row("1.png")], annotated=True)
     doubled = "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 26))
     text = f"type: ImageDirectory\na0: &a0 [x]\n{doubled}image_list: *a25\n"
     (folder / "_meta.yaml").write_text(text)
     with pytest.raises(InvalidDatasetError, match="image_list is a list") as raised:
-        opened(folder)
+        open_folder(folder)
     assert len(str(raised.value)) < 1000
 
 
@@ -226,44 +235,46 @@ def test_a_list_of_aliases_is_refused_in_a_line(tmp_path: Path) -> None:
     ],
     ids=["text", "null", "list", "deep"],
 )
-def test_a_damaged_schema_is_told(tmp_path: Path, schema: str) -> None:
-    """Whatever JSON it holds, the answer is one of our errors."""
-    folder = image_directory(tmp_path / "d", [row("1.png")], annotated=True)
+def test_damaged_schema_is_rejected(tmp_path: Path, schema: str) -> None:
+    """A schema with unexpected JSON raises InvalidDatasetError."""
+    folder = write_image_directory(tmp_path / "d", [make_row("1.png")], annotated=True)
     (folder / "_schema.json").write_text(schema)
     with pytest.raises(InvalidDatasetError, match="is damaged"):
-        opened(folder)
+        open_folder(folder)
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
-        (json.dumps(row("a//1.png", category="b")), "line 2 names a/1.png again"),
-        (json.dumps({"image_info": {"file_name": ["1.png"]}}), "line 2 is no image entry"),
-        (json.dumps(row("\ud800.png")), "line 2 is no image entry"),
-        (json.dumps(row("2.png", category="\ud800")), "line 2 is no image entry"),
-        ("[" * 100_000, "line 2 is no image entry"),
+        (json.dumps(make_row("a//1.png", category="b")), "line 2 lists a/1.png again"),
+        (json.dumps({"image_info": {"file_name": ["1.png"]}}), "line 2 is not an image entry"),
+        (json.dumps(make_row("\ud800.png")), "line 2 is not an image entry"),
+        (json.dumps(make_row("2.png", category="\ud800")), "line 2 is not an image entry"),
+        ("[" * 100_000, "line 2 is not an image entry"),
     ],
     ids=["twice", "list", "name", "label", "deep"],
 )
-def test_a_line_that_cannot_be_meant_is_told(tmp_path: Path, line: str, said: str) -> None:
-    """An image twice, a name or a label that no file can have, a line nested without end."""
-    folder = image_directory(tmp_path / "d", [row("a/1.png", category="a")], annotated=True)
+def test_invalid_line_is_rejected(tmp_path: Path, line: str, message: str) -> None:
+    """Duplicate images, invalid names or labels, and deeply nested JSON are rejected."""
+    folder = write_image_directory(
+        tmp_path / "d", [make_row("a/1.png", category="a")], annotated=True
+    )
     with (folder / "images.lst").open("a") as file:
         file.write(line + "\n")
-    with pytest.raises(InvalidDatasetError, match=said):
-        opened(folder)
+    with pytest.raises(InvalidDatasetError, match=message):
+        open_folder(folder)
 
 
-def test_what_is_no_folder_is_told(tmp_path: Path) -> None:
-    """A pipe, a device, a name that is too long, a user that there is not."""
+def test_source_that_is_not_a_folder_is_rejected(tmp_path: Path) -> None:
+    """A pipe, a device, a name that is too long and an unknown user are rejected."""
     os.mkfifo(tmp_path / "pipe")
     for source in (str(tmp_path / "pipe"), "/dev/null", "x" * 300, "~nosuchuser/x"):
         with pytest.raises(InvalidDatasetError):
             open_data(source, tmp_path)
 
 
-def test_a_folder_that_may_not_be_read_is_told(colors: Path, tmp_path: Path) -> None:
-    """By another user, whom its rights keep out."""
+def test_folder_without_read_permission_is_rejected(colors: Path, tmp_path: Path) -> None:
+    """The folder is opened by a user without permission."""
     code = (
         "import sys; from pathlib import Path; from trialrun.images import open_data\n"
         "import os; os.geteuid() or os.setuid(65534)\n"
@@ -273,10 +284,10 @@ def test_a_folder_that_may_not_be_read_is_told(colors: Path, tmp_path: Path) -> 
     colors.chmod(0)
     tmp_path.chmod(0o755)
     try:
-        said = subprocess.run(
+        output = subprocess.run(
             [sys.executable, "-c", code, str(colors)], capture_output=True, text=True, check=True
         ).stdout
     finally:
         colors.chmod(0o755)
-    assert said.startswith("InvalidDatasetError")
-    assert "cannot be read" in said
+    assert output.startswith("InvalidDatasetError")
+    assert "cannot be read" in output

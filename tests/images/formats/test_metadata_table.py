@@ -1,4 +1,4 @@
-"""Folders whose labels stand in a table."""
+"""Folders with a metadata table."""
 
 import json
 from pathlib import Path
@@ -17,57 +17,57 @@ ROWS = [("x/000.png", "3"), ("x/001.png", "4"), ("x/002.png", None)]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Three images without a label."""
+    """Create a folder of three images."""
     return write_classes(tmp_path / "set", {"x": 3})
 
 
-def labels_in(folder: Path) -> list[tuple[str, str | None]]:
-    """Names and labels as read."""
+def read_labels(folder: Path) -> list[tuple[str, str | None]]:
+    """Return the images' names and labels."""
     return [(item.name, item.label) for item in open_data(str(folder), folder).items]
 
 
-def test_a_csv_says_the_labels(folder: Path) -> None:
-    """With a byte order mark, quotes and Windows' line ends."""
+def test_csv_gives_the_labels(folder: Path) -> None:
+    """A CSV file may have a byte order mark, quotes and Windows line ends."""
     (folder / "metadata.csv").write_bytes(
         '\ufefffile_name,label\r\n"x/000.png",3\r\nx/001.png,4\r\n./x/002.png,\r\n'.encode()
     )
-    assert labels_in(folder) == ROWS
+    assert read_labels(folder) == ROWS
 
 
-def test_names_of_columns_may_be_spaced(folder: Path) -> None:
-    """People write a space after a comma."""
+def test_column_names_may_have_spaces(folder: Path) -> None:
+    """A space after a comma in the header is ignored."""
     (folder / "metadata.csv").write_text("file_name, label\nx/000.png,3\nx/001.png,4\nx/002.png,\n")
-    assert labels_in(folder) == ROWS
+    assert read_labels(folder) == ROWS
 
 
-def test_a_table_without_labels_names_its_columns(folder: Path) -> None:
-    """Whoever called them otherwise sees why there are none."""
+def test_error_of_a_table_without_labels_has_its_columns(folder: Path) -> None:
+    """The error shows the columns if the label column has another name."""
     (folder / "metadata.csv").write_text("file_name,klass\nx/000.png,3\n")
     [error] = check_trainable(open_data(str(folder), folder))
     assert "no column label, but ['file_name', 'klass']" in str(error)
 
 
-def test_json_lines_say_the_labels(folder: Path) -> None:
-    """Numbers become names; null is no label."""
+def test_json_lines_give_the_labels(folder: Path) -> None:
+    """Numbers become text; null means no label."""
     values = [3, 4, None]
     lines = [
         json.dumps({"file_name": n, "label": v}) for (n, _), v in zip(ROWS, values, strict=True)
     ]
     (folder / "metadata.jsonl").write_text("\n".join(lines))
-    assert labels_in(folder) == ROWS
+    assert read_labels(folder) == ROWS
 
 
-def test_parquet_says_the_labels(folder: Path) -> None:
-    """Whole numbers that a missing one made floats have no decimal point."""
+def test_parquet_gives_the_labels(folder: Path) -> None:
+    """Integers that pandas stores as floats have no decimal point."""
     import pandas as pd
 
     table = pd.DataFrame({"file_name": [name for name, _ in ROWS], "label": [3, 4, None]})
     table.to_parquet(folder / "metadata.parquet")
-    assert labels_in(folder) == ROWS
+    assert read_labels(folder) == ROWS
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         ("metadata.csv", "path,label\nx/000.png,a\n", "no column file_name"),
         ("metadata.csv", "file_name,label\nx/000.png,a\nx/000.png,b\n", "again"),
@@ -78,30 +78,30 @@ def test_parquet_says_the_labels(folder: Path) -> None:
         ("metadata.csv", "file_name,label\nx/000.png,\udce9\n", "not in UTF-8"),
         ("metadata.jsonl", "[1]\n", "damaged"),
         ("metadata.jsonl", '{"file_name": "x/000.png"}\nfile_name', "line 2"),
-        ("metadata.jsonl", '{"file_name": "x/000.png", "label": {"a": 1}}', "no word"),
+        ("metadata.jsonl", '{"file_name": "x/000.png", "label": {"a": 1}}', "not text"),
         ("metadata.jsonl", "[" * 100_000, "damaged"),
         (
             "metadata.jsonl",
             '{"file_name": "x/\\ud800.png", "label": "a"}',
             "row 1 has no file_name",
         ),
-        ("metadata.jsonl", '{"file_name": "x/000.png", "label": "\\ud800"}', "cannot be written"),
+        ("metadata.jsonl", '{"file_name": "x/000.png", "label": "\\ud800"}', "UTF-8 cannot encode"),
         ("metadata.parquet", "PAR1", "damaged"),
     ],
 )
-def test_a_wrong_table_is_refused(folder: Path, name: str, content: str, said: str) -> None:
-    """One line says what is wrong with it."""
+def test_invalid_table_is_rejected(folder: Path, name: str, content: str, message: str) -> None:
+    """The error describes the problem."""
     (folder / name).write_bytes(content.encode("utf-8", "surrogateescape"))
-    with pytest.raises(InvalidDatasetError, match=said):
+    with pytest.raises(InvalidDatasetError, match=message):
         open_data(str(folder), folder)
 
 
 @settings(deadline=None)  # the first Parquet file imports its reader
 @given(content=st.binary(max_size=200), name=st.sampled_from(metadata_table.TABLES))
-def test_any_bytes_are_a_table_or_refused(
+def test_any_bytes_are_a_table_or_rejected(
     tmp_path_factory: pytest.TempPathFactory, content: bytes, name: str
 ) -> None:
-    """Nothing but our errors comes of a spoilt table."""
+    """A damaged table raises nothing but DataError."""
     folder = tmp_path_factory.mktemp("table")
     (folder / name).write_bytes(content)
     try:

@@ -1,4 +1,4 @@
-"""Where images are scored: the setting `device`, TF32, and networks that do not fit in memory."""
+"""Scoring: the setting `device`, TF32, and networks that do not fit in memory."""
 
 import io
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from trialrun.cli import run_cli
 from trialrun.engine.compute.device import find_device
 from trialrun.engine.compute.torch_errors import translate_scoring_errors
 from trialrun.engine.compute.torch_state import isolate_torch_state, use_full_fp32
-from trialrun.errors import InvalidParameterError, OutOfMemoryError
+from trialrun.errors import InvalidDatasetError, InvalidParameterError, OutOfMemoryError
 from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.models import directory
 from trialrun.models.classifier import ImageClassifier
@@ -34,7 +34,7 @@ TOO_MANY_BYTES = 1 << 50
 
 @pytest.fixture
 def model(tmp_path: Path) -> str:
-    """A ModelDirectory that nothing was trained for: classes `blue` and `red`."""
+    """Write a model directory of an untrained network with classes `blue` and `red`."""
     network = build_network("squeezenet1_1", 2, image_size=32)
     preprocessing = Preprocessing(32)
     description = ModelDescription("squeezenet1_1", {}, ("blue", "red"), preprocessing)
@@ -44,12 +44,12 @@ def model(tmp_path: Path) -> str:
 
 @pytest.fixture
 def data(tmp_path: Path) -> str:
-    """Four labelled images."""
+    """Write four labelled images."""
     return str(write_classes(tmp_path / "data", {"blue": 2, "red": 2}))
 
 
-def encoded(size: int = 32) -> bytes:
-    """A PNG file's bytes."""
+def encode_image(size: int = 32) -> bytes:
+    """Return the bytes of a PNG file."""
     file = io.BytesIO()
     Image.new("RGB", (size, size), (200, 30, 30)).save(file, "PNG")
     return file.getvalue()
@@ -64,30 +64,30 @@ COMMANDS = (
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda words: words[0])
 @pytest.mark.parametrize(
-    ("device", "found"),
+    ("device", "message"),
     [("cuda:999", "device=cuda:999 is not on this machine"), ("gpu", "device=gpu is not")],
 )
-def test_device_that_is_not_there_is_refused(
+def test_missing_device_is_refused(
     store: str,
     data: str,
     command: tuple[str, ...],
     device: str,
-    found: str,
+    message: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """It exits with 2 before the model is looked for, and opens no run."""
+    """The exit code is 2, the model is not looked up, and no run is opened."""
     words = [data if word == "DATA" else word for word in command]
     assert run_cli([*words, "--device", device]) == 2
     errors = capsys.readouterr().err
-    assert f"Error: InvalidParameterError: {found}" in errors
+    assert f"Error: InvalidParameterError: {message}" in errors
     assert "Traceback" not in errors
     client = mlflow.MlflowClient(store)
-    experiments = [each.experiment_id for each in client.search_experiments()]
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     assert len(client.search_runs(experiments)) == 0
 
 
 def test_library_scores_on_the_device_that_is_set(model: str, data: str, tmp_path: Path) -> None:
-    """`device` is a setting of the call; one that is not there, or another setting, is an error."""
+    """`device` is a setting; a missing device or another setting is an error."""
     output = str(tmp_path / "scored.csv")
     assert trialrun.score(model, data, output, device="cpu").num_images == 4
     with pytest.raises(InvalidParameterError, match="not on this machine"):
@@ -96,8 +96,8 @@ def test_library_scores_on_the_device_that_is_set(model: str, data: str, tmp_pat
         trialrun.score(model, data, output, batch_size=4)  # type: ignore[call-arg]
 
 
-def test_scores_are_those_of_the_bare_network(model: str, data: str, tmp_path: Path) -> None:
-    """On a CPU they are what the network gives for the same batch, bit for bit."""
+def test_scores_equal_those_of_the_bare_network(model: str, data: str, tmp_path: Path) -> None:
+    """On a CPU they equal the network's outputs for the same batch, bit for bit."""
     output = tmp_path / "scored.csv"
     trialrun.score(model, data, str(output), device="cpu")
     network = trialrun.load_model(model)
@@ -111,7 +111,7 @@ def test_scores_are_those_of_the_bare_network(model: str, data: str, tmp_path: P
 
 @pytest.mark.usefixtures("store")
 def test_evaluation_records_its_device(model: str, data: str) -> None:
-    """What was set and what it came to are parameters of the run."""
+    """The setting and the resolved device are parameters of the run."""
     result = trialrun.evaluate(model, data, device="cpu", draws=100)
     params = mlflow.MlflowClient().get_run(result.run_id).data.params
     assert (params["device"], params["resolved_device"]) == ("cpu", "cpu")
@@ -124,93 +124,108 @@ def test_evaluation_records_its_device(model: str, data: str) -> None:
 def test_auto_is_cuda_else_mps_else_the_cpu(
     cuda: bool, mps: bool, expected: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As for training."""
+    """The order of preference is that of training."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: int(cuda))
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
     assert find_device("auto") == expected
 
 
-def test_reasons_and_scores_come_in_the_order_of_the_images() -> None:
-    """Also where images of several sizes and unreadable ones are in one batch."""
+def test_errors_and_scores_are_in_the_order_of_the_images() -> None:
+    """A batch mixes images of several sizes with unreadable ones."""
     network = build_network("squeezenet1_1", 2, image_size=None)
     classifier = ImageClassifier(network, ("a", "b"), Preprocessing(None)).eval()
-    images = [encoded(40), b"no picture", None, encoded(64), encoded(64), encoded(8), encoded(40)]
+    images = [
+        encode_image(40),
+        b"no picture",
+        None,
+        encode_image(64),
+        encode_image(64),
+        encode_image(8),
+        encode_image(40),
+    ]
     scores = list(score_images(classifier, images))
-    assert [bool(each.error) for each in scores] == [False, True, True, False, False, True, False]
-    alone = [next(score_images(classifier, [image])).probabilities for image in images]
-    for together, single in zip(scores, alone, strict=True):
+    assert [bool(score.error) for score in scores] == [False, True, True, False, False, True, False]
+    singles = [next(score_images(classifier, [image])).probabilities for image in images]
+    for together, single in zip(scores, singles, strict=True):
         assert (together.probabilities is None) == (single is None)
         if single is not None:
             assert together.probabilities == pytest.approx(single, abs=1e-6)
 
 
-def legacy_tf32() -> None:
-    """TF32 as most programs allow it."""
+def allow_tf32() -> None:
+    """Allow TF32 by torch's older read_precisions."""
     backends.cuda.matmul.allow_tf32 = True
     backends.cudnn.allow_tf32 = True
 
 
-def no_tf32() -> None:
-    """TF32 off already."""
+def forbid_tf32() -> None:
+    """Forbid TF32 by torch's older read_precisions."""
     backends.cuda.matmul.allow_tf32 = False
     backends.cudnn.allow_tf32 = False
 
 
-def new_tf32() -> None:
-    """TF32 by torch's newer settings."""
+def allow_tf32_by_precision() -> None:
+    """Allow TF32 by torch's newer settings."""
     backends.cuda.matmul.fp32_precision = "tf32"
     backends.cudnn.conv.fp32_precision = "tf32"
 
 
-def flags() -> list[object]:
-    """The settings of TF32 that can be read whichever way they were set."""
+def read_precisions() -> list[object]:
+    """Return the TF32 settings that are readable after either kind of change."""
     cuda, cudnn = backends.cuda.matmul, backends.cudnn
     mkldnn = backends.mkldnn
-    return [each.fp32_precision for each in (cuda, cudnn.conv, cudnn.rnn, mkldnn.matmul)]
+    return [settings.fp32_precision for settings in (cuda, cudnn.conv, cudnn.rnn, mkldnn.matmul)]
 
 
-@pytest.mark.parametrize("set_up", [legacy_tf32, no_tf32, new_tf32, lambda: None])
+@pytest.mark.parametrize("set_up", [allow_tf32, forbid_tf32, allow_tf32_by_precision, lambda: None])
 def test_gpus_score_without_tf32(set_up: Callable[[], None]) -> None:
-    """By torch's older settings as by its newer ones; the process's own return afterwards."""
+    """The older and the newer settings are both overridden, and restored afterwards."""
     with isolate_torch_state():
         set_up()
-        before = flags()
+        before = read_precisions()
         with use_full_fp32(GPU):
-            assert flags()[:2] == ["ieee", "ieee"]
+            assert read_precisions()[:2] == ["ieee", "ieee"]
             # Kernels ask by the older names, which raise where the newer ones say otherwise.
             assert not backends.cuda.matmul.allow_tf32
             assert not backends.cudnn.allow_tf32
-        assert flags() == before
+        assert read_precisions() == before
         with use_full_fp32(torch.device("cpu")):
-            assert flags() == before
+            assert read_precisions() == before
 
 
-class Huge(nn.Module):
-    """A network that needs more memory than there is."""
+class HugeNetwork(nn.Module):
+    """A network that requests more memory than exists."""
 
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(1))
 
     def forward(self, _images: Tensor) -> Tensor:
-        """Torch's own error, of a real request."""
+        """Raise torch's error by a real allocation."""
         return torch.empty(TOO_MANY_BYTES, dtype=torch.uint8)
 
 
 @pytest.mark.parametrize("image_size", [32, None])
 def test_scoring_that_does_not_fit_in_memory_is_an_error(image_size: int | None) -> None:
-    """It ends with 7, and is not taken for an image of a wrong size."""
-    classifier = ImageClassifier(Huge(), ("a", "b"), Preprocessing(image_size)).eval()
+    """The exit code is 7; the error is not mistaken for an unsuitable image size."""
+    classifier = ImageClassifier(HugeNetwork(), ("a", "b"), Preprocessing(image_size)).eval()
     with pytest.raises(OutOfMemoryError, match="memory of cpu") as raised:
-        list(score_images(classifier, [encoded()]))
+        list(score_images(classifier, [encode_image()]))
     assert raised.value.exit_code == 7
     assert raised.value.hint
 
 
-def test_gpu_without_memory_is_told_to_use_the_cpu() -> None:
-    """Which has more."""
+def test_hint_for_a_full_gpu_is_the_cpu() -> None:
+    """The hint is to set device=cpu, which has more memory."""
     with pytest.raises(OutOfMemoryError) as raised, translate_scoring_errors(GPU):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
     assert "cuda:0" in str(raised.value)
     assert raised.value.hint == "Set device=cpu."
+
+
+def test_scoring_an_empty_dataset_is_refused(tmp_path: Path) -> None:
+    """Class folders without images are reported before a model is opened."""
+    (tmp_path / "data" / "cat").mkdir(parents=True)
+    with pytest.raises(InvalidDatasetError, match="contains no images"):
+        trialrun.score("no model", str(tmp_path / "data"), str(tmp_path / "scored.csv"))

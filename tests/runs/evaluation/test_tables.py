@@ -1,4 +1,4 @@
-"""Names of files in tables: exactly as on disk, so that what was read opens the files."""
+"""File names in tables: exactly as on disk, so that a reader can open the files."""
 
 import csv
 import io
@@ -41,29 +41,29 @@ NOT_UTF8 = os.fsdecode(b"latin \xe9")
 
 @pytest.fixture
 def model(tmp_path: Path) -> str:
-    """A ModelDirectory that nothing was trained for, of classes with a comma and a newline."""
+    """Write an untrained model directory; its classes contain a comma and a newline."""
     network = build_network("squeezenet1_1", 2, image_size=32)
     description = ModelDescription("squeezenet1_1", {}, ("com,ma", "new\nline"), Preprocessing(32))
     directory.write_model_directory(tmp_path / "model", description, to_bytes(network.state_dict()))
     return str(tmp_path / "model")
 
 
-def write_named(root: Path, names: tuple[str, ...]) -> Path:
-    """One image per name, each in a class of that name."""
+def write_named_classes(root: Path, names: tuple[str, ...]) -> Path:
+    """Write one image per name, each in a class of that name."""
     for seed, name in enumerate(names):
         write_image(root / name / f"{name}.png", (200, 40, 40), seed=seed)
     return root
 
 
 def check_names(root: Path, paths: list[str], names: tuple[str, ...]) -> None:
-    """Every path is one that was written, and opens."""
+    """Check that the paths are those of `write_named_classes`, and that they open."""
     assert sorted(paths) == sorted(f"{name}/{name}.png" for name in names)
     assert all((root / path).read_bytes() for path in paths)
 
 
 def test_names_in_scored_csv_open_the_files(model: str, tmp_path: Path) -> None:
-    """Read with the csv module or with pandas, whatever characters they hold."""
-    data, output = write_named(tmp_path / "data", NAMES), tmp_path / "scored.csv"
+    """The csv module and pandas read all special characters back."""
+    data, output = write_named_classes(tmp_path / "data", NAMES), tmp_path / "scored.csv"
     trialrun.score(model, str(data), str(output))
     with output.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -77,7 +77,7 @@ def test_names_in_scored_csv_open_the_files(model: str, tmp_path: Path) -> None:
 
 def test_names_in_scored_parquet_open_the_files(model: str, tmp_path: Path) -> None:
     """Parquet needs no quoting."""
-    data, output = write_named(tmp_path / "data", NAMES), tmp_path / "scored.parquet"
+    data, output = write_named_classes(tmp_path / "data", NAMES), tmp_path / "scored.parquet"
     trialrun.score(model, str(data), str(output))
     table = pd.read_parquet(output)
     check_names(data, table["path"].tolist(), NAMES)
@@ -85,8 +85,8 @@ def test_names_in_scored_parquet_open_the_files(model: str, tmp_path: Path) -> N
 
 
 def test_plain_names_are_not_quoted(model: str, tmp_path: Path) -> None:
-    """Only what CSV must quote is quoted, and lines end in a newline alone."""
-    data, output = write_named(tmp_path / "data", ("red", "blue")), tmp_path / "scored.csv"
+    """CSV quotes only what it must; lines end in a newline alone."""
+    data, output = write_named_classes(tmp_path / "data", ("red", "blue")), tmp_path / "scored.csv"
     trialrun.score(model, str(data), str(output))
     written = output.read_bytes()
     assert b"\nblue/blue.png,0,blue,0." in written
@@ -94,10 +94,10 @@ def test_plain_names_are_not_quoted(model: str, tmp_path: Path) -> None:
     assert b"\r" not in written
 
 
-def test_names_that_are_not_utf8_are_kept_as_their_bytes(model: str, tmp_path: Path) -> None:
-    """In CSV; read with `surrogateescape` they open the files."""
+def test_csv_keeps_the_bytes_of_names_that_are_not_utf8(model: str, tmp_path: Path) -> None:
+    """Read with `surrogateescape`, the names open the files."""
     names = (NOT_UTF8, "plain", "new\nline")
-    data, output = write_named(tmp_path / "data", names), tmp_path / "scored.csv"
+    data, output = write_named_classes(tmp_path / "data", names), tmp_path / "scored.csv"
     trialrun.score(model, str(data), str(output))
     assert b"latin \xe9/latin \xe9.png," in output.read_bytes()
     with output.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
@@ -108,35 +108,38 @@ def test_names_that_are_not_utf8_are_kept_as_their_bytes(model: str, tmp_path: P
 
 
 def test_names_that_are_not_utf8_are_escaped_in_parquet(model: str, tmp_path: Path) -> None:
-    r"""Parquet holds UTF-8 only: the other bytes, and nothing else, become `\xe9`."""
-    data, output = write_named(tmp_path / "data", (NOT_UTF8, "new\nline")), tmp_path / "s.parquet"
+    r"""Parquet is UTF-8 only: other bytes, and nothing else, become `\xe9`."""
+    data, output = (
+        write_named_classes(tmp_path / "data", (NOT_UTF8, "new\nline")),
+        tmp_path / "s.parquet",
+    )
     trialrun.score(model, str(data), str(output))
     paths = pd.read_parquet(output)["path"].tolist()
     assert sorted(paths) == ["latin \\xe9/latin \\xe9.png", "new\nline/new\nline.png"]
 
 
 @pytest.mark.usefixtures("store")
-def test_terminals_get_names_escaped(
+def test_terminal_output_escapes_names(
     model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A name cannot move the cursor, colour the text or begin a line."""
-    data = write_named(tmp_path / "data", NAMES)
+    """A name cannot move the cursor, color the text or start a line."""
+    data = write_named_classes(tmp_path / "data", NAMES)
     for name in NAMES:
         (data / name / "broken\n\x1b[31m.png").write_bytes(b"no picture")
     assert run_cli(["score", model, str(data), "--output", str(tmp_path / "scored.csv")]) == 0
     assert run_cli(["data", "check", str(data)]) == 3
     captured = capsys.readouterr()
     shown = captured.out + captured.err
-    assert "images are of \\x1b[31mred, which the model does not know" in shown
+    assert "images are of class \\x1b[31mred, which the model does not know" in shown
     assert "broken\\n\\x1b[31m.png" in shown
     assert "\x1b" not in shown
     assert "\r" not in shown
 
 
-def test_names_in_a_report_are_those_on_disk(
+def test_names_in_a_json_report_are_those_on_disk(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`data check --json` names files so that a program finds them."""
+    """`data check --json` gives names that a program can open."""
     data = write_classes(tmp_path / "data", {"a": 12, "b": 12})
     (data / "a" / "bro\nken.png").write_bytes(b"no picture")
     (data / "a" / "co\tpy.png").write_bytes((data / "b" / "000.png").read_bytes())
@@ -150,9 +153,9 @@ def test_names_in_a_report_are_those_on_disk(
 
 
 def test_names_in_an_image_directorys_manifest_are_those_on_disk(tmp_path: Path) -> None:
-    """`source` opens the file that an image was written from, also if it is not UTF-8."""
+    """`source` opens the original file, also if its name is not UTF-8."""
     names = ("new\nline", NOT_UTF8)
-    data = write_named(tmp_path / "data", names)
+    data = write_named_classes(tmp_path / "data", names)
     assert run_cli(["data", "convert", str(data), str(tmp_path / "out")]) == 0
     lines = (tmp_path / "out" / "manifest.jsonl").read_text().splitlines()
     check_names(data, [json.loads(line)["source"] for line in lines], names)
@@ -172,26 +175,26 @@ def test_names_in_a_run_agree(store: str, tmp_path: Path) -> None:
     folder = Path(client.download_artifacts(trained.run_id, "", str(tmp_path)))
     rows = [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]
     good = [row for row in rows if row["set"] == "valid" and not row["skipped"]]
-    answers = load_predictions(client, trained.run_id)
-    assert answers is not None
-    assert sorted(answers.names) == sorted(row["name"] for row in good)
-    assert any("\n" in name for name in answers.names)
-    assert all((data / name).is_file() for name in answers.names)
+    trained_predictions = load_predictions(client, trained.run_id)
+    assert trained_predictions is not None
+    assert sorted(trained_predictions.names) == sorted(row["name"] for row in good)
+    assert any("\n" in name for name in trained_predictions.names)
+    assert all((data / name).is_file() for name in trained_predictions.names)
     with (folder / "skipped.csv").open(newline="") as file:
         assert [row["name"] for row in csv.DictReader(file)] == ["a/bro\rken.png"]
-    judged = trialrun.evaluate(str(trained.model_uri), str(data), draws=100)
-    names = load_predictions(client, judged.run_id)
-    assert names is not None
-    assert set(answers.names) <= set(names.names)
+    evaluation = trialrun.evaluate(str(trained.model_uri), str(data), draws=100)
+    evaluated_predictions = load_predictions(client, evaluation.run_id)
+    assert evaluated_predictions is not None
+    assert set(trained_predictions.names) <= set(evaluated_predictions.names)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_tables_of_runs_read_back(name: str) -> None:
-    """Also where a name with a carriage return is the heading of a column."""
+def test_csv_tables_of_runs_read_back(name: str) -> None:
+    """A name with a carriage return may also be the heading of a column."""
     rows = [{"name": name, name: "1"}]
     assert list(csv.DictReader(io.StringIO(format_csv(rows), newline=""))) == rows
 
 
-def test_tables_of_runs_escape_what_is_not_utf8() -> None:
+def test_csv_tables_of_runs_escape_bytes_that_are_not_utf8() -> None:
     """MLflow stores text as UTF-8."""
     assert format_csv([{"name": NOT_UTF8}]) == "name\nlatin \\xe9\n"

@@ -1,7 +1,7 @@
-"""From the command line to the champion: promotion, refusal, rollback, history, reproduction.
+"""Tests of promote, rollback, history, evaluate, compare and reproduce on the command line.
 
-Three versions on a part of the digits, trained once for the module: 1 and 3 for one epoch, 2 for
-ten. Every test works on a copy of their store.
+The module trains three versions on a part of the digits: 1 and 3 for one epoch, 2 for ten. Every
+test uses a copy of their store.
 """
 
 import json
@@ -27,7 +27,7 @@ TRAIN_IMAGES, TEST_IMAGES = 24, 15  # of each digit
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    """Small networks: a second thread would wait more than it computes."""
+    """Use one thread, because a second one is slower for small networks."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -36,7 +36,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Some of the digits, in `train` and `test`."""
+    """Return a folder with some of the digits in `train` and `test`."""
     source = write_sample("sample:digits", cache_folder())
     folder = tmp_path_factory.mktemp("digits")
     for label in map(str, range(10)):
@@ -58,7 +58,7 @@ def trained(
     one_thread: None,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[tuple[Path, list[Any]]]:
-    """A store with the three versions, and the results of their runs."""
+    """Return a store with the three versions, and the results of their runs."""
     import mlflow
 
     folder = tmp_path_factory.mktemp("trained")
@@ -94,7 +94,7 @@ def trained(
 def registry(
     trained: tuple[Path, list[Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Any:
-    """A client of a copy of that store."""
+    """Return a client of a copy of the store."""
     import mlflow
 
     shutil.copy(trained[0], tmp_path / "mlflow.db")
@@ -115,11 +115,11 @@ class Commands:
         self.errors = ""
 
     def __call__(self, *arguments: str, code: int = 0) -> dict[str, Any]:
-        """The JSON object of a command that ends with `code`."""
+        """Run a command, check its exit code and return its JSON object."""
         self._capsys.readouterr()
-        found = command([*arguments, "--json"])
+        exit_code = command([*arguments, "--json"])
         out, self.errors = self._capsys.readouterr()
-        assert found == code, self.errors
+        assert exit_code == code, self.errors
         lines = out.splitlines()
         values = json.loads(lines[-1]) if lines else {}
         assert isinstance(values, dict)
@@ -128,24 +128,24 @@ class Commands:
 
 @pytest.fixture
 def cli(capsys: pytest.CaptureFixture[str]) -> Commands:
-    """The command line."""
+    """Return a runner of command lines."""
     return Commands(capsys)
 
 
 def promote(cli: Commands, digits: Path, version: int, *options: str, code: int = 0) -> Any:
-    """`trialrun promote digits --version N --data TEST`."""
+    """Run `trialrun promote digits --version N --data TEST`."""
     data = str(digits / "test")
     arguments = ("promote", "digits", "--version", str(version), "--data", data, *options)
     return cli(*arguments, code=code)
 
 
 def champion(client: Any) -> str:
-    """The version that plain MLflow finds at models:/digits@champion."""
+    """Return the version that plain MLflow finds at models:/digits@champion."""
     return str(client.get_model_version_by_alias("digits", "champion").version)
 
 
-def test_the_story_of_a_champion(registry: Any, digits: Path, cli: Commands) -> None:
-    """Version 1 by --min, 2 promoted, 3 refused with the alias unmoved, rollback, history."""
+def test_promotion_refusal_rollback_and_history(registry: Any, digits: Path, cli: Commands) -> None:
+    """Version 1 passes --min, 2 is promoted, 3 is refused, and a rollback restores 1."""
     promote(cli, digits, 1, "--min", "accuracy=0.05")
     assert champion(registry) == "1"
 
@@ -162,18 +162,18 @@ def test_the_story_of_a_champion(registry: Any, digits: Path, cli: Commands) -> 
     back = cli("rollback", "digits", "--reason", "for the test")
     assert (back["version"], champion(registry)) == ("1", "1")
 
-    told = cli("history", "digits")
-    reigns = [(each["version"], each["kind"]) for each in told["reigns"]]
-    assert reigns == [("1", "promotion"), ("2", "promotion"), ("1", "rollback")]
-    assert told["reigns"][0]["until"] == told["reigns"][1]["since"]
-    assert told["reigns"][2]["until"] is None
-    assert told["reigns"][1]["figures"]["accuracy"] == pytest.approx(
+    output = cli("history", "digits")
+    periods = [(period["version"], period["kind"]) for period in output["periods"]]
+    assert periods == [("1", "promotion"), ("2", "promotion"), ("1", "rollback")]
+    assert output["periods"][0]["until"] == output["periods"][1]["since"]
+    assert output["periods"][2]["until"] is None
+    assert output["periods"][1]["figures"]["accuracy"] == pytest.approx(
         second["metrics"]["accuracy"], abs=1e-6
     )
 
 
-def test_the_evaluation_is_linked(registry: Any, digits: Path, cli: Commands) -> None:
-    """The promotion's run knows both models, the data, and the answers it judged by."""
+def test_promotion_run_is_linked(registry: Any, digits: Path, cli: Commands) -> None:
+    """The run of a promotion links both models, the data and the predictions."""
     promote(cli, digits, 1, "--min", "accuracy=0.05")
     done = promote(cli, digits, 2)
     run = registry.get_run(done["run_id"])
@@ -183,23 +183,23 @@ def test_the_evaluation_is_linked(registry: Any, digits: Path, cli: Commands) ->
     }
     assert run.inputs.dataset_inputs[0].dataset.digest == done["data_digest"]
     assert run.data.tags["trialrun.decision"] == "promoted"
-    kept = load_predictions(registry, done["run_id"])
-    assert kept is not None
-    assert np.mean(kept.predictions.right) == done["metrics"]["accuracy"]
+    stored = load_predictions(registry, done["run_id"])
+    assert stored is not None
+    assert np.mean(stored.predictions.right) == done["metrics"]["accuracy"]
     tags = versions[0].tags | registry.get_model_version("digits", "2").tags
     assert tags["champion.promoted.data_digest"] == done["data_digest"]
 
 
 def test_promotion_records_its_device(registry: Any, digits: Path, cli: Commands) -> None:
-    """What was set and what it came to are parameters of the run, latency gate and all."""
+    """The run logs the device setting, the resolved device and the latency."""
     options = ("--min", "accuracy=0.05", "--max-latency-ms", "60000", "--device", "cpu")
     run = registry.get_run(promote(cli, digits, 1, *options)["run_id"])
     assert (run.data.params["device"], run.data.params["resolved_device"]) == ("cpu", "cpu")
     assert run.data.metrics["latency_ms"] > 0
 
 
-def test_the_library_raises_a_refusal(registry: Any, digits: Path) -> None:
-    """From Python a refusal is an exception, and a promotion returns its evidence."""
+def test_library_raises_a_refusal(registry: Any, digits: Path) -> None:
+    """In Python a refusal is an exception, and a promotion returns its evidence."""
     data = str(digits / "test")
     with pytest.raises(PromotionRefusedError, match="accuracy"):
         trialrun.promote("digits", 2, data, min="accuracy=1")
@@ -209,34 +209,34 @@ def test_the_library_raises_a_refusal(registry: Any, digits: Path) -> None:
 
 
 def test_first_champion_needs_a_minimum(registry: Any, digits: Path, cli: Commands) -> None:
-    """Without --min nobody becomes the first champion, and all is left as it was."""
+    """Without --min the first champion is refused, and no alias is set."""
     promote(cli, digits, 2, code=5)
     assert "--min METRIC=VALUE for the first champion" in cli.errors
     assert registry.get_registered_model("digits").aliases == {}
 
 
-def test_all_gates_are_told(registry: Any, digits: Path, cli: Commands) -> None:
-    """Several limits that fail are told in one answer."""
+def test_all_failed_gates_are_reported(registry: Any, digits: Path, cli: Commands) -> None:
+    """Several failed limits are reported together."""
     options = ("--min", "accuracy=0.999", "--min", "log_loss=0.001", "--max-size-mb", "0.1")
-    told = promote(cli, digits, 2, *options, "--max-latency-ms", "0.0001", code=5)
-    refused = [gate["name"] for gate in told["gates"] if not gate["passed"]]
+    output = promote(cli, digits, 2, *options, "--max-latency-ms", "0.0001", code=5)
+    refused = [gate["name"] for gate in output["gates"] if not gate["passed"]]
     assert refused == ["accuracy", "log_loss", "latency", "size"]
 
 
-def test_training_images_are_no_test(registry: Any, digits: Path, cli: Commands) -> None:
-    """Data that a version was trained on is refused, unless that is allowed."""
+def test_training_images_are_refused(registry: Any, digits: Path, cli: Commands) -> None:
+    """Data that a version was trained on is refused unless allowed."""
     data = ("--version", "2", "--data", str(digits / "train"), "--min", "accuracy=0.05")
-    told = cli("promote", "digits", *data, code=5)
-    gate = next(g for g in told["gates"] if "trained on" in g["name"])
+    output = cli("promote", "digits", *data, code=5)
+    gate = next(g for g in output["gates"] if "trained on" in g["name"])
     assert gate["found"] == "190 images"
     cli("promote", "digits", *data, "--allow-overlap")
     assert champion(registry) == "2"
 
 
-def test_a_class_the_model_lacks_is_told(
+def test_unknown_class_is_reported(
     registry: Any, digits: Path, cli: Commands, tmp_path: Path
 ) -> None:
-    """Test data with a class that the version never learned is named."""
+    """The gate names a class of the test data that the version lacks."""
     data = tmp_path / "eleven"
     shutil.copytree(digits / "test", data)
     (data / "X").mkdir()
@@ -260,45 +260,45 @@ def test_a_class_the_model_lacks_is_told(
         (("compare", "0" * 32), 2),
     ],
 )
-def test_wrong_words_get_two_lines(
+def test_invalid_arguments_get_error_and_hint(
     registry: Any, digits: Path, cli: Commands, arguments: tuple[str, ...], code: int
 ) -> None:
-    """What is not there is told in an error and a hint, without a traceback."""
+    """Invalid arguments are reported as an error and a hint, without a traceback."""
     test = str(digits / "test")
-    cli(*(test if each == "test" else each for each in arguments), code=code)
+    cli(*(test if argument == "test" else argument for argument in arguments), code=code)
     lines = cli.errors.splitlines()
     assert [line.partition(":")[0] for line in lines[-2:]] == ["Error", "Hint"]
     assert "Traceback" not in cli.errors
 
 
-def test_champion_is_not_promoted_again(registry: Any, digits: Path, cli: Commands) -> None:
-    """Who is champion cannot become it."""
+def test_champion_cannot_be_promoted_again(registry: Any, digits: Path, cli: Commands) -> None:
+    """Promoting the champion is an error."""
     promote(cli, digits, 2, "--min", "accuracy=0.05")
     promote(cli, digits, 2, code=5)
     assert "is the champion already" in cli.errors
 
 
-def test_evaluate_records_a_linked_run(registry: Any, digits: Path, cli: Commands) -> None:
-    """Metrics with intervals, the tables, and the model that they are about."""
-    told = cli("evaluate", "models:/digits/2", str(digits / "test"))
-    assert told["num_images"] == 10 * TEST_IMAGES
-    interval = told["intervals"]["accuracy"]
-    assert interval["low"] < told["metrics"]["accuracy"] < interval["high"]
-    run = registry.get_run(told["run_id"])
+def test_evaluation_run_is_linked(registry: Any, digits: Path, cli: Commands) -> None:
+    """The run has metrics with intervals and tables, and links the model."""
+    output = cli("evaluate", "models:/digits/2", str(digits / "test"))
+    assert output["num_images"] == 10 * TEST_IMAGES
+    interval = output["intervals"]["accuracy"]
+    assert interval["low"] < output["metrics"]["accuracy"] < interval["high"]
+    run = registry.get_run(output["run_id"])
     assert run.info.status == "FINISHED"
     source = registry.get_model_version("digits", "2").source
     assert run.inputs.model_inputs[0].model_id == source.removeprefix("models:/")
-    names = {entry.path for entry in registry.list_artifacts(told["run_id"])}
+    names = {entry.path for entry in registry.list_artifacts(output["run_id"])}
     assert {"per_class.csv", "confusion_matrix.csv", "predictions.parquet"} <= names
 
 
-def test_compare_puts_runs_side_by_side(
+def test_compare_shows_differences(
     registry: Any, digits: Path, cli: Commands, tmp_path: Path
 ) -> None:
-    """Two evaluations on the same images get an interval, two trainings their differences."""
+    """Evaluations on the same images get an interval, trainings a list of differing parameters."""
     pair = [cli("evaluate", f"models:/digits/{n}", str(digits / "test")) for n in (1, 2)]
-    found = cli("compare", *(each["run_id"] for each in pair), "--output", "none")
-    accuracy = next(each for each in found["paired"] if each["metric"] == "accuracy")
+    found = cli("compare", *(evaluation["run_id"] for evaluation in pair), "--output", "none")
+    accuracy = next(row for row in found["paired"] if row["metric"] == "accuracy")
     gain = pair[1]["metrics"]["accuracy"] - pair[0]["metrics"]["accuracy"]
     assert accuracy["difference"] == pytest.approx(gain)
     trainings = cli("compare", "models:/digits/1", "models:/digits/2", "--output", "c.html")
@@ -310,33 +310,33 @@ def test_compare_puts_runs_side_by_side(
 def test_reproduction_is_identical(
     registry: Any, trained: tuple[Path, list[Any]], cli: Commands
 ) -> None:
-    """The champion's training done again gives its weights to the bit, in a run linked to it."""
+    """Reproducing a training gives bit-identical weights in a linked run."""
     original = trained[1][1]
-    told = cli("reproduce", original.run_id)
-    assert (told["verdict"], told["since_epoch"]) == ("identical", None)
-    assert told["weights_sha256"] == original.weights_sha256
-    assert told["differences"] == {}
-    assert registry.get_run(told["run_id"]).data.tags["trialrun.reproduces"] == original.run_id
+    output = cli("reproduce", original.run_id)
+    assert (output["verdict"], output["since_epoch"]) == ("identical", None)
+    assert output["weights_sha256"] == original.weights_sha256
+    assert output["differences"] == {}
+    assert registry.get_run(output["run_id"]).data.tags["trialrun.reproduces"] == original.run_id
 
 
-def test_changed_data_is_told_before_training(
+def test_changed_data_is_reported_before_training(
     registry: Any, trained: tuple[Path, list[Any]], digits: Path, cli: Commands
 ) -> None:
-    """A file that changed since is named, and nothing is trained."""
-    victim = sorted((digits / "train" / "4").iterdir())[0]
-    content = victim.read_bytes()
-    victim.write_bytes(sorted((digits / "train" / "4").iterdir())[1].read_bytes())
+    """A changed file is named, and nothing is trained."""
+    changed_file = sorted((digits / "train" / "4").iterdir())[0]
+    content = changed_file.read_bytes()
+    changed_file.write_bytes(sorted((digits / "train" / "4").iterdir())[1].read_bytes())
     try:
         cli("reproduce", trained[1][0].run_id, code=3)
     finally:
-        victim.write_bytes(content)
-    assert f"1 changed (4/{victim.name})" in cli.errors
+        changed_file.write_bytes(content)
+    assert f"1 changed (4/{changed_file.name})" in cli.errors
 
 
-def test_another_seed_is_different_since_its_epoch(
+def test_other_seed_differs_from_the_first_epoch(
     registry: Any, trained: tuple[Path, list[Any]], cli: Commands
 ) -> None:
-    """A record that does not tell the truth is found out, with the epoch."""
+    """A manipulated seed is detected, with the first differing epoch."""
     import sqlite3
     from contextlib import closing
 
@@ -349,7 +349,7 @@ def test_another_seed_is_different_since_its_epoch(
         database.execute(
             "UPDATE params SET value=? WHERE key='valid_data' AND run_uuid=?", ("none", original)
         )
-    cli("reproduce", original, code=3)  # another seed splits the data otherwise, too
-    told = cli("reproduce", original, "--allow-changed-data")
-    assert (told["verdict"], told["since_epoch"]) == ("different", 1)
-    assert told["data_changes"]
+    cli("reproduce", original, code=3)  # another seed also changes the split
+    output = cli("reproduce", original, "--allow-changed-data")
+    assert (output["verdict"], output["since_epoch"]) == ("different", 1)
+    assert output["data_changes"]

@@ -1,4 +1,4 @@
-"""Training from model directories and MLflow's models: last layers, preprocessing, digests."""
+"""Training from model directories and registered models: last layer, preprocessing, digests."""
 
 import json
 import shutil
@@ -33,18 +33,18 @@ TINY: dict[str, Any] = {"model": SMALL, "epochs": 1, "batch_size": 8, "precision
 
 
 class Notes(NoOpCallback):
-    """Collects what a run reports."""
+    """Collects the notes of a run."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []
 
-    def note(self, text: str) -> None:
-        """Keep it."""
+    def on_note(self, text: str) -> None:
+        """Append the note."""
         self.texts.append(text)
 
 
-def test_model_directory_of_another_network_is_refused_with_the_one_to_set(tmp_path: Path) -> None:
-    """`weights` of a trained model asks for its network."""
+def test_model_directory_of_another_network_is_refused(tmp_path: Path) -> None:
+    """The hint names the network of the trained model."""
     write_model(tmp_path / "model", SQUEEZE, ("a", "b"))
     with pytest.raises(InvalidModelDirectoryError, match=f"weights of {SQUEEZE}, not") as raised:
         started_from(tmp_path / "model")
@@ -56,18 +56,18 @@ def test_model_directory_of_another_network_is_refused_with_the_one_to_set(tmp_p
 def test_rows_of_the_last_layer_move_with_their_class(
     name: str, setting: str, tmp_path: Path
 ) -> None:
-    """Classes in another order keep their rows, a new one has a fresh row, one is dropped."""
+    """A known class keeps its row in any order, a new class gets a new row, others are dropped."""
     trained = write_model(tmp_path / "model", name, ("ant", "bee", "cat"))
-    given = {"model": str(tmp_path / "model"), "weights": None}
+    values = {"model": str(tmp_path / "model"), "weights": None}
     if setting == "weights":
-        given = {"model": name, "weights": str(tmp_path / "model")}
+        values = {"model": name, "weights": str(tmp_path / "model")}
     notes: list[str] = []
     torch.manual_seed(3)
     _, network = create_network(
-        str(given["model"]),
+        str(values["model"]),
         3,
         image_size=32,
-        weights=given["weights"],
+        weights=values["weights"],
         classes=("bee", "dog", "ant"),
         note=notes.append,
     )
@@ -75,7 +75,9 @@ def test_rows_of_the_last_layer_move_with_their_class(
     fresh = build_network(name, 3, image_size=32)
     prefix = find_head_prefix(network)
     for part in ("weight", "bias"):
-        new, old, drawn = (each.get_parameter(prefix + part) for each in (network, trained, fresh))
+        new, old, drawn = (
+            source.get_parameter(prefix + part) for source in (network, trained, fresh)
+        )
         assert torch.equal(new[0], old[1])
         assert torch.equal(new[1], drawn[1])
         assert torch.equal(new[2], old[0])
@@ -84,8 +86,8 @@ def test_rows_of_the_last_layer_move_with_their_class(
     assert "1 are new; 1 of its classes are dropped" in note
 
 
-def test_same_classes_start_from_every_weight_of_the_model(tmp_path: Path) -> None:
-    """Training goes on from the very network that was stored."""
+def test_same_classes_start_from_all_weights_of_the_model(tmp_path: Path) -> None:
+    """Training starts from exactly the stored network."""
     trained = write_model(tmp_path / "model", SMALL, ("ant", "bee"))
     _, network = create_network(
         str(tmp_path / "model"), 2, image_size=32, weights=None, classes=("ant", "bee")
@@ -94,7 +96,7 @@ def test_same_classes_start_from_every_weight_of_the_model(tmp_path: Path) -> No
 
 
 def write_azure_model(folder: Path, *, with_output_layer: bool) -> nn.Module:
-    """A trained ResNet of Azure's with the classes cat and dog; the network that it holds."""
+    """Write a ResNet trained with Azure ML, of classes cat and dog; return its network."""
     folder.mkdir()
     parameters = {"model_name": "resnet18", "pretrained": with_output_layer, "num_classes": 2}
     spec = {
@@ -116,7 +118,7 @@ def write_azure_model(folder: Path, *, with_output_layer: bool) -> nn.Module:
 
 @pytest.mark.parametrize("with_output_layer", [False, True])
 def test_azure_model_keeps_its_rows_by_class(with_output_layer: bool, tmp_path: Path) -> None:
-    """A trained ResNet of the ancestor answers as before once its classes are turned round."""
+    """A trained ResNet of Azure ML gives the same outputs after its classes are reordered."""
     write_azure_model(tmp_path / "model", with_output_layer=with_output_layer)
     _, network = create_network(
         str(tmp_path / "model"), 2, image_size=32, weights=None, classes=("dog", "cat")
@@ -127,7 +129,7 @@ def test_azure_model_keeps_its_rows_by_class(with_output_layer: bool, tmp_path: 
 
 
 def test_untrained_directory_from_a_trained_one_has_no_last_layer(tmp_path: Path) -> None:
-    """`model init --weights MODEL` keeps no rows that would be taken for other classes."""
+    """`model init --weights MODEL` drops the rows, which belong to other classes."""
     trained = write_model(tmp_path / "model", SMALL, ("ant", "bee", "cat"))
     folder = init_model(SMALL, str(tmp_path / "out"), weights=str(tmp_path / "model"), switches={})
     torch.manual_seed(3)
@@ -139,25 +141,31 @@ def test_untrained_directory_from_a_trained_one_has_no_last_layer(tmp_path: Path
     assert torch.equal(network.get_parameter(first), trained.get_parameter(first))
 
 
-def test_trained_directory_gives_its_preprocessing(colors: Path, tmp_path: Path) -> None:
-    """Mean and deviation come with the weights, the size where none is asked for."""
+def test_trained_directory_provides_its_preprocessing(colors: Path, tmp_path: Path) -> None:
+    """Mean and deviation come with the weights, and the size unless it is set."""
     write_model(tmp_path / "m", SMALL, ("blue",), Preprocessing(48, (0.5,) * 3, (0.25,) * 3))
     data = {"train_data": str(colors)}
     of_model = {**data, "model": str(tmp_path / "m")}
     of_weights = {**data, "model": SMALL, "weights": str(tmp_path / "m")}
-    for given in (of_model, of_weights):
-        found = prepare_data(plan_training(given), NoOpCallback()).preprocessing
-        assert (found.image_size, found.mean, found.std) == (48, (0.5,) * 3, (0.25,) * 3)
+    for values in (of_model, of_weights):
+        preprocessing = prepare_data(plan_training(values), NoOpCallback()).preprocessing
+        assert (preprocessing.image_size, preprocessing.mean, preprocessing.std) == (
+            48,
+            (0.5,) * 3,
+            (0.25,) * 3,
+        )
     assert prepare_data(
         plan_training({**of_model, "image_size": 40}), NoOpCallback()
     ).preprocessing == (Preprocessing(40, (0.5,) * 3, (0.25,) * 3))
     torch.save(network_of().state_dict(), tmp_path / "weights.pt")
-    others = {**of_model, "weights": str(tmp_path / "weights.pt")}
-    assert prepare_data(plan_training(others), NoOpCallback()).preprocessing.mean == IMAGENET_MEAN
+    from_file = {**of_model, "weights": str(tmp_path / "weights.pt")}
+    assert (
+        prepare_data(plan_training(from_file), NoOpCallback()).preprocessing.mean == IMAGENET_MEAN
+    )
 
 
-def test_digest_of_a_state_tells_every_part_of_it() -> None:
-    """Another name, type, shape or value is another digest; the order in memory is not."""
+def test_digest_of_a_state_covers_name_type_shape_and_value() -> None:
+    """Another name, dtype, shape or value changes the digest; the memory layout does not."""
     state = network_of().state_dict()
     digests = {hash_state(state)}
     weight = state["fc.weight"]
@@ -174,20 +182,18 @@ def test_digest_of_a_state_tells_every_part_of_it() -> None:
     assert hash_state(to_memory_format) in digests
 
 
-def test_registered_model_is_trained_on_registered_and_loaded_again(
-    store: str, tmp_path: Path
-) -> None:
-    """By version, alias and run, and the outcome serves as `model` once more."""
+def test_registered_model_is_the_start_of_another(store: str, tmp_path: Path) -> None:
+    """A version, an alias and a run are accepted; the result can be `model` again."""
     first = write_classes(tmp_path / "first", {"blue": 12, "red": 12})
     data = write_classes(tmp_path / "second", {"blue": 12, "green": 12, "red": 12})
-    begun = trialrun.train(train_data=str(first), register_as="colors", image_size=64, **TINY)
+    parent = trialrun.train(train_data=str(first), register_as="colors", image_size=64, **TINY)
     client = connect_client()
     client.set_registered_model_alias("colors", "best", "1")
-    again = {**TINY, "train_data": str(data), "register_as": "colors"}
-    second = trialrun.train(**{**again, "model": "models:/colors/1"})
-    third = trialrun.train(**{**again, "model": "models:/colors/2"})
-    weights = trialrun.train(**again, weights="models:/colors@best")
-    of_run = trialrun.train(**{**again, "model": f"runs:/{begun.run_id}/model"})
+    values = {**TINY, "train_data": str(data), "register_as": "colors"}
+    second = trialrun.train(**{**values, "model": "models:/colors/1"})
+    third = trialrun.train(**{**values, "model": "models:/colors/2"})
+    weights = trialrun.train(**values, weights="models:/colors@best")
+    of_run = trialrun.train(**{**values, "model": f"runs:/{parent.run_id}/model"})
     runs = [read_run(client, run.run_id) for run in (second, third, weights, of_run)]
     assert [run.params["model"] for run in runs][:2] == ["models:/colors/1", "models:/colors/2"]
     assert {run.params["resolved_image_size"] for run in runs} == {"64"}
@@ -199,7 +205,7 @@ def test_registered_model_is_trained_on_registered_and_loaded_again(
 
 
 def test_notes_name_the_setting_as_it_was_typed(store: str, colors: Path, tmp_path: Path) -> None:
-    """The rows that were kept are reported while the run begins."""
+    """The note on the rows that were kept starts with the setting."""
     from trialrun.runs.training.run import train_run
 
     write_model(tmp_path / "m", SMALL, ("blue", "red"))
@@ -207,39 +213,39 @@ def test_notes_name_the_setting_as_it_was_typed(store: str, colors: Path, tmp_pa
     train_run(
         plan_training({**TINY, "train_data": str(colors), "model": str(tmp_path / "m")}), notes
     )
-    told = [text for text in notes.texts if text.startswith(f"model={tmp_path / 'm'}: ")]
-    assert len(told) == 1
-    assert "2 of 3 classes keep their rows" in told[0]
+    matching = [text for text in notes.texts if text.startswith(f"model={tmp_path / 'm'}: ")]
+    assert len(matching) == 1
+    assert "2 of 3 classes keep their rows" in matching[0]
 
 
 def test_models_of_mlflow_are_searched(store: str, colors: Path) -> None:
-    """A search takes registered models as choices of `model`, each fetched once."""
+    """A search accepts registered models as choices of `model`."""
     trialrun.train(train_data=str(colors), register_as="colors", **TINY)
-    given = settings(
+    search_settings = settings(
         colors, trials=2, sampler="grid", learning_rate=0.01, model=f"{SMALL},models:/colors/1"
     )
-    search = trialrun.search(**given)
+    search = trialrun.search(**search_settings)
     children = nested_runs(store, search.run_id)
     assert {child.data.params["model"] for child in children} == {SMALL, "models:/colors/1"}
 
 
-def test_model_that_mlflow_lacks_is_reported_with_the_parameters(store: str, colors: Path) -> None:
-    """One error names the wrong setting and the model that is not there."""
+def test_missing_registered_model_is_reported_with_the_settings(store: str, colors: Path) -> None:
+    """One error names the invalid setting and the missing model."""
     with pytest.raises(TrialrunError, match=r"epochs=0.*TrackingError: models:/none/1"):
         plan_training({"train_data": str(colors), "epochs": 0, "model": "models:/none/1"})
     with pytest.raises(TrackingError, match="models:/none@x"):
         plan_training({"train_data": str(colors), "weights": "models:/none@x"})
 
 
-def test_folder_that_is_no_model_is_refused_as_weights(tmp_path: Path, colors: Path) -> None:
-    """The plan says so, before torch is loaded."""
+def test_folder_without_a_model_is_refused_as_weights(tmp_path: Path, colors: Path) -> None:
+    """Planning raises the error, before torch is loaded."""
     (tmp_path / "empty").mkdir()
     with pytest.raises(InvalidModelDirectoryError, match=r"empty holds neither model\.json"):
         plan_training({"train_data": str(colors), "weights": str(tmp_path / "empty")})
 
 
 def test_plan_without_a_uri_loads_neither_torch_nor_mlflow(tmp_path: Path) -> None:
-    """A wrong file of weights and a wrong number are reported as fast as before."""
+    """A missing file of weights and an invalid number are reported without the slow imports."""
     code = (
         "import sys\nfrom trialrun.runs.training.plan import plan_training\n"
         "try:\n    plan_training({'epochs': '0', 'weights': 'no.pt'})\n"
@@ -255,33 +261,44 @@ def test_plan_without_a_uri_loads_neither_torch_nor_mlflow(tmp_path: Path) -> No
     assert loaded == "[]"
 
 
-def test_run_with_weights_of_the_registry_is_reproduced(store: str, colors: Path) -> None:
-    """`reproduce` finds them again, and says that the beginning was the same."""
+def test_run_with_registered_weights_is_reproduced(store: str, colors: Path) -> None:
+    """`reproduce` finds the weights again and reports that they are identical."""
     trialrun.train(train_data=str(colors), register_as="colors", **TINY)
     run = trialrun.train(
         train_data=str(colors), weights="models:/colors/1", **{**TINY, "random_seed": 2}
     )
-    again = reproduce_run(run.run_id)
-    assert (again.verdict, again.initial_weights_identical, again.notes) == ("identical", True, ())
+    repetition = reproduce_run(run.run_id)
+    assert (repetition.verdict, repetition.initial_weights_identical, repetition.notes) == (
+        "identical",
+        True,
+        (),
+    )
 
 
-def test_changed_file_of_weights_is_the_cause(store: str, colors: Path, tmp_path: Path) -> None:
-    """The verdict comes after the reason, in the notes and in the JSON."""
+def test_changed_file_of_weights_is_reported_as_the_cause(
+    store: str, colors: Path, tmp_path: Path
+) -> None:
+    """The cause is in the notes, which precede the verdict in the JSON."""
     path = tmp_path / "weights.pt"
     torch.save(network_of(seed=1).state_dict(), path)
     run = trialrun.train(train_data=str(colors), weights=str(path), **TINY)
     torch.save(network_of(seed=2).state_dict(), path)
-    again = reproduce_run(run.run_id)
-    compared = [row.name for row in compare_runs([run.run_id, again.run_id]).parameters]
+    repetition = reproduce_run(run.run_id)
+    compared = [row.name for row in compare_runs([run.run_id, repetition.run_id]).parameters]
     assert "initial_weights_sha256" in compared
-    cause = f"the initial weights are not those of the original: weights={path} holds others"
-    assert (again.verdict, again.notes) == ("different", (cause,))
-    assert again.initial_weights_identical is False
-    told = list(again.to_json())
-    assert told.index("notes") < told.index("verdict")
+    cause = (
+        "the initial weights differ from those of the original: "
+        f"weights={path} contains other weights"
+    )
+    assert (repetition.verdict, repetition.notes) == ("different", (cause,))
+    assert repetition.initial_weights_identical is False
+    keys = list(repetition.to_json())
+    assert keys.index("notes") < keys.index("verdict")
 
 
-def test_changed_model_directory_is_the_cause(store: str, colors: Path, tmp_path: Path) -> None:
+def test_changed_model_directory_is_reported_as_the_cause(
+    store: str, colors: Path, tmp_path: Path
+) -> None:
     """The same for `model=DIR`."""
     folder = tmp_path / "untrained"
     source = tmp_path / "weights.safetensors"
@@ -292,11 +309,13 @@ def test_changed_model_directory_is_the_cause(store: str, colors: Path, tmp_path
         if seed == 1:
             run = trialrun.train(train_data=str(colors), **{**TINY, "model": str(folder)})
     (cause,) = reproduce_run(run.run_id).notes
-    assert cause.endswith(f"model={folder} holds others")
+    assert cause.endswith(f"model={folder} contains other weights")
 
 
-def test_run_without_a_digest_is_not_judged_by_it(store: str, colors: Path, tmp_path: Path) -> None:
-    """Of a run recorded by an earlier version nothing is said about its initial weights."""
+def test_run_without_a_digest_is_not_compared_by_it(
+    store: str, colors: Path, tmp_path: Path
+) -> None:
+    """No statement is made on the initial weights of a run that an earlier version recorded."""
     import sqlite3
     from contextlib import closing
 
@@ -304,5 +323,9 @@ def test_run_without_a_digest_is_not_judged_by_it(store: str, colors: Path, tmp_
     database = store.removeprefix("sqlite:///")
     with closing(sqlite3.connect(database)) as connection, connection:
         connection.execute("DELETE FROM params WHERE key='initial_weights_sha256'")
-    again = reproduce_run(run.run_id)
-    assert (again.verdict, again.notes, again.initial_weights_identical) == ("identical", (), None)
+    repetition = reproduce_run(run.run_id)
+    assert (repetition.verdict, repetition.notes, repetition.initial_weights_identical) == (
+        "identical",
+        (),
+        None,
+    )

@@ -48,9 +48,9 @@ def check_data(
     else:
         for checked_set in report.sets:
             _print_set(checked_set.to_json())
-        for note in report.findings.notes():
+        for note in report.leakage.notes():
             print_result(note)
-        if num_repeated := report.findings.duplicates.num_repeated:
+        if num_repeated := report.leakage.duplicates.num_repeated:
             print_result(f"{num_repeated} images repeat another image of the same set and class")
     report.raise_for_problems()
 

@@ -1,7 +1,6 @@
 """`trialrun promote`, `rollback` and `history`: commands that manage the champion of a model."""
 
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,7 +19,7 @@ from trialrun.cli.output import (
 from trialrun.config.promote import CHAMPION, METRICS, PromoteConfig
 
 if TYPE_CHECKING:
-    from trialrun.runs.promotion.alias_history import History, Reign
+    from trialrun.registry.history import AliasHistory, AliasPeriod
     from trialrun.runs.promotion.promote import Promotion
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Registered model.")]
@@ -59,7 +58,7 @@ def promote(
         print_line(line)
     if json:
         print_json(result.to_json())
-    result.check()
+    result.raise_if_refused()
     print_line(f"{result.name} version {result.version} is now {result.alias}")
 
 
@@ -114,20 +113,20 @@ def history(name: Name, alias: Alias = CHAMPION, json: Json = False) -> None:
 
     alias_history = read_history(name, alias)
     if json:
-        print_json(asdict(alias_history))
+        print_json(alias_history.to_json())
         return
     for line in _format_history(alias_history):
         print_result(line)
 
 
-def _format_history(alias_history: "History") -> list[str]:
-    if not alias_history.reigns:
+def _format_history(alias_history: "AliasHistory") -> list[str]:
+    if not alias_history.periods:
         return [f"{alias_history.name} has never had a {alias_history.alias}"]
     heading = ("version", "from", "until", "by", "reason", "metrics", "run")
-    return align_columns([heading, *map(_format_period, alias_history.reigns)])
+    return align_columns([heading, *map(_format_period, alias_history.periods)])
 
 
-def _format_period(period: "Reign") -> tuple[str, ...]:
+def _format_period(period: "AliasPeriod") -> tuple[str, ...]:
     is_promotion = period.kind == "promotion"
     reason = period.reason if is_promotion else f"{period.kind}: {period.reason}"
     metrics = ", ".join(

@@ -1,1 +1,1 @@
-"""Checks of an image set: classes, duplicates, groups."""
+"""Checks of image sets: classes, duplicates, groups."""

@@ -1,4 +1,4 @@
-"""Whether labelled sets can be learned from: every complaint about classes, in one place."""
+"""Checks of an image set's classes before training."""
 
 import unicodedata
 from collections import defaultdict
@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from trialrun.errors import DataError, InvalidDatasetError, NotLabeledDatasetError
 from trialrun.images.dataset import ImageSet, make_printable
 
-_SHOWN = 10  # names listed before the rest is counted
+_MAX_SHOWN = 10  # names in an error message; the rest is counted
 
 
 def check_trainable(images: ImageSet) -> list[DataError]:
-    """What keeps `images` from being learned from; an empty list where nothing does."""
+    """Return the reasons why a network cannot be trained on `images`; empty if it can."""
     if not images.classes:
         if images.declared_classes:
             return [
@@ -26,15 +26,15 @@ def check_trainable(images: ImageSet) -> list[DataError]:
                 "; ".join(
                     [f"{images.source} has {len(images)} images and no labels", *images.notes]
                 ),
-                "Sort the images into one sub-folder a class, give metadata.csv a column label, "
+                "Sort the images into one sub-folder per class, give metadata.csv a column label, "
                 "or an ImageDirectory an annotation column.",
             )
         ]
-    return [*_empty_classes(images), *_find_lookalikes(images), *_single_class(images)]
+    return [*_check_empty(images), *_check_similar_names(images), *_check_number(images)]
 
 
 def check_same_classes(train: ImageSet, valid: ImageSet) -> list[DataError]:
-    """Whether both sets have the same classes; the error lists both differences."""
+    """Return an error that lists the classes of only one set; empty if there are none."""
     only_train = set(train.classes) - set(valid.classes)
     only_valid = set(valid.classes) - set(train.classes)
     if not only_train and not only_valid:
@@ -52,7 +52,7 @@ def check_same_classes(train: ImageSet, valid: ImageSet) -> list[DataError]:
     ]
 
 
-def _empty_classes(images: ImageSet) -> list[DataError]:
+def _check_empty(images: ImageSet) -> list[DataError]:
     empty = set(images.declared_classes) - set(images.classes)
     if not empty:
         return []
@@ -64,35 +64,36 @@ def _empty_classes(images: ImageSet) -> list[DataError]:
     ]
 
 
-def _single_class(images: ImageSet) -> list[DataError]:
+def _check_number(images: ImageSet) -> list[DataError]:
     if len(set(images.classes) | set(images.declared_classes)) > 1:
         return []
     return [
         InvalidDatasetError(
             f"{images.source} has one class only: {_format_list(images.classes)}",
-            "A classifier needs two classes or more.",
+            "A classifier needs at least two classes.",
         )
     ]
 
 
-def _find_lookalikes(images: ImageSet) -> list[DataError]:
-    alike: dict[str, list[str]] = defaultdict(list)
+def _check_similar_names(images: ImageSet) -> list[DataError]:
+    similar: dict[str, list[str]] = defaultdict(list)
     for name in images.classes:
-        alike[unicodedata.normalize("NFC", name).lower()].append(name)  # Maße is not Masse
-    pairs = [" and ".join(map(ascii, names)) for names in alike.values() if len(names) > 1]
+        # Not casefold(): Maße and Masse are different names on every file system.
+        similar[unicodedata.normalize("NFC", name).lower()].append(name)
+    pairs = [" and ".join(map(ascii, names)) for names in similar.values() if len(names) > 1]
     if not pairs:
         return []
     return [
         InvalidDatasetError(
             f"{images.source}: classes that differ in case or Unicode form only: "
             + ", ".join(pairs),
-            "Merge or rename them: some file systems cannot tell them apart.",
+            "Merge or rename them: some file systems treat these names as the same.",
         )
     ]
 
 
 def _format_list(names: Iterable[str]) -> str:
     ordered = sorted(names)
-    shown = ", ".join(make_printable(name) for name in ordered[:_SHOWN])
-    rest = len(ordered) - _SHOWN
+    shown = ", ".join(make_printable(name) for name in ordered[:_MAX_SHOWN])
+    rest = len(ordered) - _MAX_SHOWN
     return f"{shown} and {rest} more" if rest > 0 else shown

@@ -1,1 +1,1 @@
-"""Bytes to pixels."""
+"""Decoding: image files to pixels, and pixels to a network's input."""

@@ -1,8 +1,8 @@
-"""The one decoder: bytes in, 8-bit RGB out, for scanning, training, scoring and serving alike.
+"""The image decoder: file contents to 8-bit RGB pixels, for scanning, training, scoring, serving.
 
-JPEG goes through torchvision's libjpeg-turbo, all else (and CMYK) through Pillow. Turned upright
-by EXIF, 16 bits scaled to 8, transparency laid on white, the first frame of an animation.
-Tensor letters: H and W pixels.
+JPEG is decoded by torchvision's libjpeg-turbo, other formats and CMYK JPEG by Pillow. Images are
+rotated by their EXIF orientation, 16-bit values are scaled to 8 bits, transparency is composited
+on white, and an animation is read as its first frame. Tensor letters: H and W pixels.
 """
 
 import re
@@ -19,33 +19,33 @@ from torchvision.io import ImageReadMode, decode_jpeg
 
 from trialrun.errors import summarize_error
 from trialrun.images.decoding.header import (
-    TOO_LARGE_FOR_MEMORY,
+    OUT_OF_MEMORY_REASON,
     TransientDecodeError,
     UndecodableError,
     open_lazily,
     read_plain_jpeg_size,
 )
 
-# torchvision says once a process that its decoders will move to torchcodec; users cannot act on it.
+# torchvision announces once per process that its decoders move to torchcodec: nothing to act on.
 warnings.filterwarnings("ignore", message="The image decoding and encoding capabilities")
 
-DECODER_VERSION = 2  # part of every pack's key: raise it when any image would decode differently
+DECODER_VERSION = 2  # part of the cache key: raise it when any image would decode differently
 
-_PLACE_IN_SOURCE = re.compile(r"^.*\.cpp:\d+, ")  # of torchvision, which names it first
-_TORCH_OUT_OF_MEMORY = "can't allocate memory"  # in what is else an everyday RuntimeError
+_CPP_LOCATION = re.compile(r"^.*\.cpp:\d+, ")  # prefix of torchvision's error messages
+_TORCH_OUT_OF_MEMORY = "can't allocate memory"  # torch raises a plain RuntimeError for it
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _SIXTEEN_BIT_MODES = frozenset({"I;16", "I;16B", "I;16L", "I;16N"})
-_SIXTEEN_BITS_AS_I = frozenset({"PPM", "PNG"})  # Pillow's mode of 32 bits, of which these use 16
+_SIXTEEN_BIT_FORMATS = frozenset({"PPM", "PNG"})  # Pillow opens their 16 bits as 32-bit mode "I"
 _STRIP_PIXELS = 1 << 22
 _UINT16_TO_UINT8 = 257  # 65535 / 255
 
 
 def decode_image(data: bytes) -> Tensor:
-    """An image's pixels, (3, H, W) uint8.
+    """Decode an image file's content to (3, H, W) uint8.
 
     Raises:
-        UndecodableError: With the reason in a few words.
-        PassingError: Too large for the memory there is now.
+        UndecodableError: The image cannot be used; the message gives the reason.
+        TransientDecodeError: Not enough free memory.
     """
     try:
         if read_plain_jpeg_size(data) is not None:
@@ -57,27 +57,27 @@ def decode_image(data: bytes) -> Tensor:
     except UndecodableError:
         raise
     except MemoryError:
-        raise TransientDecodeError(TOO_LARGE_FOR_MEMORY) from None
+        raise TransientDecodeError(OUT_OF_MEMORY_REASON) from None
     except Exception as error:  # decoders raise OSError, ValueError, SyntaxError, RuntimeError, ...
         if _TORCH_OUT_OF_MEMORY in str(error):
-            raise TransientDecodeError(TOO_LARGE_FOR_MEMORY) from None
-        said = _PLACE_IN_SOURCE.sub("", summarize_error(error))
-        raise UndecodableError(f"damaged: {said}") from error
+            raise TransientDecodeError(OUT_OF_MEMORY_REASON) from None
+        message = _CPP_LOCATION.sub("", summarize_error(error))
+        raise UndecodableError(f"damaged: {message}") from error
 
 
 def decode_pillow_image(image: Image.Image) -> Tensor:
-    """The pixels of an image that Pillow has opened, made RGB as `decode` makes them.
+    """Decode an opened Pillow image to (3, H, W) uint8, as `decode_image` does for a file.
 
     Raises:
-        UndecodableError: With the reason in a few words.
+        UndecodableError: The image cannot be used; the message gives the reason.
     """
     try:
-        turned = ImageOps.exif_transpose(image)  # a copy: the caller's image stays as it is
-        turned.format = image.format
-        return _decode_with_pillow(turned)
+        rotated = ImageOps.exif_transpose(image)  # a copy: the caller's image is not changed
+        rotated.format = image.format
+        return _decode_with_pillow(rotated)
     except UndecodableError:
         raise
-    except Exception as error:  # as in `decode`: Pillow may read the file only now
+    except Exception as error:  # Pillow may read the file only now, see `decode_image`
         raise UndecodableError(f"damaged: {summarize_error(error)}") from error
 
 
@@ -88,32 +88,32 @@ def _decode_jpeg(data: bytes) -> Tensor:
 
 
 def _check_png(data: bytes) -> None:
-    """Hold a PNG to its own checksums, which Pillow does not do for the pixels."""
-    place = len(_PNG_SIGNATURE)
-    while place + 12 <= len(data):
-        (size,) = struct.unpack_from(">I", data, place)
-        end = place + 8 + size
-        kind = data[place + 4 : place + 8]
+    """Verify a PNG's checksums; Pillow does not check those of the pixel data."""
+    start = len(_PNG_SIGNATURE)
+    while start + 12 <= len(data):
+        (size,) = struct.unpack_from(">I", data, start)
+        end = start + 8 + size
+        kind = data[start + 4 : start + 8]
         if end + 4 > len(data):
             raise UndecodableError("damaged: truncated PNG")
-        if zlib.crc32(data[place + 4 : end]) != struct.unpack_from(">I", data, end)[0]:
+        if zlib.crc32(data[start + 4 : end]) != struct.unpack_from(">I", data, end)[0]:
             raise UndecodableError(f"damaged: checksum of the PNG's {kind!r} chunk")
         if kind == b"IEND":
             return
-        place = end + 4
+        start = end + 4
     raise UndecodableError("damaged: truncated PNG")
 
 
 def _decode_with_pillow(image: Image.Image) -> Tensor:
-    """Colours side by side in memory, as libjpeg-turbo leaves them too."""
-    if image.mode == "I" and image.format not in _SIXTEEN_BITS_AS_I:
-        raise UndecodableError("32-bit pixels, whose white is not known")
+    """Return (3, H, W) uint8 in channels-last memory order, as libjpeg-turbo does."""
+    if image.mode == "I" and image.format not in _SIXTEEN_BIT_FORMATS:
+        raise UndecodableError("32-bit pixels are not supported: value range unknown")
     ImageOps.exif_transpose(image, in_place=True)
-    return torch.from_numpy(_rgb_pixels(image)).permute(2, 0, 1)
+    return torch.from_numpy(_extract_rgb(image)).permute(2, 0, 1)
 
 
-def _rgb_pixels(image: Image.Image) -> NDArray[np.uint8]:
-    """(H, W, 3); made in strips of rows, as what lies between may take five times the memory."""
+def _extract_rgb(image: Image.Image) -> NDArray[np.uint8]:
+    """Return (H, W, 3) uint8, converted in strips: temporary copies take up to 5x the memory."""
     num_rows = max(_STRIP_PIXELS // image.width, 1)
     if num_rows >= image.height:
         return np.array(_convert_to_rgb(image))
@@ -129,7 +129,7 @@ def _convert_to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in _SIXTEEN_BIT_MODES or image.mode == "I":
         return _convert_16_bit(image)
     if image.mode == "F":
-        raise UndecodableError("floating-point pixels, whose white is not known")
+        raise UndecodableError("floating-point pixels are not supported: value range unknown")
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
@@ -140,6 +140,6 @@ def _convert_to_rgb(image: Image.Image) -> Image.Image:
 def _convert_16_bit(image: Image.Image) -> Image.Image:
     values = np.asarray(image).astype(np.int32)
     if values.min() < 0 or values.max() > 65535:
-        raise UndecodableError("32-bit pixels, whose white is not known")
+        raise UndecodableError("32-bit pixels are not supported: value range unknown")
     gray = ((values + _UINT16_TO_UINT8 // 2) // _UINT16_TO_UINT8).astype(np.uint8)
     return Image.fromarray(gray).convert("RGB")

@@ -1,4 +1,8 @@
-"""An image file's bytes: from a plain file inside its set's folder, or not at all."""
+"""Reading of image files, with a fingerprint of each file's state.
+
+Only regular files inside the image set's folder are read; pipes, devices and links that lead out
+of the folder are rejected.
+"""
 
 import errno
 import os
@@ -9,50 +13,51 @@ from functools import lru_cache
 from pathlib import Path
 
 from trialrun.images.decoding.header import (
-    TOO_LARGE_FOR_MEMORY,
+    OUT_OF_MEMORY_REASON,
     TransientDecodeError,
     UndecodableError,
 )
 
-_MAX_FILE_BYTES = 1 << 30  # no image of an allowed size in pixels needs more
+_MAX_FILE_BYTES = 1 << 30  # no image within the pixel limit needs more
 
-_SETTLED_SECONDS = 2.0  # coarser than the time stamps of any file system in use
-_OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)  # a pipe would else be waited for
+_STABLE_SECONDS = 2.0  # coarser than the time stamps of any file system in use
+_OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)  # opening a pipe would block otherwise
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 
-# Size, inode, time of modification and of change in ns. Nobody can set the last one back.
+# Size, inode, modification time and change time in ns. The change time cannot be set back.
 FileFingerprint = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class FileContent:
-    """A file's bytes; while the file has the same `stamp` it has the same bytes.
+    """A file's content; the file has the same content while it has the same `fingerprint`.
 
-    No stamp where the file was changed less than two seconds before it was read: a later change
-    might then leave the times as they are.
+    `fingerprint` is None if the file was changed less than two seconds before it was read: a
+    further change might not change the times.
     """
 
     data: bytes
-    stamp: FileFingerprint | None
+    fingerprint: FileFingerprint | None
 
 
 def read_file(root: Path, name: str) -> bytes:
-    """The bytes of the file `name` below `root`.
+    """Read the file `name` below `root`.
 
     Raises:
-        UndecodableError: No plain file, too large, or a link that leads out of `root`.
-        PassingError: It is gone or cannot be read now.
+        UndecodableError: Not a regular file, too large, or a link that leads out of `root`.
+        TransientDecodeError: The file does not exist or cannot be read now.
     """
     return read_file_with_fingerprint(root, name).data
 
 
 def read_file_with_fingerprint(root: Path, name: str) -> FileContent:
-    """The same, with the stamp that the file had when its reading began.
+    """Read the file `name` below `root`, with its fingerprint from before reading.
 
     Raises:
-        UndecodableError: As `content_of`.
+        UndecodableError: As `read_file`.
+        TransientDecodeError: As `read_file`.
     """
-    path = os.path.join(root, name)  # noqa: PTH118 - the pathlib way takes a third of the time
+    path = os.path.join(root, name)  # noqa: PTH118 - pathlib would take a third of the total time
     try:
         descriptor = _open_file(str(root), path)
         try:
@@ -62,11 +67,11 @@ def read_file_with_fingerprint(root: Path, name: str) -> FileContent:
     except OSError as error:
         raise TransientDecodeError(f"cannot be read: {error.strerror or error}") from error
     except MemoryError:
-        raise TransientDecodeError(TOO_LARGE_FOR_MEMORY) from None
+        raise TransientDecodeError(OUT_OF_MEMORY_REASON) from None
 
 
 def read_fingerprint(root: str, name: str) -> FileFingerprint | None:
-    """The stamp that a file has now; None where there is no such file."""
+    """Return a file's current fingerprint, or None if the file does not exist."""
     try:
         return _make_fingerprint(os.stat(os.path.join(root, name)))  # noqa: PTH116, PTH118 - speed
     except OSError:
@@ -74,17 +79,17 @@ def read_fingerprint(root: str, name: str) -> FileFingerprint | None:
 
 
 def read_stable_fingerprint(path: Path) -> FileFingerprint | None:
-    """The stamp of a file whose times any later change would move; None where it may be too new.
+    """Return a file's fingerprint, or None if it changed less than two seconds ago.
 
     Raises:
-        OSError: There is no such file.
+        OSError: The file does not exist.
     """
     status = path.stat()
     return _make_fingerprint(status) if _is_stable(status) else None
 
 
 def _is_stable(status: os.stat_result) -> bool:
-    return time.time() - max(status.st_mtime, status.st_ctime) > _SETTLED_SECONDS
+    return time.time() - max(status.st_mtime, status.st_ctime) > _STABLE_SECONDS
 
 
 def _make_fingerprint(status: os.stat_result) -> FileFingerprint:
@@ -99,7 +104,7 @@ def _open_file(root: str, path: str) -> int:
     try:
         return os.open(path, _OPEN_FLAGS | _NO_LINK)
     except OSError as error:
-        if error.errno not in (errno.ELOOP, errno.EMLINK):  # how systems say that it is a link
+        if error.errno not in (errno.ELOOP, errno.EMLINK):  # raised for links
             raise
     real = os.path.realpath(path)
     if not _is_within(real, real_root):
@@ -112,10 +117,10 @@ def _is_within(path: str, real_root: str) -> bool:
 
 
 def _read_content(descriptor: int) -> FileContent:
-    """By descriptor: a file object takes a third of the time that a small image takes in all."""
+    """Read by descriptor: a file object would cost a third of a small image's total time."""
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
-        raise UndecodableError("no plain file but a folder, pipe or device")
+        raise UndecodableError("not a regular file but a folder, pipe or device")
     if status.st_size > _MAX_FILE_BYTES:
         raise UndecodableError(f"{status.st_size:,} bytes are too many for an image")
     data = os.read(descriptor, status.st_size)

@@ -1,4 +1,4 @@
-"""What an image's first bytes say of it: format, size, pixel type. Torch is not needed for it."""
+"""Parsing of an image's header: format, size, pixel mode. Does not need torch."""
 
 import io
 import logging
@@ -11,17 +11,17 @@ from PIL import Image, UnidentifiedImageError
 
 from trialrun.errors import summarize_error
 
-# Pillow's own alarm level, a quarter of a gigabyte of RGB; what is larger is taken for a bomb.
+# Pillow's warning level: a quarter of a gigabyte of RGB. Larger images count as bombs.
 MAX_PIXELS = 89_478_485
 
-# What Pillow warns of (odd EXIF, say) is judged here and told with the image's name, or not at all.
+# `Header.warning` reports what matters of Pillow's warnings, with the image's name.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
-# Pillow runs Ghostscript for EPS and opens a few formats that are no pictures: neither is allowed.
+# Excludes EPS, for which Pillow runs Ghostscript, and formats that are not pictures.
 _FORMATS = "JPEG PNG BMP DIB GIF WEBP TIFF PPM TGA ICO JPEG2000 AVIF PCX SGI QOI".split()
-_TELLTALES = (
+_FOREIGN_STARTS = (  # lower-case start of a file that is not a supported image, its description
     (b"version https://git-lfs", "a Git LFS pointer, not the image itself"),
     (b"<!doctype html", "an HTML page"),
     (b"<html", "an HTML page"),
@@ -46,31 +46,31 @@ _SUFFIXES = {
     "SGI": (".sgi",),
     "QOI": (".qoi",),
 }
-_SAME_FORMAT = {"MPO": "JPEG", "DIB": "BMP"}  # Pillow's names for what people call one format
+_COMMON_NAMES = {"MPO": "JPEG", "DIB": "BMP"}  # Pillow's name of a variant to the common name
 _ANIMATED_FORMATS = frozenset({"GIF", "WEBP", "PNG", "AVIF", "TIFF"})
-_SMALL_PIXELS = 8  # a shorter side than this shows little
+_SMALL_PIXELS = 8  # a warning is given below this shorter side
 _LONG_RATIO = 20
 _JPEG_START, _MARKER = b"\xff\xd8", 0xFF
 _JPEG_FRAMES = frozenset({0xC0, 0xC1, 0xC2})  # baseline, extended, progressive
-# Lossless and arithmetic frames, markers without a length, the scan and the end.
+# Lossless and arithmetic frames, markers without a length, start of scan and end of image.
 _JPEG_OTHER = frozenset({0x00, 0x01, *range(0xC3, 0xDB), _MARKER}) - {0xC4, 0xCC}
 _HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"mif1", b"msf1")
 
 
 class UndecodableError(Exception):
-    """An image cannot be used; the message says why, in a few words."""
+    """An image cannot be used; the message gives the reason in a few words."""
 
 
 class TransientDecodeError(UndecodableError):
-    """It cannot be used now, for what its bytes do not say: another time it may be. Not kept."""
+    """An image cannot be used now but may be usable later; its reason must not be cached."""
 
 
-TOO_LARGE_FOR_MEMORY = "too large for the memory there is"
+OUT_OF_MEMORY_REASON = "too large for the free memory"
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """Format, size in pixels as stored (before any turning by EXIF), and Pillow's pixel mode."""
+    """Format, stored size in pixels (before EXIF rotation), and Pillow's pixel mode."""
 
     format: str
     width: int
@@ -79,25 +79,25 @@ class Header:
     is_animated: bool = False
 
     def warning(self, name: str) -> str:
-        """What a person should know of the image that is called `name`; empty where nothing."""
-        told = []
+        """Describe the oddities of the image file `name`; empty if there are none."""
+        oddities = []
         suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 - 200,000 names
         if suffix and suffix not in _SUFFIXES.get(self.format, (suffix,)):
-            told.append(f"is {self.format} and named {suffix}")
+            oddities.append(f"is {self.format} and named {suffix}")
         if self.is_animated:
-            told.append("has several frames, of which the first is used")
+            oddities.append("has several frames, of which the first is used")
         short, long = sorted((self.width, self.height))
         if short < _SMALL_PIXELS or long > _LONG_RATIO * short:
-            told.append(f"is {self.width} by {self.height} pixels")
-        return "; ".join(told)
+            oddities.append(f"is {self.width} by {self.height} pixels")
+        return "; ".join(oddities)
 
 
 def open_lazily(data: bytes) -> Image.Image:
-    """Pillow's image of `data`, of which the header alone is read.
+    """Open an image file's content with Pillow, reading its header only.
 
     Raises:
-        UndecodableError: Not an image, of an unsupported format, or too large to be unpacked.
-        PassingError: Too large for the memory there is now.
+        UndecodableError: Not an image, an unsupported format, or too many pixels.
+        TransientDecodeError: Not enough free memory.
     """
     if not data:
         raise UndecodableError("empty file")
@@ -108,7 +108,7 @@ def open_lazily(data: bytes) -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise UndecodableError(f"more than {MAX_PIXELS:,} pixels") from None
     except MemoryError:
-        raise TransientDecodeError(TOO_LARGE_FOR_MEMORY) from None
+        raise TransientDecodeError(OUT_OF_MEMORY_REASON) from None
     except Exception as error:  # anything: ValueError, SyntaxError, struct.error, ...
         raise UndecodableError(f"damaged header: {summarize_error(error)}") from error
     _check_size(image.width, image.height)
@@ -116,40 +116,41 @@ def open_lazily(data: bytes) -> Image.Image:
 
 
 def read_header(data: bytes) -> Header:
-    """The header of an image's bytes.
+    """Parse the header of an image file's content.
 
     Raises:
         UndecodableError: As `open_lazily`.
+        TransientDecodeError: As `open_lazily`.
     """
     if (size := read_plain_jpeg_size(data)) is not None:
         return Header("JPEG", *size, "RGB")
     image = open_lazily(data)
-    name = _SAME_FORMAT.get(image.format or "", image.format or "")
+    name = _COMMON_NAMES.get(image.format or "", image.format or "")
     return Header(name, image.width, image.height, image.mode, _is_animated(image))
 
 
 def read_plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height of an everyday JPEG: 8 bits, gray or three colours, baseline or progressive.
+    """Return width and height of a plain JPEG: 8 bits, 1 or 3 colors, baseline or progressive.
 
-    None for any other file, which Pillow is asked about; that takes ten times as long.
+    Returns None for any other file; Pillow then parses the header, which takes ten times as long.
 
     Raises:
-        UndecodableError: Too large to be unpacked.
+        UndecodableError: Too many pixels.
     """
-    place = 2
+    start = 2
     if data[:2] != _JPEG_START:
         return None
-    while place + 10 <= len(data) and data[place] == _MARKER:
-        kind = data[place + 1]
+    while start + 10 <= len(data) and data[start] == _MARKER:
+        kind = data[start + 1]
         if kind in _JPEG_FRAMES:
-            height, width, num_colors = struct.unpack_from(">HHB", data, place + 5)
-            if data[place + 4] != 8 or num_colors not in (1, 3) or not height or not width:
+            height, width, num_colors = struct.unpack_from(">HHB", data, start + 5)
+            if data[start + 4] != 8 or num_colors not in (1, 3) or not height or not width:
                 return None
             _check_size(width, height)
             return width, height
         if kind in _JPEG_OTHER:
             return None
-        place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+        start += 2 + int.from_bytes(data[start + 2 : start + 4], "big")
     return None
 
 
@@ -163,15 +164,15 @@ def _is_animated(image: Image.Image) -> bool:
         return False
     try:
         return bool(getattr(image, "is_animated", False))
-    except Exception:  # the second frame is damaged, which is none of ours
+    except Exception:  # the second frame is damaged, which does not matter here
         return True
 
 
 def _describe_format(data: bytes) -> str:
     start = data[:64].lstrip().lower()
-    for telltale, words in _TELLTALES:
-        if start.startswith(telltale):
-            return words
+    for foreign_start, description in _FOREIGN_STARTS:
+        if start.startswith(foreign_start):
+            return description
     if data[4:8] == b"ftyp" and data[8:12] in _HEIC_BRANDS:
         return "unsupported format HEIC"
     return "not an image, or damaged beyond recognition"

@@ -1,8 +1,8 @@
-"""A reader for each layout an image set can have.
+"""Readers of dataset layouts, one module per layout.
 
-A reader is a module with `reads(folder) -> bool` and `read(folder, source, group_column) ->
-ImageSet`. To add a layout, write its module and name it in `READERS`: the first that recognises a
-folder reads it.
+To add a layout, write a module with the members of `Reader` and add it to `READERS`. To add a file
+format of metadata tables, add its parser to `metadata_table`. If that adds a list suffix, raise
+`UNPACK_VERSION`.
 """
 
 from pathlib import Path
@@ -11,26 +11,37 @@ from typing import Protocol
 from trialrun.images.dataset import ImageSet
 from trialrun.images.formats import class_folders, image_directory, metadata_table
 
+# Part of the cache key of unpacked archives: raise it when other files would be unpacked.
+UNPACK_VERSION = 1
+
 
 class Reader(Protocol):
-    """How one layout becomes an image set."""
+    """Reader of one dataset layout."""
+
+    LIST_SUFFIXES: tuple[str, ...]
+    """Lower-case suffixes of the layout's list files, which are unpacked from archives."""
 
     def can_read(self, folder: Path) -> bool:
-        """Whether `folder` has this layout, judged by names alone."""
+        """Whether `folder` has this layout, judged by file names and metadata files."""
         ...
 
     def read_images(self, folder: Path, source: str, group_column: str | None = None) -> ImageSet:
-        """The images of `folder`; `source` is what the user called it.
+        """Read names and labels of the images in `folder`, and their groups from `group_column`.
 
-        The column of that name, where a layout has columns, says which images belong together.
+        `source` is the user's name of the dataset.
         """
         ...
 
 
-READERS: tuple[Reader, ...] = (
-    image_directory,
-    metadata_table,
-    class_folders,  # which take what is left
-)
+# The first reader that can read a folder reads it; class_folders can read every folder.
+READERS: tuple[Reader, ...] = (image_directory, metadata_table, class_folders)
 
-__all__ = ["READERS", "Reader"]
+_LIST_SUFFIXES = tuple(suffix for reader in READERS for suffix in reader.LIST_SUFFIXES)
+
+
+def is_list_name(name: str) -> bool:
+    """Whether a file name has the suffix of some layout's list files."""
+    return name.lower().endswith(_LIST_SUFFIXES)
+
+
+__all__ = ["READERS", "UNPACK_VERSION", "Reader", "is_list_name"]

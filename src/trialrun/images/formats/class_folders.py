@@ -1,7 +1,6 @@
-"""One sub-folder a class: an image's label is the first folder on the way to it.
+"""Reader of class folders: an image's label is the name of its top-level folder.
 
-Images in deeper folders belong to that class too. Images beside the class folders have no label;
-where there are no class folders at all, nothing has one.
+Images in deeper folders belong to the same class. Images beside the class folders have no label.
 """
 
 from pathlib import Path
@@ -10,30 +9,32 @@ from trialrun.errors import InvalidParameterError
 from trialrun.images.dataset import ImageItem, ImageSet
 from trialrun.images.scanning.walk import walk_folder
 
+LIST_SUFFIXES: tuple[str, ...] = ()
+
 
 def can_read(folder: Path) -> bool:
-    """Any folder can be read this way."""
+    """Return True for any folder."""
     return folder.is_dir()
 
 
 def read_images(folder: Path, source: str, group_column: str | None = None) -> ImageSet:
-    """The images below `folder`, labelled by their first folder.
+    """Read the images below `folder`, labelled by their top-level folder.
 
     Raises:
-        InvalidParameterError: A `group_column` is asked for: folders have no columns.
+        InvalidParameterError: A `group_column` is given, but folders have no columns.
     """
     if group_column is not None:
         raise InvalidParameterError(
             f"group_column={group_column}: {source} has no columns", "Set group_pattern instead."
         )
-    found = walk_folder(folder)
-    top = [name for name in found.folders if "/" not in name]
-    items = tuple(ImageItem(name, _find_label(name)) for name in found.images)
-    nested = sum(name.count("/") > 1 for name in found.images)
-    notes = list(found.notes())
-    if nested:
-        notes.append(f"{nested} images in deeper folders belong to their top folder's class")
-    return ImageSet(source, folder.resolve(), items, tuple(top), tuple(notes))
+    listing = walk_folder(folder)
+    classes = tuple(name for name in listing.folders if "/" not in name)
+    items = tuple(ImageItem(name, _find_label(name)) for name in listing.images)
+    num_nested = sum(name.count("/") > 1 for name in listing.images)
+    notes = list(listing.notes())
+    if num_nested:
+        notes.append(f"{num_nested} images in deeper folders belong to their top folder's class")
+    return ImageSet(source, folder.resolve(), items, classes, tuple(notes))
 
 
 def _find_label(name: str) -> str | None:

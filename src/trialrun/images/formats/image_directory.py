@@ -1,14 +1,13 @@
-"""Azure ML designer's ImageDirectory: images lie flat, `images.lst` says which label each has.
+"""Reader of Azure ML designer's ImageDirectory, as *Convert to Image Directory* writes it.
 
-`_meta.yaml` names the other files; `images.lst` holds one JSON object a line; the label stands in
-the column that `_schema.json` marks with an `annotation_type`. Written by *Convert to Image
-Directory*, and by us.
+`_meta.yaml` names the other files. `images.lst` has one JSON object per image and line; the label
+is in the column that `_schema.json` marks with an `annotation_type`.
 """
 
 import json
 import posixpath
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import yaml
@@ -19,23 +18,27 @@ from trialrun.images.dataset import ImageItem, ImageSet, is_encodable, leaves_ro
 META = "_meta.yaml"
 _IMAGE_LIST = "images.lst"
 _SCHEMA = "_schema.json"
-_SHOWN = 80  # characters of a name that is refused
+LIST_SUFFIXES: tuple[str, ...] = tuple(
+    PurePath(name).suffix for name in (_IMAGE_LIST, _SCHEMA, META)
+)
+
+_MAX_SHOWN = 80  # characters of an invalid name in an error message
 _DAMAGED_HINT = "Write the ImageDirectory again, or give the folder of images itself."
 
 
 def can_read(folder: Path) -> bool:
-    """Whether the folder says so itself, or holds an image list."""
+    """Whether the folder has an image list, or its `_meta.yaml` has the type ImageDirectory."""
     if (folder / _IMAGE_LIST).is_file():
         return True
     return (folder / META).is_file() and _read_meta(folder).get("type") == "ImageDirectory"
 
 
 def read_images(folder: Path, source: str, group_column: str | None = None) -> ImageSet:
-    """The images that the list names, labelled by the annotation column.
+    """Read the images in the image list, labelled by the annotation column.
 
     Raises:
-        InvalidDatasetError: A file is missing or damaged, or an image is named twice or given by
-            address only.
+        InvalidDatasetError: A file is missing or damaged, or an image is listed twice or by URL
+            only.
         InvalidParameterError: No image has the `group_column`.
     """
     meta = _read_meta(folder)
@@ -45,7 +48,7 @@ def read_images(folder: Path, source: str, group_column: str | None = None) -> I
     items = _read_items(_read_lines(folder, image_list), image_list.name, column, group_column)
     if group_column is not None and not any(item.group for item in items):
         raise InvalidParameterError(
-            f"group_column={group_column} is not in {image_list}", "Name a field of its rows."
+            f"group_column={group_column} is not in {image_list}", "Name a field of its lines."
         )
     return ImageSet(source, folder.resolve(), tuple(items), categories)
 
@@ -61,28 +64,28 @@ def _read_meta(folder: Path) -> Mapping[str, Any]:
 
 
 def _find_file(folder: Path, meta: Mapping[str, Any], key: str, default: str) -> Path:
-    """The file beside `_meta.yaml` that it calls `key`."""
+    """Return the path of the file that `_meta.yaml` names under `key`."""
     name = meta.get(key, default)
     if not isinstance(name, str) or not name or leaves_root(name) or not is_encodable(name):
-        shown = ascii(name[:_SHOWN]) if isinstance(name, str) else f"a {type(name).__name__}"
+        shown = ascii(name[:_MAX_SHOWN]) if isinstance(name, str) else f"a {type(name).__name__}"
         raise InvalidDatasetError(
-            f"{folder / META}: {key} is {shown}, no file in the folder", _DAMAGED_HINT
+            f"{folder / META}: {key} is {shown}, not a file in the folder", _DAMAGED_HINT
         )
     return folder / name
 
 
 def _read_text(folder: Path, path: Path) -> str:
-    """What a plain file inside `folder` says.
+    """Read a regular UTF-8 file inside `folder`.
 
     Raises:
-        OSError: There is none, or it is a pipe, a device, or a link to what lies elsewhere.
-        ValueError: It is no UTF-8.
+        OSError: The file is missing, a pipe, a device, or a link that leads out of the folder.
+        ValueError: The content is not UTF-8.
     """
     real = path.resolve()
     if not real.is_relative_to(folder.resolve()):
         raise OSError("a link that leads out of the folder")
     if real.exists() and not real.is_file():
-        raise OSError("no plain file but a folder, pipe or device")
+        raise OSError("not a regular file but a folder, pipe or device")
     return real.read_text("utf-8")
 
 
@@ -94,7 +97,7 @@ def _read_schema(folder: Path, path: Path) -> Mapping[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise _damage_error(path, error) from error
     if not isinstance(content, dict):
-        raise InvalidDatasetError(f"{path} holds no JSON object", _DAMAGED_HINT)
+        raise InvalidDatasetError(f"{path} is not a JSON object", _DAMAGED_HINT)
     return content
 
 
@@ -103,14 +106,14 @@ def _damage_error(path: Path, error: Exception) -> InvalidDatasetError:
 
 
 def _find_annotation(schema: Mapping[str, Any], path: Path) -> tuple[str | None, tuple[str, ...]]:
-    """The annotation column's name and its categories' names; (None, ()) where there is none."""
+    """Return the annotation column's name and its categories; (None, ()) if there is none."""
     try:
         for attribute in schema.get("columnAttributes", ()):
             properties = attribute.get("properties") or {}
             if properties.get("annotation_type"):
                 names = [str(entry["name"]) for entry in properties.get("categories") or ()]
                 if not all(map(is_encodable, [attribute["name"], *names])):
-                    raise ValueError("a name that cannot be written")
+                    raise ValueError("a name that UTF-8 cannot encode")
                 return attribute["name"], tuple(sorted(names))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise _damage_error(path, error) from error
@@ -119,7 +122,7 @@ def _find_annotation(schema: Mapping[str, Any], path: Path) -> tuple[str | None,
 
 def _read_lines(folder: Path, image_list: Path) -> list[str]:
     try:
-        return _read_text(folder, image_list).split("\n")  # names may hold other line breaks
+        return _read_text(folder, image_list).split("\n")  # names may contain other line breaks
     except (OSError, ValueError) as error:
         raise InvalidDatasetError(
             f"{image_list} cannot be read: {summarize_error(error)}", _DAMAGED_HINT
@@ -133,50 +136,51 @@ def _read_items(
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        place = f"{list_name} line {number}"
-        item = _read_item(line, column, group_column, place)
+        location = f"{list_name} line {number}"
+        item = _read_item(line, column, group_column, location)
         if items.setdefault(item.name, item) is not item:
             raise InvalidDatasetError(
-                f"{place} names {make_printable(item.name)} again", "Name each image once."
+                f"{location} lists {make_printable(item.name)} again", "List each image once."
             )
     return list(items.values())
 
 
-def _read_item(line: str, column: str | None, group_column: str | None, place: str) -> ImageItem:
+def _read_item(line: str, column: str | None, group_column: str | None, location: str) -> ImageItem:
     try:
         row = json.loads(line)
         info = row["image_info"]
-        label = _read_word(row.get(column)) if column else None
-        group = _read_word(row.get(group_column)) if group_column else None
-        name = _read_name(info, place)
+        label = _value_to_text(row.get(column)) if column else None
+        group = _value_to_text(row.get(group_column)) if group_column else None
+        name = _read_name(info, location)
         identifier = row.get("id")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InvalidDatasetError(
-            f"{place} is no image entry: {summarize_error(error)}", _DAMAGED_HINT
+            f"{location} is not an image entry: {summarize_error(error)}", _DAMAGED_HINT
         ) from error
-    is_plain = identifier is None or isinstance(identifier, int | str)
-    return ImageItem(name, label, identifier if is_plain else str(identifier), group)
+    if identifier is not None and not isinstance(identifier, int | str):
+        identifier = str(identifier)
+    return ImageItem(name, label, identifier, group)
 
 
-def _read_name(info: object, place: str) -> str:
+def _read_name(info: object, location: str) -> str:
     name = info.get("file_name") if isinstance(info, dict) else None
     if not name:
         raise InvalidDatasetError(
-            f"{place} gives an address (coco_url) instead of a file",
-            "Images are not downloaded one by one: put the files beside the list.",
+            f"{location} gives an address (coco_url) instead of a file",
+            "Images are not downloaded: put the files beside the list.",
         )
     if not isinstance(name, str) or not is_encodable(name):
-        raise ValueError("file_name is no name of a file")
+        raise ValueError("file_name is not a valid file name")
     if leaves_root(name):
         raise InvalidDatasetError(
-            f"{place} leads out of the folder: {make_printable(name)}", _DAMAGED_HINT
+            f"{location} leads out of the folder: {make_printable(name)}", _DAMAGED_HINT
         )
     return posixpath.normpath(name)
 
 
-def _read_word(value: object) -> str | None:
+def _value_to_text(value: object) -> str | None:
     if value in (None, ""):
         return None
-    if not is_encodable(word := str(value)):
-        raise ValueError(f"{word!a} cannot be written")
-    return word
+    if not is_encodable(text := str(value)):
+        raise ValueError(f"UTF-8 cannot encode {text!a}")
+    return text

@@ -1,13 +1,13 @@
-"""An ImageDirectory as Azure ML designer's modules write and read it, with a manifest beside it.
+"""Writer of ImageDirectories as Azure ML designer reads them, with an additional manifest.
 
     _meta.yaml       the type, and the names of the other files
-    images.lst       one JSON object a line: image_info.file_name, the label, the id
+    images.lst       one JSON object per image: image_info.file_name, the label, the id
     _schema.json     the columns; `category` is the annotation
     _samples.json    the first three images as previews
-    image/           the files, flat, named by class index and number
-    manifest.jsonl   ours: where each file came from, its sha256, size and verdict
+    image/           the image files, named by class index and number
+    manifest.jsonl   not Azure's: each file's source name, sha256, size and verdict
 
-Image bytes are copied as they are, and are those that were looked at.
+Image files are copied unchanged, after a check that they are still the scanned ones.
 """
 
 import base64
@@ -24,9 +24,15 @@ from trialrun.files import create_directory, translate_storage_errors
 from trialrun.images.dataset import ImageItem, ImageSet, make_printable
 from trialrun.images.decoding.file_io import read_file_with_fingerprint
 from trialrun.images.decoding.header import UndecodableError
-from trialrun.images.scanning.scan import CHANGED, DatasetScan, FileScan, is_unchanged
+from trialrun.images.scanning.scan import (
+    CHANGED_REASON,
+    DatasetScan,
+    FileScan,
+    classify_image,
+    is_unchanged,
+)
 
-Row = dict[str, Any]
+_Row = dict[str, Any]
 
 _COLUMN = "category"
 MANIFEST = "manifest.jsonl"
@@ -38,13 +44,13 @@ samples: _samples.json
 schema: _schema.json
 """
 _FOLDER = "image"
-_NUM_SAMPLES = 3  # the ancestor's number
+_NUM_SAMPLES = 3  # as in Azure ML designer
 _MIME_TYPES = {".jpg": "image/jpeg", ".jpe": "image/jpeg", ".tif": "image/tiff"}
 
 
 @dataclass(frozen=True, slots=True)
 class WriteResult:
-    """What came to be written where."""
+    """A written ImageDirectory: its folder and its numbers of images."""
 
     folder: str
     num_images: int
@@ -53,15 +59,16 @@ class WriteResult:
 
 
 def write_image_directory(
-    scan: DatasetScan, reasons: Iterable[str], out: Path, *, named: Path | None = None
+    scan: DatasetScan, reasons: Iterable[str], out: Path, *, final_path: Path | None = None
 ) -> WriteResult:
-    """Write the usable images of a set to `out`; `reasons` holds one an image, empty where usable.
+    """Write the usable images of a set to `out`.
 
-    `named` is what `out` will be called in the end, where it is a draft.
+    `reasons` says for each image why it is not usable, and is empty if it is. `final_path` is where
+    the caller moves `out` later.
 
     Raises:
         StorageError: `out` exists or cannot be written.
-        InvalidDatasetError: An image is gone or was changed since it was looked at.
+        InvalidDatasetError: An image was deleted or changed after the scan.
     """
     images = scan.images
     with create_directory(out) as draft:
@@ -72,11 +79,11 @@ def write_image_directory(
             _write_lines(draft / "images.lst", entries)
             _write_lines(draft / MANIFEST, manifest)
             (draft / "_meta.yaml").write_text(_META)
-            (draft / "_schema.json").write_text(_dump_yaml(_make_schema(images, entries)))
-            (draft / "_samples.json").write_text(_dump_yaml(_make_samples(draft, entries)))
+            (draft / "_schema.json").write_text(_dump_json(_make_schema(images, entries)))
+            (draft / "_samples.json").write_text(_dump_json(_make_samples(draft, entries)))
     labels = Counter(entry[_COLUMN] for entry in entries if _COLUMN in entry)
     return WriteResult(
-        str(named or out),
+        str(final_path or out),
         len(entries),
         len(manifest) - len(entries),
         {make_printable(name): count for name, count in sorted(labels.items())},
@@ -85,81 +92,74 @@ def write_image_directory(
 
 def _copy_images(
     scan: DatasetScan, reasons: Iterable[str], draft: Path
-) -> tuple[list[Row], list[Row]]:
-    """Copy the usable images; the rows of the image list and of the manifest."""
+) -> tuple[list[_Row], list[_Row]]:
+    """Copy the usable images; return the rows of the image list and of the manifest."""
     images = scan.images
     classes = {name: index for index, name in enumerate(images.classes)}
-    entries: list[Row] = []
-    manifest: list[Row] = []
-    for item, seen, reason in zip(images.items, scan.files, reasons, strict=True):
+    entries: list[_Row] = []
+    manifest: list[_Row] = []
+    for item, file, reason in zip(images.items, scan.files, reasons, strict=True):
         name = ""
         if not reason:
             name = _make_file_name(item, classes, len(entries))
-            data = _read_scanned_bytes(images, item, seen)
+            data = _read_scanned_bytes(images, item, file)
             with translate_storage_errors(draft / name):
                 (draft / name).write_bytes(data)
             entries.append(_make_entry(name, item, len(entries)))
-        manifest.append(_make_manifest_row(name, item, seen, reason))
+        manifest.append(_make_manifest_row(name, item, file, reason))
     return entries, manifest
 
 
-def _read_scanned_bytes(images: ImageSet, item: ImageItem, seen: FileScan) -> bytes:
-    """What was surveyed and judged: no other bytes may stand under its hash and verdict."""
+def _read_scanned_bytes(images: ImageSet, item: ImageItem, file: FileScan) -> bytes:
+    """Read an image file, which must match the hash in its scan."""
     try:
         content = read_file_with_fingerprint(images.root, item.name)
-        if is_unchanged(content, seen):
+        if is_unchanged(content, file):
             return content.data
-        reason = CHANGED
+        reason = CHANGED_REASON
     except UndecodableError as error:
         reason = str(error)
     raise InvalidDatasetError(
-        f"{images.source}: {make_printable(item.name)} could be read at first: {reason}",
-        "Leave the images alone while they are read, and start again.",
+        f"{images.source}: {make_printable(item.name)} was readable at first: {reason}",
+        "Do not change the images while they are read, and start again.",
     )
 
 
 def _make_file_name(item: ImageItem, classes: dict[str, int], number: int) -> str:
-    """`image/<class>_<number>.<ending>`, in ASCII whatever the image was called."""
-    ending = os.path.splitext(item.name)[1].lower()  # noqa: PTH122 - names may be 200,000
-    ending = ending if ending.isascii() else ""  # a list may call an image as it likes
+    """Return `image/<class index>_<number><suffix>`, always in ASCII."""
+    suffix = os.path.splitext(item.name)[1].lower()  # noqa: PTH122 - 200,000 names
+    suffix = suffix if suffix.isascii() else ""  # names in a list may have any suffix
     prefix = "" if item.label is None else f"{classes[item.label]}_"
-    return f"{_FOLDER}/{prefix}{number}{ending}"
+    return f"{_FOLDER}/{prefix}{number}{suffix}"
 
 
-def _make_entry(name: str, item: ImageItem, number: int) -> Row:
+def _make_entry(name: str, item: ImageItem, number: int) -> _Row:
     label = {} if item.label is None else {_COLUMN: item.label}
     return {"image_info": {"file_name": name}, **label, "id": number}
 
 
-def _make_manifest_row(name: str, item: ImageItem, seen: FileScan, reason: str) -> Row:
+def _make_manifest_row(name: str, item: ImageItem, file: FileScan, reason: str) -> _Row:
     return {
         "file_name": name,
         "source": item.name,
         "label": item.label,
-        "sha256": seen.sha256,
-        "bytes": seen.num_bytes,
-        "width": seen.width,
-        "height": seen.height,
-        "verdict": classify_image(seen, reason),
-        "reason": reason or seen.warning,
+        "sha256": file.sha256,
+        "bytes": file.num_bytes,
+        "width": file.width,
+        "height": file.height,
+        "verdict": classify_image(file, reason),
+        "reason": reason or file.warning,
     }
 
 
-def classify_image(seen: FileScan, reason: str) -> str:
-    """In one word: good, warned or skipped."""
-    if reason:
-        return "skipped"
-    return "warned" if seen.warning else "good"
-
-
-def _make_schema(images: ImageSet, entries: list[Row]) -> Row:
-    endings = Counter(Path(entry["image_info"]["file_name"]).suffix for entry in entries)
-    common = endings.most_common(1)[0][0] if endings else ".png"
+def _make_schema(images: ImageSet, entries: list[_Row]) -> _Row:
+    suffixes = Counter(Path(entry["image_info"]["file_name"]).suffix for entry in entries)
+    suffix = suffixes.most_common(1)[0][0] if suffixes else ".png"
     columns = [
         _make_column("image", "Bytes", "bytes", is_feature=True)
         | {
             "properties": {
-                "mime_type": _MIME_TYPES.get(common, f"image/{common[1:]}"),
+                "mime_type": _MIME_TYPES.get(suffix, f"image/{suffix[1:]}"),
                 "image_ref": "image_info",
             }
         },
@@ -172,7 +172,7 @@ def _make_schema(images: ImageSet, entries: list[Row]) -> Row:
     return {"columnAttributes": columns}
 
 
-def _make_column(name: str, kind: str, type_name: str, *, is_feature: bool = False) -> Row:
+def _make_column(name: str, kind: str, type_name: str, *, is_feature: bool = False) -> _Row:
     return {
         "name": name,
         "type": kind,
@@ -181,7 +181,7 @@ def _make_column(name: str, kind: str, type_name: str, *, is_feature: bool = Fal
     }
 
 
-def _make_samples(folder: Path, entries: list[Row]) -> list[Row]:
+def _make_samples(folder: Path, entries: list[_Row]) -> list[_Row]:
     return [
         {
             "image": base64.b64encode(
@@ -193,9 +193,9 @@ def _make_samples(folder: Path, entries: list[Row]) -> list[Row]:
     ]
 
 
-def _write_lines(path: Path, rows: list[Row]) -> None:
+def _write_lines(path: Path, rows: list[_Row]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
 
 
-def _dump_yaml(value: Any) -> str:
+def _dump_json(value: Any) -> str:
     return json.dumps(value, indent=2)

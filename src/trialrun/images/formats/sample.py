@@ -1,4 +1,4 @@
-"""`sample:digits`, the 1,797 handwritten digits that scikit-learn ships, as real PNG files.
+"""Sample datasets: `sample:digits`, the 1,797 handwritten digits of scikit-learn as PNG files.
 
 Alpaydin and Kaynak 1998, Optical Recognition of Handwritten Digits, 8 by 8 pixels, 17 grays.
 """
@@ -9,20 +9,20 @@ from trialrun.errors import InvalidParameterError
 from trialrun.files import create_directory, translate_storage_errors
 
 PREFIX = "sample:"
-_VERSION = 1  # raised when the files written would differ
-_GRAY_STEP = 255 / 16  # the digits' grays run from 0 to 16
+_VERSION = 1  # raise it when the written files would differ
+_GRAY_STEP = 255 / 16  # the digits' gray values are 0 to 16
 
 
 def write_sample(source: str, cache_folder: Path) -> Path:
-    """The folder that holds the sample, written on first use.
+    """Return the folder of the sample, writing it on first use.
 
     Raises:
-        InvalidParameterError: There is no sample of that name.
+        InvalidParameterError: A sample of that name does not exist.
         StorageError: The cache folder cannot be written.
     """
     name = source.removeprefix(PREFIX)
     if name != "digits":
-        raise InvalidParameterError(f"there is no sample {name!r}", "Take sample:digits.")
+        raise InvalidParameterError(f"unknown sample {name!r}", "Use sample:digits.")
     folder = cache_folder / "samples" / f"digits-{_VERSION}"
     if not folder.is_dir():
         _write_digits(folder)
@@ -42,5 +42,5 @@ def _write_digits(folder: Path) -> None:
                 image = Image.fromarray((pixels * _GRAY_STEP).round().astype("uint8"))
                 image.save(draft / str(label) / f"{index:04}.png")
     except Exception:
-        if not folder.is_dir():  # another process may have written it first
+        if not folder.is_dir():  # otherwise another process has written it
             raise

@@ -1,1 +1,1 @@
-"""Finding and reading the files of a dataset."""
+"""Listing and scanning of the files of a dataset."""

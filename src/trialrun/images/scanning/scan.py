@@ -1,7 +1,7 @@
-"""Every image file read once: its content's hash, its size in pixels, and whether it is an image.
+"""Scan of a dataset: the hash, pixel size and problems of every image file.
 
-Pixels are not decoded here. The survey is the data's identity: the digest of a dataset and the key
-of its pack come from it.
+A scan reads each file once and parses its header; it does not decode pixels. The digest of a
+dataset and the cache key of its decoded images are computed from the scan.
 """
 
 import hashlib
@@ -18,20 +18,22 @@ from trialrun.images.decoding.file_io import (
     read_file_with_fingerprint,
 )
 from trialrun.images.decoding.header import TransientDecodeError, UndecodableError, read_header
-from trialrun.images.scanning.thread_pool import TOO_SLOW, iterate_chunks, map_in_order
+from trialrun.images.scanning.thread_pool import TIMEOUT_REASON, iterate_chunks, map_in_order
 
 DEFAULT_IMAGE_SIZE = 224
-CHANGED = "changed while it was being read"
-_TOGETHER = 32  # files a thread takes at once: one takes 0.05 ms where it is in memory
-_SIZE_STEP = 32  # what torchvision's networks divide height and width by
+CHANGED_REASON = "changed while it was being read"
+GOOD, WARNED, SKIPPED = "good", "warned", "skipped"  # results of `classify_image`
+
+_CHUNK_SIZE = 32  # files per job of a thread; reading one takes 0.05 ms if it is in memory
+_SIZE_STEP = 32  # torchvision's networks reduce height and width by this factor
 
 
 @dataclass(frozen=True, slots=True)
 class FileScan:
-    """One file as found: `reason` is empty where its header is that of a usable image.
+    """Scan of one file; `reason` says why the file is unusable and is empty if it is usable.
 
-    `warning` says what a person should know of an image that is used all the same, `stamp` by what
-    it can be told that the file has not changed.
+    `warning` describes an oddity of a usable image. A file with the same `fingerprint` has the
+    same content.
     """
 
     sha256: str
@@ -40,33 +42,33 @@ class FileScan:
     height: int
     reason: str = ""
     warning: str = ""
-    stamp: FileFingerprint | None = None
+    fingerprint: FileFingerprint | None = None
 
 
-Known = Callable[[ImageItem], FileScan | None]
+ScanLookup = Callable[[ImageItem], FileScan | None]
 Progress = Callable[[int], None]
 
 
 def ignore_progress(_num_images: int) -> None:
-    """Tell nobody."""
+    """Report nothing."""
 
 
-def _no_known_scans(_item: ImageItem) -> None:
-    """Every file is to be read."""
+def _find_no_scan(_item: ImageItem) -> None:
+    """Return None: no earlier scan is known."""
 
 
 @dataclass(frozen=True, slots=True)
 class DatasetScan:
-    """Sightings of an image set's files, one an item, in the items' order."""
+    """Scans of an image set's files, one per item, in the items' order."""
 
     images: ImageSet
     files: tuple[FileScan, ...]
 
     def content_digest(self) -> str:
-        """A hash over names, labels and bytes of all files, 64 hexadecimal digits."""
+        """Hash the names, labels and contents of all files; 64 hexadecimal digits."""
         digest = hashlib.sha256()
-        for item, seen in zip(self.images.items, self.files, strict=True):
-            row = f"{item.name}\0{item.label}\0{seen.sha256}\n"
+        for item, file in zip(self.images.items, self.files, strict=True):
+            row = f"{item.name}\0{item.label}\0{file.sha256}\n"
             digest.update(row.encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
 
@@ -75,35 +77,59 @@ def scan_files(
     images: ImageSet,
     *,
     threads: int,
-    known: Known = _no_known_scans,
+    lookup: ScanLookup = _find_no_scan,
     progress: Progress = ignore_progress,
 ) -> DatasetScan:
-    """Read every file of `images` that is not `known` already, with `threads` threads."""
+    """Scan every file of `images` for which `lookup` returns no earlier scan."""
     files: list[FileScan] = []
-    look = partial(_scan_file, images.root, known)
-    looked = map_in_order(look, images.items, threads=threads, late=_time_out, together=_TOGETHER)
-    for some in iterate_chunks(looked, _TOGETHER):
-        files += some
-        progress(len(some))
+    scans = map_in_order(
+        partial(_scan_file, images.root, lookup),
+        images.items,
+        threads=threads,
+        on_timeout=_report_timeout,
+        chunk_size=_CHUNK_SIZE,
+    )
+    for chunk in iterate_chunks(scans, _CHUNK_SIZE):
+        files += chunk
+        progress(len(chunk))
     return DatasetScan(images, tuple(files))
 
 
-def is_unchanged(content: FileContent, seen: FileScan) -> bool:
-    """Whether a file's bytes are those of its sighting: by its stamp where it has one, as hashing
-    takes as long as reading.
+def classify_image(file: FileScan, decode_reason: str) -> str:
+    """Return `SKIPPED` if decoding failed for `decode_reason`, else `WARNED` or `GOOD`."""
+    if decode_reason:
+        return SKIPPED
+    return WARNED if file.warning else GOOD
+
+
+def is_unchanged(content: FileContent, file: FileScan) -> bool:
+    """Whether a file's content is the scanned one.
+
+    Compares fingerprints if there are any: hashing takes as long as reading.
     """
-    if content.stamp is not None and content.stamp == seen.stamp:
+    if content.fingerprint is not None and content.fingerprint == file.fingerprint:
         return True
-    return hashlib.sha256(content.data).hexdigest() == seen.sha256
+    return hashlib.sha256(content.data).hexdigest() == file.sha256
 
 
-def _time_out(_item: ImageItem) -> FileScan:
-    return FileScan("", 0, 0, 0, TOO_SLOW)
+def choose_image_size(scans: Sequence[DatasetScan], *, max_size: int = DEFAULT_IMAGE_SIZE) -> int:
+    """Return the median shorter side, rounded up to a multiple of 32 but at most `max_size`."""
+    sides = [
+        min(file.width, file.height) for scan in scans for file in scan.files if not file.reason
+    ]
+    if not sides:
+        return max_size
+    rounded = -(-int(statistics.median(sides)) // _SIZE_STEP) * _SIZE_STEP
+    return min(max(rounded, _SIZE_STEP), max_size)
 
 
-def _scan_file(root: Path, known: Known, item: ImageItem) -> FileScan:
-    if (seen := known(item)) is not None:
-        return seen
+def _report_timeout(_item: ImageItem) -> FileScan:
+    return FileScan("", 0, 0, 0, TIMEOUT_REASON)
+
+
+def _scan_file(root: Path, lookup: ScanLookup, item: ImageItem) -> FileScan:
+    if (earlier := lookup(item)) is not None:
+        return earlier
     try:
         content = read_file_with_fingerprint(root, item.name)
     except UndecodableError as error:
@@ -111,22 +137,10 @@ def _scan_file(root: Path, known: Known, item: ImageItem) -> FileScan:
     digest, size = hashlib.sha256(content.data).hexdigest(), len(content.data)
     try:
         header = read_header(content.data)
-    except (
-        TransientDecodeError
-    ) as error:  # no hash, no stamp: neither ledger nor pack may keep the reason
+    except TransientDecodeError as error:
+        # Without hash and fingerprint no cache stores the reason.
         return FileScan("", size, 0, 0, str(error))
     except UndecodableError as error:
-        return FileScan(digest, size, 0, 0, str(error), stamp=content.stamp)
+        return FileScan(digest, size, 0, 0, str(error), fingerprint=content.fingerprint)
     warning = header.warning(item.name)
-    return FileScan(digest, size, header.width, header.height, "", warning, content.stamp)
-
-
-def choose_image_size(scans: Sequence[DatasetScan], *, most: int = DEFAULT_IMAGE_SIZE) -> int:
-    """`most`, or where the images are smaller their median shorter side, rounded up to 32s."""
-    sides = [
-        min(seen.width, seen.height) for scan in scans for seen in scan.files if not seen.reason
-    ]
-    if not sides:
-        return most
-    rounded = -(-int(statistics.median(sides)) // _SIZE_STEP) * _SIZE_STEP
-    return min(max(rounded, _SIZE_STEP), most)
+    return FileScan(digest, size, header.width, header.height, "", warning, content.fingerprint)

@@ -1,8 +1,8 @@
-"""Many images at once, in order, by threads that a hanging decoder cannot take with it.
+"""Ordered parallel map with a timeout per item.
 
-The standard library's pool waits for its threads when the process ends; these are daemons, and one
-that has been at an image for too long is given up: it keeps its core and its memory until the
-process ends, a new thread takes its place, and the image counts as timed out.
+The standard library's pool waits for its threads when the process ends. These threads are daemons:
+a thread that exceeds the timeout is abandoned and a new one replaces it. An abandoned thread keeps
+its core and memory until the process ends.
 """
 
 import os
@@ -16,165 +16,163 @@ from itertools import islice
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
-Made = TypeVar("Made")
+Result = TypeVar("Result")
 
-ITEM_SECONDS = 30.0  # the largest image that is let through takes about 2 s to decode
-TOO_SLOW = f"took longer than {ITEM_SECONDS:g} seconds"
-# Items that may wait to be taken, a thread and in all: bounds what is in memory, which for whole
-# photographs is some 8 MB each.
-_AHEAD, _AHEAD_IN_ALL = 32, 64
-_LOOK_SECONDS = 0.5
-# A look that lasts so much longer was not cut short by work: the whole process had been stopped.
-_STOPPED_SECONDS = 2.0
+ITEM_TIMEOUT_SECONDS = 30.0  # the largest allowed image takes about 2 s to decode
+TIMEOUT_REASON = f"took longer than {ITEM_TIMEOUT_SECONDS:g} seconds"
+# Limits on queued items, per thread and in total. They bound memory: a photograph has about 8 MB.
+_MAX_QUEUED_PER_THREAD, _MAX_QUEUED = 32, 64
+_POLL_SECONDS = 0.5
+# A poll that lasts this much longer than planned shows that the whole process was suspended.
+_SUSPENDED_SECONDS = 2.0
 
 
 @dataclass(slots=True)
-class _Job(Generic[Item, Made]):
-    """Some items on their way; `began` says when the one now worked at was taken, 0 for none."""
+class _Job(Generic[Item, Result]):
+    """Items for one thread; `started` is the current item's start time (monotonic), 0 if none."""
 
     items: Sequence[Item]
-    made: list[Made] = field(default_factory=list)
-    began: float = 0.0
+    results: list[Result] = field(default_factory=list)
+    started: float = 0.0
     error: BaseException | None = None
     done: threading.Event = field(default_factory=threading.Event)
-    _is_given_up: bool = False
+    _is_abandoned: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def add(self, made: Made) -> bool:
-        """Take what was made of the next item; False where nobody waits for it any more."""
+    def add_result(self, result: Result) -> bool:
+        """Store the current item's result; return False if the job was abandoned."""
         with self._lock:
-            if not self._is_given_up:
-                self.made.append(made)
-                self.began = time.monotonic()
-            return not self._is_given_up
+            if not self._is_abandoned:
+                self.results.append(result)
+                self.started = time.monotonic()
+            return not self._is_abandoned
 
-    def give_up(self, not_after: float) -> bool:
-        """Wait no longer if the item now worked at was taken before `not_after`."""
+    def abandon_if_late(self, deadline: float) -> bool:
+        """Abandon the job if its current item was started before `deadline`."""
         with self._lock:
-            is_late = 0 < self.began < not_after and not self.done.is_set()
-            self._is_given_up = is_late
+            is_late = 0 < self.started < deadline and not self.done.is_set()
+            self._is_abandoned = is_late
             return is_late
 
 
 @dataclass(slots=True)
 class _ItemTimeout:
-    """How long an item may take; the time during which the process was stopped does not count."""
+    """Time limit per item, in seconds; time during which the process was suspended is excluded."""
 
     seconds: float
     _resumed: float = 0.0
 
-    def outlasts(self, job: _Job[Item, Made]) -> bool:
-        """Wait for a job; False where it has been at one item for too long."""
-        look = min(self.seconds, _LOOK_SECONDS)
-        while not self._has_ended(job, look):
+    def wait(self, job: _Job[Item, Result]) -> bool:
+        """Wait for a job; return False if one of its items exceeded the limit."""
+        poll_seconds = min(self.seconds, _POLL_SECONDS)
+        while not self._poll(job, poll_seconds):
             now = time.monotonic()
-            if now - self.seconds > self._resumed and job.give_up(now - self.seconds):
+            if now - self.seconds > self._resumed and job.abandon_if_late(now - self.seconds):
                 return False
         return True
 
-    def _has_ended(self, job: _Job[Item, Made], look: float) -> bool:
-        began = time.monotonic()
-        has_ended = job.done.wait(look)
-        if (now := time.monotonic()) > began + look + _STOPPED_SECONDS:
-            self._resumed = now  # all clocks begin anew, those of the jobs that come next as well
-        return has_ended
+    def _poll(self, job: _Job[Item, Result], poll_seconds: float) -> bool:
+        started = time.monotonic()
+        is_done = job.done.wait(poll_seconds)
+        if (now := time.monotonic()) > started + poll_seconds + _SUSPENDED_SECONDS:
+            self._resumed = now  # restarts the time limit of this job and of all later ones
+        return is_done
 
 
 def count_threads() -> int:
-    """The processors this process may use."""
+    """Return the number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def map_in_order(
-    make: Callable[[Item], Made],
+    function: Callable[[Item], Result],
     items: Iterable[Item],
     *,
     threads: int,
-    late: Callable[[Item], Made],
-    seconds: float = ITEM_SECONDS,
-    together: int = 1,
-) -> Iterator[Made]:
-    """`make(item)` of every item, in the items' order, made by `threads` threads.
+    on_timeout: Callable[[Item], Result],
+    timeout_seconds: float = ITEM_TIMEOUT_SECONDS,
+    chunk_size: int = 1,
+) -> Iterator[Result]:
+    """Yield `function(item)` for every item, in the items' order, computed by `threads` threads.
 
-    `late(item)` stands in for an item that took longer than `seconds`. What `make` raises is raised
-    here, in its item's turn. A thread takes `together` items at once: threads that hand over after
-    every short item wait for each other longer than they work.
+    Yields `on_timeout(item)` for an item that exceeds `timeout_seconds`. An exception in `function`
+    is raised in its item's turn. A thread takes `chunk_size` items at once: handing over after
+    every short item costs more time than the work itself.
     """
-    team = _ThreadPool(make, threads)
-    waiting: deque[_Job[Item, Made]] = deque()
-    patience = _ItemTimeout(seconds)
-    num_ahead = _jobs_ahead(threads, together)
-    jobs = iterate_chunks(items, together)
+    pool = _ThreadPool(function, threads)
+    pending: deque[_Job[Item, Result]] = deque()
+    timeout = _ItemTimeout(timeout_seconds)
+    max_pending = _choose_max_jobs(threads, chunk_size)
+    chunks = iterate_chunks(items, chunk_size)
     try:
         while True:
-            for some in islice(jobs, max(num_ahead - len(waiting), 0)):
-                waiting.append(team.begin(some))
-            if not waiting:
+            for chunk in islice(chunks, max(max_pending - len(pending), 0)):
+                pending.append(pool.submit(chunk))
+            if not pending:
                 return
-            job = waiting.popleft()
-            if patience.outlasts(job):
-                yield from job.made
-            else:
-                yield from job.made
-                yield late(job.items[len(job.made)])
-                team.replace_one()
-                waiting.appendleft(team.begin(job.items[len(job.made) + 1 :]))
+            job = pending.popleft()
+            is_done = timeout.wait(job)
+            yield from job.results
+            if not is_done:
+                yield on_timeout(job.items[len(job.results)])
+                pool.start_thread()
+                pending.appendleft(pool.submit(job.items[len(job.results) + 1 :]))
             if job.error is not None:
                 raise job.error
     finally:
-        team.dismiss()
+        pool.shut_down()
 
 
-def iterate_chunks(items: Iterable[Item], together: int) -> Iterator[list[Item]]:
-    """Lists of `together` items, the last one shorter; itertools has it from Python 3.12 on."""
+def iterate_chunks(items: Iterable[Item], chunk_size: int) -> Iterator[list[Item]]:
+    """Yield lists of `chunk_size` items; the last may be shorter (itertools.batched needs 3.12)."""
     remaining = iter(items)
-    while some := list(islice(remaining, together)):
-        yield some
+    while chunk := list(islice(remaining, chunk_size)):
+        yield chunk
 
 
-def _jobs_ahead(threads: int, together: int) -> int:
-    """At least two a thread, so that none waits for whoever takes the results."""
-    return max(min(threads * _AHEAD, _AHEAD_IN_ALL) // together, 2 * threads)
+def _choose_max_jobs(threads: int, chunk_size: int) -> int:
+    """Return at least two jobs per thread, so that no thread waits for the consumer."""
+    return max(min(threads * _MAX_QUEUED_PER_THREAD, _MAX_QUEUED) // chunk_size, 2 * threads)
 
 
-class _ThreadPool(Generic[Item, Made]):
-    """Daemon threads that take jobs from a queue until they are dismissed."""
+class _ThreadPool(Generic[Item, Result]):
+    """Daemon threads that take jobs from a queue until `shut_down`."""
 
-    def __init__(self, make: Callable[[Item], Made], threads: int) -> None:
-        self._make = make
-        self._jobs: queue.SimpleQueue[_Job[Item, Made] | None] = queue.SimpleQueue()
-        self._num_begun = 0
+    def __init__(self, function: Callable[[Item], Result], threads: int) -> None:
+        self._function = function
+        self._jobs: queue.SimpleQueue[_Job[Item, Result] | None] = queue.SimpleQueue()
+        self._num_started = 0
         for _ in range(max(threads, 1)):
-            self.replace_one()
+            self.start_thread()
 
-    def begin(self, items: Sequence[Item]) -> _Job[Item, Made]:
-        """Hand items to whoever is free first."""
-        job: _Job[Item, Made] = _Job(items)
+    def submit(self, items: Sequence[Item]) -> _Job[Item, Result]:
+        """Queue items as one job."""
+        job: _Job[Item, Result] = _Job(items)
         self._jobs.put(job)
         return job
 
-    def replace_one(self) -> None:
-        """Another thread, for one that is no longer counted on."""
-        self._num_begun += 1
+    def start_thread(self) -> None:
+        """Start a thread: a first one, or the replacement of an abandoned one."""
+        self._num_started += 1
         threading.Thread(target=self._work, daemon=True).start()
 
-    def dismiss(self) -> None:
-        """Let the threads end; those that hang are left behind."""
-        while not self._jobs.empty():  # what nobody will take any more
+    def shut_down(self) -> None:
+        """Drop queued jobs and let idle threads end; abandoned threads keep running."""
+        while not self._jobs.empty():
             try:
                 self._jobs.get_nowait()
             except queue.Empty:
                 break
-        for _ in range(self._num_begun):
+        for _ in range(self._num_started):
             self._jobs.put(None)
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
-            job.began = time.monotonic()
+            job.started = time.monotonic()
             try:
                 for item in job.items:
-                    if not job.add(self._make(item)):
-                        return  # another thread has taken this one's place
-            except BaseException as error:  # raised again where the result is taken
+                    if not job.add_result(self._function(item)):
+                        return  # abandoned: another thread has replaced this one
+            except BaseException as error:  # raised again by `map_in_order`
                 job.error = error
             job.done.set()

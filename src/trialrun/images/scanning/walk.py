@@ -1,4 +1,8 @@
-"""The image files below a folder: no way out of it, no endless loop, nothing that blocks."""
+"""Recursive listing of the image files in a folder.
+
+The listing stays inside the folder, reads every folder once even if links form a loop, and never
+opens a file.
+"""
 
 import heapq
 import os
@@ -11,100 +15,99 @@ _READABLE_SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .mpo .png .apng .bmp .dib .gif .webp .tif .tiff .ppm .pgm .pbm .pnm "
     ".tga .ico .jp2 .j2k .avif .pcx .sgi .qoi".split()
 )
-# Known to be images, and refused by the decoder with a word on why, rather than overlooked.
+# Image formats that the decoder rejects with a reason; listed so that they are reported.
 _UNSUPPORTED_SUFFIXES = frozenset(".svg .heic .heif .eps .ps .psd .wmf .emf .raw .dng".split())
 _IMAGE_SUFFIXES = _READABLE_SUFFIXES | _UNSUPPORTED_SUFFIXES
 
 _SYSTEM_NAMES = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini", "$RECYCLE.BIN"})
 
+# Whether the folder is a link, its name below the root, its path. Folders are visited in the order
+# of these tuples: real folders before links, so that images are listed under a real folder's name.
+_Folder = tuple[bool, str, str]
+
 
 @dataclass(slots=True)
 class FolderListing:
-    """What lies below a folder: image names (with `/`, sorted), folder names, what was left out."""
+    """Sorted names of the images and folders below a folder (with `/`), and counts of the rest."""
 
     images: list[str] = field(default_factory=list)
     folders: list[str] = field(default_factory=list)
-    left_out: Counter[str] = field(default_factory=Counter)
+    ignored: Counter[str] = field(default_factory=Counter)
 
     def notes(self) -> tuple[str, ...]:
-        """What was left out and why, in words."""
-        return tuple(f"{count} {what}" for what, count in sorted(self.left_out.items()))
+        """Describe the ignored entries, one note per kind."""
+        return tuple(f"{count} {kind}" for kind, count in sorted(self.ignored.items()))
 
 
 def is_system_name(name: str) -> bool:
-    """Whether a name belongs to an operating system or a tool: hidden, or one of a known few."""
+    """Whether a name is hidden or belongs to an operating system's or a tool's own files."""
     return name.startswith(".") or name in _SYSTEM_NAMES
 
 
 def is_image_name(name: str) -> bool:
-    """Whether a name ends like an image's."""
+    """Whether a name has the suffix of an image format."""
     return os.path.splitext(name)[1].lower() in _IMAGE_SUFFIXES  # noqa: PTH122 - 200,000 names
 
 
 def walk_folder(root: Path) -> FolderListing:
-    """Every image below `root`, links followed only where they stay inside it.
+    """List every image below `root`; links are followed only if they stay inside it.
 
     Raises:
         OSError: `root` cannot be listed.
     """
-    found = FolderListing()
+    listing = FolderListing()
     real_root = os.path.realpath(root)
-    seen = {_folder_identity(real_root)}
-    ahead = _list_folder(real_root, "", real_root, found)
-    heapq.heapify(ahead)
-    while ahead:
-        folder = heapq.heappop(ahead)
-        for inner in _enter_folder(folder, real_root, seen, found):
-            heapq.heappush(ahead, inner)
-    found.images.sort()
-    found.folders.sort()
-    return found
+    visited = {_identify_folder(real_root)}
+    pending = _list_folder(real_root, "", real_root, listing)
+    heapq.heapify(pending)
+    while pending:
+        folder = heapq.heappop(pending)
+        for sub_folder in _visit_folder(folder, real_root, visited, listing):
+            heapq.heappush(pending, sub_folder)
+    listing.images.sort()
+    listing.folders.sort()
+    return listing
 
 
-# Whether it is a link, its name below the root, its path. In this order: real folders before links,
-# each by name, so that it is never by chance that a link's name is what a folder's images go by.
-_Folder = tuple[bool, str, str]
-
-
-def _enter_folder(
-    folder: _Folder, root: str, seen: set[tuple[int, int]], found: FolderListing
+def _visit_folder(
+    folder: _Folder, root: str, visited: set[tuple[int, int]], listing: FolderListing
 ) -> Sequence[_Folder]:
-    """The folders in a folder, unless it was read already or may not be."""
+    """List a folder unless it was visited before or is not readable; return its sub-folders."""
     _, name, path = folder
-    if (identity := _folder_identity(path)) in seen:
-        is_above = path.startswith(os.path.realpath(path) + "/")
-        found.left_out[f"links {'back ' * is_above}to a folder already read (not followed)"] += 1
+    if (identity := _identify_folder(path)) in visited:
+        is_parent = path.startswith(os.path.realpath(path) + "/")
+        listing.ignored[f"links {'back ' * is_parent}to a folder already read (not followed)"] += 1
         return ()
-    seen.add(identity)
-    found.folders.append(name)
+    visited.add(identity)
+    listing.folders.append(name)
     try:
-        return _list_folder(path, name + "/", root, found)
+        return _list_folder(path, name + "/", root, listing)
     except PermissionError:
-        found.left_out["folders that may not be read (skipped)"] += 1
+        listing.ignored["folders without read permission (skipped)"] += 1
         return ()
 
 
-def _list_folder(path: str, prefix: str, root: str, found: FolderListing) -> list[_Folder]:
-    """Note the images in a folder; the folders in it."""
+def _list_folder(path: str, prefix: str, root: str, listing: FolderListing) -> list[_Folder]:
+    """Add a folder's images to `listing`; return its sub-folders."""
     folders = []
     with os.scandir(path) as entries:
         for entry in entries:
             if is_system_name(entry.name):
                 continue
             if entry.is_symlink() and not _is_inside(entry.path, root):
-                found.left_out["links that lead out of the folder or nowhere (not followed)"] += 1
+                listing.ignored["links that lead out of the folder or nowhere (not followed)"] += 1
             elif entry.is_dir():
                 folders.append((entry.is_symlink(), prefix + entry.name, entry.path))
             elif not entry.is_file():
-                found.left_out["pipes, sockets or devices (skipped)"] += 1
+                listing.ignored["pipes, sockets or devices (skipped)"] += 1
             elif is_image_name(entry.name):
-                found.images.append(prefix + entry.name)
+                listing.images.append(prefix + entry.name)
             else:
-                found.left_out["files that are no images (ignored)"] += 1
+                listing.ignored["files that are not images (ignored)"] += 1
     return folders
 
 
-def _folder_identity(folder: str) -> tuple[int, int]:
+def _identify_folder(folder: str) -> tuple[int, int]:
     status = os.stat(folder)  # noqa: PTH116 - an entry's own stat has no inode on every platform
     return status.st_dev, status.st_ino
 

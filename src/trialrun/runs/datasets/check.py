@@ -1,4 +1,4 @@
-"""Checks image sets apart from training."""
+"""Checks datasets without training: decodes every image and finds problems and leakage."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,8 +10,15 @@ from trialrun.image_cache import select_usable
 from trialrun.image_cache.on_the_fly import OnTheFlyImages, decode_once
 from trialrun.images import ImageSet, check_same_classes, check_trainable, escape_non_utf8
 from trialrun.images.decoding.preprocessing import Preprocessing
-from trialrun.images.formats.image_directory_writer import classify_image
-from trialrun.images.scanning.scan import DatasetScan, choose_image_size, scan_files
+from trialrun.images.scanning.scan import (
+    GOOD,
+    SKIPPED,
+    WARNED,
+    DatasetScan,
+    choose_image_size,
+    classify_image,
+    scan_files,
+)
 from trialrun.images.scanning.thread_pool import count_threads
 from trialrun.runs.callbacks import DECODING, READING, NoOpCallback, RunCallback
 from trialrun.runs.datasets.leakage import LeakageReport, find_leakage
@@ -20,57 +27,58 @@ from trialrun.runs.datasets.sources import open_source
 
 @dataclass(frozen=True, slots=True)
 class CheckedSet:
-    """One set, every image of it decoded."""
+    """One set with its scan and the result of decoding every image."""
 
     scan: DatasetScan
     decoded: OnTheFlyImages
 
     @property
     def images(self) -> ImageSet:
-        """Its names and labels."""
+        """The names and labels of the set."""
         return self.scan.images
 
     def to_json(self) -> dict[str, Any]:
-        """Counts, and every image that is skipped or odd."""
-        rows = list(zip(self.images.items, self.scan.files, self.decoded.reasons, strict=True))
-        verdicts = [classify_image(seen, reason) for _, seen, reason in rows]
+        """Return counts, and the skipped and warned images with the reason."""
+        rows = [
+            (escape_non_utf8(item.name), file, reason, classify_image(file, reason))
+            for item, file, reason in zip(
+                self.images.items, self.scan.files, self.decoded.reasons, strict=True
+            )
+        ]
+        verdicts = [verdict for _, _, _, verdict in rows]
         return {
             "source": self.images.source,
             "digest": self.scan.content_digest(),
             "num_images": len(self.images),
-            "images_by_class": self.images.counts(),
+            "images_by_class": self.images.count_classes(),
             "num_unlabelled": sum(item.label is None for item in self.images.items),
-            "num_good": verdicts.count("good"),
-            "num_skipped": verdicts.count("skipped"),
-            "num_warned": verdicts.count("warned"),
-            "skipped": {escape_non_utf8(item.name): reason for item, _, reason in rows if reason},
-            "warned": {
-                escape_non_utf8(item.name): seen.warning
-                for item, seen, reason in rows
-                if seen.warning and not reason
-            },
+            "num_good": verdicts.count(GOOD),
+            "num_skipped": verdicts.count(SKIPPED),
+            "num_warned": verdicts.count(WARNED),
+            "skipped": {name: reason for name, _, reason, verdict in rows if verdict == SKIPPED},
+            "warned": {name: file.warning for name, file, _, verdict in rows if verdict == WARNED},
             "notes": list(self.images.notes),
         }
 
 
 @dataclass(frozen=True, slots=True)
 class CheckReport:
-    """One or two sets, what was found, and what keeps them from being learned from."""
+    """One or two checked sets, their leakage, and the errors that prevent training on them."""
 
     sets: tuple[CheckedSet, ...]
-    findings: LeakageReport
+    leakage: LeakageReport
     problems: tuple[TrialrunError, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values by name."""
+        """Return plain values by name."""
         return {
             "sets": [checked.to_json() for checked in self.sets],
-            "findings": self.findings.to_json(),
+            "findings": self.leakage.to_json(),
             "problems": [f"{type(error).__name__}: {error}" for error in self.problems],
         }
 
     def raise_for_problems(self) -> None:
-        """Raise what keeps the sets from being learned from, if anything does."""
+        """Raise one error that names all problems, if there are any."""
         if self.problems:
             raise merge_errors(self.problems)
 
@@ -82,33 +90,35 @@ def check_datasets(
     strict: bool = False,
     callback: RunCallback | None = None,
 ) -> CheckReport:
-    """Decode every image of one or two sets; nothing is written that stays.
+    """Decode every image of one or two sets, and leave no files behind.
 
     Raises:
-        TrialrunError: A set cannot be opened; what else is wrong stands in `problems`.
+        TrialrunError: A set cannot be opened. Other errors are returned in `problems`.
     """
     callback = callback or NoOpCallback()
     with scratch_directory() as scratch:
         sources = [data] if valid is None else [data, valid]
-        opened = [open_source(source, cache=scratch) for source in sources]
-        sets = tuple(check_set(images, callback) for images in opened)
+        image_sets = [open_source(source, cache=scratch) for source in sources]
+        sets = tuple(check_set(images, callback) for images in image_sets)
         scans = [checked.scan for checked in sets]
-        findings = find_leakage(scans, [checked.decoded for checked in sets])
-    return CheckReport(sets, findings, tuple(_find_problems(sets, strict=strict)))
+        leakage = find_leakage(scans, [checked.decoded for checked in sets])
+    return CheckReport(sets, leakage, tuple(_find_problems(sets, strict=strict)))
 
 
 def check_set(images: ImageSet, callback: RunCallback) -> CheckedSet:
     """Scan the files of one set and decode every image."""
-    callback.scanning(READING, len(images))
-    scan = scan_files(images, threads=count_threads(), progress=callback.scanned)
-    callback.scanning(DECODING, len(images))
+    callback.on_scan_start(READING, len(images))
+    scan = scan_files(images, threads=count_threads(), progress=callback.on_scan_progress)
+    callback.on_scan_start(DECODING, len(images))
     preprocessing = Preprocessing(choose_image_size([scan]))
-    decoded = decode_once(scan, preprocessing, threads=count_threads(), progress=callback.scanned)
+    decoded = decode_once(
+        scan, preprocessing, threads=count_threads(), progress=callback.on_scan_progress
+    )
     return CheckedSet(scan, decoded)
 
 
 def _find_problems(sets: Sequence[CheckedSet], *, strict: bool) -> Iterator[TrialrunError]:
-    """An unlabelled set alone is fit to be scored, and no problem."""
+    """Yield the errors; a single unlabelled set is not an error, because it can be scored."""
     labelled = [
         checked for checked in sets if checked.images.declared_classes or checked.images.classes
     ]

@@ -1,4 +1,4 @@
-"""Writes any dataset as an ImageDirectory."""
+"""Converts datasets to ImageDirectories."""
 
 from pathlib import Path
 
@@ -12,10 +12,10 @@ from trialrun.runs.datasets.sources import open_source
 
 
 def convert_dataset(source: str, out: str, *, callback: RunCallback | None = None) -> WriteResult:
-    """Write DATA as an ImageDirectory; images that cannot be read are left out and noted.
+    """Write `source` as an ImageDirectory; skip unreadable images and note them.
 
     Raises:
-        TrialrunError: DATA cannot be opened, or `out` exists or cannot be written.
+        TrialrunError: `source` cannot be opened, or `out` exists or cannot be written.
     """
     folder = output_folder(out)
     images = open_source(source)
@@ -28,9 +28,12 @@ def convert_dataset(source: str, out: str, *, callback: RunCallback | None = Non
 def write_set(
     checked: CheckedSet, out: Path, callback: RunCallback, named: Path | None = None
 ) -> WriteResult:
-    """Write the usable images of a checked set to `out`; report the others."""
-    for each in list_skipped(checked.images, checked.decoded.reasons):
-        callback.note(f"left out {each.name}: {each.reason}")
+    """Write the usable images of a checked set to `out`, and note the others.
+
+    `named` is the folder's final name if `out` is a draft that is renamed later.
+    """
+    for image in list_skipped(checked.images, checked.decoded.reasons):
+        callback.on_note(f"skipped {image.name}: {image.reason}")
     for note in checked.images.notes:
-        callback.note(f"{checked.images.source}: {note}")
-    return write_image_directory(checked.scan, checked.decoded.reasons, out, named=named)
+        callback.on_note(f"{checked.images.source}: {note}")
+    return write_image_directory(checked.scan, checked.decoded.reasons, out, final_path=named)

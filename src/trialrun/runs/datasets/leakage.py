@@ -1,4 +1,4 @@
-"""What is suspicious about two sets together: images that are in both, or under two labels."""
+"""Leakage and label conflicts: images that are in both sets or have two labels."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -11,14 +11,14 @@ from trialrun.images.checks.groups import find_shared_groups
 from trialrun.images.dataset import ImageSet, escape_non_utf8, make_printable
 from trialrun.images.scanning.scan import DatasetScan
 
-_SHOWN = 3  # examples in a note
+_NUM_EXAMPLES = 3  # in a note
 
 
 @dataclass(frozen=True, slots=True)
 class LeakageReport:
-    """Duplicates by content, pairs that look alike, and groups on both sides.
+    """Exact duplicates, near-duplicate pairs, and groups with images in both sets.
 
-    `num_unjudged` images of the second set look like too many of the first to be compared with all.
+    `num_skipped` images of the second set resemble too many of the first to be compared with all.
     """
 
     duplicates: Duplicates
@@ -27,7 +27,7 @@ class LeakageReport:
     num_skipped: int = 0
 
     def counts(self) -> dict[str, int]:
-        """How many of each, by the names under which they are recorded."""
+        """Return the number of each, by the names of the tags that record them."""
         return {
             "leaked_images": len(self.duplicates.leaked),
             "conflicting_labels": len(self.duplicates.conflicting),
@@ -36,7 +36,7 @@ class LeakageReport:
         }
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, by name."""
+        """Return all fields as plain values."""
         return {
             **self.counts(),
             **asdict(self.duplicates),
@@ -46,46 +46,52 @@ class LeakageReport:
         }
 
     def notes(self) -> list[str]:
-        """A sentence a finding, with examples."""
-        found = self.duplicates
-        told = [
-            (found.leaked, "validation images are training images too"),
-            (
-                [[f"{name} ({label})" for name, label in group] for group in found.conflicting],
-                "images stand under more than one label",
-            ),
+        """Return one sentence per kind of leakage, with examples."""
+        conflicting = [
+            [f"{name} ({label})" for name, label in group] for group in self.duplicates.conflicting
+        ]
+        kinds = [
+            (self.duplicates.leaked, "validation images are also training images"),
+            (conflicting, "images appear under more than one label"),
             (self.near, "pairs of a training and a validation image look alike"),
             ([[group] for group in self.groups], "groups have images in both sets"),
         ]
-        notes = [f"{len(cases)} {what}: {_format_examples(cases)}" for cases, what in told if cases]
+        notes = [
+            f"{len(cases)} {description}: {_format_examples(cases)}"
+            for cases, description in kinds
+            if cases
+        ]
         if self.num_skipped:
             notes.append(
                 f"{self.num_skipped} validation images resemble too many training images to be "
-                "compared with all: some that look alike may have been missed"
+                "compared with all: some pairs that look alike may be missing"
             )
         return notes
 
 
 def _format_examples(cases: Sequence[Sequence[str]]) -> str:
-    shown = "; ".join(" = ".join(map(make_printable, case)) for case in cases[:_SHOWN])
-    return shown + (f"; and {len(cases) - _SHOWN} more" if len(cases) > _SHOWN else "")
+    shown = "; ".join(" = ".join(map(make_printable, case)) for case in cases[:_NUM_EXAMPLES])
+    return shown + (
+        f"; and {len(cases) - _NUM_EXAMPLES} more" if len(cases) > _NUM_EXAMPLES else ""
+    )
 
 
 def find_leakage(scans: Sequence[DatasetScan], decoded: Sequence[DecodedImages]) -> LeakageReport:
-    """What there is to be found in one or two sets."""
+    """Find duplicates in one set, or duplicates, similar images and shared groups in two."""
     duplicates = find_duplicates(scans)
     if len(scans) < 2:
         return LeakageReport(duplicates)
     sets = [scan.images for scan in scans]
-    alike = find_near_duplicates(decoded[0].perceptual_hashes, decoded[1].perceptual_hashes)
-    near = _name_pairs(alike.pairs, scans, sets)
-    return LeakageReport(duplicates, near, find_shared_groups(sets[0], sets[1]), alike.num_skipped)
+    similar = find_near_duplicates(decoded[0].perceptual_hashes, decoded[1].perceptual_hashes)
+    near = _name_pairs(similar.pairs, scans, sets)
+    groups = find_shared_groups(sets[0], sets[1])
+    return LeakageReport(duplicates, near, groups, similar.num_skipped)
 
 
 def _name_pairs(
     pairs: Sequence[tuple[int, int]], scans: Sequence[DatasetScan], sets: Sequence[ImageSet]
 ) -> tuple[tuple[str, str], ...]:
-    """Pairs that look alike without being the same file."""
+    """Return the names of each pair, without pairs of identical files."""
     return tuple(
         (escape_non_utf8(sets[0].items[left].name), escape_non_utf8(sets[1].items[right].name))
         for left, right in pairs

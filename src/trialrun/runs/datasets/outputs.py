@@ -1,4 +1,4 @@
-"""Paths that commands write to, checked before the work begins."""
+"""Output paths of commands, checked before the work starts."""
 
 from pathlib import Path
 
@@ -16,27 +16,32 @@ def output_folder(out: str) -> Path:
     """
     try:
         return Path(out).expanduser()
-    except RuntimeError as error:  # ~name, and there is no such user
-        raise InvalidParameterError(f"there is no {out}: {error}", "Give a full path.") from None
+    except RuntimeError as error:  # ~name of an unknown user
+        raise InvalidParameterError(f"cannot expand {out}: {error}", "Give a full path.") from None
 
 
 def check_outside(out: Path, images: ImageSet) -> None:
-    """What is written among the images would be read as more of them."""
+    """Raise if `out` is inside the dataset, where its files would be read as images.
+
+    Raises:
+        InvalidParameterError: `out` is inside the root of `images`.
+    """
     if out.resolve().is_relative_to(images.root.resolve()):
         raise InvalidParameterError(
-            f"{out} lies in {images.source} itself", "Choose a folder outside of it."
+            f"{out} is inside {images.source}", "Choose a folder outside of it."
         )
 
 
 def check_output(output: str) -> Path:
-    """The file to write, known by its ending.
+    """Return the path of the table to write.
 
     Raises:
-        InvalidParameterError: It ends in neither .csv nor .parquet.
+        InvalidParameterError: Its suffix is neither .csv nor .parquet.
     """
     path = Path(output)
     if path.suffix.lower() not in _TABLE_SUFFIXES:
         raise InvalidParameterError(
-            f"output={output} is neither .csv nor .parquet", "Name the file scored.csv, say."
+            f"output={output} is neither .csv nor .parquet",
+            "Name the file scored.csv, for example.",
         )
     return path

@@ -1,4 +1,4 @@
-"""Scans the files of a dataset through the cache of scans."""
+"""Scans the files of a dataset; results of unchanged files come from the scan cache."""
 
 from trialrun.cache.location import scans_folder
 from trialrun.image_cache.inventory import enforce_cache_limit
@@ -10,10 +10,10 @@ from trialrun.runs.callbacks import READING, NoOpCallback, RunCallback
 
 
 def scan_set(images: ImageSet, callback: RunCallback | None = None) -> DatasetScan:
-    """Every file looked at, those excepted that have not changed since they were."""
-    enforce_cache_limit()  # an archive may just have been unpacked
+    """Scan the files of a set, except those that have not changed since their last scan."""
+    enforce_cache_limit()  # opening the set may have unpacked an archive into the cache
     callback = callback or NoOpCallback()
-    callback.scanning(READING, len(images))
+    callback.on_scan_start(READING, len(images))
     return scan_with_cache(
-        images, scans_folder(), threads=count_threads(), progress=callback.scanned
+        images, scans_folder(), threads=count_threads(), progress=callback.on_scan_progress
     )

@@ -1,9 +1,11 @@
-"""Splits a labelled dataset into two ImageDirectories."""
+"""Splits labelled datasets into two ImageDirectories."""
+
+from pathlib import Path
 
 from trialrun.errors import InvalidParameterError, merge_errors
 from trialrun.files import create_directory
 from trialrun.image_cache.inventory import enforce_cache_limit
-from trialrun.images import check_trainable
+from trialrun.images import ImageSet, check_trainable
 from trialrun.images.formats.image_directory_writer import WriteResult
 from trialrun.images.split import split_stratified
 from trialrun.runs.callbacks import NoOpCallback, RunCallback
@@ -27,11 +29,11 @@ def split_dataset(
 
     Raises:
         InvalidParameterError: `fraction` is not between 0 and 1.
-        TrialrunError: DATA cannot be opened or split, or `out` exists or cannot be written.
+        TrialrunError: `data` cannot be opened or split, or `out` exists or cannot be written.
     """
     if not 0 < fraction < 1:
         raise InvalidParameterError(
-            f"fraction={fraction:g} is not between 0 and 1", "Take 0.9, say."
+            f"fraction={fraction:g} is not between 0 and 1", "Set it to 0.9, for example."
         )
     callback = callback or NoOpCallback()
     images = open_source(data, group_column=group_column, group_pattern=group_pattern)
@@ -39,10 +41,16 @@ def split_dataset(
     if problems := check_trainable(images):
         raise merge_errors(problems)
     parts = split_stratified(
-        images.labelled(), second_fraction=1 - fraction, random_seed=random_seed
+        images.drop_unlabelled(), second_fraction=1 - fraction, random_seed=random_seed
     )
     folder = output_folder(out)
     check_outside(folder, images)
+    return _write_parts(parts, folder, callback)
+
+
+def _write_parts(
+    parts: tuple[ImageSet, ImageSet], folder: Path, callback: RunCallback
+) -> tuple[WriteResult, WriteResult]:
     with create_directory(folder) as draft:
         train, valid = (
             write_set(check_set(part, callback), draft / name, callback, named=folder / name)

@@ -1,4 +1,4 @@
-"""A model judged on labelled images, as an MLflow run linked to the model and the data."""
+"""Evaluates a model on labelled images in an MLflow run linked to the model and the data."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -11,6 +11,7 @@ from trialrun.engine.compute.device import find_device
 from trialrun.engine.compute.torch_state import isolate_torch_state
 from trialrun.images.scanning.scan import DatasetScan
 from trialrun.mlflow_client import connect_client
+from trialrun.models.classifier import ImageClassifier
 from trialrun.models.open import open_classifier
 from trialrun.registry import find_model_folder
 from trialrun.registry.versions import find_origin, link_models
@@ -37,7 +38,7 @@ _DATASET_NAME = "test"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelEvaluation:
-    """What a model came to on a set; `intervals` go with `metrics`."""
+    """The metrics of a model on a dataset, with a confidence interval for each."""
 
     run_id: str
     model: str
@@ -45,12 +46,12 @@ class ModelEvaluation:
     data_digest: str
     num_images: int
     num_unreadable: int
-    unknown_classes: Mapping[str, int] = field(default_factory=dict)  # images of each
+    unknown_classes: Mapping[str, int] = field(default_factory=dict)  # images per class
     metrics: Mapping[str, float] = field(default_factory=dict)
     intervals: Mapping[str, Interval] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values under the names of the fields."""
+        """Return plain values by the names of the fields."""
         return asdict(self)
 
 
@@ -58,10 +59,10 @@ class ModelEvaluation:
 def evaluate_model(
     model: str, data: str, values: Mapping[str, Any], callback: RunCallback | None = None
 ) -> ModelEvaluation:
-    """Judge `model` on `data`.
+    """Evaluate `model` on the labelled images of `data` in an MLflow run.
 
     Raises:
-        TrialrunError: As its kinds say.
+        TrialrunError: Settings, model, data or MLflow fail (see its subclasses).
     """
     config = build_config(EvaluateConfig, values)
     device = find_device(config.device)
@@ -72,20 +73,26 @@ def evaluate_model(
     classifier = move_classifier(open_classifier(find_model_folder(model)), device)
     tags = {"trialrun.kind": "evaluation", "trialrun.model": model}
     with open_run(client, experiment=config.experiment, name=config.run_name, tags=tags) as run:
-        callback.opened(run.name, run.run_id)
-        run.params(config.params() | {"resolved_device": str(device), "model": model, "data": data})
-        unknown = count_unknown_classes(scan.images, classifier.classes)
-        for line in describe_unknown_classes(unknown):
-            callback.note(line)
-        scores = predict_images(classifier, scan)
-        rows = find_readable_rows(scan, scores)
-        images = collect_predictions(scan, rows, classifier.classes, scores)
+        callback.on_run_start(run.name, run.run_id)
+        run.log_params(
+            config.params() | {"resolved_device": str(device), "model": model, "data": data}
+        )
+        unknown_classes = count_unknown_classes(scan.images, classifier.classes)
+        for line in describe_unknown_classes(unknown_classes):
+            callback.on_note(line)
+        images = _predict_readable(classifier, scan)
         link_models(client, run.run_id, [origin.model_id])
         result = _build_result(run.run_id, model, scan, images.predictions, config)
-        result = replace(result, unknown_classes=unknown)
+        result = replace(result, unknown_classes=unknown_classes)
         log_dataset(run, scan)
         _log_evaluation(run, scan, images, result, origin.model_id)
     return result
+
+
+def _predict_readable(classifier: ImageClassifier, scan: DatasetScan) -> ImagePredictions:
+    scores = predict_images(classifier, scan)
+    rows = find_readable_rows(scan, scores)
+    return collect_predictions(scan, rows, classifier.classes, scores)
 
 
 def _build_result(
@@ -107,16 +114,16 @@ def _build_result(
 
 
 def log_dataset(run: TrackedRun, scan: DatasetScan) -> None:
-    """The test set as an input of the run."""
-    run.inputs([make_dataset_input(scan, name=_DATASET_NAME, context="test")])
+    """Log the test set as an input of the run."""
+    run.log_inputs([make_dataset_input(scan, name=_DATASET_NAME, context="test")])
 
 
 def log_metrics(
     run: TrackedRun, metrics: Mapping[str, float], scan: DatasetScan, model_id: str | None
 ) -> None:
-    """Figures linked to the test set, and to the model where MLflow has it."""
+    """Log metrics linked to the test set, and to the model if it is in MLflow."""
     links: dict[str, Any] = {"model_id": model_id} if model_id else {}
-    run.metrics(
+    run.log_metrics(
         metrics,
         0,
         dataset_name=_DATASET_NAME,
@@ -140,7 +147,7 @@ def _log_evaluation(
     log_metrics(run, {**result.metrics, **bounds}, scan, model_id)
     log_tables(run, images.predictions)
     log_predictions(run, images)
-    run.tags({"mlflow.note.content": _format_card(result)})
+    run.set_tags({"mlflow.note.content": _format_card(result)})
 
 
 def _format_card(result: ModelEvaluation) -> str:
@@ -158,7 +165,7 @@ def _format_card(result: ModelEvaluation) -> str:
 
 
 def format_figures(result: ModelEvaluation) -> Sequence[tuple[str, str, str]]:
-    """Metric, value and interval as people read them."""
+    """Return each metric with its value and interval as text."""
     return [
         (
             name,

@@ -1,7 +1,7 @@
-"""A model's answers on a labelled set: what evaluation, promotion and comparison judge by.
+"""A model's predictions on labelled images, which evaluation, promotion and comparison use.
 
-They are kept with the run as `predictions.parquet`, a row an image under its content's hash, so
-that runs which answered the same images can be compared later.
+A run stores them in `predictions.parquet`, one row per image with the hash of its content, so that
+runs with predictions for the same images can be compared later.
 """
 
 import io
@@ -34,7 +34,7 @@ _PREDICTIONS = "predictions.parquet"
 
 @dataclass(frozen=True, slots=True)
 class ImagePredictions:
-    """Images by name and sha256, in the set's order, and what a model said of each."""
+    """Predictions of a model, with the name and SHA-256 of each image, in the set's order."""
 
     names: tuple[str, ...]
     sha256: tuple[str, ...]
@@ -42,43 +42,45 @@ class ImagePredictions:
 
 
 def open_labelled_data(source: str) -> DatasetScan:
-    """The labelled images of `source`, each file read once.
+    """Open `source` and scan the files of its labelled images.
 
     Raises:
         NotLabeledDatasetError: No image has a label.
-        DataError: As `open_source` says.
+        DataError: See `open_source`.
     """
-    images = open_source(source).labelled()
+    images = open_source(source).drop_unlabelled()
     if not images.items:
         raise NotLabeledDatasetError(
-            f"{source} has no labels to judge by", "Sort the images into one sub-folder a class."
+            f"{source} has no labels", "Sort the images into one sub-folder per class."
         )
     return scan_set(images)
 
 
 def predict_images(classifier: ImageClassifier, scan: DatasetScan) -> list[ImageScore]:
-    """A score an image, in the set's order."""
+    """Return the scores of every image, in the set's order."""
     return list(score_images(classifier, read_contents(scan.images)))
 
 
 def find_readable_rows(scan: DatasetScan, *scored: Sequence[ImageScore]) -> NDArray[np.int64]:
-    """The rows that every model could score.
+    """Return the rows of the images that every model could score.
+
+    `scored` are the scores of each model, in the set's order.
 
     Raises:
-        InvalidDatasetError: More than a tenth could not be read.
+        InvalidDatasetError: More than a tenth of the images could not be read.
     """
-    rows = [row for row, each in enumerate(zip(*scored, strict=True)) if not _failure_reason(each)]
-    num_lost = len(scan.images) - len(rows)
-    if num_lost > MAX_UNREADABLE_FRACTION * len(scan.images):
+    rows = [
+        row
+        for row, scores in enumerate(zip(*scored, strict=True))
+        if not any(score.error for score in scores)
+    ]
+    num_unreadable = len(scan.images) - len(rows)
+    if num_unreadable > MAX_UNREADABLE_FRACTION * len(scan.images):
         raise InvalidDatasetError(
-            f"{num_lost} of {len(scan.images)} images in {scan.images.source} cannot be read",
+            f"{num_unreadable} of {len(scan.images)} images in {scan.images.source} cannot be read",
             "Remove or replace them.",
         )
     return np.array(rows, dtype=np.int64)
-
-
-def _failure_reason(scores: tuple[ImageScore, ...]) -> str:
-    return next((each.error for each in scores if each.error), "")
 
 
 def collect_predictions(
@@ -87,9 +89,9 @@ def collect_predictions(
     classes: Sequence[str],
     scores: Sequence[ImageScore],
 ) -> ImagePredictions:
-    """The images at `rows` with what a model of `classes` said of them."""
+    """Return the predictions for the images at `rows` of a model with `classes`."""
     items = [scan.images.items[row] for row in rows]
-    probabilities = np.stack([_find_known(scores[row]) for row in rows])
+    probabilities = np.stack([_get_probabilities(scores[row]) for row in rows])
     labels = [str(item.label) for item in items]
     return ImagePredictions(
         tuple(escape_non_utf8(item.name) for item in items),
@@ -98,37 +100,37 @@ def collect_predictions(
     )
 
 
-def _find_known(scored: ImageScore) -> NDArray[np.float32]:
-    assert scored.probabilities is not None
-    return scored.probabilities
+def _get_probabilities(score: ImageScore) -> NDArray[np.float32]:
+    assert score.probabilities is not None
+    return score.probabilities
 
 
 def log_predictions(run: TrackedRun, images: ImagePredictions, *, name: str = _PREDICTIONS) -> None:
-    """Store the answers with the run."""
+    """Store the predictions with the run, as Parquet."""
     import pandas as pd
 
-    given = images.predictions
-    classes = np.array(given.classes, dtype=object)
+    predictions = images.predictions
+    classes = np.array(predictions.classes, dtype=object)
     table = pd.DataFrame(
         {
             "name": images.names,
             "sha256": images.sha256,
-            "label": classes[given.labels],
-            "predicted": classes[given.predicted],
-            "label_probability": given.label_probability,
+            "label": classes[predictions.labels],
+            "predicted": classes[predictions.predicted],
+            "label_probability": predictions.label_probability,
         }
     )
     with scratch_directory() as scratch:
         path = scratch / name
         table.to_parquet(path, index=False)
-        run.artifact(path)
+        run.log_artifact(path)
 
 
 def load_predictions(client: "MlflowClient", run_id: str) -> ImagePredictions | None:
-    """The answers that `keep` stored; None where the run has none.
+    """Return the predictions that `log_predictions` stored; None if the run has none.
 
     Raises:
-        TrackingError: The run is not there, or the store fails.
+        TrackingError: The run does not exist, or the store fails.
     """
     import pandas as pd
 
@@ -137,11 +139,11 @@ def load_predictions(client: "MlflowClient", run_id: str) -> ImagePredictions | 
         return None
     table = pd.read_parquet(io.BytesIO(data))
     classes = tuple(sorted({*table["label"], *table["predicted"]}))
-    place = {name: index for index, name in enumerate(classes)}
+    class_index = {name: index for index, name in enumerate(classes)}
     predictions = Predictions(
         classes,
-        table["label"].map(place).to_numpy(np.int64),
-        table["predicted"].map(place).to_numpy(np.int64),
+        table["label"].map(class_index).to_numpy(np.int64),
+        table["predicted"].map(class_index).to_numpy(np.int64),
         table["label_probability"].to_numpy(np.float64),
     )
     return ImagePredictions(tuple(table["name"]), tuple(table["sha256"]), predictions)
@@ -150,7 +152,7 @@ def load_predictions(client: "MlflowClient", run_id: str) -> ImagePredictions | 
 def align_by_hash(
     first: ImagePredictions, second: ImagePredictions
 ) -> tuple[Predictions, Predictions] | None:
-    """Both models' answers in one order of images; None where images or labels are others."""
+    """Return both predictions in the same order of images; None if images or labels differ."""
     rows, other_rows = _sort_by_content(first), _sort_by_content(second)
     if [key for key, _ in rows] != [key for key, _ in other_rows]:
         return None
@@ -158,14 +160,19 @@ def align_by_hash(
 
 
 def _sort_by_content(images: ImagePredictions) -> list[tuple[tuple[str, str], int]]:
-    """Contents with their labels, and the row of each, sorted: two files may hold one picture."""
-    given = images.predictions
-    labels = (given.classes[label] for label in given.labels)
+    """Return (hash, label) and row of each image, sorted; files may have the same content."""
+    predictions = images.predictions
+    labels = (predictions.classes[label] for label in predictions.labels)
     return sorted((key, row) for row, key in enumerate(zip(images.sha256, labels, strict=True)))
 
 
-def _select_rows(given: Predictions, ordered: Sequence[tuple[tuple[str, str], int]]) -> Predictions:
+def _select_rows(
+    predictions: Predictions, ordered: Sequence[tuple[tuple[str, str], int]]
+) -> Predictions:
     rows = [row for _, row in ordered]
     return Predictions(
-        given.classes, given.labels[rows], given.predicted[rows], given.label_probability[rows]
+        predictions.classes,
+        predictions.labels[rows],
+        predictions.predicted[rows],
+        predictions.label_probability[rows],
     )

@@ -1,4 +1,4 @@
-"""Bulk scoring: every image of a source to a row of probabilities, as CSV or Parquet."""
+"""Scores all images of a source into a table of class probabilities, as CSV or Parquet."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,21 +30,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ScoreResult:
-    """How many images were scored into which file."""
+    """The file of scores, and the numbers of images and errors in it."""
 
     output: str
     num_images: int
     num_errors: int
-    unknown_classes: Mapping[str, int] = field(default_factory=dict)  # images of each
+    unknown_classes: Mapping[str, int] = field(default_factory=dict)  # images per class
 
 
 @isolate_torch_state()
 def load_model(model: str) -> ImageClassifier:
-    """The network of MODEL (models:/…, runs:/…, a directory of ours or Azure's) in eval mode.
+    """Load a model (models:/…, runs:/…, a directory of ours or Azure's) in eval mode.
 
     Raises:
         InvalidModelDirectoryError: Not a PyTorch image model of ours or Azure's, or damaged.
-        TrackingError: MLflow does not have it.
+        TrackingError: MLflow does not have the model.
     """
     return open_classifier(find_model_folder(model))
 
@@ -53,47 +53,48 @@ def score_data(model: str, data: str, output: str, values: Mapping[str, Any]) ->
     """Score every image of `data` with `model` and write the table to `output`.
 
     Raises:
-        TrialrunError: As its kinds say; a bad image is no error but a row with its reason.
+        TrialrunError: Settings, model or data cannot be used (see its subclasses). An unreadable
+            image raises nothing: its row contains the reason.
     """
     config = build_config(ScoreConfig, values)
     path = check_output(output)
     device = find_device(config.device)
     images = open_source(data)
     if not images.items:
-        raise InvalidDatasetError(f"{data} holds no images", "Give a folder with images in it.")
+        raise InvalidDatasetError(f"{data} contains no images", "Give a folder with images.")
     enforce_cache_limit()
     with isolate_torch_state():
         classifier = move_classifier(load_model(model), device)
         table = build_score_table(classifier, images)
     _write_table(table, path)
     num_errors = int((table["error"] != "").sum())
-    unknown = count_unknown_classes(images, classifier.classes)
-    return ScoreResult(str(path), len(table), num_errors, unknown)
+    unknown_classes = count_unknown_classes(images, classifier.classes)
+    return ScoreResult(str(path), len(table), num_errors, unknown_classes)
 
 
 def count_unknown_classes(images: ImageSet, classes: Sequence[str]) -> dict[str, int]:
-    """How many images have a label that a model of `classes` cannot give, by label."""
-    return {name: count for name, count in images.counts().items() if name not in classes}
+    """Count the images per label that is not among the `classes` of a model."""
+    return {name: count for name, count in images.count_classes().items() if name not in classes}
 
 
-def describe_unknown_classes(unknown: Mapping[str, int]) -> list[str]:
-    """A line a class that the model does not know."""
+def describe_unknown_classes(unknown_classes: Mapping[str, int]) -> list[str]:
+    """Return one line per class that the model does not know."""
     return [
-        f"{count} images are of {make_printable(name)}, which the model does not know"
-        for name, count in unknown.items()
+        f"{count} images are of class {make_printable(name)}, which the model does not know"
+        for name, count in unknown_classes.items()
     ]
 
 
 def build_score_table(classifier: ImageClassifier, images: ImageSet) -> "pd.DataFrame":
-    """A row an image, in the set's order; probabilities in full precision."""
+    """Return one row per image, in the set's order, with probabilities in full precision."""
     import numpy as np
     import pandas as pd
 
     scores = list(score_images(classifier, read_contents(images)))
     missing = np.full(len(classifier.classes), np.nan, dtype=np.float32)
-    known = [s.probabilities for s in scores]
-    probabilities = np.stack([missing if row is None else row for row in known])
-    labels = ["" if row is None else classifier.classes[row.argmax()] for row in known]
+    rows = [score.probabilities for score in scores]
+    probabilities = np.stack([missing if row is None else row for row in rows])
+    labels = ["" if row is None else classifier.classes[row.argmax()] for row in rows]
     columns: dict[str, Any] = {"path": _make_text_column(item.name for item in images.items)}
     columns["id"] = _build_ids(images.items)
     if images.classes:
@@ -102,20 +103,20 @@ def build_score_table(classifier: ImageClassifier, images: ImageSet) -> "pd.Data
         columns[escape_non_utf8(name)] = column.astype(np.float64)
     columns |= {
         LABEL_COLUMN: _make_text_column(labels),
-        "error": _make_text_column(s.error for s in scores),
+        "error": _make_text_column(score.error for score in scores),
     }
     return pd.DataFrame(columns)
 
 
 def _make_text_column(values: Iterable[str | int]) -> "pd.Series[Any]":
-    """A column of Python objects: pandas' own texts cannot hold bytes that are not UTF-8."""
+    """Return a column of Python objects: pandas' own strings must be valid UTF-8."""
     import pandas as pd
 
     return pd.Series(list(values), dtype=object)
 
 
 def read_contents(images: ImageSet) -> Iterator[bytes | None]:
-    """The bytes of every image file, in order; None where a file cannot be read."""
+    """Yield the bytes of every image file, in order; None for a file that cannot be read."""
     for item in images.items:
         try:
             yield read_file(images.root, item.name)
@@ -124,16 +125,15 @@ def read_contents(images: ImageSet) -> Iterator[bytes | None]:
 
 
 def _build_ids(items: tuple[ImageItem, ...]) -> "list[int | str] | pd.Series[Any]":
-    """Azure's own identifiers where there are some, else the rows' numbers."""
+    """Return Azure's identifiers if there are any, else the row numbers."""
     ids = [row if item.id is None else item.id for row, item in enumerate(items)]
-    return _make_text_column(ids) if any(isinstance(each, str) for each in ids) else ids
+    return _make_text_column(ids) if any(isinstance(item_id, str) for item_id in ids) else ids
 
 
 def _write_table(table: "pd.DataFrame", path: Path) -> None:
-    """Write a table as its file's ending says, whole or not at all.
+    """Write a table as CSV or Parquet, by the suffix of `path`; never leave a partial file.
 
-    In CSV, names are the bytes that they are on disk. Parquet holds UTF-8 only, so that other bytes
-    become escapes there.
+    CSV keeps the bytes that names have on disk. Parquet is UTF-8 only: other bytes are escaped.
     """
     if path.suffix.lower() == ".csv":
         text = table.to_csv(index=False, lineterminator="\n", quoting=_choose_quoting(table))

@@ -1,4 +1,4 @@
-"""A run's tables, as CSV: names may be in any script, with any quoting."""
+"""CSV tables of a run, such as the confusion matrix. A cell may contain any text."""
 
 import csv
 import io
@@ -13,7 +13,7 @@ from trialrun.tracking import TrackedRun
 
 
 def format_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The rows under the first one's keys; bytes that are no UTF-8 come out as escapes."""
+    """Return CSV with the keys of the first row as header; bytes that are not UTF-8 are escaped."""
     text = io.StringIO(newline="")
     writer = csv.DictWriter(
         text,
@@ -27,10 +27,10 @@ def format_csv(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def choose_quoting(cells: Iterable[object]) -> Literal[0, 2]:
-    """What `csv` must quote in a table of these cells, lines ending in a newline.
+    r"""Return the quoting that `csv` needs for these cells if lines end in ``\n``.
 
-    Of carriage returns it quotes only those that its own lines end in (before Python 3.13), while
-    readers end a line at any that is not quoted.
+    Before Python 3.13, `csv` does not quote a carriage return unless its own lines end in one, but
+    readers end a line at any unquoted carriage return.
     """
     has_return = any(isinstance(cell, str) and "\r" in cell for cell in cells)
     return csv.QUOTE_NONNUMERIC if has_return else csv.QUOTE_MINIMAL
@@ -40,7 +40,7 @@ def log_tables(run: TrackedRun, predictions: Predictions) -> None:
     """Store the confusion matrix and the per-class table with the run."""
     classes = predictions.classes
     confusion = report.confusion_matrix(predictions.labels, predictions.predicted, len(classes))
-    run.text(
+    run.log_text(
         "per_class.csv",
         format_csv(report.tabulate_rows(report.compute_class_reports(confusion, classes))),
     )
@@ -48,4 +48,4 @@ def log_tables(run: TrackedRun, predictions: Predictions) -> None:
         {"true \\ predicted": name, **dict(zip(classes, row.tolist(), strict=True))}
         for name, row in zip(classes, confusion, strict=True)
     ]
-    run.text("confusion_matrix.csv", format_csv(counts))
+    run.log_text("confusion_matrix.csv", format_csv(counts))

@@ -1,4 +1,4 @@
-"""A training run done again from its record, and held against it epoch by epoch."""
+"""Repeats a recorded training run and compares the repetition with it, epoch by epoch."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -45,8 +45,8 @@ if TYPE_CHECKING:
 
 _REPRODUCES_TAG = "trialrun.reproduces"
 _PATHS = ("train_data", "valid_data", "model", "weights", "transforms")
-_SPLIT_SEED_TAG = "split_seed"  # of a search's trial
-# What training decides; speeds and waiting times are the machine's.
+_SPLIT_SEED_TAG = "split_seed"  # set on trials of a search
+# Metrics that training determines; speeds and waiting times depend on the machine.
 _REPRODUCIBLE = (
     "train_loss",
     "train_accuracy",
@@ -56,18 +56,21 @@ _REPRODUCIBLE = (
     "learning_rate",
 )
 _SHOWN_FILES = 5
-_CUT_NOTE = "the original did not end by itself: only the epochs that both have are compared"
+_ABORTED_NOTE = "the original was interrupted: only the epochs that both runs have are compared"
 
 Histories = dict[str, dict[int, float]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reproduction:
-    """The original and its repetition; `differences` are of code and environment, old and new."""
+    """The original run compared with its repetition.
+
+    `differences` map names of the environment to the original's and the repetition's value.
+    """
 
     original_run_id: str
     run_id: str
-    initial_weights_identical: bool | None  # None where the original's are not recorded
+    initial_weights_identical: bool | None  # None if the original has no hash of them
     notes: tuple[str, ...]
     verdict: str
     since_epoch: int | None
@@ -80,7 +83,7 @@ class Reproduction:
     history: HistoryComparison
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values under the names of the fields."""
+        """Return plain values by the names of the fields."""
         return asdict(self)
 
 
@@ -92,45 +95,42 @@ def reproduce_run(
     allow_changed_data: bool = False,
     callback: RunCallback | None = None,
 ) -> Reproduction:
-    """Train again what `run_id` records, as a new run of its experiment, and compare.
+    """Train with the recorded settings of `run_id` in a new run of its experiment, and compare.
 
     Raises:
-        InvalidDatasetError: The data is no longer what it was, and that is not allowed.
-        TrialrunError: As its kinds say.
+        InvalidDatasetError: The data has changed, and `allow_changed_data` is false.
+        TrialrunError: The original cannot be read, or training fails (see its subclasses).
     """
     callback = callback or NoOpCallback()
     client = connect_client()
     run_id = find_run_id(client, run_id)
     original = read_run(client, run_id)
     plan = _plan_repetition(client, original)
-    changes = _find_data_changes(client, original, plan)
-    if changes and not allow_changed_data:
-        raise InvalidDatasetError(
-            f"the data is not what run {run_id} learned from: {'; '.join(changes)}",
-            "Restore it, or see how far it gets all the same: --allow-changed-data.",
-        )
-    recorded = read_environment(client, run_id)
-    _set_threads(recorded)
+    data_changes = _check_data(client, original, plan, allow_changes=allow_changed_data)
+    environment = read_environment(client, run_id)
+    _set_threads(environment)
     compute = resolve_compute(plan.config.device, plan.config.precision)
-    differences = _find_differences(original, recorded, describe_environment(compute))
-    for name, (then, now) in differences.items():
-        callback.note(f"{name} was {then}, is {now}")
+    differences = _find_differences(environment, describe_environment(compute))
+    for name, (before, now) in differences.items():
+        callback.on_note(f"{name} was {before}, is {now}")
     result = train_run(plan, _LinkingCallback(callback, client, original))
-    again = read_run(client, result.run_id)
-    causes = describe_changes(original.settings(), original.params, again.params)
-    return _build_result(client, original, again, tolerance, changes, differences, causes)
+    repetition = read_run(client, result.run_id)
+    causes = describe_changes(original.settings(), original.params, repetition.params)
+    return _compare_with_original(
+        client, original, repetition, tolerance, data_changes, differences, causes
+    )
 
 
 def _plan_repetition(client: "MlflowClient", original: RecordedRun) -> TrainPlan:
-    """The original's plan, its resolved precision fixed, with nothing registered."""
+    """Plan with the original's settings and resolved precision; do not register a model."""
     settings = _resolve_paths(original)
     if "train_data" not in settings:
         raise TrackingError(
-            f"run {original.run_id} is no training run of trialrun's: it records no train_data",
-            "Give the run that trained the model; `trialrun history` names promotions' runs, the "
-            "version's page in MLflow its source run.",
+            f"run {original.run_id} is not a training run of trialrun: it has no train_data",
+            "Give the run that trained the model, which MLflow shows as the version's source run. "
+            "`trialrun history` shows the runs of promotions.",
         )
-    recording = {
+    overrides = {
         "experiment": _experiment_name(client, original),
         "run_name": f"{original.name} again",
         "register_as": NONE_TEXT,
@@ -138,27 +138,27 @@ def _plan_repetition(client: "MlflowClient", original: RecordedRun) -> TrainPlan
     if settings.get("precision", AUTO_TEXT) == AUTO_TEXT:
         settings["precision"] = original.params.get("resolved_precision", AUTO_TEXT)
     if original.tags.get("stop_reason") != TIME_BUDGET:
-        settings["max_minutes"] = NONE_TEXT  # this machine may be slower
+        settings["max_minutes"] = NONE_TEXT  # this machine may need more time
     try:
-        return _restore_split(original, settings | recording)
+        return _restore_split(original, settings | overrides)
     except TrialrunError as error:
-        error.hint = f"{error.hint} The settings are those that run {original.run_id} records."
+        error.hint = f"{error.hint} The settings are those of run {original.run_id}."
         raise
 
 
 def _resolve_paths(original: RecordedRun) -> dict[str, str]:
-    """Its settings; paths are those that they were in the folder where the run was started."""
+    """Return the settings, with paths relative to the folder in which the run was started."""
     settings, folder = original.settings(), original.tags.get(FOLDER_TAG)
     if folder is None:
         return settings
-    given = {name: settings.get(name, NONE_TEXT) for name in _PATHS}
-    names = {NONE_TEXT, DEFAULT_WEIGHTS, *ARCHITECTURES}
-    there = {name: Path(folder, path) for name, path in given.items() if path not in names}
-    return settings | {name: str(path) for name, path in there.items() if path.exists()}
+    values = {name: settings.get(name, NONE_TEXT) for name in _PATHS}
+    not_paths = {NONE_TEXT, DEFAULT_WEIGHTS, *ARCHITECTURES}
+    paths = {name: Path(folder, value) for name, value in values.items() if value not in not_paths}
+    return settings | {name: str(path) for name, path in paths.items() if path.exists()}
 
 
 def _restore_split(original: RecordedRun, settings: Mapping[str, str]) -> TrainPlan:
-    """The plan; the sets of a search's trial were split by the search's seed, not by its own."""
+    """Plan the run; split the data of a search's trial by the search's seed, not the trial's."""
     seed = original.tags.get(_SPLIT_SEED_TAG)
     if seed is None or "random_seed" not in settings:
         return plan_training(settings)
@@ -170,140 +170,167 @@ def _experiment_name(client: "MlflowClient", original: RecordedRun) -> str:
     return str(client.get_experiment(original.experiment_id).name)
 
 
+def _check_data(
+    client: "MlflowClient", original: RecordedRun, plan: TrainPlan, *, allow_changes: bool
+) -> tuple[str, ...]:
+    """Return the changes of the data, or raise because of them."""
+    changes = _find_data_changes(client, original, plan)
+    if changes and not allow_changes:
+        raise InvalidDatasetError(
+            f"the data differs from that of run {original.run_id}: {'; '.join(changes)}",
+            "Restore the data, or reproduce with the changed data: --allow-changed-data.",
+        )
+    return changes
+
+
 def _find_data_changes(
     client: "MlflowClient", original: RecordedRun, plan: TrainPlan
 ) -> tuple[str, ...]:
-    """What is no longer as recorded, in words; both sets are read for it."""
+    """Scan both sets and describe how they differ from the recorded digests and manifest."""
     digests = {dataset.name: dataset.digest for dataset in original.datasets}
     rows = read_manifest(client, original.run_id) or []
     changes: list[str] = []
     for name, images in (("train", plan.train), ("valid", plan.valid)):
         scan = scan_files(images, threads=count_threads())
         if name not in digests:
-            changes.append(f"the record has no digest of the {name} set")
+            changes.append(f"the original has no digest of the {name} set")
         elif digests[name] != truncate_digest(scan):
-            told = _find_file_changes([row for row in rows if row["set"] == name], scan)
-            changes.append(f"{name} set: {told or 'digests differ'}")
+            file_changes = _find_file_changes([row for row in rows if row["set"] == name], scan)
+            changes.append(f"{name} set: {file_changes or 'digests differ'}")
     return tuple(changes)
 
 
 def _find_file_changes(rows: list[dict[str, object]], scan: DatasetScan) -> str:
     before = {str(row["name"]): (row["label"], row["sha256"]) for row in rows}
     after = {
-        item.name: (item.label, seen.sha256)
-        for item, seen in zip(scan.images.items, scan.files, strict=True)
+        item.name: (item.label, file.sha256)
+        for item, file in zip(scan.images.items, scan.files, strict=True)
     }
     both = before.keys() & after.keys()
     kinds = {
         "added": after.keys() - before.keys(),
-        "gone": before.keys() - after.keys(),
+        "missing": before.keys() - after.keys(),
         "changed": {name for name in both if before[name] != after[name]},
     }
     return ", ".join(
-        f"{len(names)} {kind} ({_format_some(names)})" for kind, names in kinds.items() if names
+        f"{len(names)} {kind} ({_format_names(names)})" for kind, names in kinds.items() if names
     )
 
 
-def _format_some(names: set[str]) -> str:
+def _format_names(names: set[str]) -> str:
     ordered = [make_printable(name) for name in sorted(names)]
     more = " ..." if len(ordered) > _SHOWN_FILES else ""
     return ", ".join(ordered[:_SHOWN_FILES]) + more
 
 
-def _set_threads(recorded: Mapping[str, Any] | None) -> None:
-    """As many threads as the original had: sums over another number of them differ in the end."""
-    threads = (recorded or {}).get("num_threads")
+def _set_threads(environment: Mapping[str, Any] | None) -> None:
+    """Use the original's number of threads: with another number, sums round differently."""
+    threads = (environment or {}).get("num_threads")
     if isinstance(threads, int) and 1 <= threads <= 4096:
         torch.set_num_threads(threads)
 
 
 def _find_differences(
-    original: RecordedRun, recorded: Mapping[str, Any] | None, present: Mapping[str, Any]
+    recorded: Mapping[str, Any] | None, current: Mapping[str, Any]
 ) -> dict[str, tuple[Any, Any]]:
+    """Return the recorded and the current value of everything that differs."""
     if recorded is None:
         return {"environment": ("not recorded", "")}
     return {
-        name: (recorded.get(name), present.get(name))
-        for name in present
-        if recorded.get(name) != present.get(name)
+        name: (recorded.get(name), value)
+        for name, value in current.items()
+        if recorded.get(name) != value
     }
 
 
 class _LinkingCallback:
-    """Passes on what a run tells, and links the run to its original as soon as it is open."""
+    """Forwards all calls, and tags the run with its original as soon as it is open."""
 
     def __init__(
         self, callback: RunCallback, client: "MlflowClient", original: RecordedRun
     ) -> None:
-        self._observer, self._client, self._original = callback, client, original
+        self._callback, self._client, self._original = callback, client, original
 
-    def opened(self, run_name: str, run_id: str) -> None:
-        """Tag the run with its original."""
-        TrackedRun(self._client, run_id).tags(
+    def on_run_start(self, run_name: str, run_id: str) -> None:
+        """Tag the run with its original and forward."""
+        TrackedRun(self._client, run_id).set_tags(
             {"trialrun.kind": "reproduction", _REPRODUCES_TAG: self._original.run_id}
         )
-        self._observer.opened(run_name, run_id)
+        self._callback.on_run_start(run_name, run_id)
 
-    def note(self, text: str) -> None:
-        """Pass it on."""
-        self._observer.note(text)
+    def on_note(self, text: str) -> None:
+        """Forward to the wrapped callback."""
+        self._callback.on_note(text)
 
-    def scanning(self, what: str, num_images: int) -> None:
-        """Pass it on."""
-        self._observer.scanning(what, num_images)
+    def on_scan_start(self, description: str, num_images: int) -> None:
+        """Forward to the wrapped callback."""
+        self._callback.on_scan_start(description, num_images)
 
-    def scanned(self, num_images: int) -> None:
-        """Pass it on."""
-        self._observer.scanned(num_images)
+    def on_scan_progress(self, num_images: int) -> None:
+        """Forward to the wrapped callback."""
+        self._callback.on_scan_progress(num_images)
 
-    def epoch(self, status: EpochStatus, epochs: int) -> None:
-        """Pass it on."""
-        self._observer.epoch(status, epochs)
+    def on_epoch_end(self, status: EpochStatus, epochs: int) -> None:
+        """Forward to the wrapped callback."""
+        self._callback.on_epoch_end(status, epochs)
 
 
-def _build_result(
+def _compare_with_original(
     client: "MlflowClient",
     original: RecordedRun,
-    again: RecordedRun,
+    repetition: RecordedRun,
     tolerance: float,
-    changes: tuple[str, ...],
+    data_changes: tuple[str, ...],
     differences: Mapping[str, tuple[Any, Any]],
     causes: tuple[str, ...],
 ) -> Reproduction:
-    before, after = _read_histories(client, original), _read_histories(client, again)
-    if was_cut := original.tags.get("stop_reason") not in (COMPLETED, EARLY_STOP):
-        before, after = _common_epochs(before, after)
-    history = compare_histories(before, after, tolerance=tolerance)
-    old_sha, new_sha = (run.tags.get("weights_sha256") for run in (original, again))
+    """Compare the runs, and log the result to the repetition."""
+    is_aborted = original.tags.get("stop_reason") not in (COMPLETED, EARLY_STOP)
+    history = _compare_histories(client, original, repetition, tolerance, only_common=is_aborted)
+    old_sha, new_sha = (run.tags.get("weights_sha256") for run in (original, repetition))
     same_weights = old_sha is not None and old_sha == new_sha
     result = Reproduction(
         original_run_id=original.run_id,
-        run_id=again.run_id,
-        initial_weights_identical=_has_same_start(original, again),
-        notes=(*causes, _CUT_NOTE) if was_cut else causes,
+        run_id=repetition.run_id,
+        initial_weights_identical=_has_same_start(original, repetition),
+        notes=(*causes, _ABORTED_NOTE) if is_aborted else causes,
         verdict=_choose_verdict(history, same_weights=same_weights),
         since_epoch=history.since_epoch,
         weights_identical=same_weights,
         original_weights_sha256=old_sha,
         weights_sha256=new_sha,
         tolerance=tolerance,
-        data_changes=changes,
-        differences={**differences, **_describe_code_change(original, again)},
+        data_changes=data_changes,
+        differences={**differences, **_describe_code_change(original, repetition)},
         history=history,
     )
-    run = TrackedRun(client, again.run_id)
-    run.text("reproduction.json", format_json(result.to_json()))
-    run.tags({"trialrun.reproduction": result.verdict})
+    run = TrackedRun(client, repetition.run_id)
+    run.log_text("reproduction.json", format_json(result.to_json()))
+    run.set_tags({"trialrun.reproduction": result.verdict})
     return result
 
 
-def _has_same_start(original: RecordedRun, again: RecordedRun) -> bool | None:
+def _compare_histories(
+    client: "MlflowClient",
+    original: RecordedRun,
+    repetition: RecordedRun,
+    tolerance: float,
+    *,
+    only_common: bool,
+) -> HistoryComparison:
+    before, after = _read_histories(client, original), _read_histories(client, repetition)
+    if only_common:
+        before, after = _select_common_epochs(before, after)
+    return compare_histories(before, after, tolerance=tolerance)
+
+
+def _has_same_start(original: RecordedRun, repetition: RecordedRun) -> bool | None:
     before = original.params.get(INITIAL_WEIGHTS)
-    return None if before is None else before == again.params.get(INITIAL_WEIGHTS)
+    return None if before is None else before == repetition.params.get(INITIAL_WEIGHTS)
 
 
 def _choose_verdict(history: HistoryComparison, *, same_weights: bool) -> str:
-    """The same figures from other weights, or from weights that nobody recorded, are no proof."""
+    """Return the verdict on the metrics; identical metrics are a proof only with equal weights."""
     is_proven = history.verdict != IDENTICAL or same_weights
     return history.verdict if is_proven else WITHIN_TOLERANCE
 
@@ -316,18 +343,20 @@ def _read_histories(client: "MlflowClient", run: RecordedRun) -> Histories:
     }
 
 
-def _common_epochs(first: Histories, second: Histories) -> tuple[Histories, Histories]:
-    """Both without the epochs that the other did not reach."""
+def _select_common_epochs(first: Histories, second: Histories) -> tuple[Histories, Histories]:
+    """Return both with only the metrics and epochs that both have."""
     metrics = first.keys() & second.keys()
     epochs = {metric: first[metric].keys() & second[metric].keys() for metric in metrics}
-    kept = [
-        {metric: {epoch: each[metric][epoch] for epoch in epochs[metric]} for metric in metrics}
-        for each in (first, second)
-    ]
-    return kept[0], kept[1]
+    common_first, common_second = (
+        {metric: {epoch: history[metric][epoch] for epoch in epochs[metric]} for metric in metrics}
+        for history in (first, second)
+    )
+    return common_first, common_second
 
 
-def _describe_code_change(original: RecordedRun, again: RecordedRun) -> dict[str, tuple[Any, Any]]:
-    if original.commit == again.commit:
+def _describe_code_change(
+    original: RecordedRun, repetition: RecordedRun
+) -> dict[str, tuple[Any, Any]]:
+    if original.commit == repetition.commit:
         return {}
-    return {"commit": (original.commit, again.commit)}
+    return {"commit": (original.commit, repetition.commit)}

@@ -1,4 +1,4 @@
-"""A training run as MLflow remembers it: settings, data, histories, environment."""
+"""Reads training runs from MLflow: settings, datasets, metric histories and environment."""
 
 import shlex
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ _COMMIT_TAG = "mlflow.source.git.commit"
 
 @dataclass(frozen=True, slots=True)
 class DatasetInput:
-    """An input of a run."""
+    """A dataset input of a run."""
 
     name: str
     context: str
@@ -29,7 +29,7 @@ class DatasetInput:
 
 @dataclass(frozen=True, slots=True)
 class RecordedRun:
-    """What is read once of a run."""
+    """The parts of a run that one request to MLflow returns."""
 
     run_id: str
     name: str
@@ -37,39 +37,39 @@ class RecordedRun:
     status: str
     params: Mapping[str, str]  # as typed, without the shell quotes of `mlflow run`
     tags: Mapping[str, str]
-    metrics: Mapping[str, float]  # the last values
+    metrics: Mapping[str, float]  # last values
     datasets: tuple[DatasetInput, ...]
 
     @property
     def commit(self) -> str | None:
-        """The commit of the code, where it ran from a checkout."""
+        """The Git commit of the code; None if the run was not started from a checkout."""
         return self.tags.get(_COMMIT_TAG)
 
     def settings(self) -> dict[str, str]:
-        """The settings of `train` among the parameters."""
+        """Return the parameters that are settings of `train`."""
         names = {item.name for item in list_settings(TrainConfig)}
         return {name: text for name, text in self.params.items() if name in names}
 
 
 def find_run_id(client: "MlflowClient", name: str) -> str:
-    """The run that `name` (its id, runs:/ID or models:/NAME/VERSION) means: the one that trained.
+    """Return the id of a training run, given by id or by its model (runs:/ID, models:/NAME/3).
 
     Raises:
-        TrackingError: There is no such model, or none that a run trained.
+        TrackingError: The model does not exist, or MLflow does not know the run that trained it.
     """
     if not name.startswith(MODEL_SCHEMES):
         return name
     run_id = find_origin(client, name).run_id
     if run_id is None:
-        raise TrackingError(f"{name} names no run that trained it", "Give a run's id.")
+        raise TrackingError(f"the run that trained {name} is not recorded", "Give a run's id.")
     return run_id
 
 
 def read_run(client: "MlflowClient", run_id: str) -> RecordedRun:
-    """The run `run_id`.
+    """Read the run `run_id`.
 
     Raises:
-        TrackingError: There is no such run, or the store fails.
+        TrackingError: The run does not exist, or the store fails.
     """
     with translate_tracking_errors(f"run {run_id} cannot be read"):
         run = client.get_run(run_id)
@@ -98,7 +98,7 @@ def read_run(client: "MlflowClient", run_id: str) -> RecordedRun:
 
 
 def unquote_param(text: str) -> str:
-    """A parameter as it was typed: `mlflow run` records it quoted for the shell."""
+    """Return a parameter as it was typed: `mlflow run` records it quoted for the shell."""
     try:
         words = shlex.split(text)
     except ValueError:
@@ -107,7 +107,7 @@ def unquote_param(text: str) -> str:
 
 
 def read_metric_history(client: "MlflowClient", run_id: str, metric: str) -> dict[int, float]:
-    """A metric by epoch; of several values at one epoch the last given.
+    """Return a metric by epoch; the last value if an epoch has several.
 
     Raises:
         TrackingError: The store fails.
@@ -118,7 +118,7 @@ def read_metric_history(client: "MlflowClient", run_id: str, metric: str) -> dic
 
 
 def read_environment(client: "MlflowClient", run_id: str) -> dict[str, Any] | None:
-    """What the run computed with; None where it did not record it.
+    """Return the environment of a run; None if it is not recorded.
 
     Raises:
         TrackingError: The store fails.

@@ -1,7 +1,6 @@
-"""Who held an alias from when to when, as people and programs read it."""
+"""The history of an alias with the URLs of its runs, and the rollback of an alias."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from trialrun.config.promote import CHAMPION
@@ -15,51 +14,29 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 
-@dataclass(frozen=True, slots=True)
-class Reign:
-    """One version's time as holder of the alias."""
-
-    version: str | None
-    since: str | None
-    until: str | None
-    kind: str
-    replaced: str | None
-    user: str | None
-    reason: str
-    data: str | None
-    data_digest: str | None
-    figures: Mapping[str, float]
-    run_id: str | None
-    run_url: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class History:
-    """An alias's holders, oldest first; the last one holds it now."""
-
-    name: str
-    alias: str
-    holder: str | None
-    previous: str | None
-    reigns: tuple[Reign, ...]
-
-
-def read_history(name: str, alias: str = CHAMPION) -> History:
-    """Who was `alias` of `name`, from when to when, and why.
+def read_history(name: str, alias: str = CHAMPION) -> AliasHistory:
+    """Return the history of `alias` with its `previous` version and the URLs of its runs.
 
     Raises:
-        TrackingError: There is no such model, or the store fails.
+        TrackingError: The registered model does not exist, or the store fails.
     """
     client = connect_client()
-    return _make_period(client, read_alias_history(client, name, alias))
+    history = read_alias_history(client, name, alias)
+    run_ids = dict.fromkeys(entry.run_id for entry in history.entries if entry.run_id)
+    run_urls = {run_id: _run_url(client, run_id) for run_id in run_ids}
+    return replace(
+        history,
+        previous=find_newest_existing(client, name, history.previous_holders()),
+        run_urls={run_id: url for run_id, url in run_urls.items() if url},
+    )
 
 
 def roll_back_alias(name: str, reason: str, alias: str = CHAMPION) -> dict[str, Any]:
-    """Give `alias` back to the version before; what was done, as plain values.
+    """Move `alias` back to its previous version and return the move as plain values.
 
     Raises:
-        PromotionRefusedError: Nobody held it before, or somebody moved it meanwhile.
-        TrialrunError: As `registry.rollback` says.
+        PromotionRefusedError: No previous version exists, or another process moved the alias.
+        TrialrunError: As `restore_previous` says.
     """
     client = connect_client()
     entry = restore_previous(client, name, alias, reason)
@@ -76,37 +53,10 @@ def roll_back_alias(name: str, reason: str, alias: str = CHAMPION) -> dict[str, 
     }
 
 
-def _make_period(client: "MlflowClient", succession: AliasHistory) -> History:
-    reigns = tuple(
-        Reign(
-            version=tenure.entry.version,
-            since=tenure.entry.at,
-            until=tenure.until,
-            kind=tenure.entry.kind,
-            replaced=tenure.entry.replaced,
-            user=tenure.entry.user,
-            reason=tenure.entry.reason,
-            data=tenure.entry.data,
-            data_digest=tenure.entry.data_digest,
-            figures=tenure.entry.figures,
-            run_id=tenure.entry.run_id,
-            run_url=_run_url(client, tenure.entry.run_id),
-        )
-        for tenure in succession.periods()
-    )
-    return History(
-        succession.name,
-        succession.alias,
-        succession.holder,
-        find_newest_existing(client, succession.name, succession.previous_holders()),
-        reigns,
-    )
-
-
-def _run_url(client: "MlflowClient", run_id: str | None) -> str | None:
-    """The run's page, where the store is a server."""
+def _run_url(client: "MlflowClient", run_id: str) -> str | None:
+    """Return the URL of the run's page; None if the store is not a server or the run is deleted."""
     server = redact_credentials(str(client.tracking_uri)).rstrip("/")
-    if run_id is None or not server.startswith(("http://", "https://")):
+    if not server.startswith(("http://", "https://")):
         return None
     from mlflow.exceptions import MlflowException
 
@@ -116,5 +66,5 @@ def _run_url(client: "MlflowClient", run_id: str | None) -> str | None:
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
-            return None  # deleted for good; the history outlives it
+            return None
     return f"{server}/#/experiments/{experiment}/runs/{run_id}"

@@ -1,4 +1,4 @@
-"""What a version is judged by: its answers on the test images, beside the champion's."""
+"""The evidence for a promotion: predictions of challenger and champion on the test images."""
 
 import statistics
 import time
@@ -6,6 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
 
 from trialrun.config.promote import PromoteConfig
 from trialrun.engine.compute.device import find_device
@@ -28,7 +32,7 @@ from trialrun.runs.evaluation.predictions import (
 )
 from trialrun.runs.evaluation.score import read_contents
 from trialrun.runs.evaluation.tables import log_tables
-from trialrun.scoring import move_classifier, score_images
+from trialrun.scoring import ImageScore, move_classifier, score_images
 from trialrun.tracking import TrackedRun
 
 if TYPE_CHECKING:
@@ -41,7 +45,10 @@ _BYTES_PER_MB = 1e6
 
 @dataclass(frozen=True, slots=True)
 class CandidateEvaluation:
-    """Two versions' answers on the same images, and the evidence they make; one where alone."""
+    """The predictions of both versions on the same images, and the evidence computed from them.
+
+    The champion and its predictions are optional: None without a champion.
+    """
 
     challenger: ModelVersion
     champion: ModelVersion | None
@@ -57,45 +64,52 @@ def evaluate_candidates(
     challenger: ModelVersion,
     champion: ModelVersion | None,
 ) -> CandidateEvaluation:
-    """Have the versions answer the images of `surveyed`.
+    """Predict the images of `scan` with both versions and collect the evidence.
 
     Raises:
-        TrialrunError: A model cannot be fetched or opened, or no image be read.
+        TrialrunError: A model cannot be downloaded or opened, or no image can be read.
     """
-    folder = find_model_folder(challenger.uri)
     device = find_device(config.device)
-    network = move_classifier(open_classifier(folder), device)
-    scores = predict_images(network, scan)
-    rival = (
-        move_classifier(open_classifier(find_model_folder(champion.uri)), device)
-        if champion
-        else None
-    )
-    rival_scores = predict_images(rival, scan) if rival else scores
-    rows = find_readable_rows(scan, scores, rival_scores)
-    challenger_predictions = collect_predictions(scan, rows, network.classes, scores)
-    champion_predictions = (
-        collect_predictions(scan, rows, rival.classes, rival_scores) if rival else None
-    )
+    scored = _score_version(challenger, device, scan)
+    scored_champion = _score_version(champion, device, scan) if champion else None
+    all_scores = [model.scores for model in (scored, scored_champion) if model]
+    rows = find_readable_rows(scan, *all_scores)
+    predictions = scored.collect(scan, rows)
+    champion_predictions = scored_champion.collect(scan, rows) if scored_champion else None
     evidence = Evidence(
-        metrics=compute_metrics(challenger_predictions.predictions),
-        size_mb=_folder_bytes(folder) / _BYTES_PER_MB,
-        latency_ms=_measure_latency_ms(network, scan)
-        if config.max_latency_ms is not None
-        else None,
+        metrics=compute_metrics(predictions.predictions),
+        size_mb=_folder_bytes(scored.folder) / _BYTES_PER_MB,
+        latency_ms=None
+        if config.max_latency_ms is None
+        else _measure_latency_ms(scored.model, scan),
         overlaps=_find_overlaps(client, scan, challenger, champion),
-        class_differences=_find_class_differences(
-            scan, network.classes, rival.classes if rival else None
-        ),
-        comparison=_compare_candidates(config, challenger_predictions, champion_predictions),
-        recall=compute_recall(challenger_predictions.predictions),
+        class_differences=_find_class_differences(scan, scored, scored_champion),
+        comparison=_compare_candidates(config, predictions, champion_predictions),
+        recall=compute_recall(predictions.predictions),
         champion_recall=compute_recall(champion_predictions.predictions)
         if champion_predictions
         else {},
     )
-    return CandidateEvaluation(
-        challenger, champion, challenger_predictions, champion_predictions, evidence
-    )
+    return CandidateEvaluation(challenger, champion, predictions, champion_predictions, evidence)
+
+
+@dataclass(frozen=True, slots=True)
+class _ScoredModel:
+    """An opened model and its scores of the test images."""
+
+    folder: Path
+    model: ImageClassifier
+    scores: Sequence[ImageScore]
+
+    def collect(self, scan: DatasetScan, rows: NDArray[np.int64]) -> ImagePredictions:
+        """Return the predictions for the images in `rows`."""
+        return collect_predictions(scan, rows, self.model.classes, self.scores)
+
+
+def _score_version(version: ModelVersion, device: torch.device, scan: DatasetScan) -> _ScoredModel:
+    folder = find_model_folder(version.uri)
+    model = move_classifier(open_classifier(folder), device)
+    return _ScoredModel(folder, model, predict_images(model, scan))
 
 
 def _compare_candidates(
@@ -119,66 +133,71 @@ def _compare_candidates(
 def _find_overlaps(
     client: "MlflowClient", scan: DatasetScan, *versions: ModelVersion | None
 ) -> tuple[Overlap, ...]:
-    test = {seen.sha256 for seen in scan.files} - {""}
-    found = []
+    test_hashes = {file.sha256 for file in scan.files} - {""}
+    overlaps = []
     for version in versions:
         if version is None:
             continue
         hashes = read_file_hashes(client, version.origin.run_id)
-        count = None if hashes is None else len(test & hashes[TRAINED_ON])
-        found.append(Overlap(f"version {version.number}", count))
-    return tuple(found)
+        count = None if hashes is None else len(test_hashes & hashes[TRAINED_ON])
+        overlaps.append(Overlap(f"version {version.number}", count))
+    return tuple(overlaps)
 
 
 def _find_class_differences(
-    scan: DatasetScan, classes: Sequence[str], rival: Sequence[str] | None
+    scan: DatasetScan, challenger: _ScoredModel, champion: _ScoredModel | None
 ) -> tuple[str, ...]:
-    known, labelled = set(classes), set(scan.images.classes)
-    told = [("the challenger lacks, though the test data has it", labelled - known)]
-    if rival is not None:
-        told += [
-            ("only the challenger knows", known - set(rival)),
-            ("only the champion knows", set(rival) - known),
+    known, labelled = set(challenger.model.classes), set(scan.images.classes)
+    differences = [("the challenger lacks, though the test data has it", labelled - known)]
+    if champion is not None:
+        champion_classes = set(champion.model.classes)
+        differences += [
+            ("only the challenger knows", known - champion_classes),
+            ("only the champion knows", champion_classes - known),
         ]
-    return tuple(f"{what}: {', '.join(sorted(names))}" for what, names in told if names)
+    return tuple(f"{text}: {', '.join(sorted(names))}" for text, names in differences if names)
 
 
 def _folder_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def _measure_latency_ms(network: ImageClassifier, scan: DatasetScan) -> float:
-    """From one image's bytes to its probabilities, the median of a few.
+def _measure_latency_ms(model: ImageClassifier, scan: DatasetScan) -> float:
+    """Return the median time from the bytes of one image to its probabilities.
 
-    On a GPU too: `score` returns what the GPU has computed.
+    This is correct on a GPU too: `score_images` returns after the GPU has finished.
     """
-    data = [each for each in read_contents(scan.images) if each is not None][:_LATENCY_IMAGES]
+    contents = [data for data in read_contents(scan.images) if data is not None][:_LATENCY_IMAGES]
     seconds = []
-    for each in data[:_WARM_UP_IMAGES] + data:
+    for data in contents[:_WARM_UP_IMAGES] + contents:
         started = time.perf_counter()
-        list(score_images(network, [each]))
+        list(score_images(model, [data]))
         seconds.append(time.perf_counter() - started)
     return 1000 * statistics.median(seconds[_WARM_UP_IMAGES:] or [float("nan")])
 
 
-def log_evidence(run: TrackedRun, scan: DatasetScan, contest: CandidateEvaluation) -> None:
-    """Keep the evidence with `run`: figures, tables and both versions' answers."""
-    evidence = contest.evidence
+def log_evidence(run: TrackedRun, scan: DatasetScan, evaluation: CandidateEvaluation) -> None:
+    """Log the metrics, the tables and the predictions of both versions."""
+    figures = _collect_figures(evaluation.evidence)
+    log_metrics(run, figures, scan, evaluation.challenger.origin.model_id)
+    log_tables(run, evaluation.challenger_predictions.predictions)
+    log_predictions(run, evaluation.challenger_predictions)
+    if evaluation.champion and evaluation.champion_predictions:
+        log_predictions(run, evaluation.champion_predictions, name=_CHAMPION_PREDICTIONS)
+        metrics = compute_metrics(evaluation.champion_predictions.predictions)
+        figures = {f"champion_{metric}": value for metric, value in metrics.items()}
+        log_metrics(run, figures, scan, evaluation.champion.origin.model_id)
+
+
+def _collect_figures(evidence: Evidence) -> dict[str, float]:
     figures = dict(evidence.metrics) | {"size_mb": evidence.size_mb}
     if evidence.latency_ms is not None:
         figures["latency_ms"] = evidence.latency_ms
-    if (found := evidence.comparison) is not None:
+    if (comparison := evidence.comparison) is not None:
         figures |= {
-            "difference": found.difference,
-            "difference_low": found.low,
-            "difference_high": found.high,
-            "mcnemar_p": found.mcnemar_p,
+            "difference": comparison.difference,
+            "difference_low": comparison.low,
+            "difference_high": comparison.high,
+            "mcnemar_p": comparison.mcnemar_p,
         }
-    log_metrics(run, figures, scan, contest.challenger.origin.model_id)
-    log_tables(run, contest.challenger_predictions.predictions)
-    log_predictions(run, contest.challenger_predictions)
-    if contest.champion and contest.champion_predictions:
-        log_predictions(run, contest.champion_predictions, name=_CHAMPION_PREDICTIONS)
-        figures = compute_metrics(contest.champion_predictions.predictions)
-        named = {f"champion_{metric}": value for metric, value in figures.items()}
-        log_metrics(run, named, scan, contest.champion.origin.model_id)
+    return figures

@@ -1,4 +1,4 @@
-"""A version judged for an alias, as an MLflow run; the alias moves where every gate says so."""
+"""Promotion: evaluates a version in an MLflow run and moves the alias if all gates pass."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Promotion:
-    """How a version was judged, and what came of it; `refusal` is None where the alias moved."""
+    """The result of a promotion, with a `refusal` unless the alias moved."""
 
     name: str
     version: str
     alias: str
-    champion: str | None  # the version it was judged against
+    champion: str | None  # the version that it was compared with
     run_id: str
     data: str
     data_digest: str
@@ -49,13 +49,17 @@ class Promotion:
         """Whether the alias moved."""
         return self.refusal is None
 
-    def check(self) -> None:
-        """Raise the refusal, where there is one."""
+    def raise_if_refused(self) -> None:
+        """Raise the refusal, if there is one.
+
+        Raises:
+            PromotionRefusedError: The alias did not move.
+        """
         if self.refusal is not None:
             raise self.refusal
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values."""
         return {
             "promoted": self.promoted,
             "name": self.name,
@@ -81,36 +85,41 @@ def promote_version(
     values: Mapping[str, Any],
     callback: RunCallback | None = None,
 ) -> Promotion:
-    """Judge `version` of `name` on `data`, and move the alias to it if every gate lets it pass.
+    """Evaluate `version` of `name` on `data`, and move the alias to it if all gates pass.
 
-    A refusal is in the result, so that its evidence can be shown; `Promotion.check` raises it.
+    The result contains a refusal instead of raising it, so that the caller can show its evidence.
 
     Raises:
-        TrialrunError: The version could not be judged.
+        TrialrunError: The version could not be evaluated.
     """
     config = build_config(PromoteConfig, values)
     device = find_device(config.device)
     check_version(version)
     callback = callback or NoOpCallback()
     client = connect_client()
-    succession = read_alias_history(client, name, config.alias)
-    challenger = find_version(client, name, version)
-    if challenger.number == succession.holder:
-        raise PromotionRefusedError(
-            f"{challenger} is the {config.alias} already", "`trialrun history` shows since when."
-        )
-    champion = find_version(client, name, succession.holder) if succession.holder else None
+    history = read_alias_history(client, name, config.alias)
+    challenger = _find_challenger(client, history, version)
+    champion = find_version(client, name, history.holder) if history.holder else None
     scan = open_labelled_data(data)
     tags = {"trialrun.kind": "promotion", "trialrun.registered_model": name}
     with open_run(client, experiment=config.experiment, name=config.run_name, tags=tags) as run:
-        callback.opened(run.name, run.run_id)
-        given = {"name": name, "version": challenger.number, "data": data}
-        run.params(config.params() | {"resolved_device": str(device)} | given)
+        callback.on_run_start(run.name, run.run_id)
+        arguments = {"name": name, "version": challenger.number, "data": data}
+        run.log_params(config.params() | {"resolved_device": str(device)} | arguments)
         result = _evaluate_candidate(run, config, scan, challenger, champion)
         if result.promoted:
-            result = _move_alias(client, config, succession, result)
+            result = _move_alias(client, config, history, result)
         _log_decision(run, result)
     return result
+
+
+def _find_challenger(client: "MlflowClient", history: AliasHistory, version: str) -> ModelVersion:
+    challenger = find_version(client, history.name, version)
+    if challenger.number == history.holder:
+        raise PromotionRefusedError(
+            f"{challenger} is the {history.alias} already", "`trialrun history` shows since when."
+        )
+    return challenger
 
 
 def _evaluate_candidate(
@@ -120,12 +129,12 @@ def _evaluate_candidate(
     challenger: ModelVersion,
     champion: ModelVersion | None,
 ) -> Promotion:
-    rivals = [each.origin.model_id for each in (challenger, champion) if each]
-    link_models(run.client, run.run_id, rivals)
+    model_ids = [version.origin.model_id for version in (challenger, champion) if version]
+    link_models(run.client, run.run_id, model_ids)
     log_dataset(run, scan)
-    contest = evaluate_candidates(run.client, config, scan, challenger, champion)
-    log_evidence(run, scan, contest)
-    verdict = evaluate_gates(config, contest.evidence)
+    evaluation = evaluate_candidates(run.client, config, scan, challenger, champion)
+    log_evidence(run, scan, evaluation)
+    verdict = evaluate_gates(config, evaluation.evidence)
     return Promotion(
         name=challenger.name,
         version=challenger.number,
@@ -134,10 +143,10 @@ def _evaluate_candidate(
         run_id=run.run_id,
         data=scan.images.source,
         data_digest=truncate_digest(scan),
-        num_images=len(contest.challenger_predictions.predictions),
+        num_images=len(evaluation.challenger_predictions.predictions),
         verdict=verdict,
-        metrics=contest.evidence.metrics,
-        comparison=contest.evidence.comparison,
+        metrics=evaluation.evidence.metrics,
+        comparison=evaluation.evidence.comparison,
         refusal=None if verdict.passed else _make_refusal(challenger, config, verdict),
     )
 
@@ -146,21 +155,21 @@ def _make_refusal(
     challenger: ModelVersion, config: PromoteConfig, verdict: Verdict
 ) -> PromotionRefusedError:
     reasons = "; ".join(
-        f"{gate.name}: asked {gate.asked}, found {gate.found}" for gate in verdict.failed
+        f"{gate.name}: required {gate.asked}, found {gate.found}" for gate in verdict.failed
     )
     needed = verdict.images_needed
     return PromotionRefusedError(
         f"{challenger} does not become {config.alias}: {reasons}",
         "The alias has not moved. "
-        + (f"About {needed} images answered like these would show it. " if needed else "")
-        + "Train a better version, or ask for less.",
+        + (f"About {needed} images with the same shares would suffice. " if needed else "")
+        + "Train a better version, or relax the gates.",
     )
 
 
 def _move_alias(
-    client: "MlflowClient", config: PromoteConfig, judged: AliasHistory, result: Promotion
+    client: "MlflowClient", config: PromoteConfig, history: AliasHistory, result: Promotion
 ) -> Promotion:
-    """Move the alias; the result with a refusal where somebody else was first."""
+    """Move the alias; return the result with a refusal if another process moved it first."""
     entry = AliasEntry(
         number=0,
         kind=PROMOTION,
@@ -175,38 +184,39 @@ def _move_alias(
         figures=_collect_figures(result),
     )
     try:
-        move_alias(client, judged, entry)
+        move_alias(client, history, entry)
     except PromotionRefusedError as refusal:
         return replace(result, refusal=refusal)
     return result
 
 
 def _default_reason(result: Promotion) -> str:
-    found = result.comparison
-    if found is None:
+    comparison = result.comparison
+    if comparison is None:
         return "the first"
     return (
-        f"{found.metric} {found.difference:+.4f} [{found.low:+.4f}, {found.high:+.4f}] "
+        f"{comparison.metric} {comparison.difference:+.4f} "
+        f"[{comparison.low:+.4f}, {comparison.high:+.4f}] "
         f"against version {result.champion}"
     )
 
 
 def _collect_figures(result: Promotion) -> dict[str, float]:
     figures = {name: round(value, 6) for name, value in result.metrics.items()}
-    if (found := result.comparison) is not None:
+    if (comparison := result.comparison) is not None:
         figures |= {
-            f"champion_{found.metric}": round(found.baseline, 6),
-            "difference": round(found.difference, 6),
-            "low": round(found.low, 6),
-            "high": round(found.high, 6),
-            "mcnemar_p": float(f"{found.mcnemar_p:.4g}"),
+            f"champion_{comparison.metric}": round(comparison.baseline, 6),
+            "difference": round(comparison.difference, 6),
+            "low": round(comparison.low, 6),
+            "high": round(comparison.high, 6),
+            "mcnemar_p": float(f"{comparison.mcnemar_p:.4g}"),
         }
     return figures
 
 
 def _log_decision(run: TrackedRun, result: Promotion) -> None:
-    run.text("promotion.json", format_json(result.to_json()))
-    run.tags(
+    run.log_text("promotion.json", format_json(result.to_json()))
+    run.set_tags(
         {
             "trialrun.decision": "promoted" if result.promoted else "refused",
             "mlflow.note.content": _format_card(result),
@@ -215,14 +225,14 @@ def _log_decision(run: TrackedRun, result: Promotion) -> None:
 
 
 def _format_card(result: Promotion) -> str:
-    rival = f"version {result.champion}" if result.champion else "nobody"
+    champion = f"version {result.champion}" if result.champion else "no champion"
     outcome = "became" if result.promoted else "did not become"
     lines = [
         f"## {result.name} version {result.version} {outcome} {result.alias}",
         "",
-        f"Judged against {rival} on {result.num_images} images of {result.data}.",
+        f"Compared with {champion} on {result.num_images} images of {result.data}.",
         "",
-        "| | gate | asked | found |",
+        "| | gate | required | found |",
         "|---|---|---|---|",
     ]
     lines += [

@@ -1,1 +1,1 @@
-"""Training runs."""
+"""Training runs: plan, data, session, logging and result."""

@@ -1,4 +1,4 @@
-"""A plan's image sets as pixels: surveyed, decoded once, and what could not be decoded left out."""
+"""Prepares the image sets of a plan: scans and decodes them and skips unreadable images."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +20,7 @@ from trialrun.images.decoding.transforms import (
     select_fixed_steps,
     split_at_random_step,
 )
-from trialrun.images.scanning.scan import DatasetScan, choose_image_size
+from trialrun.images.scanning.scan import WARNED, DatasetScan, choose_image_size, classify_image
 from trialrun.images.scanning.thread_pool import count_threads
 from trialrun.models.initial import ExpectedInput
 from trialrun.runs.callbacks import DECODING, RunCallback
@@ -29,84 +29,90 @@ from trialrun.runs.datasets.scan import scan_set
 from trialrun.runs.training.initial import describe_initial, find_likely_mistakes
 from trialrun.runs.training.plan import TrainPlan
 
-_TRAIN_MARGIN = 8 / 7  # 256 for 224, as torchvision's recipes have it
+_TRAIN_MARGIN = 8 / 7  # 256 pixels for 224, as in torchvision's training recipes
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedSet:
-    """One set, decoded: its files, why each was skipped if it was, what is learned from."""
+    """The scan of one set, all its decoded images, and the dataset of the usable ones."""
 
     scan: DatasetScan
     decoded: DecodedImages
-    pixels: ImageDataset
+    dataset: ImageDataset
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """One an image, empty where it is used."""
+        """Why each image is skipped, in the set's order; empty text for a usable image."""
         return self.decoded.reasons
 
     @property
     def skipped(self) -> list[SkippedImage]:
-        """The images that were left out."""
+        """The images that are not used."""
         return list_skipped(self.scan.images, self.reasons)
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedData:
-    """Both sets, the preprocessing that inference does, and what training does besides."""
+    """Both sets, the preprocessing of inference, and the transforms that only training applies.
+
+    `train_transforms` are applied anew in every epoch.
+    """
 
     preprocessing: Preprocessing
     train: PreparedSet
     valid: PreparedSet
-    findings: LeakageReport
-    train_steps: tuple[TransformStep, ...] = ()
+    leakage: LeakageReport
+    train_transforms: tuple[TransformStep, ...] = ()
 
     @property
     def num_decoded(self) -> int:
-        """Images that were decoded for it; 0 where both packs were found."""
+        """The number of images decoded by this call; 0 if both sets were in the cache."""
         return self.train.decoded.num_decoded + self.valid.decoded.num_decoded
 
 
 def prepare_data(plan: TrainPlan, callback: RunCallback) -> PreparedData:
-    """Survey and decode both sets, and look for what is in both and for settings to doubt.
+    """Scan and decode both sets, and report likely mistakes, skipped images and leakage.
 
     Raises:
-        InvalidModelDirectoryError: What describes the model cannot be read.
-        InvalidParameterError: The initial weights are of another image size.
-        InvalidDatasetError: Too many images cannot be read, or a class has none left.
+        InvalidModelDirectoryError: The description of the model cannot be read.
+        InvalidParameterError: The initial weights need another image size.
+        InvalidDatasetError: Too many images cannot be read, or a class has no usable image.
         StorageError: The cache folder cannot be written.
     """
     initial = describe_initial(plan)
     for text in find_likely_mistakes(plan.config, initial):
-        callback.note(text)
+        callback.on_note(text)
     scans = [scan_set(images, callback) for images in (plan.train, plan.valid)]
     expected = initial.expected_input
     size = _choose_image_size(plan, scans, expected)
-    preprocessing = Preprocessing(size, expected.mean, expected.std, select_fixed_steps(plan.steps))
-    stored, train_steps = _plan_storage(plan, preprocessing)
+    fixed_transforms = select_fixed_steps(plan.transforms)
+    preprocessing = Preprocessing(size, expected.mean, expected.std, fixed_transforms)
+    stored, train_transforms = _plan_storage(plan, preprocessing)
     train = _prepare_set(scans[0], stored, plan, callback)
     valid = _prepare_set(scans[1], preprocessing, plan, callback)
-    findings = find_leakage(scans, [train.decoded, valid.decoded])
-    for note in findings.notes():
-        callback.note(note)
-    return PreparedData(preprocessing, train, valid, findings, train_steps)
+    leakage = find_leakage(scans, [train.decoded, valid.decoded])
+    for note in leakage.notes():
+        callback.on_note(note)
+    return PreparedData(preprocessing, train, valid, leakage, train_transforms)
 
 
 def _choose_image_size(
     plan: TrainPlan, scans: Sequence[DatasetScan], expected: ExpectedInput
 ) -> int:
+    """Return the setting, else what the transforms produce, else what suits weights and images."""
     if plan.config.image_size != AUTO_TEXT:
         size = int(plan.config.image_size)
-    elif listed := compute_side_after(select_fixed_steps(plan.steps)) or compute_side_after(
-        plan.steps
-    ):
-        size = listed
+    elif transformed := compute_side_after(
+        select_fixed_steps(plan.transforms)
+    ) or compute_side_after(plan.transforms):
+        size = transformed
     else:
-        return expected.choose_size(choose_image_size(scans, most=expected.weights_size))
-    if (required := expected.required_size) not in (None, size):
+        return expected.choose_size(choose_image_size(scans, max_size=expected.weights_size))
+    if expected.required_size not in (None, size):
         raise InvalidParameterError(
-            f"{plan.config.model}'s initial weights take images of {required} pixels, not {size}",
-            f"Set image_size={required}.",
+            f"the initial weights of {plan.config.model} take images of {expected.required_size} "
+            f"pixels, not {size}",
+            f"Set image_size={expected.required_size}.",
         )
     return size
 
@@ -114,37 +120,38 @@ def _choose_image_size(
 def _plan_storage(
     plan: TrainPlan, preprocessing: Preprocessing
 ) -> tuple[Preprocessing, tuple[TransformStep, ...]]:
-    """How training images are kept, and which steps are left to be drawn for every epoch.
+    """Return how training images are stored, and the transforms left to apply in every epoch.
 
-    What crops at random is given an eighth more than it needs, so that it does not enlarge.
+    Images that are cropped at random are stored an eighth larger, so that cropping does not
+    enlarge them.
     """
     assert preprocessing.image_size is not None
     with_margin = round(preprocessing.image_size * _TRAIN_MARGIN)
-    if not plan.steps:
+    if not plan.transforms:
         crops = plan.config.augment in ("standard", "strong")
         return (replace(preprocessing, image_size=with_margin) if crops else preprocessing), ()
-    kept, drawn = split_at_random_step(plan.steps)
-    if not drawn:
+    fixed, remaining = split_at_random_step(plan.transforms)
+    if not remaining:
         return preprocessing, ()
-    crops = any(step.name in ("RandomResizedCrop", "RandomCrop") for step in drawn)
-    side = compute_side_after(kept) or (with_margin if crops else preprocessing.image_size)
-    return replace(preprocessing, image_size=min(side, MAX_SIDE), steps=kept), drawn
+    crops = any(step.name in ("RandomResizedCrop", "RandomCrop") for step in remaining)
+    side = compute_side_after(fixed) or (with_margin if crops else preprocessing.image_size)
+    return replace(preprocessing, image_size=min(side, MAX_SIDE), steps=fixed), remaining
 
 
 def _prepare_set(
     scan: DatasetScan, preprocessing: Preprocessing, plan: TrainPlan, callback: RunCallback
 ) -> PreparedSet:
     for note in scan.images.notes:
-        callback.note(f"{scan.images.source}: {note}")
-    callback.scanning(DECODING, len(scan.images))
+        callback.on_note(f"{scan.images.source}: {note}")
+    callback.on_scan_start(DECODING, len(scan.images))
     decoded = open_pack(
         scan,
         preprocessing,
         decoded_folder(),
         threads=count_threads(),
         limit_bytes=cache_limit_bytes(),
-        progress=callback.scanned,
-        note=callback.note,
+        progress=callback.on_scan_progress,
+        note=callback.on_note,
         other_entries=list_evictable_archives,
     )
     usable = select_usable(scan.images, decoded.reasons, strict=plan.config.strict)
@@ -154,17 +161,19 @@ def _prepare_set(
 
 
 def _report_set(prepared: PreparedSet, callback: RunCallback) -> None:
-    """Name what was skipped, and count what is odd: the manifest names the latter."""
-    for each in prepared.skipped:
-        callback.note(f"skipped {each.name}: {each.reason}")
+    """Name the skipped images; count those with a warning, which the manifest lists."""
+    for image in prepared.skipped:
+        callback.on_note(f"skipped {image.name}: {image.reason}")
     scan = prepared.scan
-    odd = [
-        f"{make_printable(item.name)} {seen.warning}"
-        for item, seen, reason in zip(scan.images.items, scan.files, prepared.reasons, strict=True)
-        if seen.warning and not reason
+    warnings = [
+        f"{make_printable(item.name)} {file.warning}"
+        for item, file, reason in zip(scan.images.items, scan.files, prepared.reasons, strict=True)
+        if classify_image(file, reason) == WARNED
     ]
-    if odd:
-        callback.note(f"{len(odd)} images in {scan.images.source} are odd, such as {odd[0]}")
+    if warnings:
+        callback.on_note(
+            f"{len(warnings)} images in {scan.images.source} have a warning, such as {warnings[0]}"
+        )
 
 
 def _build_dataset(pack: DecodedImages, usable: ImageSet, classes: Iterable[str]) -> ImageDataset:

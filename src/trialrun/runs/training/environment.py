@@ -1,6 +1,6 @@
-"""What a run computed with: versions, machine, threads, and which trialrun.
+"""The environment of a run: versions, machine, threads and the hash of trialrun's source.
 
-Two runs of one record give the same bits where these agree.
+Two runs with the same settings, data and environment give bit-identical results.
 """
 
 import hashlib
@@ -15,15 +15,16 @@ import torch
 
 from trialrun import errors
 from trialrun.engine.compute.precision import ComputeConfig
+from trialrun.engine.compute.processor import read_cpuinfo
 
 ENVIRONMENT = "environment.json"
-FOLDER_TAG = "trialrun.folder"  # that a run was started in, to which its paths are relative
-# What can change a number: arithmetic, decoding, drawing.
+FOLDER_TAG = "trialrun.folder"  # the working directory of the run: its relative paths start here
+# The packages that can change a number: they compute, decode images or draw random numbers.
 _PACKAGES = ("trialrun", "torch", "torchvision", "numpy", "pillow", "safetensors", "mlflow")
 
 
 def describe_environment(compute: ComputeConfig) -> dict[str, Any]:
-    """Plain values, flat: name to text or number."""
+    """Return the content of `environment.json`, a flat mapping of names to plain values."""
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
@@ -37,9 +38,7 @@ def describe_environment(compute: ComputeConfig) -> dict[str, Any]:
 
 
 def _hash_code() -> str:
-    """A hash over trialrun's own source files, which tells checkouts apart that call themselves
-    the same version.
-    """
+    """Return the SHA-256 of trialrun's source files: two checkouts may have the same version."""
     root = Path(errors.__file__).parent
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
@@ -49,9 +48,9 @@ def _hash_code() -> str:
 
 
 def parse_environment(text: str) -> dict[str, Any]:
-    """What `environment.json` holds."""
-    found = json.loads(text)
-    return found if isinstance(found, dict) else {}
+    """Parse the content of `environment.json`; empty if it is not an object."""
+    values = json.loads(text)
+    return values if isinstance(values, dict) else {}
 
 
 def _read_version(name: str) -> str:
@@ -62,12 +61,10 @@ def _read_version(name: str) -> str:
 
 
 def _describe_processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
+    cpuinfo = read_cpuinfo()
+    if not cpuinfo:
         return platform.processor() or "unknown"
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return f"{os.cpu_count()} x {next(names, 'unknown')}"
+    return f"{os.cpu_count()} x {cpuinfo.get('model name', 'unknown')}"
 
 
 def _device_name(compute: ComputeConfig) -> str:

@@ -1,4 +1,4 @@
-"""What a network starts from, as `model` and `weights` name it: found, described, identified."""
+"""The initial weights of a run: finds, describes and hashes what `model` and `weights` name."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -19,27 +19,28 @@ _MODEL_DIRECTORY = "model_directory_sha256"
 
 
 def resolve_model(plan: TrainPlan) -> str:
-    """The network's name, or the folder on this machine that describes it."""
+    """Return the architecture's name, or the local folder of the model."""
     return find_local_path(plan.config.model, plan.local_paths)
 
 
 def resolve_weights(plan: TrainPlan) -> str | None:
-    """None, `default`, or the file or folder on this machine that holds the initial weights."""
+    """Return None, `default`, or the local file or folder of the initial weights."""
     weights = plan.config.weights
     return None if weights is None else find_local_path(weights, plan.local_paths)
 
 
 def describe_source(config: TrainConfig) -> str:
-    """The setting that the initial weights come from, as it was typed."""
+    """Return the setting that provides the initial weights, as it was typed."""
     return f"model={config.model}" if config.weights is None else f"weights={config.weights}"
 
 
 def describe_changes(
     settings: Mapping[str, str], before: Mapping[str, str], after: Mapping[str, str]
 ) -> tuple[str, ...]:
-    """How two runs with the same settings began differently, in words, by their parameters.
+    """Describe how the initial weights of two runs with the same settings differ.
 
-    Runs without a digest, as those recorded by earlier versions, are not judged by it.
+    `before` and `after` are the parameters of the runs. A digest that one of them lacks, because an
+    earlier version recorded it, is not compared.
     """
     model, weights = (settings.get(name, NONE_TEXT) for name in ("model", "weights"))
     source = f"model={model}" if weights == NONE_TEXT else f"weights={weights}"
@@ -47,12 +48,12 @@ def describe_changes(
         if _compare_digests("num_classes", before, after):
             cause = f"there are {after['num_classes']} classes, not {before['num_classes']}"
         elif weights == NONE_TEXT and _MODEL_DIRECTORY not in after:
-            cause = f"{source} draws others, as another version of torch may"
+            cause = f"{source} draws other random weights, as another version of torch may do"
         else:
-            cause = f"{source} holds others"
-        return (f"the initial weights are not those of the original: {cause}",)
+            cause = f"{source} contains other weights"
+        return (f"the initial weights differ from those of the original: {cause}",)
     if _compare_digests(_MODEL_DIRECTORY, before, after):
-        return (f"{source} has changed since the original, its weights have not",)
+        return (f"{source} has changed since the original, but its weights have not",)
     return ()
 
 
@@ -61,16 +62,16 @@ def _compare_digests(name: str, before: Mapping[str, str], after: Mapping[str, s
 
 
 def describe_initial(plan: TrainPlan) -> InitialWeights:
-    """Whether the initial weights are random, and the images that they and the network expect.
+    """Return whether the initial weights are random, and what images they and the network expect.
 
     Raises:
-        InvalidModelDirectoryError: What describes the model cannot be read.
+        InvalidModelDirectoryError: The description of the model cannot be read.
     """
     return describe_initial_weights(resolve_model(plan), resolve_weights(plan))
 
 
 def compute_initial_params(plan: TrainPlan, network: nn.Module) -> dict[str, str]:
-    """What identifies the weights of `network` before the first step, and where they came from.
+    """Return the MLflow parameters that identify the initial weights of `network` and their source.
 
     Raises:
         InvalidModelDirectoryError: A directory is damaged.
@@ -81,21 +82,21 @@ def compute_initial_params(plan: TrainPlan, network: nn.Module) -> dict[str, str
 
 
 def _hash_directories(plan: TrainPlan) -> str | None:
-    """What identifies the model directories that `model` and `weights` name; None without one."""
+    """Return one hash of the model directories in `model` and `weights`; None without one."""
     digest = hashlib.sha256()
     folders = {
         "model": _find_directory(resolve_model(plan)),
         "weights": _find_directory(resolve_weights(plan)),
     }
-    found = {name: folder for name, folder in folders.items() if folder is not None}
-    for name, folder in found.items():
+    existing = {name: folder for name, folder in folders.items() if folder is not None}
+    for name, folder in existing.items():
         for file, sha256 in read_directory_digests(folder).items():
             digest.update(f"{name} {file} {sha256}\n".encode())
-    return digest.hexdigest() if found else None
+    return digest.hexdigest() if existing else None
 
 
 def _find_directory(name: str | None) -> Path | None:
-    """The folder that a setting names; None of a network, a file and torchvision's weights."""
+    """Return the folder that a setting names; None for an architecture, a file and `default`."""
     if name is None or name == DEFAULT_WEIGHTS or name in ARCHITECTURES:
         return None
     path = Path(name).expanduser()
@@ -103,7 +104,7 @@ def _find_directory(name: str | None) -> Path | None:
 
 
 def find_likely_mistakes(config: TrainConfig, initial: InitialWeights) -> Iterator[str]:
-    """Describe each in one sentence with its consequence."""
+    """Yield one sentence per setting that probably does not do what the user expects."""
     if config.freeze == "backbone" and initial.are_random:
         yield (
             "freeze=backbone keeps the random weights of every layer but the last: set "
@@ -113,5 +114,5 @@ def find_likely_mistakes(config: TrainConfig, initial: InitialWeights) -> Iterat
     if mixing:
         yield (
             f"train_accuracy compares predictions for mixed images ({', '.join(mixing)}) with the "
-            "labels from before the mixing, so that it is too low: compare valid_accuracy"
+            "labels from before the mixing, so it is too low: compare valid_accuracy"
         )

@@ -1,4 +1,4 @@
-"""What a training run writes into its MLflow record, and when."""
+"""Logs a training run to MLflow: parameters, metrics, datasets, events and validation results."""
 
 import json
 import time
@@ -14,6 +14,7 @@ from trialrun.engine.ema import describe_ema
 from trialrun.engine.state import TrainState
 from trialrun.files import format_json
 from trialrun.images import escape_non_utf8
+from trialrun.images.scanning.scan import classify_image
 from trialrun.registry.versions import MANIFEST, TRAINED_ON
 from trialrun.report.predictions import Predictions
 from trialrun.runs.evaluation.predictions import ImagePredictions, log_predictions
@@ -31,17 +32,17 @@ _STOP_FIELDS = ("stop_reason", "stopped_epoch", "best_epoch", "best_valid_loss",
 
 
 def log_start(run: TrackedRun, plan: TrainPlan, data: PreparedData, compute: ComputeConfig) -> None:
-    """What is known before the first epoch: parameters, what they resolved to, inputs, manifest."""
+    """Log what is known before the first epoch: parameters, environment, datasets and manifest."""
     resolved = {
         "resolved_device": str(compute.device),
         "resolved_image_size": str(data.preprocessing.image_size),
         "num_classes": str(len(plan.classes)),
-        "num_train_images": str(len(data.train.pixels)),
-        "num_valid_images": str(len(data.valid.pixels)),
+        "num_train_images": str(len(data.train.dataset)),
+        "num_valid_images": str(len(data.valid.dataset)),
     }
-    run.params(plan.config.params() | resolved)
-    run.text(ENVIRONMENT, format_json(describe_environment(compute)))
-    run.inputs(
+    run.log_params(plan.config.params() | resolved)
+    run.log_text(ENVIRONMENT, format_json(describe_environment(compute)))
+    run.log_inputs(
         [
             make_dataset_input(data.train.scan, name=_TRAIN_NAME, context="training"),
             make_dataset_input(data.valid.scan, name=_VALID_NAME, context="validation"),
@@ -51,20 +52,20 @@ def log_start(run: TrackedRun, plan: TrainPlan, data: PreparedData, compute: Com
         *_build_manifest_rows(_TRAIN_NAME, data.train),
         *_build_manifest_rows(_VALID_NAME, data.valid),
     ]
-    run.text(MANIFEST, _format_json_lines(rows))
-    run.text("duplicates.json", format_json(data.findings.to_json()))
-    run.tags(
+    run.log_text(MANIFEST, _format_json_lines(rows))
+    run.log_text("duplicates.json", format_json(data.leakage.to_json()))
+    run.set_tags(
         {"decoded_images": str(data.num_decoded)}
-        | {name: str(count) for name, count in data.findings.counts().items() if count}
+        | {name: str(count) for name, count in data.leakage.counts().items() if count}
     )
     if skipped := [row for row in rows if row["skipped"]]:
-        run.text("skipped.csv", format_csv(skipped))
-        run.tags({"skipped_images": str(len(skipped))})
+        run.log_text("skipped.csv", format_csv(skipped))
+        run.set_tags({"skipped_images": str(len(skipped))})
 
 
 def collect_resolved_params(state: TrainState, config: TrainConfig) -> dict[str, str]:
-    """What the network decided: precision, memory layout, and the rules of averages."""
-    statistics = state.statistics
+    """Return the parameters that depend on the network, such as precision and warm-up steps."""
+    statistics = state.batch_norm_statistics
     return {
         "resolved_precision": state.compute.precision,
         "resolved_layout": state.compute.layout,
@@ -81,37 +82,38 @@ def _build_manifest_rows(name: str, prepared: PreparedSet) -> list[dict[str, Any
             "set": name,
             "name": item.name,
             "label": item.label,
-            "sha256": seen.sha256,
-            "bytes": seen.num_bytes,
-            "width": seen.width,
-            "height": seen.height,
-            "verdict": "skipped" if reason else "warned" if seen.warning else "good",
+            "sha256": file.sha256,
+            "bytes": file.num_bytes,
+            "width": file.width,
+            "height": file.height,
+            "verdict": classify_image(file, reason),
             "skipped": reason,
-            "warning": seen.warning,
+            "warning": file.warning,
             **({} if item.group is None else {"group": item.group}),
         }
-        for item, seen, reason in zip(scan.images.items, scan.files, prepared.reasons, strict=True)
+        for item, file, reason in zip(scan.images.items, scan.files, prepared.reasons, strict=True)
     ]
 
 
 def _format_json_lines(rows: list[dict[str, Any]]) -> str:
-    """One JSON object a line; names that are not UTF-8 come out as escapes."""
+    """Return one JSON object per line; bytes of names that are not UTF-8 are escaped."""
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 def log_epoch(run: TrackedRun, status: EpochStatus) -> int:
-    """An epoch's metrics in one call; when they were given, in ms since 1970."""
+    """Log the metrics of an epoch in one call; return their timestamp in ms since 1970."""
     metrics = status.result.metrics()
     metrics["epochs_without_improvement"] = status.epochs_without_improvement
-    return run.metrics(metrics, status.result.epoch)
+    return run.log_metrics(metrics, status.result.epoch)
 
 
 def log_best_epoch(
     run: TrackedRun, best: EpochStatus, timestamp_ms: int, model_id: str, data: PreparedData
 ) -> None:
-    """Link the best epoch's metrics to the model and to the set each was measured on.
+    """Link the metrics of the best epoch to the model and to the sets they were measured on.
 
-    They are given again with the time they had: MLflow keeps one value of them, with its links.
+    The metrics are logged again with the same timestamp: MLflow then keeps one value, with the
+    links.
     """
     for prefix, name, prepared in (
         ("train_", _TRAIN_NAME, data.train),
@@ -120,7 +122,7 @@ def log_best_epoch(
         metrics = {
             key: value for key, value in best.result.metrics().items() if key.startswith(prefix)
         }
-        run.metrics(
+        run.log_metrics(
             metrics,
             best.result.epoch,
             timestamp_ms=timestamp_ms,
@@ -131,25 +133,25 @@ def log_best_epoch(
 
 
 def log_evaluation_fault(run: TrackedRun, events: "EventLog", status: EpochStatus) -> None:
-    """That the validation figures of an epoch say nothing about what the network has learned."""
+    """Log that the validation metrics of an epoch are wrong, and why."""
     fault = status.result.evaluation_fault
     assert fault is not None
     events.add("evaluation_fault", epoch=status.result.epoch, **asdict(fault))
-    run.tags({"evaluation_fault": f"epoch {status.result.epoch}: {fault}"})
+    run.set_tags({"evaluation_fault": f"epoch {status.result.epoch}: {fault}"})
 
 
 class EventLog:
-    """The story of a run, a JSON object a line: what each epoch came to, and why it stopped."""
+    """The events of a run, one JSON object per line: results of epochs and the stop reason."""
 
     def __init__(self) -> None:
         self._rows: list[dict[str, Any]] = []
 
-    def add(self, event: str, **facts: Any) -> None:
-        """Note that something happened now."""
-        self._rows.append({"event": event, "time": round(time.time(), 3), **facts})
+    def add(self, event: str, **fields: Any) -> None:
+        """Append an event with the current time."""
+        self._rows.append({"event": event, "time": round(time.time(), 3), **fields})
 
-    def epoch(self, status: EpochStatus) -> None:
-        """Note an epoch's outcome, and an early stop where it brought one."""
+    def add_epoch(self, status: EpochStatus) -> None:
+        """Append the result of an epoch."""
         stalled = status.epochs_without_improvement
         self.add(
             "improved" if stalled == 0 else "no_improvement",
@@ -160,37 +162,37 @@ class EventLog:
         )
 
     def text(self) -> str:
-        """The file's content."""
+        """Return the content of `events.jsonl`."""
         return _format_json_lines(self._rows)
 
 
 def log_stop(run: TrackedRun, events: EventLog, result: TrainResult) -> None:
-    """Why training stopped and with which weights, as tags and as `events.jsonl`."""
-    facts = {name: getattr(result, name) for name in _STOP_FIELDS}
-    events.add("stopped", **facts)
-    run.tags({name: as_text(value) for name, value in facts.items()})
-    run.text(_EVENTS, events.text())
+    """Log why training stopped and with which weights, as tags and in `events.jsonl`."""
+    fields = {name: getattr(result, name) for name in _STOP_FIELDS}
+    events.add("stopped", **fields)
+    run.set_tags({name: as_text(value) for name, value in fields.items()})
+    run.log_text(_EVENTS, events.text())
 
 
 def log_validation(run: TrackedRun, best: EpochStatus, plan: TrainPlan, data: PreparedData) -> None:
-    """The best epoch's answers, confusion matrix and per-class table."""
-    answers = _collect_valid_predictions(best, plan, data.valid)
-    log_predictions(run, answers)
-    log_tables(run, answers.predictions)
+    """Log the predictions of the best epoch, their confusion matrix and the per-class table."""
+    images = _collect_valid_predictions(best, plan, data.valid)
+    log_predictions(run, images)
+    log_tables(run, images.predictions)
 
 
 def _collect_valid_predictions(
     best: EpochStatus, plan: TrainPlan, valid: PreparedSet
 ) -> ImagePredictions:
-    scan, found = valid.scan, best.result.validation
-    rows = valid.pixels.rows.tolist()
+    scan, validation = valid.scan, best.result.validation
+    rows = valid.dataset.rows.tolist()
     return ImagePredictions(
         tuple(escape_non_utf8(scan.images.items[row].name) for row in rows),
         tuple(scan.files[row].sha256 for row in rows),
         Predictions(
             plan.classes,
-            valid.pixels.labels,
-            found.predicted,
-            found.label_probability.astype(np.float64),
+            valid.dataset.labels,
+            validation.predicted,
+            validation.label_probability.astype(np.float64),
         ),
     )

@@ -1,4 +1,4 @@
-"""The model card: what a person reads first on the run's page in MLflow."""
+"""The model card, shown as the description of the run in MLflow."""
 
 from trialrun.engine.evaluation_check import EvaluationFault
 from trialrun.runs.training.data import PreparedData
@@ -14,9 +14,9 @@ def format_model_card(
     data: PreparedData,
     fault: EvaluationFault | None = None,
 ) -> str:
-    """Markdown: what was trained on what, how well it does, why it stopped.
+    """Return Markdown with the model, the data, the accuracy and the reason for stopping.
 
-    `fault` is the evaluation fault of the best epoch.
+    `fault` is the evaluation fault of the best epoch, if it has one.
     """
     metrics = result.metrics
     shown = plan.classes[:_SHOWN_CLASSES]
@@ -25,19 +25,20 @@ def format_model_card(
     lines = [
         f"## {plan.config.model} on {plan.train.source}",
         "",
-        f"**{metrics['valid_accuracy']:.2%}** of {len(data.valid.pixels)} validation images right "
-        f"(loss {result.best_valid_loss:.4f}) with the weights of epoch {result.best_epoch}.",
+        f"**{metrics['valid_accuracy']:.2%}** of {len(data.valid.dataset)} validation images are "
+        f"classified correctly (loss {result.best_valid_loss:.4f}) with the weights of epoch "
+        f"{result.best_epoch}.",
         *(["", f"**Warning: {fault}.**"] if fault else []),
         "",
         "| | |",
         "|---|---|",
         f"| stopped | {result.stop_reason} after epoch {result.stopped_epoch} |",
-        f"| trained on | {len(data.train.pixels)} images, {skipped} skipped in both sets |",
+        f"| trained on | {len(data.train.dataset)} images, {skipped} skipped in both sets |",
         f"| images | {data.preprocessing.image_size} pixels square, RGB |",
         f"| classes | {len(plan.classes)}: {', '.join(shown)}{more} |",
         f"| weights | sha256 `{result.weights_sha256}` |",
         "",
-        "Measured on the validation set, which also chose the epoch: expect a little less on new "
+        "The validation set also chose the best epoch: expect a slightly lower accuracy on new "
         "images.",
     ]
     return "\n".join(lines)

@@ -1,6 +1,7 @@
-"""What is to be trained on what, checked as far as names go: no torch, no MLflow, no pixels.
+"""The plan of a training run: checked settings, file lists of both sets, and local model paths.
 
-All complaints about parameters and data layout are found together.
+Planning reads no image and loads no torch; it loads MLflow only to fetch a model. One error names
+all problems with settings, data and model.
 """
 
 import os
@@ -30,34 +31,35 @@ from trialrun.runs.datasets.sources import fetch_model, open_source
 
 @dataclass(frozen=True, slots=True)
 class TrainPlan:
-    """Settings and both sets, fit to be learned from as far as names tell.
+    """Settings and both sets, checked as far as possible without reading an image.
 
-    `steps` are what `transforms` lists, `local_paths` where the models are that MLflow has.
+    `transforms` are the steps that the setting of this name lists. `local_paths` are the folders of
+    models in MLflow, by URI.
     """
 
     config: TrainConfig
     train: ImageSet
     valid: ImageSet
-    steps: tuple[TransformStep, ...] = ()
+    transforms: tuple[TransformStep, ...] = ()
     local_paths: Mapping[str, Path] = field(default_factory=dict)
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The classes in index order."""
+        """The class names in index order."""
         return self.train.classes
 
 
 def plan_training(values: Mapping[str, Any]) -> TrainPlan:
-    """Settings by name, as texts or Python values, to a plan.
+    """Check the settings, given by name as text or Python values, and list both sets.
 
     Raises:
-        TrialrunError: One error that names everything wrong with parameters, data and model.
+        TrialrunError: One error that names all problems with settings, data and model.
     """
     problems: list[TrialrunError] = []
     config = _parse_settings(values, problems)
     local_paths = _fetch_models((config.model, config.weights), problems)
     problems += _find_path_errors(config, local_paths)
-    steps = _read_steps(config, problems)
+    transforms = _read_transforms(config, problems)
     train = _select_labelled(config.train_data, config, problems)
     valid = _select_labelled(config.valid_data, config, problems)
     if problems:
@@ -73,11 +75,11 @@ def plan_training(values: Mapping[str, Any]) -> TrainPlan:
         *_check_warm_up(config, train),
     ]:
         raise merge_errors(problems)
-    return TrainPlan(config, train, valid, steps, local_paths)
+    return TrainPlan(config, train, valid, transforms, local_paths)
 
 
 def _fetch_models(names: Iterable[str | None], problems: list[TrialrunError]) -> dict[str, Path]:
-    """Where the models are that MLflow has, by URI; MLflow is loaded where `names` hold one."""
+    """Return the local folders of the models in MLflow among `names`, by URI."""
     fetched: dict[str, Path] = {}
     for uri in dict.fromkeys(names):
         if uri is not None and uri.startswith(URI_SCHEMES):
@@ -89,7 +91,7 @@ def _fetch_models(names: Iterable[str | None], problems: list[TrialrunError]) ->
 
 
 def _find_path_errors(config: TrainConfig, local_paths: Mapping[str, Path]) -> list[TrialrunError]:
-    """What is wrong with the model, the weights and the cache's limit."""
+    """Return the problems with the model, the weights and the cache limit."""
     problems: list[TrialrunError] = []
     for check in (
         partial(_check_model, config.model, local_paths),
@@ -106,7 +108,7 @@ def _find_path_errors(config: TrainConfig, local_paths: Mapping[str, Path]) -> l
 def _check_model(model: str, local_paths: Mapping[str, Path]) -> None:
     if model in local_paths:
         check_model_directory(local_paths[model], model)
-    elif not model.startswith(URI_SCHEMES):  # else MLflow does not have it
+    elif not model.startswith(URI_SCHEMES):  # else `_fetch_models` has reported it
         check_model_name(model)
 
 
@@ -115,25 +117,27 @@ def _check_weights(weights: str | None, local_paths: Mapping[str, Path]) -> None
         return
     name = str(weights)
     if name.startswith(URI_SCHEMES) and name not in local_paths:
-        return  # MLflow does not have it
+        return  # `_fetch_models` has reported it
     path = local_paths.get(name) or Path(name).expanduser()
     if path.is_dir():
         check_model_directory(path, name)
     elif not path.is_file():
         raise InvalidModelDirectoryError(
-            f"there is no file of weights {name}",
-            "Give one, a model directory, models:/NAME/VERSION, weights=default or none.",
+            f"the file of weights {name} does not exist",
+            "Set weights to a file, a model directory, models:/NAME/VERSION, default or none.",
         )
 
 
-def _read_steps(config: TrainConfig, problems: list[TrialrunError]) -> tuple[TransformStep, ...]:
+def _read_transforms(
+    config: TrainConfig, problems: list[TrialrunError]
+) -> tuple[TransformStep, ...]:
     if config.transforms is None:
         return ()
     if config.augment != NONE_TEXT:
         problems.append(
             InvalidParameterError(
                 f"augment={config.augment} and transforms={config.transforms} are both set",
-                "Set one of them: transforms takes augment's place.",
+                "Set only one of them: transforms replaces augment.",
             )
         )
     try:
@@ -144,26 +148,26 @@ def _read_steps(config: TrainConfig, problems: list[TrialrunError]) -> tuple[Tra
 
 
 def _parse_settings(values: Mapping[str, Any], problems: list[TrialrunError]) -> TrainConfig:
-    """The settings; where some are wrong, the others, so that the data is looked at too."""
+    """Parse the settings; skip invalid ones, so that the data is checked in the same call."""
     try:
         return build_config(TrainConfig, values)
     except InvalidParameterError as error:
         problems.append(error)
-    kept: dict[str, Any] = {}
+    valid_values: dict[str, Any] = {}
     for name, value in values.items():
         try:
-            build_config(TrainConfig, {**kept, name: value})
+            build_config(TrainConfig, {**valid_values, name: value})
         except InvalidParameterError:
             continue
-        kept[name] = value
-    return build_config(TrainConfig, kept)
+        valid_values[name] = value
+    return build_config(TrainConfig, valid_values)
 
 
 def _select_labelled(
     source: str | None, config: TrainConfig, problems: list[TrialrunError]
 ) -> ImageSet | None:
     if source is None or (problems and source.startswith(SAMPLE_PREFIX)):
-        return None  # a sample is never at fault, and writing it takes seconds
+        return None  # a sample is always valid, and writing it takes seconds
     try:
         images = open_source(
             source, group_column=config.group_column, group_pattern=config.group_pattern
@@ -172,7 +176,7 @@ def _select_labelled(
         problems.append(error)
         return None
     problems += check_trainable(images)
-    return images.labelled()
+    return images.drop_unlabelled()
 
 
 def _check_batch_size(config: TrainConfig, train: ImageSet) -> list[TrialrunError]:
@@ -180,7 +184,7 @@ def _check_batch_size(config: TrainConfig, train: ImageSet) -> list[TrialrunErro
     if num_ranks > 1 and len(train) < 2 * num_ranks:
         return [
             InvalidParameterError(
-                f"{num_ranks} ranks have {len(train)} training images to share",
+                f"{len(train)} training images are too few for {num_ranks} ranks",
                 f"Start with --nproc-per-node={max(len(train) // 2, 1)} or less.",
             )
         ]

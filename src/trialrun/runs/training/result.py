@@ -1,4 +1,4 @@
-"""What a training run came to, as the command line prints it and a caller gets it."""
+"""The result of a training run, as the library returns it and `--json` prints it."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -7,7 +7,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainResult:
-    """The end of a run; the model's fields are None where nothing was logged or registered."""
+    """The outcome of a run; the fields of the model are None if none was logged or registered."""
 
     run_id: str
     status: str
@@ -22,5 +22,5 @@ class TrainResult:
     model_version: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values under the names of the fields."""
+        """Return plain values by the names of the fields."""
         return asdict(self)

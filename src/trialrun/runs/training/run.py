@@ -1,4 +1,4 @@
-"""One tracked training run, end to end: data, network, epochs, record, model, registry."""
+"""One training run from data to registered model, logged to MLflow."""
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, suppress
@@ -9,13 +9,13 @@ from pathlib import Path
 
 from torch import Tensor
 
-from trialrun.distributed import ALONE, Ranks, join_ranks
+from trialrun.distributed import SINGLE_PROCESS, Ranks, join_ranks
 from trialrun.engine import early_stopping
 from trialrun.engine.compute.precision import ComputeConfig
 from trialrun.engine.compute.torch_errors import NonFiniteLossError
 from trialrun.engine.compute.torch_state import isolate_torch_state
 from trialrun.engine.early_stopping import EpochStatus, PrunedError
-from trialrun.errors import CutBySignalError, TrialrunError
+from trialrun.errors import RunInterruptedError, TrialrunError
 from trialrun.files import scratch_directory
 from trialrun.mlflow_client import connect_client
 from trialrun.models import directory, weights
@@ -44,9 +44,9 @@ from trialrun.tracking import TrackedRun, open_nested_run, open_run, truncate_di
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NestedRun:
-    """What is different where a run is one of many below a parent, in one process.
+    """Options of a run that is nested below a parent run, such as a trial of a search.
 
-    Its observer may raise `PrunedError` after an epoch: the run then ends without a model.
+    Its callback may raise `PrunedError` after an epoch: the run then ends without a model.
     """
 
     parent_run_id: str
@@ -54,34 +54,34 @@ class NestedRun:
     name: str
     tags: Mapping[str, str]
     data: PreparedData
-    keeps_model: Callable[[TrainResult], bool]  # whether the model is worth logging
+    keeps_model: Callable[[TrainResult], bool]  # whether to log the model
 
 
 @isolate_torch_state()
 def train_run(
     plan: TrainPlan, callback: RunCallback | None = None, *, nested: NestedRun | None = None
 ) -> TrainResult:
-    """Train what `plan` says as an MLflow run, and register the model where it says so.
+    """Train as `plan` says in an MLflow run; register the model if the plan names one.
 
-    Of several ranks the first keeps the record; all return its result.
+    With several ranks, only rank 0 logs to MLflow; all ranks return its result.
 
     Raises:
-        TrialrunError: As its kinds say; the run is then FAILED.
-        CutBySignalError: A signal came; the run is then KILLED.
+        TrialrunError: Training failed (see its subclasses); the run's status is then FAILED.
+        RunInterruptedError: A signal arrived; the run's status is then KILLED.
     """
     callback = callback or NoOpCallback()
     compute = resolve_rank_compute(plan)
     if nested is not None:
         with _open_nested_run(nested) as run:
-            callback.opened(run.name, run.run_id)
-            return _train_to_end(plan, run, nested.data, compute, ALONE, callback, nested)
+            callback.on_run_start(run.name, run.run_id)
+            return _train_to_end(plan, run, nested.data, compute, SINGLE_PROCESS, callback, nested)
     with join_ranks(compute.device) as ranks:
         if ranks.is_first:
-            return ranks.agree(_train_recorded(plan, compute, ranks, callback))
-        under_way = start_session(plan, prepare_data(plan, NoOpCallback()), compute, ranks)
-        for _ in under_way.epochs(lambda: None):
+            return ranks.broadcast_object(_train_tracked(plan, compute, ranks, callback))
+        session = start_session(plan, prepare_data(plan, NoOpCallback()), compute, ranks)
+        for _ in session.epochs(lambda: None):
             pass
-        return ranks.agree(None)  # type: ignore[return-value] # the first rank's is what comes
+        return ranks.broadcast_object(None)  # type: ignore[return-value] # returns rank 0's result
 
 
 def _open_nested_run(nested: NestedRun) -> AbstractContextManager[TrackedRun]:
@@ -94,14 +94,14 @@ def _open_nested_run(nested: NestedRun) -> AbstractContextManager[TrackedRun]:
     )
 
 
-def _train_recorded(
+def _train_tracked(
     plan: TrainPlan, compute: ComputeConfig, ranks: Ranks, callback: RunCallback
 ) -> TrainResult:
     config = plan.config
     with open_run(
         connect_client(), experiment=config.experiment, name=config.run_name, tags=_build_tags()
     ) as run:
-        callback.opened(run.name, run.run_id)
+        callback.on_run_start(run.name, run.run_id)
         return _train_to_end(plan, run, prepare_data(plan, callback), compute, ranks, callback)
 
 
@@ -119,12 +119,12 @@ def _train_to_end(
     nested: NestedRun | None = None,
 ) -> TrainResult:
     log_start(run, plan, data, compute)
-    return _TrainingRun(plan, run, data, compute, ranks, callback, nested).result()
+    return _TrainingRun(plan, run, data, compute, ranks, callback, nested).train()
 
 
 @dataclass(slots=True)
 class _BestCheckpoint:
-    """The best epoch so far and its weights, on the CPU."""
+    """The best epoch so far and its weights in CPU memory."""
 
     status: EpochStatus
     timestamp_ms: int
@@ -133,7 +133,7 @@ class _BestCheckpoint:
 
 @dataclass(slots=True)
 class _TrainingRun:
-    """A run under way: what it is made of, and how far it has come."""
+    """A run in progress: its parts, and its state after the last epoch."""
 
     plan: TrainPlan
     run: TrackedRun
@@ -143,115 +143,118 @@ class _TrainingRun:
     callback: RunCallback
     nested: NestedRun | None = None
     events: EventLog = field(default_factory=EventLog)
-    last: EpochStatus | None = None
+    last_status: EpochStatus | None = None
     best: _BestCheckpoint | None = None
-    has_fault: bool = False
+    has_noted_fault: bool = False
 
-    def result(self) -> TrainResult:
-        """Train, record, store."""
+    def train(self) -> TrainResult:
+        """Train, log the result and the model, and register it."""
         try:
-            description = self._train()
-            self._check_learned()
-        except (CutBySignalError, KeyboardInterrupt):
-            self._record_break("KILLED", early_stopping.KILLED)
+            description = self._train_epochs()
+            self._check_best_loss()
+        except (RunInterruptedError, KeyboardInterrupt):
+            self._log_abort("KILLED", early_stopping.KILLED)
             raise
         except PrunedError:
-            result = self._outcome("FINISHED", early_stopping.PRUNED)
+            result = self._build_result("FINISHED", early_stopping.PRUNED)
             log_stop(self.run, self.events, result)
             return result
         except NonFiniteLossError:
-            self._record_break("FAILED", early_stopping.NON_FINITE_LOSS)
+            self._log_abort("FAILED", early_stopping.NON_FINITE_LOSS)
             raise
-        assert self.last is not None
-        assert self.best is not None
-        return self._stored(description)
+        return self._log_outcome(description)
 
-    def _record_break(self, status: str, stop_reason: str) -> None:
-        """Why training broke off; a store that takes no more hides neither signal nor error."""
+    def _log_abort(self, status: str, stop_reason: str) -> None:
+        """Log why training was aborted; ignore tracking errors, which would hide the cause."""
         with suppress(TrialrunError):
-            log_stop(self.run, self.events, self._outcome(status, stop_reason))
+            log_stop(self.run, self.events, self._build_result(status, stop_reason))
 
-    def _train(self) -> ModelDescription:
-        under_way = start_session(
-            self.plan, self.data, self.compute, self.ranks, self.callback.note
+    def _train_epochs(self) -> ModelDescription:
+        session = start_session(
+            self.plan, self.data, self.compute, self.ranks, self.callback.on_note
         )
-        resolved = collect_resolved_params(under_way.state, self.plan.config)
-        self.run.params({**resolved, **under_way.initial_params})
-        forecast = DurationForecast(under_way, self.callback)
-        for status in under_way.epochs(forecast.step):
-            when = log_epoch(self.run, status)
-            self.last = status
+        resolved = collect_resolved_params(session.state, self.plan.config)
+        self.run.log_params({**resolved, **session.initial_params})
+        forecast = DurationForecast(session, self.callback)
+        for status in session.epochs(forecast.on_step):
+            timestamp_ms = log_epoch(self.run, status)
+            self.last_status = status
             if status.is_best:
-                state = _copy_state(under_way.state.inference_model().state_dict(), self.best)
-                self.best = _BestCheckpoint(status, when, state)
-            self.events.epoch(status)
+                state = _copy_state(session.state.inference_model().state_dict(), self.best)
+                self.best = _BestCheckpoint(status, timestamp_ms, state)
+            self.events.add_epoch(status)
             self._report_fault(status)
-            self.callback.epoch(status, self.plan.config.epochs)
-        return under_way.description
+            self.callback.on_epoch_end(status, self.plan.config.epochs)
+        return session.description
 
     def _report_fault(self, status: EpochStatus) -> None:
-        """Say once that validation figures of this run mean nothing."""
+        """Log an evaluation fault of the epoch; note only the first one of the run."""
         fault = status.result.evaluation_fault
         if fault is None:
             return
         log_evaluation_fault(self.run, self.events, status)
-        if not self.has_fault:
-            self.callback.note(f"epoch {status.result.epoch}: {fault}")
-        self.has_fault = True
+        if not self.has_noted_fault:
+            self.callback.on_note(f"epoch {status.result.epoch}: {fault}")
+        self.has_noted_fault = True
 
-    def _check_learned(self) -> None:
-        """Hold the best epoch to a loss that is a number: weights without one must not be kept.
+    def _check_best_loss(self) -> None:
+        """Raise unless the best validation loss is finite.
 
-        The last step's weights are judged by validation alone.
+        Only validation checks the weights after the last step.
         """
         assert self.best is not None
         if not isfinite(self.best.status.best_valid_loss):
-            raise NonFiniteLossError("no epoch had a validation loss that is a number")
+            raise NonFiniteLossError("no epoch had a finite validation loss")
 
-    def _outcome(self, status: str, stop_reason: str) -> TrainResult:
+    def _build_result(self, status: str, stop_reason: str) -> TrainResult:
         best = self.best.status if self.best else None
         return TrainResult(
             run_id=self.run.run_id,
             status=status,
             stop_reason=stop_reason,
-            stopped_epoch=self.last.result.epoch if self.last else 0,
+            stopped_epoch=self.last_status.result.epoch if self.last_status else 0,
             best_epoch=best.best_epoch if best else 0,
             best_valid_loss=best.best_valid_loss if best else float("nan"),
             metrics=best.result.metrics() if best else {},
         )
 
-    def _stored(self, description: ModelDescription) -> TrainResult:
-        assert self.last is not None
+    def _log_outcome(self, description: ModelDescription) -> TrainResult:
+        """Log the result and, unless `nested` discards it, the model."""
+        assert self.last_status is not None
         assert self.best is not None
         content = weights.serialize_state(self.best.state)
+        stop_reason = self.last_status.stop_reason or early_stopping.COMPLETED
         result = replace(
-            self._outcome("FINISHED", self.last.stop_reason or early_stopping.COMPLETED),
+            self._build_result("FINISHED", stop_reason),
             weights_sha256=weights.hash_weights(content),
         )
         log_stop(self.run, self.events, result)
         log_validation(self.run, self.best.status, self.plan, self.data)
         fault = self.best.status.result.evaluation_fault
-        self.run.tags(
+        self.run.set_tags(
             {"mlflow.note.content": format_model_card(self.plan, result, self.data, fault)}
         )
         if self.nested and not self.nested.keeps_model(result):
             return result
-        model = self._logged(description, content, result)
+        model = self._log_model(description, content, result)
         log_best_epoch(
             self.run, self.best.status, self.best.timestamp_ms, model.model_id, self.data
         )
-        result = replace(result, model_uri=model.uri)
+        return self._register(model, replace(result, model_uri=model.uri))
+
+    def _register(self, model: LoggedModel, result: TrainResult) -> TrainResult:
+        """Register the model if the plan names a registered model."""
         name = self.plan.config.register_as
         if name is None:
             return result
-        number = register_version(
+        version_number = register_version(
             self.run.client, model, name=name, run_id=self.run.run_id, tags=self._model_tags(result)
         )
-        return replace(result, model_name=name, model_version=number)
+        return replace(result, model_name=name, model_version=version_number)
 
     def _model_tags(self, result: TrainResult) -> dict[str, str]:
-        figures = {name: f"{value:.6g}" for name, value in result.metrics.items()}
-        return figures | {
+        metrics = {name: f"{value:.6g}" for name, value in result.metrics.items()}
+        return metrics | {
             "weights_sha256": str(result.weights_sha256),
             "train_digest": truncate_digest(self.data.train.scan),
             "valid_digest": truncate_digest(self.data.valid.scan),
@@ -259,7 +262,7 @@ class _TrainingRun:
             "stop_reason": result.stop_reason,
         }
 
-    def _logged(
+    def _log_model(
         self, description: ModelDescription, content: bytes, result: TrainResult
     ) -> LoggedModel:
         run = self.run
@@ -280,10 +283,10 @@ class _TrainingRun:
         return model
 
 
-def _copy_state(state: dict[str, Tensor], before: _BestCheckpoint | None) -> dict[str, Tensor]:
-    """A copy on the CPU that later training does not change, in the memory of the one before."""
-    if before is None:
+def _copy_state(state: dict[str, Tensor], previous: _BestCheckpoint | None) -> dict[str, Tensor]:
+    """Copy a state to the CPU, into the memory of the previous copy if there is one."""
+    if previous is None:
         return {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()}
     for name, tensor in state.items():
-        before.state[name].copy_(tensor.detach())
-    return before.state
+        previous.state[name].copy_(tensor.detach())
+    return previous.state

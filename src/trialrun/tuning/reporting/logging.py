@@ -45,7 +45,7 @@ def count_by_state(trials: Sequence["FrozenTrial"]) -> dict[str, int]:
 def log_trials(run: TrackedRun, trials: Sequence["FrozenTrial"], plan: SearchPlan) -> None:
     """Log `trials.csv` with one row per trial."""
     rows = [_make_row(trial, plan) for trial in trials]
-    run.text("trials.csv", format_csv(rows))
+    run.log_text("trials.csv", format_csv(rows))
 
 
 def _make_row(trial: "FrozenTrial", plan: SearchPlan) -> dict[str, Any]:
@@ -73,9 +73,9 @@ def log_plots(run: TrackedRun, study: "Study", plan: SearchPlan, callback: Searc
     with scratch_directory() as scratch:
         for path, reason in draw_plots(study, plan, scratch):
             if path is None:
-                callback.note(reason)
+                callback.on_note(reason)
             else:
-                run.artifact(path, "plots")
+                run.log_artifact(path, "plots")
 
 
 def log_best(
@@ -103,9 +103,9 @@ def log_best(
     tags |= {f"trials.{state}": str(count) for state, count in counts.items()}
     if noise_floor:
         tags |= noise_floor.tags()
-    run.tags({**tags, "mlflow.note.content": _format_card(best, trials, plan, noise_floor)})
-    run.metrics(result["metrics"], step=len(trials))
-    run.text("best.json", json.dumps({**summary, "settings": best.params}, indent=2) + "\n")
+    run.set_tags({**tags, "mlflow.note.content": _format_card(best, trials, plan, noise_floor)})
+    run.log_metrics(result["metrics"], step=len(trials))
+    run.log_text("best.json", json.dumps({**summary, "settings": best.params}, indent=2) + "\n")
 
 
 def _format_card(

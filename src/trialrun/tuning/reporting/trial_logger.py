@@ -23,7 +23,7 @@ class TrialLogger:
         for trial in self._list_ended():
             if trial.number not in self._reported:
                 self._reported.add(trial.number)
-                self._callback.trial(_format_trial(trial, self._plan))
+                self._callback.on_trial_end(_format_trial(trial, self._plan))
 
     def _list_ended(self) -> "list[FrozenTrial]":
         trials = self._study.get_trials(deepcopy=False)

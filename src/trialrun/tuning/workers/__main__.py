@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trialrun.engine.compute.openmp import limit_spinning
-from trialrun.errors import CutBySignalError, TrialrunError
+from trialrun.errors import RunInterruptedError, TrialrunError
 from trialrun.runs.datasets.sources import use_copies
 from trialrun.runs.signals import interrupt_on_signals
 from trialrun.tuning.workers.pool import WorkerArgs, write_error
@@ -32,7 +32,7 @@ def main(file: str) -> int:
         with interrupt_on_signals():
             threading.Thread(target=_terminate_with_parent, daemon=True).start()
             _run_worker(worker_args)
-    except CutBySignalError as interrupt:
+    except RunInterruptedError as interrupt:
         return interrupt.exit_code
     except TrialrunError as error:
         write_error(Path(worker_args.error_file), error)

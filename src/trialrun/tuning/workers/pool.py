@@ -40,7 +40,7 @@ def run_trials(
 
     Raises:
         TrialrunError: An error that is not caused by a trial's settings.
-        CutBySignalError: A signal was received.
+        RunInterruptedError: A signal was received.
     """
     while not isinstance(claim := queue.claim(worker), Finished):
         if isinstance(claim, NothingYet):
@@ -88,7 +88,7 @@ class WorkerPool:
 
         Raises:
             TrialrunError: A worker ended with this error, or too many workers died.
-            CutBySignalError: A signal was received; the workers have requeued their trials.
+            RunInterruptedError: A signal was received; the workers have requeued their trials.
         """
         with scratch_directory() as scratch:
             workers = [self._start(scratch, index) for index in range(self._num_workers)]

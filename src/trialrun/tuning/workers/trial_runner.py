@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from trialrun.engine.early_stopping import PRUNED, EpochStatus, PrunedError
 from trialrun.engine.inputs.seeds import derive_seed
 from trialrun.errors import (
-    CutBySignalError,
     DataError,
     InvalidDatasetError,
     InvalidModelDirectoryError,
     OutOfMemoryError,
+    RunInterruptedError,
     StorageError,
     TrackingError,
 )
@@ -83,7 +83,7 @@ class TrialRunner:
 
         Raises:
             TrialrunError: The data, the model, the disk or the tracking store failed.
-            CutBySignalError: A signal was received; the trial is requeued.
+            RunInterruptedError: A signal was received; the trial is requeued.
         """
         if not self._train_and_report(queue, claim):
             # After the except block: until then the traceback's frames hold the tensors.
@@ -96,7 +96,7 @@ class TrialRunner:
         try:
             with queue.heartbeat(claim):
                 self._train(queue, claim)
-        except CutBySignalError as interrupt:
+        except RunInterruptedError as interrupt:
             queue.requeue(claim, str(interrupt))
             raise
         except OutOfMemoryError:
@@ -220,11 +220,11 @@ class _PruningCallback(NoOpCallback):
     def __init__(self, queue: TrialQueue, claim: ClaimedTrial, plan: SearchPlan) -> None:
         self._queue, self._claim, self._plan = queue, claim, plan
 
-    def opened(self, run_name: str, run_id: str) -> None:
+    def on_run_start(self, run_name: str, run_id: str) -> None:
         """Store the run's id in the trial: if this worker is lost, another ends the run."""
         self._queue.set_attr(self._claim, attrs.RUN_ID, run_id)
 
-    def epoch(self, status: EpochStatus, epochs: int) -> None:
+    def on_epoch_end(self, status: EpochStatus, epochs: int) -> None:
         """Report the epoch; Optuna accepts reports for a single objective only."""
         is_last = status.stop_reason is not None
         if len(self._plan.objectives) > 1 or attrs.REPLICATE in self._claim.trial.user_attrs:

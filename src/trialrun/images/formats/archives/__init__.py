@@ -1,8 +1,8 @@
-"""Archives of images: unpacked once into the cache, under the hash of their bytes.
+"""Archives of images, unpacked once into the cache under the hash of their content.
 
-Refused as a whole: an entry that is a link or a device, leads out of the folder or is there twice;
-more bytes than the disk or a sane ratio allows; anything damaged, truncated or encrypted. Only
-images and image lists are unpacked.
+Only images and image lists are unpacked. An archive is rejected as a whole if it has a link, a
+device, a path out of the folder or a duplicate name, if it is damaged, truncated or encrypted, or
+if it unpacks to more bytes than the free space or the allowed ratio.
 """
 
 from trialrun.images.formats.archives.extraction import find_archive, unpack_archive

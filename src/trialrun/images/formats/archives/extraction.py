@@ -1,4 +1,4 @@
-"""Where an archive lies, and where it is unpacked to: whole or not at all, by one process."""
+"""Finding of archives and their unpacking into the cache, atomically and by one process."""
 
 import json
 import os
@@ -19,7 +19,8 @@ from trialrun.files import (
     write_atomically,
 )
 from trialrun.images.decoding.file_io import read_stable_fingerprint
-from trialrun.images.formats.archives.entries import UnpackLimits, extract_members, is_list_name
+from trialrun.images.formats import UNPACK_VERSION, is_list_name
+from trialrun.images.formats.archives.entries import UnpackLimits, extract_members
 from trialrun.images.formats.archives.store import delete_unpacked, is_complete, mark_used
 from trialrun.images.formats.archives.tar_files import read_tar_members
 from trialrun.images.formats.archives.zip_files import read_zip_members
@@ -28,15 +29,14 @@ from trialrun.images.scanning.walk import is_image_name, is_system_name
 _ZIP_SUFFIXES = (".zip",)
 _TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tbz")
 
-_FORMAT = 1  # raised when other files would be unpacked
 _ZIP_START = b"PK\x03\x04"
 _EMPTY_ZIP_START = b"PK\x05\x06"
-_TAR_MAGIC, _TAR_MAGIC_PLACE = b"ustar", 257
-_RESERVED_SHARE = 0.9  # of the free space
+_TAR_MAGIC, _TAR_MAGIC_OFFSET = b"ustar", 257
+_FREE_SHARE = 0.9  # largest part of the disk's free space that an archive may take
 
 
 def find_archive(path: Path) -> Path | None:
-    """The archive at `path`, or the one that lies alone in the folder `path`; None for others.
+    """Return `path` if it is an archive, or the archive that is alone in the folder `path`.
 
     Raises:
         OSError: The folder cannot be listed.
@@ -63,90 +63,92 @@ def _is_archive(path: Path) -> bool:
             start = file.read(512)
     except OSError:
         return False
-    return start.startswith(_ZIP_START) or start[_TAR_MAGIC_PLACE:].startswith(_TAR_MAGIC)
+    return start.startswith(_ZIP_START) or start[_TAR_MAGIC_OFFSET:].startswith(_TAR_MAGIC)
 
 
 def unpack_archive(archive: Path, cache_folder: Path) -> Path:
-    """The folder with the archive's images, unpacked on first use.
+    """Return the folder with the archive's images, unpacking them on first use.
 
     Raises:
-        InvalidArchiveError: Damaged, encrypted, no archive, or meaning harm.
+        InvalidArchiveError: Not an archive, damaged, encrypted, or with an entry that is not
+            allowed.
         StorageError: The cache folder cannot be written.
     """
     try:
         digest = _find_digest(archive, cache_folder)
     except OSError as error:
         raise InvalidArchiveError(
-            f"{archive} cannot be read: {error.strerror or error}", "Look at its permissions."
+            f"{archive} cannot be read: {error.strerror or error}", "Check its permissions."
         ) from error
-    place = archives_folder(cache_folder) / f"{digest[:40]}-{_FORMAT}"
-    if not (place.is_dir() and not os.access(place.parent, os.W_OK)):  # else nobody can delete it
-        _ensure_unpacked(archive, place)
-    return _skip_wrapper_folders(place)
+    folder = archives_folder(cache_folder) / f"{digest[:40]}-{UNPACK_VERSION}"
+    # An entry of a read-only cache needs no lock and no lease, as it cannot be deleted.
+    if not (folder.is_dir() and not os.access(folder.parent, os.W_OK)):
+        _ensure_unpacked(archive, folder)
+    return _skip_wrapper_folders(folder)
 
 
 def _find_digest(archive: Path, cache_folder: Path) -> str:
-    """The sha256 of an archive's bytes, which are not read again while its stamp is the same.
+    """Hash an archive's content, or return the cached hash if its fingerprint is unchanged.
 
     Raises:
-        OSError: It cannot be read.
+        OSError: The archive cannot be read.
     """
     path = archive.resolve()
-    known = digests_folder(cache_folder) / f"{sha256(os.fsencode(path)).hexdigest()[:32]}.json"
-    stamp = read_stable_fingerprint(path)
+    cached = digests_folder(cache_folder) / f"{sha256(os.fsencode(path)).hexdigest()[:32]}.json"
+    fingerprint = read_stable_fingerprint(path)
     with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
-        stored = json.loads(known.read_text("utf-8"))
-        if stamp is not None and stored == {"stamp": list(stamp), "sha256": stored["sha256"]}:
-            return str(stored["sha256"])
+        stored = json.loads(cached.read_text("utf-8"))
+        digest = stored["sha256"]
+        if fingerprint is not None and stored == {"stamp": list(fingerprint), "sha256": digest}:
+            return str(digest)
     digest = hash_file(archive)
-    if stamp is not None:
-        with suppress(StorageError):  # a cache that cannot be written is no fault
-            write_atomically(known, format_json({"stamp": stamp, "sha256": digest}))
+    if fingerprint is not None:
+        with suppress(StorageError):  # the cache may be read-only
+            write_atomically(cached, format_json({"stamp": fingerprint, "sha256": digest}))
     return digest
 
 
-def _ensure_unpacked(archive: Path, place: Path) -> None:
-    """Unpack what is not there yet, and keep it from being deleted while this process lives."""
-    with translate_storage_errors(place), lock_entry(place):
-        sweep_drafts(place)
-        if place.is_dir() and not is_complete(place):
-            delete_unpacked(place)
-        if not place.is_dir():
-            _unpack_members(archive, place)
-        mark_used(place, str(archive))
+def _ensure_unpacked(archive: Path, folder: Path) -> None:
+    """Unpack an archive unless it is unpacked, and lease it while this process lives."""
+    with translate_storage_errors(folder), lock_entry(folder):
+        sweep_drafts(folder)
+        if folder.is_dir() and not is_complete(folder):
+            delete_unpacked(folder)
+        if not folder.is_dir():
+            _unpack_members(archive, folder)
+        mark_used(folder, str(archive))
 
 
-def _unpack_members(archive: Path, place: Path) -> None:
-    with create_directory(place) as draft:
-        archive_bytes = archive.stat().st_size
-        free = int(shutil.disk_usage(draft).free * _RESERVED_SHARE)
-        allowance = UnpackLimits(archive, archive_bytes, free)
-        with allowance.reading(), archive.open("rb") as file:
+def _unpack_members(archive: Path, folder: Path) -> None:
+    with create_directory(folder) as draft:
+        free_bytes = int(shutil.disk_usage(draft).free * _FREE_SHARE)
+        limits = UnpackLimits(archive, archive.stat().st_size, free_bytes)
+        with limits.translate_errors(), archive.open("rb") as file:
             is_zip = file.read(4) in (_ZIP_START, _EMPTY_ZIP_START)
         is_zip = is_zip or archive.name.lower().endswith(_ZIP_SUFFIXES)
-        members = (
-            read_zip_members(archive, allowance) if is_zip else read_tar_members(archive, allowance)
-        )
-        extract_members(members, draft, allowance)
+        read_members = read_zip_members if is_zip else read_tar_members
+        extract_members(read_members(archive, limits), draft, limits)
 
 
 def _skip_wrapper_folders(folder: Path) -> Path:
-    """The folder itself, or its one sub-folder where that holds class folders or an image list."""
-    while True:
-        with os.scandir(folder) as entries:
-            names = [(entry.name, entry.is_dir()) for entry in entries]
-        if len(names) != 1 or not names[0][1]:
-            return folder
-        inner = folder / names[0][0]
-        with os.scandir(inner) as entries:
-            holds_more = any(entry.is_dir() or is_list_name(entry.name) for entry in entries)
-            if not holds_more:
-                return folder
-        with os.scandir(inner) as entries:
-            if any(is_image_name(entry.name) for entry in entries) and not _has_list(inner):
-                return folder  # images beside the folders: this is a class, not a wrapping
+    """Descend into single sub-folders as long as they contain class folders or an image list."""
+    while (inner := _find_only_folder(folder)) is not None:
+        entries = _list_entries(inner)
+        has_list = any(is_list_name(name) for name, _ in entries)
+        has_folder = any(is_folder for _, is_folder in entries)
+        has_image = any(is_image_name(name) for name, _ in entries)
+        if not has_list and (has_image or not has_folder):
+            return folder  # `inner` is a class and not a wrapper
         folder = inner
+    return folder
 
 
-def _has_list(folder: Path) -> bool:
-    return any(is_list_name(entry.name) for entry in folder.iterdir())
+def _find_only_folder(folder: Path) -> Path | None:
+    entries = _list_entries(folder)
+    return folder / entries[0][0] if len(entries) == 1 and entries[0][1] else None
+
+
+def _list_entries(folder: Path) -> list[tuple[str, bool]]:
+    """List the names in a folder, and whether each is a folder."""
+    with os.scandir(folder) as entries:
+        return [(entry.name, entry.is_dir()) for entry in entries]

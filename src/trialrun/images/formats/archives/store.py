@@ -55,12 +55,12 @@ def is_complete(folder: Path) -> bool:
 
 def list_unpacked_archives(folder: Path) -> list[UnpackedArchive]:
     """List the archives unpacked below `folder`, least recently used first."""
-    found = []
+    archives = []
     for path in folder.iterdir() if folder.is_dir() else ():
         if path.is_dir() and not path.name.startswith(".") and path.suffix != LEASES_SUFFIX:
             with suppress(OSError):  # another process deletes it at the same time
-                found.append(_describe(path))
-    return sorted(found, key=lambda archive: archive.used)
+                archives.append(_describe(path))
+    return sorted(archives, key=lambda archive: archive.used)
 
 
 def delete_if_idle(folder: Path) -> bool:

@@ -1,4 +1,4 @@
-"""The entries of a .tar, plain or compressed by gzip or bzip2, read from front to back."""
+"""Reading of the members of a .tar archive, plain or compressed by gzip or bzip2."""
 
 import bz2
 import gzip
@@ -13,22 +13,22 @@ _GZIP_START, _BZIP2_START = b"\x1f\x8b", b"BZh"
 _BLOCK_BYTES = 512  # a tar ends with two blocks of zeros
 
 
-def read_tar_members(path: Path, allowance: UnpackLimits) -> Iterator[ArchiveMember]:
-    """Every file of the archive, in its order; nothing is skipped uncounted.
+def read_tar_members(path: Path, limits: UnpackLimits) -> Iterator[ArchiveMember]:
+    """Yield every file of the archive in its order, counting all of its bytes.
 
     Raises:
-        InvalidArchiveError: Damaged, truncated, or an entry that must not be.
+        InvalidArchiveError: Damaged, truncated, or an entry that is not allowed.
     """
-    with allowance.reading(), _decompress_stream(path) as plain:
-        counted = _CountingStream(plain, allowance)
+    with limits.translate_errors(), _open_decompressed(path) as stream:
+        counted = _CountingStream(stream, limits)
         with tarfile.open(fileobj=cast("IO[bytes]", counted), mode="r|") as archive:
             for info in archive:
-                if (member := _check_member(archive, info, allowance)) is not None:
+                if (member := _check_member(archive, info, limits)) is not None:
                     yield member
         counted.finish()
 
 
-def _decompress_stream(path: Path) -> IO[bytes]:
+def _open_decompressed(path: Path) -> IO[bytes]:
     with path.open("rb") as file:
         start = file.read(3)
     if start.startswith(_GZIP_START):
@@ -39,37 +39,37 @@ def _decompress_stream(path: Path) -> IO[bytes]:
 
 
 def _check_member(
-    archive: tarfile.TarFile, info: tarfile.TarInfo, allowance: UnpackLimits
+    archive: tarfile.TarFile, info: tarfile.TarInfo, limits: UnpackLimits
 ) -> ArchiveMember | None:
     if not (info.isreg() or info.isdir()) or info.issparse():
-        raise allowance.refused(f"has an entry that is a link or a device: {info.name!a}")
-    name = allowance.count_entry(info.name, is_folder=info.isdir())
+        raise limits.rejection(f"has an entry that is a link or a device: {info.name!a}")
+    name = limits.count_entry(info.name, is_folder=info.isdir())
     if info.isdir():
         return None
-    if allowance.num_bytes + info.size > allowance.free_bytes:
-        allowance.count_bytes(info.size)
+    if limits.num_bytes + info.size > limits.free_bytes:
+        limits.count_bytes(info.size)
     content = archive.extractfile(info)
     assert content is not None, "a regular file"
     return ArchiveMember(name, info.size, content)
 
 
 class _CountingStream:
-    """A stream that counts what comes out of the decompressor, and remembers how it ended."""
+    """A stream that counts decompressed bytes and keeps the last two blocks."""
 
-    def __init__(self, stream: IO[bytes], allowance: UnpackLimits) -> None:
+    def __init__(self, stream: IO[bytes], limits: UnpackLimits) -> None:
         self._stream = stream
-        self._allowance = allowance
+        self._limits = limits
         self._tail = b""
 
     def read(self, num_bytes: int) -> bytes:
-        """As a file's `read`."""
-        piece = self._stream.read(num_bytes)
-        self._allowance.count_bytes(len(piece))
-        self._tail = (self._tail + piece)[-2 * _BLOCK_BYTES :]
-        return piece
+        """Read as `IO.read` does."""
+        chunk = self._stream.read(num_bytes)
+        self._limits.count_bytes(len(chunk))
+        self._tail = (self._tail + chunk)[-2 * _BLOCK_BYTES :]
+        return chunk
 
     def finish(self) -> None:
-        """Read to the end, where zeros must stand: tarfile takes a cut archive for a whole one."""
+        """Read to the end and check for two zero blocks: tarfile accepts truncated archives."""
         while self.read(1 << 20):
             pass
         if self._tail != bytes(2 * _BLOCK_BYTES):

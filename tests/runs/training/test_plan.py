@@ -1,0 +1,71 @@
+"""Plans of training runs: all errors of settings and data in one."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import write_classes
+from trialrun.errors import InvalidParameterError, TrialrunError
+from trialrun.runs.training.plan import plan_training
+
+
+def test_batch_larger_than_the_set_is_refused(colors: Path) -> None:
+    """The error gives the number of images."""
+    with pytest.raises(InvalidParameterError, match=r"batch_size=31 .* \(30 images\)"):
+        plan_training({"train_data": str(colors), "batch_size": 31})
+
+
+def test_settings_and_data_are_checked_together(tmp_path: Path) -> None:
+    """One error names an invalid number and two invalid folders."""
+    one_class = write_classes(tmp_path / "one_class", {"only": 2})
+    with pytest.raises(InvalidParameterError) as raised:
+        plan_training({"train_data": str(one_class), "valid_data": "/no/such", "epochs": 0})
+    text = str(raised.value)
+    assert "epochs=0" in text
+    assert "one class only" in text
+    assert "/no/such" in text
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("warmup_steps", 100_000), ("warmup_epochs", 5)], ids=str
+)
+def test_a_warm_up_longer_than_the_run_is_refused(setting: str, value: int, colors: Path) -> None:
+    """The error comes before training and gives the number of steps of the run."""
+    with pytest.raises(InvalidParameterError, match=r"5 epochs of 2 steps"):
+        plan_training({"train_data": str(colors), "batch_size": 15, setting: value})
+
+
+def test_two_units_of_the_warm_up_and_a_wrong_folder_are_reported_together(colors: Path) -> None:
+    """Conflicting settings do not hide other errors."""
+    with pytest.raises(InvalidParameterError) as raised:
+        plan_training(
+            {"train_data": str(colors), "warmup_steps": 1, "warmup_epochs": 1, "valid_data": "/no"}
+        )
+    assert "both set" in str(raised.value)
+    assert "/no" in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["a/b", "a:1", "..", ".", ""])
+def test_an_invalid_registered_name_is_refused_before_training(name: str, colors: Path) -> None:
+    """The error is that of a wrong parameter."""
+    with pytest.raises(InvalidParameterError, match=r"register_as(=| is empty)"):
+        plan_training({"train_data": str(colors), "register_as": name})
+
+
+def test_missing_weights_and_a_wrong_cache_limit_are_reported_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One error names all, before torch is loaded and a run is opened."""
+    monkeypatch.setenv("TRIALRUN_CACHE_GB", "much")
+    with pytest.raises(TrialrunError) as raised:
+        plan_training({"epochs": "0", "weights": "no-such.pt"})
+    message = str(raised.value)
+    assert all(text in message for text in ("epochs=0", "no-such.pt", "TRIALRUN_CACHE_GB=much"))
+
+
+def test_more_ranks_than_images_are_refused(colors: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rank without images would turn every mean into NaN."""
+    for name, value in {"WORLD_SIZE": "64", "RANK": "0", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InvalidParameterError, match="too few for 64 ranks"):
+        plan_training({"train_data": str(colors)})

@@ -36,7 +36,7 @@ class EpochRecorder(NoOpCallback):
         self.epoch_seconds: list[float] = []
         self.resident_mb: list[float] = []
 
-    def epoch(self, status: EpochStatus, epochs: int) -> None:
+    def on_epoch_end(self, status: EpochStatus, epochs: int) -> None:
         """Record an epoch."""
         self.callback_times.append(time.perf_counter())
         self.epoch_seconds.append(status.result.epoch_seconds)

@@ -1,4 +1,4 @@
-# Every target makes its own environment first: nothing has to be installed by hand.
+# Each target first installs the locked versions into .venv if needed.
 
 PYTHON ?= python3
 UV_VERSION := 0.13.9
@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-# MLflow's default store, but the same one from whatever folder it is used.
+# MLflow's default store, independent of the current folder.
 MLFLOW_TRACKING_URI ?= sqlite:///$(CURDIR)/mlflow.db
 
 .PHONY: run ui test check bench format generate lock clean
@@ -23,36 +23,36 @@ run: export PATH := $(BIN):$(PATH)
 run: $(INSTALLED) ## train on the sample digits and register the model
 	mlflow run . --env-manager=local --experiment-name digits -P learning_rate=0.01 -P warmup_steps=90 -P weight_decay=0.0005 -P label_smoothing=0.1 -P register_as=digits
 	@echo
-	@echo "Look at the run:    make ui"
-	@echo "Serve the model:    MLFLOW_TRACKING_URI=$(MLFLOW_TRACKING_URI) $(BIN)/mlflow models serve -m models:/digits/1 --env-manager local"
+	@echo "Open the run in MLflow:  make ui"
+	@echo "Serve the model:         MLFLOW_TRACKING_URI=$(MLFLOW_TRACKING_URI) $(BIN)/mlflow models serve -m models:/digits/1 --env-manager local"
 
-ui: $(INSTALLED) ## MLflow's pages on what was run here
+ui: $(INSTALLED) ## serve MLflow's UI on the runs made here
 	$(BIN)/mlflow ui --backend-store-uri $(MLFLOW_TRACKING_URI)
 
-test: $(INSTALLED) ## the tests
+test: $(INSTALLED) ## run the tests
 	$(BIN)/pytest -n auto
 
-check: $(INSTALLED) ## format, lint, types, layers, tests
+check: $(INSTALLED) ## check format, lint, types and layers; run the tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest -n auto
 
-bench: $(INSTALLED) ## training speed: over the machine's limit, and over other trainers
+bench: $(INSTALLED) ## measure training speed against the machine's limit and other trainers
 	$(BIN)/python -m benchmarks.engine
 	$(BIN)/python -m benchmarks.peers $(if $(TIMM_TRAIN),--timm-train $(TIMM_TRAIN))
 
-format: $(INSTALLED)
+format: $(INSTALLED) ## format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-generate: $(INSTALLED) ## MLproject, conda.yaml and README's table, out of the configuration
+generate: $(INSTALLED) ## write the files that follow from the configuration: MLproject, conda.yaml, README's table, keyword types
 	$(BIN)/python -m scripts.project_files
 
-lock: $(INSTALLED) ## every version anew
+lock: $(INSTALLED) ## resolve all versions again
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate \
 		--extra dev --output-file requirements.lock --upgrade pyproject.toml scripts/lock-constraints.txt
 
-clean:
+clean: ## delete .venv and the runs made here
 	rm -rf $(VENV) mlruns mlflow.db*

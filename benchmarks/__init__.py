@@ -1,1 +1,1 @@
-"""Programs that print tables of figures."""
+"""Programs that measure speed, memory and accuracy, and print the figures as tables."""

@@ -1,8 +1,8 @@
-"""Our training images/s over what the machine does with the data already in memory.
+"""Training speed relative to a bare loop on data that is already in memory.
 
-The limit is a bare loop over one batch that stays where it is: the fastest of fp32 and bf16, plain
-and channels-last layout, with the allocator's settings. Ours is `engine.fit` out of a pack, with
-loading and checks. Both run in turn in one process; the ratio is the median over the rounds.
+The limit is a bare training loop on one batch that stays in memory, in the fastest of fp32 and
+bf16, NCHW and NHWC, with the allocator's settings. Ours is `engine.fit` on cached images, with
+loading and checks. Both run alternately in one process; the ratio is the median over the rounds.
 
     python -m benchmarks.engine [--rounds 3] [--device cpu] [--quick]
 """
@@ -22,7 +22,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from benchmarks.photos import write_photos
-from benchmarks.table import heading, table
+from benchmarks.table import format_table, make_heading
 from trialrun.config import TrainConfig
 from trialrun.engine.compute.allocator import keep_freed_memory
 from trialrun.engine.compute.precision import ComputeConfig, resolve_compute
@@ -42,7 +42,7 @@ CASES = (("resnet18", 224), ("resnet50", 224), ("densenet121", 224), ("resnet18"
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One network at one size, and how many steps are long enough to measure."""
+    """One network at one image size, and the number of steps to measure."""
 
     model: str
     size: int
@@ -50,10 +50,10 @@ class Case:
     steps: int
 
 
-def resident_step(
+def make_resident_step(
     case: Case, compute: ComputeConfig, network: nn.Module | None = None
 ) -> Callable[[], None]:
-    """A step of a bare loop on a batch that stays in memory; `network` is a new one by default."""
+    """Return a training step on a batch that stays in memory; `network` is new by default."""
     torch.manual_seed(0)
     network = network or build_network(case.model, NUM_CLASSES, image_size=case.size)
     network.to(compute.device).to(memory_format=compute.memory_format).train()
@@ -74,8 +74,8 @@ def resident_step(
     return step
 
 
-def images_per_second(step: Callable[[], None], case: Case, device: torch.device) -> float:
-    """The rate of so many steps, one more before them uncounted."""
+def measure_step_rate(step: Callable[[], None], case: Case, device: torch.device) -> float:
+    """Return images per second over the case's steps, after one warm-up step."""
     step()
     if device.type == "cuda":
         torch.cuda.synchronize()
@@ -87,10 +87,18 @@ def images_per_second(step: Callable[[], None], case: Case, device: torch.device
     return case.batch_size * case.steps / (time.perf_counter() - started)
 
 
-def fastest(case: Case, device: torch.device) -> ComputeConfig:
-    """Of the four choices the one with the highest rate.
+def measure_step_rates(case: Case, choices: list[ComputeConfig]) -> list[float]:
+    """Return the rate of a bare loop for each choice."""
+    return [
+        measure_step_rate(make_resident_step(case, choice), case, choice.device)
+        for choice in choices
+    ]
 
-    Small batches leave out those that are hopeless first: a step in emulated bf16 takes minutes.
+
+def find_fastest(case: Case, device: torch.device) -> ComputeConfig:
+    """Return the fastest of four choices of precision and layout.
+
+    Small batches exclude slow choices first: a step in emulated bf16 takes minutes.
     """
     choices = [
         ComputeConfig(device, precision, layout)
@@ -98,26 +106,28 @@ def fastest(case: Case, device: torch.device) -> ComputeConfig:
         for layout in ("NCHW", "NHWC")
     ]
     small = replace(case, batch_size=4, steps=2)
-    rates = [images_per_second(resident_step(small, each), small, device) for each in choices]
-    promising = [each for each, rate in zip(choices, rates, strict=True) if rate > 0.5 * max(rates)]
+    rates = measure_step_rates(small, choices)
+    candidates = [
+        choice for choice, rate in zip(choices, rates, strict=True) if rate > 0.5 * max(rates)
+    ]
     short = replace(case, steps=max(case.steps // 4, 2))
-    rates = [images_per_second(resident_step(short, each), short, device) for each in promising]
-    return promising[rates.index(max(rates))]
+    rates = measure_step_rates(short, candidates)
+    return candidates[rates.index(max(rates))]
 
 
-def our_rate(case: Case, data: ImageDataset, compute: ComputeConfig) -> float:
-    """The rate that a run would record for its second epoch."""
+def measure_our_rate(case: Case, data: ImageDataset, compute: ComputeConfig) -> float:
+    """Return images per second of the second epoch, as a run would log it."""
     config = TrainConfig(epochs=2, batch_size=case.batch_size)
     valid = ImageDataset(data.source, data.rows[:2], data.labels[:2])
-    task = TrainingData(data, valid, NUM_CLASSES, Preprocessing(case.size))
+    train_data = TrainingData(data, valid, NUM_CLASSES, Preprocessing(case.size))
     torch.manual_seed(0)
     network = build_network(case.model, NUM_CLASSES, image_size=case.size)
-    state = init_train_state(network, find_head_prefix(network), task, config, compute)
+    state = init_train_state(network, find_head_prefix(network), train_data, config, compute)
     return list(fit(state, config))[-1].train_images_per_second
 
 
-def packed(case: Case, photos: Path, cache: Path) -> ImageDataset:
-    """So many photos out of a pack that an epoch has the case's number of steps."""
+def make_dataset(case: Case, photos: Path, cache: Path) -> ImageDataset:
+    """Make a set of cached photos whose epoch has the case's number of steps."""
     images = open_data(str(photos), cache)
     pack = open_pack(
         scan_files(images, threads=2),
@@ -131,46 +141,48 @@ def packed(case: Case, photos: Path, cache: Path) -> ImageDataset:
     return ImageDataset(pack, rows, labels[rows])
 
 
-def measured(
+def measure_case(
     case: Case, photos: Path, cache: Path, device: torch.device, rounds: int
 ) -> list[object]:
-    """One row of the table."""
-    data = packed(case, photos, cache)
+    """Measure one case and return its row."""
+    data = make_dataset(case, photos, cache)
     ours = resolve_compute(str(device), "auto")
-    best = fastest(case, device)
+    best = find_fastest(case, device)
     pairs = []
     for _ in range(rounds):
-        limit = images_per_second(resident_step(case, best), case, device)
-        pairs.append((our_rate(case, data, ours), limit))
+        limit = measure_step_rate(make_resident_step(case, best), case, device)
+        pairs.append((measure_our_rate(case, data, ours), limit))
     ratio = statistics.median(rate / limit for rate, limit in pairs)
     rate = statistics.median(rate for rate, _ in pairs)
     limit = statistics.median(limit for _, limit in pairs)
-    chosen = f"{best.precision} {best.layout}"
-    return [case.model, case.size, case.batch_size, ours.precision, rate, chosen, limit, ratio]
+    limit_choice = f"{best.precision} {best.layout}"
+    row = [case.model, case.size, case.batch_size, ours.precision, rate, limit_choice]
+    return [*row, limit, ratio]
 
 
 def main() -> int:
-    """Print the table."""
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--rounds", type=int, default=3)
-    arguments.add_argument("--device", default="auto")
-    arguments.add_argument("--quick", action="store_true", help="the two ResNet-18 alone")
-    chosen = arguments.parse_args()
+    """Measure and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--quick", action="store_true", help="only the two ResNet-18 cases")
+    arguments = parser.parse_args()
     keep_freed_memory()
-    device = resolve_compute(chosen.device, "fp32").device
+    device = resolve_compute(arguments.device, "fp32").device
     on_gpu = device.type == "cuda"
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
         photos = write_photos(Path(scratch) / "photos", 64, seed=1)
         for model, size in CASES:
-            if chosen.quick and model != "resnet18":
+            if arguments.quick and model != "resnet18":
                 continue
             steps = 60 if on_gpu else (40 if size < 224 else 8)
             case = Case(model, size, 256 if on_gpu else 16, steps)
-            rows.append(measured(case, photos, Path(scratch) / "packs", device, chosen.rounds))
+            cache = Path(scratch) / "packs"
+            rows.append(measure_case(case, photos, cache, device, arguments.rounds))
     columns = ("model", "pixels", "batch", "ours", "images/s", "limit's", "limit", "ratio")
-    sys.stdout.write(heading("Training out of a pack over the resident-data limit"))
-    sys.stdout.write("\n" + table(columns, rows))
+    sys.stdout.write(make_heading("Training on cached images, relative to data in memory"))
+    sys.stdout.write("\n" + format_table(columns, rows))
     return 0
 
 

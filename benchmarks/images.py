@@ -1,11 +1,12 @@
-"""How fast images come from files to batches, each figure as a ratio within one run.
+"""Speed from image files to batches, with every figure as a ratio within one run.
 
     python -m benchmarks.images [--photos 1500] [--small 20000,200000]
 
-1. Scan and pack of photos to 224 pixels against bare `decode_jpeg` and `resize` of the same files
-   in the same process with as many threads; the second run's wait and what it decodes.
-2. Batches out of the pack with `standard` augmentation against what ResNet-18 learns from.
-3. Scan and pack of many small images: time by number, and memory above torch's own.
+1. Scanning photos and caching them at 224 pixels, against bare `decode_jpeg` and `resize` of the
+   same files in the same process with the same number of threads; also the start time of the second
+   run and the number of images that it decodes.
+2. Cached batches with `standard` augmentation, against the training speed of ResNet-18.
+3. Scanning and caching many small images: time by number of images, and memory above torch's own.
 """
 
 import argparse
@@ -59,10 +60,10 @@ def main() -> None:
     _print_machine()
     with _scratch() as folder:
         photos = write_photos(folder / "photos", arguments.photos, seed=1)
-        _photos_against_bare(photos, folder)
-        _batches_against_resnet(photos, folder)
+        _compare_with_bare_decoding(photos, folder)
+        _compare_with_resnet(photos, folder)
     with _scratch() as folder:
-        _many_small(folder, [int(number) for number in arguments.small.split(",")])
+        _measure_many_small(folder, [int(number) for number in arguments.small.split(",")])
 
 
 @contextmanager
@@ -77,17 +78,17 @@ def _print_machine() -> None:
     print(
         f"{datetime.date.today()}, {platform.machine()}, {count_threads()} processors, {packages}"
     )
-    print(f"load when begun: {load:.1f} (above 0.5 the figures are noisy)\n")
+    print(f"load at the start: {load:.1f} (above 0.5 the figures are noisy)\n")
 
 
-def _seconds(work: Callable[[], object]) -> float:
+def _measure_seconds(work: Callable[[], object]) -> float:
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
 
 
-def _packed(images: Path, cache: Path, size: int) -> DecodedImages:
-    """As a run does it: names, survey, pack."""
+def _cache_images(images: Path, cache: Path, size: int) -> DecodedImages:
+    """List, scan and cache images as a run does."""
     threads = count_threads()
     scan = scan_with_cache(open_data(str(images), cache), cache / "ledgers", threads=threads)
     return open_pack(
@@ -95,7 +96,7 @@ def _packed(images: Path, cache: Path, size: int) -> DecodedImages:
     )
 
 
-def _bare(path: Path) -> torch.Tensor:
+def _decode_file(path: Path) -> torch.Tensor:
     data = torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8)
     image = decode_jpeg(data, mode=ImageReadMode.RGB, apply_exif_orientation=True)
     resized: torch.Tensor = functional.resize(image, [SIZE, SIZE], antialias=True)
@@ -104,54 +105,54 @@ def _bare(path: Path) -> torch.Tensor:
 
 def _decode_bare(paths: list[Path]) -> None:
     with ThreadPoolExecutor(count_threads()) as pool:
-        for _ in pool.map(_bare, paths):
+        for _ in pool.map(_decode_file, paths):
             pass
 
 
-def _photos_against_bare(photos: Path, folder: Path) -> None:
+def _compare_with_bare_decoding(photos: Path, folder: Path) -> None:
     paths = sorted(photos.rglob("*.jpg"))
-    _decode_bare(paths)  # the files come into memory, and torch's threads up
-    time.sleep(2)  # younger files would not be trusted to be unchanged
+    _decode_bare(paths)  # loads the files into the page cache and starts torch's threads
+    time.sleep(2)  # files changed more recently would be scanned again
     bare, ours, again, decoded = [], [], [], 0
     for number in range(ROUNDS):
         cache = folder / f"cache{number}"
-        bare.append(_seconds(lambda: _decode_bare(paths)))
-        ours.append(_seconds(lambda: _packed(photos, cache, SIZE)))  # noqa: B023 - called at once
+        bare.append(_measure_seconds(lambda: _decode_bare(paths)))
+        ours.append(_measure_seconds(lambda: _cache_images(photos, cache, SIZE)))  # noqa: B023 - called at once
         started = time.perf_counter()
-        decoded += _packed(photos, cache, SIZE).num_decoded
+        decoded += _cache_images(photos, cache, SIZE).num_decoded
         again.append(time.perf_counter() - started)
         shutil.rmtree(cache)
     shares = [b / o for b, o in zip(bare, ours, strict=True)]
     print(f"1. {len(paths)} photos to {SIZE} pixels, {ROUNDS} rounds")
     print(f"   bare decode and resize   {len(paths) / statistics.median(bare):>8.0f} images/s")
-    print(f"   scan and pack            {len(paths) / statistics.median(ours):>8.0f} images/s")
+    print(f"   scan and cache           {len(paths) / statistics.median(ours):>8.0f} images/s")
     spread = f"{min(shares):.2f} to {max(shares):.2f}"
-    print(f"   share of bare            {statistics.median(shares):>8.2f} ({spread}; asked: 0.8)")
-    print(f"   second run ready after   {statistics.median(again):>8.2f} s (asked: 0.5)")
-    print(f"   second runs decoded      {decoded:>8} images (asked: 0)\n")
+    print(f"   share of bare            {statistics.median(shares):>8.2f} ({spread}; target: 0.8)")
+    print(f"   second run ready after   {statistics.median(again):>8.2f} s (target: 0.5)")
+    print(f"   second runs decoded      {decoded:>8} images (target: 0)\n")
 
 
-def _batches_against_resnet(photos: Path, folder: Path) -> None:
-    pack = _packed(photos, folder / "cache", STORED)
+def _compare_with_resnet(photos: Path, folder: Path) -> None:
+    pack = _cache_images(photos, folder / "cache", STORED)
     order = np.random.default_rng(1).permutation(len(pack.usable_rows()))
 
-    def one_epoch() -> None:
+    def load_epoch() -> None:
         for start in range(0, len(order), BATCH):
             rows = order[start : start + BATCH]
             augment_batch(
                 pack.pixels(rows), rows, augment="standard", epoch=1, random_seed=1, size=SIZE
             )
 
-    one_epoch()
-    delivered = len(order) / statistics.median(_seconds(one_epoch) for _ in range(3))
-    consumed = _resnet_images_per_second()
+    load_epoch()
+    delivered = len(order) / statistics.median(_measure_seconds(load_epoch) for _ in range(3))
+    consumed = _measure_resnet()
     print(f"2. batches of {BATCH} at {SIZE} pixels, standard augmentation")
-    print(f"   delivered out of the pack{delivered:>8.0f} images/s")
-    print(f"   learned by ResNet-18     {consumed:>8.1f} images/s")
-    print(f"   ratio                    {delivered / consumed:>8.1f} (asked: 10)\n")
+    print(f"   delivered from the cache {delivered:>8.0f} images/s")
+    print(f"   trained by ResNet-18     {consumed:>8.1f} images/s")
+    print(f"   ratio                    {delivered / consumed:>8.1f} (target: 10)\n")
 
 
-def _resnet_images_per_second() -> float:
+def _measure_resnet() -> float:
     network = resnet18(num_classes=2).to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, nesterov=True)
     images = torch.randn(BATCH, 3, SIZE, SIZE).contiguous(memory_format=torch.channels_last)
@@ -163,25 +164,26 @@ def _resnet_images_per_second() -> float:
         optimizer.step()
 
     step()
-    return BATCH / statistics.median(_seconds(step) for _ in range(5))
+    return BATCH / statistics.median(_measure_seconds(step) for _ in range(5))
 
 
-def _many_small(folder: Path, numbers: list[int]) -> None:
+def _measure_many_small(folder: Path, numbers: list[int]) -> None:
     print("3. small images, 8 by 8 pixels, to 32")
     seconds = []
     for number in numbers:
         images = _write_small(folder / f"small{number}", number)
         command = [sys.executable, "-m", "benchmarks.images", "--measure-small"]
-        done = subprocess.run(
+        completed = subprocess.run(
             [*command, str(images), str(folder / "cache")],
             check=True,
             capture_output=True,
             text=True,
         )
-        taken, peak = map(float, done.stdout.split())
-        seconds.append(taken)
+        elapsed, peak = map(float, completed.stdout.split())
+        seconds.append(elapsed)
         print(
-            f"   {number:>8} images {taken:>8.1f} s, {peak:.0f} MB above torch's own (asked: 1000)"
+            f"   {number:>8} images {elapsed:>8.1f} s, "
+            f"{peak:.0f} MB above torch's own (target: 1000)"
         )
         shutil.rmtree(images)
         shutil.rmtree(folder / "cache")
@@ -190,36 +192,36 @@ def _many_small(folder: Path, numbers: list[int]) -> None:
 
 
 def _measure_small(images: Path, cache: Path) -> None:
-    """In a process of its own: seconds, and the peak of memory above what torch takes, in MB."""
+    """Print seconds, and the peak memory above that of torch in MB; runs in a separate process."""
     Preprocessing(32).normalised(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
-    before = _peak_kilobytes()
-    taken = _seconds(lambda: _packed(images, cache, 32))
-    print(taken, (_peak_kilobytes() - before) * 1024 / 1e6)
+    before = _read_peak_kilobytes()
+    elapsed = _measure_seconds(lambda: _cache_images(images, cache, 32))
+    print(elapsed, (_read_peak_kilobytes() - before) * 1024 / 1e6)
 
 
-def _peak_kilobytes() -> int:
-    """The most that this process held; `getrusage` would count its parent's before the exec."""
+def _read_peak_kilobytes() -> int:
+    """Return this process's peak memory; `getrusage` includes its parent's before the exec."""
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0])
 
 
 def _write_small(folder: Path, number: int) -> Path:
-    """So many different PNG files in ten classes, put together by hand, as that takes a tenth."""
+    """Write different PNG files in ten classes; encoding by hand takes a tenth of the time."""
     random = np.random.default_rng(number)
-    header = _chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 8, 0, 0, 0, 0))
-    end = _chunk(b"IEND", b"")
+    header = _make_chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 8, 0, 0, 0, 0))
+    end = _make_chunk(b"IEND", b"")
     for label in range(10):
         (folder / str(label)).mkdir(parents=True)
     for index in range(number):
         rows = random.integers(0, 256, (8, 9), dtype=np.uint8)
         rows[:, 0] = 0  # no filter
-        pixels = _chunk(b"IDAT", zlib.compress(rows.tobytes(), 1))
+        pixels = _make_chunk(b"IDAT", zlib.compress(rows.tobytes(), 1))
         path = folder / str(index % 10) / f"{index:07}.png"
         path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + pixels + end)
     return folder
 
 
-def _chunk(kind: bytes, data: bytes) -> bytes:
+def _make_chunk(kind: bytes, data: bytes) -> bytes:
     checksum = struct.pack(">I", zlib.crc32(kind + data))
     return struct.pack(">I", len(data)) + kind + data + checksum
 

@@ -1,11 +1,11 @@
-"""Which memory layout and precision a network learns faster in, by image size, on the CPU.
+"""Training speed on the CPU by network, image size, memory layout and precision.
 
     python -m benchmarks.layout [--models resnet18,densenet121] [--sizes 32,64] [--batches 16]
         [--seconds 2] [--rounds 2]
 
-Steps of a bare loop on a batch that stays in memory. The four choices take turns, the fastest round
-of each counts. `auto` is what the rules in `engine.precision` choose; the last column is its rate
-over the fastest choice's. The rules are drawn from this table.
+Steps of a bare loop on a batch that stays in memory. The four choices alternate; the fastest round
+of each counts. `auto` is the choice of the rules in `engine.compute.precision`; the last column is
+its rate relative to the fastest choice. The rules are based on this table.
 """
 
 import argparse
@@ -15,8 +15,8 @@ from itertools import product
 
 import torch
 
-from benchmarks.engine import NUM_CLASSES, Case, resident_step
-from benchmarks.table import heading, table
+from benchmarks.engine import NUM_CLASSES, Case, make_resident_step
+from benchmarks.table import format_table, make_heading
 from trialrun.engine.compute.allocator import keep_freed_memory
 from trialrun.engine.compute.precision import ComputeConfig, resolve_compute
 from trialrun.models.zoo import build_network
@@ -26,10 +26,10 @@ MODELS += "shufflenet_v2_x1_0"
 CHOICES = tuple(product(("fp32", "bf16"), ("NCHW", "NHWC")))
 
 
-def rate(case: Case, choice: tuple[str, str], seconds: float) -> float:
-    """Images per second over at least so many seconds and two steps."""
+def measure_rate(case: Case, choice: tuple[str, str], seconds: float) -> float:
+    """Return images per second over at least `seconds` and two steps."""
     precision, layout = choice
-    step = resident_step(case, ComputeConfig(torch.device("cpu"), precision, layout))
+    step = make_resident_step(case, ComputeConfig(torch.device("cpu"), precision, layout))
     step()
     started, num_steps = time.perf_counter(), 0
     while num_steps < 2 or time.perf_counter() - started < seconds:
@@ -38,46 +38,46 @@ def rate(case: Case, choice: tuple[str, str], seconds: float) -> float:
     return case.batch_size * num_steps / (time.perf_counter() - started)
 
 
-def measure(case: Case, seconds: float, rounds: int) -> dict[tuple[str, str], float]:
-    """The fastest round of every choice."""
-    found = dict.fromkeys(CHOICES, 0.0)
+def measure_choices(case: Case, seconds: float, rounds: int) -> dict[tuple[str, str], float]:
+    """Return the rate of each choice's fastest round."""
+    rates = dict.fromkeys(CHOICES, 0.0)
     for _ in range(rounds):
         for choice in CHOICES:
-            found[choice] = max(found[choice], rate(case, choice, seconds))
-    return found
+            rates[choice] = max(rates[choice], measure_rate(case, choice, seconds))
+    return rates
 
 
-def row(case: Case, seconds: float, rounds: int) -> list[object]:
-    """One case's rates and how close the rules come to the fastest."""
-    found = measure(case, seconds, rounds)
+def make_row(case: Case, seconds: float, rounds: int) -> list[object]:
+    """Return one case's rates, and the rate of the rules' choice relative to the fastest."""
+    rates = measure_choices(case, seconds, rounds)
     network = build_network(case.model, NUM_CLASSES, image_size=case.size)
-    chosen = resolve_compute("cpu", "auto").with_best_memory_format(network, case.size)
-    share = found[chosen.precision, chosen.layout] / max(found.values())
-    bf16, fp32 = (max(found[p, "NCHW"], found[p, "NHWC"]) for p in ("bf16", "fp32"))
-    auto = f"{chosen.precision} {chosen.layout}"
-    return [case.model, case.size, case.batch_size, *found.values(), bf16 / fp32, auto, share]
+    auto = resolve_compute("cpu", "auto").with_best_memory_format(network, case.size)
+    share = rates[auto.precision, auto.layout] / max(rates.values())
+    bf16, fp32 = (max(rates[p, "NCHW"], rates[p, "NHWC"]) for p in ("bf16", "fp32"))
+    auto_name = f"{auto.precision} {auto.layout}"
+    return [case.model, case.size, case.batch_size, *rates.values(), bf16 / fp32, auto_name, share]
 
 
 def main() -> int:
-    """Print the table."""
+    """Measure and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--models", default=MODELS)
     parser.add_argument("--sizes", default="32,64,224")
     parser.add_argument("--batches", default="16")
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--rounds", type=int, default=2)
-    chosen = parser.parse_args()
+    arguments = parser.parse_args()
     keep_freed_memory()
     rows = []
-    asked = (chosen.models, chosen.sizes, chosen.batches)
-    for model, size, batch in product(*(values.split(",") for values in asked)):
+    lists = (arguments.models, arguments.sizes, arguments.batches)
+    for model, size, batch in product(*(values.split(",") for values in lists)):
         case = Case(model, int(size), int(batch), 1)
-        rows.append(row(case, chosen.seconds, chosen.rounds))
+        rows.append(make_row(case, arguments.seconds, arguments.rounds))
         print(*rows[-1], file=sys.stderr, flush=True)
     names = [f"{precision} {layout}" for precision, layout in CHOICES]
     columns = ("model", "pixels", "batch", *names, "bf16 / fp32", "auto", "auto / fastest")
-    sys.stdout.write(heading("Layout and precision on the CPU, images per second") + "\n")
-    sys.stdout.write(table(columns, rows))
+    sys.stdout.write(make_heading("Layout and precision on the CPU, images per second") + "\n")
+    sys.stdout.write(format_table(columns, rows))
     return 0
 
 

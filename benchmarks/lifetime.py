@@ -1,8 +1,8 @@
-"""What loading and leaving cost a process, as Python does it and as ours.
+"""Start and exit time of a process, with Python's defaults and with trialrun's.
 
     python -m benchmarks.lifetime
 
-Whole processes that import what a training imports, in turn; the median of the rounds.
+Whole processes that import the modules of a training, alternately; the median of the rounds.
 """
 
 import statistics
@@ -10,20 +10,21 @@ import subprocess
 import sys
 import time
 
-from benchmarks.table import heading, table
+from benchmarks.table import format_table, make_heading
 
 ROUNDS = 5
 MODULES = "import trialrun.runs.training.run, mlflow, mlflow.store.tracking.sqlalchemy_store"
 PLAIN = "import sys"
-OURS = "from trialrun.cli.process import *; end = Departure(); end.exit_code = 0; " + (
-    "load_without_collections()"
+OURS = (
+    "from trialrun.cli.process import FastExit, defer_gc; "
+    "fast_exit = FastExit(); fast_exit.exit_code = 0; defer_gc()"
 )
-SAY_LOADED = "print('loaded', flush=True)"
+PRINT_LOADED = "print('loaded', flush=True)"
 
 
-def seconds_of(beginning: str) -> tuple[float, float]:
-    """From the start until all is loaded, and from there to the end of the process."""
-    command = [sys.executable, "-c", f"{beginning}; {MODULES}; {SAY_LOADED}"]
+def measure_seconds(prologue: str) -> tuple[float, float]:
+    """Return the seconds until all modules are loaded, and from then to the end of the process."""
+    command = [sys.executable, "-c", f"{prologue}; {MODULES}; {PRINT_LOADED}"]
     started = time.perf_counter()
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -37,18 +38,18 @@ def seconds_of(beginning: str) -> tuple[float, float]:
 
 
 def main() -> int:
-    """Print the table."""
-    ways = {"Python's": PLAIN, "ours": OURS}
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+    """Measure and print the table."""
+    prologues = {"Python": PLAIN, "trialrun": OURS}
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in prologues}
     for _ in range(ROUNDS):
-        for name, beginning in ways.items():
-            found[name].append(seconds_of(beginning))
+        for name, prologue in prologues.items():
+            seconds[name].append(measure_seconds(prologue))
     rows: list[list[object]] = [
         [name, *(statistics.median(column) for column in zip(*pairs, strict=True))]
-        for name, pairs in found.items()
+        for name, pairs in seconds.items()
     ]
-    columns = ("way", "loading, s", "leaving, s")
-    sys.stdout.write(heading("Loading and leaving") + "\n" + table(columns, rows))
+    columns = ("process", "loading, s", "exit, s")
+    sys.stdout.write(make_heading("Loading and exit") + "\n" + format_table(columns, rows))
     return 0
 
 

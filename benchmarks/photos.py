@@ -1,6 +1,6 @@
-"""Photos to measure on: random crops of the two photographs that scikit-learn ships, as JPEG.
+"""JPEG photos for benchmarks: random crops of the two photographs in scikit-learn.
 
-About 400 by 350 pixels and 20 to 50 kB each, like pictures scaled down for the web.
+About 400 by 350 pixels and 20 to 50 kB each, like photos scaled down for the web.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ _JPEG_QUALITY = 90
 
 
 def write_photos(folder: Path, num_images: int, *, seed: int) -> Path:
-    """A folder of two classes with `num_images` photos in all, the same for the same seed."""
+    """Write `num_images` photos of two classes to `folder`; the same seed gives the same photos."""
     random = np.random.default_rng(seed)
     sources = [Image.fromarray(pixels) for pixels in load_sample_images().images]
     for number in range(num_images):

@@ -1,8 +1,10 @@
-"""Whether bf16 learns as fp32 does: `python -m benchmarks.precision [--epochs 5] [--images 0]`.
+"""Validation loss in bf16 against fp32.
 
-The digits and photos, ResNet-18, five seeds, each seed in both precisions. The difference of a
-seed's two validation losses is held against how much fp32's own losses differ by seed. Where the
-processor has no bf16 it is emulated: the same numbers, but slowly; --images trains on fewer.
+    python -m benchmarks.precision [--epochs 5] [--images 0]
+
+The digits and photos, ResNet-18, five seeds, each seed in both precisions. The mean difference of
+a seed's two validation losses is compared with the spread of fp32's losses between seeds. Without
+bf16 in hardware it is emulated: the same numbers, but slowly; --images trains on fewer images.
 """
 
 import argparse
@@ -14,8 +16,8 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from benchmarks.photos import write_photos
-from benchmarks.table import heading, table
-from trialrun.distributed import ALONE
+from benchmarks.table import format_table, make_heading
+from trialrun.distributed import SINGLE_PROCESS
 from trialrun.engine.compute.precision import resolve_compute
 from trialrun.runs.callbacks import NoOpCallback
 from trialrun.runs.training.data import PreparedData, prepare_data
@@ -26,30 +28,32 @@ SEEDS = range(1, 6)
 T_95 = 2.776  # Student's t, two-sided 95 %, four degrees of freedom
 
 
-def best_loss(plan: TrainPlan, data: PreparedData) -> float:
-    """The lowest validation loss of a training, nats."""
-    under_way = start_session(plan, data, resolve_rank_compute(plan), ALONE)
-    return min(status.result.validation.loss for status in under_way.epochs(lambda: None))
+def find_best_loss(plan: TrainPlan, data: PreparedData) -> float:
+    """Train and return the lowest validation loss in nats."""
+    session = start_session(plan, data, resolve_rank_compute(plan), SINGLE_PROCESS)
+    return min(status.result.validation.loss for status in session.epochs(lambda: None))
 
 
-def fewer(data: PreparedData, num_images: int) -> PreparedData:
-    """The first so many training images of a permutation; all of them for 0."""
+def limit_images(data: PreparedData, num_images: int) -> PreparedData:
+    """Keep about `num_images` training images, evenly spaced; 0 keeps all."""
     if not num_images:
         return data
     dataset = data.train.dataset
     stride = max(len(dataset) // num_images, 1)
-    some = replace(dataset, rows=dataset.rows[::stride], labels=dataset.labels[::stride])
-    return replace(data, train=replace(data.train, dataset=some))
+    subset = replace(dataset, rows=dataset.rows[::stride], labels=dataset.labels[::stride])
+    return replace(data, train=replace(data.train, dataset=subset))
 
 
-def compared(settings: dict[str, object], num_images: int) -> list[object]:
-    """Mean losses of both precisions, their paired difference, and fp32's spread by seed."""
+def compare_precisions(settings: dict[str, object], num_images: int) -> list[object]:
+    """Return the mean losses, their paired difference and fp32's standard deviation over seeds."""
     losses: dict[str, list[float]] = {"fp32": [], "bf16": []}
     for seed in SEEDS:
-        for precision, found in losses.items():
+        for precision, seed_losses in losses.items():
             plan = plan_training(settings | {"precision": precision, "random_seed": seed})
-            found.append(best_loss(plan, fewer(prepare_data(plan, NoOpCallback()), num_images)))
-            print(seed, precision, f"{found[-1]:.4f}", file=sys.stderr, flush=True)
+            seed_losses.append(
+                find_best_loss(plan, limit_images(prepare_data(plan, NoOpCallback()), num_images))
+            )
+            print(seed, precision, f"{seed_losses[-1]:.4f}", file=sys.stderr, flush=True)
     gaps = [b - a for a, b in zip(losses["fp32"], losses["bf16"], strict=True)]
     half = T_95 * stdev(gaps) / len(gaps) ** 0.5
     interval = f"{mean(gaps):+.4f} ± {half:.4f}"
@@ -57,26 +61,26 @@ def compared(settings: dict[str, object], num_images: int) -> list[object]:
 
 
 def main() -> int:
-    """Measure and print."""
+    """Measure and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--images", type=int, default=0)
-    chosen = parser.parse_args()
+    arguments = parser.parse_args()
     rows: list[list[object]] = []
     with tempfile.TemporaryDirectory(prefix="trialrun-benchmark-") as scratch:
         os.environ["TRIALRUN_CACHE"] = f"{scratch}/cache"
         photos = write_photos(Path(scratch) / "photos", 240, seed=1)
-        common: dict[str, object] = {"epochs": chosen.epochs, "patience": chosen.epochs}
+        common: dict[str, object] = {"epochs": arguments.epochs, "patience": arguments.epochs}
         jobs = {
             "digits, 32": {"train_data": "sample:digits", "learning_rate": 0.01},
             "photos, 64": {"train_data": str(photos), "image_size": 64},
         }
         for name, settings in jobs.items():
-            rows.append([name, *compared(common | settings, chosen.images)])
+            rows.append([name, *compare_precisions(common | settings, arguments.images)])
     columns = ("data", "fp32 loss", "bf16 loss", "bf16 - fp32, 95 %", "fp32 by seed (sd)")
     emulated = "" if resolve_compute("cpu", "auto").precision == "bf16" else ", bf16 emulated"
-    title = f"bf16 against fp32, ResNet-18, {len(SEEDS)} seeds, {chosen.epochs} epochs{emulated}"
-    sys.stdout.write(heading(title) + "\n" + table(columns, rows))
+    title = f"bf16 against fp32, ResNet-18, {len(SEEDS)} seeds, {arguments.epochs} epochs{emulated}"
+    sys.stdout.write(make_heading(title) + "\n" + format_table(columns, rows))
     return 0
 
 

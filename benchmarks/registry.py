@@ -1,8 +1,8 @@
-"""What evidence costs: paired bootstraps of 10,000 draws on 50,000 images, by metric.
+"""Time of promotion evidence: paired bootstraps of 10,000 draws on 50,000 images, by metric.
 
     python -m benchmarks.registry
 
-Beside each time stands its ratio to one plain bootstrap of the accuracy by drawing the images
+Each time is also given relative to a plain bootstrap of the accuracy that draws the images
 themselves (200 draws, scaled up), measured in the same run.
 """
 
@@ -25,31 +25,33 @@ PLAIN_DRAWS = 200
 REPEATS = 3
 
 
-def answers(generator: np.random.Generator, num_classes: int) -> tuple[Predictions, Predictions]:
-    """Two models of 90% that err independently: more disagreement than two trainings have."""
+def make_predictions(
+    generator: np.random.Generator, num_classes: int
+) -> tuple[Predictions, Predictions]:
+    """Make two models with 90 % accuracy and independent errors, more than trained models have."""
     labels = generator.integers(0, num_classes, NUM_IMAGES)
 
-    def model() -> Predictions:
+    def make_model() -> Predictions:
         wrong = generator.integers(0, num_classes, NUM_IMAGES)
         predicted = np.where(generator.random(NUM_IMAGES) < 0.9, labels, wrong)
         names = tuple(map(str, range(num_classes)))
         return Predictions(names, labels, predicted, generator.random(NUM_IMAGES))
 
-    return model(), model()
+    return make_model(), make_model()
 
 
-def seconds_of(work: Callable[[], object], repeats: int = REPEATS) -> float:
-    """The shortest of a few runs."""
-    found = []
+def measure_seconds(work: Callable[[], object], repeats: int = REPEATS) -> float:
+    """Return the shortest time of a few calls."""
+    seconds = []
     for _ in range(repeats):
         started = time.perf_counter()
         work()
-        found.append(time.perf_counter() - started)
-    return min(found)
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)
 
 
-def plain_bootstrap(first: Predictions, second: Predictions) -> None:
-    """The accuracy's difference by drawing images."""
+def run_plain_bootstrap(first: Predictions, second: Predictions) -> None:
+    """Bootstrap the accuracy's difference by drawing images."""
     generator = np.random.default_rng(0)
     gain = second.right.astype(np.float64) - first.right
     for _ in range(PLAIN_DRAWS):
@@ -57,21 +59,21 @@ def plain_bootstrap(first: Predictions, second: Predictions) -> None:
 
 
 def main() -> None:
-    """Print the table."""
+    """Measure and print the table."""
     print(f"{date.today()}, {os.cpu_count()} x {platform.processor() or platform.machine()}")
     print(f"numpy {version('numpy')}, scipy {version('scipy')}; load {os.getloadavg()[0]:.1f}")
-    print(f"{NUM_DRAWS} draws, {NUM_IMAGES} images; wanted: under {LIMIT_SECONDS:g} s\n")
+    print(f"{NUM_DRAWS} draws, {NUM_IMAGES} images; target: under {LIMIT_SECONDS:g} s\n")
     print(f"{'classes':>7}  {'metric':<18} {'seconds':>8}  {'of plain':>8}")
     resampling = Resampling(draws=NUM_DRAWS)
     for num_classes in (10, 100, 1000):
-        first, second = answers(np.random.default_rng(num_classes), num_classes)
-        plain = seconds_of(lambda f=first, s=second: plain_bootstrap(f, s))  # type: ignore[misc]
+        first, second = make_predictions(np.random.default_rng(num_classes), num_classes)
+        plain = measure_seconds(lambda f=first, s=second: run_plain_bootstrap(f, s))  # type: ignore[misc]
         plain *= NUM_DRAWS / PLAIN_DRAWS
         for metric in METRICS:
-            taken = seconds_of(
+            elapsed = measure_seconds(
                 lambda m=metric, f=first, s=second: compare_paired(m, f, s, resampling)  # type: ignore[misc]
             )
-            print(f"{num_classes:>7}  {metric:<18} {taken:>8.2f}  {taken / plain:>8.3f}")
+            print(f"{num_classes:>7}  {metric:<18} {elapsed:>8.2f}  {elapsed / plain:>8.3f}")
 
 
 if __name__ == "__main__":

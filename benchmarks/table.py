@@ -1,35 +1,32 @@
-"""Tables that say where and when their figures were measured."""
+"""Markdown tables of figures, with the date, machine and versions of the measurement."""
 
 import datetime
 import os
 import platform
 from collections.abc import Sequence
 from importlib.metadata import version
-from pathlib import Path
+
+from trialrun.engine.compute.processor import read_cpuinfo
 
 
-def heading(title: str) -> str:
-    """The title, and the date, machine and versions of this run."""
+def make_heading(title: str) -> str:
+    """Return the title, and the date, machine and versions of this run."""
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "mlflow"))
     today = datetime.datetime.now(datetime.UTC).date()
-    where = f"{_processor()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-    return f"## {title}\n\n{today}. {where}, {versions}.\n"
+    machine = f"{_describe_processor()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    return f"## {title}\n\n{today}. {machine}, {versions}.\n"
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Rows in Markdown, numbers with three digits that count."""
-    lines = [columns, ["---"] * len(columns), *[[_text(cell) for cell in row] for row in rows]]
+def format_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Format rows as a Markdown table, floats with three significant digits."""
+    cells = [[_format_cell(cell) for cell in row] for row in rows]
+    lines = [columns, ["---"] * len(columns), *cells]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
-def _text(cell: object) -> str:
+def _format_cell(cell: object) -> str:
     return f"{cell:.3g}" if isinstance(cell, float) else str(cell)
 
 
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+def _describe_processor() -> str:
+    return read_cpuinfo().get("model name") or platform.processor() or platform.machine()

@@ -1,8 +1,10 @@
-"""What a run does beside learning, and whether its memory grows: `python -m benchmarks.upkeep`.
+"""Time of a run besides training, and growth of its memory.
 
-One tracked run of ten epochs on photos, ResNet-18 at 224 pixels, with SQLite. Time: what passes
-between an epoch's end and the next one's begin (records, the best weights' copy, progress), and the
-check of each loss, over the epochs' own time. Memory: resident, after each epoch.
+    python -m benchmarks.upkeep
+
+One tracked run of ten epochs on photos, ResNet-18 at 224 pixels, with SQLite. Time: between the end
+of an epoch and the start of the next (logging, copying the best weights, progress), and the check
+of each loss, relative to the epochs' own time. Memory: resident, after each epoch.
 """
 
 import os
@@ -16,7 +18,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.photos import write_photos
-from benchmarks.table import heading, table
+from benchmarks.table import format_table, make_heading
 from trialrun.engine.early_stopping import EpochStatus
 from trialrun.runs.callbacks import NoOpCallback
 from trialrun.runs.training.plan import plan_training
@@ -26,39 +28,39 @@ NUM_TRAIN, NUM_VALID, EPOCHS, BATCH_SIZE = 128, 32, 10, 16
 NUM_CHECKS = 1000
 
 
-class Watch(NoOpCallback):
-    """Notes when each epoch was told of, how long it took, and the memory then."""
+class EpochRecorder(NoOpCallback):
+    """Records the time of each epoch's callback, the epoch's seconds and the memory."""
 
     def __init__(self) -> None:
-        self.told: list[float] = []
+        self.callback_times: list[float] = []
         self.epoch_seconds: list[float] = []
         self.resident_mb: list[float] = []
 
-    def on_epoch_end(self, status: EpochStatus, epochs: int) -> None:
-        """Note an epoch."""
-        self.told.append(time.perf_counter())
+    def epoch(self, status: EpochStatus, epochs: int) -> None:
+        """Record an epoch."""
+        self.callback_times.append(time.perf_counter())
         self.epoch_seconds.append(status.result.epoch_seconds)
-        self.resident_mb.append(resident_mb())
+        self.resident_mb.append(read_resident_mb())
 
 
-def resident_mb() -> float:
-    """What this process holds in memory, MB."""
+def read_resident_mb() -> float:
+    """Return this process's resident memory in MB."""
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmRSS:")[1].split()[0]) * 1024 / 1e6
 
 
-def check_seconds() -> float:
-    """What one step's look at its loss takes."""
+def measure_check() -> float:
+    """Return the seconds of one check that a loss is finite."""
     loss = torch.tensor(0.5)
-    began = time.perf_counter()
+    started = time.perf_counter()
     for _ in range(NUM_CHECKS):
         assert bool(loss.isfinite())
-    return (time.perf_counter() - began) / NUM_CHECKS
+    return (time.perf_counter() - started) / NUM_CHECKS
 
 
 @contextmanager
-def scratch() -> Iterator[Path]:
-    """A folder with a store and a cache of its own."""
+def use_scratch_store() -> Iterator[Path]:
+    """Change to a temporary folder with a new tracking store and image cache."""
     with tempfile.TemporaryDirectory(prefix="trialrun-benchmark-") as folder:
         os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
         os.environ["TRIALRUN_CACHE"] = f"{folder}/cache"
@@ -67,9 +69,9 @@ def scratch() -> Iterator[Path]:
 
 
 def main() -> int:
-    """Measure and print."""
-    watch = Watch()
-    with scratch() as folder:
+    """Measure and print the table."""
+    recorder = EpochRecorder()
+    with use_scratch_store() as folder:
         settings: dict[str, object] = {
             "train_data": str(write_photos(folder / "train", NUM_TRAIN, seed=1)),
             "valid_data": str(write_photos(folder / "valid", NUM_VALID, seed=2)),
@@ -78,20 +80,22 @@ def main() -> int:
             "batch_size": BATCH_SIZE,
             "patience": EPOCHS,
         }
-        train_run(plan_training(settings), watch)
-    later = sum(watch.epoch_seconds[1:])
-    beside = watch.told[-1] - watch.told[0] - later
-    checks = check_seconds() * (NUM_TRAIN // BATCH_SIZE) * (EPOCHS - 1)
-    second, last = watch.resident_mb[1], watch.resident_mb[-1]
+        train_run(plan_training(settings), recorder)
+    epoch_seconds = sum(recorder.epoch_seconds[1:])
+    between = recorder.callback_times[-1] - recorder.callback_times[0] - epoch_seconds
+    checks = measure_check() * (NUM_TRAIN // BATCH_SIZE) * (EPOCHS - 1)
+    second, last = recorder.resident_mb[1], recorder.resident_mb[-1]
     rows: list[list[object]] = [
-        ["between epochs, share of an epoch", "", beside / later],
-        ["checks of losses, share of an epoch", "", checks / later],
-        ["together", "0.01", (beside + checks) / later],
+        ["between epochs, share of an epoch", "", between / epoch_seconds],
+        ["checks of losses, share of an epoch", "", checks / epoch_seconds],
+        ["together", "0.01", (between + checks) / epoch_seconds],
         ["resident memory after epoch 2, MB", "", f"{second:.0f}"],
         [f"growth from epoch 2 to {EPOCHS}, MB", "20", f"{last - second:.1f}"],
     ]
     title = f"Upkeep over {EPOCHS} epochs of {NUM_TRAIN} photos, ResNet-18 at 224"
-    sys.stdout.write(heading(title) + "\n" + table(("figure", "asked", "measured"), rows))
+    sys.stdout.write(
+        make_heading(title) + "\n" + format_table(("figure", "target", "measured"), rows)
+    )
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Other trainers on the job that trialrun does, each a program of its own for its own environment.
+"""Programs that train the same network with other trainers, each in its own environment.
 
-Nothing but `__main__` imports from trialrun or from the other benchmarks.
+Only `__main__` imports trialrun or the other benchmarks.
 """

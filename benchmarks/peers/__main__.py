@@ -1,13 +1,13 @@
-"""Whole processes against their peers on the same photos: ours over each of theirs, in one run.
+"""Duration of whole training processes: trialrun relative to other trainers on the same photos.
 
     python -m benchmarks.peers [--epochs 2,6] [--environments FOLDER] [--timm-train FILE]
         [--only timm]
 
-480 photos to learn from and 120 to judge by, of two classes; ResNet-18 from random weights at 224
-pixels, batches of 16. Every peer has a virtual environment of its own, made by uv with the same
-torch; all run in turn on an idle machine, ours first and last: shared machines drift, and how far
-the two lie apart tells by how much. timm's `train.py` is not in its package: give the path of the
-file out of its repository, or timm is left out.
+480 training and 120 validation photos of two classes; ResNet-18 from random weights at 224 pixels,
+batches of 16. Every peer has its own virtual environment, made by uv with the same torch. All run
+in turn on an idle machine. trialrun runs first and last: the difference of the two shows how much
+the machine's speed drifts. timm's `train.py` is not in its package: give the path of the file from
+its repository, or timm is left out.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks.photos import write_photos
-from benchmarks.table import heading, table
+from benchmarks.table import format_table, make_heading
 from trialrun.engine.compute.precision import resolve_compute
 
 NUM_TRAIN, NUM_VALID = 480, 120
@@ -32,7 +32,7 @@ HERE = Path(__file__).parent
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A trainer: its name, what is installed for it, and the command after the interpreter.
+    """A trainer: its name, the packages to install, and the command after the interpreter.
 
     `{photos}`, `{train}`, `{valid}`, `{epochs}` and `{folder}` in the command are filled in.
     """
@@ -40,17 +40,17 @@ class Peer:
     name: str
     packages: tuple[str, ...]
     command: tuple[str, ...]
-    at_its_best: bool = False
+    is_tuned: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
-def script(name: str) -> tuple[str, ...]:
-    """A program of this folder with the three arguments it takes."""
+def make_command(name: str) -> tuple[str, ...]:
+    """Return the command of a program in this folder, with its three arguments."""
     return (str(HERE / name), "{train}", "{valid}", "{epochs}")
 
 
 OURS = Peer(
-    "trialrun, at its defaults, tracked and registered",
+    "trialrun with its defaults, tracked and registered",
     ("trialrun",),
     tuple(
         "-m trialrun train --train-data {train} --valid-data {valid} --epochs {epochs} "
@@ -62,29 +62,33 @@ OURS = Peer(
     },
 )
 OTHERS = (
-    Peer("the ancestor's loop", (), script("ancestor.py")),
-    Peer("Lightning", ("lightning",), script("lightning_trainer.py")),
-    Peer("Hugging Face Trainer", ("transformers", "accelerate"), script("transformers_trainer.py")),
-    Peer("fastai", ("fastai",), script("fastai_learner.py")),
+    Peer("Azure ML designer's loop", (), make_command("designer_loop.py")),
+    Peer("Lightning", ("lightning",), make_command("lightning_trainer.py")),
+    Peer(
+        "Hugging Face Trainer",
+        ("transformers", "accelerate"),
+        make_command("transformers_trainer.py"),
+    ),
+    Peer("fastai", ("fastai",), make_command("fastai_learner.py")),
 )
 
 
-def timm_peers(train_py: Path, *, has_bf16: bool) -> Iterator[Peer]:
-    """The train.py of timm as it is, and with what makes it faster on this machine."""
+def make_timm_peers(train_py: Path, *, has_bf16: bool) -> Iterator[Peer]:
+    """Yield timm's train.py with its defaults, and with options that are faster on this machine."""
     flags = (
         "--data-dir {photos} --val-split valid --model resnet18 --num-classes 2 --device cpu "
         "--batch-size 16 --lr 0.001 --epochs {epochs} --warmup-epochs 0"
     )
     plain = (str(train_py), *flags.split())
     yield Peer("timm", ("timm",), plain)
-    yield Peer("timm, channels last", ("timm",), (*plain, "--channels-last"), at_its_best=True)
-    if has_bf16:  # emulated it takes minutes a step
+    yield Peer("timm, channels last", ("timm",), (*plain, "--channels-last"), is_tuned=True)
+    if has_bf16:  # emulated bf16 takes minutes per step
         fast = (*plain, "--channels-last", "--amp", "--amp-dtype", "bfloat16")
-        yield Peer("timm, channels last, bf16", ("timm",), fast, at_its_best=True)
+        yield Peer("timm, channels last, bf16", ("timm",), fast, is_tuned=True)
 
 
-def interpreter(peer: Peer, environments: Path) -> Path:
-    """The Python of the peer's own environment, made where it is missing."""
+def prepare_python(peer: Peer, environments: Path) -> Path:
+    """Return the Python of the peer's environment, which is made if it is missing."""
     if peer is OURS:
         return Path(sys.executable)
     folder = environments / "-".join(peer.packages or ("torch",))
@@ -101,75 +105,76 @@ def interpreter(peer: Peer, environments: Path) -> Path:
     return python
 
 
-def seconds_of(peer: Peer, python: Path, photos: Path, epochs: int) -> float:
-    """How long the process took, from its start to its end."""
+def measure_seconds(peer: Peer, python: Path, photos: Path, epochs: int) -> float:
+    """Return the seconds of the whole process."""
     with tempfile.TemporaryDirectory(dir=photos.parent) as folder:
-        places = {
+        values = {
             "photos": str(photos),
             "train": str(photos / "train"),
             "valid": str(photos / "valid"),
             "epochs": str(epochs),
             "folder": folder,
         }
-        command = [str(python), *(part.format(**places) for part in peer.command)]
-        env = os.environ | {k: text.format(**places) for k, text in peer.environment.items()}
-        began = time.perf_counter()
-        done = subprocess.run(
+        command = [str(python), *(part.format(**values) for part in peer.command)]
+        env = os.environ | {k: text.format(**values) for k, text in peer.environment.items()}
+        started = time.perf_counter()
+        completed = subprocess.run(
             command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
-        seconds = time.perf_counter() - began
-    if done.returncode:
-        sys.exit(f"{peer.name} failed:\n{done.stdout.decode()[-2000:]}")
+        seconds = time.perf_counter() - started
+    if completed.returncode:
+        sys.exit(f"{peer.name} failed:\n{completed.stdout.decode()[-2000:]}")
     return seconds
 
 
-def version_in(python: Path, peer: Peer) -> str:
-    """The version of what the peer is, in its environment."""
+def read_version(python: Path, peer: Peer) -> str:
+    """Return the version of the peer's main package in its environment."""
     name = peer.packages[0] if peer.packages else "torch"
-    asked = f"from importlib.metadata import version; print(version({name!r}))"
-    return subprocess.check_output([python, "-c", asked], text=True).strip()
+    code = f"from importlib.metadata import version; print(version({name!r}))"
+    return subprocess.check_output([python, "-c", code], text=True).strip()
 
 
 def main() -> int:
-    """Measure and print."""
+    """Measure and print the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--epochs", default="2,6")
     parser.add_argument("--environments", type=Path, default=Path(".peers"))
     parser.add_argument("--timm-train", type=Path)
-    parser.add_argument("--only", default="", help="part of the names of those to run")
-    chosen = parser.parse_args()
+    parser.add_argument("--only", default="", help="run only peers with this text in their names")
+    arguments = parser.parse_args()
     has_bf16 = resolve_compute("cpu", "auto").precision == "bf16"
     others = [*OTHERS]
-    if chosen.timm_train is not None:
-        others += timm_peers(chosen.timm_train.resolve(), has_bf16=has_bf16)
-    peers = [OURS, *(peer for peer in others if chosen.only in peer.name), OURS]
-    pythons = [interpreter(peer, chosen.environments.absolute()) for peer in peers]
+    if arguments.timm_train is not None:
+        others += make_timm_peers(arguments.timm_train.resolve(), has_bf16=has_bf16)
+    peers = [OURS, *(peer for peer in others if arguments.only in peer.name), OURS]
+    pythons = [prepare_python(peer, arguments.environments.absolute()) for peer in peers]
     with tempfile.TemporaryDirectory(prefix="trialrun-benchmark-") as scratch:
         photos = Path(scratch) / "photos"
         write_photos(photos / "train", NUM_TRAIN, seed=1)
         write_photos(photos / "valid", NUM_VALID, seed=2)
-        for epochs in map(int, chosen.epochs.split(",")):
-            measure(peers, pythons, photos, epochs)
+        for epochs in map(int, arguments.epochs.split(",")):
+            print_table(peers, pythons, photos, epochs)
     return 0
 
 
-def measure(peers: list[Peer], pythons: list[Path], photos: Path, epochs: int) -> None:
-    """One table."""
+def print_table(peers: list[Peer], pythons: list[Path], photos: Path, epochs: int) -> None:
+    """Measure all peers and print one table."""
     seconds = []
     for peer, python in zip(peers, pythons, strict=True):
-        seconds.append(seconds_of(peer, python, photos, epochs))
+        seconds.append(measure_seconds(peer, python, photos, epochs))
         print(f"{peer.name}: {seconds[-1]:.1f} s", file=sys.stderr, flush=True)
     title = f"{NUM_TRAIN} photos, {epochs} epochs, whole processes"
-    columns = ("trainer", "version", "seconds", "ours / theirs")
+    columns = ("trainer", "version", "seconds", "ours / peer")
     ours = (seconds[0] + seconds[-1]) / 2
     body = [
-        [peer.name, version_in(python, peer), taken, ours / taken]
-        for peer, python, taken in zip(peers, pythons, seconds, strict=True)
+        [peer.name, read_version(python, peer), peer_seconds, ours / peer_seconds]
+        for peer, python, peer_seconds in zip(peers, pythons, seconds, strict=True)
     ]
-    print(heading(title) + "\n" + table(columns, body), flush=True)
-    if best := [taken for peer, taken in zip(peers, seconds, strict=True) if peer.at_its_best]:
-        # Its neighbour in time: less of the drift is in it.
-        print(f"Ours, the last, over timm's best: {seconds[-1] / min(best):.2f}\n", flush=True)
+    print(make_heading(title) + "\n" + format_table(columns, body), flush=True)
+    tuned = [total for peer, total in zip(peers, seconds, strict=True) if peer.is_tuned]
+    if tuned:
+        # trialrun's last run is the closest in time, so it has the least drift.
+        print(f"Last run of trialrun / fastest timm: {seconds[-1] / min(tuned):.2f}\n", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The same network by fastai's Learner at its defaults.
+"""The same network trained by fastai's Learner with its defaults.
 
 python fastai_learner.py TRAIN VALID EPOCHS
 """
@@ -21,7 +21,7 @@ BATCH_SIZE, LEARNING_RATE, RANDOM_SEED = 16, 0.001, 1
 
 
 def main(train: str, valid: str, epochs: int) -> None:
-    """Train and save."""
+    """Train and save the network."""
     set_seed(RANDOM_SEED)
     folder = Path(train).parent
     loaders = ImageDataLoaders.from_folder(

@@ -1,4 +1,4 @@
-"""The same network by Lightning's Trainer at its defaults.
+"""The same network trained by Lightning's Trainer with its defaults.
 
 python lightning_trainer.py TRAIN VALID EPOCHS
 """
@@ -23,26 +23,26 @@ class Classifier(lightning.LightningModule):
         self.network = models.resnet18(num_classes=2)
 
     def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], _: int) -> torch.Tensor:
-        """Loss of a batch."""
+        """Return the loss of a batch."""
         images, labels = batch
         loss = F.cross_entropy(self.network(images), labels)
         self.log("train_loss", loss)
         return loss
 
     def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], _: int) -> None:
-        """Loss and accuracy of a batch."""
+        """Log loss and accuracy of a batch."""
         images, labels = batch
         logits = self.network(images)
         self.log("valid_loss", F.cross_entropy(logits, labels))
         self.log("valid_accuracy", (logits.argmax(1) == labels).float().mean())
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """SGD with momentum."""
+        """Return SGD with momentum."""
         return torch.optim.SGD(self.parameters(), lr=LEARNING_RATE, momentum=0.9, nesterov=True)
 
 
-def loader(folder: str, steps: list[object], *, shuffle: bool) -> DataLoader[object]:
-    """Batches of a folder of classes."""
+def make_loader(folder: str, steps: list[object], *, shuffle: bool) -> DataLoader[object]:
+    """Make a data loader for class folders."""
     transform = transforms.Compose([*steps, transforms.ToTensor(), NORMALIZE])
     return DataLoader(datasets.ImageFolder(folder, transform), BATCH_SIZE, shuffle=shuffle)
 
@@ -51,10 +51,12 @@ def main(train: str, valid: str, epochs: int) -> None:
     """Train with checkpoints and the default logger."""
     lightning.seed_everything(RANDOM_SEED)
     crops = [transforms.RandomResizedCrop(224), transforms.RandomHorizontalFlip()]
-    centre = [transforms.Resize(256), transforms.CenterCrop(224)]
+    center = [transforms.Resize(256), transforms.CenterCrop(224)]
     trainer = lightning.Trainer(max_epochs=epochs, accelerator="cpu")
     trainer.fit(
-        Classifier(), loader(train, [*crops], shuffle=True), loader(valid, [*centre], shuffle=False)
+        Classifier(),
+        make_loader(train, [*crops], shuffle=True),
+        make_loader(valid, [*center], shuffle=False),
     )
 
 

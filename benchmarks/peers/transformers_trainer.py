@@ -1,4 +1,4 @@
-"""The same network by Hugging Face's Trainer at its defaults.
+"""The same network trained by Hugging Face's Trainer with its defaults.
 
 python transformers_trainer.py TRAIN VALID EPOCHS
 """
@@ -15,7 +15,7 @@ NORMALIZE = transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 class Images(Dataset[dict[str, object]]):
-    """A folder of classes as the Trainer wants it."""
+    """Class folders in the form that the Trainer needs."""
 
     def __init__(self, folder: str, steps: list[object]) -> None:
         transform = transforms.Compose([*steps, transforms.ToTensor(), NORMALIZE])
@@ -29,16 +29,16 @@ class Images(Dataset[dict[str, object]]):
         return {"pixel_values": pixels, "labels": label}
 
 
-def resnet18() -> torch.nn.Module:
-    """The network that torchvision calls resnet18."""
+def build_resnet18() -> torch.nn.Module:
+    """Build the network that torchvision calls resnet18."""
     sizes = {"depths": [2, 2, 2, 2], "hidden_sizes": [64, 128, 256, 512]}
     return ResNetForImageClassification(ResNetConfig(layer_type="basic", num_labels=2, **sizes))
 
 
 def main(train: str, valid: str, epochs: int) -> None:
-    """Train with an evaluation and a checkpoint an epoch."""
+    """Train with one evaluation and one checkpoint per epoch."""
     crops = [transforms.RandomResizedCrop(224), transforms.RandomHorizontalFlip()]
-    centre = [transforms.Resize(256), transforms.CenterCrop(224)]
+    center = [transforms.Resize(256), transforms.CenterCrop(224)]
     settings = TrainingArguments(
         output_dir="checkpoints",
         num_train_epochs=epochs,
@@ -51,10 +51,10 @@ def main(train: str, valid: str, epochs: int) -> None:
         use_cpu=True,
     )
     trainer = Trainer(
-        model=resnet18(),
+        model=build_resnet18(),
         args=settings,
         train_dataset=Images(train, [*crops]),
-        eval_dataset=Images(valid, [*centre]),
+        eval_dataset=Images(valid, [*center]),
     )
     trainer.train()
     trainer.save_model("best")

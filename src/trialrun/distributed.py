@@ -1,7 +1,7 @@
-"""The ranks of one training: who they are, and what they tell each other.
+"""The ranks of a distributed training and their communication.
 
-`torchrun` starts a process a rank and names them in the environment. A single process is a rank
-alone, for which every exchange is the identity. gloo serves on CPUs, nccl on CUDA.
+`torchrun` starts one process per rank and describes it in environment variables. A single process
+is one rank, for which every exchange returns its own value. CPUs use gloo, CUDA uses nccl.
 """
 
 import os
@@ -14,18 +14,19 @@ from typing import TYPE_CHECKING, TypeVar
 from trialrun.errors import InvalidParameterError
 
 if TYPE_CHECKING:
-    from torch import Tensor, device
+    import torch
+    from torch import Tensor
 
 Value = TypeVar("Value")
 
-# The first rank alone talks to MLflow, and the others wait for it through an outage or a long
-# upload. torchrun ends them should it die.
-_PATIENCE = timedelta(days=7)
+# Only rank 0 talks to MLflow; the others wait for it during an outage or a long upload. torchrun
+# ends them if rank 0 dies.
+_TIMEOUT = timedelta(days=7)
 
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """A process among the ranks; `local_rank` counts those of its machine."""
+    """One process among the ranks; `local_rank` counts the ranks of its machine."""
 
     rank: int = 0
     world_size: int = 1
@@ -33,27 +34,27 @@ class Ranks:
 
     @property
     def is_first(self) -> bool:
-        """Whether this rank is the one that keeps the record."""
+        """Whether this is rank 0, which logs the run."""
         return self.rank == 0
 
     def sum(self, tensor: "Tensor") -> "Tensor":
-        """`tensor` summed over the ranks, in place."""
+        """Sum `tensor` over the ranks in place and return it."""
         if self.world_size > 1:
             import torch.distributed as dist
 
             dist.all_reduce(tensor)
         return tensor
 
-    def take_from_first(self, tensors: "Iterable[Tensor]") -> None:
-        """Overwrite tensors with the first rank's, where ranks have let them drift apart."""
+    def broadcast_tensors(self, tensors: "Iterable[Tensor]") -> None:
+        """Overwrite tensors with those of rank 0, from which they may differ."""
         if self.world_size > 1:
             import torch.distributed as dist
 
             for tensor in tensors:
                 dist.broadcast(tensor, src=0)
 
-    def agree(self, value: Value) -> Value:
-        """The first rank's `value`, on every rank."""
+    def broadcast_object(self, value: Value) -> Value:
+        """Return rank 0's `value` on every rank."""
         if self.world_size == 1:
             return value
         import torch.distributed as dist
@@ -63,17 +64,17 @@ class Ranks:
         return holder[0]
 
 
-ALONE = Ranks()
+SINGLE_PROCESS = Ranks()
 
 
 def read_ranks(environment: Mapping[str, str]) -> Ranks:
-    """The ranks that `torchrun` names; a process that it did not start is alone.
+    """Read the ranks from torchrun's variables; without them, return `SINGLE_PROCESS`.
 
     Raises:
-        InvalidParameterError: A number is missing, no number, or out of range.
+        InvalidParameterError: A variable is missing, not an integer, or out of range.
     """
     if "WORLD_SIZE" not in environment:
-        return ALONE
+        return SINGLE_PROCESS
     try:
         rank, world_size = int(environment["RANK"]), int(environment["WORLD_SIZE"])
         local_rank = int(environment.get("LOCAL_RANK", rank))
@@ -84,26 +85,26 @@ def read_ranks(environment: Mapping[str, str]) -> Ranks:
         ) from error
     if not 0 <= rank < world_size:
         raise InvalidParameterError(
-            f"RANK={rank} is none of WORLD_SIZE={world_size}", "Start with `torchrun`."
+            f"RANK={rank} is not below WORLD_SIZE={world_size}", "Start with `torchrun`."
         )
     return Ranks(rank, world_size, local_rank)
 
 
 @contextmanager
-def join_ranks(on: "device") -> Iterator[Ranks]:
-    """The ranks, able to talk to each other until the end of the block, this one computing `on`."""
+def join_ranks(device: "torch.device") -> Iterator[Ranks]:
+    """Connect the ranks for the block; this one computes on `device`."""
     ranks = read_ranks(os.environ)
     if ranks.world_size == 1:
-        yield ALONE
+        yield SINGLE_PROCESS
         return
     import torch
     import torch.distributed as dist
 
-    if on.type == "cuda":
-        torch.cuda.set_device(on)  # what nccl takes where it is not told
-        dist.init_process_group("nccl", timeout=_PATIENCE, device_id=on)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # nccl's default device
+        dist.init_process_group("nccl", timeout=_TIMEOUT, device_id=device)
     else:
-        dist.init_process_group("gloo", timeout=_PATIENCE)
+        dist.init_process_group("gloo", timeout=_TIMEOUT)
     try:
         yield ranks
     finally:

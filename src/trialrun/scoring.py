@@ -1,4 +1,4 @@
-"""Images to class probabilities, the same for bulk scoring and for serving.
+"""Class probabilities of encoded images, the same for bulk scoring and for serving.
 
 Tensor letters: N images, C classes, S the image size.
 """
@@ -25,30 +25,30 @@ LABEL_COLUMN = "Scored Labels"
 _PROBABILITY_PREFIX = "Scored Probabilities_"
 
 _BATCH_IMAGES = 32
-_BATCH_PIXELS = _BATCH_IMAGES * 512**2  # for networks that take images as they are
-_NO_NUMBER = "the network's answer is no number"
+_BATCH_PIXELS = _BATCH_IMAGES * 512**2  # for networks that take images at their own size
+_NON_FINITE = "the network's output is NaN or infinite"
 
 
 @dataclass(frozen=True, slots=True)
 class ImageScore:
-    """One image's (C,) float32 probabilities, or `error` saying why there are none."""
+    """One image's (C,) float32 probabilities; None if scoring failed, for the reason `error`."""
 
     probabilities: NDArray[np.float32] | None
     error: str = ""
 
 
 def probability_columns(classes: Iterable[str]) -> list[str]:
-    """The names of the probability columns, in the classes' order."""
+    """Return the names of the probability columns, in the classes' order."""
     return [_PROBABILITY_PREFIX + name for name in classes]
 
 
 def score_images(
     classifier: ImageClassifier, images: Iterable[bytes | None]
 ) -> Iterator[ImageScore]:
-    """A score an image, in order; `None` stands for an image that could not be read."""
+    """Yield one score per image, in order; `None` is an image that could not be read."""
     batch: list[Tensor | str] = []
     num_pixels = 0
-    decode = partial(_prepare_pixels, classifier)
+    decode = partial(_decode_image, classifier)
     for pixels in map_in_order(
         decode, images, threads=count_threads(), on_timeout=lambda _: TIMEOUT_REASON
     ):
@@ -60,7 +60,8 @@ def score_images(
     yield from _score_batch(classifier, batch)
 
 
-def _prepare_pixels(classifier: ImageClassifier, data: bytes | None) -> Tensor | str:
+def _decode_image(classifier: ImageClassifier, data: bytes | None) -> Tensor | str:
+    """Return the image's pixels, or the reason why it could not be decoded."""
     if data is None:
         return "cannot be read"
     try:
@@ -70,23 +71,23 @@ def _prepare_pixels(classifier: ImageClassifier, data: bytes | None) -> Tensor |
 
 
 def _score_batch(classifier: ImageClassifier, batch: list[Tensor | str]) -> Iterator[ImageScore]:
-    """Scores of a batch; neighbours of one size are computed together."""
+    """Score a batch; consecutive images of one size are computed together."""
     groups = groupby(batch, key=lambda x: x if isinstance(x, str) else x.shape)
-    answers = [_compute_probabilities(classifier, list(group)) for _, group in groups]
-    rows = iter(_fetch_rows([answer for answer in answers if isinstance(answer, Tensor)]))
-    for answer in answers:
-        if isinstance(answer, Tensor):
-            yield from (_check_finite(row) for row in islice(rows, len(answer)))
+    outputs = [_compute_probabilities(classifier, list(group)) for _, group in groups]
+    rows = iter(_fetch_rows([output for output in outputs if isinstance(output, Tensor)]))
+    for output in outputs:
+        if isinstance(output, Tensor):
+            yield from (_check_finite(row) for row in islice(rows, len(output)))
         else:
-            yield from answer
+            yield from output
 
 
 def _compute_probabilities(
     classifier: ImageClassifier, group: list[Tensor | str]
 ) -> Tensor | list[ImageScore]:
-    """(N, C) float32 on the device, each row summing to 1; scores where there are none.
+    """Return (N, C) float32 on the device, each row summing to 1, or scores with errors.
 
-    `group` is images of one size, or one reason why images could not be read.
+    `group` holds images of one size, or copies of one reason why images could not be decoded.
     """
     if isinstance(group[0], str):
         return [ImageScore(None, str(reason)) for reason in group]
@@ -94,11 +95,11 @@ def _compute_probabilities(
     try:
         return _run_network(classifier, pixels)
     except RuntimeError as error:
-        is_of_the_gpu = isinstance(error, torch.AcceleratorError)
-        if is_of_the_gpu or classifier.preprocessing.image_size is not None:
-            raise  # sizes that the model fixes were tried when the network was made
+        is_gpu_error = isinstance(error, torch.AcceleratorError)
+        if is_gpu_error or classifier.preprocessing.image_size is not None:
+            raise  # a fixed size was tested when the network was made
         height, width = pixels.shape[-2:]
-        reason = f"the network does not take {width} by {height} pixels: {summarize_error(error)}"
+        reason = f"the network does not accept {width} by {height} pixels: {summarize_error(error)}"
         return [ImageScore(None, reason)] * len(pixels)
 
 
@@ -111,22 +112,22 @@ def _run_network(classifier: ImageClassifier, pixels: Tensor) -> Tensor:
     return probabilities
 
 
-def _fetch_rows(answers: list[Tensor]) -> NDArray[np.float32]:
-    """All rows in one copy, for which the host waits until the device has computed them."""
-    if not answers:
+def _fetch_rows(outputs: list[Tensor]) -> NDArray[np.float32]:
+    """Copy all rows to the CPU at once, so the host waits for the device only once."""
+    if not outputs:
         return np.empty((0, 0), dtype=np.float32)
-    return torch.cat(answers).cpu().numpy()
+    return torch.cat(outputs).cpu().numpy()
 
 
 def _check_finite(row: NDArray[np.float32]) -> ImageScore:
-    return ImageScore(row) if np.isfinite(row).all() else ImageScore(None, _NO_NUMBER)
+    return ImageScore(row) if np.isfinite(row).all() else ImageScore(None, _NON_FINITE)
 
 
 def move_classifier(classifier: ImageClassifier, device: torch.device) -> ImageClassifier:
-    """The same classifier, on `device`, where `score` will compute.
+    """Move the classifier to `device`, where `score_images` will compute, and return it.
 
     Raises:
-        OutOfMemoryError: It does not fit there.
+        OutOfMemoryError: It does not fit in the device's memory.
     """
     with translate_scoring_errors(device):
         return classifier.to(device)

@@ -1,4 +1,4 @@
-"""Small images in memory whose class is a colour, for tests of the engine."""
+"""Small images in memory for tests of the engine; an image's class is its color."""
 
 import numpy as np
 import torch
@@ -12,8 +12,8 @@ CPU = ComputeConfig(torch.device("cpu"), "fp32")
 SIZE = 32
 
 
-class Pictures:
-    """Pictures in memory; a class is a colour channel that is brighter."""
+class InMemoryImages:
+    """Random images of three classes; one color channel, that of the class, is brighter."""
 
     def __init__(self, num_images: int, *, seed: int) -> None:
         random = np.random.default_rng(seed)
@@ -23,11 +23,11 @@ class Pictures:
         self._pixels = torch.from_numpy(pixels.astype(np.uint8))
 
     def pixels(self, rows: NDArray[np.int64]) -> Tensor:
-        """(N, 3, S, S) uint8."""
+        """Return (N, 3, S, S) uint8."""
         return self._pixels[torch.from_numpy(rows)]
 
 
-def labelled(num_images: int, *, seed: int = 0) -> ImageDataset:
-    """So many pictures of three classes."""
-    pictures = Pictures(num_images, seed=seed)
-    return ImageDataset(pictures, np.arange(num_images), pictures.labels)
+def make_dataset(num_images: int, *, seed: int = 0) -> ImageDataset:
+    """Make a labelled set of `num_images` images of three classes."""
+    images = InMemoryImages(num_images, seed=seed)
+    return ImageDataset(images, np.arange(num_images), images.labels)

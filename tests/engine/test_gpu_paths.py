@@ -1,6 +1,6 @@
-"""A GPU's steps, dry: on fake CUDA tensors, which have shapes and devices but no values.
+"""Tests of GPU steps on fake CUDA tensors, which have shapes and devices but no values.
 
-They tell where a tensor is on the wrong device, and where the host would wait for the GPU.
+They find tensors on the wrong device, and operations that make the host wait for the GPU.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,10 +17,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from trialrun.config import TrainConfig
-from trialrun.distributed import ALONE
+from trialrun.distributed import SINGLE_PROCESS
 from trialrun.engine import evaluate, optim
 from trialrun.engine.compute.precision import ComputeConfig
-from trialrun.engine.ema import MovingAverage, ema_decay
+from trialrun.engine.ema import MovingAverage, compute_decay
 from trialrun.engine.inputs.batches import ImageDataset, sequential_batches
 from trialrun.engine.inputs.data import TrainingData
 from trialrun.engine.state import TrainState, init_train_state
@@ -31,17 +31,16 @@ from trialrun.models.zoo import build_network, find_head_prefix
 from trialrun.scoring import _score_batch
 
 GPU = torch.device("cuda", 0)
-NOWHERE = torch.device("meta")  # tensors without values, for lack of an Apple
+MPS_STAND_IN = torch.device("meta")  # tensors without values, in place of an Apple GPU
 PINNED = "_pinned_for_test"
 DOUBLE = torch.float64
 
 
-class Watch(TorchDispatchMode):
-    """Notes what makes the host wait: values read off a GPU, copies from ordinary memory to it.
+class TransferMonitor(TorchDispatchMode):
+    """Records operations that make the host wait, and float64 tensors on the device.
 
-    And tensors on it that are wider than float32.
-
-    What fake tensors cannot do is answered here: pinning, fused optimizers, values on the CPU.
+    The host waits for values read from the device and for copies to it from ordinary memory. The
+    class also emulates operations that fake tensors lack: pinning, fused optimizers, CPU values.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -71,68 +70,72 @@ class Watch(TorchDispatchMode):
         waits = not (options.get("non_blocking") and hasattr(args[0], PINNED))
         if name == "_to_copy" and args[0].device != self.device == result.device and waits:
             self.waits.append(f"copy of {tuple(args[0].shape)}")
-        for made in result if isinstance(result, tuple | list) else [result]:
-            if isinstance(made, Tensor) and made.device == self.device and made.dtype == DOUBLE:
+        for output in result if isinstance(result, tuple | list) else [result]:
+            if (
+                isinstance(output, Tensor)
+                and output.device == self.device
+                and output.dtype == DOUBLE
+            ):
                 self.doubles.append(name)
         return result
 
 
-class Blank:
-    """Images without values."""
+class ZeroImages:
+    """Black images."""
 
     def pixels(self, rows: NDArray[np.int64]) -> Tensor:
-        """(N, 3, 64, 64) uint8."""
+        """Return (N, 3, 64, 64) uint8."""
         return torch.zeros(len(rows), 3, 64, 64, dtype=torch.uint8)
 
 
-def moved(network: nn.Module, *place: Any, **layout: Any) -> nn.Module:
-    """`Module.to` for fake tensors, which do not let their contents be swapped."""
+def move_to(network: nn.Module, *device: Any, **layout: Any) -> nn.Module:
+    """Move a network as `Module.to` does; fake tensors do not support swapping their contents."""
     for module in network.modules():
         for name, parameter in module._parameters.items():
-            if parameter is not None and (place or parameter.ndim == 4):
-                new = nn.Parameter(parameter.detach().to(*place, **layout))
+            if parameter is not None and (device or parameter.ndim == 4):
+                new = nn.Parameter(parameter.detach().to(*device, **layout))
                 module._parameters[name] = new
         for name, buffer in module._buffers.items():
-            if buffer is not None and place:
-                module._buffers[name] = buffer.to(*place)
+            if buffer is not None and device:
+                module._buffers[name] = buffer.to(*device)
     return network
 
 
 @pytest.fixture
 def fake_tensors(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Fake tensors wherever tensors are made."""
-    monkeypatch.setattr(nn.Module, "to", moved)
+    """Make all new tensors fake."""
+    monkeypatch.setattr(nn.Module, "to", move_to)
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    mode.cache_enabled = False  # it would keep devices that are not there from test to test
+    mode.cache_enabled = False  # the cache would carry missing devices over to other tests
     with mode:
         yield
 
 
-def on_device(device: torch.device) -> nn.Module:
-    """A network on a fake device."""
-    return moved(build_network("resnet18", 2, image_size=64), device)
+def build_on_device(device: torch.device) -> nn.Module:
+    """Build a network on a fake device."""
+    return move_to(build_network("resnet18", 2, image_size=64), device)
 
 
-def one_batch() -> ImageDataset:
-    """Eight images of two classes."""
-    return ImageDataset(Blank(), np.arange(8), np.arange(8) % 2)
+def make_dataset() -> ImageDataset:
+    """Make a labelled set of eight images of two classes."""
+    return ImageDataset(ZeroImages(), np.arange(8), np.arange(8) % 2)
 
 
-def begun(
+def init_state(
     device: torch.device, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> TrainState:
-    """A training that has not made a step yet; its backward passes leave gradients of 0."""
-    data, network = one_batch(), on_device(device)
-    task = TrainingData(data, data, 2, Preprocessing(64))
+    """Return a state before its first step; backward passes set all gradients to 0."""
+    data, network = make_dataset(), build_on_device(device)
+    train_data = TrainingData(data, data, 2, Preprocessing(64))
 
-    def no_gradient(_loss: Tensor) -> None:
+    def set_zero_gradients(_loss: Tensor) -> None:
         for parameter in network.parameters():
             parameter.grad = torch.zeros_like(parameter)
 
-    monkeypatch.setattr(Tensor, "backward", no_gradient)  # the real one wants a real device
+    monkeypatch.setattr(Tensor, "backward", set_zero_gradients)  # torch's needs a real device
     compute = ComputeConfig(device, "bf16" if device == GPU else "fp32")
     return init_train_state(
-        network, find_head_prefix(network), task, TrainConfig(**settings), compute
+        network, find_head_prefix(network), train_data, TrainConfig(**settings), compute
     )
 
 
@@ -150,25 +153,25 @@ SETTINGS = (
 def test_neither_step_nor_validation_waits_for_the_gpu(
     settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No value is read off the GPU, and every copy to it takes its turn."""
-    state = begun(GPU, settings, monkeypatch)
-    batch = next(sequential_batches(one_batch(), 8))
-    with Watch(GPU) as constants_move:
-        step = TrainingStep(state, TrainConfig(**settings), ALONE, 1)
+    """No value is read from the GPU, and every copy to it is asynchronous."""
+    state = init_state(GPU, settings, monkeypatch)
+    batch = next(sequential_batches(make_dataset(), 8))
+    with TransferMonitor(GPU) as first_step_monitor:
+        step = TrainingStep(state, TrainConfig(**settings), SINGLE_PROCESS, 1)
         step(batch)
-    assert len(constants_move.waits) <= 3  # mean, deviation, class weights: once
-    with Watch(GPU) as watch:
+    assert len(first_step_monitor.waits) <= 3  # mean, deviation, class weights: once
+    with TransferMonitor(GPU) as monitor:
         totals = step(batch)
         with torch.inference_mode():
-            judged = evaluate._score_batch(
-                state.network, batch, state.task.preprocessing, state.compute
+            scores = evaluate._score_batch(
+                state.network, batch, state.data.preprocessing, state.compute
             )
-    assert watch.waits == []
-    assert (totals.device, judged.device) == (GPU, GPU)
+    assert monitor.waits == []
+    assert (totals.device, scores.device) == (GPU, GPU)
 
 
-class Fetches(TorchDispatchMode):
-    """Counts copies off the GPU, and notes the precision of convolutions on it."""
+class FetchMonitor(TorchDispatchMode):
+    """Counts copies from the GPU, and records the precision of convolutions on it."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -191,66 +194,66 @@ class Fetches(TorchDispatchMode):
 @pytest.mark.filterwarnings("ignore:.*CUDA is not available", "ignore:.*data pointer of FakeTensor")
 @pytest.mark.usefixtures("fake_tensors")
 def test_scoring_waits_for_the_gpu_once_per_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pixels go there without waiting, in full fp32; all results of a batch return together."""
-    classifier = ImageClassifier(on_device(GPU), ("a", "b"), Preprocessing(64)).eval()
-    monkeypatch.setattr(Tensor, "numpy", lambda given: np.zeros(given.shape, np.float32))
+    """Pixels are copied asynchronously, and all results of a batch return in one copy."""
+    classifier = ImageClassifier(build_on_device(GPU), ("a", "b"), Preprocessing(64)).eval()
+    monkeypatch.setattr(Tensor, "numpy", lambda tensor: np.zeros(tensor.shape, np.float32))
     image = torch.zeros(3, 64, 64, dtype=torch.uint8)
-    with Watch(GPU):
-        list(_score_batch(classifier, [image]))  # mean and deviation move
-    with Fetches() as fetches, Watch(GPU) as watch:
+    with TransferMonitor(GPU):
+        list(_score_batch(classifier, [image]))  # copies mean and deviation to the GPU
+    with FetchMonitor() as fetch_monitor, TransferMonitor(GPU) as monitor:
         scores = list(_score_batch(classifier, [image, image, "cannot be read", image]))
-    assert watch.waits == []
-    assert (fetches.num_copies, fetches.precisions) == (1, {"ieee"})
-    assert [each.error for each in scores] == ["", "", "cannot be read", ""]
+    assert monitor.waits == []
+    assert (fetch_monitor.num_copies, fetch_monitor.precisions) == (1, {"ieee"})
+    assert [score.error for score in scores] == ["", "", "cannot be read", ""]
 
 
-def test_apples_gpu_is_asked_for_no_float64(monkeypatch: pytest.MonkeyPatch) -> None:
-    """MPS has no float64: sums are kept in float32 there, and nothing else is wider."""
+def test_mps_gets_no_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MPS has no float64: sums are float32 there, and no other tensor is wider."""
     assert ComputeConfig(torch.device("mps"), "fp32").accumulator_dtype == torch.float32
     monkeypatch.setattr(ComputeConfig, "accumulator_dtype", torch.float32)
-    # What has no values has no fused kernels either.
+    # Tensors without values have no fused kernels.
     monkeypatch.setattr(optim, "SGD", lambda groups, **kw: SGD(groups, **(kw | {"fused": False})))
     settings: dict[str, Any] = {"augment": "standard", "ema": 0.9, "mixup": 0.2}
     monkeypatch.setattr(SGD, "step", lambda _self: None)
-    state = begun(NOWHERE, settings, monkeypatch)
-    batch = next(sequential_batches(one_batch(), 8))
-    with Watch(NOWHERE) as watch:
-        totals = TrainingStep(state, TrainConfig(**settings), ALONE, 1)(batch)
+    state = init_state(MPS_STAND_IN, settings, monkeypatch)
+    batch = next(sequential_batches(make_dataset(), 8))
+    with TransferMonitor(MPS_STAND_IN) as monitor:
+        totals = TrainingStep(state, TrainConfig(**settings), SINGLE_PROCESS, 1)(batch)
         with torch.inference_mode():
-            evaluate._score_batch(state.network, batch, state.task.preprocessing, state.compute)
-    assert watch.doubles == []
-    assert totals.device == NOWHERE
+            evaluate._score_batch(state.network, batch, state.data.preprocessing, state.compute)
+    assert monitor.doubles == []
+    assert totals.device == MPS_STAND_IN
 
 
-def test_moving_average_brings_nothing_to_the_device() -> None:
-    """Updates stay where the network is."""
-    network = build_network("resnet18", 2, image_size=64).to(NOWHERE)
+def test_moving_average_copies_nothing_to_the_device() -> None:
+    """Updates make no copy to the device."""
+    network = build_network("resnet18", 2, image_size=64).to(MPS_STAND_IN)
     average = MovingAverage(network, 0.9)
     average.update_parameters(network)
-    with Watch(NOWHERE) as watch:
+    with TransferMonitor(MPS_STAND_IN) as monitor:
         average.update_parameters(network)
-    assert watch.waits == []
+    assert monitor.waits == []
     assert int(average.n_averaged) == 2
 
 
-def test_moving_average_is_torchs() -> None:
-    """Weights and batch-norm statistics are what torch's own update makes of them."""
+def test_moving_average_equals_that_of_torch() -> None:
+    """Weights and batch-norm statistics equal those of torch's own update."""
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
     ours = MovingAverage(network, 0.25)
 
-    def torchs_average(averages: Any, values: Any, num_averaged: Any) -> None:
-        decay = ema_decay(0.25, int(num_averaged))
+    def update_by_torch(averages: Any, values: Any, num_averaged: Any) -> None:
+        decay = compute_decay(0.25, int(num_averaged))
         get_ema_multi_avg_fn(decay)(averages, values, num_averaged)
 
-    theirs = AveragedModel(network, multi_avg_fn=torchs_average, use_buffers=True)
+    reference = AveragedModel(network, multi_avg_fn=update_by_torch, use_buffers=True)
     for _ in range(4):
         with torch.no_grad():
             network(torch.randn(2, 3, 8, 8))
             for parameter in network.parameters():
                 parameter.add_(torch.randn_like(parameter))
         ours.update_parameters(network)
-        theirs.update_parameters(network)
-    expected = theirs.module.state_dict()
+        reference.update_parameters(network)
+    expected = reference.module.state_dict()
     for name, value in ours.module.state_dict().items():
         if value.is_floating_point():
             torch.testing.assert_close(value, expected[name], rtol=0, atol=0)

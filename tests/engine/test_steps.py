@@ -1,4 +1,4 @@
-"""The warm-up of the learning rate: its two units, and lengths that no training has room for."""
+"""Tests of the learning rate warm-up: its two units, and warm-ups that are too long."""
 
 import subprocess
 import sys
@@ -40,12 +40,12 @@ SMALL: dict[str, Any] = {
     ],
 )
 def test_warmup_is_counted_in_steps(values: dict[str, Any], expected: int) -> None:
-    """Epochs become steps of 10 an epoch, a fraction at least one step."""
+    """Epochs are converted at 10 steps per epoch; a fraction is at least one step."""
     assert count_warm_up_steps(TrainConfig(epochs=3, batch_size=8, **values), 80) == expected
 
 
 def test_ranks_share_the_steps_of_an_epoch() -> None:
-    """Two ranks take half as many steps, and warm up over half as many."""
+    """Two ranks need half the steps, and half the warm-up steps."""
     config = TrainConfig(epochs=3, batch_size=8, warmup_epochs=1.0)
     assert count_warm_up_steps(config, 80, world_size=2) == 5
 
@@ -61,27 +61,29 @@ def test_ranks_share_the_steps_of_an_epoch() -> None:
         {"warmup_steps": 1, "warmup_epochs": 0.1},
     ],
 )
-def test_impossible_warmup_is_refused_while_planning(values: dict[str, Any], colors: Path) -> None:
-    """As long as the run or longer, or given in both units: an error before torch is needed."""
+def test_impossible_warmup_is_an_error_in_planning(values: dict[str, Any], colors: Path) -> None:
+    """A warm-up as long as the run, or in both units, is an error."""
     with pytest.raises(InvalidParameterError, match="warmup_"):
         plan_training({"train_data": str(colors), "epochs": 1, "batch_size": 5, **values})
 
 
-def test_impossible_warmup_is_told_before_torch_is_loaded(colors: Path) -> None:
-    """Exit 2 in two lines, with neither torch nor MLflow imported."""
+def test_impossible_warmup_is_an_error_before_torch_is_loaded(colors: Path) -> None:
+    """The command exits with 2 and prints two lines, without importing torch or MLflow."""
     words = ["train", "--train-data", str(colors), "--warmup-steps", "100000"]
     code = (
         "import sys; from trialrun.cli import run_cli\n"
         f"print(run_cli({words!r}), {{'torch', 'mlflow'}} & set(sys.modules))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "2 set()"
-    assert [line.partition(":")[0] for line in done.stderr.splitlines()] == ["Error", "Hint"]
-    assert "warmup_steps=100000" in done.stderr
+    completed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert completed.stdout.strip() == "2 set()"
+    assert [line.partition(":")[0] for line in completed.stderr.splitlines()] == ["Error", "Hint"]
+    assert "warmup_steps=100000" in completed.stderr
 
 
-def test_epochs_of_warmup_train_as_their_steps_do(store: str, colors: Path) -> None:
-    """One epoch and its four steps give the same weights; both runs record 4 steps."""
+def test_warmup_in_epochs_equals_warmup_in_steps(store: str, colors: Path) -> None:
+    """One epoch and its four steps give the same weights; both runs log 4 steps."""
     warm_ups: tuple[dict[str, Any], ...] = ({"warmup_epochs": 1}, {"warmup_steps": 4}, {})
     results = [
         trialrun.train(train_data=str(colors), epochs=2, learning_rate=0.02, **SMALL, **warm_up)
@@ -93,18 +95,18 @@ def test_epochs_of_warmup_train_as_their_steps_do(store: str, colors: Path) -> N
     assert [run.data.params["resolved_warmup_steps"] for run in runs] == ["4", "4", "0"]
 
 
-def test_warmup_is_checked_again_once_bad_images_are_known(store: str, tmp_path: Path) -> None:
-    """Names promise six steps; an unreadable image leaves five, all of which would warm up."""
+def test_warmup_is_checked_again_without_bad_images(store: str, tmp_path: Path) -> None:
+    """The files give six steps; without an unreadable image five remain, all of them warm-up."""
     train = write_classes(tmp_path / "train", {"blue": 9, "red": 8})
     valid = write_classes(tmp_path / "valid", {"blue": 2, "red": 2}, seed=7)
-    (train / "blue" / "000.png").write_bytes(b"no picture")
+    (train / "blue" / "000.png").write_bytes(b"not an image")
     data: dict[str, Any] = {"train_data": str(train), "valid_data": str(valid)}
     with pytest.raises(InvalidParameterError, match=r"warmup_steps=5 .* 5 steps"):
         trialrun.train(**data, **(SMALL | {"batch_size": 3}), epochs=1, warmup_steps=5)
 
 
-def test_search_without_any_possible_warmup_is_refused(colors: Path) -> None:
-    """Every combination is impossible where the most epochs are no more than the least warm-up."""
+def test_search_without_a_possible_warmup_is_an_error(colors: Path) -> None:
+    """No combination is possible if the shortest warm-up is as long as the longest run."""
     values = {"train_data": str(colors), "batch_size": 8}
     with pytest.raises(InvalidParameterError, match="warmup_epochs=3"):
         plan_search({**values, "epochs": "1:3", "warmup_epochs": "5,3"})
@@ -114,8 +116,8 @@ def test_search_without_any_possible_warmup_is_refused(colors: Path) -> None:
         plan_search({**values, "warmup_steps": 1000, "learning_rate": "1e-3:1e-1"})
 
 
-def test_search_trains_the_combinations_that_are_possible(store: str, colors: Path) -> None:
-    """A grid of epochs and warm-up trains the one pair that goes; the others keep their reason."""
+def test_search_trains_the_possible_combinations(store: str, colors: Path) -> None:
+    """A grid search trains the one possible combination; the others store the reason."""
     result = trialrun.search(
         **settings(
             colors, sampler="grid", trials=4, learning_rate=0.01, epochs="1,2", warmup_epochs="1,3"
@@ -132,7 +134,7 @@ def test_search_trains_the_combinations_that_are_possible(store: str, colors: Pa
 def test_impossible_draws_are_neither_trained_nor_counted(
     sampler: str, store: str, colors: Path
 ) -> None:
-    """As many possible trials as asked are handed out, whatever else was drawn."""
+    """The queue hands out the requested number of possible trials."""
     queue = make_queue(
         store, colors, sampler=sampler, trials=12, epochs="1:4", warmup_epochs="0:6", batch_size=8
     )
@@ -146,8 +148,8 @@ def test_impossible_draws_are_neither_trained_nor_counted(
     assert any(IMPOSSIBLE in trial.user_attrs for trial in queue.study.get_trials())
 
 
-def test_search_ends_where_the_possible_is_never_drawn(store: str, colors: Path) -> None:
-    """Hundreds of impossible draws in a row are told with the last one's reason."""
+def test_search_ends_if_only_impossible_settings_are_drawn(store: str, colors: Path) -> None:
+    """Hundreds of impossible draws in a row are an error with the last one's reason."""
     queue = make_queue(
         store, colors, sampler="random", trials=2, epochs=1, warmup_steps="0:100000000"
     )
@@ -157,7 +159,7 @@ def test_search_ends_where_the_possible_is_never_drawn(store: str, colors: Path)
 
 
 @pytest.mark.parametrize("other", ["0", 0.0])
-def test_warmup_is_searched_beside_the_other_unit_at_zero(other: object, colors: Path) -> None:
-    """MLproject hands over every setting, also the unit that is not used."""
+def test_warmup_can_be_searched_with_the_other_unit_at_zero(other: object, colors: Path) -> None:
+    """MLproject passes every setting, including the unit that is not used."""
     values = {"train_data": str(colors), "batch_size": 8, "warmup_steps": "0:3"}
     assert "warmup_steps" in plan_search({**values, "warmup_epochs": other}).space.dimensions

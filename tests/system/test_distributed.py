@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from tests.conftest import write_classes
 from trialrun.config import TrainConfig
-from trialrun.distributed import ALONE, Ranks, join_ranks, read_ranks
+from trialrun.distributed import SINGLE_PROCESS, Ranks, join_ranks, read_ranks
 from trialrun.engine.compute.precision import ComputeConfig
 from trialrun.engine.fit import fit
 from trialrun.engine.inputs.batches import ImageDataset, sequential_batches, training_batches
@@ -113,7 +113,7 @@ def run_in_ranks(world_size: int, *command: str, **variables: str) -> list[str]:
 @pytest.mark.parametrize("class_weights", ["none", "balanced"])
 def test_two_ranks_equal_one_rank_with_twice_the_batch(class_weights: str) -> None:
     """All metrics agree within 1e-4, also with uneven last batches and classes."""
-    alone = train_without_batch_norm(ALONE, 8, class_weights)
+    alone = train_without_batch_norm(SINGLE_PROCESS, 8, class_weights)
     for output in run_in_ranks(2, "-m", __name__, class_weights):
         ranked = json.loads(output)
         for one, other in zip(alone, ranked, strict=True):
@@ -186,7 +186,7 @@ def test_training_in_ranks_logs_one_run(store: str, colors: Path) -> None:
 
 def test_process_without_torchrun_is_a_single_rank() -> None:
     """WORLD_SIZE decides; incomplete variables raise."""
-    assert read_ranks({}) == ALONE
+    assert read_ranks({}) == SINGLE_PROCESS
     assert read_ranks({"RANK": "1", "WORLD_SIZE": "2"}).world_size == 2
     with pytest.raises(InvalidParameterError, match="RANK"):
         read_ranks({"WORLD_SIZE": "2"})

@@ -1,6 +1,6 @@
 """Declarations of all settings: the source of flags, help texts, MLproject and run parameters."""
 
-from trialrun.config.search import METRIC_DIRECTIONS, SearchConfig
+from trialrun.config.search import METRIC_DIRECTIONS, MIN_CLASSES_FOR_TOP5, SearchConfig
 from trialrun.config.settings import (
     AUTO_TEXT,
     NONE_TEXT,
@@ -16,6 +16,7 @@ from trialrun.config.train import TrainConfig
 __all__ = [
     "AUTO_TEXT",
     "METRIC_DIRECTIONS",
+    "MIN_CLASSES_FOR_TOP5",
     "NONE_TEXT",
     "SearchConfig",
     "Setting",

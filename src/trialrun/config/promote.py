@@ -27,8 +27,8 @@ class PromoteConfig:
     )
     require: str = setting(
         _NOT_WORSE,
-        "Required result of the comparison: better (the interval of the difference lies above 0) "
-        "or not-worse (it lies above minus the margin).",
+        "Required result of the comparison: better (the interval of the difference is above 0) or "
+        "not-worse (it is above minus the margin).",
         choices=(BETTER, _NOT_WORSE),
     )
     margin: float = setting(
@@ -36,8 +36,8 @@ class PromoteConfig:
     )
     min: str | None = setting(
         None,
-        "METRIC=VALUE: lowest accepted value of a metric of the version (highest for log_loss); "
-        "comma-separated for several. Required for the first champion.",
+        "METRIC=VALUE: lowest accepted value of a metric of the version (highest for log_loss). "
+        "For several metrics, repeat the flag or use commas. Required for the first champion.",
         repeats=True,
     )
     max_latency_ms: float | None = setting(
@@ -93,7 +93,7 @@ class PromoteConfig:
             metric, value = _parse_minimum(part)
             if metric in bounds:
                 raise InvalidParameterError(
-                    f"min has two bounds for {metric}", "Give each metric a single bound."
+                    f"min names {metric} twice", "Give each metric a single bound."
                 )
             bounds[metric] = value
         return bounds

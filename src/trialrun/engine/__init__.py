@@ -1,1 +1,1 @@
-"""The training engine: it computes, and neither prints, logs, saves nor reads a file."""
+"""The training engine. It only computes: it does not print, log, save or read files."""

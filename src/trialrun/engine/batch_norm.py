@@ -1,7 +1,7 @@
-"""Running batch-norm statistics that a short run can be validated with.
+"""Running batch-norm statistics that are usable for validation after few steps.
 
-In training mode batch norm uses the mean and variance of the batch, in evaluation mode running
-averages of them, which begin at 0 and 1. torchvision gives some networks a momentum made for
+In training mode batch norm uses the mean and variance of the batch; in evaluation mode it uses
+running averages of them, which start at 0 and 1. torchvision gives some networks a momentum for
 hundreds of thousands of steps (MNASNet 0.0003, MobileNetV3 0.01): after a few hundred steps their
 averages are still near the initial values, and a network that has learned validates at chance.
 """
@@ -13,17 +13,17 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 # The averages cover about the last twentieth of all steps so far, until a layer's own momentum
-# covers less: at step 180 for the usual 0.1. Chosen by benchmarks/batch_norm.py.
+# covers less: from step 180 on with the usual 0.1. Chosen by benchmarks/batch_norm.py.
 _WINDOW = 20
 
 
 class RunningStatistics:
     """Running averages of a network's batch-norm statistics, with a momentum that is warmed up.
 
-    The layers get momentum 1, so that their buffers hold the statistics of the last batch, and the
-    averages are kept here until `store` writes them into the buffers. A momentum that changes in
-    the layers themselves would make torch.compile compile again at every step. Training uses none
-    of these numbers: the weights stay the same, bit for bit.
+    The layers get momentum 1, so their buffers hold the statistics of the last batch. The averages
+    are held here until `store` writes them into the buffers. Changing the layers' momentum instead
+    would make torch.compile recompile at every step. Training does not use these averages, so the
+    weights stay the same, bit for bit.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -39,24 +39,27 @@ class RunningStatistics:
 
     @property
     def rule(self) -> str:
-        """The momentum as a run records it, n counting steps from 0; `none` without batch norm."""
+        """The momentum's formula, n counting steps from 0; `none` without batch norm."""
         rules = [f"max({own:g}, {_WINDOW} / (n + {_WINDOW}))" for own in sorted(self._groups)]
         return ", ".join(rules) or "none"
 
     @torch.no_grad()
     def update(self) -> None:
-        """Add the statistics of the batch that the network has just seen in training mode."""
+        """Add the statistics of the last batch that the network processed in training mode."""
         for own, (averages, latest) in self._groups.items():
             torch._foreach_lerp_(averages, latest, compute_momentum(own, self._step))
         self._step += 1
 
     @torch.no_grad()
     def store(self) -> None:
-        """Write the averages into the network's buffers, for evaluation and for keeping."""
+        """Write the averages into the network's buffers, for evaluation and for saving."""
         for averages, latest in self._groups.values():
             torch._foreach_copy_(latest, averages)
 
 
 def compute_momentum(own: float, step: int) -> float:
-    """The weight of the batch of step `step`, from 0, in the running averages; in (0, 1]."""
+    """Return the weight of the batch of step `step` (from 0) in the running averages, in (0, 1].
+
+    `own` is the layer's own momentum.
+    """
     return max(own, _WINDOW / (step + _WINDOW))

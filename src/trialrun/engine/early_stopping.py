@@ -1,4 +1,4 @@
-"""When training stops, and which epoch was the best, judged as each result comes in."""
+"""Early stopping: the best epoch so far, and the reason for which training stops."""
 
 import math
 import time
@@ -17,12 +17,12 @@ PRUNED = "pruned"
 
 
 class PrunedError(Exception):
-    """Training is hopeless beside other trials: raised by who watches it, after an epoch."""
+    """The pruner stopped this trial; a callback raises it after an epoch."""
 
 
 @dataclass(frozen=True, slots=True)
 class EpochStatus:
-    """One epoch's result in the light of those before; `stop_reason` is set on the last."""
+    """One epoch's result and the state of early stopping; `stop_reason` is set on the last one."""
 
     result: EpochResult
     best_epoch: int
@@ -32,7 +32,7 @@ class EpochStatus:
 
     @property
     def is_best(self) -> bool:
-        """Whether this epoch's weights are the ones to keep."""
+        """Whether this epoch is the best so far."""
         return self.best_epoch == self.result.epoch
 
 
@@ -41,32 +41,35 @@ def stop_early(
     config: TrainConfig,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[EpochStatus]:
-    """Pass results on until the epochs are done, the loss has stalled, or the time is up.
+    """Yield a status per result; stop after the last epoch, without patience left or out of time.
 
-    An epoch stalls where its validation loss is not more than `min_delta` below the best so far; a
-    loss that is not a number never is. The best epoch is the one of the lowest loss.
+    An epoch counts as no improvement unless its validation loss is more than `min_delta` below the
+    reference, the last loss that improved; NaN never improves. The best epoch has the lowest loss.
+    `clock` returns seconds.
     """
     started = clock()
-    best_epoch, best_loss, stalled = 0, math.inf, 0
-    reference = math.inf  # the loss that the next must undercut by min_delta
+    best_epoch, best_loss, num_stalled = 0, math.inf, 0
+    reference = math.inf
     for result in results:
         loss = result.valid_loss if math.isfinite(result.valid_loss) else math.inf
         if loss < best_loss or best_epoch == 0:
             best_epoch, best_loss = result.epoch, loss
         if loss < reference - config.min_delta:
-            reference, stalled = loss, 0
+            reference, num_stalled = loss, 0
         else:
-            stalled += 1
-        reason = _find_stop_reason(result.epoch, stalled, clock() - started, config)
-        yield EpochStatus(result, best_epoch, best_loss, stalled, reason)
+            num_stalled += 1
+        reason = _find_stop_reason(result.epoch, num_stalled, clock() - started, config)
+        yield EpochStatus(result, best_epoch, best_loss, num_stalled, reason)
         if reason is not None:
             return
 
 
-def _find_stop_reason(epoch: int, stalled: int, seconds: float, config: TrainConfig) -> str | None:
+def _find_stop_reason(
+    epoch: int, num_stalled: int, seconds: float, config: TrainConfig
+) -> str | None:
     if epoch >= config.epochs:
         return COMPLETED
-    if stalled >= config.patience:
+    if num_stalled >= config.patience:
         return EARLY_STOP
     if config.max_minutes is not None and seconds >= 60 * config.max_minutes:
         return TIME_BUDGET

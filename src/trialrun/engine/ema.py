@@ -1,17 +1,17 @@
-"""The exponential moving average of a network's weights."""
+"""The exponential moving average (EMA) of a network's weights."""
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 # The decay of step n is at most (1 + n) / (10 + n). With a decay of 0.999 from the start, 64 % of
-# the average after 450 steps would still be initial weights (0.45 of the digits right, 0.98
-# without an average). The same warm-up as TensorFlow's ExponentialMovingAverage with num_updates.
+# the average after 450 steps would still be initial weights (accuracy 0.45 on the digits, against
+# 0.98 without an average). TensorFlow's ExponentialMovingAverage with num_updates warms up alike.
 _WARM_UP_STEPS = 10
 
 
-def ema_decay(target: float, step: int) -> float:
-    """The decay of step `step` (from 0): `target`, or less in the first steps.
+def compute_decay(target: float, step: int) -> float:
+    """Return the decay of step `step` (from 0): `target`, or less in the first steps.
 
     Source:
         The rule of TensorFlow's `ExponentialMovingAverage(num_updates=…)`.
@@ -20,15 +20,15 @@ def ema_decay(target: float, step: int) -> float:
 
 
 def describe_ema(target: float) -> str:
-    """The rule as a run records it; n counts steps from 0."""
+    """Return the decay's formula, n counting steps from 0; `none` for a target of 0."""
     return f"min({target:g}, (1 + n) / ({_WARM_UP_STEPS} + n))" if target else "none"
 
 
 class MovingAverage(AveragedModel):
-    """torch's exponential average of weights and batch-norm statistics, its decay warmed up.
+    """torch's exponential average of weights and batch-norm statistics, with a decay warm-up.
 
-    Unlike torch's own `update_parameters` this one keeps its counter on the CPU, so that no step
-    waits for a copy to the GPU.
+    torch's own `update_parameters` copies its counter to the GPU in every step; this class keeps
+    the counter on the CPU.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
@@ -37,12 +37,12 @@ class MovingAverage(AveragedModel):
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
-        """Move towards `model` by 1 - decay; the first call copies it. Counters are always copied.
+        """Move towards `model` by 1 - decay; the first call copies it. Integers are always copied.
 
         Raises:
-            ValueError: `model` has another number of tensors.
+            ValueError: `model` has a different number of tensors.
         """
-        pairs = list(zip(_find_state(self.module), _find_state(model), strict=True))
+        pairs = list(zip(_list_tensors(self.module), _list_tensors(model), strict=True))
         step = int(self.n_averaged)
         means = [pair for pair in pairs if pair[0].is_floating_point() and step > 0]
         for average, value in pairs:
@@ -50,10 +50,10 @@ class MovingAverage(AveragedModel):
                 average.copy_(value)
         if means:
             averages, values = zip(*means, strict=True)
-            move = get_ema_multi_avg_fn(ema_decay(self._target, step))
-            move(averages, values, self.n_averaged)
+            update = get_ema_multi_avg_fn(compute_decay(self._target, step))
+            update(averages, values, self.n_averaged)
         self.n_averaged += 1
 
 
-def _find_state(network: nn.Module) -> list[Tensor]:
+def _list_tensors(network: nn.Module) -> list[Tensor]:
     return [*network.parameters(), *network.buffers()]

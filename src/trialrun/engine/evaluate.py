@@ -1,6 +1,6 @@
-"""A network's loss and predictions over a labelled set, every image counted once.
+"""Evaluation of a network on a labelled set: loss, accuracies and predictions per image.
 
-Tensor letters: N images of the set, C classes.
+Tensor letters: N images, C classes.
 """
 
 import time
@@ -13,24 +13,23 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trialrun.distributed import ALONE, Ranks
+from trialrun.config import MIN_CLASSES_FOR_TOP5
+from trialrun.distributed import SINGLE_PROCESS, Ranks
 from trialrun.engine.compute.device import to_device
 from trialrun.engine.compute.precision import ComputeConfig
 from trialrun.engine.inputs.batches import Batch
 from trialrun.engine.inputs.data import InputTransform
 
-_MIN_CLASSES_FOR_TOP5 = 5
-
-_NUM_COLUMNS = 6  # of `_judged`
+_NUM_COLUMNS = 6  # of `_score_batch`
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationResult:
-    """What a pass over a labelled set found; arrays hold one value an image, in the set's order."""
+    """Figures of a labelled set; arrays hold one value per image, in the set's order."""
 
     loss: float
     accuracy: float
-    top5_accuracy: float | None  # None below five classes
+    top5_accuracy: float | None  # None with fewer than five classes
     predicted: NDArray[np.int64]
     confidence: NDArray[np.float32]  # probability of the predicted class
     label_probability: NDArray[np.float32]  # probability of the true class
@@ -44,11 +43,11 @@ def evaluate_network(
     compute: ComputeConfig,
     *,
     num_images: int,
-    ranks: Ranks = ALONE,
+    ranks: Ranks = SINGLE_PROCESS,
 ) -> EvaluationResult:
-    """Loss (cross entropy in nats, unweighted), accuracies and predictions of `network`.
+    """Return loss (cross entropy in nats, unweighted), accuracies and predictions of `network`.
 
-    `batches` hold this rank's share of the set's `num_images`; the figures are of the whole set.
+    `batches` hold this rank's share of the set; `num_images` and the figures are of the whole set.
     """
     was_training = network.training
     network.eval()
@@ -61,7 +60,7 @@ def evaluate_network(
                 table[positions] = _score_batch(network, batch, preprocessing, compute)
     finally:
         network.train(was_training)
-    table = ranks.sum(table).cpu().double()  # read off the device once
+    table = ranks.sum(table).cpu().double()  # one copy from the device
     seconds = time.perf_counter() - started
     loss, correct, in_top5, predicted, confidence, label_probability = table.unbind(1)
     return EvaluationResult(
@@ -78,7 +77,7 @@ def evaluate_network(
 def compute_logits(
     network: nn.Module, pixels: Tensor, preprocessing: InputTransform, compute: ComputeConfig
 ) -> Tensor:
-    """(N, C) logits of a batch's inputs, which may be on the CPU still."""
+    """Return a batch's (N, C) logits; `pixels` may still be on the CPU."""
     inputs = preprocessing.normalised(to_device(pixels, compute.device))
     with compute.autocast():
         logits: Tensor = network(compute.to_memory_format(inputs))
@@ -92,23 +91,24 @@ def _score_batch(
     labels = to_device(batch.labels, compute.device)
     logits = compute_logits(network, batch.pixels, preprocessing, compute)
     log_probabilities = F.log_softmax(logits.float(), dim=1)
-    of_label = log_probabilities.gather(1, labels[:, None])[:, 0]
+    label_log_probability = log_probabilities.gather(1, labels[:, None])[:, 0]
     confidence, predicted = log_probabilities.max(dim=1)
     return torch.stack(
         [
-            -of_label,
+            -label_log_probability,
             (predicted == labels).float(),
             _is_in_top5(log_probabilities, labels),
             predicted.float(),
             confidence.exp(),
-            of_label.exp(),
+            label_log_probability.exp(),
         ],
         dim=1,
     )
 
 
 def _is_in_top5(log_probabilities: Tensor, labels: Tensor) -> Tensor:
-    if log_probabilities.shape[1] < _MIN_CLASSES_FOR_TOP5:
+    """(N,) float32: 1 or 0; -1 with too few classes."""
+    if log_probabilities.shape[1] < MIN_CLASSES_FOR_TOP5:
         return torch.full_like(log_probabilities[:, 0], -1)
     top5 = log_probabilities.topk(5, dim=1).indices
     return (top5 == labels[:, None]).any(dim=1).float()

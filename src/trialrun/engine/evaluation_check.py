@@ -1,8 +1,8 @@
-"""Finds networks whose evaluation mode is broken, which would look like overfitting.
+"""Detection of a broken evaluation mode, which would look like overfitting.
 
-A network can learn and still validate at chance: its running batch-norm statistics are stale, or
-the moving average of its weights is. Overfitting looks different: there training images are
-classified well in evaluation mode too.
+A network can learn and still validate at chance, because its running batch-norm statistics or the
+moving average of its weights are stale. With overfitting, training images are classified well in
+evaluation mode too.
 """
 
 from collections.abc import Iterator
@@ -22,14 +22,14 @@ from trialrun.engine.inputs.seeds import draw_permutation
 from trialrun.engine.state import TrainState
 
 _SAMPLE_SEED = 0
-_MAX_IMAGES = 256  # of the training set; what a check costs at most, in epochs that look suspicious
-_MIN_LEAD = 0.25  # accuracy above chance from which a training accuracy says something
-_NEAR_CHANCE_SHARE = 0.5  # share of the training accuracy's lead over chance
+_MAX_IMAGES = 256  # training images per check, which bounds the cost in suspicious epochs
+_MIN_LEAD = 0.25  # minimum lead of the training accuracy over chance for a check
+_NEAR_CHANCE_SHARE = 0.5  # share of that lead below which an accuracy counts as near chance
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationFault:
-    """Why an epoch's validation figures say nothing about what the network has learned."""
+    """The cause that makes an epoch's validation figures meaningless, and the evidence for it."""
 
     cause: str  # "batch_norm" or "ema"
     training_mode_accuracy: float
@@ -50,7 +50,7 @@ class EvaluationFault:
 def find_evaluation_fault(
     state: TrainState, *, train_accuracy: float, valid_accuracy: float, ranks: Ranks
 ) -> EvaluationFault | None:
-    """Compare both modes on training images where validation is far below training.
+    """Compare both modes on training images if validation is far below training.
 
     Args:
         state: After an epoch; unchanged afterwards, except that it draws from torch's generator.
@@ -58,24 +58,26 @@ def find_evaluation_fault(
         valid_accuracy: Of the network in evaluation mode, 0 to 1.
         ranks: Every rank calls this with the same accuracies.
     """
-    chance = max(_majority_share(data.labels) for data in (state.task.train, state.task.valid))
+    chance = max(
+        _compute_majority_share(data.labels) for data in (state.data.train, state.data.valid)
+    )
     lead = train_accuracy - chance
     near_chance = chance + _NEAR_CHANCE_SHARE * lead
     if lead < _MIN_LEAD or valid_accuracy >= near_chance:
         return None
     sample = _select_sample(state, ranks)
-    found = _evaluation_mode_accuracy(state, state.eval_module(), sample, ranks)
-    if found >= near_chance:
-        return None  # overfitting, or another distribution of the validation images
-    if state.average is not None:
-        live = _evaluation_mode_accuracy(state, state.network, sample, ranks)
-        if live >= near_chance:
-            return EvaluationFault("ema", live, found)
-    learned = _training_mode_accuracy(state, sample, ranks)
-    return EvaluationFault("batch_norm", learned, found) if learned >= near_chance else None
+    evaluated = _measure_evaluation_accuracy(state, state.eval_module(), sample, ranks)
+    if evaluated >= near_chance:
+        return None  # overfitting, or validation images from another distribution
+    if state.ema is not None:
+        without_ema = _measure_evaluation_accuracy(state, state.network, sample, ranks)
+        if without_ema >= near_chance:
+            return EvaluationFault("ema", without_ema, evaluated)
+    trained = _measure_training_accuracy(state, sample, ranks)
+    return EvaluationFault("batch_norm", trained, evaluated) if trained >= near_chance else None
 
 
-def _majority_share(labels: NDArray[np.int64]) -> float:
+def _compute_majority_share(labels: NDArray[np.int64]) -> float:
     return float(np.bincount(labels).max() / len(labels))
 
 
@@ -87,7 +89,7 @@ class _ResizedSource:
     size: int | None
 
     def pixels(self, rows: NDArray[np.int64]) -> Tensor:
-        """(N, 3, S, S) uint8, the images at `rows` in that order."""
+        """Return (N, 3, S, S) uint8, the images at `rows` in that order."""
         pixels = self.source.pixels(rows)
         if pixels.ndim != 4:
             return pixels  # features of a frozen backbone
@@ -95,12 +97,12 @@ class _ResizedSource:
 
 
 def _select_sample(state: TrainState, ranks: Ranks) -> ImageDataset:
-    """Images from all over the training set, as many for each rank."""
-    train = state.task.train
+    """Draw training images, the same number for each rank."""
+    train = state.data.train
     num_images = min(len(train), _MAX_IMAGES) // ranks.world_size * ranks.world_size
-    # Shuffled, since batches of one class have other statistics than those of training.
+    # Shuffled, because a batch of one class has different statistics than a training batch.
     chosen = draw_permutation(len(train), _SAMPLE_SEED)[:num_images]
-    source = _ResizedSource(train.source, state.task.preprocessing.image_size)
+    source = _ResizedSource(train.source, state.data.preprocessing.image_size)
     return replace(train, source=source, rows=train.rows[chosen], labels=train.labels[chosen])
 
 
@@ -108,34 +110,34 @@ def _iterate_batches(sample: ImageDataset, ranks: Ranks) -> Iterator[Batch]:
     return sequential_batches(sample, 32, ranks)
 
 
-def _evaluation_mode_accuracy(
+def _measure_evaluation_accuracy(
     state: TrainState, network: nn.Module, sample: ImageDataset, ranks: Ranks
 ) -> float:
     return evaluate_network(
         network,
         _iterate_batches(sample, ranks),
-        state.task.preprocessing,
+        state.data.preprocessing,
         state.compute,
         num_images=len(sample),
         ranks=ranks,
     ).accuracy
 
 
-def _training_mode_accuracy(state: TrainState, sample: ImageDataset, ranks: Ranks) -> float:
+def _measure_training_accuracy(state: TrainState, sample: ImageDataset, ranks: Ranks) -> float:
     num_correct = torch.zeros((), device=state.compute.device)
-    with _training_mode(state.network), torch.no_grad():
+    with _use_training_mode(state.network), torch.no_grad():
         for batch in _iterate_batches(sample, ranks):
             logits = compute_logits(
-                state.network, batch.pixels, state.task.preprocessing, state.compute
+                state.network, batch.pixels, state.data.preprocessing, state.compute
             )
             num_correct += (logits.argmax(dim=1).cpu() == batch.labels).sum().to(num_correct)
     return float(ranks.sum(num_correct)) / len(sample)
 
 
 @contextmanager
-def _training_mode(network: nn.Module) -> Iterator[None]:
-    """Training mode, whose changes to running statistics are undone."""
-    kept = [(buffer, buffer.clone()) for buffer in network.buffers()]
+def _use_training_mode(network: nn.Module) -> Iterator[None]:
+    """Run a block in training mode and undo its changes to running statistics."""
+    saved = [(buffer, buffer.clone()) for buffer in network.buffers()]
     was_training = network.training
     network.train()
     try:
@@ -143,5 +145,5 @@ def _training_mode(network: nn.Module) -> Iterator[None]:
     finally:
         network.train(was_training)
         with torch.no_grad():
-            for buffer, value in kept:
+            for buffer, value in saved:
                 buffer.copy_(value)

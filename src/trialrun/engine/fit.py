@@ -1,6 +1,6 @@
 """The training loop: batches in, epoch results out.
 
-Nothing here prints, logs, saves or reads a file; the caller does.
+It does not print, log, save or read files; the caller does.
 """
 
 import math
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 
 from trialrun.config import TrainConfig
-from trialrun.distributed import ALONE, Ranks
+from trialrun.distributed import SINGLE_PROCESS, Ranks
 from trialrun.engine.compute.torch_errors import NonFiniteLossError, translate_torch_errors
-from trialrun.engine.evaluate import evaluate_network
+from trialrun.engine.evaluate import EvaluationResult, evaluate_network
 from trialrun.engine.evaluation_check import find_evaluation_fault
 from trialrun.engine.inputs.batches import PrefetchIterator, sequential_batches, training_batches
 from trialrun.engine.inputs.seeds import derive_seed
@@ -21,67 +21,63 @@ from trialrun.engine.results import EpochResult
 from trialrun.engine.state import TrainState
 from trialrun.engine.step import TrainingStep
 
-# Validation keeps no activations for a backward pass, so that twice the batch fits where one did.
+# Validation keeps no activations for a backward pass, so twice the batch fits in the same memory.
 _VALID_BATCH_FACTOR = 2
 
 
 def _ignore_step() -> None:
-    """Nobody counts."""
+    """Do nothing; the default of `on_step`."""
 
 
 def fit(
     state: TrainState,
     config: TrainConfig,
     *,
-    ranks: Ranks = ALONE,
+    ranks: Ranks = SINGLE_PROCESS,
     on_step: Callable[[], None] = _ignore_step,
 ) -> Iterator[EpochResult]:
     """Train `state` in place, yielding after each epoch until `config.epochs`.
 
-    The order and the augmentation of an epoch depend on seed and epoch alone. Stop early by no
-    longer iterating. Of several ranks each learns from its share and yields the same figures.
+    An epoch's order and augmentation depend on seed and epoch alone. Stop early by no longer
+    iterating. Each of several ranks trains on its share of a step and yields the same figures.
+    `on_step` is called after every step.
 
     Raises:
-        NonFiniteLossError: The training loss is no number; its step was not applied.
+        NonFiniteLossError: The training loss became NaN or infinite; its step was not applied.
         OutOfMemoryError: The batch does not fit; the hint names a size to try.
-        InvalidParameterError: The network cannot learn from a batch this small.
+        InvalidParameterError: The network cannot train on a batch this small.
     """
     while state.epoch < config.epochs:
-        started = time.perf_counter()
-        epoch = state.epoch + 1
         with translate_torch_errors(config.batch_size):
-            trained = _train_epoch(state, config, ranks, epoch, on_step)
-            if state.statistics is not None:
-                state.statistics.store()
-            ranks.take_from_first(state.inference_model().buffers())
-            batch_size = _VALID_BATCH_FACTOR * config.batch_size
-            batches = sequential_batches(state.task.valid, batch_size, ranks)
-            validation = evaluate_network(
-                state.eval_module(),
-                PrefetchIterator(batches, pin=state.compute.pins_memory),
-                state.task.preprocessing,
-                state.compute,
-                num_images=len(state.task.valid),
-                ranks=ranks,
-            )
-            fault = find_evaluation_fault(
-                state,
-                train_accuracy=trained.accuracy,
-                valid_accuracy=validation.accuracy,
-                ranks=ranks,
-            )
-        state.epoch = epoch
-        yield EpochResult(
-            epoch=epoch,
-            train_loss=trained.loss,
-            train_accuracy=trained.accuracy,
-            learning_rate=trained.learning_rate,
-            train_images_per_second=len(state.task.train) / trained.seconds,
-            data_wait_fraction=trained.waited_seconds / trained.seconds,
-            epoch_seconds=time.perf_counter() - started,
-            validation=validation,
-            evaluation_fault=fault,
-        )
+            result = _run_epoch(state, config, ranks, on_step)
+        state.epoch = result.epoch
+        yield result
+
+
+def _run_epoch(
+    state: TrainState, config: TrainConfig, ranks: Ranks, on_step: Callable[[], None]
+) -> EpochResult:
+    started = time.perf_counter()
+    epoch = state.epoch + 1
+    trained = _train_epoch(state, config, ranks, epoch, on_step)
+    validation = _validate(state, config, ranks)
+    fault = find_evaluation_fault(
+        state,
+        train_accuracy=trained.accuracy,
+        valid_accuracy=validation.accuracy,
+        ranks=ranks,
+    )
+    return EpochResult(
+        epoch=epoch,
+        train_loss=trained.loss,
+        train_accuracy=trained.accuracy,
+        learning_rate=trained.learning_rate,
+        train_images_per_second=len(state.data.train) / trained.seconds,
+        data_wait_fraction=trained.waited_seconds / trained.seconds,
+        epoch_seconds=time.perf_counter() - started,
+        validation=validation,
+        evaluation_fault=fault,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,41 +90,52 @@ class _TrainTotals:
 
 
 def _train_epoch(
-    state: TrainState,
-    config: TrainConfig,
-    ranks: Ranks,
-    epoch: int,
-    on_step: Callable[[], None],
+    state: TrainState, config: TrainConfig, ranks: Ranks, epoch: int, on_step: Callable[[], None]
 ) -> _TrainTotals:
     started = time.perf_counter()
-    rank = (ranks.rank,) if ranks.rank else ()  # the first draws what a single process would
-    torch.manual_seed(derive_seed(config.random_seed, "dropout", epoch, *rank))  # and MixUp's draws
+    rank = (ranks.rank,) if ranks.rank else ()  # rank 0 draws the same as a single process
+    torch.manual_seed(derive_seed(config.random_seed, "dropout", epoch, *rank))  # and for MixUp
     state.set_training()
     step = TrainingStep(state, config, ranks, epoch)
     batches = PrefetchIterator(
         training_batches(
-            state.task.train,
+            state.data.train,
             epoch=epoch,
             batch_size=config.batch_size,
             random_seed=config.random_seed,
             ranks=ranks,
         ),
-        pin=state.compute.pins_memory,
+        pin_memory=state.compute.pins_memory,
     )
-    totals = torch.zeros(
-        2, dtype=state.compute.accumulator_dtype, device=state.compute.device
-    )  # loss sum, correct
+    # Sum of losses, number correct.
+    totals = torch.zeros(2, dtype=state.compute.accumulator_dtype, device=state.compute.device)
     for batch in batches:
         learning_rate = float(state.scheduler.get_last_lr()[0])
         totals += step(batch)
         on_step()
-    loss_sum, num_correct = ranks.sum(totals).tolist()  # the one read off the device
+    loss_sum, num_correct = ranks.sum(totals).tolist()  # the only copy from the device per epoch
     if not math.isfinite(loss_sum):
-        raise NonFiniteLossError(f"the training loss is no longer a number in epoch {epoch}")
+        raise NonFiniteLossError(f"the training loss became NaN or infinite in epoch {epoch}")
     return _TrainTotals(
-        loss=loss_sum / len(state.task.train),
-        accuracy=num_correct / len(state.task.train),
+        loss=loss_sum / len(state.data.train),
+        accuracy=num_correct / len(state.data.train),
         learning_rate=learning_rate,
         seconds=time.perf_counter() - started,
         waited_seconds=batches.waited_seconds,
+    )
+
+
+def _validate(state: TrainState, config: TrainConfig, ranks: Ranks) -> EvaluationResult:
+    if state.batch_norm_statistics is not None:
+        state.batch_norm_statistics.store()
+    ranks.broadcast_tensors(state.inference_model().buffers())
+    batch_size = _VALID_BATCH_FACTOR * config.batch_size
+    batches = sequential_batches(state.data.valid, batch_size, ranks)
+    return evaluate_network(
+        state.eval_module(),
+        PrefetchIterator(batches, pin_memory=state.compute.pins_memory),
+        state.data.preprocessing,
+        state.compute,
+        num_images=len(state.data.valid),
+        ranks=ranks,
     )

@@ -1,4 +1,4 @@
-"""What one epoch came to."""
+"""The result of one epoch and its metrics by name."""
 
 from dataclasses import dataclass
 
@@ -8,14 +8,14 @@ from trialrun.engine.evaluation_check import EvaluationFault
 
 @dataclass(frozen=True, slots=True)
 class EpochResult:
-    """What one epoch came to; epochs count from 1, accuracies are shares from 0 to 1."""
+    """The figures of one epoch; epochs count from 1, accuracies are shares from 0 to 1."""
 
     epoch: int
     train_loss: float
     train_accuracy: float
     learning_rate: float  # of the epoch's last step
     train_images_per_second: float
-    data_wait_fraction: float  # of the training time, spent waiting for batches
+    data_wait_fraction: float  # share of the training time spent waiting for batches
     epoch_seconds: float
     validation: EvaluationResult
     evaluation_fault: EvaluationFault | None = None
@@ -26,8 +26,8 @@ class EpochResult:
         return self.validation.loss
 
     def metrics(self) -> dict[str, float]:
-        """The epoch's figures by the names under which they are recorded."""
-        named = {
+        """Return the epoch's metrics by the names under which they are logged."""
+        values = {
             "train_loss": self.train_loss,
             "train_accuracy": self.train_accuracy,
             "valid_loss": self.validation.loss,
@@ -39,4 +39,4 @@ class EpochResult:
             "data_wait_fraction": self.data_wait_fraction,
             "epoch_seconds": self.epoch_seconds,
         }
-        return {name: value for name, value in named.items() if value is not None}
+        return {name: value for name, value in values.items() if value is not None}

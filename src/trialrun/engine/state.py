@@ -1,4 +1,4 @@
-"""All that training changes, and how it begins."""
+"""The training state: everything that training changes, and its initial value."""
 
 from dataclasses import dataclass
 
@@ -9,99 +9,102 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from trialrun.config import TrainConfig
-from trialrun.distributed import ALONE, Ranks
+from trialrun.distributed import SINGLE_PROCESS, Ranks
 from trialrun.engine.batch_norm import RunningStatistics
 from trialrun.engine.compute.precision import ComputeConfig
 from trialrun.engine.ema import MovingAverage
 from trialrun.engine.inputs.data import TrainingData
 from trialrun.engine.inputs.features import use_features
 from trialrun.engine.optim import freeze_backbone, make_optimizer, make_scheduler
-from trialrun.engine.steps import count_warm_up_steps, steps_per_epoch
+from trialrun.engine.steps import count_steps_per_epoch, count_warm_up_steps
 
 
 @dataclass(slots=True)
 class TrainState:
-    """A network and what trains it.
+    """A network, its optimizer and its data.
 
-    What learns is `core`: `network` itself, or its last layer alone where the backbone is frozen
-    and `task` holds the backbone's features. `learner` is the core as a step runs it, compiled or
-    wrapped for several ranks.
+    `trainable` is the module that is trained: `network` itself, or only its last layer if the
+    backbone is frozen and `data` holds the backbone's features. `train_module` is `trainable` as
+    a step calls it: compiled, or wrapped for several ranks.
     """
 
     network: nn.Module
     trainable: nn.Module
     train_module: nn.Module
-    task: TrainingData
+    data: TrainingData
     compute: ComputeConfig
     optimizer: Optimizer
     scheduler: LambdaLR
     warm_up_steps: int
-    scaler: torch.amp.GradScaler
-    average: MovingAverage | None
-    statistics: RunningStatistics | None  # None where the backbone is frozen
-    frozen: bool
-    epoch: int = 0  # epochs done
+    grad_scaler: torch.amp.GradScaler
+    ema: MovingAverage | None
+    batch_norm_statistics: RunningStatistics | None  # None with a frozen backbone
+    has_frozen_backbone: bool
+    epoch: int = 0  # completed epochs
 
     def inference_model(self) -> nn.Module:
-        """The network that is kept: the moving average where there is one."""
-        if self.average is None:
+        """Return the network that is saved: the moving average if there is one."""
+        if self.ema is None:
             return self.network
-        averaged: nn.Module = self.average.module
+        averaged: nn.Module = self.ema.module
         return averaged
 
     def eval_module(self) -> nn.Module:
-        """What takes the task's inputs and computes as `deployed` does."""
+        """Return the module that maps the inputs in `data` to the outputs of `inference_model`."""
         return self.inference_model() if self.trainable is self.network else self.trainable
 
     def set_training(self) -> None:
-        """Training mode; a frozen backbone keeps its batch-norm statistics."""
-        self.train_module.train(not self.frozen)
+        """Set training mode; evaluation mode with a frozen backbone, to keep its statistics."""
+        self.train_module.train(not self.has_frozen_backbone)
 
 
 def init_train_state(
     network: nn.Module,
     head_prefix: str,
-    task: TrainingData,
+    data: TrainingData,
     config: TrainConfig,
     compute: ComputeConfig,
-    ranks: Ranks = ALONE,
+    ranks: Ranks = SINGLE_PROCESS,
 ) -> TrainState:
-    """The state before the first epoch, `network` moved to the device."""
-    compute = compute.with_best_memory_format(network, task.preprocessing.image_size)
+    """Return the state before the first epoch, with `network` moved to the device.
+
+    `head_prefix` is the prefix of the last layer's parameter names.
+    """
+    compute = compute.with_best_memory_format(network, data.preprocessing.image_size)
     if ranks.world_size > 1 and compute.device.type == "cuda":
-        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # CUDA has it, CPUs do not
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # not available on CPUs
     network.to(compute.device).to(memory_format=compute.memory_format)
-    frozen = config.freeze == "backbone"
-    trainable, learned = network, task
-    if frozen:
+    freeze = config.freeze == "backbone"
+    trainable, trainable_data = network, data
+    if freeze:
         freeze_backbone(network, head_prefix)
-        trainable, learned = use_features(network, head_prefix, task, config, compute)
+        trainable, trainable_data = use_features(network, head_prefix, data, config, compute)
     optimizer = make_optimizer(trainable, config, ranks.world_size)
-    warm_up = count_warm_up_steps(config, len(task.train), ranks.world_size)
-    num_steps = config.epochs * steps_per_epoch(config, len(task.train), ranks.world_size)
+    warm_up_steps = count_warm_up_steps(config, len(data.train), ranks.world_size)
+    num_steps = config.epochs * count_steps_per_epoch(config, len(data.train), ranks.world_size)
     return TrainState(
         network=network,
         trainable=trainable,
-        train_module=_wrap_ddp(trainable, config, compute, ranks),
-        task=learned,
+        train_module=_wrap_module(trainable, config, compute, ranks),
+        data=trainable_data,
         compute=compute,
         optimizer=optimizer,
-        scheduler=make_scheduler(optimizer, config, warm_up, num_steps),
-        warm_up_steps=warm_up,
-        scaler=torch.amp.GradScaler(compute.device.type, enabled=compute.precision == "fp16"),
-        average=MovingAverage(network, config.ema) if config.ema else None,
-        statistics=None if frozen else RunningStatistics(network),
-        frozen=frozen,
+        scheduler=make_scheduler(optimizer, config, warm_up_steps, num_steps),
+        warm_up_steps=warm_up_steps,
+        grad_scaler=torch.amp.GradScaler(compute.device.type, enabled=compute.precision == "fp16"),
+        ema=MovingAverage(network, config.ema) if config.ema else None,
+        batch_norm_statistics=None if freeze else RunningStatistics(network),
+        has_frozen_backbone=freeze,
     )
 
 
-def _wrap_ddp(
-    train_module: nn.Module, config: TrainConfig, compute: ComputeConfig, ranks: Ranks
+def _wrap_module(
+    module: nn.Module, config: TrainConfig, compute: ComputeConfig, ranks: Ranks
 ) -> nn.Module:
     if ranks.world_size > 1:
         on_cuda = compute.device.type == "cuda"
-        train_module = DistributedDataParallel(train_module, [compute.device] if on_cuda else None)
+        module = DistributedDataParallel(module, [compute.device] if on_cuda else None)
     if config.compile:
-        compiled: nn.Module = torch.compile(train_module)  # type: ignore[assignment]
+        compiled: nn.Module = torch.compile(module)  # type: ignore[assignment]
         return compiled
-    return train_module
+    return module

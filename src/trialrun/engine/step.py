@@ -1,6 +1,7 @@
-"""One optimizer step: pixels of a batch in, loss and hits out, nothing read off the device.
+"""One optimizer step: a batch in, its loss and number of correct predictions out.
 
-Tensor letters: N images in a batch, C classes, S the image size.
+On a GPU, a step copies nothing back to the host. Tensor letters: N images in a batch, C classes,
+S the image size.
 """
 
 import torch
@@ -17,87 +18,94 @@ from trialrun.engine.state import TrainState
 
 
 class TrainingStep:
-    """A step of one epoch, with what does not change between steps made once."""
+    """The training step of one epoch; loss and MixUp are made once."""
 
     def __init__(self, state: TrainState, config: TrainConfig, ranks: Ranks, epoch: int) -> None:
-        self._state, self._config, self._math = state, config, state.compute
+        self._state, self._config, self._compute = state, config, state.compute
         self._ranks, self._epoch = ranks, epoch
-        labels = torch.from_numpy(state.task.train.labels)
-        self._loss = make_loss(config, labels, state.task.num_classes).to(state.compute.device)
-        self._mixer = make_mixer(config, state.task.num_classes)
+        labels = torch.from_numpy(state.data.train.labels)
+        self._loss = make_loss(config, labels, state.data.num_classes).to(state.compute.device)
+        self._mixer = make_mixer(config, state.data.num_classes)
 
     def __call__(self, batch: Batch) -> Tensor:
-        """Learn from this rank's share of a step; (2,): sum of losses, number correct.
+        """Train on this rank's share of a step; return (2,): sum of losses, number correct.
 
         Raises:
-            NonFiniteLossError: On a CPU, before the step is applied. On other devices looking
-                would make the host wait: there the device leaves the step out, and the epoch's
-                sum tells.
+            NonFiniteLossError: On a CPU, before the step is applied. On other devices a check would
+                make the host wait: there the device skips the step, and the epoch's loss sum is
+                not finite.
         """
-        compute = self._math
-        pixels, labels = self._on_device(batch)
-        inputs = self._state.task.preprocessing.normalised(pixels)
+        compute = self._compute
+        pixels, labels = self._prepare_batch(batch)
+        inputs = self._state.data.preprocessing.normalised(pixels)
         inputs, targets = self._mixer(inputs, labels) if self._mixer else (inputs, labels)
         with compute.autocast():
             logits = self._state.train_module(compute.to_memory_format(inputs))
         loss = self._loss(logits.float(), targets)
-        share = self._apply(loss, targets)
+        loss_scale = self._apply_step(loss, targets)
         correct = (logits.detach().argmax(dim=1) == labels).sum()
-        images = batch.num_in_step / self._ranks.world_size
-        loss_sum = loss.detach().to(compute.accumulator_dtype) * share * images
+        num_images = batch.num_images_in_step / self._ranks.world_size
+        loss_sum = loss.detach().to(compute.accumulator_dtype) * loss_scale * num_images
         return torch.stack([loss_sum, correct.to(compute.accumulator_dtype)])
 
-    def _on_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        task, device = self._state.task, self._math.device
-        changed = augment_batch(
+    def _prepare_batch(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return augmented pixels and labels on the device."""
+        data, device = self._state.data, self._compute.device
+        pixels = augment_batch(
             to_device(batch.pixels, device),
             batch.positions,
             augment=self._config.augment,
             epoch=self._epoch,
             random_seed=self._config.random_seed,
-            size=task.preprocessing.image_size,
-            steps=task.train_steps,
+            size=data.preprocessing.image_size,
+            steps=data.train_steps,
         )
-        return changed, to_device(batch.labels, device)
+        return pixels, to_device(batch.labels, device)
 
-    def _apply(self, loss: Tensor, targets: Tensor) -> Tensor:
-        """Step down the gradient; what the loss was multiplied by, 1 where there is one rank.
-
-        Ranks' gradients are averaged: the share undoes that unequal batches would count alike.
-        """
+    def _apply_step(self, loss: Tensor, targets: Tensor) -> Tensor:
+        """Run backward and the optimizer step; return the loss scale."""
         state = self._state
-        counted = self._counted(targets)
-        is_spoilt = (~loss.detach().isfinite()).to(counted.dtype)
-        num_spoilt, counted_by_all = self._ranks.sum(torch.stack([is_spoilt, counted]))
-        found_inf = num_spoilt.clamp(max=1)
-        share: Tensor = counted * self._ranks.world_size / counted_by_all
-        if self._math.device.type == "cpu" and bool(found_inf):
-            where = "" if bool(is_spoilt) else " on another rank"
-            raise NonFiniteLossError(
-                f"the training loss is no longer a number{where} in epoch {self._epoch}"
-            )
+        loss_scale, found_inf = self._compute_loss_scale(loss, targets)
         state.optimizer.zero_grad(set_to_none=True)
-        state.scaler.scale(loss * share).backward()
+        state.grad_scaler.scale(loss * loss_scale).backward()
         if self._config.clip_grad_norm is not None:
-            state.scaler.unscale_(state.optimizer)
+            state.grad_scaler.unscale_(state.optimizer)
             parameters = state.train_module.parameters()
             torch.nn.utils.clip_grad_norm_(parameters, self._config.clip_grad_norm)
-        if not state.scaler.is_enabled():
-            # Fused optimizers leave a step out on the device where this tensor is not 0.
+        if not state.grad_scaler.is_enabled():
+            # Fused optimizers skip the step on the device if this tensor is not 0.
             state.optimizer.found_inf = found_inf  # type: ignore[attr-defined]
-        state.scaler.step(state.optimizer)
-        state.scaler.update()
+        state.grad_scaler.step(state.optimizer)
+        state.grad_scaler.update()
         state.scheduler.step()
-        if state.statistics is not None:
-            state.statistics.update()
-        if state.average is not None:
-            state.average.update_parameters(state.network)
-        return share
+        if state.batch_norm_statistics is not None:
+            state.batch_norm_statistics.update()
+        if state.ema is not None:
+            state.ema.update_parameters(state.network)
+        return loss_scale
 
-    def _counted(self, targets: Tensor) -> Tensor:
-        """What the loss divides its sum by: images, or the weights of their classes."""
-        weight = self._loss.weight
-        if weight is None or targets.ndim > 1:
+    def _compute_loss_scale(self, loss: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return this rank's loss scale, and 1 if the loss of any rank is not finite, else 0.
+
+        The loss scale is 1 on a single rank. DDP averages the gradients of all ranks, so each
+        rank's loss is weighted by its share of the images.
+        """
+        weight = self._sum_weights(targets)
+        is_non_finite = (~loss.detach().isfinite()).to(weight.dtype)
+        num_non_finite, total_weight = self._ranks.sum(torch.stack([is_non_finite, weight]))
+        found_inf = num_non_finite.clamp(max=1)
+        loss_scale: Tensor = weight * self._ranks.world_size / total_weight
+        if self._compute.device.type == "cpu" and bool(found_inf):
+            where = "" if bool(is_non_finite) else " on another rank"
+            raise NonFiniteLossError(
+                f"the training loss became NaN or infinite{where} in epoch {self._epoch}"
+            )
+        return loss_scale, found_inf
+
+    def _sum_weights(self, targets: Tensor) -> Tensor:
+        """Return the divisor of the mean loss: the number of images, or their class weights."""
+        class_weights = self._loss.weight
+        if class_weights is None or targets.ndim > 1:
             return torch.full((), float(len(targets)), device=targets.device)
-        counted: Tensor = weight[targets].sum()
-        return counted
+        weight: Tensor = class_weights[targets].sum()
+        return weight

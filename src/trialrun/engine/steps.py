@@ -1,33 +1,33 @@
-"""How many optimizer steps a run has and how many of them warm up; imports no torch."""
+"""The number of optimizer steps of a run and of its warm-up; this module does not import torch."""
 
 from trialrun.config import TrainConfig
 from trialrun.errors import InvalidParameterError
 
 
 def count_batches(num_images: int, batch_size: int, smallest: int = 2) -> int:
-    """How many pieces `batches.cut` makes."""
-    full, rest = divmod(num_images, batch_size)
-    return full + (rest >= min(smallest, batch_size) or (rest > 0 and full == 0))
+    """Return the number of chunks that `inputs.batches.chunk_indices` makes."""
+    num_full, rest = divmod(num_images, batch_size)
+    return num_full + (rest >= min(smallest, batch_size) or (rest > 0 and num_full == 0))
 
 
-def steps_per_epoch(config: TrainConfig, num_images: int, world_size: int = 1) -> int:
-    """Optimizer steps of one pass over `num_images` by `world_size` ranks."""
+def count_steps_per_epoch(config: TrainConfig, num_images: int, world_size: int = 1) -> int:
+    """Return the optimizer steps of one pass over `num_images` by `world_size` ranks."""
     return count_batches(num_images, config.batch_size * world_size, 2 * world_size)
 
 
 def count_warm_up_steps(config: TrainConfig, num_images: int, world_size: int = 1) -> int:
-    """The steps over which the learning rate rises, from `warmup_steps` or `warmup_epochs`.
+    """Return the steps over which the learning rate rises: `warmup_steps` or `warmup_epochs`.
 
     Epochs are rounded to whole steps; any part of an epoch is at least one step.
 
     Raises:
         InvalidParameterError: The warm-up is as long as the run, or longer.
     """
-    per_epoch = steps_per_epoch(config, num_images, world_size)
+    per_epoch = count_steps_per_epoch(config, num_images, world_size)
     num_steps = config.epochs * per_epoch
     warm_up = config.warmup_steps
     if config.warmup_epochs:
-        # No more than the run: 1e308 epochs of some steps would be infinite.
+        # Limited to the run: 1e308 epochs times the steps per epoch would be infinite.
         warm_up = max(round(min(config.warmup_epochs, config.epochs) * per_epoch), 1)
     if warm_up < num_steps:
         return warm_up

@@ -31,7 +31,7 @@ class DecodedEntry:
 
 @dataclass(frozen=True, slots=True)
 class DecodedSummary:
-    """One pack as `data pack --list` shows it."""
+    """One pack as `cache list` shows it."""
 
     key: str
     source: str

@@ -3,10 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from trialrun.config import AUTO_TEXT, METRIC_DIRECTIONS, SearchConfig
+from trialrun.config import AUTO_TEXT, METRIC_DIRECTIONS, MIN_CLASSES_FOR_TOP5, SearchConfig
 from trialrun.errors import InvalidParameterError, TrialrunError
-
-_TOP5_CLASSES = 5  # as in the engine, which loads torch
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +55,10 @@ def check_top5(objectives: Sequence[Objective], num_classes: int) -> None:
     Raises:
         InvalidParameterError: It has too few.
     """
-    if num_classes < _TOP5_CLASSES and any("top5" in objective.metric for objective in objectives):
+    uses_top5 = any("top5" in objective.metric for objective in objectives)
+    if uses_top5 and num_classes < MIN_CLASSES_FOR_TOP5:
         raise InvalidParameterError(
-            f"valid_top5_accuracy needs {_TOP5_CLASSES} classes, and there are {num_classes}",
+            f"valid_top5_accuracy needs {MIN_CLASSES_FOR_TOP5} classes, "
+            f"and there are {num_classes}",
             "Use valid_accuracy.",
         )

@@ -1,4 +1,4 @@
-"""How long OpenMP's threads spin, in commands and in library calls."""
+"""Tests of OpenMP's spin count in commands and in library calls."""
 
 import os
 import subprocess
@@ -9,8 +9,8 @@ import pytest
 from trialrun.engine.compute.openmp import limit_spinning, limit_spinning_temporarily
 
 
-def test_the_users_choice_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A spin count or a wait policy of the user's is not replaced."""
+def test_user_setting_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A spin count or wait policy that the user has set is not replaced."""
     monkeypatch.setenv("GOMP_SPINCOUNT", "77")
     limit_spinning()
     assert os.environ["GOMP_SPINCOUNT"] == "77"
@@ -20,7 +20,7 @@ def test_the_users_choice_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "GOMP_SPINCOUNT" not in os.environ
 
 
-def test_commands_spin_shortly() -> None:
+def test_commands_limit_spinning() -> None:
     """Every command sets the spin count before torch can be loaded."""
     code = (
         "import sys, os; sys.argv = ['trialrun', '--version']\n"
@@ -29,14 +29,14 @@ def test_commands_spin_shortly() -> None:
         "except SystemExit:\n print(os.environ['GOMP_SPINCOUNT'], 'torch' in sys.modules)\n"
     )
     environment = {k: v for k, v in os.environ.items() if k != "GOMP_SPINCOUNT"}
-    told = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
-    assert told.stdout.splitlines()[-1] == "1500 False"
+    assert completed.stdout.splitlines()[-1] == "1500 False"
 
 
-def test_a_library_call_gives_the_environment_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The variable is set while torch may be loaded, and gone afterwards."""
+def test_library_call_restores_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variable is set while torch may be loaded, and removed afterwards."""
     monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
     monkeypatch.delitem(sys.modules, "torch", raising=False)
     with limit_spinning_temporarily():

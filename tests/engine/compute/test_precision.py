@@ -1,9 +1,11 @@
-"""What decides the arithmetic and the memory layout of a training."""
+"""Tests of the choice of device, precision and memory layout."""
+
+from pathlib import Path
 
 import pytest
 import torch
 
-from trialrun.engine.compute import precision
+from trialrun.engine.compute import processor
 from trialrun.engine.compute.precision import ComputeConfig, resolve_compute
 from trialrun.errors import InvalidParameterError
 from trialrun.models.zoo import build_network
@@ -12,7 +14,7 @@ from trialrun.runs.training.session import resolve_rank_compute
 
 
 @pytest.mark.parametrize(
-    ("model", "arithmetic", "size", "layout"),
+    ("model", "precision", "size", "layout"),
     [
         ("resnet18", "fp32", 64, "NCHW"),
         ("resnet18", "fp32", 224, "NHWC"),
@@ -26,13 +28,38 @@ from trialrun.runs.training.session import resolve_rank_compute
     ],
 )
 def test_layout_follows_from_network_precision_and_size(
-    model: str, arithmetic: str, size: int, layout: str
+    model: str, precision: str, size: int, layout: str
 ) -> None:
-    """Small images of a network of dense convolutions stay NCHW; all else is NHWC."""
+    """Small images in a network of dense convolutions use NCHW; everything else uses NHWC."""
     with torch.device("meta"):
         network = build_network(model, 2, image_size=None)
-    chosen = ComputeConfig(torch.device("cpu"), arithmetic).with_best_memory_format(network, size)
+    chosen = ComputeConfig(torch.device("cpu"), precision).with_best_memory_format(network, size)
     assert chosen.layout == layout
+
+
+def use_cpuinfo(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a file with this text stand in for /proc/cpuinfo."""
+    path = tmp_path / "cpuinfo"
+    path.write_text(text)
+    monkeypatch.setattr(processor, "_CPUINFO", path)
+
+
+def test_cpuinfo_holds_the_fields_of_the_first_processor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fields of further processors do not replace those of the first one."""
+    use_cpuinfo("model name\t: A: 1\nflags\t\t: fpu\n\nmodel name\t: B\n", tmp_path, monkeypatch)
+    cpuinfo = processor.read_cpuinfo()
+    assert (cpuinfo["model name"], cpuinfo["flags"]) == ("A: 1", "fpu")
+
+
+def test_without_cpuinfo_there_are_no_fields(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other systems than Linux have no such file; fp32 is then the choice."""
+    monkeypatch.setattr(processor, "_CPUINFO", tmp_path / "missing")
+    assert processor.read_cpuinfo() == {}
+    assert not processor.has_fast_bf16()
 
 
 @pytest.mark.parametrize(
@@ -44,12 +71,12 @@ def test_layout_follows_from_network_precision_and_size(
         ("AuthenticAMD", "avx2", "fp32"),
     ],
 )
-def test_bf16_is_chosen_where_the_processor_multiplies_it_faster(
-    vendor: str, flags: str, chosen: str, monkeypatch: pytest.MonkeyPatch
+def test_bf16_is_chosen_if_the_processor_multiplies_it_faster(
+    vendor: str, flags: str, chosen: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """AMX and AMD's AVX-512 outrun fp32; Intel's AVX-512 alone has the instruction, but slow."""
-    described = f"processor\t: 0\nvendor_id\t: {vendor}\nflags\t\t: fpu {flags}\n\n"
-    monkeypatch.setattr(precision, "_read_cpuinfo", lambda: described)
+    """AMX and AMD's AVX-512 are faster than fp32; Intel's AVX-512 alone is slower."""
+    cpuinfo = f"processor\t: 0\nvendor_id\t: {vendor}\nflags\t\t: fpu {flags}\n\n"
+    use_cpuinfo(cpuinfo, tmp_path, monkeypatch)
     assert resolve_compute("cpu", "auto").precision == chosen
 
 
@@ -68,29 +95,29 @@ def test_bf16_is_chosen_where_the_processor_multiplies_it_faster(
     ],
 )
 @pytest.mark.parametrize("num_classes", [2, 1000])
-def test_auto_asks_the_network_too(
-    model: str, chosen: str, num_classes: int, monkeypatch: pytest.MonkeyPatch
+def test_auto_depends_on_the_network(
+    model: str, chosen: str, num_classes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Depthwise networks stay in fp32 on a processor that multiplies bf16 faster."""
-    described = "vendor_id\t: AuthenticAMD\nflags\t\t: avx512f avx512_bf16\n"
-    monkeypatch.setattr(precision, "_read_cpuinfo", lambda: described)
+    """Depthwise networks use fp32 even if the processor multiplies bf16 faster."""
+    cpuinfo = "vendor_id\t: AuthenticAMD\nflags\t\t: avx512f avx512_bf16\n"
+    use_cpuinfo(cpuinfo, tmp_path, monkeypatch)
     with torch.device("cpu" if model.startswith("regnet") else "meta"):
         network = build_network(model, num_classes, image_size=None)
     assert resolve_compute("cpu", "auto").with_best_memory_format(network, 224).precision == chosen
     assert resolve_compute("cpu", "bf16").with_best_memory_format(network, 224).precision == "bf16"
 
 
-def test_rank_without_a_gpu_of_its_own_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two ranks on one GPU would wait for each other for ever."""
+def test_rank_without_its_own_gpu_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two ranks on one GPU would deadlock."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert resolve_compute("auto", "fp32", local_rank=1).device == torch.device("cuda", 1)
-    with pytest.raises(InvalidParameterError, match="rank 2 of this machine"):
+    with pytest.raises(InvalidParameterError, match="local rank 2 has no GPU: this machine has 2"):
         resolve_compute("cuda", "fp32", local_rank=2)
 
 
-def test_one_gpu_named_for_several_ranks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`device=cuda:1` under torchrun is told before the ranks meet."""
+def test_one_gpu_for_several_ranks_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`device=cuda:1` under torchrun is an error before the ranks connect."""
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
         monkeypatch.setenv(name, value)
     plan = plan_training({"train_data": "sample:digits", "device": "cuda:1"})
@@ -99,8 +126,8 @@ def test_one_gpu_named_for_several_ranks_is_refused(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("model", ["resnet18", "densenet121", "mobilenet_v3_small"])
-def test_gradients_lie_in_memory_as_their_parameters_do(model: str) -> None:
-    """Fused optimizers go through memory in its order: other strides would mix values up."""
+def test_gradients_have_the_strides_of_their_parameters(model: str) -> None:
+    """Fused optimizers read memory in order: different strides would mix up values."""
     network = build_network(model, 2, image_size=64).to(memory_format=torch.channels_last)
     images = torch.rand(4, 3, 64, 64).contiguous(memory_format=torch.channels_last)
     network(images).sum().backward()
@@ -109,8 +136,8 @@ def test_gradients_lie_in_memory_as_their_parameters_do(model: str) -> None:
         assert parameter.grad.stride() == parameter.stride(), name
 
 
-def test_tf32_is_of_cuda_alone() -> None:
-    """OneDNN on a CPU goes on computing in fp32."""
+def test_tf32_applies_to_cuda_only() -> None:
+    """OneDNN on a CPU still computes in fp32."""
     resolve_compute("cpu", "fp32", tf32=True)
     assert torch.backends.cuda.matmul.allow_tf32
     on_cpu = torch.backends.mkldnn.matmul.fp32_precision  # type: ignore[attr-defined]
@@ -119,11 +146,11 @@ def test_tf32_is_of_cuda_alone() -> None:
     assert not torch.backends.cuda.matmul.allow_tf32
 
 
-def test_device_that_is_not_there_is_refused() -> None:
+def test_missing_device_is_an_error() -> None:
     """A device is checked before anything is computed."""
     with pytest.raises(InvalidParameterError, match="cuda:77"):
         resolve_compute("cuda:77", "auto")
-    with pytest.raises(InvalidParameterError, match="no device"):
+    with pytest.raises(InvalidParameterError, match="not a device"):
         resolve_compute("abacus", "auto")
     with pytest.raises(InvalidParameterError, match="fp16"):
         resolve_compute("cpu", "fp16")

@@ -1,4 +1,4 @@
-"""Library calls and their caller: neither changes what the other computes or prints."""
+"""Tests that a library call and its caller do not affect each other's state or results."""
 
 import logging
 import os
@@ -28,8 +28,8 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def state() -> dict[str, object]:
-    """What a library call must leave as it found it."""
+def read_state() -> dict[str, object]:
+    """Return the state that a library call must not change."""
     cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     return {
         "torch": torch.get_rng_state().tolist(),
@@ -56,8 +56,8 @@ def state() -> dict[str, object]:
 
 
 @contextmanager
-def unusual_state() -> Iterator[None]:
-    """Values that no library call sets by itself, put back afterwards."""
+def use_unusual_state() -> Iterator[None]:
+    """Set values that a library call does not set itself, and restore them afterwards."""
     with isolate_torch_state():
         torch.manual_seed(5)
         torch.backends.cuda.matmul.allow_tf32 = False
@@ -68,8 +68,8 @@ def unusual_state() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("store")
-def test_calls_leave_the_process_as_it_was(colors: Path, tmp_path: Path) -> None:
-    """Generators, modes, flags, environment and MLflow's logging are the caller's after each."""
+def test_calls_restore_the_state_of_the_process(colors: Path, tmp_path: Path) -> None:
+    """Each call restores generators, modes, flags, environment and MLflow's logging."""
     data, uri = str(colors), "models:/colors/1"
     calls: dict[str, Callable[[], Any]] = {
         "train": lambda: trialrun.train(train_data=data, register_as="colors", **SETTINGS),
@@ -85,23 +85,23 @@ def test_calls_leave_the_process_as_it_was(colors: Path, tmp_path: Path) -> None
             train_data=data, trials=1, storage=f"sqlite:///{tmp_path}/study.db", **SETTINGS
         ),
     }
-    with unusual_state():
+    with use_unusual_state():
         run_id, classifier = calls["train"]().run_id, calls["load_model"]()
         for name, call in calls.items():
-            before = state()
+            before = read_state()
             call()
-            assert state() == before, name
+            assert read_state() == before, name
 
 
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
-    """Two classes of ten pictures."""
+    """Two classes of ten images."""
     return write_classes(tmp_path / "small", {"blue": 10, "red": 10})
 
 
 @contextmanager
-def float64_by_default() -> Iterator[None]:
-    """New tensors are float64 unless told otherwise."""
+def use_float64() -> Iterator[None]:
+    """Make float64 the default dtype."""
     torch.set_default_dtype(torch.float64)
     try:
         yield
@@ -110,8 +110,8 @@ def float64_by_default() -> Iterator[None]:
 
 
 @contextmanager
-def rounded_products() -> Iterator[None]:
-    """Torch may round the factors of fp32 products, on CPUs too."""
+def use_rounded_products() -> Iterator[None]:
+    """Let torch round the factors of fp32 products, on CPUs too."""
     torch.set_float32_matmul_precision("medium")
     try:
         yield
@@ -119,66 +119,66 @@ def rounded_products() -> Iterator[None]:
         torch.set_float32_matmul_precision("highest")
 
 
-Callers = dict[str, Callable[[], AbstractContextManager[object]]]
-MODES: Callers = {  # of a thread
+Contexts = dict[str, Callable[[], AbstractContextManager[object]]]
+MODES: Contexts = {  # of a thread
     "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
     "no_grad": torch.no_grad,
     "inference_mode": torch.inference_mode,
     "default device": lambda: torch.device("meta"),
 }
-CALLERS: Callers = {
+CALLER_CONTEXTS: Contexts = {
     **MODES,
-    "float64": float64_by_default,
-    "rounded products": rounded_products,
+    "float64": use_float64,
+    "rounded products": use_rounded_products,
 }
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.usefixtures("store")
 def test_result_does_not_depend_on_the_caller(small: Path, precision: str) -> None:
-    """Inside whatever mode the caller is in, training gives the same weights, bit for bit."""
+    """In any mode of the caller, training gives the same weights, bit for bit."""
     settings = {**SETTINGS, "precision": precision, "train_data": str(small)}
     alone = trialrun.train(**settings).weights_sha256
-    for name, caller in CALLERS.items():
-        with caller():
+    for name, open_context in CALLER_CONTEXTS.items():
+        with open_context():
             assert trialrun.train(**settings).weights_sha256 == alone, name
 
 
 @pytest.mark.usefixtures("store")
 def test_scores_do_not_depend_on_the_caller(colors: Path, tmp_path: Path) -> None:
-    """Bulk scoring answers alike in whatever mode the caller is, the pyfunc in a thread's modes."""
+    """Bulk scoring gives the same scores in any mode of the caller, the pyfunc in thread modes."""
     result = trialrun.train(train_data=str(colors), **SETTINGS)
     uri, frame = str(result.model_uri), {"image": [(colors / "red" / "000.png").read_bytes()]}
 
-    def scored() -> bytes:
+    def score_folder() -> bytes:
         trialrun.score(uri, str(colors), str(tmp_path / "scored.csv"))
         return (tmp_path / "scored.csv").read_bytes()
 
-    def served() -> list[object]:
-        answer: list[object] = mlflow.pyfunc.load_model(uri).predict(frame).iloc[0].tolist()
-        return answer
+    def predict_served() -> list[object]:
+        row: list[object] = mlflow.pyfunc.load_model(uri).predict(frame).iloc[0].tolist()
+        return row
 
-    scored_alone, served_alone = scored(), served()
-    for name, caller in CALLERS.items():
-        with caller():
-            assert scored() == scored_alone, name
-    for name, caller in MODES.items():
-        with caller():
-            assert served() == served_alone, name
+    expected_file, expected_row = score_folder(), predict_served()
+    for name, open_context in CALLER_CONTEXTS.items():
+        with open_context():
+            assert score_folder() == expected_file, name
+    for name, open_context in MODES.items():
+        with open_context():
+            assert predict_served() == expected_row, name
 
 
 @pytest.mark.usefixtures("store")
-def test_threads_take_turns_and_train_as_alone(small: Path) -> None:
-    """Two trainings in two threads have the weights that each has alone."""
+def test_threads_take_turns_and_train_as_they_do_alone(small: Path) -> None:
+    """Two trainings in two threads give the same weights as each one alone."""
     seeds = (1, 2)
 
-    def sha(seed: int) -> str | None:
+    def train_weights(seed: int) -> str | None:
         return trialrun.train(train_data=str(small), random_seed=seed, **SETTINGS).weights_sha256
 
-    alone = [sha(seed) for seed in seeds]
+    alone = [train_weights(seed) for seed in seeds]
     together: dict[int, str | None] = {}
     threads = [
-        threading.Thread(target=lambda seed=seed: together.update({seed: sha(seed)}))
+        threading.Thread(target=lambda seed=seed: together.update({seed: train_weights(seed)}))
         for seed in seeds
     ]
     for thread in threads:
@@ -190,26 +190,27 @@ def test_threads_take_turns_and_train_as_alone(small: Path) -> None:
 
 
 @pytest.mark.usefixtures("store")
-def test_names_of_runs_differ_between_calls(small: Path) -> None:
+def test_run_names_differ_between_calls(small: Path) -> None:
     """Restoring Python's generator does not make MLflow draw the same name twice."""
     runs = [trialrun.train(train_data=str(small), **SETTINGS).run_id for _ in range(2)]
     names = {mlflow.get_run(run_id).info.run_name for run_id in runs}
     assert len(names) == 2
 
 
-WAITS = """
+WAITING_PROGRAM = """
 import os, signal, sys, threading, time
 import trialrun
+import trialrun.runs.training.run  # loaded here, so that the signal comes after slow imports
 from trialrun.engine.compute.torch_state import isolate_torch_state
 
 def compute():
     with isolate_torch_state():
-        taken.set()
+        entered.set()
         time.sleep(100)
 
-taken = threading.Event()
+entered = threading.Event()
 threading.Thread(target=compute, daemon=True).start()
-taken.wait()
+entered.wait()
 threading.Timer(2, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
 try:
     trialrun.train(train_data=sys.argv[1], model="squeezenet1_1", batch_size=8)
@@ -219,22 +220,22 @@ os._exit(0)
 """
 
 
-def test_waiting_for_a_turn_can_be_interrupted(store: str, small: Path) -> None:
-    """Ctrl-C ends a call that waits for another thread's; it has opened no run."""
-    done = subprocess.run(
-        [sys.executable, "-u", "-c", WAITS, str(small)],
+def test_wait_for_another_call_can_be_interrupted(store: str, small: Path) -> None:
+    """Ctrl-C ends a call that waits for one in another thread, before it opens a run."""
+    completed = subprocess.run(
+        [sys.executable, "-u", "-c", WAITING_PROGRAM, str(small)],
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
-    assert done.stdout == "interrupted\n", done.stderr
+    assert completed.stdout == "interrupted\n", completed.stderr
     client = mlflow.MlflowClient(store)
-    experiments = [each.experiment_id for each in client.search_experiments()]
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     assert len(client.search_runs(experiments)) == 0
 
 
-SILENT = """
+SILENT_PROGRAM = """
 import logging, sys
 import trialrun
 data, folder = sys.argv[1:]
@@ -256,36 +257,36 @@ mlflow.utils.logging_utils.eprint("the end")
 
 @pytest.mark.slow
 def test_calls_print_nothing(small: Path, tmp_path: Path) -> None:
-    """No progress bar and no line of MLflow's, on a new database neither; its level is restored."""
+    """Calls print no progress bar and no MLflow output, and restore MLflow's log level."""
     # Tests of the command line set it for the whole process.
     environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_LOGGING_LEVEL"}
-    done = subprocess.run(
-        [sys.executable, "-c", SILENT, str(small), str(tmp_path)],
+    completed = subprocess.run(
+        [sys.executable, "-c", SILENT_PROGRAM, str(small), str(tmp_path)],
         capture_output=True,
         text=True,
         env=environment | {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/new/mlflow.db"},
         cwd=tmp_path,
         check=False,
     )
-    assert (done.stdout, done.stderr) == ("", "the end\n")
+    assert (completed.stdout, completed.stderr) == ("", "the end\n")
 
 
-class CacheEntry(logging.Handler):
-    """Keeps what is logged."""
+class RecordingHandler(logging.Handler):
+    """Collects log records."""
 
     def __init__(self) -> None:
         super().__init__()
         self.records: list[logging.LogRecord] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep a record."""
+        """Collect a record."""
         self.records.append(record)
 
 
 @pytest.mark.usefixtures("store")
-def test_a_level_that_the_caller_chose_stays(small: Path) -> None:
-    """A program that has set the level of MLflow's logger gets its notices during calls as well."""
-    logger, handler = logging.getLogger("mlflow"), CacheEntry()
+def test_log_level_of_the_caller_is_kept(small: Path) -> None:
+    """If the program has set the level of MLflow's logger, MLflow logs during calls too."""
+    logger, handler = logging.getLogger("mlflow"), RecordingHandler()
     level = logger.level
     logger.setLevel(logging.DEBUG)
     logger.addHandler(handler)

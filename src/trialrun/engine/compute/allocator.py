@@ -1,9 +1,10 @@
-"""glibc told to keep the memory it has: training asks for the same large blocks step after step.
+"""Settings of glibc's allocator: the process keeps freed memory for the next training step.
 
-By default each block over 32 MB at most is taken from the kernel and given back, page faults and
-all, in every step. Measured with ResNet-18 at 224 pixels, batch 16, fp32, on two cores: 17 images/s
-before, 22 after. Threads are given no heaps of their own: with them memory grew by 26 MB from the
-second epoch to the tenth, without by 0.2 MB (benchmarks/upkeep.py).
+By default, glibc takes every block over 32 MB from the kernel and returns it when it is freed.
+Training allocates the same large blocks in every step, so every step pays for the page faults.
+Measured with ResNet-18 at 224 pixels, batch 16, fp32, on two cores: 17 images/s with the defaults,
+22 with these settings. All threads share one arena: with an arena per thread, memory grew by 26 MB
+from the second epoch to the tenth, with one by 0.2 MB (benchmarks/upkeep.py).
 """
 
 import ctypes
@@ -14,23 +15,24 @@ import platform
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 _M_ARENA_MAX = -8
-_KEEP_BYTES = 1 << 30  # blocks below this come from the heap, which keeps as much when freed
-_KEEP_BYTES_OF_OLD = 1 << 25  # what versions of glibc that refuse the former take at most
+_KEEP_BYTES = 1 << 30  # smaller blocks come from the heap, which keeps this much free memory
+_KEEP_BYTES_OF_OLD_GLIBC = 1 << 25  # the maximum of glibc versions that reject `_KEEP_BYTES`
 
 
 def keep_freed_memory() -> bool:
-    """Raise glibc's thresholds from now on; False where the C library is another, or refuses.
+    """Raise glibc's thresholds for this process; False with another C library or if glibc refuses.
 
-    What was freed before goes back to the kernel first: decoding images leaves gaps that training's
-    blocks would not fit.
+    Memory that is already free is first returned to the kernel: decoding images leaves gaps that
+    are too small for training's blocks.
     """
     libc = _load_glibc()
     if libc is None:
         return False
     libc.malloc_trim(0)
-    # This one first: any of them ends glibc's own adjusting, which would leave it at 128 kB.
+    # The mmap threshold comes first: setting any option turns off glibc's dynamic threshold, which
+    # would leave it at 128 kB.
     raised = libc.mallopt(_M_MMAP_THRESHOLD, _KEEP_BYTES) or libc.mallopt(
-        _M_MMAP_THRESHOLD, _KEEP_BYTES_OF_OLD
+        _M_MMAP_THRESHOLD, _KEEP_BYTES_OF_OLD_GLIBC
     )
     return bool(
         raised and libc.mallopt(_M_TRIM_THRESHOLD, _KEEP_BYTES) and libc.mallopt(_M_ARENA_MAX, 1)
@@ -38,7 +40,7 @@ def keep_freed_memory() -> bool:
 
 
 def release_freed_memory() -> None:
-    """Let the kernel have what is free, gaps and all, before something of another size is asked."""
+    """Return all free memory to the kernel, for use before blocks of another size are needed."""
     if libc := _load_glibc():
         libc.malloc_trim(0)
 

@@ -1,4 +1,4 @@
-"""The device that a setting names: for training, for scoring and for the pyfunc alike."""
+"""Torch devices by name, for training, scoring and serving, and copies to a device."""
 
 import torch
 from torch import Tensor
@@ -7,10 +7,10 @@ from trialrun.errors import InvalidParameterError
 
 
 def find_device(name: str, *, setting: str = "device", local_rank: int = 0) -> torch.device:
-    """The device called `name`; `auto` is CUDA, else MPS, else the CPU.
+    """Return the device called `name`; `auto` is CUDA if available, else MPS, else the CPU.
 
-    `cuda` is the machine's first GPU, and for ranks each one's own. `setting` is what the user set
-    `name` with.
+    `cuda` and `auto` give each local rank its own GPU, a single process the first one. `setting`
+    is the name of the setting that error messages mention.
 
     Raises:
         InvalidParameterError: `name` is not a device, or this machine does not have it.
@@ -23,16 +23,16 @@ def find_device(name: str, *, setting: str = "device", local_rank: int = 0) -> t
         device = torch.device(name)
     except RuntimeError:
         raise InvalidParameterError(
-            f"{setting}={name} is no device", "Take auto, cpu, cuda, cuda:N or mps."
+            f"{setting}={name} is not a device", "Use auto, cpu, cuda, cuda:N or mps."
         ) from None
-    there = {
+    is_available = {
         "cpu": True,
         "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
         "mps": torch.backends.mps.is_available(),
     }.get(device.type, False)
-    if not there:
+    if not is_available:
         raise InvalidParameterError(
-            f"{setting}={name} is not on this machine", f"Take {setting}=auto."
+            f"{setting}={name} is not on this machine", f"Use {setting}=auto."
         )
     return device
 
@@ -41,18 +41,18 @@ def _find_rank_gpu(local_rank: int) -> torch.device:
     num_gpus = torch.cuda.device_count()
     if local_rank >= num_gpus:
         raise InvalidParameterError(
-            f"rank {local_rank} of this machine finds no GPU of its own: there are {num_gpus}",
+            f"local rank {local_rank} has no GPU: this machine has {num_gpus}",
             f"Start torchrun with --nproc-per-node={num_gpus}.",
         )
     return torch.device("cuda", local_rank)
 
 
 def to_device(values: Tensor, device: torch.device) -> Tensor:
-    """`values`, on the CPU, as they will be on the device once it gets to them.
+    """Copy a CPU tensor to `device` without waiting for the copy.
 
-    A copy to a GPU out of ordinary memory first waits for all the GPU has been asked to do; out of
-    page-locked memory it takes its turn.
+    CUDA copies asynchronously from page-locked memory only; a copy from ordinary memory first waits
+    for all work that the GPU has queued.
     """
     if device.type == "cuda":
-        values = values.pin_memory()  # nothing to do where it is pinned already
+        values = values.pin_memory()  # returns pinned tensors unchanged
     return values.to(device, non_blocking=True)

@@ -1,10 +1,10 @@
-"""How long OpenMP's threads spin while they wait for work; imports no torch.
+"""The spin count of OpenMP's threads, which decides how long they spin while they wait for work.
 
-GNU OpenMP, which torch's CPU build uses, lets waiting threads spin for milliseconds before they
-sleep. That helps a process that has the cores to itself, a little, and takes the cores from every
-other process: two trainings at once then reach half of what one reaches alone. With a short spin
-they reach all of it (benchmarks/side_by_side.py). The number of threads stays the same, and so do
-the bits of every result.
+This module does not import torch. GNU OpenMP, which torch's CPU build uses, lets waiting threads
+spin for milliseconds before they sleep. Spinning helps a process that has all cores to itself a
+little, but takes the cores from every other process: two trainings at once reach half the speed of
+one alone. With a short spin they reach all of it (benchmarks/side_by_side.py). The number of
+threads and the bits of every result stay the same.
 """
 
 import os
@@ -18,9 +18,9 @@ _SHORT_SPIN = "1500"  # loop iterations, about a microsecond
 
 
 def limit_spinning() -> None:
-    """Set a short spin for this process and its children, unless the user has chosen.
+    """Set a short spin for this process and its children, unless the user has set one.
 
-    It takes effect if torch is not loaded yet: GNU OpenMP reads its settings when it is loaded.
+    Call it before torch is loaded: GNU OpenMP reads its settings when it is loaded.
     """
     if _WAIT_POLICY not in os.environ:
         os.environ.setdefault(_SPIN_COUNT, _SHORT_SPIN)
@@ -28,7 +28,7 @@ def limit_spinning() -> None:
 
 @contextmanager
 def limit_spinning_temporarily() -> Iterator[None]:
-    """`limit_spinning` for a torch that is loaded in this block; the environment is restored."""
+    """Call `limit_spinning` if torch is not loaded yet; restore the environment afterwards."""
     before = os.environ.get(_SPIN_COUNT)
     if "torch" not in sys.modules:
         limit_spinning()

@@ -1,4 +1,4 @@
-"""What torch says of memory and of too small a batch, in our words."""
+"""Translation of torch's errors about memory and too small batches into our own errors."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ _OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "status_alloc_failed
 
 
 class NonFiniteLossError(TrialrunError):
-    """The loss is no longer a number: no further step was applied, and nothing is kept of it."""
+    """The training loss became NaN or infinite; the step was not applied, training stops."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message, hint or "Lower learning_rate, or set warmup_steps.")
@@ -19,11 +19,11 @@ class NonFiniteLossError(TrialrunError):
 
 @contextmanager
 def translate_torch_errors(batch_size: int) -> Iterator[None]:
-    """Translate what batches of `batch_size` images may raise.
+    """Translate the errors of training with batches of `batch_size` images.
 
     Raises:
         OutOfMemoryError: The batch does not fit; the hint names a size to try.
-        InvalidParameterError: The network cannot learn from a batch this small.
+        InvalidParameterError: The network cannot train on a batch this small.
     """
     try:
         yield
@@ -38,14 +38,14 @@ def translate_torch_errors(batch_size: int) -> Iterator[None]:
         if "more than 1 value per channel" not in str(error):
             raise
         raise InvalidParameterError(
-            "batch_size=1 leaves batch norm nothing to average at this image size",
+            "batch_size=1 gives batch norm only one value per channel at this image size",
             "Set batch_size=2 or more.",
         ) from error
 
 
 @contextmanager
 def translate_scoring_errors(device: torch.device) -> Iterator[None]:
-    """Translate what a network may raise whose scoring does not fit in the memory of `device`.
+    """Translate the error of a network that does not fit in the memory of `device`.
 
     Raises:
         OutOfMemoryError: It does not fit.
@@ -55,7 +55,7 @@ def translate_scoring_errors(device: torch.device) -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if not _is_out_of_memory(error):
             raise
-        hint = "End other programs, or take a machine with more memory."
+        hint = "Close other programs, or use a machine with more memory."
         raise OutOfMemoryError(
             f"scoring with this model does not fit in the memory of {device}",
             hint if device.type == "cpu" else "Set device=cpu.",
@@ -65,5 +65,5 @@ def translate_scoring_errors(device: torch.device) -> Iterator[None]:
 def _is_out_of_memory(error: Exception) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    said = str(error).lower()  # a RuntimeError is all that CPUs and MPS get
-    return any(sign in said for sign in _OUT_OF_MEMORY)
+    message = str(error).lower()  # CPUs and MPS raise a plain RuntimeError
+    return any(sign in message for sign in _OUT_OF_MEMORY)

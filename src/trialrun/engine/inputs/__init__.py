@@ -1,1 +1,1 @@
-"""Batches and what they are made of."""
+"""Inputs of training: batches, augmentation, random seeds and backbone features."""

@@ -1,7 +1,8 @@
-"""Random changes to training images, on whole batches, each image by a draw of its own.
+"""Random augmentation of batches of training images.
 
-A draw depends on (seed, epoch, image), so that batch size, order and interruptions do not change
-what an image looks like. Tensor letters: N images, S the image size, P the stored size (P >= S).
+Each image has its own draws, which depend on (seed, epoch, image) alone: batch size, order and
+interruptions do not change how an image is augmented. Tensor letters: N images, S the image size,
+P the stored size (P >= S).
 """
 
 import math
@@ -35,10 +36,11 @@ def augment_batch(
     size: int | None = None,
     steps: Sequence[TransformStep] = (),
 ) -> Tensor:
-    """(N, 3, P, P) uint8 images to (N, 3, S, S), S being `size` (P where it is None).
+    """Augment (N, 3, P, P) uint8 images; return (N, 3, S, S) uint8.
 
-    Changed as `augment` (none, flip, standard, strong) says; or by `steps`, the user's own list,
-    each image by draws of its own as well.
+    `positions`, (N,), are the images' positions in the data set. `augment` is none, flip, standard
+    or strong. `size` is S; None means P. `steps` are the user's own transforms, which replace
+    `augment`.
     """
     size = size or pixels.shape[-1]
     if steps:
@@ -59,12 +61,12 @@ def augment_batch(
 
 
 def _flip_random(pixels: Tensor, draws: NDArray[np.float64]) -> Tensor:
-    chosen = to_device(torch.from_numpy(draws < 0.5), pixels.device).view(-1, 1, 1, 1)
-    return torch.where(chosen, pixels.flip(-1), pixels)
+    mirror = to_device(torch.from_numpy(draws < 0.5), pixels.device).view(-1, 1, 1, 1)
+    return torch.where(mirror, pixels.flip(-1), pixels)
 
 
 def _resize_square(images: Tensor, size: int) -> Tensor:
-    """Images of one size, their central squares resized."""
+    """Crop the central square of each image and resize it; all images have the same size."""
     side = min(images.shape[-2:])
     resized: Tensor = functional.resize(
         functional.center_crop(images, [side, side]), [size, size], antialias=True
@@ -73,14 +75,17 @@ def _resize_square(images: Tensor, size: int) -> Tensor:
 
 
 def _crop_random(pixels: Tensor, draws: NDArray[np.float64], size: int) -> Tensor:
-    """A random rectangle of each image, resized to `size`, half of them mirrored."""
+    """Crop a random rectangle of each image, resize it to `size` and mirror half of the images.
+
+    `draws`, (N, 5), are in [0, 1).
+    """
     area = _CROP_AREA[0] + draws[:, 0] * (_CROP_AREA[1] - _CROP_AREA[0])
     log_low, log_high = math.log(_CROP_RATIO[0]), math.log(_CROP_RATIO[1])
     ratio = np.exp(log_low + draws[:, 1] * (log_high - log_low))
     width = np.minimum(np.sqrt(area * ratio), 1)
     height = np.minimum(np.sqrt(area / ratio), 1)
     mirror = np.where(draws[:, 4] < 0.5, -1.0, 1.0)
-    # affine_grid's coordinates run from -1 to 1: the centre may move within what is not cropped.
+    # affine_grid's coordinates run from -1 to 1; the crop's centre moves within the image.
     centre_x = (2 * draws[:, 2] - 1) * (1 - width)
     centre_y = (2 * draws[:, 3] - 1) * (1 - height)
     zero = np.zeros_like(width)
@@ -94,7 +99,7 @@ def _crop_random(pixels: Tensor, draws: NDArray[np.float64], size: int) -> Tenso
 def _apply_trivial_augment(
     pixels: Tensor, positions: NDArray[np.int64], epoch: int, random_seed: int
 ) -> Tensor:
-    """TrivialAugment (Mueller and Hutter 2021, arXiv:2103.10158), drawn for each image."""
+    """Apply TrivialAugment (Mueller and Hutter 2021, arXiv:2103.10158) to each image."""
     seed = derive_seed(random_seed, "trivial", epoch)
     return torch.stack(_apply_per_image(v2.TrivialAugmentWide(), pixels, positions, seed))
 
@@ -106,23 +111,23 @@ def _apply_transforms(
     size: int,
     seed: int,
 ) -> Tensor:
-    """Torchvision's transforms of those names in their order, then the square that is learned."""
+    """Apply the torchvision transforms that `steps` name, then resize images to `size`."""
     transform = v2.Compose([getattr(v2, step.name)(**step.arguments) for step in steps])
-    changed = _apply_per_image(transform, pixels, positions, seed)
-    fitting = [
+    augmented = _apply_per_image(transform, pixels, positions, seed)
+    resized = [
         image if image.shape[-2:] == (size, size) else _resize_square(image, size)
-        for image in changed
+        for image in augmented
     ]
-    return torch.stack(fitting)
+    return torch.stack(resized)
 
 
 def _apply_per_image(
     transform: v2.Transform, pixels: Tensor, positions: NDArray[np.int64], seed: int
 ) -> list[Tensor]:
-    changed = []
+    augmented = []
     with torch.random.fork_rng(devices=[]):  # torchvision draws from the CPU's global generator
         for image, position in zip(pixels, positions.tolist(), strict=True):
-            # torch.manual_seed would seed the GPU's as well, which dropout draws from.
+            # torch.manual_seed would also seed the GPU's generator, which dropout draws from.
             torch.default_generator.manual_seed(derive_seed(seed, "image", position))
-            changed.append(transform(image))
-    return changed
+            augmented.append(transform(image))
+    return augmented

@@ -15,21 +15,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trialrun.distributed import ALONE, Ranks
+from trialrun.distributed import SINGLE_PROCESS, Ranks
 from trialrun.engine.inputs.seeds import derive_seed, draw_permutation
 
 
 class ImageSource(Protocol):
-    """Decoded images by row; a pack is one."""
+    """Decoded images by row, such as the image cache."""
 
     def pixels(self, rows: NDArray[np.int64]) -> Tensor:
-        """(N, 3, S, S) uint8, the images at `rows` in that order."""
+        """Return (N, 3, S, S) uint8, the images at `rows` in that order."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class ImageDataset:
-    """What is learned from or evaluated on: the usable rows of a source and their class indices."""
+    """A labelled set: the rows of its usable images in a source, and their class indices."""
 
     source: ImageSource
     rows: NDArray[np.int64]
@@ -38,47 +38,52 @@ class ImageDataset:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def batch(self, positions: NDArray[np.int64], num_in_step: int) -> "Batch":
-        """The images at `positions`, counted among the usable ones."""
+    def load_batch(self, positions: NDArray[np.int64], num_images_in_step: int) -> "Batch":
+        """Load the images at `positions` among the usable ones."""
         pixels = self.source.pixels(self.rows[positions])
         labels = torch.from_numpy(self.labels[positions])
-        return Batch(pixels, labels, positions, num_in_step)
+        return Batch(pixels, labels, positions, num_images_in_step)
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """(N, 3, S, S) uint8 pixels, (N,) int64 labels, and which images they are.
+    """(N, 3, S, S) uint8 pixels, (N,) int64 labels, and the images' positions in the set.
 
-    `num_in_step` counts the images of the same step on all ranks.
+    `num_images_in_step` counts the images of the same step on all ranks.
     """
 
     pixels: Tensor
     labels: Tensor
     positions: NDArray[np.int64]
-    num_in_step: int
+    num_images_in_step: int
 
     def __len__(self) -> int:
         return len(self.labels)
 
 
 def training_batches(
-    data: ImageDataset, *, epoch: int, batch_size: int, random_seed: int, ranks: Ranks = ALONE
+    data: ImageDataset,
+    *,
+    epoch: int,
+    batch_size: int,
+    random_seed: int,
+    ranks: Ranks = SINGLE_PROCESS,
 ) -> Iterator[Batch]:
-    """Every image once, in this epoch's order; of each step every rank has its share.
+    """Yield this rank's share of every step; all ranks together use every image once.
 
-    A step has `batch_size` images a rank.
+    A step has `batch_size` images per rank.
     """
     order = draw_permutation(len(data), derive_seed(random_seed, "order", epoch))
     for positions in chunk_indices(order, batch_size * ranks.world_size, 2 * ranks.world_size):
-        yield data.batch(positions[ranks.rank :: ranks.world_size], len(positions))
+        yield data.load_batch(positions[ranks.rank :: ranks.world_size], len(positions))
 
 
 def chunk_indices(
     order: NDArray[np.int64], batch_size: int, smallest: int = 2
 ) -> list[NDArray[np.int64]]:
-    """`order` in pieces of `batch_size`; a last piece below `smallest` joins the one before it.
+    """Cut `order` into chunks of `batch_size`; a last chunk below `smallest` joins the previous.
 
-    Batch norm cannot learn from a single image, and dropping it would break "every image once".
+    Batch norm cannot train on a single image, and dropping the chunk would skip images.
     """
     starts = list(range(0, len(order), batch_size))
     if len(starts) > 1 and len(order) - starts[-1] < min(smallest, batch_size):
@@ -87,61 +92,61 @@ def chunk_indices(
 
 
 def sequential_batches(
-    data: ImageDataset, batch_size: int, ranks: Ranks = ALONE
+    data: ImageDataset, batch_size: int, ranks: Ranks = SINGLE_PROCESS
 ) -> Iterator[Batch]:
-    """Every image once over all ranks, in the order of the data."""
-    mine = np.arange(ranks.rank, len(data), ranks.world_size)
-    for start in range(0, len(mine), batch_size):
-        positions = mine[start : start + batch_size]
-        yield data.batch(positions, len(positions))
+    """Yield this rank's share of the images in their order; all ranks together use each once."""
+    share = np.arange(ranks.rank, len(data), ranks.world_size)
+    for start in range(0, len(share), batch_size):
+        positions = share[start : start + batch_size]
+        yield data.load_batch(positions, len(positions))
 
 
-Handover = queue.Queue[Batch | BaseException | None]  # None ends it
+_BatchQueue = queue.Queue[Batch | BaseException | None]  # None marks the end
 
 
 @dataclass(slots=True)
 class PrefetchIterator:
-    """Batches made by a thread while the caller computes, at most `depth` ahead.
+    """Batches loaded by a thread while the caller computes, at most `depth` ahead.
 
-    With `pin` their memory is page-locked, from which a GPU copies while it computes.
-    `waited_seconds` counts how long the caller stood idle for them.
+    With `pin_memory` they are in page-locked memory, from which a GPU copies while it computes.
+    `waited_seconds` counts the time that the caller waited for them.
     """
 
     batches: Iterable[Batch]
     depth: int = 2
-    pin: bool = False
+    pin_memory: bool = False
     waited_seconds: float = field(default=0.0, init=False)
 
     def __iter__(self) -> Iterator[Batch]:
-        ready: Handover = queue.Queue(self.depth)
+        ready: _BatchQueue = queue.Queue(self.depth)
         stop = threading.Event()
-        thread = threading.Thread(target=self._fill, args=(ready, stop), daemon=True)
+        thread = threading.Thread(target=self._fill_queue, args=(ready, stop), daemon=True)
         thread.start()
         try:
-            while (item := self._next(ready)) is not None:
+            while (item := self._wait_for_item(ready)) is not None:
                 if isinstance(item, BaseException):
                     raise item
                 yield item
         finally:
             stop.set()
-            while thread.is_alive():  # the thread may be waiting for room
+            while thread.is_alive():  # the queue may be full, which blocks the thread
                 _drain_queue(ready)
                 thread.join(0.01)
 
-    def _next(self, ready: Handover) -> Batch | BaseException | None:
+    def _wait_for_item(self, ready: _BatchQueue) -> Batch | BaseException | None:
         started = time.perf_counter()
         item = ready.get()
         self.waited_seconds += time.perf_counter() - started
         return item
 
-    def _fill(self, ready: Handover, stop: threading.Event) -> None:
+    def _fill_queue(self, ready: _BatchQueue, stop: threading.Event) -> None:
         try:
             for batch in self.batches:
                 if stop.is_set():
                     return
-                ready.put(_pin_memory(batch) if self.pin else batch)
+                ready.put(_pin_memory(batch) if self.pin_memory else batch)
             ready.put(None)
-        except BaseException as error:  # handed over, and raised where the batches are used
+        except BaseException as error:  # raised again in the caller's thread
             ready.put(error)
 
 
@@ -149,7 +154,7 @@ def _pin_memory(batch: Batch) -> Batch:
     return replace(batch, pixels=batch.pixels.pin_memory(), labels=batch.labels.pin_memory())
 
 
-def _drain_queue(ready: Handover) -> None:
+def _drain_queue(ready: _BatchQueue) -> None:
     try:
         while True:
             ready.get_nowait()

@@ -1,4 +1,4 @@
-"""What is to be learned: two labelled sets and what is done to every image."""
+"""The data of a training: a training set, a validation set and the preprocessing of both."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -10,23 +10,23 @@ from trialrun.images.decoding.transforms import TransformStep
 
 
 class InputTransform(Protocol):
-    """How stored pixels become a network's inputs; `images.Preprocessing` is one."""
+    """Conversion of stored pixels to a network's inputs; `images.Preprocessing` implements it."""
 
     @property
     def image_size(self) -> int | None:
-        """Height and width of a network's inputs, None for as they are."""
+        """Height and width of the inputs in pixels; None keeps the images' own sizes."""
         ...
 
     def normalised(self, pixels: Tensor) -> Tensor:
-        """(N, 3, S, S) uint8 to float32."""
+        """Convert (N, 3, S, S) uint8 to float32."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingData:
-    """Both sets, the number of classes, and how their pixels become inputs.
+    """Both sets, the number of classes and the preprocessing.
 
-    `train_steps` are done to training images alone, in place of what `augment` says.
+    `train_steps` are transforms of training images that replace the `augment` setting.
     """
 
     train: ImageDataset

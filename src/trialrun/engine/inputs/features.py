@@ -1,8 +1,8 @@
-"""A frozen backbone's outputs, computed once: the last layer then learns from a table.
+"""Features of a frozen backbone, computed once, so that only the last layer runs in training.
 
-That holds only where nothing random comes before the last layer, and where the last layer is the
-last thing the network does; where it does not hold, every image runs through the network each time.
-Tensor letters: N images, F features.
+This needs inputs that are not random, and a last layer whose output is the network's output.
+Otherwise every image runs through the whole network in every epoch. Tensor letters: N images,
+F features.
 """
 
 from collections.abc import Iterator
@@ -18,98 +18,101 @@ from trialrun.config import TrainConfig
 from trialrun.engine.compute.precision import ComputeConfig
 from trialrun.engine.evaluate import compute_logits
 from trialrun.engine.inputs.batches import ImageDataset, sequential_batches
-from trialrun.engine.inputs.data import TrainingData
+from trialrun.engine.inputs.data import InputTransform, TrainingData
 
 _MAX_TABLE_BYTES = 2 << 30
 
 
 @dataclass(frozen=True, slots=True)
 class _FeatureTable:
-    """(N, F) float32, read by row as pixels are."""
+    """(N, F) float32 features that are read by row, as an `ImageSource`."""
 
     values: Tensor
 
     def pixels(self, rows: NDArray[np.int64]) -> Tensor:
-        """(len(rows), F), the features at `rows` in that order."""
+        """Return (len(rows), F), the features at `rows` in that order."""
         return self.values[torch.from_numpy(rows)]
 
 
 @dataclass(frozen=True, slots=True)
 class _IdentityPreprocessing:
-    """Features are inputs already."""
+    """An `InputTransform` for features, which are inputs already."""
 
     image_size: None = None
 
     def normalised(self, pixels: Tensor) -> Tensor:
-        """The features themselves."""
+        """Return the features unchanged."""
         return pixels
 
 
 def use_features(
     network: nn.Module,
     head_prefix: str,
-    task: TrainingData,
+    data: TrainingData,
     config: TrainConfig,
     compute: ComputeConfig,
 ) -> tuple[nn.Module, TrainingData]:
-    """The last layer and a task of features, or `network` and `task` where those cannot serve."""
+    """Return the last layer and features as its data; `network` and `data` if this is impossible.
+
+    It also returns `network` and `data` if the features would take more than 2 GiB.
+    """
     head = network.get_submodule(head_prefix.removesuffix("."))
-    random = config.augment != "none" or task.train_steps or config.mixup or config.cutmix
-    if random or config.ema or not isinstance(head, nn.Linear):
-        return network, task
-    num_images = len(task.train) + len(task.valid)
+    is_random = config.augment != "none" or data.train_steps or config.mixup or config.cutmix
+    if is_random or config.ema or not isinstance(head, nn.Linear):
+        return network, data
+    num_images = len(data.train) + len(data.valid)
     if num_images * head.in_features * 4 > _MAX_TABLE_BYTES:
-        return network, task
-    if not _ends_with_layer(network, head, task, compute):
-        return network, task
+        return network, data
+    if not _ends_with_layer(network, head, data, compute):
+        return network, data
     train, valid = (
         replace(
-            data,
-            source=_build_table(network, head, data, task, config, compute),
-            rows=np.arange(len(data)),
+            images,
+            source=_build_table(network, head, images, data.preprocessing, config, compute),
+            rows=np.arange(len(images)),
         )
-        for data in (task.train, task.valid)
+        for images in (data.train, data.valid)
     )
-    return head, TrainingData(train, valid, task.num_classes, _IdentityPreprocessing())
+    return head, TrainingData(train, valid, data.num_classes, _IdentityPreprocessing())
 
 
 def _ends_with_layer(
-    network: nn.Module, head: nn.Linear, task: TrainingData, compute: ComputeConfig
+    network: nn.Module, head: nn.Linear, data: TrainingData, compute: ComputeConfig
 ) -> bool:
-    """Whether the network's output is its last layer's, tried on one image."""
+    """Whether the network's output is its last layer's output, tested on one image."""
     network.eval()
-    with _capture_inputs(head) as seen, torch.inference_mode():
-        first = next(sequential_batches(task.valid, 1))
-        output = compute_logits(network, first.pixels, task.preprocessing, compute)
+    with _capture_inputs(head) as captured, torch.inference_mode():
+        first = next(sequential_batches(data.valid, 1))
+        output = compute_logits(network, first.pixels, data.preprocessing, compute)
         with compute.autocast():
-            return torch.equal(head(seen[0].to(compute.device)), output)
+            return torch.equal(head(captured[0].to(compute.device)), output)
 
 
 def _build_table(
     network: nn.Module,
     head: nn.Linear,
-    data: ImageDataset,
-    task: TrainingData,
+    images: ImageDataset,
+    preprocessing: InputTransform,
     config: TrainConfig,
     compute: ComputeConfig,
 ) -> _FeatureTable:
     network.eval()
-    with _capture_inputs(head) as seen, torch.inference_mode():
-        for batch in sequential_batches(data, 2 * config.batch_size):
-            compute_logits(network, batch.pixels, task.preprocessing, compute)
-    return _FeatureTable(torch.cat([features.float() for features in seen]))
+    with _capture_inputs(head) as captured, torch.inference_mode():
+        for batch in sequential_batches(images, 2 * config.batch_size):
+            compute_logits(network, batch.pixels, preprocessing, compute)
+    return _FeatureTable(torch.cat([features.float() for features in captured]))
 
 
 @contextmanager
 def _capture_inputs(layer: nn.Module) -> Iterator[list[Tensor]]:
-    """What `layer` is given, call by call, on the CPU."""
-    seen: list[Tensor] = []
+    """Collect the inputs of `layer` on the CPU, one tensor per call."""
+    captured: list[Tensor] = []
 
-    def note(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        seen.append(inputs[0].to("cpu", copy=True))
+    def capture(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        captured.append(inputs[0].to("cpu", copy=True))
 
-    handle = layer.register_forward_pre_hook(note)
+    handle = layer.register_forward_pre_hook(capture)
     try:
-        yield seen
+        yield captured
     finally:
         handle.remove()

@@ -1,7 +1,7 @@
-"""Random numbers that depend on what they are for, not on what was drawn before.
+"""Random numbers that depend on their purpose, not on earlier draws.
 
-Order, initial weights and augmentation each have a stream of their own, so that changing one
-setting leaves the others' draws as they were, and a resumed run draws what an unbroken one would.
+Order, initial weights and augmentation each have their own stream, so changing one setting does
+not change the draws of the others, and a resumed run draws the same as an uninterrupted one.
 """
 
 import hashlib
@@ -15,18 +15,18 @@ _SPLITMIX_SECOND = np.uint64(0x94D049BB133111EB)
 
 
 def derive_seed(random_seed: int, *purpose: str | int) -> int:
-    """A 63-bit seed out of the run's seed, an integer of any size, and what it is for."""
+    """Return a 63-bit seed for a purpose; `random_seed` is the run's, an integer of any size."""
     text = "\0".join(map(str, (random_seed, *purpose)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def draw_permutation(num_items: int, seed: int) -> NDArray[np.int64]:
-    """The numbers below `num_items` in an order drawn from `seed` alone."""
+    """Return the integers below `num_items` in an order that depends on `seed` alone."""
     return np.random.Generator(np.random.Philox(seed)).permutation(num_items)
 
 
 def draw_uniforms(seed: int, items: NDArray[np.int64], num_draws: int) -> NDArray[np.float64]:
-    """(N, num_draws) numbers in [0, 1), row n drawn from (seed, items[n]) alone.
+    """Return (N, num_draws) numbers in [0, 1); row n depends on (seed, items[n]) alone.
 
     Source:
         SplitMix64: Steele, Lea and Flood 2014, Fast Splittable Pseudorandom Number Generators.

@@ -91,7 +91,7 @@ def find_leakage(scans: Sequence[DatasetScan], decoded: Sequence[DecodedImages])
 def _name_pairs(
     pairs: Sequence[tuple[int, int]], scans: Sequence[DatasetScan], sets: Sequence[ImageSet]
 ) -> tuple[tuple[str, str], ...]:
-    """Return the names of the pairs whose files differ."""
+    """Return the names of each pair, without pairs of identical files."""
     return tuple(
         (escape_non_utf8(sets[0].items[left].name), escape_non_utf8(sets[1].items[right].name))
         for left, right in pairs

@@ -15,6 +15,7 @@ import torch
 
 from trialrun import errors
 from trialrun.engine.compute.precision import ComputeConfig
+from trialrun.engine.compute.processor import read_cpuinfo
 
 ENVIRONMENT = "environment.json"
 FOLDER_TAG = "trialrun.folder"  # the working directory of the run: its relative paths start here
@@ -60,12 +61,10 @@ def _read_version(name: str) -> str:
 
 
 def _describe_processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
+    cpuinfo = read_cpuinfo()
+    if not cpuinfo:
         return platform.processor() or "unknown"
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return f"{os.cpu_count()} x {next(names, 'unknown')}"
+    return f"{os.cpu_count()} x {cpuinfo.get('model name', 'unknown')}"
 
 
 def _device_name(compute: ComputeConfig) -> str:

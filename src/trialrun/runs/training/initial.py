@@ -82,7 +82,7 @@ def compute_initial_params(plan: TrainPlan, network: nn.Module) -> dict[str, str
 
 
 def _hash_directories(plan: TrainPlan) -> str | None:
-    """Return one hash of the model directories in `model` and `weights`; None if there are none."""
+    """Return one hash of the model directories in `model` and `weights`; None without one."""
     digest = hashlib.sha256()
     folders = {
         "model": _find_directory(resolve_model(plan)),

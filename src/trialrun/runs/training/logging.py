@@ -65,7 +65,7 @@ def log_start(run: TrackedRun, plan: TrainPlan, data: PreparedData, compute: Com
 
 def collect_resolved_params(state: TrainState, config: TrainConfig) -> dict[str, str]:
     """Return the parameters that depend on the network, such as precision and warm-up steps."""
-    statistics = state.statistics
+    statistics = state.batch_norm_statistics
     return {
         "resolved_precision": state.compute.precision,
         "resolved_layout": state.compute.layout,

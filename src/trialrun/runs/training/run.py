@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from trialrun.distributed import ALONE, Ranks, join_ranks
+from trialrun.distributed import SINGLE_PROCESS, Ranks, join_ranks
 from trialrun.engine import early_stopping
 from trialrun.engine.compute.precision import ComputeConfig
 from trialrun.engine.compute.torch_errors import NonFiniteLossError
@@ -74,14 +74,14 @@ def train_run(
     if nested is not None:
         with _open_nested_run(nested) as run:
             callback.on_run_start(run.name, run.run_id)
-            return _train_to_end(plan, run, nested.data, compute, ALONE, callback, nested)
+            return _train_to_end(plan, run, nested.data, compute, SINGLE_PROCESS, callback, nested)
     with join_ranks(compute.device) as ranks:
         if ranks.is_first:
-            return ranks.agree(_train_tracked(plan, compute, ranks, callback))
+            return ranks.broadcast_object(_train_tracked(plan, compute, ranks, callback))
         session = start_session(plan, prepare_data(plan, NoOpCallback()), compute, ranks)
         for _ in session.epochs(lambda: None):
             pass
-        return ranks.agree(None)  # type: ignore[return-value] # returns rank 0's result
+        return ranks.broadcast_object(None)  # type: ignore[return-value] # returns rank 0's result
 
 
 def _open_nested_run(nested: NestedRun) -> AbstractContextManager[TrackedRun]:

@@ -18,7 +18,7 @@ from trialrun.engine.fit import fit
 from trialrun.engine.inputs.data import TrainingData
 from trialrun.engine.inputs.seeds import derive_seed
 from trialrun.engine.state import TrainState, init_train_state
-from trialrun.engine.steps import steps_per_epoch
+from trialrun.engine.steps import count_steps_per_epoch
 from trialrun.errors import InvalidDatasetError, InvalidParameterError
 from trialrun.models.directory import ModelDescription
 from trialrun.models.open import create_network
@@ -61,7 +61,7 @@ class TrainingSession:
         """
         config = self.plan.config
         results = fit(self.state, config, ranks=self.ranks, on_step=on_step)
-        return stop_early(results, config, lambda: self.ranks.agree(time.monotonic()))
+        return stop_early(results, config, lambda: self.ranks.broadcast_object(time.monotonic()))
 
 
 def resolve_rank_compute(plan: TrainPlan) -> ComputeConfig:
@@ -144,7 +144,7 @@ def _check_same_images(data: PreparedData, ranks: Ranks) -> None:
     ]
     digests = [truncate_digest(prepared.scan) for prepared in sets]
     digests.append(hashlib.sha256(b"|".join(arrays)).hexdigest())
-    if ranks.agree(digests) != digests:
+    if ranks.broadcast_object(digests) != digests:
         raise InvalidDatasetError(
             "this rank's images differ from rank 0's",
             "Give every machine the same images; `trialrun data check` lists unreadable ones.",
@@ -156,8 +156,8 @@ class DurationForecast:
 
     def __init__(self, session: TrainingSession, callback: RunCallback) -> None:
         config, ranks = session.plan.config, session.ranks
-        num_images = len(session.state.task.train)
-        per_epoch = steps_per_epoch(config, num_images, ranks.world_size)
+        num_images = len(session.state.data.train)
+        per_epoch = count_steps_per_epoch(config, num_images, ranks.world_size)
         self._num_steps = config.epochs * per_epoch
         self._on_cpu = session.state.compute.device.type == "cpu"
         self._callback = callback

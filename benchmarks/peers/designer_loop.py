@@ -1,6 +1,6 @@
-"""A loop like the ancestor's: images decoded in every epoch, fp32, losses read after every step.
+"""A loop like that of Azure ML designer: images decoded in every epoch, fp32, one sync per step.
 
-python ancestor.py TRAIN VALID EPOCHS
+python designer_loop.py TRAIN VALID EPOCHS
 """
 
 import copy
@@ -17,15 +17,15 @@ TRAIN_STEPS = [transforms.RandomResizedCrop(224), transforms.RandomHorizontalFli
 VALID_STEPS = [transforms.Resize(256), transforms.CenterCrop(224)]
 
 
-def loader(folder: str, steps: list[object], *, shuffle: bool) -> DataLoader[object]:
-    """Batches of a folder of classes."""
+def make_loader(folder: str, steps: list[object], *, shuffle: bool) -> DataLoader[object]:
+    """Make a data loader for class folders."""
     transform = transforms.Compose([*steps, transforms.ToTensor(), NORMALIZE])
     images = datasets.ImageFolder(folder, transform)
     return DataLoader(images, batch_size=BATCH_SIZE, shuffle=shuffle)
 
 
-def epoch_loss(network: nn.Module, batches: DataLoader[object], optimizer: object = None) -> float:
-    """The mean loss of one pass; with an optimizer the network learns."""
+def run_epoch(network: nn.Module, batches: DataLoader[object], optimizer: object = None) -> float:
+    """Run one pass and return its mean loss; with an optimizer, train the network."""
     network.train(optimizer is not None)
     total = 0.0
     with torch.set_grad_enabled(optimizer is not None):
@@ -40,16 +40,16 @@ def epoch_loss(network: nn.Module, batches: DataLoader[object], optimizer: objec
 
 
 def main(train: str, valid: str, epochs: int) -> None:
-    """Train, keep the best epoch's weights, save them."""
+    """Train and save the weights of the best epoch."""
     torch.manual_seed(RANDOM_SEED)
-    train_batches = loader(train, [*TRAIN_STEPS], shuffle=True)
-    valid_batches = loader(valid, [*VALID_STEPS], shuffle=False)
+    train_batches = make_loader(train, [*TRAIN_STEPS], shuffle=True)
+    valid_batches = make_loader(valid, [*VALID_STEPS], shuffle=False)
     network = models.resnet18(num_classes=2)
     optimizer = torch.optim.SGD(network.parameters(), lr=LEARNING_RATE, momentum=0.9, nesterov=True)
     best_loss, best = float("inf"), {}
     for epoch in range(epochs):
-        train_loss = epoch_loss(network, train_batches, optimizer)
-        valid_loss = epoch_loss(network, valid_batches)
+        train_loss = run_epoch(network, train_batches, optimizer)
+        valid_loss = run_epoch(network, valid_batches)
         print(epoch, train_loss, valid_loss, flush=True)
         if valid_loss < best_loss:
             best_loss, best = valid_loss, copy.deepcopy(network.state_dict())

@@ -39,7 +39,7 @@ class Notes(NoOpCallback):
     def __init__(self) -> None:
         self.texts: list[str] = []
 
-    def note(self, text: str) -> None:
+    def on_note(self, text: str) -> None:
         """Append the note."""
         self.texts.append(text)
 

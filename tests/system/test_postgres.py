@@ -288,12 +288,12 @@ class LockTakingCallback(NoOpSearchCallback):
         self._storage, self._name, self._stack = storage, name, ExitStack()
         self.has_lost_lock = threading.Event()
 
-    def trial(self, text: str) -> None:
+    def on_trial_end(self, text: str) -> None:
         """Close the owner's connection and take its lock."""
         assert close_owner_connections(self._storage) == 1
         assert self._stack.enter_context(self._storage.try_lock(self._name))
 
-    def note(self, text: str) -> None:
+    def on_note(self, text: str) -> None:
         """Set the event when the search leaves its finalization to another process."""
         if "another process finalizes" in text:
             self.has_lost_lock.set()

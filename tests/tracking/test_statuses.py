@@ -162,7 +162,7 @@ class AfterFirstEpoch(NoOpCallback):
     def __init__(self, act: Callable[[], None]) -> None:
         self._act = act
 
-    def epoch(self, status: EpochStatus, epochs: int) -> None:
+    def on_epoch_end(self, status: EpochStatus, epochs: int) -> None:
         """Call the function."""
         if status.result.epoch == 1:
             self._act()

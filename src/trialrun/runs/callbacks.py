@@ -29,17 +29,12 @@ class RunCallback(Protocol):
 class NoOpCallback:
     """A `RunCallback` that does nothing, to be used as it is or as a base class."""
 
-    def on_run_start(self, run_name: str, run_id: str) -> None:
-        """Do nothing."""
+    def on_run_start(self, run_name: str, run_id: str) -> None: ...
 
-    def on_note(self, text: str) -> None:
-        """Do nothing."""
+    def on_note(self, text: str) -> None: ...
 
-    def on_scan_start(self, description: str, num_images: int) -> None:
-        """Do nothing."""
+    def on_scan_start(self, description: str, num_images: int) -> None: ...
 
-    def on_scan_progress(self, num_images: int) -> None:
-        """Do nothing."""
+    def on_scan_progress(self, num_images: int) -> None: ...
 
-    def on_epoch_end(self, status: EpochStatus, epochs: int) -> None:
-        """Do nothing."""
+    def on_epoch_end(self, status: EpochStatus, epochs: int) -> None: ...

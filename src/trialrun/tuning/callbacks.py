@@ -15,5 +15,4 @@ class SearchCallback(RunCallback, Protocol):
 class NoOpSearchCallback(NoOpCallback):
     """Ignores the progress of a search."""
 
-    def on_trial_end(self, text: str) -> None:
-        """Do nothing."""
+    def on_trial_end(self, text: str) -> None: ...

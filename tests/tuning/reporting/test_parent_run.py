@@ -97,7 +97,7 @@ class SlowCallback(NoOpSearchCallback):
     until = 0.0
     num_trials = 0
 
-    def trial(self, text: str) -> None:
+    def on_trial_end(self, text: str) -> None:
         """Count the trial and wait after the third."""
         self.num_trials += 1
         if self.num_trials == 3:

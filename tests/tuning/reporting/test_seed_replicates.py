@@ -111,7 +111,7 @@ class RecordingCallback(NoOpSearchCallback):
     def __init__(self) -> None:
         self.trials: list[str] = []
 
-    def trial(self, text: str) -> None:
+    def on_trial_end(self, text: str) -> None:
         """Record a report."""
         self.trials.append(text)
 

@@ -1,4 +1,4 @@
-"""The contents of the parent run: trial table, plots, best trial and model card."""
+"""The contents of the parent run: trial table, plots, best trial and description."""
 
 import json
 from collections import Counter

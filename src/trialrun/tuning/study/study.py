@@ -68,14 +68,18 @@ def list_directions(plan: SearchPlan) -> "list[StudyDirection]":
 
 
 def _check_signature(study: "Study", plan: SearchPlan) -> None:
-    """Compare the plan's settings with the study's; store them in a new study."""
+    """Compare the plan's settings with the study's; store them in a new study.
+
+    A study of an older version lacks the settings added since: its trials had their defaults.
+    """
     current, stored = plan.signature(), study.user_attrs.get(attrs.SIGNATURE)
     if stored is None:
         study.set_user_attr(attrs.SIGNATURE, current)
         return
-    names = [name for name in {**stored, **current} if current.get(name) != stored.get(name)]
+    before = TrainConfig().params() | stored
+    names = [name for name in {**stored, **current} if current.get(name) != before.get(name)]
     if names:
-        texts = ", ".join(f"{name}={stored.get(name)}" for name in names)
+        texts = ", ".join(f"{name}={before.get(name)}" for name in names)
         raise InvalidParameterError(
             f"study {study.study_name} was created with {texts}",
             "Give the same settings, or another --study.",

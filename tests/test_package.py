@@ -75,7 +75,7 @@ def test_functions_show_each_setting(function: Callable[..., Any]) -> None:
         parameter = signature.parameters[item.name]
         assert (parameter.kind, parameter.default) == (parameter.KEYWORD_ONLY, item.default)
         assert f"{item.name}: " in text
-        assert f"{item.legal_values}; default {as_text(item.default)}." in text
+        assert f"({item.legal_values}; default {as_text(item.default)})" in text
 
 
 def test_mypy_checks_keyword_parameters(tmp_path: Path) -> None:

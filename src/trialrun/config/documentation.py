@@ -53,4 +53,6 @@ def _describe_settings(items: list[Setting]) -> Iterator[str]:
     )
     for item in items:
         default = as_text(item.default)
-        yield wrapper.fill(f"{item.name}: {item.rule.help} {item.legal_values}; default {default}.")
+        yield wrapper.fill(
+            f"{item.name}: {item.rule.help} ({item.legal_values}; default {default})"
+        )

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
     from trialrun.images.decoding.preprocessing import Preprocessing
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests share two cores; threads would spin
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # several tests run at once, on few cores
 
 SMALL = "shufflenet_v2_x0_5"  # the smallest network of the zoo
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
 def write_image(path: Path, color: tuple[int, int, int], *, size: int = 32, seed: int = 0) -> None:
-    """A noisy picture of one colour, different for every seed."""
+    """Write a noisy image of one colour; the noise depends on `seed`."""
     noise = np.random.default_rng(seed).integers(0, 40, (size, size, 3))
     pixels = np.clip(np.asarray(color) + noise - 20, 0, 255).astype(np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,7 +31,7 @@ def write_image(path: Path, color: tuple[int, int, int], *, size: int = 32, seed
 
 
 def write_classes(root: Path, classes: dict[str, int], *, size: int = 32, seed: int = 0) -> Path:
-    """A folder with so many pictures a class, each class of its own colour."""
+    """Write a folder with the given number of images per class; each class has a colour."""
     colors = [(220, 40, 40), (40, 220, 40), (40, 40, 220), (220, 220, 40), (40, 220, 220)]
     for place, (name, num_images) in enumerate(sorted(classes.items())):
         for number in range(num_images):
@@ -43,7 +43,7 @@ def write_classes(root: Path, classes: dict[str, int], *, size: int = 32, seed: 
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A cache of the session's own, so that nothing is found that an earlier run left."""
+    """Use an empty cache folder for the session."""
     folder = tmp_path_factory.mktemp("cache")
     before = os.environ.get("TRIALRUN_CACHE")
     os.environ["TRIALRUN_CACHE"] = str(folder)
@@ -69,7 +69,7 @@ def mlflow_settings_restored() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def initialised_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty MLflow database, made once: its tables take seconds."""
+    """Create an empty MLflow database once; creating its tables takes seconds."""
     import mlflow
 
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
@@ -79,7 +79,7 @@ def initialised_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def store(initialised_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The address of a copy of the empty store, with artifacts beside it; a run finds it set."""
+    """Make a copy of the empty store the tracking store; return its URI."""
     import mlflow
 
     folder = tmp_path / "store"
@@ -97,22 +97,22 @@ def store(initialised_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.fixture
 def colors(tmp_path: Path) -> Path:
-    """Three easily told classes of 12 pictures each, 32 pixels square."""
+    """A folder of three classes that differ by colour, 12 images of 32 by 32 pixels each."""
     return write_classes(tmp_path / "colors", {"blue": 12, "green": 12, "red": 12})
 
 
 @pytest.fixture
 def azure() -> Path:
-    """The ancestor's own files; they lie beside the checkout where they are to be had."""
+    """The folder of files that Azure ML designer wrote, if it is beside the checkout."""
     folder = SHARED / "azure"
     if not folder.is_dir():
-        # They are the ancestor's and not ours to commit: no CI of a bare checkout can have them.
-        pytest.skip("the ancestor's files are not beside this checkout")
+        # The files belong to Azure and are not committed, so a bare checkout does not have them.
+        pytest.skip("the files of Azure ML designer are not beside this checkout")
     return folder
 
 
-def network_of(name: str = SMALL, num_classes: int = 3, *, seed: int = 7) -> "nn.Module":
-    """A network with weights of a seed of its own."""
+def make_network(name: str = SMALL, num_classes: int = 3, *, seed: int = 7) -> "nn.Module":
+    """A network with weights drawn from `seed`."""
     import torch
 
     from trialrun.models.zoo import build_network
@@ -121,8 +121,8 @@ def network_of(name: str = SMALL, num_classes: int = 3, *, seed: int = 7) -> "nn
     return build_network(name, num_classes, image_size=32)
 
 
-def started_from(path: Path, name: str = SMALL) -> "dict[str, Tensor]":
-    """The initial state dict of a network of three classes with `weights=path`."""
+def load_start_state(path: Path, name: str = SMALL) -> "dict[str, Tensor]":
+    """The state dict that a network of three classes starts from with `weights=path`."""
     from trialrun.models.open import create_network
 
     return create_network(name, 3, image_size=32, weights=str(path))[1].state_dict()
@@ -131,12 +131,12 @@ def started_from(path: Path, name: str = SMALL) -> "dict[str, Tensor]":
 def write_model(
     folder: Path, name: str, classes: tuple[str, ...], preprocessing: "Preprocessing | None" = None
 ) -> "nn.Module":
-    """A trained ModelDirectory, and the network in it."""
+    """Write a trained ModelDirectory; return the network in it."""
     from trialrun.images.decoding.preprocessing import Preprocessing
     from trialrun.models.directory import ModelDescription, write_model_directory
     from trialrun.models.weights import serialize_state
 
-    network = network_of(name, len(classes))
+    network = make_network(name, len(classes))
     described = ModelDescription(name, {}, classes, preprocessing or Preprocessing(32))
     write_model_directory(folder, described, serialize_state(network.state_dict()))
     return network

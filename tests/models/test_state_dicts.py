@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.conftest import network_of, started_from
+from tests.conftest import load_start_state, make_network
 from trialrun.errors import InvalidModelDirectoryError
 from trialrun.models.weights import serialize_state
 
@@ -34,7 +34,7 @@ def unchanged(state: State) -> State:
 
 def beside_epoch_and_optimizer(state: State) -> State:
     """A training checkpoint as in most tutorials."""
-    optimizer = torch.optim.SGD(network_of().parameters(), lr=0.1, momentum=0.9)
+    optimizer = torch.optim.SGD(make_network().parameters(), lr=0.1, momentum=0.9)
     return {"epoch": 3, "model_state_dict": state, "optimizer": optimizer.state_dict(), "loss": 0.5}
 
 
@@ -77,9 +77,9 @@ def of_both_in_a_checkpoint(state: State) -> State:
 )
 def test_common_checkpoints_start_a_network(wrap: Callable[[State], State], tmp_path: Path) -> None:
     """Every tensor of the state dict is loaded, including the last layer's."""
-    source = network_of().state_dict()
+    source = make_network().state_dict()
     torch.save(wrap(dict(source)), tmp_path / "checkpoint.pt")
-    state = started_from(tmp_path / "checkpoint.pt")
+    state = load_start_state(tmp_path / "checkpoint.pt")
     assert all(torch.equal(state[name], tensor) for name, tensor in source.items())
 
 
@@ -87,13 +87,13 @@ def test_common_checkpoints_start_a_network(wrap: Callable[[State], State], tmp_
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_other_precisions_are_converted(dtype: torch.dtype, suffix: str, tmp_path: Path) -> None:
     """Weights are converted to the network's dtype; batch counts stay integers."""
-    source = {name: tensor.to(dtype) for name, tensor in network_of().state_dict().items()}
+    source = {name: tensor.to(dtype) for name, tensor in make_network().state_dict().items()}
     path = tmp_path / f"weights{suffix}"
     if suffix == ".pt":
         torch.save(source, path)
     else:
         path.write_bytes(serialize_state(source))
-    state = started_from(path)
+    state = load_start_state(path)
     assert state["fc.weight"].dtype == torch.float32
     assert torch.equal(state["fc.weight"], source["fc.weight"].float())
     assert state["conv1.1.num_batches_tracked"].dtype == torch.int64
@@ -110,9 +110,9 @@ def test_tensors_without_plain_values_are_refused(
     name: str, tensor: torch.Tensor, reason: str, tmp_path: Path
 ) -> None:
     """The error names the tensor and its kind; the hint says what to save."""
-    torch.save({**network_of().state_dict(), name: tensor}, tmp_path / "weights.pt")
+    torch.save({**make_network().state_dict(), name: tensor}, tmp_path / "weights.pt")
     with pytest.raises(InvalidModelDirectoryError, match=f"{name} is .*{reason}") as raised:
-        started_from(tmp_path / "weights.pt")
+        load_start_state(tmp_path / "weights.pt")
     assert "Save" in raised.value.hint
 
 
@@ -131,7 +131,7 @@ def test_file_that_calls_a_function_is_refused_by_its_name(
         zipped = kind == "archive"
         torch.save(content, path, pickle_protocol=protocol, _use_new_zipfile_serialization=zipped)
     with pytest.raises(InvalidModelDirectoryError, match=r"asks to run code .*\.system") as raised:
-        started_from(path)
+        load_start_state(path)
     assert "model.state_dict()" in raised.value.hint
     assert "another copy" not in raised.value.hint
     assert not sentinel.exists()
@@ -153,15 +153,15 @@ def test_file_without_a_state_dict_is_refused_with_its_contents(
     """The error describes the contents instead of reporting damage."""
     torch.save(content, tmp_path / "weights.pt")
     with pytest.raises(InvalidModelDirectoryError, match=reason) as raised:
-        started_from(tmp_path / "weights.pt")
+        load_start_state(tmp_path / "weights.pt")
     assert "safetensors" in raised.value.hint
 
 
 def test_newer_pickle_protocol_is_reported(tmp_path: Path) -> None:
     """A protocol that torch's restricted loader cannot read is not reported as damage."""
-    torch.save(network_of().state_dict(), tmp_path / "weights.pt", pickle_protocol=4)
+    torch.save(make_network().state_dict(), tmp_path / "weights.pt", pickle_protocol=4)
     with pytest.raises(InvalidModelDirectoryError, match="protocol 4"):
-        started_from(tmp_path / "weights.pt")
+        load_start_state(tmp_path / "weights.pt")
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
@@ -171,7 +171,7 @@ def test_torchscript_archive_is_refused_as_code(tmp_path: Path) -> None:
     scripted = torch.jit.script(nn.Linear(2, 2))
     torch.jit.save(scripted, tmp_path / "weights.pt")
     with pytest.raises(InvalidModelDirectoryError, match="TorchScript") as raised:
-        started_from(tmp_path / "weights.pt")
+        load_start_state(tmp_path / "weights.pt")
     assert "weights_only" not in str(raised.value)
 
 
@@ -194,8 +194,8 @@ def test_mismatched_weights_are_refused_with_the_tensor(
     change: Callable[[State], Any], reason: str, tmp_path: Path
 ) -> None:
     """The error names the first tensor that does not match."""
-    state = dict(network_of().state_dict())
+    state = dict(make_network().state_dict())
     change(state)
     torch.save({"module": 1, "state_dict": state}, tmp_path / "weights.pt")
     with pytest.raises(InvalidModelDirectoryError, match=reason):
-        started_from(tmp_path / "weights.pt")
+        load_start_state(tmp_path / "weights.pt")

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import trialrun
-from tests.conftest import SMALL, network_of, started_from, write_classes, write_model
+from tests.conftest import SMALL, load_start_state, make_network, write_classes, write_model
 from tests.tuning.conftest import nested_runs, settings
 from trialrun.errors import InvalidModelDirectoryError, TrackingError, TrialrunError
 from trialrun.images.decoding.preprocessing import IMAGENET_MEAN, Preprocessing
@@ -47,7 +47,7 @@ def test_model_directory_of_another_network_is_refused(tmp_path: Path) -> None:
     """The hint names the network of the trained model."""
     write_model(tmp_path / "model", SQUEEZE, ("a", "b"))
     with pytest.raises(InvalidModelDirectoryError, match=f"weights of {SQUEEZE}, not") as raised:
-        started_from(tmp_path / "model")
+        load_start_state(tmp_path / "model")
     assert f"model={SQUEEZE}" in raised.value.hint
 
 
@@ -107,7 +107,7 @@ def write_azure_model(folder: Path, *, with_output_layer: bool) -> nn.Module:
     }
     (folder / "model_spec.yaml").write_text(json.dumps(spec))
     (folder / "index_to_label.csv").write_text(",label\n0,cat\n1,dog\n")
-    network = network_of("resnet18", 1000 if with_output_layer else 2)
+    network = make_network("resnet18", 1000 if with_output_layer else 2)
     state = {f"model.{name}": tensor for name, tensor in network.state_dict().items()}
     if with_output_layer:
         output = nn.Linear(1000, 2)
@@ -157,7 +157,7 @@ def test_trained_directory_provides_its_preprocessing(colors: Path, tmp_path: Pa
     assert prepare_data(
         plan_training({**of_model, "image_size": 40}), NoOpCallback()
     ).preprocessing == (Preprocessing(40, (0.5,) * 3, (0.25,) * 3))
-    torch.save(network_of().state_dict(), tmp_path / "weights.pt")
+    torch.save(make_network().state_dict(), tmp_path / "weights.pt")
     from_file = {**of_model, "weights": str(tmp_path / "weights.pt")}
     assert (
         prepare_data(plan_training(from_file), NoOpCallback()).preprocessing.mean == IMAGENET_MEAN
@@ -166,7 +166,7 @@ def test_trained_directory_provides_its_preprocessing(colors: Path, tmp_path: Pa
 
 def test_digest_of_a_state_covers_name_type_shape_and_value() -> None:
     """Another name, dtype, shape or value changes the digest; the memory layout does not."""
-    state = network_of().state_dict()
+    state = make_network().state_dict()
     digests = {hash_state(state)}
     weight = state["fc.weight"]
     for name, tensor in (
@@ -178,7 +178,7 @@ def test_digest_of_a_state_covers_name_type_shape_and_value() -> None:
     ):
         digests.add(hash_state({**state, name: tensor}))
     assert len(digests) == 6
-    to_memory_format = network_of().to(memory_format=torch.channels_last).state_dict()
+    to_memory_format = make_network().to(memory_format=torch.channels_last).state_dict()
     assert hash_state(to_memory_format) in digests
 
 
@@ -280,9 +280,9 @@ def test_changed_file_of_weights_is_reported_as_the_cause(
 ) -> None:
     """The cause is in the notes, which precede the verdict in the JSON."""
     path = tmp_path / "weights.pt"
-    torch.save(network_of(seed=1).state_dict(), path)
+    torch.save(make_network(seed=1).state_dict(), path)
     run = trialrun.train(train_data=str(colors), weights=str(path), **TINY)
-    torch.save(network_of(seed=2).state_dict(), path)
+    torch.save(make_network(seed=2).state_dict(), path)
     repetition = reproduce_run(run.run_id)
     compared = [row.name for row in compare_runs([run.run_id, repetition.run_id]).parameters]
     assert "initial_weights_sha256" in compared
@@ -303,7 +303,7 @@ def test_changed_model_directory_is_reported_as_the_cause(
     folder = tmp_path / "untrained"
     source = tmp_path / "weights.safetensors"
     for seed in (1, 2):
-        source.write_bytes(serialize_state(network_of(seed=seed).state_dict()))
+        source.write_bytes(serialize_state(make_network(seed=seed).state_dict()))
         shutil.rmtree(folder, ignore_errors=True)
         init_model(SMALL, str(folder), weights=str(source), switches={})
         if seed == 1:

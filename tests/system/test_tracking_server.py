@@ -102,8 +102,8 @@ def test_no_password_is_shown(
     out, error = capfd.readouterr()
     assert SECRET not in out + error
     promoted, history = (json.loads(line) for line in out.splitlines())
-    assert history["reigns"][0]["run_id"] == promoted["run_id"]
-    assert history["reigns"][0]["run_url"].startswith(f"http://{tracked.rpartition('@')[2]}/#/")
+    assert history["periods"][0]["run_id"] == promoted["run_id"]
+    assert history["periods"][0]["run_url"].startswith(f"http://{tracked.rpartition('@')[2]}/#/")
 
 
 def test_no_password_is_shown_for_an_unreachable_server(

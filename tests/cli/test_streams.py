@@ -43,6 +43,7 @@ def test_interrupted_command_prints_two_lines(tmp_path: Path, number: signal.Sig
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_closing_the_terminal_ends_the_run_as_killed(store: str, colors: Path) -> None:
     """SIGHUP is handled, so MLflow records the status."""
     process = subprocess.Popen(

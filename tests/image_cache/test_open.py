@@ -262,6 +262,7 @@ def test_the_draft_of_a_killed_writer_is_not_used(tmp_path: Path) -> None:
     assert not list((tmp_path / "packs").glob(".*"))
 
 
+@pytest.mark.slow
 def test_fault_49_two_processes_decode_once(tmp_path: Path) -> None:
     """Of two processes that open the same new pack, one decodes and the other waits."""
     folder = write_classes(tmp_path / "set", {"a": 300, "b": 300})

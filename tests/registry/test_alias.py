@@ -388,6 +388,7 @@ sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in chi
 """
 
 
+@pytest.mark.slow
 def test_one_of_six_concurrent_promotions_wins(client: Any, tmp_path: Path) -> None:
     """Of six processes with the same history, one moves the alias and five are refused."""
     done = subprocess.run(

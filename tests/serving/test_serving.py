@@ -314,6 +314,7 @@ def run_python(code: str, python: Path | str = sys.executable, **environment: st
     return result.stdout
 
 
+@pytest.mark.slow
 def test_loaded_model_does_not_hide_trialrun(registered: Registered, tmp_path: Path) -> None:
     """After MLflow has loaded a model, `import trialrun` is the installed package and works."""
     code = f"""
@@ -346,6 +347,7 @@ def copy_renamed(registered: Registered, target: Path, package: str) -> Path:
     return target
 
 
+@pytest.mark.slow
 def test_models_of_two_versions_load_in_one_process(registered: Registered, tmp_path: Path) -> None:
     """Each model runs its own copy of the code."""
     package = "trialrun_served_0123456789ab"

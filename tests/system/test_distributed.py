@@ -110,6 +110,7 @@ def run_in_ranks(world_size: int, *command: str, **variables: str) -> list[str]:
     return outputs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("class_weights", ["none", "balanced"])
 def test_two_ranks_equal_one_rank_with_twice_the_batch(class_weights: str) -> None:
     """All metrics agree within 1e-4, also with uneven last batches and classes."""
@@ -139,6 +140,7 @@ def test_ranks_use_every_image_once(num_images: int, world_size: int) -> None:
     assert sorted(np.concatenate(counted).tolist()) == list(range(num_images))
 
 
+@pytest.mark.slow
 def test_a_rank_with_other_images_fails(store: str, tmp_path: Path) -> None:
     """Another copy of the data on a second machine would change the result or deadlock."""
     variables = {

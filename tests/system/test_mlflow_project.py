@@ -75,6 +75,7 @@ def test_project_runs_from_another_folder(store: str, tmp_path: Path) -> None:
     assert mlflow.MlflowClient(store).get_model_version("ab", "1").run_id == run.info.run_id
 
 
+@pytest.mark.slow
 def test_project_searches(store: str, tmp_path: Path) -> None:
     """`-e search` uses the run that MLflow opened, with one nested run per trial."""
     train = write_classes(tmp_path / "train", {"a": 8, "b": 8})
@@ -112,6 +113,7 @@ def test_invalid_parameter_fails_the_run(store: str, tmp_path: Path) -> None:
     assert read_only_run(store).info.status == "FAILED"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["before the epochs", "in the epochs"])
 def test_interrupted_project_is_killed(store: str, tmp_path: Path, moment: str) -> None:
     """Ctrl-C on `mlflow run` ends the run as KILLED and leaves no child process."""

@@ -179,6 +179,7 @@ def test_concurrent_processes_create_the_tables_once(postgres: str) -> None:
     assert [process.wait() for process in processes] == [0] * 4
 
 
+@pytest.mark.slow
 def test_two_searches_share_a_study(postgres: str, store: str, colors: Path) -> None:
     """The same command runs twice at once: the requested number of trials, and one version."""
     import mlflow
@@ -245,6 +246,7 @@ def test_a_lock_that_another_process_took_is_not_held(postgres: str) -> None:
                 assert our_lock is None
 
 
+@pytest.mark.slow
 def test_a_search_survives_a_connection_loss(postgres: str, store: str, colors: Path) -> None:
     """The owner's connection is closed during the first trial: the search creates one version."""
     import mlflow

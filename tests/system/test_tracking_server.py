@@ -123,6 +123,7 @@ def test_no_password_is_shown_for_an_unreachable_server(
     assert SECRET not in "".join(capfd.readouterr())
 
 
+@pytest.mark.slow
 def test_downloaded_models_are_removed_at_exit(
     tracked: str, registered: Path, tmp_path: Path
 ) -> None:
@@ -277,6 +278,7 @@ def run_without_boto3(*arguments: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
+@pytest.mark.slow
 def test_hint_for_a_model_on_s3_without_boto3_names_the_package(store: str, colors: Path) -> None:
     """A missing package is not reported as a bug in trialrun."""
     done = run_without_boto3("score", "s3://bucket/model", str(colors), "--output", "a.csv")
@@ -284,6 +286,7 @@ def test_hint_for_a_model_on_s3_without_boto3_names_the_package(store: str, colo
     assert "Hint: Install the package boto3" in done.stderr
 
 
+@pytest.mark.slow
 def test_hint_for_training_into_s3_without_boto3_names_the_package(
     store: str, colors: Path
 ) -> None:

@@ -133,6 +133,7 @@ def test_signal_while_a_failed_run_ends_is_deferred(store: str) -> None:
     assert (run.info.status, run.data.tags["error"]) == ("FAILED", "ValueError: what went wrong")
 
 
+@pytest.mark.slow
 def test_error_while_a_run_is_opened_fails_it(store: str) -> None:
     """A run is FAILED if it was opened again but its tags could not be set."""
     client = mlflow.MlflowClient(store)
@@ -231,6 +232,7 @@ except KeyboardInterrupt:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code", "output"), [(2, 0, "interrupted"), (15, -15, "")])
 def test_signal_in_a_library_call(
     store: str, colors: Path, number: int, code: int, output: str

@@ -111,6 +111,7 @@ def test_a_search_below_mlflow_run_uses_its_run(
     assert result.best_run_id != project_run_id
 
 
+@pytest.mark.slow
 def test_images_are_decoded_once_for_all_trials(
     store: str, colors: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,6 +159,7 @@ def test_a_hopeless_trial_is_pruned(store: str, colors: Path, tmp_path: Path) ->
     assert last.info.run_id != result.best_run_id
 
 
+@pytest.mark.slow
 def test_an_interrupted_search_can_be_resumed(store: str, colors: Path) -> None:
     """SIGINT ends the runs as KILLED with exit code 75; the next call completes the study."""
     import mlflow
@@ -190,6 +192,7 @@ def _wait_for_trial(client: Any) -> None:
     raise AssertionError("no trial started")
 
 
+@pytest.mark.slow
 def test_worker_processes_share_a_study(store: str, colors: Path) -> None:
     """Two workers train exactly the requested number of trials, all different."""
     result = trialrun.search(**settings(colors, trials=4, workers=2))
@@ -199,6 +202,7 @@ def test_worker_processes_share_a_study(store: str, colors: Path) -> None:
     assert len({run.data.params["random_seed"] for run in runs}) == 4
 
 
+@pytest.mark.slow
 def test_workers_share_downloaded_images(
     store: str, colors: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

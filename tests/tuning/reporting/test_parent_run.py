@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import pytest
 
 import trialrun
 from tests.tuning.conftest import claim_next, make_queue, settings
@@ -104,6 +105,7 @@ class SlowCallback(NoOpSearchCallback):
             time.sleep(max(self.until - time.time(), 0))
 
 
+@pytest.mark.slow
 def test_a_grid_that_ends_in_time_is_exhausted(store: str, colors: Path) -> None:
     """The stop reason is set before the replicates, which outlast the deadline."""
     import trialrun.tuning.workers.trial_runner  # imports torch before the clock runs

@@ -110,7 +110,7 @@ def search(**settings: "Unpack[SearchKeywords]") -> "SearchResult":
         plan = plan_search(settings)
         from trialrun.tuning import run
 
-        return run.run_search(plan)
+        return run.execute_search(plan)
 
 
 def run_search(**settings: "Unpack[SearchKeywords]") -> "SearchResult":

@@ -26,7 +26,7 @@ from trialrun.models.open import create_network, open_classifier
 from trialrun.models.weights import serialize_state
 from trialrun.models.zoo import build_network, find_head_prefix
 from trialrun.runs.evaluation.score import build_score_table
-from trialrun.runs.init_model import init_model
+from trialrun.runs.init_model import write_untrained_model
 from trialrun.scoring import score_images
 
 SMALL = "shufflenet_v2_x0_5"
@@ -77,7 +77,7 @@ def test_image_size_that_the_network_does_not_take_is_refused() -> None:
 
 def test_untrained_directory_is_a_valid_model(tmp_path: Path) -> None:
     """`model init` writes a directory from which a network with its switches is built."""
-    folder = init_model(
+    folder = write_untrained_model(
         "densenet121",
         str(tmp_path / "out"),
         weights="none",
@@ -94,16 +94,16 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     (tmp_path / "weights.safetensors").write_bytes(serialize_state(source.state_dict()))
     weights, out = str(tmp_path / "weights.safetensors"), tmp_path / "out"
     with pytest.raises(InvalidModelDirectoryError, match="tensors are missing"):
-        init_model(SMALL, str(out), weights=weights, switches={})
+        write_untrained_model(SMALL, str(out), weights=weights, switches={})
     assert not out.exists()
-    init_model("resnet18", str(out), weights=weights, switches={})
+    write_untrained_model("resnet18", str(out), weights=weights, switches={})
     assert out.is_dir()
 
 
 def test_switch_of_another_family_is_refused(tmp_path: Path) -> None:
     """DenseNet's switch is an error for a ResNet."""
     with pytest.raises(InvalidParameterError, match="memory_efficient"):
-        init_model(
+        write_untrained_model(
             "resnet18", str(tmp_path / "o"), weights="none", switches={"memory_efficient": True}
         )
 

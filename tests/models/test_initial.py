@@ -21,7 +21,7 @@ from trialrun.models.open import create_network
 from trialrun.models.weights import serialize_state
 from trialrun.models.zoo import build_network, check_image_size
 from trialrun.runs.callbacks import NoOpCallback
-from trialrun.runs.init_model import init_model
+from trialrun.runs.init_model import write_untrained_model
 from trialrun.runs.training.data import prepare_data
 from trialrun.runs.training.plan import plan_training
 from trialrun.runs.training.run import train_run
@@ -286,7 +286,7 @@ def test_untrained_directory_keeps_the_normalisation_of_default_weights(
 ) -> None:
     """`model init --weights default` records the normalisation of torchvision's weights."""
     write_weights(hub, SMALL)
-    folder = init_model(SMALL, str(tmp_path / "out"), weights="default", switches={})
+    folder = write_untrained_model(SMALL, str(tmp_path / "out"), weights="default", switches={})
     stored = directory.read_model_directory(folder)
     assert stored.description.preprocessing == describe_default_weights(SMALL)
     assert not describe_initial_weights(str(folder), None).are_random

@@ -267,7 +267,7 @@ def test_a_search_survives_a_connection_loss(postgres: str, store: str, colors: 
 
 def test_a_search_is_finalized_by_one_process_only(postgres: str, store: str, colors: Path) -> None:
     """Another process takes the lock during the search: the first owner waits for it."""
-    from trialrun.tuning.run import run_search
+    from trialrun.tuning.run import execute_search
 
     raw_settings = settings(colors, trials=1, study="taken", storage=postgres, register_as="taken")
     with (
@@ -275,7 +275,7 @@ def test_a_search_is_finalized_by_one_process_only(postgres: str, store: str, co
         ThreadPoolExecutor(1) as pool,
     ):
         callback = LockTakingCallback(storage, "taken/owner")
-        search = pool.submit(run_search, plan_search(raw_settings), callback)
+        search = pool.submit(execute_search, plan_search(raw_settings), callback)
         assert callback.has_lost_lock.wait(120)
         assert load_user_attrs(storage, "taken").get(FINALIZED) is None
         assert not search.done()

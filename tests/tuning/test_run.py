@@ -116,11 +116,11 @@ def test_images_are_decoded_once_for_all_trials(
     store: str, colors: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Sixteen trials decode 36 images once."""
-    from trialrun.tuning.run import run_search
+    from trialrun.tuning.run import execute_search
 
     monkeypatch.setenv("TRIALRUN_CACHE", str(tmp_path / "cache"))
     callback = CountingCallback()
-    run_search(plan_search(settings(colors, trials=16)), callback)
+    execute_search(plan_search(settings(colors, trials=16)), callback)
     assert callback.num_decoded == 36
 
 

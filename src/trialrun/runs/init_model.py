@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from trialrun.images.decoding.preprocessing import Preprocessing
 
 
-def init_model(name: str, out: str, *, weights: str, switches: Mapping[str, bool]) -> Path:
+def write_untrained_model(
+    name: str, out: str, *, weights: str, switches: Mapping[str, bool]
+) -> Path:
     """Write the directory and return it; `weights` is none, default, a file or a trained model.
 
     The last layer of a trained model is not copied.

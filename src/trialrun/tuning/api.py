@@ -26,10 +26,10 @@ def plan_and_search(
     with interrupt_on_signals():
         try:
             plan = plan_search(settings)
-            from trialrun.tuning.run import run_search
+            from trialrun.tuning.run import execute_search
 
             with open_callback() as callback:
-                return run_search(plan, callback)
+                return execute_search(plan, callback)
         except RunInterruptedError:
             from trialrun.tracking import kill_unopened_run
 

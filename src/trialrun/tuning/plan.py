@@ -11,14 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trialrun.config import (
-    SearchConfig,
-    Setting,
-    TrainConfig,
-    as_text,
-    build_config,
-    list_settings,
-)
+from trialrun.config import SearchConfig, Setting, TrainConfig, as_text, build_config, list_settings
 from trialrun.engine.steps import count_warm_up_steps
 from trialrun.errors import InvalidParameterError, TrialrunError, merge_errors
 from trialrun.runs.training.plan import TrainPlan, plan_training

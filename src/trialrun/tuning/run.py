@@ -50,7 +50,7 @@ _OWNER_POLL_SECONDS = 1.0
 _PARENT_RUN_TIMEOUT_SECONDS = 60  # for the owner of a new study to open its parent run
 
 
-def run_search(plan: SearchPlan, callback: SearchCallback | None = None) -> SearchResult:
+def execute_search(plan: SearchPlan, callback: SearchCallback | None = None) -> SearchResult:
     """Search as planned: a parent run, one nested run per trial, and the best model registered.
 
     Raises:

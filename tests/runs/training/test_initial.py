@@ -21,7 +21,7 @@ from trialrun.models.open import create_network, open_classifier
 from trialrun.models.weights import hash_state, serialize_state
 from trialrun.models.zoo import build_network, find_head_prefix
 from trialrun.runs.callbacks import NoOpCallback
-from trialrun.runs.init_model import init_model
+from trialrun.runs.init_model import write_untrained_model
 from trialrun.runs.inspection.compare import compare_runs
 from trialrun.runs.inspection.reproduce import reproduce_run
 from trialrun.runs.inspection.run_reader import read_run
@@ -131,7 +131,9 @@ def test_azure_model_keeps_its_rows_by_class(with_output_layer: bool, tmp_path: 
 def test_untrained_directory_from_a_trained_one_has_no_last_layer(tmp_path: Path) -> None:
     """`model init --weights MODEL` drops the rows, which belong to other classes."""
     trained = write_model(tmp_path / "model", SMALL, ("ant", "bee", "cat"))
-    folder = init_model(SMALL, str(tmp_path / "out"), weights=str(tmp_path / "model"), switches={})
+    folder = write_untrained_model(
+        SMALL, str(tmp_path / "out"), weights=str(tmp_path / "model"), switches={}
+    )
     torch.manual_seed(3)
     _, network = create_network(str(folder), 3, image_size=32, weights=None)
     torch.manual_seed(3)
@@ -305,7 +307,7 @@ def test_changed_model_directory_is_reported_as_the_cause(
     for seed in (1, 2):
         source.write_bytes(serialize_state(make_network(seed=seed).state_dict()))
         shutil.rmtree(folder, ignore_errors=True)
-        init_model(SMALL, str(folder), weights=str(source), switches={})
+        write_untrained_model(SMALL, str(folder), weights=str(source), switches={})
         if seed == 1:
             run = trialrun.train(train_data=str(colors), **{**TINY, "model": str(folder)})
     (cause,) = reproduce_run(run.run_id).notes

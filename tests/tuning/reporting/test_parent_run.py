@@ -109,14 +109,14 @@ class SlowCallback(NoOpSearchCallback):
 def test_a_grid_that_ends_in_time_is_exhausted(store: str, colors: Path) -> None:
     """The stop reason is set before the replicates, which outlast the deadline."""
     import trialrun.tuning.workers.trial_runner  # imports torch before the clock runs
-    from trialrun.tuning.run import run_search
+    from trialrun.tuning.run import execute_search
 
     assert trialrun.tuning.workers.trial_runner
     grid = {"learning_rate": "1e-3,1e-2", "sampler": "grid", "trials": 3, "pruner": "none"}
     seconds, callback = 8.0, SlowCallback()
     plan = plan_search({**settings(colors, **grid), "replicates": 2, "timeout": seconds})
     callback.until = time.time() + seconds + 1
-    assert run_search(plan, callback).search_stop_reason == "exhausted"
+    assert execute_search(plan, callback).search_stop_reason == "exhausted"
 
 
 def test_a_callers_figures_stay_open(store: str, colors: Path) -> None:

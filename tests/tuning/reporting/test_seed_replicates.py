@@ -118,10 +118,10 @@ class RecordingCallback(NoOpSearchCallback):
 
 def test_replicates_are_reported_by_their_trial_and_settings(store: str, colors: Path) -> None:
     """The numbers are those of the finalists, not of the trials in the study of replicates."""
-    from trialrun.tuning.run import run_search
+    from trialrun.tuning.run import execute_search
 
     callback = RecordingCallback()
-    run_search(plan_search(settings(colors, trials=2, pruner="none", replicates=2)), callback)
+    execute_search(plan_search(settings(colors, trials=2, pruner="none", replicates=2)), callback)
     reports = [line for line in callback.trials if "replicate" in line]
     assert sorted(line.partition("  ")[0] for line in reports) == [
         f"Trial {number}, replicate {index}" for number in (0, 1) for index in (0, 1)

@@ -52,10 +52,10 @@ def init_model(
 
     `trialrun train --model OUT` trains it.
     """
-    from trialrun.runs import init_model as model_directories
+    from trialrun.runs.init_model import write_untrained_model
 
     switches = {"memory_efficient": memory_efficient, "zero_init_residual": zero_init_residual}
-    folder = model_directories.init_model(name, out, weights=weights, switches=switches)
+    folder = write_untrained_model(name, out, weights=weights, switches=switches)
     if json:
         print_json({"model_directory": str(folder)})
         return

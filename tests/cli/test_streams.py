@@ -73,6 +73,7 @@ def test_training_continues_after_its_output_pipe_closes(store: str, colors: Pat
     assert read_only_run_status(store) == "FINISHED"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("streams", [">&- 2>&-", ">/dev/null 2>/dev/full"])
 def test_training_continues_without_usable_output_streams(
     store: str, colors: Path, tmp_path: Path, streams: str

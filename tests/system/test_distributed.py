@@ -172,6 +172,7 @@ def test_a_rank_with_other_images_fails(store: str, tmp_path: Path) -> None:
     assert "rank 1: this rank's images differ from rank 0's" in stderr
 
 
+@pytest.mark.slow
 def test_training_in_ranks_logs_one_run(store: str, colors: Path) -> None:
     """`torchrun -m trialrun train` creates one run, and one rank prints."""
     arguments = ["-m", "trialrun", "train", "--train-data", str(colors), "--json"]

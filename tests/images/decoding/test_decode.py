@@ -291,6 +291,7 @@ print((peak() - before) * 1024 // 6000**2)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads memory use from /proc")
 @pytest.mark.parametrize(("mode", "max_bytes"), [("I;16", 10), ("RGBA", 15)])
 def test_a_large_image_takes_little_more_memory_than_its_pixels(mode: str, max_bytes: int) -> None:

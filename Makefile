@@ -30,14 +30,14 @@ ui: $(INSTALLED) ## serve MLflow's UI on the runs made here
 	$(BIN)/mlflow ui --backend-store-uri $(MLFLOW_TRACKING_URI)
 
 test: $(INSTALLED) ## run the tests
-	$(BIN)/pytest -n auto
+	$(BIN)/pytest -n auto --dist loadfile
 
 check: $(INSTALLED) ## check format, lint, types and layers; run the tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -n auto
+	$(BIN)/pytest -n auto --dist loadfile
 
 bench: $(INSTALLED) ## measure training speed against the machine's limit and other trainers
 	$(BIN)/python -m benchmarks.engine

@@ -21,6 +21,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
+@pytest.mark.slow
 def test_quiet_training_prints_only_its_result(store: str, colors: Path) -> None:
     """Standard error stays empty."""
     command = [sys.executable, "-m", "trialrun", "-q", *TRAIN, "--train-data", str(colors)]

@@ -203,6 +203,8 @@ import trialrun
 import trialrun.runs.training.run  # loaded here, so that the signal comes after slow imports
 from trialrun.engine.compute.torch_state import isolate_torch_state
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+
 def compute():
     with isolate_torch_state():
         entered.set()

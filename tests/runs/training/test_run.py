@@ -226,6 +226,7 @@ def test_unreachable_server_is_a_tracking_error(
     assert "MLFLOW_TRACKING_URI" in raised.value.hint
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGINT, signal.SIGTERM]])
 def test_signal_ends_the_run_as_killed(
     store: str, colors: Path, signals: list[signal.Signals]

@@ -174,6 +174,7 @@ print(json.dumps(asdict(clear_cache())))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_entries_without_permission_are_not_counted_as_deleted(tmp_path: Path, cache: Path) -> None:
     """Entries of another user remain and are not counted as in use."""

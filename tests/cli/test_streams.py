@@ -59,6 +59,7 @@ def test_closing_the_terminal_ends_the_run_as_killed(store: str, colors: Path) -
     assert (process.returncode, read_only_run_status(store)) == (75, "KILLED")
 
 
+@pytest.mark.slow
 def test_training_continues_after_its_output_pipe_closes(store: str, colors: Path) -> None:
     """The reader of both streams closes the pipe after the first line."""
     process = subprocess.Popen(

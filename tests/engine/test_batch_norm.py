@@ -91,6 +91,7 @@ def test_decay_is_warmed_up() -> None:
     assert compute_decay(0.999, 100_000) == 0.999
 
 
+@pytest.mark.slow
 def test_high_decay_works_in_a_short_run() -> None:
     """ema=0.999 over 96 steps validates about as well as training without an average."""
     config = TrainConfig(epochs=8, batch_size=8, learning_rate=0.02, patience=8, ema=0.999)
@@ -158,6 +159,7 @@ def test_overfitting_is_not_reported_as_a_fault() -> None:
     assert result.evaluation_fault is None
 
 
+@pytest.mark.slow
 def test_check_does_not_change_training() -> None:
     """A run with a broken evaluation mode gives the same weights as one without a check."""
 

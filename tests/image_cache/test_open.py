@@ -244,6 +244,7 @@ def test_without_room_images_are_decoded_on_the_fly(scan: DatasetScan, tmp_path:
     assert pixels.stride() == pack.pixels(rows).stride()
 
 
+@pytest.mark.slow
 def test_the_draft_of_a_killed_writer_is_not_used(tmp_path: Path) -> None:
     """After SIGKILL during writing, the next run writes the pack and deletes the draft."""
     folder = write_classes(tmp_path / "set", {"a": 600, "b": 600})

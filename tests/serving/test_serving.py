@@ -398,6 +398,7 @@ def test_any_other_loader_is_refused(registered: Registered, tmp_path: Path, loa
         trialrun.load_model(folder)
 
 
+@pytest.mark.slow
 def test_copied_code_imports_without_trialrun(
     registered: Registered, environment_without_trialrun: Path
 ) -> None:

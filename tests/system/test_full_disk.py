@@ -79,6 +79,7 @@ def test_full_folder_for_temporary_files_is_reported(
     assert [path.name for path in small.iterdir() if path.name.startswith("trialrun-")] == []
 
 
+@pytest.mark.slow
 def test_full_disk_under_the_database_is_reported_in_two_lines(
     store: str, colors: Path, disk: Disk
 ) -> None:

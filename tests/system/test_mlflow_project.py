@@ -98,6 +98,7 @@ def test_project_searches(store: str, tmp_path: Path) -> None:
     assert parents[0].data.params["batch_size"] == "4,8"
 
 
+@pytest.mark.slow
 def test_invalid_parameter_fails_the_run(store: str, tmp_path: Path) -> None:
     """The output has our error, and the run that MLflow opened is FAILED."""
     done = subprocess.run(

@@ -124,6 +124,7 @@ def test_images_are_decoded_once_for_all_trials(
     assert callback.num_decoded == 36
 
 
+@pytest.mark.slow
 def test_a_study_is_resumed_in_the_same_run(store: str, colors: Path) -> None:
     """A second call adds a trial below the same parent run; a third adds none."""
     first = trialrun.search(**settings(colors, trials=1, study="long", register_as="long"))
@@ -142,6 +143,7 @@ def test_a_study_is_not_resumed_with_other_settings(store: str, colors: Path) ->
         make_queue(store, colors, study="taken", epochs=2)
 
 
+@pytest.mark.slow
 def test_a_hopeless_trial_is_pruned(store: str, colors: Path, tmp_path: Path) -> None:
     """A trial far worse than the median ends after an epoch as FINISHED, without a model."""
     enqueued_params = [

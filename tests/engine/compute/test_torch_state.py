@@ -67,6 +67,7 @@ def use_unusual_state() -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_calls_restore_the_state_of_the_process(colors: Path, tmp_path: Path) -> None:
     """Each call restores generators, modes, flags, environment and MLflow's logging."""
@@ -222,6 +223,7 @@ os._exit(0)
 """
 
 
+@pytest.mark.slow
 def test_wait_for_another_call_can_be_interrupted(store: str, small: Path) -> None:
     """Ctrl-C ends a call that waits for one in another thread, before it opens a run."""
     completed = subprocess.run(

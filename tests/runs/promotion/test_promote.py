@@ -307,6 +307,7 @@ def test_compare_shows_differences(
     assert "data:image/png;base64," in page
 
 
+@pytest.mark.slow
 def test_reproduction_is_identical(
     registry: Any, trained: tuple[Path, list[Any]], cli: Commands
 ) -> None:

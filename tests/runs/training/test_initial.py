@@ -184,6 +184,7 @@ def test_digest_of_a_state_covers_name_type_shape_and_value() -> None:
     assert hash_state(to_memory_format) in digests
 
 
+@pytest.mark.slow
 def test_registered_model_is_the_start_of_another(store: str, tmp_path: Path) -> None:
     """A version, an alias and a run are accepted; the result can be `model` again."""
     first = write_classes(tmp_path / "first", {"blue": 12, "red": 12})

@@ -34,6 +34,7 @@ def open_project_run(store: str) -> str:
     return str(client.create_run(experiment.experiment_id).info.run_id)
 
 
+@pytest.mark.slow
 def test_a_joining_process_without_trials_fails_the_parent_run(store: str, colors: Path) -> None:
     """The owner ends without a trial, and the timeout leaves the joining process none."""
     raw_settings = settings(colors, study="dead", timeout=1e-3)
@@ -61,6 +62,7 @@ def test_the_tags_have_the_latest_settings(store: str, colors: Path) -> None:
     assert data.tags["search.trials"] == "2"
 
 
+@pytest.mark.slow
 def test_a_signal_while_planning_exits_with_75(store: str, colors: Path, tmp_path: Path) -> None:
     """SIGTERM while a file is read; the run that `mlflow run` opened is KILLED."""
     pipe, run_id = tmp_path / "enqueued.json", open_project_run(store)

@@ -129,6 +129,7 @@ def test_replicates_are_reported_by_their_trial_and_settings(store: str, colors:
     assert all("learning_rate 0.0" in line for line in reports)
 
 
+@pytest.mark.slow
 def test_no_replicate_starts_after_the_timeout(store: str, colors: Path) -> None:
     """Third replicates that are requested with a tiny timeout are not trained."""
     raw_settings = settings(colors, trials=2, study="over", pruner="none")

@@ -4,18 +4,18 @@ The tests download 47 MB, so they run only with `pytest -m corpus`.
 """
 
 import json
-import os
 import shutil
 import subprocess
 import sys
 import tarfile
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from tests.system.conftest import skip_unless_ci
 from trialrun.images.decoding.decode import decode_image
 
 PILLOW = "pillow==13.0.0"
@@ -27,13 +27,6 @@ PLAIN_MODES = {"1", "L", "RGB", "CMYK", "YCbCr"}
 MAX_MEAN_DIFFERENCE = 2.0
 
 pytestmark = pytest.mark.corpus
-
-
-def skip_unless_ci(reason: str) -> NoReturn:
-    """Skip the test on a machine without a package registry; fail it in CI."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(reason)
-    pytest.skip(reason)
 
 
 @pytest.fixture(scope="module")

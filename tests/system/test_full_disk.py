@@ -7,13 +7,14 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import mlflow
 import pytest
 
 import trialrun
 from tests.conftest import write_classes
+from tests.system.conftest import skip_unless_ci
 from trialrun.errors import StorageError
 
 Disk = Callable[[int], Path]
@@ -22,13 +23,6 @@ QUICK: dict[str, Any] = {
     "epochs": 1,
     "batch_size": 8,
 }  # weights of 1.5 MB
-
-
-def skip_unless_ci(reason: str) -> NoReturn:
-    """Skip the test where mounting is not allowed; fail it in CI, which runs as root."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(reason)
-    pytest.skip(reason)
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ import psutil
 import pytest
 from sqlalchemy import text
 
+from tests.system.conftest import skip_unless_ci
 from tests.tuning.conftest import nested_runs, settings
 from trialrun.tuning.callbacks import NoOpSearchCallback
 from trialrun.tuning.plan import plan_search
@@ -79,8 +80,8 @@ def _free_port() -> int:
 @pytest.fixture(scope="module")
 def postgres() -> Iterator[str]:
     """The URL of a PostgreSQL database for this module."""
-    if find_programs() is None and os.environ.get("CI") != "true":
-        pytest.skip("PostgreSQL is not installed (Debian: apt install postgresql)")
+    if find_programs() is None:
+        skip_unless_ci("PostgreSQL is not installed (Debian: apt install postgresql)")
     with run_cluster() as url:
         yield url
 

@@ -200,12 +200,12 @@ def test_project_run_is_used_once(
     client = mlflow.MlflowClient(store)
     experiment = client.get_experiment_by_name("tests")
     assert experiment is not None
-    on_run_start = client.create_run(experiment.experiment_id).info.run_id
-    monkeypatch.setenv("MLFLOW_RUN_ID", on_run_start)
+    project_run_id = client.create_run(experiment.experiment_id).info.run_id
+    monkeypatch.setenv("MLFLOW_RUN_ID", project_run_id)
     results = [
         trialrun.train(train_data=str(colors), learning_rate=rate, **TINY) for rate in (0.01, 0.02)
     ]
-    assert results[0].run_id == on_run_start != results[1].run_id
+    assert results[0].run_id == project_run_id != results[1].run_id
     assert client.get_run(results[1].run_id).data.params["learning_rate"] == "0.02"
 
 

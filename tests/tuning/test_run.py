@@ -22,7 +22,7 @@ from trialrun.runs.callbacks import DECODING
 from trialrun.runs.datasets import sources
 from trialrun.tuning.callbacks import NoOpSearchCallback
 from trialrun.tuning.plan import plan_search
-from trialrun.tuning.reporting.seed_replicates import NoiseFloor, compute_mean_interval
+from trialrun.tuning.reporting.seed_replicates import compute_mean_interval
 
 
 class CountingCallback(NoOpSearchCallback):
@@ -273,30 +273,6 @@ def test_the_confidence_interval_is_students() -> None:
     low, high = compute_mean_interval([1.0, 2.0, 3.0])
     assert low == pytest.approx(2 - 4.3027 / 3**0.5, abs=1e-4)
     assert high == pytest.approx(2 + 4.3027 / 3**0.5, abs=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("low", "winner_seconds", "chosen"), [(0.1, 9.0, 4), (-0.1, 9.0, 7), (-0.1, 1.0, 4)]
-)
-def test_within_noise_the_cheaper_trial_is_chosen(
-    low: float, winner_seconds: float, chosen: int
-) -> None:
-    """The winner is chosen if it is beyond noise or not more expensive."""
-    floor = NoiseFloor(
-        metric="valid_loss",
-        replicates=3,
-        winner=4,
-        runner_up=7,
-        winner_mean=1.0,
-        runner_up_mean=1.2,
-        difference=0.2,
-        low=low,
-        high=0.5,
-        winner_seconds=winner_seconds,
-        runner_up_seconds=3.0,
-    )
-    assert floor.chosen == chosen
-    assert f"rial {chosen}" in floor.text()
 
 
 def test_the_metrics_are_those_of_the_engine(store: str, colors: Path) -> None:

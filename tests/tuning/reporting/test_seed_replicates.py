@@ -138,3 +138,15 @@ def test_no_replicate_starts_after_the_timeout(store: str, colors: Path) -> None
     runs = nested_runs(store, result.run_id)
     assert sum("replicate" in run.data.tags for run in runs) == 4
     assert result.search_stop_reason == "completed"
+
+
+@pytest.mark.parametrize(
+    ("low", "winner_seconds", "chosen"), [(0.1, 9.0, 4), (-0.1, 9.0, 7), (-0.1, 1.0, 4)]
+)
+def test_within_noise_the_cheaper_trial_is_chosen(
+    low: float, winner_seconds: float, chosen: int
+) -> None:
+    """The winner is chosen if it is beyond noise or not more expensive."""
+    floor = make_noise_floor(low, winner_seconds, runner_up_seconds=3.0)
+    assert floor.chosen == chosen
+    assert f"rial {chosen}" in floor.text()

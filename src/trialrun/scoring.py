@@ -3,7 +3,7 @@
 Tensor letters: N images, C classes, S the image size.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby, islice
@@ -42,16 +42,27 @@ def probability_columns(classes: Iterable[str]) -> list[str]:
     return [_PROBABILITY_PREFIX + name for name in classes]
 
 
+def _ignore_pixels(_pixels: Tensor | str) -> None: ...
+
+
 def score_images(
-    classifier: ImageClassifier, images: Iterable[bytes | None]
+    classifier: ImageClassifier,
+    images: Iterable[bytes | None],
+    *,
+    observe: Callable[[Tensor | str], None] = _ignore_pixels,
 ) -> Iterator[ImageScore]:
-    """Yield one score per image, in order; `None` is an image that could not be read."""
+    """Yield one score per image, in order; `None` is an image that could not be read.
+
+    `observe` is called with the (3, S, S) uint8 pixels of each image, in order, or with the reason
+    why it could not be decoded.
+    """
     batch: list[Tensor | str] = []
     num_pixels = 0
     decode = partial(_decode_image, classifier)
     for pixels in map_in_order(
         decode, images, threads=count_threads(), on_timeout=lambda _: TIMEOUT_REASON
     ):
+        observe(pixels)
         batch.append(pixels)
         num_pixels += 0 if isinstance(pixels, str) else pixels[0].numel()
         if len(batch) == _BATCH_IMAGES or num_pixels >= _BATCH_PIXELS:

@@ -2,7 +2,13 @@
 
 from dataclasses import dataclass
 
-from trialrun.config.settings import as_texts, device_setting, setting
+from trialrun.config.settings import (
+    as_texts,
+    device_setting,
+    group_column_setting,
+    group_pattern_setting,
+    setting,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -10,10 +16,12 @@ class EvaluateConfig:
     """Settings of an evaluation; `build_config` builds and checks it."""
 
     confidence: float = setting(0.95, "Confidence level of the intervals.", low=0.5, lt=1)
-    draws: int = setting(
-        10_000, "Number of bootstrap samples for the intervals.", low=100, high=1_000_000
+    group_column: str | None = group_column_setting("count as one observation")
+    group_pattern: str | None = group_pattern_setting("count as one observation")
+    allow_model_code: bool = setting(
+        False,
+        "Run the code of a model that was logged with plain MLflow: loading it executes it.",
     )
-    random_seed: int = setting(1, "Seed of the bootstrap samples.")
     device: str = device_setting(
         "Device to score on; auto is CUDA if available, else MPS, else the CPU."
     )

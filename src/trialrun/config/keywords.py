@@ -56,8 +56,9 @@ class EvaluateKeywords(TypedDict, total=False):
     """Settings of an evaluation."""
 
     confidence: float
-    draws: int
-    random_seed: int
+    group_column: str | None
+    group_pattern: str | None
+    allow_model_code: bool
     device: str
     experiment: str | None
     run_name: str | None
@@ -77,14 +78,20 @@ class PromoteKeywords(TypedDict, total=False):
     require: Literal["better", "not-worse"]
     margin: float
     min: str | None
+    min_estimate: str | None
     max_latency_ms: float | None
     max_size_mb: float | None
     max_class_drop: float | None
+    min_class_images: int | None
+    baseline: str | None
+    group_column: str | None
+    group_pattern: str | None
+    allow_ungrouped: bool
     allow_overlap: bool
     allow_class_change: bool
+    allow_model_code: bool
+    dry_run: bool
     confidence: float
-    draws: int
-    random_seed: int
     reason: str | None
     device: str
     experiment: str | None

@@ -3,7 +3,13 @@
 import math
 from dataclasses import dataclass
 
-from trialrun.config.settings import as_texts, device_setting, setting
+from trialrun.config.settings import (
+    as_texts,
+    device_setting,
+    group_column_setting,
+    group_pattern_setting,
+    setting,
+)
 from trialrun.errors import InvalidParameterError
 
 METRICS = ("accuracy", "macro_f1", "balanced_accuracy", "log_loss")
@@ -28,7 +34,7 @@ class PromoteConfig:
     require: str = setting(
         _NOT_WORSE,
         "Required result of the comparison: better (the interval of the difference is above 0) or "
-        "not-worse (it is above minus the margin).",
+        "not-worse (it is above minus the margin, also against the best earlier champion).",
         choices=(BETTER, _NOT_WORSE),
     )
     margin: float = setting(
@@ -36,8 +42,14 @@ class PromoteConfig:
     )
     min: str | None = setting(
         None,
-        "METRIC=VALUE: lowest accepted value of a metric of the version (highest for log_loss). "
-        "For several metrics, repeat the flag or use commas. Required for the first champion.",
+        "METRIC=VALUE: lowest accepted value of a metric, which the lower end of its interval must "
+        "reach (log_loss: highest, upper end). For several metrics, repeat the flag or use commas. "
+        "The first champion requires it.",
+        repeats=True,
+    )
+    min_estimate: str | None = setting(
+        None,
+        "METRIC=VALUE: as min, but for the measured value, whatever its interval.",
         repeats=True,
     )
     max_latency_ms: float | None = setting(
@@ -54,18 +66,39 @@ class PromoteConfig:
         low=0,
         high=1,
     )
+    min_class_images: int | None = setting(
+        None,
+        "Lowest accepted number of test images (with groups: of groups) of each class; none is the "
+        "number that max_class_drop needs to notice a drop.",
+        low=1,
+    )
+    baseline: str | None = setting(
+        None,
+        "Version (a number or @alias) that the version must not be worse than either; none is the "
+        "earlier champion with the best recorded metric, for not-worse.",
+    )
+    group_column: str | None = group_column_setting("count as one observation")
+    group_pattern: str | None = group_pattern_setting("count as one observation")
+    allow_ungrouped: bool = setting(
+        False,
+        "Treat test images as independent even if a version was trained on grouped images or many "
+        "test images look alike.",
+    )
     allow_overlap: bool = setting(
-        False, "Evaluate even if a version was trained on test images, or if that is unknown."
+        False,
+        "Evaluate even if a version was trained on test images, if they chose its epoch or trial, or "
+        "if that is unknown.",
     )
     allow_class_change: bool = setting(
         False,
         "Evaluate even if the classes differ; images of a class that a model lacks count as wrong.",
     )
-    confidence: float = setting(0.95, "Confidence level of the intervals.", low=0.5, lt=1)
-    draws: int = setting(
-        10_000, "Number of bootstrap samples for the intervals.", low=100, high=1_000_000
+    allow_model_code: bool = setting(
+        False,
+        "Run the code of versions registered with plain MLflow: loading them executes it.",
     )
-    random_seed: int = setting(1, "Seed of the bootstrap samples.")
+    dry_run: bool = setting(False, "Judge the version, but do not move the alias.")
+    confidence: float = setting(0.95, "Confidence level of the intervals.", low=0.5, lt=1)
     reason: str | None = setting(None, "Reason for the promotion, kept in the history.")
     device: str = device_setting(
         "Device to score on; auto is CUDA if available, else MPS, else the CPU."
@@ -76,7 +109,8 @@ class PromoteConfig:
     run_name: str | None = setting(None, "MLflow run name; none lets MLflow generate one.")
 
     def __post_init__(self) -> None:
-        self.minimums()  # raises for an invalid `min` before anything is scored
+        self.minimums()  # raise for invalid settings before anything is scored
+        self.estimate_minimums()
 
     def params(self) -> dict[str, str]:
         """Return the settings by name, as texts for MLflow parameters."""
@@ -88,18 +122,26 @@ class PromoteConfig:
         Raises:
             InvalidParameterError: Not METRIC=VALUE, an unknown metric, or the same metric twice.
         """
-        bounds: dict[str, float] = {}
-        for part in filter(str.strip, (self.min or "").split(",")):
-            metric, value = _parse_minimum(part)
-            if metric in bounds:
-                raise InvalidParameterError(
-                    f"min names {metric} twice", "Give each metric a single bound."
-                )
-            bounds[metric] = value
-        return bounds
+        return _parse_minimums("min", self.min)
+
+    def estimate_minimums(self) -> dict[str, float]:
+        """Parse `min_estimate` as `minimums` does."""
+        return _parse_minimums("min_estimate", self.min_estimate)
 
 
-def _parse_minimum(part: str) -> tuple[str, float]:
+def _parse_minimums(name: str, text: str | None) -> dict[str, float]:
+    bounds: dict[str, float] = {}
+    for part in filter(str.strip, (text or "").split(",")):
+        metric, value = _parse_minimum(name, part)
+        if metric in bounds:
+            raise InvalidParameterError(
+                f"{name} names {metric} twice", "Give each metric a single bound."
+            )
+        bounds[metric] = value
+    return bounds
+
+
+def _parse_minimum(name: str, part: str) -> tuple[str, float]:
     metric, _, text = part.partition("=")
     try:
         value = float(text)
@@ -107,7 +149,7 @@ def _parse_minimum(part: str) -> tuple[str, float]:
         value = math.nan
     if metric.strip() not in METRICS or not math.isfinite(value):
         raise InvalidParameterError(
-            f"min={part.strip()} is not METRIC=VALUE",
+            f"{name}={part.strip()} is not METRIC=VALUE",
             f"Write for example accuracy=0.9; the metrics are {', '.join(METRICS)}.",
         )
     return metric.strip(), value

@@ -238,6 +238,25 @@ _PARSERS: dict[type, Callable[[Any], Any]] = {
 }
 
 
+def group_column_setting(effect: str, **rule: Any) -> Any:
+    """Declare a `group_column` setting; `effect` completes "images with the same value"."""
+    return setting(
+        None,
+        f"Column of the image list, such as a patient; images with the same value {effect}.",
+        **rule,
+    )
+
+
+def group_pattern_setting(effect: str, **rule: Any) -> Any:
+    """Declare a `group_pattern` setting; `effect` completes "images with the same match"."""
+    return setting(
+        None,
+        "Regular expression searched in image names; images with the same match (its first group, "
+        f"if it has one) {effect}.",
+        **rule,
+    )
+
+
 def device_setting(help: str, **rule: Any) -> Any:  # noqa: A002 - as in `setting`
     """Declare a `device` setting; `engine.compute.device` resolves its value to a device."""
     return setting(

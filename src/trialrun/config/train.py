@@ -5,7 +5,14 @@ The first group has the names, defaults and ranges of Azure ML designer's *Train
 
 from dataclasses import dataclass
 
-from trialrun.config.settings import SMALLEST_POSITIVE_DOUBLE, as_texts, device_setting, setting
+from trialrun.config.settings import (
+    SMALLEST_POSITIVE_DOUBLE,
+    as_texts,
+    device_setting,
+    group_column_setting,
+    group_pattern_setting,
+    setting,
+)
 from trialrun.errors import InvalidParameterError
 
 
@@ -53,17 +60,11 @@ class TrainConfig:
         lt=1,
         searchable=False,
     )
-    group_column: str | None = setting(
-        None,
-        "Column of the image list, for example patient: images with the same value stay on one "
-        "side of the split.",
-        searchable=False,
+    group_column: str | None = group_column_setting(
+        "stay on one side of the split", searchable=False
     )
-    group_pattern: str | None = setting(
-        None,
-        "Regular expression that extracts a group from each image name (its first capture group, "
-        "else the whole match); images of one group stay on one side of the split.",
-        searchable=False,
+    group_pattern: str | None = group_pattern_setting(
+        "stay on one side of the split", searchable=False
     )
     image_size: int | str = setting(
         "auto",

@@ -1,7 +1,7 @@
 """Versions of registered models: lookup, training run, training data and model folder."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.jsonl"  # artifact of a training run: one JSON object per image file
 TRAINED_ON = "train"  # name of the training set in the manifest
+VALIDATED_ON = "valid"  # and of the validation set, which chose the epoch
 
 _MODELS = "models:/"
 _RUNS = "runs:/"
@@ -91,15 +92,20 @@ def version_exists(client: "MlflowClient", name: str, number: str) -> bool:
     Raises:
         TrackingError: The store fails.
     """
+    with translate_tracking_errors(f"{name} version {number} cannot be found"):
+        return _is_found(lambda: client.get_model_version(name, number))
+
+
+def _is_found(fetch: Callable[[], object]) -> bool:
+    """Whether `fetch` finds what it asks MLflow for."""
     from mlflow.exceptions import MlflowException
 
-    with translate_tracking_errors(f"{name} version {number} cannot be found"):
-        try:
-            client.get_model_version(name, number)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            return False
+    try:
+        fetch()
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return False
     return True
 
 
@@ -123,14 +129,25 @@ def find_origin(client: "MlflowClient", model: str) -> ModelOrigin:
         return ModelOrigin(run_id, _find_model_of_run(client, run_id))
     if not model.startswith(_MODELS):
         return ModelOrigin(None, None)
+    version = find_version_of_uri(client, model)
+    if version is None:
+        return _complete_origin(client, ModelOrigin(None, model.removeprefix(_MODELS)))
+    return version.origin
+
+
+def find_version_of_uri(client: "MlflowClient", model: str) -> ModelVersion | None:
+    """Return the registered version that `models:/NAME/3` or `models:/NAME@alias` names, else None.
+
+    Raises:
+        TrackingError: The version or alias does not exist.
+    """
     path = model.removeprefix(_MODELS)
-    if "@" in path:
-        name, _, alias = path.rpartition("@")
-        return find_version(client, name, f"@{alias}").origin
-    name, _, number = path.rpartition("/")
+    if path == model:
+        return None
+    name, _, number = path.rpartition("@" if "@" in path else "/")
     if not name:
-        return _complete_origin(client, ModelOrigin(None, number))
-    return find_version(client, name, number).origin
+        return None  # models:/ID is a LoggedModel
+    return find_version(client, name, f"@{number}" if "@" in path else number)
 
 
 def _parse_model_id(source: str) -> str | None:
@@ -158,20 +175,30 @@ def _find_model_of_run(client: "MlflowClient", run_id: str) -> str | None:
 def read_file_hashes(
     client: "MlflowClient", run_id: str | None
 ) -> dict[str, frozenset[str]] | None:
-    """Return the sha256 values of a training run's files by set; None if it has no manifest.
+    """Return the sha256 values of a training run's files by set.
+
+    None if the run has no manifest, is not known, or has been deleted permanently.
 
     Raises:
         TrackingError: The store fails.
     """
-    if run_id is None:
-        return None
-    rows = read_manifest(client, run_id)
+    rows = read_manifest(client, run_id) if run_id and run_exists(client, run_id) else None
     if rows is None:
         return None
     hashes_by_set: dict[str, set[str]] = {TRAINED_ON: set()}
     for row in rows:
         hashes_by_set.setdefault(str(row["set"]), set()).add(str(row["sha256"]))
     return {name: frozenset(hashes - {""}) for name, hashes in hashes_by_set.items()}
+
+
+def run_exists(client: "MlflowClient", run_id: str) -> bool:
+    """Whether the store has the run: `mlflow gc` removes deleted runs.
+
+    Raises:
+        TrackingError: The store fails.
+    """
+    with translate_tracking_errors(f"run {run_id} cannot be read"):
+        return _is_found(lambda: client.get_run(run_id))
 
 
 def read_manifest(client: "MlflowClient", run_id: str) -> list[dict[str, object]] | None:

@@ -33,15 +33,17 @@ def evaluate(
     with interrupt_on_signals():
         silence_mlflow()
         from trialrun.cli.progress import TerminalProgress
-        from trialrun.runs.evaluation.evaluate import evaluate_model, format_figures
+        from trialrun.runs.evaluation.evaluate import (
+            describe_size,
+            evaluate_model,
+            format_figures,
+        )
 
         with TerminalProgress() as progress:
             result = evaluate_model(model, data, settings, progress)
     if json:
         print_json(result.to_json())
         return
-    print_result(
-        f"{result.num_images} images, {result.num_unreadable} unreadable; run {result.run_id}"
-    )
+    print_result(f"{describe_size(result)}; run {result.run_id}")
     for line in align_columns([("metric", "value", "interval"), *format_figures(result)]):
         print_result(line)

@@ -59,14 +59,15 @@ def promote(
     if json:
         print_json(result.to_json())
     result.raise_if_refused()
-    print_line(f"{result.name} version {result.version} is now {result.alias}")
+    outcome = "would become" if result.is_dry_run else "is now"
+    print_line(f"{result.name} version {result.version} {outcome} {result.alias}")
 
 
 def _choose_output(result: "Promotion", json: bool) -> Callable[[str], None]:
     """Return the function that prints the gates: a refusal goes to standard error."""
     if json:
         return print_status
-    return print_result if result.promoted else print_message
+    return print_message if result.refusal else print_result
 
 
 def _format_gates(result: "Promotion") -> list[str]:

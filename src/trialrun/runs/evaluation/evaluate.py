@@ -2,38 +2,38 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trialrun.config import build_config
 from trialrun.config.evaluate import EvaluateConfig
 from trialrun.config.promote import METRICS
 from trialrun.engine.compute.device import find_device
 from trialrun.engine.compute.torch_state import isolate_torch_state
+from trialrun.errors import TrackingError
 from trialrun.images.scanning.scan import DatasetScan
 from trialrun.mlflow_client import connect_client
-from trialrun.models.classifier import ImageClassifier
-from trialrun.models.open import open_classifier
-from trialrun.registry import find_model_folder
-from trialrun.registry.versions import find_origin, link_models
-from trialrun.report.bootstrap import Interval, Resampling
+from trialrun.registry.judgements import EVALUATION, make_judgement, record_judgement
+from trialrun.registry.versions import find_origin, find_version_of_uri, link_models
+from trialrun.report.intervals import Interval, compute_interval
 from trialrun.report.metrics import compute_metrics
-from trialrun.report.paired import compute_interval
 from trialrun.report.predictions import Predictions
 from trialrun.runs.callbacks import NoOpCallback, RunCallback
+from trialrun.runs.evaluation.candidates import open_candidate
+from trialrun.runs.evaluation.groups import ImageGroups, group_images
+from trialrun.runs.evaluation.logging import log_class_metrics, log_dataset, log_metrics
 from trialrun.runs.evaluation.predictions import (
     ImagePredictions,
     collect_predictions,
     find_readable_rows,
     log_predictions,
     open_labelled_data,
-    predict_images,
 )
 from trialrun.runs.evaluation.score import count_unknown_classes, describe_unknown_classes
 from trialrun.runs.evaluation.tables import log_tables
-from trialrun.scoring import move_classifier
-from trialrun.tracking import TrackedRun, make_dataset_input, open_run, truncate_digest
+from trialrun.tracking import TrackedRun, open_run, truncate_digest
 
-_DATASET_NAME = "test"
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +45,8 @@ class ModelEvaluation:
     data: str
     data_digest: str
     num_images: int
+    num_groups: int | None  # None if every image counts as one observation
+    num_alike: int  # images that are copies of others or look like them
     num_unreadable: int
     unknown_classes: Mapping[str, int] = field(default_factory=dict)  # images per class
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -67,68 +69,74 @@ def evaluate_model(
     config = build_config(EvaluateConfig, values)
     device = find_device(config.device)
     callback = callback or NoOpCallback()
-    scan = open_labelled_data(data)
+    scan = open_labelled_data(
+        data, group_column=config.group_column, group_pattern=config.group_pattern
+    )
     client = connect_client()
     origin = find_origin(client, model)
-    classifier = move_classifier(open_classifier(find_model_folder(model)), device)
+    candidate = open_candidate(model, device, allow_model_code=config.allow_model_code)
     tags = {"trialrun.kind": "evaluation", "trialrun.model": model}
     with open_run(client, experiment=config.experiment, name=config.run_name, tags=tags) as run:
         callback.on_run_start(run.name, run.run_id)
         run.log_params(
             config.params() | {"resolved_device": str(device), "model": model, "data": data}
         )
-        unknown_classes = count_unknown_classes(scan.images, classifier.classes)
+        scored = candidate.score(scan)
+        unknown_classes = count_unknown_classes(scan.images, scored.classes)
         for line in describe_unknown_classes(unknown_classes):
             callback.on_note(line)
-        images = _predict_readable(classifier, scan)
+        rows = find_readable_rows(scan, scored)
+        images = collect_predictions(scan, rows, scored)
         link_models(client, run.run_id, [origin.model_id])
-        result = _build_result(run.run_id, model, scan, images.predictions, config)
+        groups = group_images(scan, rows, scored.hashes)
+        result = _build_result(run.run_id, model, scan, images.predictions, groups, config)
         result = replace(result, unknown_classes=unknown_classes)
         log_dataset(run, scan)
         _log_evaluation(run, scan, images, result, origin.model_id)
+        _record_judgement(client, model, run.run_id, images, callback)
     return result
 
 
-def _predict_readable(classifier: ImageClassifier, scan: DatasetScan) -> ImagePredictions:
-    scores = predict_images(classifier, scan)
-    rows = find_readable_rows(scan, scores)
-    return collect_predictions(scan, rows, classifier.classes, scores)
+def _record_judgement(
+    client: "MlflowClient",
+    model: str,
+    run_id: str,
+    images: ImagePredictions,
+    callback: RunCallback,
+) -> None:
+    """Keep with the registered model that these images have judged one of its versions."""
+    version = find_version_of_uri(client, model)
+    if version is None:
+        return
+    judgement = make_judgement(EVALUATION, version.number, None, run_id, images.sha256)
+    try:
+        record_judgement(client, version.name, judgement)
+    except TrackingError as error:  # a user may read the registry and not write it
+        callback.on_note(f"{error}: a promotion on the same images will not count this evaluation")
 
 
 def _build_result(
-    run_id: str, model: str, scan: DatasetScan, predictions: Predictions, config: EvaluateConfig
+    run_id: str,
+    model: str,
+    scan: DatasetScan,
+    predictions: Predictions,
+    groups: ImageGroups,
+    config: EvaluateConfig,
 ) -> ModelEvaluation:
-    resampling = Resampling(
-        draws=config.draws, confidence=config.confidence, random_seed=config.random_seed
-    )
     return ModelEvaluation(
         run_id=run_id,
         model=model,
         data=scan.images.source,
         data_digest=truncate_digest(scan),
         num_images=len(predictions),
+        num_groups=groups.num_groups,
+        num_alike=groups.num_alike,
         num_unreadable=len(scan.images) - len(predictions),
         metrics=compute_metrics(predictions),
-        intervals={metric: compute_interval(metric, predictions, resampling) for metric in METRICS},
-    )
-
-
-def log_dataset(run: TrackedRun, scan: DatasetScan) -> None:
-    """Log the test set as an input of the run."""
-    run.log_inputs([make_dataset_input(scan, name=_DATASET_NAME, context="test")])
-
-
-def log_metrics(
-    run: TrackedRun, metrics: Mapping[str, float], scan: DatasetScan, model_id: str | None
-) -> None:
-    """Log metrics linked to the test set, and to the model if it is in MLflow."""
-    links: dict[str, Any] = {"model_id": model_id} if model_id else {}
-    run.log_metrics(
-        metrics,
-        0,
-        dataset_name=_DATASET_NAME,
-        dataset_digest=truncate_digest(scan),
-        **links,
+        intervals={
+            metric: compute_interval(metric, predictions, config.confidence, groups.groups)
+            for metric in METRICS
+        },
     )
 
 
@@ -145,6 +153,7 @@ def _log_evaluation(
         for side, bound in asdict(interval).items()
     }
     log_metrics(run, {**result.metrics, **bounds}, scan, model_id)
+    log_class_metrics(run, images.predictions, scan, model_id)
     log_tables(run, images.predictions)
     log_predictions(run, images)
     run.set_tags({"mlflow.note.content": _format_card(result)})
@@ -154,7 +163,7 @@ def _format_card(result: ModelEvaluation) -> str:
     lines = [
         f"## {result.model} on {result.data}",
         "",
-        f"{result.num_images} images, {result.num_unreadable} unreadable.",
+        f"{describe_size(result)}.",
         *(f"**{line}.**" for line in describe_unknown_classes(result.unknown_classes)),
         "",
         "| metric | value | interval |",
@@ -162,6 +171,13 @@ def _format_card(result: ModelEvaluation) -> str:
     ]
     lines += [f"| {' | '.join(row)} |" for row in format_figures(result)]
     return "\n".join(lines)
+
+
+def describe_size(result: ModelEvaluation) -> str:
+    """Return the numbers of images, of groups and of unreadable images as text."""
+    groups = "" if result.num_groups is None else f" in {result.num_groups} groups"
+    alike = f", {result.num_alike} copied or alike" if result.num_alike else ""
+    return f"{result.num_images} images{groups}{alike}, {result.num_unreadable} unreadable"
 
 
 def format_figures(result: ModelEvaluation) -> Sequence[tuple[str, str, str]]:

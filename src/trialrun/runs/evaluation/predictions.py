@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from trialrun.errors import InvalidDatasetError, NotLabeledDatasetError
 from trialrun.files import scratch_directory
 from trialrun.image_cache import MAX_UNREADABLE_FRACTION
+from trialrun.image_cache.perceptual_hash import PerceptualHashes
 from trialrun.images import escape_non_utf8
 from trialrun.images.scanning.scan import DatasetScan
 from trialrun.models.classifier import ImageClassifier
@@ -22,6 +23,7 @@ from trialrun.registry.versions import read_artifact_bytes
 from trialrun.report.predictions import Predictions, build_predictions
 from trialrun.runs.datasets.scan import scan_set
 from trialrun.runs.datasets.sources import open_source
+from trialrun.runs.evaluation.groups import LikenessSampler
 from trialrun.runs.evaluation.score import read_contents
 from trialrun.scoring import ImageScore, score_images
 from trialrun.tracking import TrackedRun
@@ -39,16 +41,21 @@ class ImagePredictions:
     names: tuple[str, ...]
     sha256: tuple[str, ...]
     predictions: Predictions
+    groups: tuple[str | None, ...] = ()  # named groups; empty if no image has one
 
 
-def open_labelled_data(source: str) -> DatasetScan:
+def open_labelled_data(
+    source: str, *, group_column: str | None = None, group_pattern: str | None = None
+) -> DatasetScan:
     """Open `source` and scan the files of its labelled images.
 
     Raises:
         NotLabeledDatasetError: No image has a label.
         DataError: See `open_source`.
     """
-    images = open_source(source).drop_unlabelled()
+    images = open_source(
+        source, group_column=group_column, group_pattern=group_pattern
+    ).drop_unlabelled()
     if not images.items:
         raise NotLabeledDatasetError(
             f"{source} has no labels", "Sort the images into one sub-folder per class."
@@ -56,22 +63,35 @@ def open_labelled_data(source: str) -> DatasetScan:
     return scan_set(images)
 
 
-def predict_images(classifier: ImageClassifier, scan: DatasetScan) -> list[ImageScore]:
-    """Return the scores of every image, in the set's order."""
-    return list(score_images(classifier, read_contents(scan.images)))
+@dataclass(frozen=True, slots=True)
+class ScoredImages:
+    """The scores of every image of a set, in its order, and their perceptual hashes.
+
+    `hashes` is optional: None if the model decodes the images itself.
+    """
+
+    classes: tuple[str, ...]
+    scores: Sequence[ImageScore]
+    hashes: PerceptualHashes | None = None
 
 
-def find_readable_rows(scan: DatasetScan, *scored: Sequence[ImageScore]) -> NDArray[np.int64]:
+def predict_images(classifier: ImageClassifier, scan: DatasetScan) -> ScoredImages:
+    """Score every image of the set."""
+    sampler = LikenessSampler()
+    contents = read_contents(scan.images)
+    scores = list(score_images(classifier, contents, observe=sampler.add))
+    return ScoredImages(tuple(classifier.classes), scores, sampler.compute_hashes())
+
+
+def find_readable_rows(scan: DatasetScan, *scored: ScoredImages) -> NDArray[np.int64]:
     """Return the rows of the images that every model could score.
-
-    `scored` are the scores of each model, in the set's order.
 
     Raises:
         InvalidDatasetError: More than a tenth of the images could not be read.
     """
     rows = [
         row
-        for row, scores in enumerate(zip(*scored, strict=True))
+        for row, scores in enumerate(zip(*(model.scores for model in scored), strict=True))
         if not any(score.error for score in scores)
     ]
     num_unreadable = len(scan.images) - len(rows)
@@ -84,19 +104,18 @@ def find_readable_rows(scan: DatasetScan, *scored: Sequence[ImageScore]) -> NDAr
 
 
 def collect_predictions(
-    scan: DatasetScan,
-    rows: NDArray[np.int64],
-    classes: Sequence[str],
-    scores: Sequence[ImageScore],
+    scan: DatasetScan, rows: NDArray[np.int64], scored: ScoredImages
 ) -> ImagePredictions:
-    """Return the predictions for the images at `rows` of a model with `classes`."""
+    """Return the predictions for the images at `rows`."""
     items = [scan.images.items[row] for row in rows]
-    probabilities = np.stack([_get_probabilities(scores[row]) for row in rows])
+    probabilities = np.stack([_get_probabilities(scored.scores[row]) for row in rows])
     labels = [str(item.label) for item in items]
+    groups = tuple(item.group and escape_non_utf8(item.group) for item in items)
     return ImagePredictions(
         tuple(escape_non_utf8(item.name) for item in items),
         tuple(scan.files[row].sha256 for row in rows),
-        build_predictions(labels, classes, probabilities),
+        build_predictions(labels, scored.classes, probabilities),
+        groups if any(group is not None for group in groups) else (),
     )
 
 
@@ -118,6 +137,7 @@ def log_predictions(run: TrackedRun, images: ImagePredictions, *, name: str = _P
             "label": classes[predictions.labels],
             "predicted": classes[predictions.predicted],
             "label_probability": predictions.label_probability,
+            **({"group": images.groups} if images.groups else {}),
         }
     )
     with scratch_directory() as scratch:
@@ -146,7 +166,8 @@ def load_predictions(client: "MlflowClient", run_id: str) -> ImagePredictions | 
         table["predicted"].map(class_index).to_numpy(np.int64),
         table["label_probability"].to_numpy(np.float64),
     )
-    return ImagePredictions(tuple(table["name"]), tuple(table["sha256"]), predictions)
+    groups = tuple(None if pd.isna(group) else str(group) for group in table.get("group", ()))
+    return ImagePredictions(tuple(table["name"]), tuple(table["sha256"]), predictions, groups)
 
 
 def align_by_hash(

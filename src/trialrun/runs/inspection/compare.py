@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,7 +80,7 @@ class RunComparison:
             "runs": self.runs,
             "run_ids": self.run_ids,
             **{table: {row.name: row.values for row in getattr(self, table)} for table in tables},
-            "paired": [{"run": pair.run, **asdict(pair.comparison)} for pair in self.paired],
+            "paired": [{"run": pair.run, **pair.comparison.to_json()} for pair in self.paired],
             "curves": tuple(self.histories),
         }
 

@@ -1,203 +1,234 @@
-"""The evidence for a promotion: predictions of challenger and champion on the test images."""
+"""The evidence for a promotion: predictions of all compared versions on the test images."""
 
-import statistics
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from trialrun.config.promote import PromoteConfig
+from trialrun.config.promote import METRICS, PromoteConfig
 from trialrun.engine.compute.device import find_device
+from trialrun.image_cache.perceptual_hash import PerceptualHashes
 from trialrun.images.scanning.scan import DatasetScan
-from trialrun.models.classifier import ImageClassifier
-from trialrun.models.open import open_classifier
-from trialrun.registry import find_model_folder
-from trialrun.registry.gates import Evidence, Overlap
-from trialrun.registry.versions import TRAINED_ON, ModelVersion, read_file_hashes
-from trialrun.report.bootstrap import Resampling
+from trialrun.registry.gates import Evidence
+from trialrun.registry.versions import ModelVersion
+from trialrun.report.intervals import compute_interval
 from trialrun.report.metrics import compute_metrics, compute_recall
 from trialrun.report.paired import PairedComparison, compare_paired
-from trialrun.runs.evaluation.evaluate import log_metrics
+from trialrun.runs.evaluation.candidates import Candidate, open_candidate
+from trialrun.runs.evaluation.groups import ImageGroups, group_images
+from trialrun.runs.evaluation.logging import log_class_metrics, log_metrics
 from trialrun.runs.evaluation.predictions import (
     ImagePredictions,
+    ScoredImages,
     collect_predictions,
     find_readable_rows,
     log_predictions,
-    predict_images,
 )
-from trialrun.runs.evaluation.score import read_contents
 from trialrun.runs.evaluation.tables import log_tables
-from trialrun.scoring import ImageScore, move_classifier, score_images
+from trialrun.runs.promotion.baseline import CHAMPION_PREFIX
+from trialrun.runs.promotion.overlaps import find_grouped_versions, find_overlaps
 from trialrun.tracking import TrackedRun
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-_CHAMPION_PREDICTIONS = "champion_predictions.parquet"
-_LATENCY_IMAGES, _WARM_UP_IMAGES = 30, 3
-_BYTES_PER_MB = 1e6
+_MAX_ALIKE_SHARE = 0.05  # of the test images; more suggest series of images of the same things
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Versions:
+    """The versions of a promotion; `champion` and `baseline` are None if there is none."""
+
+    challenger: ModelVersion
+    champion: ModelVersion | None = None
+    baseline: ModelVersion | None = None
+
+    def list_all(self) -> list[ModelVersion]:
+        """Return the versions that exist, the challenger first."""
+        versions = (self.challenger, self.champion, self.baseline)
+        return [version for version in versions if version is not None]
 
 
 @dataclass(frozen=True, slots=True)
+class VersionPredictions:
+    """The predictions of one version on the test images."""
+
+    version: ModelVersion
+    candidate: Candidate
+    scored: ScoredImages
+    images: ImagePredictions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CandidateEvaluation:
-    """The predictions of both versions on the same images, and the evidence computed from them.
+    """The predictions of all versions on the same images; `evidence` is computed from them."""
 
-    The champion and its predictions are optional: None without a champion.
-    """
-
-    challenger: ModelVersion
-    champion: ModelVersion | None
-    challenger_predictions: ImagePredictions
-    champion_predictions: ImagePredictions | None
+    challenger: VersionPredictions
+    champion: VersionPredictions | None
     evidence: Evidence
+
+    def champion_metrics(self) -> dict[str, float]:
+        """Return the champion's metrics; empty without a champion."""
+        return compute_metrics(self.champion.images.predictions) if self.champion else {}
 
 
 def evaluate_candidates(
     client: "MlflowClient",
     config: PromoteConfig,
     scan: DatasetScan,
-    challenger: ModelVersion,
-    champion: ModelVersion | None,
+    versions: Versions,
+    count_attempt: Callable[[ImagePredictions], tuple[int, float]],
 ) -> CandidateEvaluation:
-    """Predict the images of `scan` with both versions and collect the evidence.
+    """Predict the images of `scan` with all versions and collect the evidence.
+
+    `count_attempt` returns the number of the attempt on these images and the confidence level that
+    its intervals need.
 
     Raises:
         TrialrunError: A model cannot be downloaded or opened, or no image can be read.
     """
-    device = find_device(config.device)
-    scored = _score_version(challenger, device, scan)
-    scored_champion = _score_version(champion, device, scan) if champion else None
-    all_scores = [model.scores for model in (scored, scored_champion) if model]
-    rows = find_readable_rows(scan, *all_scores)
-    predictions = scored.collect(scan, rows)
-    champion_predictions = scored_champion.collect(scan, rows) if scored_champion else None
+    models, rows = _predict_with_all(config, scan, versions.list_all())
+    challenger = models[versions.challenger]
+    champion = models[versions.champion] if versions.champion else None
+    baseline = models[versions.baseline] if versions.baseline else None
+    attempt, confidence = count_attempt(challenger.images)
+    groups = group_images(scan, rows, _find_hashes(models.values()))
+
+    def compare_with(other: VersionPredictions | None) -> PairedComparison | None:
+        if other is None:
+            return None
+        return compare_paired(
+            config.metric,
+            other.images.predictions,
+            challenger.images.predictions,
+            confidence=confidence,
+            groups=groups.groups,
+        )
+
+    predictions = challenger.images.predictions
     evidence = Evidence(
-        metrics=compute_metrics(predictions.predictions),
-        size_mb=_folder_bytes(scored.folder) / _BYTES_PER_MB,
+        metrics=compute_metrics(predictions),
+        intervals={
+            metric: compute_interval(metric, predictions, confidence, groups.groups)
+            for metric in METRICS
+        },
+        attempt=attempt,
+        size_mb=challenger.candidate.compute_size_mb(),
         latency_ms=None
         if config.max_latency_ms is None
-        else _measure_latency_ms(scored.model, scan),
-        overlaps=_find_overlaps(client, scan, challenger, champion),
-        class_differences=_find_class_differences(scan, scored, scored_champion),
-        comparison=_compare_candidates(config, predictions, champion_predictions),
-        recall=compute_recall(predictions.predictions),
-        champion_recall=compute_recall(champion_predictions.predictions)
-        if champion_predictions
-        else {},
+        else challenger.candidate.measure_latency_ms(scan),
+        overlaps=find_overlaps(client, scan, versions.list_all()),
+        class_differences=_find_class_differences(scan, challenger, champion),
+        comparison=compare_with(champion),
+        baseline=compare_with(baseline),
+        baseline_name=f"version {versions.baseline.number}" if versions.baseline else "",
+        recall=compute_recall(predictions),
+        champion_recall=compute_recall(champion.images.predictions) if champion else {},
+        class_sizes=_count_units(challenger.images, groups),
+        dependences=_find_dependences(client, versions, challenger.images, groups),
+        has_groups=groups.is_named,
     )
-    return CandidateEvaluation(challenger, champion, predictions, champion_predictions, evidence)
+    return CandidateEvaluation(challenger=challenger, champion=champion, evidence=evidence)
 
 
-@dataclass(frozen=True, slots=True)
-class _ScoredModel:
-    """An opened model and its scores of the test images."""
-
-    folder: Path
-    model: ImageClassifier
-    scores: Sequence[ImageScore]
-
-    def collect(self, scan: DatasetScan, rows: NDArray[np.int64]) -> ImagePredictions:
-        """Return the predictions for the images in `rows`."""
-        return collect_predictions(scan, rows, self.model.classes, self.scores)
-
-
-def _score_version(version: ModelVersion, device: torch.device, scan: DatasetScan) -> _ScoredModel:
-    folder = find_model_folder(version.uri)
-    model = move_classifier(open_classifier(folder), device)
-    return _ScoredModel(folder, model, predict_images(model, scan))
-
-
-def _compare_candidates(
-    config: PromoteConfig,
-    challenger_predictions: ImagePredictions,
-    champion_predictions: ImagePredictions | None,
-) -> PairedComparison | None:
-    if champion_predictions is None:
-        return None
-    resampling = Resampling(
-        draws=config.draws, confidence=config.confidence, random_seed=config.random_seed
-    )
-    return compare_paired(
-        config.metric,
-        champion_predictions.predictions,
-        challenger_predictions.predictions,
-        resampling,
-    )
+def _predict_with_all(
+    config: PromoteConfig, scan: DatasetScan, versions: Sequence[ModelVersion]
+) -> tuple[dict[ModelVersion, VersionPredictions], NDArray[np.int64]]:
+    """Return the predictions by version, and the rows of the images that all could read."""
+    device = find_device(config.device)
+    scored: dict[ModelVersion, tuple[Candidate, ScoredImages]] = {}
+    for version in dict.fromkeys(versions):
+        candidate = open_candidate(version.uri, device, allow_model_code=config.allow_model_code)
+        scored[version] = candidate, candidate.score(scan)
+    rows = find_readable_rows(scan, *(images for _, images in scored.values()))
+    models = {
+        version: VersionPredictions(
+            version, candidate, images, collect_predictions(scan, rows, images)
+        )
+        for version, (candidate, images) in scored.items()
+    }
+    return models, rows
 
 
-def _find_overlaps(
-    client: "MlflowClient", scan: DatasetScan, *versions: ModelVersion | None
-) -> tuple[Overlap, ...]:
-    test_hashes = {file.sha256 for file in scan.files} - {""}
-    overlaps = []
-    for version in versions:
-        if version is None:
-            continue
-        hashes = read_file_hashes(client, version.origin.run_id)
-        count = None if hashes is None else len(test_hashes & hashes[TRAINED_ON])
-        overlaps.append(Overlap(f"version {version.number}", count))
-    return tuple(overlaps)
+def _find_hashes(models: Iterable[VersionPredictions]) -> PerceptualHashes | None:
+    return next((model.scored.hashes for model in models if model.scored.hashes is not None), None)
 
 
 def _find_class_differences(
-    scan: DatasetScan, challenger: _ScoredModel, champion: _ScoredModel | None
+    scan: DatasetScan, challenger: VersionPredictions, champion: VersionPredictions | None
 ) -> tuple[str, ...]:
-    known, labelled = set(challenger.model.classes), set(scan.images.classes)
-    differences = [("the challenger lacks, though the test data has it", labelled - known)]
-    if champion is not None:
-        champion_classes = set(champion.model.classes)
-        differences += [
-            ("only the challenger knows", known - champion_classes),
-            ("only the champion knows", champion_classes - known),
-        ]
+    """Describe the classes that a model or the test set lacks."""
+    known, labelled = set(challenger.scored.classes), set(scan.images.classes)
+    champion_classes = set(champion.scored.classes) if champion else known
+    differences = (
+        ("the challenger lacks, though the test data has it", labelled - known),
+        ("only the challenger knows", known - champion_classes),
+        ("only the champion knows", champion_classes - known),
+        ("without test images", (known | champion_classes) - labelled),
+    )
     return tuple(f"{text}: {', '.join(sorted(names))}" for text, names in differences if names)
 
 
-def _folder_bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+def _count_units(images: ImagePredictions, groups: ImageGroups) -> dict[str, int]:
+    """Return the number of images, or of named groups, with each label."""
+    predictions = images.predictions
+    units = groups.groups if groups.is_named and groups.groups is not None else None
+    rows = np.arange(len(predictions)) if units is None else units
+    return {
+        name: len(np.unique(rows[predictions.labels == index]))
+        for index, name in enumerate(predictions.classes)
+        if (predictions.labels == index).any()
+    }
 
 
-def _measure_latency_ms(model: ImageClassifier, scan: DatasetScan) -> float:
-    """Return the median time from the bytes of one image to its probabilities.
-
-    This is correct on a GPU too: `score_images` returns after the GPU has finished.
-    """
-    contents = [data for data in read_contents(scan.images) if data is not None][:_LATENCY_IMAGES]
-    seconds = []
-    for data in contents[:_WARM_UP_IMAGES] + contents:
-        started = time.perf_counter()
-        list(score_images(model, [data]))
-        seconds.append(time.perf_counter() - started)
-    return 1000 * statistics.median(seconds[_WARM_UP_IMAGES:] or [float("nan")])
+def _find_dependences(
+    client: "MlflowClient", versions: Versions, images: ImagePredictions, groups: ImageGroups
+) -> tuple[str, ...]:
+    """Return the reasons to believe that the test images need groups."""
+    grouped = find_grouped_versions(client, versions.list_all())
+    reasons = [f"version {number} was trained on grouped images" for number in grouped]
+    if groups.num_alike > _MAX_ALIKE_SHARE * len(images.predictions):
+        reasons.append(f"{groups.num_alike} test images are copies of others or look like them")
+    return tuple(reasons)
 
 
 def log_evidence(run: TrackedRun, scan: DatasetScan, evaluation: CandidateEvaluation) -> None:
-    """Log the metrics, the tables and the predictions of both versions."""
+    """Log the metrics, the tables and the predictions of challenger and champion."""
+    challenger, champion = evaluation.challenger, evaluation.champion
     figures = _collect_figures(evaluation.evidence)
-    log_metrics(run, figures, scan, evaluation.challenger.origin.model_id)
-    log_tables(run, evaluation.challenger_predictions.predictions)
-    log_predictions(run, evaluation.challenger_predictions)
-    if evaluation.champion and evaluation.champion_predictions:
-        log_predictions(run, evaluation.champion_predictions, name=_CHAMPION_PREDICTIONS)
-        metrics = compute_metrics(evaluation.champion_predictions.predictions)
-        figures = {f"champion_{metric}": value for metric, value in metrics.items()}
-        log_metrics(run, figures, scan, evaluation.champion.origin.model_id)
+    log_metrics(run, figures, scan, challenger.version.origin.model_id)
+    log_class_metrics(run, challenger.images.predictions, scan, challenger.version.origin.model_id)
+    log_tables(run, challenger.images.predictions)
+    log_predictions(run, challenger.images)
+    if champion is not None:
+        log_predictions(run, champion.images, name=f"{CHAMPION_PREFIX}predictions.parquet")
+        metrics = evaluation.champion_metrics()
+        figures = {CHAMPION_PREFIX + metric: value for metric, value in metrics.items()}
+        log_metrics(run, figures, scan, champion.version.origin.model_id)
+        log_class_metrics(
+            run,
+            champion.images.predictions,
+            scan,
+            champion.version.origin.model_id,
+            prefix=CHAMPION_PREFIX,
+        )
 
 
 def _collect_figures(evidence: Evidence) -> dict[str, float]:
-    figures = dict(evidence.metrics) | {"size_mb": evidence.size_mb}
+    figures = dict(evidence.metrics) | {"size_mb": evidence.size_mb, "attempt": evidence.attempt}
+    for metric, interval in evidence.intervals.items():
+        figures |= {f"{metric}_low": interval.low, f"{metric}_high": interval.high}
     if evidence.latency_ms is not None:
         figures["latency_ms"] = evidence.latency_ms
-    if (comparison := evidence.comparison) is not None:
-        figures |= {
-            "difference": comparison.difference,
-            "difference_low": comparison.low,
-            "difference_high": comparison.high,
-            "mcnemar_p": comparison.mcnemar_p,
-        }
+    for prefix, comparison in (("", evidence.comparison), ("baseline_", evidence.baseline)):
+        if comparison is not None:
+            figures |= {
+                f"{prefix}difference": comparison.difference,
+                f"{prefix}difference_low": comparison.low,
+                f"{prefix}difference_high": comparison.high,
+            }
+    if evidence.comparison is not None and evidence.comparison.mcnemar_p is not None:
+        figures["mcnemar_p"] = evidence.comparison.mcnemar_p
     return figures

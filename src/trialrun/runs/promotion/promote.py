@@ -1,26 +1,41 @@
 """Promotion: evaluates a version in an MLflow run and moves the alias if all gates pass."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from trialrun.config import build_config
-from trialrun.config.promote import PromoteConfig
+from trialrun.config.promote import BETTER, PromoteConfig
 from trialrun.engine.compute.device import find_device
 from trialrun.engine.compute.torch_state import isolate_torch_state
-from trialrun.errors import PromotionRefusedError
+from trialrun.errors import InvalidParameterError, PromotionRefusedError
 from trialrun.files import format_json
 from trialrun.images.scanning.scan import DatasetScan
 from trialrun.mlflow_client import connect_client
 from trialrun.registry.alias import find_user_name, move_alias, read_alias_history
 from trialrun.registry.gates import Verdict, evaluate_gates
 from trialrun.registry.history import PROMOTION, AliasEntry, AliasHistory, format_now
-from trialrun.registry.versions import ModelVersion, check_version, find_version, link_models
+from trialrun.registry.judgements import (
+    DRY_RUN,
+    count_attempts,
+    make_judgement,
+    read_judgements,
+    record_judgement,
+    spend_alpha,
+)
+from trialrun.registry.versions import (
+    ModelVersion,
+    check_version,
+    find_newest_existing,
+    find_version,
+    link_models,
+)
 from trialrun.report.paired import PairedComparison
 from trialrun.runs.callbacks import NoOpCallback, RunCallback
-from trialrun.runs.evaluation.evaluate import log_dataset
-from trialrun.runs.evaluation.predictions import open_labelled_data
-from trialrun.runs.promotion.evidence import evaluate_candidates, log_evidence
+from trialrun.runs.evaluation.logging import log_dataset
+from trialrun.runs.evaluation.predictions import ImagePredictions, open_labelled_data
+from trialrun.runs.promotion.baseline import CHAMPION_PREFIX, rank_holders
+from trialrun.runs.promotion.evidence import Versions, evaluate_candidates, log_evidence
 from trialrun.tracking import TrackedRun, open_run, truncate_digest
 
 if TYPE_CHECKING:
@@ -39,15 +54,20 @@ class Promotion:
     data: str
     data_digest: str
     num_images: int
+    attempt: int  # number of attempts that these images have judged, this one included
     verdict: Verdict
     metrics: Mapping[str, float]
+    champion_metrics: Mapping[str, float]
     comparison: PairedComparison | None
+    baseline: str | None  # a further version that it was compared with
+    baseline_comparison: PairedComparison | None
+    is_dry_run: bool
     refusal: PromotionRefusedError | None = None
 
     @property
     def promoted(self) -> bool:
         """Whether the alias moved."""
-        return self.refusal is None
+        return self.refusal is None and not self.is_dry_run
 
     def raise_if_refused(self) -> None:
         """Raise the refusal, if there is one.
@@ -62,6 +82,8 @@ class Promotion:
         """Return plain values."""
         return {
             "promoted": self.promoted,
+            "passed": self.refusal is None,
+            "dry_run": self.is_dry_run,
             "name": self.name,
             "version": self.version,
             "alias": self.alias,
@@ -70,8 +92,13 @@ class Promotion:
             "data": self.data,
             "data_digest": self.data_digest,
             "num_images": self.num_images,
+            "attempt": self.attempt,
             "metrics": dict(self.metrics),
-            "comparison": asdict(self.comparison) if self.comparison else None,
+            "comparison": self.comparison.to_json() if self.comparison else None,
+            "baseline": self.baseline,
+            "baseline_comparison": self.baseline_comparison.to_json()
+            if self.baseline_comparison
+            else None,
             "gates": self.verdict.to_json(),
             "refusal": str(self.refusal) if self.refusal else None,
         }
@@ -98,57 +125,117 @@ def promote_version(
     callback = callback or NoOpCallback()
     client = connect_client()
     history = read_alias_history(client, name, config.alias)
-    challenger = _find_challenger(client, history, version)
-    champion = find_version(client, name, history.holder) if history.holder else None
-    scan = open_labelled_data(data)
+    versions = _find_versions(client, config, history, version)
+    scan = open_labelled_data(
+        data, group_column=config.group_column, group_pattern=config.group_pattern
+    )
     tags = {"trialrun.kind": "promotion", "trialrun.registered_model": name}
     with open_run(client, experiment=config.experiment, name=config.run_name, tags=tags) as run:
         callback.on_run_start(run.name, run.run_id)
-        arguments = {"name": name, "version": challenger.number, "data": data}
+        arguments = {"name": name, "version": versions.challenger.number, "data": data}
         run.log_params(config.params() | {"resolved_device": str(device)} | arguments)
-        result = _evaluate_candidate(run, config, scan, challenger, champion)
+        result = _evaluate_candidate(run, config, scan, versions)
         if result.promoted:
             result = _move_alias(client, config, history, result)
         _log_decision(run, result)
     return result
 
 
-def _find_challenger(client: "MlflowClient", history: AliasHistory, version: str) -> ModelVersion:
+def _find_versions(
+    client: "MlflowClient", config: PromoteConfig, history: AliasHistory, version: str
+) -> Versions:
+    """Find the challenger and the versions that it is compared with.
+
+    Raises:
+        PromotionRefusedError: The challenger is the champion already.
+        InvalidParameterError: The baseline is the challenger itself.
+    """
     challenger = find_version(client, history.name, version)
     if challenger.number == history.holder:
         raise PromotionRefusedError(
             f"{challenger} is the {history.alias} already", "`trialrun history` shows since when."
         )
-    return challenger
+    champion = find_version(client, history.name, history.holder) if history.holder else None
+    baseline = _find_baseline(client, config, history)
+    if baseline == challenger:
+        raise InvalidParameterError(
+            f"baseline={config.baseline} is the version to promote", "Name another version."
+        )
+    return Versions(
+        challenger=challenger,
+        champion=champion,
+        baseline=None if baseline == champion else baseline,
+    )
+
+
+def _find_baseline(
+    client: "MlflowClient", config: PromoteConfig, history: AliasHistory
+) -> ModelVersion | None:
+    """Return the pinned baseline, else the best earlier champion if losses could add up."""
+    if config.baseline is not None:
+        check_version(config.baseline)
+        return find_version(client, history.name, config.baseline)
+    if config.require == BETTER:
+        return None
+    ranked = rank_holders(history.all_entries, config.metric)
+    best = find_newest_existing(client, history.name, ranked)
+    return find_version(client, history.name, best) if best else None
 
 
 def _evaluate_candidate(
-    run: TrackedRun,
-    config: PromoteConfig,
-    scan: DatasetScan,
-    challenger: ModelVersion,
-    champion: ModelVersion | None,
+    run: TrackedRun, config: PromoteConfig, scan: DatasetScan, versions: Versions
 ) -> Promotion:
-    model_ids = [version.origin.model_id for version in (challenger, champion) if version]
+    model_ids = [version.origin.model_id for version in versions.list_all()]
     link_models(run.client, run.run_id, model_ids)
     log_dataset(run, scan)
-    evaluation = evaluate_candidates(run.client, config, scan, challenger, champion)
+
+    def count_attempt(images: ImagePredictions) -> tuple[int, float]:
+        attempt = _record_attempt(run, config, versions, images)
+        return attempt, spend_alpha(config.confidence, attempt)
+
+    evaluation = evaluate_candidates(run.client, config, scan, versions, count_attempt)
     log_evidence(run, scan, evaluation)
-    verdict = evaluate_gates(config, evaluation.evidence)
+    evidence = evaluation.evidence
+    verdict = evaluate_gates(config, evidence)
+    challenger = versions.challenger
     return Promotion(
         name=challenger.name,
         version=challenger.number,
         alias=config.alias,
-        champion=champion.number if champion else None,
+        champion=versions.champion.number if versions.champion else None,
         run_id=run.run_id,
         data=scan.images.source,
         data_digest=truncate_digest(scan),
-        num_images=len(evaluation.challenger_predictions.predictions),
+        num_images=len(evaluation.challenger.images.predictions),
+        attempt=evidence.attempt,
         verdict=verdict,
-        metrics=evaluation.evidence.metrics,
-        comparison=evaluation.evidence.comparison,
+        metrics=evidence.metrics,
+        champion_metrics=evaluation.champion_metrics(),
+        comparison=evidence.comparison,
+        baseline=versions.baseline.number if versions.baseline else None,
+        baseline_comparison=evidence.baseline,
+        is_dry_run=config.dry_run,
         refusal=None if verdict.passed else _make_refusal(challenger, config, verdict),
     )
+
+
+def _record_attempt(
+    run: TrackedRun, config: PromoteConfig, versions: Versions, images: ImagePredictions
+) -> int:
+    """Keep this use of the test images with the model; return how many attempts they judged.
+
+    It is recorded before the others are counted, so that concurrent attempts count each other.
+    """
+    judgement = make_judgement(
+        DRY_RUN if config.dry_run else PROMOTION,
+        versions.challenger.number,
+        versions.champion.number if versions.champion else None,
+        run.run_id,
+        images.sha256,
+    )
+    name = versions.challenger.name
+    record_judgement(run.client, name, judgement)
+    return count_attempts(read_judgements(run.client, name), judgement)
 
 
 def _make_refusal(
@@ -202,15 +289,20 @@ def _default_reason(result: Promotion) -> str:
 
 
 def _collect_figures(result: Promotion) -> dict[str, float]:
-    figures = {name: round(value, 6) for name, value in result.metrics.items()}
+    champion_metrics = {
+        CHAMPION_PREFIX + name: value for name, value in result.champion_metrics.items()
+    }
+    figures = {
+        name: round(value, 6) for name, value in {**result.metrics, **champion_metrics}.items()
+    }
     if (comparison := result.comparison) is not None:
         figures |= {
-            f"champion_{comparison.metric}": round(comparison.baseline, 6),
             "difference": round(comparison.difference, 6),
             "low": round(comparison.low, 6),
             "high": round(comparison.high, 6),
-            "mcnemar_p": float(f"{comparison.mcnemar_p:.4g}"),
         }
+        if comparison.mcnemar_p is not None:
+            figures["mcnemar_p"] = float(f"{comparison.mcnemar_p:.4g}")
     return figures
 
 
@@ -227,6 +319,8 @@ def _log_decision(run: TrackedRun, result: Promotion) -> None:
 def _format_card(result: Promotion) -> str:
     champion = f"version {result.champion}" if result.champion else "no champion"
     outcome = "became" if result.promoted else "did not become"
+    if result.is_dry_run:
+        outcome = "would not become" if result.refusal else "would become"
     lines = [
         f"## {result.name} version {result.version} {outcome} {result.alias}",
         "",

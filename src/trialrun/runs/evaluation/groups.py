@@ -1,0 +1,104 @@
+"""Groups of test images that are not independent: of one patient, for example, or alike."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from trialrun.image_cache.perceptual_hash import (
+    PerceptualHashes,
+    Sample,
+    compute_hashes,
+    find_near_duplicates,
+    sample_image,
+    shrink_to_grays,
+)
+from trialrun.images.scanning.scan import DatasetScan
+from trialrun.report.intervals import Groups
+
+_Pairs = list[tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageGroups:
+    """The groups of N test images.
+
+    `groups` is (N,); None if every image is a group of its own. `is_named` says whether the user
+    named groups. `num_alike` counts images that are copies of others or look like them.
+    """
+
+    groups: Groups | None = None
+    is_named: bool = False
+    num_alike: int = 0
+
+    @property
+    def num_groups(self) -> int | None:
+        """The number of groups; None if every image is a group of its own."""
+        return None if self.groups is None else int(self.groups.max()) + 1
+
+
+class LikenessSampler:
+    """Collects what perceptual hashes are computed from, while images are decoded for scoring."""
+
+    def __init__(self) -> None:
+        self._samples: list[Sample | None] = []
+
+    def add(self, pixels: Tensor | str) -> None:
+        """Add the (3, S, S) uint8 pixels of the next image, or the reason why it has none."""
+        is_square = isinstance(pixels, Tensor) and pixels.shape[1] == pixels.shape[2]
+        self._samples.append(
+            sample_image(pixels.permute(1, 2, 0).contiguous().numpy())
+            if isinstance(pixels, Tensor) and is_square
+            else None
+        )
+
+    def compute_hashes(self) -> PerceptualHashes:
+        """Return the (N, 80) hashes; zeros for an image without pixels."""
+        return compute_hashes(shrink_to_grays(self._samples))
+
+
+def group_images(
+    scan: DatasetScan, rows: NDArray[np.int64], hashes: PerceptualHashes | None
+) -> ImageGroups:
+    """Group the images in `rows` by their named groups, equal content and likeness.
+
+    Args:
+        scan: The scan of the test set; its items have the groups that the user named.
+        rows: (N,) the images to group.
+        hashes: Perceptual hashes of all images of `scan`; None to group by equal content only.
+    """
+    names = [scan.images.items[row].group for row in rows]
+    alike = _pair_equal([scan.files[row].sha256 or None for row in rows])
+    if hashes is not None:
+        near = find_near_duplicates(hashes[rows], hashes[rows])
+        alike += [(left, right) for left, right in near.pairs if left < right]
+    components = _connect(_pair_equal(names) + alike, len(rows))
+    is_independent = len(rows) == 0 or int(components.max()) + 1 == len(rows)
+    return ImageGroups(
+        groups=None if is_independent else components,
+        is_named=any(name is not None for name in names),
+        num_alike=len({row for pair in alike for row in pair}),
+    )
+
+
+def _pair_equal(keys: Sequence[str | None]) -> _Pairs:
+    """Pair each row with the first row of the same key; None equals nothing."""
+    first: dict[str, int] = {}
+    return [
+        (first[key], row)
+        for row, key in enumerate(keys)
+        if key is not None and first.setdefault(key, row) != row
+    ]
+
+
+def _connect(pairs: _Pairs, num_rows: int) -> Groups:
+    """Return (N,) the number of the connected component of each row."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    left, right = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+    edges = coo_array((np.ones(len(pairs)), (left, right)), shape=(num_rows, num_rows))
+    _, components = connected_components(edges, directed=False)
+    return np.asarray(components, dtype=np.int64)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from trialrun import errors
 from trialrun.config import SearchConfig, TrainConfig, build_config
+from trialrun.config.compare import CompareConfig
 from trialrun.config.documentation import document_settings
 from trialrun.config.evaluate import EvaluateConfig
 from trialrun.config.promote import PromoteConfig
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from trialrun.config.keywords import (
+        CompareKeywords,
         EvaluateKeywords,
         PromoteKeywords,
         ReproduceKeywords,
@@ -203,7 +205,8 @@ def history(name: str, alias: str = "champion") -> "AliasHistory":
         return read_history(name, alias)
 
 
-def compare(*runs: str) -> "RunComparison":
+@document_settings(CompareConfig)
+def compare(*runs: str, **settings: "Unpack[CompareKeywords]") -> "RunComparison":
     """Compare runs: parameters, metrics, predictions, datasets and environments.
 
     Each of `runs` is a run's id, models:/NAME/VERSION or runs:/ID.
@@ -215,7 +218,7 @@ def compare(*runs: str) -> "RunComparison":
     from trialrun.runs.inspection.compare import compare_runs
 
     with api_call():
-        return compare_runs(runs)
+        return compare_runs(runs, settings)
 
 
 @document_settings(ReproduceConfig)

@@ -105,6 +105,14 @@ class ReproduceKeywords(TypedDict, total=False):
     allow_changed_data: bool
 
 
+class CompareKeywords(TypedDict, total=False):
+    """Settings of a comparison of runs."""
+
+    group_column: str | None
+    group_pattern: str | None
+    confidence: float
+
+
 class SearchKeywords(TypedDict, total=False):
     """Settings of a search; those of `train` also as a range or a choice."""
 

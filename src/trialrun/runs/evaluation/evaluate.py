@@ -88,7 +88,7 @@ def evaluate_model(
         rows = find_readable_rows(scan, scored)
         images = collect_predictions(scan, rows, scored)
         link_models(client, run.run_id, [origin.model_id])
-        groups = group_images(scan, rows, scored.hashes)
+        groups = group_images(images.sha256, images.groups, scored.hashes_of(rows))
         result = _build_result(run.run_id, model, scan, images.predictions, groups, config)
         result = replace(result, unknown_classes=unknown_classes)
         log_dataset(run, scan)

@@ -94,7 +94,9 @@ def evaluate_candidates(
     champion = models[versions.champion] if versions.champion else None
     baseline = models[versions.baseline] if versions.baseline else None
     attempt, confidence = count_attempt(challenger.images)
-    groups = group_images(scan, rows, _find_hashes(models.values()))
+    groups = group_images(
+        challenger.images.sha256, challenger.images.groups, _find_hashes(models.values(), rows)
+    )
 
     def compare_with(other: VersionPredictions | None) -> PairedComparison | None:
         if other is None:
@@ -152,8 +154,12 @@ def _predict_with_all(
     return models, rows
 
 
-def _find_hashes(models: Iterable[VersionPredictions]) -> PerceptualHashes | None:
-    return next((model.scored.hashes for model in models if model.scored.hashes is not None), None)
+def _find_hashes(
+    models: Iterable[VersionPredictions], rows: NDArray[np.int64]
+) -> PerceptualHashes | None:
+    """Return the perceptual hashes from the first model that trialrun decodes the images for."""
+    hashes = (model.scored.hashes_of(rows) for model in models)
+    return next((value for value in hashes if value is not None), None)
 
 
 def _find_class_differences(

@@ -17,7 +17,11 @@ from trialrun.images import escape_non_utf8
 from trialrun.images.scanning.scan import classify_image
 from trialrun.registry.versions import MANIFEST, TRAINED_ON
 from trialrun.report.predictions import Predictions
-from trialrun.runs.evaluation.predictions import ImagePredictions, log_predictions
+from trialrun.runs.evaluation.predictions import (
+    ImagePredictions,
+    collect_groups,
+    log_predictions,
+)
 from trialrun.runs.evaluation.tables import format_csv, log_tables
 from trialrun.runs.training.data import PreparedData, PreparedSet
 from trialrun.runs.training.environment import ENVIRONMENT, describe_environment
@@ -195,4 +199,5 @@ def _collect_valid_predictions(
             validation.predicted,
             validation.label_probability.astype(np.float64),
         ),
+        collect_groups([scan.images.items[row] for row in rows]),
     )

@@ -9,15 +9,28 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
+import torch
 
 import trialrun
+from tests.conftest import make_network
 from tests.tuning.conftest import settings
-from trialrun.errors import InvalidDatasetError, InvalidParameterError, TrackingError
+from trialrun.engine.early_stopping import EpochStatus
+from trialrun.errors import (
+    InvalidDatasetError,
+    InvalidModelDirectoryError,
+    InvalidParameterError,
+    RunInterruptedError,
+    TrackingError,
+)
 from trialrun.mlflow_client import connect_client
 from trialrun.registry.versions import read_artifact_text
+from trialrun.runs.callbacks import NoOpCallback
 from trialrun.runs.inspection.compare import compare_runs
 from trialrun.runs.inspection.reproduce import reproduce_run
+from trialrun.runs.training.plan import plan_training
+from trialrun.runs.training.run import train_run
 
 TINY: dict[str, Any] = {
     "model": "shufflenet_v2_x0_5",
@@ -137,8 +150,7 @@ def test_run_on_another_device_is_reproduced_within_the_tolerance(store: str, co
     with pytest.raises(InvalidParameterError, match="cuda:99 is not on this machine") as raised:
         trialrun.reproduce(run.run_id)
     assert "--device auto" in raised.value.hint
-    with closing(sqlite3.connect(store.removeprefix("sqlite:///"))) as connection, connection:
-        connection.execute("UPDATE params SET value='cuda:99' WHERE key='resolved_device'")
+    change_param(store, "resolved_device", "cuda:99")
     repetition = trialrun.reproduce(run.run_id, device="cpu")
     assert repetition.verdict == "within tolerance"
     device, precision = repetition.notes
@@ -242,3 +254,71 @@ def test_other_result_has_exit_code_8(store: str, colors: Path) -> None:
     error, hint = done.stderr.splitlines()[-2:]
     assert error.startswith(f"Error: NotReproducedError: run {result['run_id']}")
     assert hint.startswith("Hint: Known differences: ")
+
+
+class InterruptingCallback(NoOpCallback):
+    """Receives SIGINT after an epoch."""
+
+    def __init__(self, epoch: int) -> None:
+        self._epoch = epoch
+
+    def on_epoch_end(self, status: EpochStatus, epochs: int) -> None:
+        """Raise what a signal raises."""
+        if status.result.epoch == self._epoch:
+            raise RunInterruptedError("SIGINT")
+
+
+def test_interrupted_run_is_compared_by_its_epochs(store: str, colors: Path) -> None:
+    """The repetition trains to the end; a note says that only common epochs are compared."""
+    plan = plan_training({**TINY, "epochs": 3, "train_data": str(colors)})
+    with pytest.raises(RunInterruptedError):
+        train_run(plan, InterruptingCallback(2))
+    (run,) = mlflow.search_runs(experiment_names=["tests"], output_format="list")
+    assert run.info.status == "KILLED"
+    assert {"best_valid_loss", "training_seconds"} <= run.data.metrics.keys()
+    repetition = trialrun.reproduce(run.info.run_id)
+    assert "the original was interrupted" in repetition.notes[0]
+    assert {item.num_epochs for item in repetition.history.deviations} == {2}
+    assert repetition.history.verdict == "identical"
+
+
+def change_param(store: str, name: str, value: str | None) -> None:
+    """Change or delete a parameter of all runs in the database."""
+    with closing(sqlite3.connect(store.removeprefix("sqlite:///"))) as connection, connection:
+        if value is None:
+            connection.execute("DELETE FROM params WHERE key=?", (name,))
+        else:
+            connection.execute("UPDATE params SET value=? WHERE key=?", (value, name))
+
+
+def test_other_random_weights_are_noted_and_not_refused(store: str, colors: Path) -> None:
+    """The user cannot restore what another version of torch draws."""
+    run = trialrun.train(train_data=str(colors), **TINY)
+    change_param(store, "initial_weights_sha256", "0" * 64)
+    (note,) = trialrun.reproduce(run.run_id).notes
+    assert "draws other random weights" in note
+
+
+def test_changed_weights_of_an_earlier_version_are_refused(
+    store: str, colors: Path, tmp_path: Path
+) -> None:
+    """Without a digest of the file, the digest of the initial weights reveals the change."""
+    path = tmp_path / "weights.pt"
+    torch.save(make_network(seed=1).state_dict(), path)
+    run = trialrun.train(train_data=str(colors), weights=str(path), **TINY)
+    change_param(store, "weights_file_sha256", None)
+    torch.save(make_network(seed=2).state_dict(), path)
+    with pytest.raises(InvalidModelDirectoryError, match=f"{path} contains other weights"):
+        trialrun.reproduce(run.run_id)
+
+
+def test_weights_of_another_network_are_refused_as_changed(
+    store: str, colors: Path, tmp_path: Path
+) -> None:
+    """A file that no longer fits the network is named as changed, too."""
+    path = tmp_path / "weights.pt"
+    torch.save(make_network(seed=1).state_dict(), path)
+    run = trialrun.train(train_data=str(colors), weights=str(path), **TINY)
+    torch.save(make_network("squeezenet1_1").state_dict(), path)
+    with pytest.raises(InvalidModelDirectoryError, match=f"{path} has changed since the original"):
+        trialrun.reproduce(run.run_id)

@@ -21,7 +21,7 @@ from trialrun.runs.inspection.reproduction import (
     Differences,
     Reproduction,
     check_has_epochs,
-    compare_runs,
+    compare_repetition,
 )
 from trialrun.runs.inspection.run_reader import (
     RecordedRun,
@@ -67,7 +67,7 @@ def reproduce_run(
     for text in (*_describe_differences(differences), *notes):
         callback.on_note(text)
     result = train_run(repetition.plan, _LinkingCallback(callback, client, original))
-    comparison = compare_runs(
+    comparison = compare_repetition(
         client,
         original,
         read_run(client, result.run_id),

@@ -82,17 +82,16 @@ def check_has_epochs(original: RecordedRun) -> None:
     """Check that the original has metrics to compare with.
 
     Raises:
-        TrackingError: The run stopped before its first epoch ended.
+        TrackingError: The run has not completed an epoch.
     """
     if not any(metric in original.metrics for metric in _REPRODUCIBLE):
         raise TrackingError(
-            f"run {original.run_id} stopped before the end of its first epoch: there is no result "
-            "to compare with",
+            f"run {original.run_id} has not completed an epoch: there is no result to compare with",
             "Give a run that has trained for at least one epoch.",
         )
 
 
-def compare_runs(
+def compare_repetition(
     client: "MlflowClient",
     original: RecordedRun,
     repetition: RecordedRun,

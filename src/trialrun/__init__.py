@@ -52,8 +52,8 @@ if TYPE_CHECKING:
     from trialrun.runs.evaluation.evaluate import ModelEvaluation
     from trialrun.runs.evaluation.score import ScoreResult
     from trialrun.runs.inspection.compare import RunComparison
-    from trialrun.runs.inspection.reproduce import Reproduction
-    from trialrun.runs.promotion.promote import Promotion
+    from trialrun.runs.inspection.reproduction import Reproduction
+    from trialrun.runs.promotion.result import Promotion
     from trialrun.runs.training.result import TrainResult
     from trialrun.tuning.result import SearchResult
 
@@ -225,6 +225,8 @@ def compare(*runs: str, **settings: "Unpack[CompareKeywords]") -> "RunComparison
 def reproduce(run_id: str, **settings: "Unpack[ReproduceKeywords]") -> "Reproduction":
     """Repeat a training run from its record and compare the metrics of each epoch.
 
+    The verdict of the result may be `different`; `result.raise_if_different()` makes it an error.
+
     Raises:
         InvalidDatasetError: The images have changed, and `allow_changed_data` is false.
         TrialrunError: Another of the classes of `trialrun.errors`.
@@ -233,10 +235,7 @@ def reproduce(run_id: str, **settings: "Unpack[ReproduceKeywords]") -> "Reproduc
     from trialrun.runs.inspection.reproduce import reproduce_run
 
     with api_call():
-        config = build_config(ReproduceConfig, settings)
-        return reproduce_run(
-            run_id, tolerance=config.tolerance, allow_changed_data=config.allow_changed_data
-        )
+        return reproduce_run(run_id, build_config(ReproduceConfig, settings))
 
 
 def load_model(model: "str | Path") -> "ImageClassifier":

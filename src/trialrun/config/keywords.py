@@ -101,6 +101,9 @@ class PromoteKeywords(TypedDict, total=False):
 class ReproduceKeywords(TypedDict, total=False):
     """Settings of a reproduction."""
 
+    train_data: str | PathLike[str] | None
+    valid_data: str | PathLike[str] | None
+    device: str | None
     tolerance: float
     allow_changed_data: bool
 

@@ -5,6 +5,7 @@ The functions import MLflow themselves, because the import takes over a second.
 
 from trialrun.tracking.datasets import make_dataset_input, truncate_digest
 from trialrun.tracking.run import (
+    MAX_PARAM_LENGTH,
     PARENT_TAG,
     TrackedRun,
     find_project_run,
@@ -14,6 +15,7 @@ from trialrun.tracking.run import (
 )
 
 __all__ = [
+    "MAX_PARAM_LENGTH",
     "PARENT_TAG",
     "TrackedRun",
     "find_project_run",

@@ -26,6 +26,10 @@ _RUN_ID_VARIABLE = "MLFLOW_RUN_ID"  # set by `mlflow run` for its child
 PARENT_TAG = "mlflow.parentRunId"
 
 _BATCH_PARAMS = 100  # MLflow's limit for one call
+# MLflow's limits. Longer values are cut here: MLflow refuses them if MLFLOW_TRUNCATE_LONG_VALUES is
+# false.
+MAX_PARAM_LENGTH = 6000
+_MAX_TAG_LENGTH = 8000
 
 _used_project_runs: set[str] = set()  # runs that `mlflow run` opened and this process has used
 
@@ -43,10 +47,17 @@ class TrackedRun:
         self._params = dict(run.data.params)
 
     def log_params(self, params: Mapping[str, str]) -> None:
-        """Log parameters, except those that the run already has (`mlflow run` logs its own)."""
+        """Log parameters, except those that the run already has (`mlflow run` logs its own).
+
+        Values are cut to the length that MLflow stores.
+        """
         from mlflow.entities import Param
 
-        new = [Param(name, text) for name, text in params.items() if name not in self._params]
+        new = [
+            Param(name, text[:MAX_PARAM_LENGTH])
+            for name, text in params.items()
+            if name not in self._params
+        ]
         with self._defer_signals(), translate_tracking_errors("parameters cannot be logged"):
             for start in range(0, len(new), _BATCH_PARAMS):
                 batch = new[start : start + _BATCH_PARAMS]
@@ -81,10 +92,10 @@ class TrackedRun:
         return timestamp
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
-        """Set tags, replacing tags of the same names."""
+        """Set tags, replacing tags of the same names; values are cut as in `log_params`."""
         from mlflow.entities import RunTag
 
-        batch = [RunTag(name, text) for name, text in tags.items()]
+        batch = [RunTag(name, text[:_MAX_TAG_LENGTH]) for name, text in tags.items()]
         with self._defer_signals(), translate_tracking_errors("tags cannot be set"):
             self.client.log_batch(self.run_id, tags=batch)
 
@@ -203,7 +214,7 @@ def _end_failed_run(
     with defer_signals():
         with suppress(TrialrunError), translate_tracking_errors("tags cannot be set"):
             for name, text in {"error": error, **tags}.items():
-                client.set_tag(run_id, name, text)
+                client.set_tag(run_id, name, text[:_MAX_TAG_LENGTH])
         with suppress(TrialrunError):
             _end_run(client, run_id, status)
 

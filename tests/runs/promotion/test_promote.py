@@ -20,6 +20,7 @@ from trialrun.cache.location import cache_folder
 from trialrun.cli import run_cli as command
 from trialrun.errors import PromotionRefusedError
 from trialrun.images.formats.sample import write_sample
+from trialrun.registry.versions import read_artifact_text
 from trialrun.runs.evaluation.predictions import load_predictions
 
 TRAIN_IMAGES, TEST_IMAGES = 24, 15  # of each digit
@@ -338,19 +339,16 @@ def test_other_seed_differs_from_the_first_epoch(
     registry: Any, trained: tuple[Path, list[Any]], cli: Commands
 ) -> None:
     """A manipulated seed is detected, with the first differing epoch."""
-    import sqlite3
-    from contextlib import closing
-
     original = trained[1][0].run_id
-    path = registry.tracking_uri.removeprefix("sqlite:///")
-    with closing(sqlite3.connect(path)) as database, database:
-        database.execute(
-            "UPDATE params SET value='16' WHERE key='random_seed' AND run_uuid=?", (original,)
-        )
-        database.execute(
-            "UPDATE params SET value=? WHERE key='valid_data' AND run_uuid=?", ("none", original)
-        )
-    cli("reproduce", original, code=3)  # another seed also changes the split
-    output = cli("reproduce", original, "--allow-changed-data")
+    settings = read_artifact_text(registry, original, "config.yaml")
+    assert settings is not None
+    manipulated = settings.replace("random_seed: 1\n", "random_seed: 16\n")
+    registry.log_text(original, manipulated, "config.yaml")
+    try:
+        cli("reproduce", original, code=3)  # another seed also changes the split
+        output = cli("reproduce", original, "--allow-changed-data", code=8)
+    finally:  # the artifacts belong to the store of all tests
+        registry.log_text(original, settings, "config.yaml")
     assert (output["verdict"], output["since_epoch"]) == ("different", 1)
     assert output["data_changes"]
+    assert "differs since epoch 1" in cli.errors

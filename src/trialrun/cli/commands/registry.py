@@ -20,7 +20,7 @@ from trialrun.config.promote import CHAMPION, METRICS, PromoteConfig
 
 if TYPE_CHECKING:
     from trialrun.registry.history import AliasHistory, AliasPeriod
-    from trialrun.runs.promotion.promote import Promotion
+    from trialrun.runs.promotion.result import Promotion
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Registered model.")]
 Version = Annotated[str, typer.Option(help="Version to promote: a number or @alias.")]

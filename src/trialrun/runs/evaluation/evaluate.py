@@ -15,6 +15,7 @@ from trialrun.mlflow_client import connect_client
 from trialrun.registry.judgements import EVALUATION, make_judgement, record_judgement
 from trialrun.registry.versions import find_origin, find_version_of_uri, link_models
 from trialrun.report.intervals import Interval, compute_interval
+from trialrun.report.markdown import escape_markdown
 from trialrun.report.metrics import compute_metrics
 from trialrun.report.predictions import Predictions
 from trialrun.runs.callbacks import NoOpCallback, RunCallback
@@ -161,10 +162,13 @@ def _log_evaluation(
 
 def _format_card(result: ModelEvaluation) -> str:
     lines = [
-        f"## {result.model} on {result.data}",
+        f"## {escape_markdown(result.model)} on {escape_markdown(result.data)}",
         "",
         f"{describe_size(result)}.",
-        *(f"**{line}.**" for line in describe_unknown_classes(result.unknown_classes)),
+        *(
+            f"**{escape_markdown(line)}.**"
+            for line in describe_unknown_classes(result.unknown_classes)
+        ),
         "",
         "| metric | value | interval |",
         "|---|---|---|",

@@ -18,6 +18,7 @@ from trialrun.runs.inspection.paired_runs import PairedRuns, compare_predictions
 from trialrun.runs.inspection.run_reader import (
     RecordedRun,
     find_run_id,
+    read_config,
     read_environment,
     read_metric_history,
     read_run,
@@ -141,7 +142,7 @@ def compare_runs(names: Sequence[str], values: Mapping[str, Any] | None = None) 
     return RunComparison(
         runs=labels,
         run_ids=tuple(run.run_id for run in runs),
-        parameters=_compare_parameters(runs),
+        parameters=_compare_parameters(client, runs),
         metrics=_build_rows([_format_metrics(run) for run in runs]),
         outcome=_build_rows([_read_outcome(run) for run in runs]),
         data=_build_rows([_describe_datasets(run) for run in runs]),
@@ -184,9 +185,15 @@ def _build_rows(columns: Sequence[Mapping[str, Any]]) -> tuple[ComparisonRow, ..
     )
 
 
-def _compare_parameters(runs: Sequence[RecordedRun]) -> tuple[ComparisonRow, ...]:
-    """Return the rows that differ, without an initial weights' hash that a setting explains."""
-    rows = [row for row in _build_rows([run.params for run in runs]) if row.differs]
+def _compare_parameters(
+    client: "MlflowClient", runs: Sequence[RecordedRun]
+) -> tuple[ComparisonRow, ...]:
+    """Return the rows that differ, without an initial weights' hash that a setting explains.
+
+    The exact settings replace the parameters, which MLflow may have cut.
+    """
+    columns = [{**run.params, **(read_config(client, run.run_id) or {})} for run in runs]
+    rows = [row for row in _build_rows(columns) if row.differs]
     is_explained = any(row.name in _DECIDES_INITIAL_WEIGHTS for row in rows)
     return tuple(
         row

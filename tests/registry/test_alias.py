@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from trialrun.errors import InvalidParameterError, PromotionRefusedError, TrackingError
 from trialrun.registry import alias as aliases
+from trialrun.registry.claims import claim_entry
 from trialrun.registry.history import (
     PROMOTION,
     ROLLBACK,
@@ -148,7 +149,7 @@ def test_unfinished_move_is_applied(client: Any) -> None:
     promote(client, "1")
     judged = aliases.read_alias_history(client, "m", "champion")
     claimed = replace(entry("2", "1"), number=2, claim="of a process that died")
-    assert aliases._claim_entry(client, judged, claimed)
+    assert claim_entry(client, judged, claimed)
     assert holder(client) == "1"
     found = aliases.read_alias_history(client, "m", "champion")
     assert (found.holder, found.last_number, holder(client)) == ("2", 2, "2")
@@ -158,7 +159,7 @@ def test_concurrent_applications_of_one_entry(client: Any) -> None:
     """Processes that apply the same entry at the same time do not disturb each other."""
     before = aliases.read_alias_history(client, "m", "champion")
     claimed = replace(entry("2"), number=1, claim="of a process that died")
-    assert aliases._claim_entry(client, before, claimed)
+    assert claim_entry(client, before, claimed)
     with ThreadPoolExecutor(NUM_PROCESSES) as pool:
         moves = [
             pool.submit(aliases._apply_entry, client, before, claimed) for _ in range(NUM_PROCESSES)
@@ -278,7 +279,7 @@ def test_claim_of_a_deleted_version_is_skipped(client: Any) -> None:
     """A claimed entry does not move the alias if its version was deleted; the log says so."""
     promote(client, "1")
     judged = aliases.read_alias_history(client, "m", "champion")
-    assert aliases._claim_entry(
+    assert claim_entry(
         client, judged, replace(entry("2", "1"), number=2, claim="of a dead process")
     )
     client.delete_model_version("m", "2")

@@ -99,7 +99,9 @@ def promote_version(
     client = connect_client()
     history = read_alias_history(client, name, config.alias)
     challenger = _find_challenger(client, history, version)
-    champion = find_version(client, name, history.holder) if history.holder else None
+    champion = find_version(client, name, history.last_holder) if history.last_holder else None
+    if note := history.last_holder_note:
+        callback.on_note(note)
     scan = open_labelled_data(data)
     tags = {"trialrun.kind": "promotion", "trialrun.registered_model": name}
     with open_run(client, experiment=config.experiment, name=config.run_name, tags=tags) as run:

@@ -1,7 +1,6 @@
 """Tests of the databases' limits, on SQLite (which has none) and on PostgreSQL."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,7 +39,7 @@ def postgres_store(postgres: str) -> str:
 
 
 @pytest.fixture(params=["store", pytest.param("postgres_store", marks=pytest.mark.slow)])
-def any_client(request: pytest.FixtureRequest) -> Iterator[Any]:
+def any_client(request: pytest.FixtureRequest) -> Any:
     """A client of a store in SQLite, and one of a store in PostgreSQL."""
     import mlflow
 

@@ -35,7 +35,6 @@ from trialrun.registry.history import (
     AliasHistory,
     compute_active_stack,
     format_now,
-    is_previous_alias,
     list_previous_holders,
     make_tag_name,
     name_previous_alias,
@@ -61,12 +60,10 @@ def read_alias_history(client: "MlflowClient", name: str, alias: str) -> AliasHi
 
     Raises:
         TrackingError: The registered model does not exist, or the store fails.
-        InvalidParameterError: `alias` is too long.
+        InvalidParameterError: `alias` is too long, or it is the alias of a previous holder.
     """
     check_alias(alias)
-    history = _read_alias(client, name, alias)
-    if is_previous_alias(alias):  # trialrun itself moves it, without a log
-        return _preview_changes(client, history)
+    _read_alias(client, name, alias)  # fails if the store cannot be read
     try:
         return _update_history(client, name, alias)
     except TrialrunError:

@@ -150,6 +150,13 @@ class AliasHistory:
         return self.last_move.version if self.last_move else None
 
     @property
+    def all_holders(self) -> frozenset[str]:
+        """The versions that hold or held the alias."""
+        # A replaced version may have no entry of its own in a log of an earlier trialrun.
+        versions = ((entry.version, entry.replaced) for entry in self.all_entries if entry.is_move)
+        return frozenset(version for pair in versions for version in pair if version)
+
+    @property
     def deleted_versions(self) -> frozenset[str]:
         """The versions that held the alias and were deleted."""
         return frozenset(entry.deleted for entry in self.all_entries if entry.deleted)
@@ -173,7 +180,10 @@ class AliasHistory:
             return None
         last, found = stack[-1], self.last_holder
         if last not in self.deleted_versions:
-            return f"{self.alias} of {self.name} is not set; version {last} held it last"
+            return (
+                f"{self.alias} of {self.name} is not set; version {last} held it last "
+                "(`trialrun rollback` restores it)"
+            )
         return f"version {last}, the last {self.alias} of {self.name}, was deleted; " + (
             f"version {found} is the newest earlier one that exists"
             if found

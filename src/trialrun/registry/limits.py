@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from trialrun.errors import InvalidParameterError
-from trialrun.registry.history import AliasEntry
+from trialrun.registry.history import AliasEntry, is_previous_alias
 
 MAX_TAG_LENGTH = 5000  # value of a registered model's tag
 MAX_EXPERIMENT_NAME_LENGTH = 256
@@ -21,11 +21,16 @@ _CUT_MARK = "…"
 
 
 def check_alias(alias: str) -> None:
-    """Check that MLflow can store `alias` and the tags that are named after it.
+    """Check that MLflow can store `alias` and its tags, and that it can have a history.
 
     Raises:
-        InvalidParameterError: `alias` is too long.
+        InvalidParameterError: `alias` is too long, or it is the alias of a previous holder.
     """
+    if is_previous_alias(alias):
+        raise InvalidParameterError(
+            f"{alias} has no history: trialrun moves it together with the champion",
+            "Give the champion's alias.",
+        )
     if len(alias) > MAX_ALIAS_LENGTH:
         raise InvalidParameterError(
             f"alias has {len(alias)} characters", f"Use at most {MAX_ALIAS_LENGTH} characters."

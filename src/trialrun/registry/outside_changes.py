@@ -6,7 +6,7 @@ change is known as an interval, from the last time that trialrun found the alias
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -26,6 +26,8 @@ from trialrun.registry.versions import version_exists
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+_PAGE_LENGTH = 1000
 
 
 def find_outside_changes(client: "MlflowClient", history: AliasHistory) -> tuple[AliasEntry, ...]:
@@ -48,7 +50,9 @@ def _find_alias_change(client: "MlflowClient", history: AliasHistory) -> Iterato
     if history.holder is not None:
         yield _make_change(history, OUTSIDE, reason="moved by a program other than trialrun")
     elif known is None or version_exists(client, history.name, known):
-        yield _make_change(history, ALIAS_DELETED, reason="deleted by a program other than trialrun")
+        yield _make_change(
+            history, ALIAS_DELETED, reason="deleted by a program other than trialrun"
+        )
     else:
         yield _make_change(
             history, VERSION_DELETED, deleted=known, reason=f"version {known} was deleted"
@@ -57,19 +61,35 @@ def _find_alias_change(client: "MlflowClient", history: AliasHistory) -> Iterato
 
 def _find_deleted_versions(client: "MlflowClient", history: AliasHistory) -> Iterator[AliasEntry]:
     """Yield an entry for each deleted version that once held the alias, unless the log has it."""
-    named = [
-        version
-        for entry in history.all_entries
-        if entry.is_move
-        for version in (entry.replaced, entry.version)
-    ]
-    for version in dict.fromkeys(named):
-        if version in {None, history.holder} or version in history.deleted_versions:
-            continue
-        if not version_exists(client, history.name, str(version)):
-            reason = f"version {version} was deleted"
-            change = _make_change(history, VERSION_DELETED, deleted=version, reason=reason)
-            yield replace(change, replaced=None)  # the alias did not move
+    known = history.all_holders - history.deleted_versions - {history.holder}
+    if not known:
+        return
+    for version in sorted(known - _find_existing(client, history.name, known), key=_sort_key):
+        reason = f"version {version} was deleted"
+        change = _make_change(history, VERSION_DELETED, deleted=version, reason=reason)
+        yield replace(change, replaced=None)  # the alias did not move
+
+
+def _find_existing(client: "MlflowClient", name: str, versions: Set[str]) -> set[str]:
+    """Return the versions that exist, by one search: one request per version would be slow."""
+    if "'" in name and '"' in name:  # MLflow's filters cannot quote such a name
+        return {version for version in versions if version_exists(client, name, version)}
+    quote = '"' if "'" in name else "'"
+    existing: set[str] = set()
+    token = None
+    with translate_tracking_errors(f"the versions of {name} cannot be listed"):
+        while True:
+            page = client.search_model_versions(
+                f"name = {quote}{name}{quote}", max_results=_PAGE_LENGTH, page_token=token
+            )
+            existing.update(str(version.version) for version in page)
+            token = page.token
+            if not token:
+                return existing
+
+
+def _sort_key(version: str) -> tuple[int, str]:
+    return len(version), version
 
 
 def _make_change(

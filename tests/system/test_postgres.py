@@ -1,22 +1,14 @@
-"""Several workers on one study in a real PostgreSQL server, some of them killed.
-
-The tests start their own server: Debian's programs, a temporary cluster of an unprivileged user,
-the loopback interface and a free port.
-"""
+"""Several workers on one study in a real PostgreSQL server, some of them killed."""
 
 import json
 import os
-import shutil
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -24,66 +16,12 @@ import psutil
 import pytest
 from sqlalchemy import text
 
-from tests.system.conftest import skip_unless_ci
 from tests.tuning.conftest import nested_runs, settings
 from trialrun.tuning.callbacks import NoOpSearchCallback
 from trialrun.tuning.plan import plan_search
 from trialrun.tuning.storage_url import with_driver
 from trialrun.tuning.study.attrs import FINALIZED
 from trialrun.tuning.study.storage import StudyStorage, open_storage
-
-_USER = "nobody"  # PostgreSQL refuses to run as root
-
-
-def find_programs() -> Path | None:
-    """Return the folder of `initdb` and `pg_ctl`, which Debian does not put on the PATH."""
-    paths = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    if paths:
-        return paths[-1].parent
-    on_path = shutil.which("initdb")
-    return Path(on_path).parent if on_path else None
-
-
-@contextmanager
-def run_cluster() -> Iterator[str]:
-    """Run a temporary server; yield the URL of its database."""
-    folder = Path(tempfile.mkdtemp(prefix="trialrun-postgres-"))
-    bin_folder = find_programs()
-    assert bin_folder is not None
-    if os.getuid() == 0:
-        shutil.chown(folder, _USER)
-    data, port = folder / "data", _free_port()
-    options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
-    _run(bin_folder / "initdb", "-D", data, "-U", "trialrun", "-A", "trust", "-E", "UTF8")
-    control = (bin_folder / "pg_ctl", "-D", data, "-w", "-l", folder / "log")
-    _run(*control, "-o", options, "start")
-    try:
-        yield f"postgresql://trialrun@127.0.0.1:{port}/postgres"
-    finally:
-        _run(*control, "-m", "immediate", "stop")
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _run(*command: object) -> None:
-    words = [str(word) for word in command]
-    if os.getuid() == 0:
-        words = ["runuser", "-u", _USER, "--", *words]
-    subprocess.run(words, check=True, cwd="/", stdout=subprocess.DEVNULL)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[str]:
-    """The URL of a PostgreSQL database for this module."""
-    if find_programs() is None:
-        skip_unless_ci("PostgreSQL is not installed (Debian: apt install postgresql)")
-    with run_cluster() as url:
-        yield url
 
 
 def start_search(raw_settings: dict[str, Any]) -> "subprocess.Popen[str]":

@@ -173,6 +173,22 @@ def test_promotion_refusal_rollback_and_history(registry: Any, digits: Path, cli
     )
 
 
+def test_promotion_after_the_alias_was_deleted(
+    registry: Any, digits: Path, cli: Commands, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The version is compared with the last holder, and the history shows the deletion."""
+    promote(cli, digits, 1, "--min", "accuracy=0.05", "--reason", "because " * 1000)
+    registry.delete_registered_model_alias("digits", "champion")
+    second = promote(cli, digits, 2, "--require", "better")
+    assert (champion(registry), second["champion"]) == ("2", "1")
+    assert "champion of digits is not set; version 1 held it last" in cli.errors
+    assert command(["history", "digits"]) == 0
+    first, deletion, _ = capsys.readouterr().out.splitlines()[1:]
+    assert "…" in first
+    assert deletion.startswith("none     between 20")
+    assert "alias deleted: deleted by a program other than trialrun" in deletion
+
+
 def test_promotion_run_is_linked(registry: Any, digits: Path, cli: Commands) -> None:
     """The run of a promotion links both models, the data and the predictions."""
     promote(cli, digits, 1, "--min", "accuracy=0.05")

@@ -69,6 +69,9 @@ def promote_version(
     client = connect_client()
     history = read_alias_history(client, name, config.alias)
     versions = _find_versions(client, config, history, version)
+    notes = _describe_past(history, versions.challenger)
+    for note in notes:
+        callback.on_note(note)
     scan = open_labelled_data(
         data, group_column=config.group_column, group_pattern=config.group_pattern
     )
@@ -77,7 +80,7 @@ def promote_version(
         callback.on_run_start(run.name, run.run_id)
         arguments = {"name": name, "version": versions.challenger.number, "data": data}
         run.log_params(config.params() | {"resolved_device": str(device)} | arguments)
-        result = _evaluate_candidate(run, config, scan, versions)
+        result = replace(_evaluate_candidate(run, config, scan, versions), notes=notes)
         if result.promoted:
             result = _move_alias(client, config, history, result)
         _log_decision(run, result)
@@ -98,30 +101,48 @@ def _find_versions(
         raise PromotionRefusedError(
             f"{challenger} is the {history.alias} already", "`trialrun history` shows since when."
         )
-    champion = find_version(client, history.name, history.holder) if history.holder else None
-    baseline = _find_baseline(client, config, history)
+    champion = history.last_holder and find_version(client, history.name, history.last_holder)
+    baseline = _find_baseline(client, config, history, challenger)
     if baseline == challenger:
         raise InvalidParameterError(
             f"baseline={config.baseline} is the version to promote", "Name another version."
         )
     return Versions(
         challenger=challenger,
-        champion=champion,
+        champion=champion or None,
         baseline=None if baseline == champion else baseline,
     )
 
 
+def _describe_past(history: AliasHistory, challenger: ModelVersion) -> tuple[str, ...]:
+    """Return what the user should know of the versions: earlier moves by hand and rollbacks."""
+    notes = [history.last_holder_note] if history.last_holder_note else []
+    if rolled_back := history.previously_rolled_back(challenger.number):
+        notes.append(
+            f"{challenger} was rolled back at {rolled_back.at or 'an unknown time'}: "
+            f"{rolled_back.reason}"
+        )
+    return tuple(notes)
+
+
 def _find_baseline(
-    client: "MlflowClient", config: PromoteConfig, history: AliasHistory
+    client: "MlflowClient",
+    config: PromoteConfig,
+    history: AliasHistory,
+    challenger: ModelVersion,
 ) -> ModelVersion | None:
-    """Return the pinned baseline, else the best earlier champion if losses could add up."""
+    """Return the pinned baseline, else the best champion so far if small losses could add up.
+
+    A version that a rollback removed had a fault that its metrics did not show: it is no baseline.
+    """
     if config.baseline is not None:
         check_version(config.baseline)
         return find_version(client, history.name, config.baseline)
     if config.require == BETTER:
         return None
+    eligible = {*history.active_stack()} - {challenger.number}
     ranked = rank_holders(history.all_entries, config.metric)
-    best = find_newest_existing(client, history.name, ranked)
+    best = find_newest_existing(client, history.name, filter(eligible.__contains__, ranked))
     return find_version(client, history.name, best) if best else None
 
 

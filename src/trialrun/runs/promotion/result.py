@@ -31,6 +31,7 @@ class Promotion:
     baseline: str | None  # a further version that it was compared with
     baseline_comparison: PairedComparison | None
     is_dry_run: bool
+    notes: tuple[str, ...] = ()  # earlier moves by hand and rollbacks of these versions
     refusal: PromotionRefusedError | None = None
 
     @property
@@ -68,6 +69,7 @@ class Promotion:
             "baseline_comparison": self.baseline_comparison.to_json()
             if self.baseline_comparison
             else None,
+            "notes": self.notes,
             "gates": self.verdict.to_json(),
             "refusal": str(self.refusal) if self.refusal else None,
         }
@@ -115,6 +117,7 @@ def format_card(result: Promotion) -> str:
         "",
         f"Compared with {champion} on {result.num_images} images of "
         f"{escape_markdown(result.data)}.",
+        *(f"Note: {escape_markdown(note)}." for note in result.notes),
         "",
         "| | gate | required | found |",
         "|---|---|---|---|",

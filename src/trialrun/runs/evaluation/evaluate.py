@@ -19,7 +19,7 @@ from trialrun.report.markdown import escape_markdown
 from trialrun.report.metrics import compute_metrics
 from trialrun.report.predictions import Predictions
 from trialrun.runs.callbacks import NoOpCallback, RunCallback
-from trialrun.runs.evaluation.candidates import open_candidate
+from trialrun.runs.evaluation.candidates import describe_scores, open_candidate
 from trialrun.runs.evaluation.groups import ImageGroups, group_images
 from trialrun.runs.evaluation.logging import log_class_metrics, log_dataset, log_metrics
 from trialrun.runs.evaluation.predictions import (
@@ -83,6 +83,8 @@ def evaluate_model(
             config.params() | {"resolved_device": str(device), "model": model, "data": data}
         )
         scored = candidate.score(scan)
+        for note in describe_scores(model, candidate, scored):
+            callback.on_note(note)
         unknown_classes = count_unknown_classes(scan.images, scored.classes)
         for line in describe_unknown_classes(unknown_classes):
             callback.on_note(line)

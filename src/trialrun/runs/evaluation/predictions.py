@@ -67,12 +67,14 @@ def open_labelled_data(
 class ScoredImages:
     """The scores of every image of a set, in its order, and their perceptual hashes.
 
-    `hashes` is optional: None if the model decodes the images itself.
+    `hashes` is optional: None if the model decodes the images itself. A model that returns only
+    labels has scores of 0 and 1, and `has_probabilities` is false.
     """
 
     classes: tuple[str, ...]
     scores: Sequence[ImageScore]
     hashes: PerceptualHashes | None = None
+    has_probabilities: bool = True
 
     def hashes_of(self, rows: NDArray[np.int64]) -> PerceptualHashes | None:
         """Return the hashes of the images at `rows`, if there are any."""

@@ -80,7 +80,10 @@ def promote_version(
         callback.on_run_start(run.name, run.run_id)
         arguments = {"name": name, "version": versions.challenger.number, "data": data}
         run.log_params(config.params() | {"resolved_device": str(device)} | arguments)
-        result = replace(_evaluate_candidate(run, config, scan, versions), notes=notes)
+        result = _evaluate_candidate(run, config, scan, versions)
+        for note in result.notes:
+            callback.on_note(note)
+        result = replace(result, notes=(*notes, *result.notes))
         if result.promoted:
             result = _move_alias(client, config, history, result)
         _log_decision(run, result)
@@ -179,6 +182,7 @@ def _evaluate_candidate(
         baseline=versions.baseline.number if versions.baseline else None,
         baseline_comparison=evidence.baseline,
         is_dry_run=config.dry_run,
+        notes=evaluation.notes,
         refusal=None if verdict.passed else _make_refusal(challenger, config, verdict),
     )
 

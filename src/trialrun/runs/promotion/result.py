@@ -31,7 +31,7 @@ class Promotion:
     baseline: str | None  # a further version that it was compared with
     baseline_comparison: PairedComparison | None
     is_dry_run: bool
-    notes: tuple[str, ...] = ()  # earlier moves by hand and rollbacks of these versions
+    notes: tuple[str, ...] = ()  # about the versions: earlier moves by hand, rollbacks and so on
     refusal: PromotionRefusedError | None = None
 
     @property

@@ -422,6 +422,7 @@ def test_groups_widen_the_intervals(registry: Any, digits: Path, cli: Commands) 
     assert by_pattern["low"] == by_run["low"] < plain["low"]
 
 
+@pytest.mark.slow
 def test_trained_groups_are_needed_in_the_test(registry: Any, digits: Path, cli: Commands) -> None:
     """A version trained on grouped images is judged on groups, unless the user declines."""
     trainings = ("--train-data", str(digits / "train"), "--group-pattern", r"/(\d\d)")

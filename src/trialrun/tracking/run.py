@@ -12,6 +12,7 @@ from trialrun.errors import RunInterruptedError, TrialrunError
 from trialrun.mlflow_client import (
     describe_experiment,
     find_experiment_id,
+    retry_conflicts,
     translate_tracking_errors,
 )
 from trialrun.tracking.deferred_signals import defer_signals
@@ -89,9 +90,14 @@ class TrackedRun:
             self.client.log_batch(self.run_id, tags=batch)
 
     def log_inputs(self, datasets: "Sequence[DatasetInput]") -> None:
-        """Log the datasets of the run."""
-        with self._defer_signals(), translate_tracking_errors("datasets cannot be logged"):
-            self.client.log_inputs(self.run_id, list(datasets))
+        """Log the datasets of the run; other runs may log the same new datasets at once."""
+
+        def log_once() -> None:
+            with self._defer_signals():
+                self.client.log_inputs(self.run_id, list(datasets))
+
+        with translate_tracking_errors("datasets cannot be logged"):
+            retry_conflicts(log_once)
 
     def _defer_signals(self) -> AbstractContextManager[None]:
         """Defer signals while a local database is written, which takes milliseconds.

@@ -60,6 +60,8 @@ _SETTINGS = {
 _LEVEL_VARIABLE = "MLFLOW_LOGGING_LEVEL"  # MLflow reads it when it is imported
 _LOGGER = "mlflow"
 _DATABASE_LOGGER = "mlflow.store.db.utils"  # logs a traceback before it raises
+_POSTGRES_LOGGER = "psycopg"
+_PIPELINE_MESSAGE = "error ignored terminating <psycopg.Pipeline"
 _EXPERIMENT_TAGS = {
     "mlflow.experimentKind": "custom_model_development",
     "mlflow.experiment.primaryMetric.name": "valid_accuracy",
@@ -99,6 +101,7 @@ class _CallerSettings:
 
     def restore(self) -> None:
         """Restore the settings; MLflow, if imported since, gets its own default log level."""
+        logging.getLogger(_POSTGRES_LOGGER).removeFilter(_is_no_pipeline_message)
         for name, text in self.environment.items():
             if text is None:
                 os.environ.pop(name, None)
@@ -134,6 +137,15 @@ def restore_mlflow_settings() -> Iterator[None]:
                 caller.restore()
 
 
+def _is_no_pipeline_message(record: logging.LogRecord) -> bool:
+    """Whether a record of psycopg's log is to be kept.
+
+    After a failed statement, psycopg logs a second error of the statements that were sent with it.
+    The first one is raised, and handled or reported.
+    """
+    return not record.getMessage().startswith(_PIPELINE_MESSAGE)
+
+
 def connect_client() -> "MlflowClient":
     """Return a client of the store in MLFLOW_TRACKING_URI; MLflow's default is ./mlflow.db.
 
@@ -142,6 +154,7 @@ def connect_client() -> "MlflowClient":
     """
     for name, text in _SETTINGS.items():
         os.environ.setdefault(name, text)
+    logging.getLogger(_POSTGRES_LOGGER).addFilter(_is_no_pipeline_message)
     import mlflow
 
     with translate_tracking_errors("the tracking store cannot be opened"):

@@ -49,6 +49,14 @@ _REMEDIES = (
         "`mlflow ui` lists runs and models; MLFLOW_TRACKING_URI sets the store that is searched.",
     ),
     (
+        r"The run \w+ must be in the 'active' state",
+        "The run was deleted: restore it with `mlflow runs restore --run-id ID`.",
+    ),
+    (
+        r"StringDataRightTruncation|Data too long for column",
+        "Use a shorter name or value: the database limits its length.",
+    ),
+    (
         r"error code 401\b|UNAUTHENTICATED|not authenticated",
         "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD.",
     ),

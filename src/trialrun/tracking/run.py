@@ -20,12 +20,14 @@ from trialrun.tracking.killed_status import spawn_status_fixer
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import DatasetInput
+    from mlflow.entities import DatasetInput, Run
 
 _RUN_ID_VARIABLE = "MLFLOW_RUN_ID"  # set by `mlflow run` for its child
 
 PARENT_TAG = "mlflow.parentRunId"
+DELETED = "deleted"  # lifecycle stage of a run that can be restored
 
+_MAX_TAG_LENGTH = 8000  # MLflow cuts longer ones, or refuses them after training
 _BATCH_PARAMS = 100  # MLflow's limit for one call
 
 _used_project_runs: set[str] = set()  # runs that `mlflow run` opened and this process has used
@@ -85,7 +87,7 @@ class TrackedRun:
         """Set tags, replacing tags of the same names."""
         from mlflow.entities import RunTag
 
-        batch = [RunTag(name, text) for name, text in tags.items()]
+        batch = [RunTag(name, _cut_tag(text)) for name, text in tags.items()]
         with self._defer_signals(), translate_tracking_errors("tags cannot be set"):
             self.client.log_batch(self.run_id, tags=batch)
 
@@ -197,6 +199,11 @@ def _end_on_exit(client: "MlflowClient", run_id: str, *, by_mlflow: bool) -> Ite
         raise
 
 
+def _cut_tag(text: str) -> str:
+    """Return the text of a tag, cut to the length that MLflow stores."""
+    return text if len(text) <= _MAX_TAG_LENGTH else text[: _MAX_TAG_LENGTH - 1] + "…"
+
+
 def _end_run(client: "MlflowClient", run_id: str, status: str) -> None:
     with translate_tracking_errors("the run cannot be ended"):
         client.set_terminated(run_id, status)
@@ -209,9 +216,26 @@ def _end_failed_run(
     with defer_signals():
         with suppress(TrialrunError), translate_tracking_errors("tags cannot be set"):
             for name, text in {"error": error, **tags}.items():
-                client.set_tag(run_id, name, text)
+                client.set_tag(run_id, name, _cut_tag(text))
         with suppress(TrialrunError):
             _end_run(client, run_id, status)
+
+
+def find_run(client: "MlflowClient", run_id: str) -> "Run | None":
+    """Return the run with this id, deleted or not; None if the store does not have it.
+
+    Raises:
+        TrackingError: The store fails.
+    """
+    from mlflow.exceptions import MlflowException
+
+    with translate_tracking_errors(f"run {run_id} cannot be read"):
+        try:
+            return client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return None
 
 
 def find_project_run() -> str | None:

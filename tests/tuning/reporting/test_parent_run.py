@@ -135,6 +135,15 @@ def test_a_callers_figures_stay_open(store: str, colors: Path) -> None:
         pyplot.close(own)
 
 
+def test_plots_of_a_setting_with_one_value_print_nothing(
+    store: str, colors: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Optuna's contour plot would print a warning for each of its empty panels."""
+    values = {"learning_rate": "0.01", "weight_decay": "1e-4,1e-3", "optimizer": "sgd,adamw"}
+    trialrun.search(**settings(colors, **values, trials=1))
+    assert "unique value length" not in capfd.readouterr().err
+
+
 def test_no_lock_files_are_left(store: str, colors: Path) -> None:
     """The only lock file beside the database is the one for the creation of its tables."""
     trialrun.search(**settings(colors, trials=1))

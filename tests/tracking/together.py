@@ -7,6 +7,7 @@ that failed.
 """
 
 import multiprocessing
+import os
 import shutil
 import sys
 import tempfile
@@ -17,7 +18,7 @@ from typing import Any
 import mlflow
 from mlflow.entities import Dataset, DatasetInput, InputTag
 
-from trialrun.mlflow_client import find_experiment_id
+from trialrun.mlflow_client import connect_client, find_experiment_id
 from trialrun.registry import LoggedModel, register_version
 from trialrun.tracking import TrackedRun
 
@@ -56,19 +57,24 @@ ACTIONS = {"datasets": log_dataset, "versions": register, "experiments": create_
 def run_action(name: str, uri: str, barrier: Any) -> None:
     """Run an action in this process."""
     mlflow.set_tracking_uri(uri)
-    ACTIONS[name](mlflow.MlflowClient(), lambda: barrier.wait(120))
+    ACTIONS[name](connect_client(), lambda: barrier.wait(120))
 
 
 def import_store(database: Path) -> None:
-    """Open a copy of a database, so that the processes do not import MLflow's store each."""
+    """Open another database, so that the processes do not import MLflow's store each.
+
+    It is a copy of `database` if that is a file: creating the tables takes seconds.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        copy = shutil.copy(database, folder)
-        mlflow.MlflowClient(f"{SQLITE}{copy}").search_experiments(max_results=1)
+        other = Path(folder) / "mlflow.db"
+        if database.is_file():
+            shutil.copy(database, other)
+        mlflow.MlflowClient(f"{SQLITE}{other}").search_experiments(max_results=1)
 
 
 def main(name: str, uri: str, num_processes: int) -> int:
     """Run an action in many processes at once; return the number of those that failed."""
-    if uri.startswith(SQLITE):
+    if not uri.startswith("http"):
         import_store(Path(uri.removeprefix(SQLITE)))
     context = multiprocessing.get_context("fork")
     barrier = context.Barrier(num_processes)
@@ -83,4 +89,5 @@ def main(name: str, uri: str, num_processes: int) -> int:
 
 
 if __name__ == "__main__":
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # its thread does not survive the fork
     sys.exit(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,6 +24,7 @@ import multiprocessing
 
 import mlflow
 import numpy as np
+from mlflow.entities import DatasetInput
 from PIL import Image
 
 from trialrun.runs.training.plan import TrainPlan, plan_training
@@ -85,9 +86,9 @@ def train(plan: TrainPlan, num_trainings: int) -> int:
     barrier = context.Barrier(num_trainings)
     log_inputs = TrackedRun.log_inputs
 
-    def wait_and_log(run: TrackedRun, *arguments: object) -> None:
+    def wait_and_log(self: TrackedRun, datasets: Sequence[DatasetInput]) -> None:
         barrier.wait(BARRIER_SECONDS)
-        log_inputs(run, *arguments)  # type: ignore[arg-type]
+        log_inputs(self, datasets)
 
     TrackedRun.log_inputs = wait_and_log  # type: ignore[method-assign]
     processes = [context.Process(target=train_run, args=(plan,)) for _ in range(num_trainings)]

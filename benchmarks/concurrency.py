@@ -19,6 +19,7 @@ from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # threads do not survive a fork
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+os.environ["MLFLOW_LOGGING_LEVEL"] = "WARNING"
 
 import multiprocessing
 
@@ -45,7 +46,11 @@ def run_server(folder: Path) -> Iterator[str]:
     command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--port", str(port)]
     command += ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
     command += ["--artifacts-destination", str(folder / "artifacts")]
-    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    environment = os.environ | {
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        # By default 15 connections, for which the requests of 80 processes wait in vain.
+        "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": str(NUM_TRAININGS),
+    }
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         try:

@@ -227,12 +227,14 @@ class _TrialLostError(RunInterruptedError):
     """
 
     def __init__(self) -> None:
-        super().__init__("its queue")
+        super().__init__("")
+        # Replaces "stopped by …": no signal stopped the trial. The run's tag `error` has this text.
         self.args = ("the worker sent no heartbeats, and its trial was retried",)
 
 
 @contextmanager
 def _translate_lost_trial() -> Iterator[None]:
+    """Raise Optuna's error for a trial that has ended already as `_TrialLostError`."""
     import optuna.exceptions
 
     try:

@@ -125,6 +125,7 @@ def main() -> None:
         f"{num_trainings} trainings at once: {statuses.count('FINISHED')} finished, "
         f"{num_failed} failed, {seconds:.0f} s"
     )
+    sys.exit(num_failed > 0)
 
 
 if __name__ == "__main__":

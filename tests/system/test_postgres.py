@@ -16,7 +16,9 @@ import psutil
 import pytest
 from sqlalchemy import text
 
-from tests.tuning.conftest import nested_runs, settings
+from tests.tracking.test_conflicts import check_datasets
+from tests.tuning.conftest import SMALL, nested_runs, settings
+from trialrun.cli import run_cli
 from trialrun.tuning.callbacks import NoOpSearchCallback
 from trialrun.tuning.plan import plan_search
 from trialrun.tuning.storage_url import with_driver
@@ -135,6 +137,51 @@ def test_two_searches_share_a_study(postgres: str, store: str, colors: Path) -> 
     client = mlflow.MlflowClient(store)
     assert len(client.search_model_versions("name = 'shared'")) == 1
     assert client.get_run(first["run_id"]).info.status == "FINISHED"
+
+
+@pytest.fixture
+def tracked_in_postgres(postgres: str, store: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Make the PostgreSQL database the tracking store, with its tables; return its URI."""
+    import mlflow
+
+    uri = with_driver(postgres)
+    mlflow.MlflowClient(uri).search_experiments(max_results=1)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME")
+    monkeypatch.chdir(Path(store.removeprefix("sqlite:///")).parent)  # the artifacts go there
+    return uri
+
+
+@pytest.mark.slow
+def test_processes_log_the_same_new_dataset_at_once(tracked_in_postgres: str) -> None:
+    """A refused insert is tried again, and psycopg's message about it is not printed."""
+    check_datasets(tracked_in_postgres, 24)
+
+
+@pytest.mark.slow
+def test_longest_legal_names_fit_the_columns(tracked_in_postgres: str, colors: Path) -> None:
+    """PostgreSQL refuses longer values than its columns hold; SQLite does not."""
+    import trialrun
+
+    name = "é" * 256
+    values: dict[str, Any] = {"experiment": name, "run_name": "é" * 250, "register_as": name}
+    result = trialrun.train(train_data=str(colors), epochs=1, **SMALL, **values)
+    assert (result.model_name, result.model_version) == (name, "1")
+
+
+@pytest.mark.slow
+def test_too_long_experiment_of_the_environment_is_reported(
+    tracked_in_postgres: str,
+    colors: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The error has two lines, and the hint names the length."""
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "e" * 300)
+    assert run_cli(["train", "--train-data", str(colors)]) == 5
+    error, hint = capsys.readouterr().err.splitlines()[-2:]
+    assert error.startswith("Error: TrackingError: the active experiment cannot be opened")
+    assert hint == "Hint: Use a shorter name or value: the database limits its length."
 
 
 # Closes the idle connections that hold a lock: those of search owners.

@@ -4,8 +4,7 @@ The text is formatted as `ruff format` does.
 """
 
 from trialrun.config import SearchConfig, Setting, TrainConfig, list_settings
-from trialrun.config.compare import CompareConfig
-from trialrun.config.evaluate import EvaluateConfig
+from trialrun.config.evaluate import CompareConfig, EvaluateConfig
 from trialrun.config.promote import PromoteConfig
 from trialrun.config.reproduce import ReproduceConfig
 from trialrun.config.score import ScoreConfig

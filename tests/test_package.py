@@ -11,8 +11,7 @@ import pytest
 
 import trialrun
 from trialrun.config import SearchConfig, TrainConfig, as_text, keywords, list_settings
-from trialrun.config.compare import CompareConfig
-from trialrun.config.evaluate import EvaluateConfig
+from trialrun.config.evaluate import CompareConfig, EvaluateConfig
 from trialrun.config.promote import PromoteConfig
 from trialrun.config.reproduce import ReproduceConfig
 from trialrun.config.score import ScoreConfig

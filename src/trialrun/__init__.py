@@ -22,9 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 from trialrun import errors
 from trialrun.config import SearchConfig, TrainConfig, build_config
-from trialrun.config.compare import CompareConfig
 from trialrun.config.documentation import document_settings
-from trialrun.config.evaluate import EvaluateConfig
+from trialrun.config.evaluate import CompareConfig, EvaluateConfig
 from trialrun.config.promote import PromoteConfig
 from trialrun.config.reproduce import ReproduceConfig
 from trialrun.config.score import ScoreConfig

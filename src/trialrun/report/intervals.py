@@ -118,8 +118,8 @@ def average_largest(effects: Values, tail: float) -> float:
     """Return the mean of the largest effects that a test set may happen not to show.
 
     An event that a test set does not contain with a probability of `tail` has an expected number
-    of -ln(tail): as many images (or groups) could have shown it, each with its own effect. One
-    image or group of an exceptional weight does not stand for all of them.
+    of -ln(tail): as many images (or groups) could have shown it, each with its own effect. A
+    single image or group of an exceptional weight is only one of them.
     """
     number = math.ceil(-math.log(tail))
     return float(np.sort(effects)[-number:].mean())

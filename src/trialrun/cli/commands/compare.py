@@ -13,7 +13,7 @@ from trialrun.cli.output import (
     print_status,
     silence_mlflow,
 )
-from trialrun.config.compare import CompareConfig
+from trialrun.config.evaluate import CompareConfig
 
 Runs = Annotated[
     list[str],

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trialrun.config import build_config
-from trialrun.config.compare import CompareConfig
+from trialrun.config.evaluate import CompareConfig
 from trialrun.errors import InvalidParameterError
 from trialrun.files import write_durably
 from trialrun.mlflow_client import connect_client

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from trialrun.config.compare import CompareConfig
+from trialrun.config.evaluate import CompareConfig
 from trialrun.errors import InvalidParameterError
 from trialrun.images import ImageItem, escape_non_utf8
 from trialrun.report.paired import PairedComparison, compare_paired

@@ -86,7 +86,7 @@ def check_has_epochs(original: RecordedRun) -> None:
     """
     if not any(metric in original.metrics for metric in _REPRODUCIBLE):
         raise TrackingError(
-            f"run {original.run_id} has not completed an epoch: there is no result to compare with",
+            f"run {original.run_id} has not completed an epoch, so its results cannot be compared",
             "Give a run that has trained for at least one epoch.",
         )
 

@@ -136,7 +136,7 @@ def _find_baseline(
 ) -> ModelVersion | None:
     """Return the pinned baseline, else the best champion so far if small losses could add up.
 
-    A version that a rollback removed had a fault that its metrics did not show: it is no baseline.
+    A version that a rollback removed is not a baseline: it had a fault that metrics did not show.
     """
     if config.baseline is not None:
         check_version(config.baseline)

@@ -1,4 +1,4 @@
-"""What the MLmodel file of a model says about it; nothing of the model is run to read it."""
+"""Facts about a model in its MLmodel file, which are read without running the model."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

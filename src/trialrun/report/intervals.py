@@ -70,24 +70,26 @@ def compute_interval(
     """
     tail = (1 - confidence) / 2
     if metric == ACCURACY and groups is None:
-        return _limit_accuracy(predictions, confidence)
+        return _limit_accuracy(predictions, tail)
     low, high = _limit_error(_ESTIMATES[metric](predictions), groups, tail)
     if metric == LOG_LOSS:
         return Interval(low * LARGEST_LOSS, high * LARGEST_LOSS)
     return Interval(1 - high, 1 - low)
 
 
-def _limit_accuracy(predictions: Predictions, confidence: float) -> Interval:
+def _limit_accuracy(predictions: Predictions, tail: float) -> Interval:
     """Return the exact binomial interval.
 
     Source:
         Clopper and Pearson 1934, Biometrika 26, 404-413.
     """
-    from scipy.stats import binomtest
+    from scipy.special import betaincinv
 
-    test = binomtest(int(predictions.right.sum()), len(predictions))
-    interval = test.proportion_ci(confidence, method="exact")
-    return Interval(float(interval.low), float(interval.high))
+    num_right = int(predictions.right.sum())
+    num_wrong = len(predictions) - num_right
+    low = float(betaincinv(num_right, num_wrong + 1, tail)) if num_right else 0.0
+    high = float(betaincinv(num_right + 1, num_wrong, 1 - tail)) if num_wrong else 1.0
+    return Interval(low, high)
 
 
 def _limit_error(

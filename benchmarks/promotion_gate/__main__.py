@@ -85,9 +85,7 @@ def _describe_case(case: Case) -> Sequence[object]:
 def _show_power(networks: Mapping[str, Answers], num_drawn: int) -> Iterator[str]:
     gains = list(list_gains(networks))
     counted = run_tasks(
-        partial(count_promotions, gain, metric, max(num_drawn // 2, 100))
-        for gain in gains
-        for metric in METRICS
+        partial(count_promotions, gain, metric, num_drawn) for gain in gains for metric in METRICS
     )
     yield "Promotions of true gains with `better`, % of test sets ± Monte-Carlo error (true gain)\n"
     rows = []

@@ -1,7 +1,7 @@
 """The share of true gains that `better` promotes."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,7 +12,6 @@ from benchmarks.promotion_gate.pairs import (
     compute_difference,
     draw_test_set,
     make_sizes,
-    match_difference,
 )
 from benchmarks.promotion_gate.shares import Share, seed_from
 from trialrun.report.metrics import ACCURACY
@@ -41,11 +40,13 @@ class Gain:
         return float(predictions.right.mean())
 
     def compute_disagreement(self) -> float:
-        """Return the share of images on which one model is right and the other is wrong."""
+        """Return the share of images on which one answer is right and the other is wrong."""
         first, second = (
             model.to_predictions().right for model in (self.pair.first, self.pair.second)
         )
-        return float((first != second).mean()) * self.pair.challenger_share
+        before, after = self.pair.baseline_share, self.pair.challenger_share
+        different_coins = before * (1 - after) + after * (1 - before)
+        return float((first != second).mean()) * different_coins
 
     def compute_difference(self, metric: str) -> float:
         """Return the true difference."""
@@ -66,38 +67,45 @@ def list_gains(networks: Mapping[str, Answers]) -> Iterator[Gain]:
     """Return all gains, in the order of the table."""
     for num_images, gain in GAINS:
         for models, pair in _pair_models(networks).items():
-            shares = np.full(pair.first.num_classes, 1 / pair.first.num_classes)
-            matched = match_difference(ACCURACY, pair, shares, gain)
-            yield Gain(models=models, pair=matched, num_images=num_images, gain=gain)
+            yield Gain(
+                models=models, pair=_mix_models(pair, gain), num_images=num_images, gain=gain
+            )
+
+
+def _mix_models(pair: Pair, gain: float) -> Pair:
+    """Return the pair whose accuracies differ by `gain`, with as many disagreements as possible.
+
+    Both toss a coin between the two models: the more the models differ, the less the coins do.
+    """
+    num_classes = pair.first.num_classes
+    shares = np.full(num_classes, 1 / num_classes)
+    bias = min(gain / compute_difference(ACCURACY, pair, shares), 1.0) / 2
+    return replace(pair, baseline_share=0.5 - bias, challenger_share=0.5 + bias)
 
 
 def _pair_models(networks: Mapping[str, Answers]) -> dict[str, Pair]:
     pairs = {
-        f"networks, {first} to {second}": Pair(networks[first], networks[second])
-        for first, second in (
-            ("cnn, 1 epoch", "cnn"),
-            ("mlp", "cnn"),
-            ("linear", "cnn"),
-        )
+        f"networks, {first} and {second}": Pair(networks[first], networks[second])
+        for first, second in (("cnn, 1 epoch", "cnn"), ("mlp", "cnn"), ("linear", "cnn"))
     }
-    for accuracy, signal, correlation in (
-        ("85 %", 2.6, 0.8),
-        ("85 %", 2.6, 0.5),
-        ("93 %", 3.2, 0.8),
-        ("70 %", 2.0, 0.8),
-        ("70 %, independent", 2.0, 0.0),
+    for accuracy, signal, surplus, correlation in (
+        (93, 3.2, 0.35, 0.8),
+        (83, 2.6, 0.15, 0.8),
+        (83, 2.6, 0.15, 0.5),
+        (67, 2.0, 0.11, 0.8),
+        (67, 2.0, 0.11, 0.0),
     ):
-        pairs[f"simulated, {accuracy}, correlation {correlation:g}"] = _simulate_gain(
-            signal, correlation
-        )
+        name = f"simulated, {accuracy} %, correlation {correlation:g}"
+        pairs[name] = _simulate_gain(signal, surplus, correlation)
     return pairs
 
 
-def _simulate_gain(signal: float, correlation: float) -> Pair:
+def _simulate_gain(signal: float, surplus: float, correlation: float) -> Pair:
     """Return a pair that differs by a little more than 3 points of accuracy."""
-    settings = {"num_classes": 10, "scale": 2.0, "correlation": correlation, "seed": 5}
     first, second = (
-        simulate_answers(2, signal=strength, **settings)[index]  # type: ignore[arg-type]
-        for index, strength in enumerate((signal, signal + 0.35))
+        simulate_answers(
+            2, num_classes=10, signal=strength, scale=2.0, correlation=correlation, seed=5
+        )[index]
+        for index, strength in enumerate((signal, signal + surplus))
     )
     return Pair(first, second)

@@ -46,7 +46,7 @@ class _ErrorEstimate:
     """
 
     error: float
-    influence: Values  # (N,), sums to 0
+    influence: Values  # (N,), sums to about 0
     rise: Values  # (N,)
     fall: Values  # (N,)
     excess: float = 0.0
@@ -156,7 +156,9 @@ def _estimate_macro_f1(predictions: Predictions) -> _ErrorEstimate:
     """Linearise the F1 scores.
 
     A class of n images has F1 = 2 right / (labelled + predicted), whose denominator varies, too: an
-    image is counted in the classes of its label and its prediction.
+    image is counted in the classes of its label and its prediction. A class of one image has no
+    variation of its own, so the influence is relative to a score shrunk towards the mean of all
+    classes, as if each class had one more image with that mean.
     """
     counts, labels, predicted = (
         count_classes(predictions),
@@ -165,13 +167,15 @@ def _estimate_macro_f1(predictions: Predictions) -> _ErrorEstimate:
     )
     num_present = counts.num_present
     scores = counts.f1
+    mean = float(scores.sum() / num_present)
+    shrunk = (counts.total * scores + 2 * mean) / (counts.total + 2)  # an image counts twice
     weight = np.where(counts.has_images, 1 / (num_present * np.maximum(counts.total, 1)), 0.0)
     effect = 2 / (num_present * (counts.total[labels] + 2))
     return _ErrorEstimate(
-        error=float(1 - scores.sum() / num_present),
+        error=1 - mean,
         influence=2 * weight[labels] * predictions.right
-        - (weight * scores)[labels]
-        - (weight * scores)[predicted],
+        - (weight * shrunk)[labels]
+        - (weight * shrunk)[predicted],
         rise=effect * (counts.right[labels] > 0),
         fall=effect * (1 - scores[labels]),
         excess=_compute_f1_bias(counts),

@@ -10,18 +10,19 @@ import argparse
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import partial
 from itertools import product
 from pathlib import Path
 
 from benchmarks.promotion_gate import reuse
 from benchmarks.promotion_gate.answers import Answers
-from benchmarks.promotion_gate.cases import Case, count_false_promotions, list_cases
-from benchmarks.promotion_gate.coverage import Setting, list_settings, measure_coverage
+from benchmarks.promotion_gate.cases import count_false_promotions, list_cases
+from benchmarks.promotion_gate.coverage import list_settings, measure_coverage
 from benchmarks.promotion_gate.networks import FASHION_FOLDER, load_networks
 from benchmarks.promotion_gate.power import count_promotions, list_gains
 from benchmarks.promotion_gate.shares import run_tasks
+from benchmarks.promotion_gate.tables import Figure, is_higher, is_lower, tabulate
 from benchmarks.table import format_table, make_heading
 from trialrun.config.promote import METRICS
 
@@ -54,75 +55,91 @@ def _parse_options() -> argparse.Namespace:
 
 
 def _show_false_promotions(networks: Mapping[str, Answers], num_drawn: int) -> Iterator[str]:
-    cases = list(list_cases(networks))
-    tasks = [(case, metric) for case in cases for metric in case.metrics]
-    counted = run_tasks(partial(count_false_promotions, *task, num_drawn) for task in tasks)
-    shares = {
-        (id(case), metric): str(share) for (case, metric), share in zip(tasks, counted, strict=True)
-    }
-    yield "False promotions, % of test sets ± Monte-Carlo error\n"
-    columns = "requirement", "models", "images", "rare classes", "group size", "attempts", *METRICS
-    rows = [
-        (*_describe_case(case), *(shares.get((id(case), metric), "") for metric in METRICS))
-        for case in cases
-    ]
-    yield format_table(columns, rows)
-    yield f"Highest share: {100 * max(share.value for share in counted):.1f} %\n"
-
-
-def _describe_case(case: Case) -> Sequence[object]:
-    size = case.design.group_size
-    return (
-        case.requirement,
-        case.models,
-        case.num_images,
-        case.num_rare or "",
-        "" if size == 1 else size,
-        case.attempts,
+    tasks = [(case, metric) for case in list_cases(networks) for metric in case.metrics]
+    shares = run_tasks(partial(count_false_promotions, *task, num_drawn) for task in tasks)
+    counted = [(case, metric, share) for (case, metric), share in zip(tasks, shares, strict=True)]
+    yield "False promotions, % of test sets ± Monte-Carlo error: the highest (number of images)\n"
+    yield tabulate(
+        ("requirement", "models", "test sets"),
+        [
+            Figure((case.requirement, case.models, case.kind), metric, share, f"{case.num_images}")
+            for case, metric, share in counted
+        ],
+        is_higher,
     )
+    yield "All false promotions\n"
+    yield tabulate(
+        ("requirement", "models", "test sets", "group size", "images"),
+        [
+            Figure(
+                (
+                    case.requirement,
+                    case.models,
+                    case.kind,
+                    case.design.group_size,
+                    case.num_images,
+                ),
+                metric,
+                share,
+            )
+            for case, metric, share in counted
+        ],
+    )
+    yield f"Highest share: {100 * max(share.value for share in shares):.1f} %\n"
 
 
 def _show_power(networks: Mapping[str, Answers], num_drawn: int) -> Iterator[str]:
-    gains = list(list_gains(networks))
-    counted = run_tasks(
-        partial(count_promotions, gain, metric, num_drawn) for gain in gains for metric in METRICS
+    tasks = list(product(list_gains(networks), METRICS))
+    shares = run_tasks(partial(count_promotions, *task, num_drawn) for task in tasks)
+    yield "True gains promoted by `better`, % of test sets ± Monte-Carlo error (true gain)\n"
+    yield tabulate(
+        ("models", "images", "baseline's accuracy", "disagree"),
+        [
+            Figure(
+                (
+                    gain.models,
+                    gain.num_images,
+                    gain.compute_accuracy(),
+                    f"{gain.compute_disagreement():.1%}",
+                ),
+                metric,
+                share,
+                f"{gain.compute_difference(metric):+.3f}",
+            )
+            for (gain, metric), share in zip(tasks, shares, strict=True)
+        ],
     )
-    yield "Promotions of true gains with `better`, % of test sets ± Monte-Carlo error (true gain)\n"
-    rows = []
-    for number, gain in enumerate(gains):
-        shares = counted[number * len(METRICS) : (number + 1) * len(METRICS)]
-        figures = [
-            f"{share} ({gain.compute_difference(metric):+.3f})"
-            for metric, share in zip(METRICS, shares, strict=True)
-        ]
-        disagreement = f"{gain.compute_disagreement():.1%}"
-        rows.append((gain.models, gain.num_images, gain.compute_accuracy(), disagreement, *figures))
-    yield format_table(("models", "images", "baseline", "disagree", *METRICS), rows)
 
 
 def _show_coverage(networks: Mapping[str, Answers], num_drawn: int) -> Iterator[str]:
-    settings = list(list_settings(networks))
-    measured = run_tasks(
-        partial(measure_coverage, setting, metric, num_drawn)
-        for setting in settings
-        for metric in METRICS
+    tasks = list(product(list_settings(networks), METRICS))
+    results = run_tasks(partial(measure_coverage, *task, num_drawn) for task in tasks)
+    measured = [
+        (setting, metric, result) for (setting, metric), result in zip(tasks, results, strict=True)
+    ]
+    columns = "class shares", "group size", "images"
+    yield "Intervals that cover the true value, % ± Monte-Carlo error: the lowest (model)\n"
+    yield tabulate(
+        columns,
+        [
+            Figure(setting.key, metric, result.covered, setting.model)
+            for setting, metric, result in measured
+        ],
+        is_lower,
     )
-    yield "Intervals of `evaluate` that cover the true value, % ± Monte-Carlo error (mean width)\n"
-    rows = []
-    for number, setting in enumerate(settings):
-        results = measured[number * len(METRICS) : (number + 1) * len(METRICS)]
-        figures = [f"{result.covered} ({result.mean_width:.3f})" for result in results]
-        rows.append((*_describe_setting(setting), *figures))
-    yield format_table(("model", "classes' shares", "images", "group size", *METRICS), rows)
-    lowest = min(result.covered.value for result in measured)
-    width = min(result.min_width for result in measured)
+    yield "All coverages (mean width)\n"
+    yield tabulate(
+        ("model", *columns),
+        [
+            Figure(
+                (setting.model, *setting.key), metric, result.covered, f"{result.mean_width:.3f}"
+            )
+            for setting, metric, result in measured
+        ],
+    )
+    lowest = min(result.covered.value for result in results)
+    width = min(result.min_width for result in results)
     yield f"Lowest coverage: {100 * lowest:.1f} %; smallest width: {width:.2g}\n"
-
-
-def _describe_setting(setting: Setting) -> Sequence[object]:
-    size = setting.group_size
-    num_images = setting.num_units * size
-    return setting.model, setting.shares_name, num_images, "" if size == 1 else size
 
 
 def _show_ratchet(networks: Mapping[str, Answers], num_drawn: int) -> Iterator[str]:

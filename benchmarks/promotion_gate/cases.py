@@ -59,6 +59,14 @@ class Case:
         """Images per test set."""
         return int(self.design.class_sizes.sum()) * self.design.group_size
 
+    @property
+    def kind(self) -> str:
+        """What is special about the test sets."""
+        attempts = f", {self.attempts} attempts" if self.attempts > 1 else ""
+        if self.num_rare:
+            return f"{self.num_rare} rare{attempts}"
+        return ("plain" if self.design.group_size == 1 else "groups") + attempts
+
     def describe(self, metric: str) -> str:
         """Return a text that differs between cases."""
         design = self.design

@@ -34,6 +34,11 @@ class Setting:
     num_units: int
     group_size: int = 1
 
+    @property
+    def key(self) -> tuple[str, int, int]:
+        """The class shares, the group size and the number of images."""
+        return self.shares_name, self.group_size, self.num_units * self.group_size
+
 
 @dataclass(frozen=True, slots=True)
 class Coverage:

@@ -61,7 +61,7 @@ def make_equal_case(
     return Case(
         requirement=BETTER,
         models="equal",
-        pair=Pair(*models, 0.5, 0.5),
+        pair=Pair(models[0], models[1], 0.5, 0.5),
         design=Design(class_sizes=sizes, group_size=group_size),
         bound=0.0,
         attempts=attempts,

@@ -34,7 +34,6 @@ _CONFIDENCE = 0.95
 _NUM_IMAGES = (2, 5, 10, 20, 50, 200, 2000, 50_000)
 _RARE = 3  # classes of 3 images
 _MACRO = (BALANCED_ACCURACY, MACRO_F1)
-_EXPENSIVE_IMAGES = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,9 +82,6 @@ def count_false_promotions(case: Case, metric: str, num_test_sets: int) -> Share
     if case.is_matched and case.bound is not None:
         pair = match_difference(metric, pair, shares, case.bound)
     bound = compute_difference(metric, pair, shares) if case.bound is None else case.bound
-    if case.num_images >= _EXPENSIVE_IMAGES:
-        num_test_sets //= 4
-    num_test_sets = max(num_test_sets // (4 if case.attempts > 1 else 1), 100)
     passed = sum(_pass_any(metric, pair, case, bound, generator) for _ in range(num_test_sets))
     return Share(passed, num_test_sets)
 

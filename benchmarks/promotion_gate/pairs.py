@@ -53,7 +53,8 @@ class Design:
     @property
     def class_shares(self) -> NDArray[np.float64]:
         """(C,) expected shares of the classes."""
-        return self.class_sizes / self.class_sizes.sum()
+        shares: NDArray[np.float64] = self.class_sizes / self.class_sizes.sum()
+        return shares
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +78,9 @@ class _DrawnImages:
     def toss_coins(self, generator: np.random.Generator) -> NDArray[np.float64]:
         """Return (N,) uniform numbers, the same for the copies in a group."""
         coins: NDArray[np.float64] = generator.random(len(self.rows))
-        if self.groups is None:
-            return coins
-        of_group = generator.random(int(self.groups[-1]) + 1)
-        coins[self.is_copy] = of_group[self.groups][self.is_copy]
+        if self.groups is not None:
+            of_group = generator.random(int(self.groups[-1]) + 1)
+            np.copyto(coins, of_group[self.groups], where=self.is_copy)
         return coins
 
 

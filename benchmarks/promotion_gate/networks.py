@@ -1,7 +1,7 @@
 """Answers of small trained networks on images that they were not trained on.
 
-The images are Fashion-MNIST (Debian's package dataset-fashion-mnist), else scikit-learn's digits.
-The answers are kept in a file, because training takes minutes.
+The images are Fashion-MNIST, from Debian's package dataset-fashion-mnist. The answers are kept in a
+file, because training takes minutes.
 """
 
 import gzip
@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from benchmarks.promotion_gate.answers import Answers, sort_answers
@@ -74,18 +73,14 @@ def load_networks(folder: Path, cache: Path) -> dict[str, Answers]:
 
 
 def _read_images(folder: Path) -> _Images:
-    if not folder.exists():
-        digits = load_digits()
-        pixels = torch.as_tensor(digits.images / 16, dtype=torch.float32)
-        return _Images(pixels[:, None], torch.as_tensor(digits.target))
-    all_pixels, labels = (
+    pixels, labels = (
         np.concatenate(
             [_read_idx(folder / f"{part}-{name}-ubyte.gz") for part in ("train", "t10k")]
         )
         for name in ("images-idx3", "labels-idx1")
     )
-    scaled = torch.from_numpy(all_pixels).float() / 255
-    return _Images(scaled[:, None], torch.from_numpy(labels.astype(np.int64)))
+    scaled = torch.from_numpy(pixels).float()[:, None] / 255
+    return _Images(scaled, torch.from_numpy(labels.astype(np.int64)))
 
 
 def _read_idx(path: Path) -> NDArray[np.uint8]:

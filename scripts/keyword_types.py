@@ -4,7 +4,7 @@ The text is formatted as `ruff format` does.
 """
 
 from trialrun.config import SearchConfig, Setting, TrainConfig, list_settings
-from trialrun.config.evaluate import EvaluateConfig
+from trialrun.config.evaluate import CompareConfig, EvaluateConfig
 from trialrun.config.promote import PromoteConfig
 from trialrun.config.reproduce import ReproduceConfig
 from trialrun.config.score import ScoreConfig
@@ -25,6 +25,7 @@ _CLASSES = (
     ("ScoreKeywords", "Settings of bulk scoring.", ScoreConfig),
     ("PromoteKeywords", "Settings of a promotion.", PromoteConfig),
     ("ReproduceKeywords", "Settings of a reproduction.", ReproduceConfig),
+    ("CompareKeywords", "Settings of a comparison of runs.", CompareConfig),
 )
 
 

@@ -95,6 +95,18 @@ def store(initialised_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     return uri
 
 
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[str]:
+    """The URL of a PostgreSQL database for one module."""
+    from tests.postgres import find_programs, run_cluster
+    from tests.system.conftest import skip_unless_ci
+
+    if find_programs() is None:
+        skip_unless_ci("PostgreSQL is not installed (Debian: apt install postgresql)")
+    with run_cluster() as url:
+        yield url
+
+
 @pytest.fixture
 def colors(tmp_path: Path) -> Path:
     """A folder of three classes that differ by colour, 12 images of 32 by 32 pixels each."""

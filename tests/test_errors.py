@@ -42,3 +42,4 @@ def test_exit_codes_are_the_documented_ones() -> None:
     assert codes["InvalidModelDirectoryError"] == 4
     assert codes["TrackingError"] == codes["PromotionRefusedError"] == 5
     assert (codes["StorageError"], codes["OutOfMemoryError"]) == (6, 7)
+    assert codes["NotReproducedError"] == 8

@@ -11,7 +11,7 @@ import pytest
 
 import trialrun
 from trialrun.config import SearchConfig, TrainConfig, as_text, keywords, list_settings
-from trialrun.config.evaluate import EvaluateConfig
+from trialrun.config.evaluate import CompareConfig, EvaluateConfig
 from trialrun.config.promote import PromoteConfig
 from trialrun.config.reproduce import ReproduceConfig
 from trialrun.config.score import ScoreConfig
@@ -23,6 +23,7 @@ WITH_SETTINGS: dict[Callable[..., Any], tuple[type, tuple[type, ...]]] = {
     trialrun.evaluate: (keywords.EvaluateKeywords, (EvaluateConfig,)),
     trialrun.promote: (keywords.PromoteKeywords, (PromoteConfig,)),
     trialrun.reproduce: (keywords.ReproduceKeywords, (ReproduceConfig,)),
+    trialrun.compare: (keywords.CompareKeywords, (CompareConfig,)),
 }
 
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from trialrun import errors
 from trialrun.config import SearchConfig, TrainConfig, build_config
 from trialrun.config.documentation import document_settings
-from trialrun.config.evaluate import EvaluateConfig
+from trialrun.config.evaluate import CompareConfig, EvaluateConfig
 from trialrun.config.promote import PromoteConfig
 from trialrun.config.reproduce import ReproduceConfig
 from trialrun.config.score import ScoreConfig
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from trialrun.config.keywords import (
+        CompareKeywords,
         EvaluateKeywords,
         PromoteKeywords,
         ReproduceKeywords,
@@ -50,8 +51,8 @@ if TYPE_CHECKING:
     from trialrun.runs.evaluation.evaluate import ModelEvaluation
     from trialrun.runs.evaluation.score import ScoreResult
     from trialrun.runs.inspection.compare import RunComparison
-    from trialrun.runs.inspection.reproduce import Reproduction
-    from trialrun.runs.promotion.promote import Promotion
+    from trialrun.runs.inspection.reproduction import Reproduction
+    from trialrun.runs.promotion.result import Promotion
     from trialrun.runs.training.result import TrainResult
     from trialrun.tuning.result import SearchResult
 
@@ -203,7 +204,8 @@ def history(name: str, alias: str = "champion") -> "AliasHistory":
         return read_history(name, alias)
 
 
-def compare(*runs: str) -> "RunComparison":
+@document_settings(CompareConfig)
+def compare(*runs: str, **settings: "Unpack[CompareKeywords]") -> "RunComparison":
     """Compare runs: parameters, metrics, predictions, datasets and environments.
 
     Each of `runs` is a run's id, models:/NAME/VERSION or runs:/ID.
@@ -215,12 +217,14 @@ def compare(*runs: str) -> "RunComparison":
     from trialrun.runs.inspection.compare import compare_runs
 
     with api_call():
-        return compare_runs(runs)
+        return compare_runs(runs, settings)
 
 
 @document_settings(ReproduceConfig)
 def reproduce(run_id: str, **settings: "Unpack[ReproduceKeywords]") -> "Reproduction":
     """Repeat a training run from its record and compare the metrics of each epoch.
+
+    The verdict of the result may be `different`; `result.raise_if_different()` makes it an error.
 
     Raises:
         InvalidDatasetError: The images have changed, and `allow_changed_data` is false.
@@ -230,10 +234,7 @@ def reproduce(run_id: str, **settings: "Unpack[ReproduceKeywords]") -> "Reproduc
     from trialrun.runs.inspection.reproduce import reproduce_run
 
     with api_call():
-        config = build_config(ReproduceConfig, settings)
-        return reproduce_run(
-            run_id, tolerance=config.tolerance, allow_changed_data=config.allow_changed_data
-        )
+        return reproduce_run(run_id, build_config(ReproduceConfig, settings))
 
 
 def load_model(model: "str | Path") -> "ImageClassifier":

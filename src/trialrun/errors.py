@@ -10,7 +10,8 @@
     ├── TrackingError                5   an error of the tracking store or the model registry
     │   └── PromotionRefusedError        a promotion gate failed
     ├── StorageError                 6   disk full, folder not writable, file damaged
-    └── OutOfMemoryError             7   the hint names a batch size to try
+    ├── OutOfMemoryError             7   the hint names a batch size to try
+    └── NotReproducedError           8   `reproduce` came to another result
 
 A signal is not an error: `RunInterruptedError` exits with 75 (EX_TEMPFAIL of sysexits.h).
 Errors of other libraries are translated only where those libraries are called.
@@ -82,6 +83,12 @@ class OutOfMemoryError(TrialrunError):
     """The batch does not fit in memory; the hint names a batch size to try."""
 
     exit_code = 7
+
+
+class NotReproducedError(TrialrunError):
+    """A repetition of a run came to another result than the original."""
+
+    exit_code = 8
 
 
 class RunInterruptedError(BaseException):

@@ -12,66 +12,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.registry.conftest import NUM_PROCESSES, entry, holder, promote, register
 from trialrun.errors import InvalidParameterError, PromotionRefusedError, TrackingError
 from trialrun.registry import alias as aliases
+from trialrun.registry.claims import claim_entry
 from trialrun.registry.history import (
     PROMOTION,
     ROLLBACK,
     SKIPPED,
     AliasEntry,
     compute_active_stack,
-    format_now,
     make_tag_name,
     parse_entry,
     read_entries,
 )
 from trialrun.registry.rollback import restore_previous
-
-NUM_PROCESSES = 6
-
-
-def entry(version: str, replaced: str | None = None, kind: str = PROMOTION) -> AliasEntry:
-    """Return an entry that moves the alias to `version`."""
-    return AliasEntry(
-        number=0,
-        kind=kind,
-        version=version,
-        replaced=replaced,
-        at=format_now(),
-        user="someone",
-        reason="test",
-        figures={"accuracy": 0.9},
-    )
-
-
-@pytest.fixture
-def client(store: str, tmp_path: Path) -> Any:
-    """Return a client of a store with a registered model `m` of six versions."""
-    import mlflow
-
-    client = mlflow.MlflowClient(store)
-    register(client, tmp_path)
-    return client
-
-
-def register(client: Any, folder: Path) -> None:
-    """Create the registered model and its versions."""
-    client.create_registered_model("m")
-    for _ in range(NUM_PROCESSES):
-        client.create_model_version("m", source=str(folder))
-
-
-def promote(client: Any, version: str) -> AliasEntry:
-    """Move the alias to `version`."""
-    judged = aliases.read_alias_history(client, "m", "champion")
-    return aliases.move_alias(client, judged, entry(version, judged.holder))
-
-
-def holder(client: Any, alias: str = "champion") -> str | None:
-    """Return the version that a plain MLflow client finds under the alias."""
-    version = client.get_registered_model("m").aliases.get(alias)
-    return None if version is None else str(version)
-
 
 texts = st.text(max_size=20)
 
@@ -148,7 +103,7 @@ def test_unfinished_move_is_applied(client: Any) -> None:
     promote(client, "1")
     judged = aliases.read_alias_history(client, "m", "champion")
     claimed = replace(entry("2", "1"), number=2, claim="of a process that died")
-    assert aliases._claim_entry(client, judged, claimed)
+    assert claim_entry(client, judged, claimed)
     assert holder(client) == "1"
     found = aliases.read_alias_history(client, "m", "champion")
     assert (found.holder, found.last_number, holder(client)) == ("2", 2, "2")
@@ -158,7 +113,7 @@ def test_concurrent_applications_of_one_entry(client: Any) -> None:
     """Processes that apply the same entry at the same time do not disturb each other."""
     before = aliases.read_alias_history(client, "m", "champion")
     claimed = replace(entry("2"), number=1, claim="of a process that died")
-    assert aliases._claim_entry(client, before, claimed)
+    assert claim_entry(client, before, claimed)
     with ThreadPoolExecutor(NUM_PROCESSES) as pool:
         moves = [
             pool.submit(aliases._apply_entry, client, before, claimed) for _ in range(NUM_PROCESSES)
@@ -278,7 +233,7 @@ def test_claim_of_a_deleted_version_is_skipped(client: Any) -> None:
     """A claimed entry does not move the alias if its version was deleted; the log says so."""
     promote(client, "1")
     judged = aliases.read_alias_history(client, "m", "champion")
-    assert aliases._claim_entry(
+    assert claim_entry(
         client, judged, replace(entry("2", "1"), number=2, claim="of a dead process")
     )
     client.delete_model_version("m", "2")
@@ -323,14 +278,6 @@ def test_holder_set_by_another_program_is_restored(client: Any) -> None:
     promote(client, "1")
     assert aliases.read_alias_history(client, "m", "champion").active_stack() == ["1", "5", "1"]
     assert restore_previous(client, "m", "champion", "back").version == "5"
-
-
-def test_only_the_present_period_has_no_end(client: Any) -> None:
-    """The end of a period that another program ended is unknown."""
-    promote(client, "1")
-    client.set_registered_model_alias("m", "champion", "5")
-    periods = aliases.read_alias_history(client, "m", "champion").periods
-    assert [period.until for period in periods] == ["unknown", None]
 
 
 def test_unknown_fields_of_an_entry_are_ignored() -> None:

@@ -40,6 +40,12 @@ def test_histories_are_compared_by_epoch(
     assert (found.verdict, found.since_epoch) == (verdict, since)
 
 
+def test_histories_without_an_epoch_have_no_verdict() -> None:
+    """Nothing to compare is an error of the caller, not identical."""
+    with pytest.raises(ValueError, match="no epochs"):
+        compare_histories({"valid_loss": {}}, {}, tolerance=1e-3)
+
+
 @given(st.text(min_size=1))
 def test_quoted_parameter_is_unquoted(text: str) -> None:
     """A parameter that `mlflow run` quoted for the shell is unquoted."""

@@ -1,22 +1,14 @@
-"""Several workers on one study in a real PostgreSQL server, some of them killed.
-
-The tests start their own server: Debian's programs, a temporary cluster of an unprivileged user,
-the loopback interface and a free port.
-"""
+"""Several workers on one study in a real PostgreSQL server, some of them killed."""
 
 import json
 import os
-import shutil
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -24,66 +16,14 @@ import psutil
 import pytest
 from sqlalchemy import text
 
-from tests.system.conftest import skip_unless_ci
-from tests.tuning.conftest import nested_runs, settings
+from tests.tracking.test_conflicts import check_datasets
+from tests.tuning.conftest import SMALL, nested_runs, settings
+from trialrun.cli import run_cli
 from trialrun.tuning.callbacks import NoOpSearchCallback
 from trialrun.tuning.plan import plan_search
 from trialrun.tuning.storage_url import with_driver
 from trialrun.tuning.study.attrs import FINALIZED
 from trialrun.tuning.study.storage import StudyStorage, open_storage
-
-_USER = "nobody"  # PostgreSQL refuses to run as root
-
-
-def find_programs() -> Path | None:
-    """Return the folder of `initdb` and `pg_ctl`, which Debian does not put on the PATH."""
-    paths = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    if paths:
-        return paths[-1].parent
-    on_path = shutil.which("initdb")
-    return Path(on_path).parent if on_path else None
-
-
-@contextmanager
-def run_cluster() -> Iterator[str]:
-    """Run a temporary server; yield the URL of its database."""
-    folder = Path(tempfile.mkdtemp(prefix="trialrun-postgres-"))
-    bin_folder = find_programs()
-    assert bin_folder is not None
-    if os.getuid() == 0:
-        shutil.chown(folder, _USER)
-    data, port = folder / "data", _free_port()
-    options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
-    _run(bin_folder / "initdb", "-D", data, "-U", "trialrun", "-A", "trust", "-E", "UTF8")
-    control = (bin_folder / "pg_ctl", "-D", data, "-w", "-l", folder / "log")
-    _run(*control, "-o", options, "start")
-    try:
-        yield f"postgresql://trialrun@127.0.0.1:{port}/postgres"
-    finally:
-        _run(*control, "-m", "immediate", "stop")
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _run(*command: object) -> None:
-    words = [str(word) for word in command]
-    if os.getuid() == 0:
-        words = ["runuser", "-u", _USER, "--", *words]
-    subprocess.run(words, check=True, cwd="/", stdout=subprocess.DEVNULL)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[str]:
-    """The URL of a PostgreSQL database for this module."""
-    if find_programs() is None:
-        skip_unless_ci("PostgreSQL is not installed (Debian: apt install postgresql)")
-    with run_cluster() as url:
-        yield url
 
 
 def start_search(raw_settings: dict[str, Any]) -> "subprocess.Popen[str]":
@@ -197,6 +137,51 @@ def test_two_searches_share_a_study(postgres: str, store: str, colors: Path) -> 
     client = mlflow.MlflowClient(store)
     assert len(client.search_model_versions("name = 'shared'")) == 1
     assert client.get_run(first["run_id"]).info.status == "FINISHED"
+
+
+@pytest.fixture
+def tracked_in_postgres(postgres: str, store: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Make the PostgreSQL database the tracking store, with its tables; return its URI."""
+    import mlflow
+
+    uri = with_driver(postgres)
+    mlflow.MlflowClient(uri).search_experiments(max_results=1)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME")
+    monkeypatch.chdir(Path(store.removeprefix("sqlite:///")).parent)  # the artifacts go there
+    return uri
+
+
+@pytest.mark.slow
+def test_processes_log_the_same_new_dataset_at_once(tracked_in_postgres: str) -> None:
+    """A refused insert is tried again, and psycopg's message about it is not printed."""
+    check_datasets(tracked_in_postgres, 24)
+
+
+@pytest.mark.slow
+def test_longest_legal_names_fit_the_columns(tracked_in_postgres: str, colors: Path) -> None:
+    """PostgreSQL refuses longer values than its columns hold; SQLite does not."""
+    import trialrun
+
+    name = "é" * 256
+    values: dict[str, Any] = {"experiment": name, "run_name": "é" * 250, "register_as": name}
+    result = trialrun.train(train_data=str(colors), epochs=1, **SMALL, **values)
+    assert (result.model_name, result.model_version) == (name, "1")
+
+
+@pytest.mark.slow
+def test_too_long_experiment_of_the_environment_is_reported(
+    tracked_in_postgres: str,
+    colors: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The error has two lines, and the hint names the length."""
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "e" * 300)
+    assert run_cli(["train", "--train-data", str(colors)]) == 5
+    error, hint = capsys.readouterr().err.splitlines()[-2:]
+    assert error.startswith("Error: TrackingError: the active experiment cannot be opened")
+    assert hint == "Hint: Use a shorter name or value: the database limits its length."
 
 
 # Closes the idle connections that hold a lock: those of search owners.

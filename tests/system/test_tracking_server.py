@@ -20,6 +20,7 @@ import pytest
 
 import trialrun
 from tests.conftest import write_classes
+from tests.tracking.test_conflicts import check_datasets
 from trialrun.cli import run_cli as command
 from trialrun.errors import TrackingError
 from trialrun.mlflow_client import connect_client, translate_tracking_errors
@@ -89,6 +90,12 @@ def registered(server: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setenv("MLFLOW_TRACKING_URI", f"http://{server}")
         trialrun.train(train_data=str(colors), register_as="colors", **TINY)
     return colors
+
+
+@pytest.mark.slow
+def test_processes_log_the_same_new_dataset_at_once(server: str) -> None:
+    """The server passes its database's conflicts on, and each process tries again."""
+    check_datasets(f"http://{server}", 80)
 
 
 def test_no_password_is_shown(

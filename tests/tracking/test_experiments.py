@@ -113,7 +113,7 @@ def test_every_kind_of_run_is_nested(colors: Path, tmp_path: Path) -> None:
         )
         runs = {
             "search": search.run_id,
-            "evaluate": trialrun.evaluate("models:/colors/1", str(colors), draws=100).run_id,
+            "evaluate": trialrun.evaluate("models:/colors/1", str(colors)).run_id,
             "promote": trialrun.promote(
                 "colors", 1, str(colors), min="accuracy=0", allow_overlap=True
             ).run_id,

@@ -133,6 +133,20 @@ def test_signal_while_a_failed_run_ends_is_deferred(store: str) -> None:
     assert (run.info.status, run.data.tags["error"]) == ("FAILED", "ValueError: what went wrong")
 
 
+def test_long_tags_are_cut(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow would refuse them after training, or cut them without a sign."""
+    monkeypatch.setenv("MLFLOW_TRUNCATE_LONG_VALUES", "false")
+    client = mlflow.MlflowClient(store)
+    with (
+        pytest.raises(ValueError, match="long"),
+        open_run(client, experiment=None, name=None, tags={"tag": "é" * 8001}),
+    ):
+        raise ValueError("long" * 3000)
+    (run,) = runs(store)
+    assert run.data.tags["tag"] == "é" * 7999 + "…"
+    assert (len(run.data.tags["error"]), run.data.tags["error"][-1]) == (8000, "…")
+
+
 @pytest.mark.slow
 def test_error_while_a_run_is_opened_fails_it(store: str) -> None:
     """A run is FAILED if it was opened again but its tags could not be set."""

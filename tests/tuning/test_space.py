@@ -86,6 +86,21 @@ def test_invalid_ranges_are_rejected(name: str, text: str) -> None:
         parse(name, text)
 
 
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        ("8:8", "starts and ends at 8", "Write 8 to fix it."),
+        ("64:8", "ends below its start", "Write 8:64."),
+        ("64:8:4", "ends below its start", "Write 8:64:4."),
+    ],
+)
+def test_hint_of_a_wrong_range_can_be_typed(text: str, message: str, hint: str) -> None:
+    """The hint is a value or a range that is accepted."""
+    with pytest.raises(InvalidParameterError, match=message) as caught:
+        parse("epochs", text)
+    assert caught.value.hint == hint
+
+
 @pytest.mark.parametrize(("text", "max_epochs"), [("5,20,10", 20), ("5:12:5", 10), ("2:9", 9)])
 def test_hyperband_uses_the_largest_number_of_epochs(
     text: str, max_epochs: int, colors: Path

@@ -1,4 +1,4 @@
-"""Settings of `trialrun evaluate`, except the model and the data."""
+"""Settings of `trialrun evaluate` and `compare`, except the models, the data and the runs."""
 
 from dataclasses import dataclass
 
@@ -33,3 +33,12 @@ class EvaluateConfig:
     def params(self) -> dict[str, str]:
         """Return the settings by name, as texts for MLflow parameters."""
         return as_texts(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompareConfig:
+    """Settings of a comparison of runs; `build_config` builds and checks it."""
+
+    group_column: str | None = group_column_setting("count as one observation")
+    group_pattern: str | None = group_pattern_setting("count as one observation")
+    confidence: float = setting(0.95, "Confidence level of the intervals.", low=0.5, lt=1)

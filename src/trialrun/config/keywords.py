@@ -101,8 +101,19 @@ class PromoteKeywords(TypedDict, total=False):
 class ReproduceKeywords(TypedDict, total=False):
     """Settings of a reproduction."""
 
+    train_data: str | PathLike[str] | None
+    valid_data: str | PathLike[str] | None
+    device: str | None
     tolerance: float
     allow_changed_data: bool
+
+
+class CompareKeywords(TypedDict, total=False):
+    """Settings of a comparison of runs."""
+
+    group_column: str | None
+    group_pattern: str | None
+    confidence: float
 
 
 class SearchKeywords(TypedDict, total=False):

@@ -86,8 +86,8 @@ class PromoteConfig:
     )
     allow_overlap: bool = setting(
         False,
-        "Evaluate even if a version was trained on test images, if they chose its epoch or trial, or "
-        "if that is unknown.",
+        "Evaluate even if test images trained a version or chose its epoch or trial, or if that is "
+        "unknown.",
     )
     allow_class_change: bool = setting(
         False,

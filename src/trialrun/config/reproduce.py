@@ -2,20 +2,34 @@
 
 from dataclasses import dataclass
 
-from trialrun.config.settings import setting
+from trialrun.config.settings import device_setting, setting
 
 DEFAULT_TOLERANCE = 1e-3  # of a metric's value; two CPUs differ by about 1e-5 per epoch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReproduceConfig:
-    """How close a repetition must come; created by `build_config`, which checks the values."""
+    """How a repetition finds its inputs, and how close it must come to the original.
 
+    `build_config` creates it and checks the values.
+    """
+
+    train_data: str | None = setting(
+        None, "Present location of the training images; none is the recorded one.", path=True
+    )
+    valid_data: str | None = setting(
+        None, "Present location of the validation images; none is the recorded one.", path=True
+    )
+    device: str | None = device_setting(
+        "Device to train on; none is the recorded setting.", default=None
+    )
     tolerance: float = setting(
         DEFAULT_TOLERANCE,
         "Largest relative deviation of a metric that counts as the same result.",
         low=0,
     )
     allow_changed_data: bool = setting(
-        False, "Train even if the images differ from those of the original run."
+        False,
+        "Train even if the images, the model, the weights or the transforms differ from those of "
+        "the original run.",
     )

@@ -34,7 +34,11 @@ class SearchConfig:
     )
     workers: int = setting(1, "Processes that run trials in parallel on this machine.", low=1)
     study: str | None = setting(
-        None, "Name of the study; an existing study is resumed. none creates a new one."
+        None,
+        "Name of the study; an existing study is resumed. none creates a new one.",
+        # The parent run has the same name, and the column of run names has this width.
+        pattern=r"(?s).{1,250}",
+        pattern_help="text of at most 250 characters",
     )
     storage: str | None = setting(
         None,

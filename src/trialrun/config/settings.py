@@ -257,10 +257,15 @@ def group_pattern_setting(effect: str, **rule: Any) -> Any:
     )
 
 
-def device_setting(help: str, **rule: Any) -> Any:  # noqa: A002 - as in `setting`
+def device_setting(
+    help: str,  # noqa: A002 - as in `setting`
+    *,
+    default: str | None = AUTO_TEXT,
+    **rule: Any,
+) -> Any:
     """Declare a `device` setting; `engine.compute.device` resolves its value to a device."""
     return setting(
-        AUTO_TEXT,
+        default,
         help,
         pattern=r"auto|cpu|cuda(:\d{1,3})?|mps",
         pattern_help="auto | cpu | cuda | cuda:N | mps",

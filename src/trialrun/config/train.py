@@ -184,18 +184,27 @@ class TrainConfig:
     )
 
     experiment: str | None = setting(
-        None, "MLflow experiment; none is MLflow's default experiment.", searchable=False
+        None,
+        "MLflow experiment; none is MLflow's default experiment.",
+        pattern=r"(?s).{1,256}",  # the width of MLflow's columns; SQLite would not enforce it
+        pattern_help="text of at most 256 characters",
+        searchable=False,
     )
     run_name: str | None = setting(
-        None, "MLflow run name; none lets MLflow generate one.", searchable=False
+        None,
+        "MLflow run name; none lets MLflow generate one.",
+        pattern=r"(?s).{1,250}",
+        pattern_help="text of at most 250 characters",
+        searchable=False,
     )
     register_as: str | None = setting(
         None,
         "Registered model that the trained model becomes a new version of; none does not register "
         "it.",
-        # MLflow rejects / and : only after training, and cannot look up names with @ or ?.
-        pattern=r"(?!\.$|\.\.)[^/:@?]+",
-        pattern_help="text without / : @ and ?",
+        # MLflow rejects / and : only after training. It cannot look up names with @, ? or #, and
+        # drops tabs and line breaks.
+        pattern=r"(?!\.$|\.\.)[^/:@?#\x00-\x1f]{1,256}",
+        pattern_help="text of at most 256 characters without / : @ ? # and control characters",
         searchable=False,
     )
 

@@ -1,11 +1,13 @@
 """Atomic alias updates: of several concurrent attempts exactly one succeeds, the others raise.
 
-MLflow sets an alias without checking its present version, so this module adds a lock. The lock uses
-that MLflow refuses a second experiment of the same name. To claim entry 7 of a history, a process
-creates an experiment named after that entry, with the entry in its tags, and deletes (hides) it at
-once. It then applies the entry: it sets the tags of the versions, the aliases, and last the history
-tag, which marks the entry as applied. Every step can be repeated: a process that finds a claimed
-entry without a history tag (the other process died) applies it before doing anything else.
+MLflow sets an alias without checking its present version, so this module adds a lock: a process
+claims the next number of the history (see `claims`). It then applies the entry: it sets the tags of
+the versions, the aliases, and last the history tag, which marks the entry as applied. Every step
+can be repeated: a process that finds a claimed entry without a history tag (the other process died)
+applies it before doing anything else.
+
+Every look at the history also adds entries, by the same claims, for the changes that other programs
+made to the alias (see `outside_changes`). These write the history tag only.
 
 Two cases are not covered:
 
@@ -23,45 +25,89 @@ import uuid
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from trialrun.errors import PromotionRefusedError, TrackingError
+from trialrun.errors import PromotionRefusedError, TrackingError, TrialrunError
 from trialrun.mlflow_client import translate_tracking_errors
+from trialrun.registry.claims import claim_entry, read_claim
 from trialrun.registry.history import (
     ROLLBACK,
     SKIPPED,
     AliasEntry,
     AliasHistory,
     compute_active_stack,
+    format_now,
     list_previous_holders,
     make_tag_name,
     name_previous_alias,
-    parse_entry,
     read_entries,
 )
+from trialrun.registry.limits import check_alias, fit_entry
+from trialrun.registry.outside_changes import find_outside_changes, read_seen_at, write_seen_at
 from trialrun.registry.versions import find_newest_existing, version_exists
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-_ENTRY_TAG = "trialrun.entry"
 _CLAIM_TIMEOUT_SECONDS = 2.0  # applying an entry takes about 0.1 s
 _RETRY_SECONDS = 0.1
 _MAX_ATTEMPTS = 5
-_CLAIM_NOTE = (
-    "Created by trialrun as a lock while it moves an alias, and deleted at once. It can be deleted "
-    "permanently: the history itself is in the tags of the registered model."
-)
 
 
 def read_alias_history(client: "MlflowClient", name: str, alias: str) -> AliasHistory:
-    """Return the history of `alias`; an entry that another process left unfinished is applied.
+    """Return the history of `alias` after adding the changes that other programs made.
+
+    An entry that another process left unfinished is applied. Without write access nothing is
+    written, and the history has what could not be written as `unrecorded`.
 
     Raises:
         TrackingError: The registered model does not exist, or the store fails.
+        InvalidParameterError: `alias` is too long, or it is the alias of a previous holder.
     """
+    check_alias(alias)
+    _read_alias(client, name, alias)  # fails if the store cannot be read
+    try:
+        return _update_history(client, name, alias)
+    except TrialrunError:
+        return _preview_changes(client, _read_alias(client, name, alias))
+
+
+def _preview_changes(client: "MlflowClient", history: AliasHistory) -> AliasHistory:
+    """Return the history with the entries that it lacks, without writing them."""
+    pending = read_claim(client, history, history.last_number + 1)
+    if pending and pending.is_move and pending.version == history.holder:
+        return replace(history, unrecorded=(pending,))
+    return replace(history, unrecorded=find_outside_changes(client, history))
+
+
+def _update_history(client: "MlflowClient", name: str, alias: str) -> AliasHistory:
+    """Return the history after writing everything that is missing in its log."""
+    while True:
+        read_at = format_now()
+        history = _finish_pending(client, name, alias)
+        changes = find_outside_changes(client, history)
+        if not changes:
+            write_seen_at(client, history, read_at)
+            return history
+        _record_changes(client, history, changes)
+
+
+def _record_changes(
+    client: "MlflowClient", history: AliasHistory, changes: tuple[AliasEntry, ...]
+) -> None:
+    """Write `changes` to the log until another process claims one of their numbers first."""
+    for change in changes:
+        entry = replace(fit_entry(change), claim=uuid.uuid4().hex)
+        if not claim_entry(client, history, entry):
+            return
+        _apply_entry(client, history, entry)
+        history = replace(history, entries=(*history.entries, entry))
+
+
+def _finish_pending(client: "MlflowClient", name: str, alias: str) -> AliasHistory:
+    """Return the history; a claimed entry that its process does not apply is applied."""
     deadline = time.monotonic() + _CLAIM_TIMEOUT_SECONDS
     while True:
         history = _read_alias(client, name, alias)
-        pending = _read_claim(client, history, history.last_number + 1)
+        pending = read_claim(client, history, history.last_number + 1)
         if pending is None:
             return history
         if time.monotonic() < deadline:
@@ -81,9 +127,10 @@ def _read_alias(client: "MlflowClient", name: str, alias: str) -> AliasHistory:
             f"Check its tags trialrun.{alias}.* and delete the damaged one.",
         ) from error
     holder = model.aliases.get(alias)
-    return AliasHistory(
+    history = AliasHistory(
         name, alias, model.creation_timestamp, str(holder) if holder else None, entries
     )
+    return replace(history, seen_at=read_seen_at(model.tags, alias, history.last_number))
 
 
 def move_alias(client: "MlflowClient", expected: AliasHistory, entry: AliasEntry) -> AliasEntry:
@@ -97,15 +144,9 @@ def move_alias(client: "MlflowClient", expected: AliasHistory, entry: AliasEntry
             This call moved nothing.
         TrackingError: The store fails. The next command finishes a move that had started.
     """
-    current = read_alias_history(client, expected.name, expected.alias)
-    if (current.last_number, current.holder) != (expected.last_number, expected.holder):
-        raise _lost_race_error(expected, current)
-    entry = replace(entry, number=expected.last_number + 1, claim=uuid.uuid4().hex)
-    if not _claim_entry(client, expected, entry):
-        current = read_alias_history(client, expected.name, expected.alias)
-        raise _lost_race_error(expected, current)
-    applied = _apply_entry(client, expected, entry)
-    _reconcile(client, expected, entry)
+    current, entry = _claim_move(client, expected, entry)
+    applied = _apply_entry(client, current, entry)
+    _reconcile(client, current, entry)
     if applied.is_skipped:
         raise PromotionRefusedError(
             f"version {entry.version} of {expected.name} was deleted in the meantime",
@@ -114,43 +155,36 @@ def move_alias(client: "MlflowClient", expected: AliasHistory, entry: AliasEntry
     return applied
 
 
+def _claim_move(
+    client: "MlflowClient", expected: AliasHistory, entry: AliasEntry
+) -> tuple[AliasHistory, AliasEntry]:
+    """Return the history that precedes the move, and the entry with the number claimed for it.
+
+    Another process may claim the number for a deleted version: the move then takes the next one.
+    """
+    while True:
+        current = _update_history(client, expected.name, expected.alias)
+        if _identify_state(current) != _identify_state(expected):
+            raise _lost_race_error(expected, current)
+        claim = uuid.uuid4().hex
+        entry = fit_entry(replace(entry, number=current.last_number + 1, claim=claim))
+        if claim_entry(client, current, entry):
+            return current, entry
+
+
+def _identify_state(history: AliasHistory) -> tuple[int, str | None]:
+    """Return what differs after each move of the alias: the number of the move and the holder."""
+    return history.last_move.number if history.last_move else 0, history.holder
+
+
 def _lost_race_error(expected: AliasHistory, current: AliasHistory) -> PromotionRefusedError:
-    user = current.entries[-1].user if current.entries else None
+    user = current.last_move.user if current.last_move else None
     return PromotionRefusedError(
         f"{expected.alias} of {expected.name} was moved in the meantime: it is now version "
         f"{current.holder or 'none'}, not {expected.holder or 'none'}"
         + (f" (by {user})" if user else ""),
         "Evaluate again: the evidence compared with another champion.",
     )
-
-
-def _claim_name(history: AliasHistory, number: int) -> str:
-    return f"trialrun {history.alias} of {history.name} ({history.created_ms}), entry {number}"
-
-
-def _claim_entry(client: "MlflowClient", history: AliasHistory, entry: AliasEntry) -> bool:
-    """Claim the number of `entry`. Return False if another process has claimed it."""
-    from mlflow.exceptions import MlflowException
-
-    tags = {_ENTRY_TAG: entry.to_text(), "mlflow.note.content": _CLAIM_NOTE}
-    with translate_tracking_errors("the lock of the alias cannot be created"):
-        try:
-            experiment = client.create_experiment(_claim_name(history, entry.number), tags=tags)
-            client.delete_experiment(experiment)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-            # A request that was sent again because its first reply was lost finds its own claim.
-            claimed = _read_claim(client, history, entry.number)
-            return claimed is not None and claimed.claim == entry.claim
-    return True
-
-
-def _read_claim(client: "MlflowClient", history: AliasHistory, number: int) -> AliasEntry | None:
-    """Return the entry for which a process claimed `number`, if any."""
-    with translate_tracking_errors("the history cannot be read"):
-        experiment = client.get_experiment_by_name(_claim_name(history, number))
-    return parse_entry(experiment.tags[_ENTRY_TAG]) if experiment else None
 
 
 def _apply_entry(client: "MlflowClient", before: AliasHistory, entry: AliasEntry) -> AliasEntry:
@@ -177,11 +211,12 @@ def _apply_entry(client: "MlflowClient", before: AliasHistory, entry: AliasEntry
 def _write_entry(client: "MlflowClient", before: AliasHistory, entry: AliasEntry) -> AliasEntry:
     """Write the tags of the versions, the aliases, and last the history tag.
 
-    A deleted version cannot take an alias. Its entry is stored as skipped so that the next entry
-    can be claimed.
+    A change by another program needs the history tag only. A deleted version cannot take an alias.
+    Its entry is stored as skipped so that the next entry can be claimed.
     """
-    assert entry.version is not None
-    if version_exists(client, before.name, entry.version):
+    if entry.is_outside:
+        pass
+    elif entry.version and version_exists(client, before.name, entry.version):
         _tag_versions(client, before, entry)
         client.set_registered_model_alias(before.name, before.alias, entry.version)
         _set_previous(client, before, entry)
@@ -197,7 +232,7 @@ def _mark_skipped(entry: AliasEntry) -> AliasEntry:
     if entry.is_skipped:
         return entry
     reason = f"version {entry.version} was deleted before its {entry.kind} ({entry.reason})"
-    return replace(entry, kind=SKIPPED, reason=reason)
+    return fit_entry(replace(entry, kind=SKIPPED, reason=reason))
 
 
 def _set_previous(client: "MlflowClient", before: AliasHistory, entry: AliasEntry) -> None:
@@ -236,17 +271,26 @@ def _tag_versions(client: "MlflowClient", before: AliasHistory, entry: AliasEntr
 
 
 def _reconcile(client: "MlflowClient", before: AliasHistory, entry: AliasEntry) -> None:
-    """Apply the newest entry again if other processes moved the alias after `entry`.
-
-    If this process was slow, its writes came after theirs and undid them.
-    """
+    """Undo our writes if others moved the alias after `entry` and this process was too slow."""
     latest = _read_alias(client, before.name, before.alias)
-    moves = [move for move in latest.entries if not move.is_skipped]
-    if not moves or moves[-1].number <= entry.number:
+    newest = latest.last_move
+    if newest is None or newest.number <= entry.number:
         return
-    *earlier, newest = moves
-    if newest.version and version_exists(client, before.name, newest.version):
-        _apply_entry(client, replace(latest, entries=tuple(earlier)), newest)
+    if newest.is_outside:
+        if latest.holder == entry.version:
+            _set_alias(client, latest, newest.version)
+    elif newest.version and version_exists(client, before.name, newest.version):
+        earlier = tuple(item for item in latest.entries if item.number < newest.number)
+        _apply_entry(client, replace(latest, entries=earlier), newest)
+
+
+def _set_alias(client: "MlflowClient", history: AliasHistory, version: str | None) -> None:
+    """Set the alias to `version`, or delete it if `version` is None or was deleted."""
+    with translate_tracking_errors(f"{history.alias} of {history.name} cannot be moved"):
+        if version and version_exists(client, history.name, version):
+            client.set_registered_model_alias(history.name, history.alias, version)
+        else:
+            client.delete_registered_model_alias(history.name, history.alias)
 
 
 def find_user_name() -> str:

@@ -44,7 +44,7 @@ class Evidence:
     """The measurements of a challenger and, if there is one, of the champion.
 
     `comparison` is optional: None without a champion. `baseline` is the comparison with
-    `baseline_name`, a version beside the champion; None if there is no such version.
+    `baseline_name`, a version beside the champion; None without such a version.
     `class_sizes` are the numbers of test images (or groups) per class, and `attempt` is the number
     of attempts that the test set has judged, this one included. `dependences` are the reasons to
     believe that the test images are not independent.

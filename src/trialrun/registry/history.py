@@ -3,10 +3,14 @@
 Each entry is one tag, `trialrun.<alias>.000007`, with a JSON value. Entries are only ever added and
 are numbered from 1 without gaps. If the version of an entry was deleted before it took the alias,
 the entry is skipped: it keeps its number, and the alias does not move.
+
+Changes by other programs are entries of the kinds `outside` (the alias was moved), `alias_deleted`
+and `version_deleted`. Their user is unknown, and their time is an interval.
 """
 
 import json
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
@@ -14,16 +18,18 @@ from typing import Any
 
 from trialrun.config.promote import CHAMPION
 
-PROMOTION, ROLLBACK, _OUTSIDE, SKIPPED = "promotion", "rollback", "outside", "void"
-_UNKNOWN = "unknown"  # the time at which another program moved the alias
+PROMOTION, ROLLBACK, SKIPPED = "promotion", "rollback", "void"
+OUTSIDE, ALIAS_DELETED, VERSION_DELETED = "outside", "alias_deleted", "version_deleted"
+_UNKNOWN = "unknown"  # an end time that no entry has
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AliasEntry:
-    """One move of the alias to a version.
+    """One move of the alias to a version, or one change that another program made.
 
-    `at` is in ISO 8601, UTC. `claim` is unique to one attempt at the move. An entry of kind
-    `outside` is not in the log: another program than trialrun moved the alias.
+    `at` is in ISO 8601, UTC. A change by another program happened between `not_before` and `at`.
+    `version` is the holder afterwards, None if the alias is missing. `deleted` is the version that
+    an entry of kind `version_deleted` is about. `claim` is unique to one attempt at the entry.
     """
 
     number: int
@@ -38,6 +44,18 @@ class AliasEntry:
     data_digest: str | None = None
     figures: Mapping[str, float] = field(default_factory=dict)
     claim: str = ""
+    not_before: str | None = None
+    deleted: str | None = None
+
+    @property
+    def is_move(self) -> bool:
+        """Whether the alias moved or went missing: not if a version other than its holder did."""
+        return not self.is_skipped and (self.kind != VERSION_DELETED or self.replaced is not None)
+
+    @property
+    def is_outside(self) -> bool:
+        """Whether a program other than trialrun made the change."""
+        return self.kind in {OUTSIDE, ALIAS_DELETED, VERSION_DELETED}
 
     @property
     def is_skipped(self) -> bool:
@@ -72,8 +90,9 @@ def parse_entry(text: str) -> AliasEntry:
 class AliasPeriod:
     """The time from `since` to `until` in which a version held the alias.
 
-    `until` can be None (the version still holds the alias) or "unknown" (another program moved the
-    alias). A skipped entry ends when it starts.
+    `until` is None if the version still holds the alias. A change by another program happened
+    between `since_not_before` and `since`. The period of a skipped entry or of a deleted version
+    that did not hold the alias ends when it starts.
     """
 
     version: str | None
@@ -88,6 +107,8 @@ class AliasPeriod:
     figures: Mapping[str, float]
     run_id: str | None
     run_url: str | None = None
+    since_not_before: str | None = None
+    until_not_before: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +116,7 @@ class AliasHistory:
     """An alias of a registered model: the version that holds it now, and its log.
 
     `previous` and `run_urls` are for display and stay empty unless the caller looks them up.
+    `unrecorded` has the changes by other programs that could not be written to the log.
     """
 
     name: str
@@ -104,6 +126,8 @@ class AliasHistory:
     entries: tuple[AliasEntry, ...]
     previous: str | None = None  # the version that a rollback would restore
     run_urls: Mapping[str, str] = field(default_factory=dict)  # run id to the page of the run
+    unrecorded: tuple[AliasEntry, ...] = ()
+    seen_at: str | None = None  # when trialrun last found the alias as the log says
 
     @property
     def last_number(self) -> int:
@@ -111,28 +135,95 @@ class AliasHistory:
         return self.entries[-1].number if self.entries else 0
 
     @property
-    def last_assigned(self) -> str | None:
-        """The version that trialrun moved the alias to last."""
+    def all_entries(self) -> tuple[AliasEntry, ...]:
+        """The log, and the changes that could not be written to it."""
+        return (*self.entries, *self.unrecorded)
+
+    @property
+    def last_move(self) -> AliasEntry | None:
+        """The newest entry that moved the alias."""
+        return next((entry for entry in reversed(self.all_entries) if entry.is_move), None)
+
+    @property
+    def recorded_holder(self) -> str | None:
+        """The version that holds the alias according to its entries."""
+        return self.last_move.version if self.last_move else None
+
+    @property
+    def all_holders(self) -> frozenset[str]:
+        """The versions that hold or held the alias."""
+        # A replaced version may have no entry of its own in a log of an earlier trialrun.
+        versions = ((entry.version, entry.replaced) for entry in self.all_entries if entry.is_move)
+        return frozenset(version for pair in versions for version in pair if version)
+
+    @property
+    def deleted_versions(self) -> frozenset[str]:
+        """The versions that held the alias and were deleted."""
+        return frozenset(entry.deleted for entry in self.all_entries if entry.deleted)
+
+    @property
+    def last_holder(self) -> str | None:
+        """The holder; without one, the newest earlier holder that still exists.
+
+        A version that a rollback removed does not count.
+        """
+        if self.holder is not None:
+            return self.holder
+        existing = [item for item in self.active_stack() if item not in self.deleted_versions]
+        return existing[-1] if existing else None
+
+    @property
+    def last_holder_note(self) -> str | None:
+        """The sentence that says why `last_holder` is not the holder; None if it is."""
+        stack = self.active_stack()
+        if self.holder is not None or not stack:
+            return None
+        last, found = stack[-1], self.last_holder
+        if last not in self.deleted_versions:
+            return (
+                f"{self.alias} of {self.name} is not set; version {last} held it last "
+                "(`trialrun rollback` restores it)"
+            )
+        return f"version {last}, the last {self.alias} of {self.name}, was deleted; " + (
+            f"version {found} is the newest earlier one that exists"
+            if found
+            else "no earlier one exists"
+        )
+
+    def previously_rolled_back(self, version: str) -> AliasEntry | None:
+        """Return the newest rollback that took the alias from `version`, if there is one."""
         return next(
-            (entry.version for entry in reversed(self.entries) if not entry.is_skipped), None
+            (
+                entry
+                for entry in reversed(self.entries)
+                if entry.kind == ROLLBACK and entry.replaced == version
+            ),
+            None,
         )
 
     @property
     def periods(self) -> tuple[AliasPeriod, ...]:
         """The periods of all holders, oldest first."""
         periods: list[AliasPeriod] = []
-        until = None
+        until: tuple[str | None, str | None] = (None, None)
         for entry in reversed(self.all_entries):
-            if entry.is_skipped:
-                periods.append(self._make_period(entry, entry.at))
+            if entry.is_move:
+                periods.append(self._make_period(entry, entry.version, *until))
+                until = (entry.at or _UNKNOWN, entry.not_before)
             else:
-                periods.append(self._make_period(entry, until))
-                until = entry.at or _UNKNOWN
+                version = entry.deleted or entry.version
+                periods.append(self._make_period(entry, version, entry.at, entry.not_before))
         return tuple(reversed(periods))
 
-    def _make_period(self, entry: AliasEntry, until: str | None) -> AliasPeriod:
+    def _make_period(
+        self,
+        entry: AliasEntry,
+        version: str | None,
+        until: str | None,
+        until_not_before: str | None,
+    ) -> AliasPeriod:
         return AliasPeriod(
-            version=entry.version,
+            version=version,
             since=entry.at,
             until=until,
             kind=entry.kind,
@@ -144,26 +235,12 @@ class AliasHistory:
             figures=entry.figures,
             run_id=entry.run_id,
             run_url=self.run_urls.get(entry.run_id) if entry.run_id else None,
+            since_not_before=entry.not_before,
+            until_not_before=until_not_before,
         )
-
-    @property
-    def all_entries(self) -> tuple[AliasEntry, ...]:
-        """The log, plus an entry of kind `outside` if another program moved the alias since."""
-        if self.holder == self.last_assigned:
-            return self.entries
-        outside = AliasEntry(
-            number=self.last_number + 1,
-            kind=_OUTSIDE,
-            version=self.holder,
-            replaced=self.last_assigned,
-            at=None,
-            user=None,
-            reason="moved by a program other than trialrun",
-        )
-        return (*self.entries, outside)
 
     def active_stack(self) -> list[str]:
-        """Return the holders that no rollback removed, oldest first; the last one is `holder`."""
+        """Return the holders that no rollback removed, oldest first; the last one held it last."""
         return compute_active_stack(self.all_entries)
 
     def previous_holders(self) -> list[str]:
@@ -177,6 +254,7 @@ class AliasHistory:
             "alias": self.alias,
             "holder": self.holder,
             "previous": self.previous,
+            "last_holder": self.last_holder,
             "periods": [asdict(period) for period in self.periods],
         }
 
@@ -185,7 +263,7 @@ def compute_active_stack(entries: tuple[AliasEntry, ...]) -> list[str]:
     """Return the holders that remain after `entries`; a rollback removes all above its version."""
     stack: list[str] = []
     for entry in entries:
-        if entry.is_skipped or entry.version is None:
+        if not entry.is_move or entry.version is None:
             continue
         if entry.kind == ROLLBACK and entry.version in stack:
             while stack[-1] != entry.version:
@@ -208,6 +286,11 @@ def name_previous_alias(alias: str) -> str:
     return "previous" if alias == CHAMPION else f"previous-{alias}"
 
 
+def is_previous_alias(alias: str) -> bool:
+    """Whether `alias` is one that `name_previous_alias` returns."""
+    return alias == "previous" or alias.startswith("previous-")
+
+
 def make_tag_name(alias: str, number: int) -> str:
     """Return the name of the tag that holds entry `number`."""
     return f"trialrun.{alias}.{number:06}"
@@ -226,4 +309,10 @@ def read_entries(tags: Mapping[str, str], alias: str) -> tuple[AliasEntry, ...]:
 
 def format_now() -> str:
     """Return the current time in the format of `AliasEntry.at`."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return format_time(time.time())
+
+
+def format_time(seconds: float) -> str:
+    """Return a time since 1970 in the format of `AliasEntry.at`."""
+    text = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+    return text.replace("+00:00", "Z")

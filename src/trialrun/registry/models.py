@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from trialrun.errors import InvalidModelDirectoryError, TrackingError, TrialrunError
 from trialrun.files import scratch_directory
-from trialrun.mlflow_client import translate_tracking_errors
+from trialrun.mlflow_client import retry_conflicts, translate_tracking_errors
 from trialrun.models import directory
 
 if TYPE_CHECKING:
@@ -122,7 +122,9 @@ def register_version(
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-        version = client.create_model_version(
-            name, source=model.uri, run_id=run_id, tags=dict(tags), model_id=model.model_id
+        version = retry_conflicts(
+            lambda: client.create_model_version(
+                name, source=model.uri, run_id=run_id, tags=dict(tags), model_id=model.model_id
+            )
         )
     return str(version.version)

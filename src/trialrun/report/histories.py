@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-IDENTICAL, WITHIN_TOLERANCE, _DIFFERENT = "identical", "within tolerance", "different"
+IDENTICAL, WITHIN_TOLERANCE, DIFFERENT = "identical", "within tolerance", "different"
 
 EpochValues = Mapping[int, float]  # epoch, starting at 1, to the value of a metric
 
@@ -36,15 +36,22 @@ class HistoryComparison:
 def compare_histories(
     original: Mapping[str, EpochValues], again: Mapping[str, EpochValues], *, tolerance: float
 ) -> HistoryComparison:
-    """Compare two histories; an epoch that one of them lacks is a difference."""
+    """Compare two histories; an epoch that one of them lacks is a difference.
+
+    Raises:
+        ValueError: Neither has an epoch.
+    """
     deviations = tuple(
         _find_deviation(metric, original.get(metric, {}), again.get(metric, {}), tolerance)
         for metric in sorted({*original, *again})
+        if original.get(metric) or again.get(metric)
     )
+    if not deviations:
+        raise ValueError("the histories have no epochs")
     beyond_tolerance = [item.first_beyond for item in deviations if item.first_beyond is not None]
     deviating = [item.first_epoch for item in deviations if item.first_epoch is not None]
     if beyond_tolerance:
-        return HistoryComparison(_DIFFERENT, min(beyond_tolerance), deviations)
+        return HistoryComparison(DIFFERENT, min(beyond_tolerance), deviations)
     if deviating:
         return HistoryComparison(WITHIN_TOLERANCE, min(deviating), deviations)
     return HistoryComparison(IDENTICAL, None, deviations)

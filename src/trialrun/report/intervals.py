@@ -3,10 +3,11 @@
 The interval of a metric is computed for its error: 1 minus the metric, or the log loss as a share
 of the largest loss. The variance of the error comes from the influence of each image (the delta
 method); images of one group vary together, so their influences are added first. The limits are
-those of a beta distribution after one more image (or group) with the largest possible effect.
+those of a beta distribution after one more image (or group) with one of the largest effects.
 Array letters: N images, C classes, G groups.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,7 +100,8 @@ def _limit_error(
     if len(influence) < 2:
         return 0.0, 1.0  # one image or group says nothing about others
     rise, fall = (
-        float(add_by_group(effect, groups).max()) for effect in (estimate.rise, estimate.fall)
+        average_largest(add_by_group(effect, groups), tail)
+        for effect in (estimate.rise, estimate.fall)
     )
     correction = len(influence) / (len(influence) - 1)
     variance = float((influence**2).sum()) * correction * estimate.stretch
@@ -112,6 +114,17 @@ def _limit_error(
 def add_by_group(values: Values, groups: Groups | None) -> Values:
     """Return the (G,) sums of (N,) values; the values themselves if `groups` is None."""
     return values if groups is None else np.bincount(groups, values).astype(np.float64)
+
+
+def average_largest(effects: Values, tail: float) -> float:
+    """Return the mean of the largest effects that a test set may happen not to show.
+
+    An event that a test set does not contain with a probability of `tail` has an expected number
+    of -ln(tail): as many images (or groups) could have shown it, each with its own effect. A
+    single image or group of an exceptional weight is only one of them.
+    """
+    number = math.ceil(-math.log(tail))
+    return float(np.sort(effects)[-number:].mean())
 
 
 def _estimate_accuracy(predictions: Predictions) -> _ErrorEstimate:

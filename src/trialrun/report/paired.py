@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from trialrun.report.intervals import Groups, add_by_group
+from trialrun.report.intervals import Groups, add_by_group, average_largest
 from trialrun.report.limits import limit_sum_above, limit_sum_below
 from trialrun.report.metrics import (
     ACCURACY,
@@ -53,7 +53,7 @@ class Contributions:
 class EventSums:
     """The sums of the gains and losses of the challenger and of their squares.
 
-    `largest_loss` is the largest loss that one image (or one group) can cause.
+    `largest_loss` is the loss that an image (or group) of the largest effect can cause.
     """
 
     difference: float
@@ -137,7 +137,8 @@ def compare_paired(
     """
     baseline, challenger = align_classes(baseline, challenger)
     before, after = compute_metric(metric, baseline), compute_metric(metric, challenger)
-    events = _sum_events(metric, baseline, challenger, groups)
+    tail = (1 - confidence) / 2
+    events = _sum_events(metric, baseline, challenger, groups, tail)
     only_baseline = int((baseline.right & ~challenger.right).sum())
     only_challenger = int((challenger.right & ~baseline.right).sum())
     return PairedComparison(
@@ -148,7 +149,7 @@ def compare_paired(
         challenger=after,
         difference=before - after if lower_is_better(metric) else after - before,
         low=events.limit_below(confidence),
-        high=-_sum_events(metric, challenger, baseline, groups).limit_below(confidence),
+        high=-_sum_events(metric, challenger, baseline, groups, tail).limit_below(confidence),
         confidence=confidence,
         only_baseline_right=only_baseline,
         only_challenger_right=only_challenger,
@@ -158,7 +159,11 @@ def compare_paired(
 
 
 def _sum_events(
-    metric: str, baseline: Predictions, challenger: Predictions, groups: Groups | None
+    metric: str,
+    baseline: Predictions,
+    challenger: Predictions,
+    groups: Groups | None,
+    tail: float,
 ) -> EventSums:
     contributions = _CONTRIBUTIONS[metric](baseline, challenger)
     values = add_by_group(contributions.values, groups)
@@ -169,7 +174,7 @@ def _sum_events(
         gain_squares=float((gains**2).sum()),
         losses=float(losses.sum()),
         loss_squares=float((losses**2).sum()),
-        largest_loss=float(add_by_group(contributions.largest_loss, groups).max()),
+        largest_loss=average_largest(add_by_group(contributions.largest_loss, groups), tail),
     )
 
 

@@ -12,6 +12,7 @@ from trialrun.errors import RunInterruptedError, TrialrunError
 from trialrun.mlflow_client import (
     describe_experiment,
     find_experiment_id,
+    retry_conflicts,
     translate_tracking_errors,
 )
 from trialrun.tracking.deferred_signals import defer_signals
@@ -19,13 +20,18 @@ from trialrun.tracking.killed_status import spawn_status_fixer
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import DatasetInput
+    from mlflow.entities import DatasetInput, Run
 
 _RUN_ID_VARIABLE = "MLFLOW_RUN_ID"  # set by `mlflow run` for its child
 
 PARENT_TAG = "mlflow.parentRunId"
+DELETED = "deleted"  # lifecycle stage of a run that can be restored
 
 _BATCH_PARAMS = 100  # MLflow's limit for one call
+# MLflow's limits. Longer values are cut here: MLflow refuses them if MLFLOW_TRUNCATE_LONG_VALUES is
+# false.
+MAX_PARAM_LENGTH = 6000
+_MAX_TAG_LENGTH = 8000
 
 _used_project_runs: set[str] = set()  # runs that `mlflow run` opened and this process has used
 
@@ -43,10 +49,17 @@ class TrackedRun:
         self._params = dict(run.data.params)
 
     def log_params(self, params: Mapping[str, str]) -> None:
-        """Log parameters, except those that the run already has (`mlflow run` logs its own)."""
+        """Log parameters, except those that the run already has (`mlflow run` logs its own).
+
+        Values are cut to the length that MLflow stores.
+        """
         from mlflow.entities import Param
 
-        new = [Param(name, text) for name, text in params.items() if name not in self._params]
+        new = [
+            Param(name, text[:MAX_PARAM_LENGTH])
+            for name, text in params.items()
+            if name not in self._params
+        ]
         with self._defer_signals(), translate_tracking_errors("parameters cannot be logged"):
             for start in range(0, len(new), _BATCH_PARAMS):
                 batch = new[start : start + _BATCH_PARAMS]
@@ -81,17 +94,22 @@ class TrackedRun:
         return timestamp
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
-        """Set tags, replacing tags of the same names."""
+        """Set tags, replacing tags of the same names; values are cut as in `log_params`."""
         from mlflow.entities import RunTag
 
-        batch = [RunTag(name, text) for name, text in tags.items()]
+        batch = [RunTag(name, _cut_tag(text)) for name, text in tags.items()]
         with self._defer_signals(), translate_tracking_errors("tags cannot be set"):
             self.client.log_batch(self.run_id, tags=batch)
 
     def log_inputs(self, datasets: "Sequence[DatasetInput]") -> None:
-        """Log the datasets of the run."""
-        with self._defer_signals(), translate_tracking_errors("datasets cannot be logged"):
-            self.client.log_inputs(self.run_id, list(datasets))
+        """Log the datasets of the run; other runs may log the same new datasets at once."""
+
+        def log_once() -> None:
+            with self._defer_signals():
+                self.client.log_inputs(self.run_id, list(datasets))
+
+        with translate_tracking_errors("datasets cannot be logged"):
+            retry_conflicts(log_once)
 
     def _defer_signals(self) -> AbstractContextManager[None]:
         """Defer signals while a local database is written, which takes milliseconds.
@@ -191,6 +209,11 @@ def _end_on_exit(client: "MlflowClient", run_id: str, *, by_mlflow: bool) -> Ite
         raise
 
 
+def _cut_tag(text: str) -> str:
+    """Return the text of a tag, cut to the length that MLflow stores."""
+    return text if len(text) <= _MAX_TAG_LENGTH else text[: _MAX_TAG_LENGTH - 1] + "…"
+
+
 def _end_run(client: "MlflowClient", run_id: str, status: str) -> None:
     with translate_tracking_errors("the run cannot be ended"):
         client.set_terminated(run_id, status)
@@ -203,9 +226,26 @@ def _end_failed_run(
     with defer_signals():
         with suppress(TrialrunError), translate_tracking_errors("tags cannot be set"):
             for name, text in {"error": error, **tags}.items():
-                client.set_tag(run_id, name, text)
+                client.set_tag(run_id, name, _cut_tag(text))
         with suppress(TrialrunError):
             _end_run(client, run_id, status)
+
+
+def find_run(client: "MlflowClient", run_id: str) -> "Run | None":
+    """Return the run with this id, deleted or not; None if the store does not have it.
+
+    Raises:
+        TrackingError: The store fails.
+    """
+    from mlflow.exceptions import MlflowException
+
+    with translate_tracking_errors(f"run {run_id} cannot be read"):
+        try:
+            return client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return None
 
 
 def find_project_run() -> str | None:

@@ -15,6 +15,7 @@ from trialrun.config import SearchConfig, Setting, TrainConfig, as_text, build_c
 from trialrun.engine.steps import count_warm_up_steps
 from trialrun.errors import InvalidParameterError, TrialrunError, merge_errors
 from trialrun.runs.training.plan import TrainPlan, plan_training
+from trialrun.tuning.combinations import WARM_UP_UNITS, check_dependent_settings, check_sampler
 from trialrun.tuning.objectives import Objective, check_top5, parse_objectives
 from trialrun.tuning.space import (
     DEFAULT_RANGES,
@@ -33,10 +34,12 @@ _STUDY_SETTINGS = ("study", "storage", "metric", "direction")
 # Training settings that may differ between two calls on a study: trials stay comparable.
 _NOT_COMPARED = ("train_data", "valid_data", "device", "experiment", "run_name", "register_as")
 
-_WARM_UP_UNITS = ("warmup_steps", "warmup_epochs")
-
 # Settings with their smallest value in the base plan.
-_SMALLEST_AT_CORNER = ("batch_size", *_WARM_UP_UNITS)
+_SMALLEST_AT_CORNER = ("batch_size", *WARM_UP_UNITS)
+
+
+# Settings that name files or models: only planning a training shows whether they exist.
+_CHECKED_BY_PLANNING = ("model", "weights")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +89,10 @@ def plan_search(values: Mapping[str, Any]) -> SearchPlan:
     training_values = {k: v for k, v in values.items() if k not in search_names}
     searched, fixed = _split_dimensions(training_values, problems)
     objectives = parse_objectives(config, problems)
-    problems += _check_search_settings(config, Space(searched))
-    problems += _check_warm_ups(searched, fixed)
+    problems += _check_search_settings(config)
+    problems += check_sampler(config, Space(searched), objectives)
+    settings = {item.name: item for item in list_settings(TrainConfig)}
+    problems += check_dependent_settings(settings, searched, fixed)
     base = _plan_base(searched, fixed, problems)
     enqueued_params = _read_enqueued(config.enqueue, Space(searched), problems)
     if problems:
@@ -142,48 +147,14 @@ def _split_dimensions(
     return searched, fixed
 
 
-def _check_search_settings(config: SearchConfig, space: Space) -> list[TrialrunError]:
-    """Return the errors in combinations of search settings."""
+def _check_search_settings(config: SearchConfig) -> list[TrialrunError]:
+    """Return the errors in single search settings."""
     problems = [] if config.storage is None else check_storage_url(config.storage)
-    if config.sampler == "grid" and (uncountable := space.list_uncountable()):
-        problems.append(
-            InvalidParameterError(
-                f"sampler=grid needs a finite number of values of {', '.join(uncountable)}",
-                "Give a choice, as 1e-3,1e-2, or a range in steps.",
-            )
-        )
     if config.replicates == 1:
         problems.append(
             InvalidParameterError("replicates=1 cannot measure seed variance", "Give 0, 2 or more.")
         )
     return problems
-
-
-def _check_warm_ups(
-    searched: Mapping[str, Dimension], fixed: Mapping[str, Any]
-) -> list[TrialrunError]:
-    """Return an error if both units of the warm-up are set and one is searched.
-
-    Two ranges that start at 0 would pass the check of fixed settings, where 0 means unset. A fixed
-    0 counts as unset here too: MLproject passes every setting.
-    """
-    settings = {item.name: item for item in list_settings(TrainConfig)}
-    unset = {name for name in _WARM_UP_UNITS if name in fixed and _is_zero(settings[name], fixed)}
-    num_set = len((searched.keys() | fixed.keys() - unset) & set(_WARM_UP_UNITS))
-    if num_set < len(_WARM_UP_UNITS) or not searched.keys() & set(_WARM_UP_UNITS):
-        return []
-    return [
-        InvalidParameterError(
-            "warmup_steps and warmup_epochs are both given", "Search one unit of the warm-up."
-        )
-    ]
-
-
-def _is_zero(item: Setting, values: Mapping[str, Any]) -> bool:
-    try:
-        return bool(item.parse(values[item.name]) == 0)
-    except InvalidParameterError:
-        return False
 
 
 def _plan_base(
@@ -196,10 +167,30 @@ def _plan_base(
     """
     corner = {name: _corner_value(name, dimension) for name, dimension in searched.items()}
     try:
-        return plan_training({**corner, **fixed})
+        base = plan_training({**corner, **fixed})
+        local_paths = dict(base.local_paths)
+        for other in _list_other_models(searched, corner):
+            local_paths |= plan_training({**corner, **fixed, **other}).local_paths
     except TrialrunError as error:
         problems.append(error)
         return None
+    return dataclasses.replace(base, local_paths=local_paths)
+
+
+def _list_other_models(
+    searched: Mapping[str, Dimension], corner: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Return the options of `model` and `weights` beside the corner's; planning checks each.
+
+    The parsers of the other settings check their options.
+    """
+    return [
+        {name: option}
+        for name in _CHECKED_BY_PLANNING
+        if isinstance(options := searched.get(name), Choice)
+        for option in options.options
+        if option != corner[name]
+    ]
 
 
 def _corner_value(name: str, dimension: Dimension) -> Any:

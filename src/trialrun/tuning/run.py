@@ -17,7 +17,12 @@ from trialrun.tracking import TrackedRun, find_project_run, open_run
 from trialrun.tuning.callbacks import NoOpSearchCallback, SearchCallback
 from trialrun.tuning.plan import SearchPlan
 from trialrun.tuning.reporting.logging import count_by_state, log_best, log_plots, log_trials
-from trialrun.tuning.reporting.parent_run import end_lost_run, end_orphaned_runs, register_once
+from trialrun.tuning.reporting.parent_run import (
+    check_not_deleted,
+    end_lost_run,
+    end_orphaned_runs,
+    register_once,
+)
 from trialrun.tuning.reporting.seed_replicates import (
     NoiseFloor,
     compute_noise_floor,
@@ -105,6 +110,8 @@ class _SearchRun:
 
     def _open_parent_run(self, run_id: str | None) -> AbstractContextManager[TrackedRun]:
         """Resume the parent run, or open a new one; its status is set on exit."""
+        if run_id is not None:
+            self._check_not_deleted(run_id, "the parent run of the study")
         return open_run(
             self.client,
             experiment=self.plan.base.config.experiment,
@@ -112,6 +119,11 @@ class _SearchRun:
             tags={"trialrun.version": version("trialrun"), "study": self.study.study_name},
             run_id=run_id,
         )
+
+    def _check_not_deleted(self, run_id: str, role: str) -> None:
+        name = self.study.study_name
+        hint = f"give another --study with --from-study {name}, which tries the best settings first"
+        check_not_deleted(self.client, run_id, role, hint)
 
     def _join_owner(self) -> SearchResult:
         """Train trials beside the owner, then return the owner's result."""
@@ -257,6 +269,7 @@ class _SearchRun:
         name = self.plan.base.config.register_as
         if name is None:
             return
+        self._check_not_deleted(best.user_attrs[attrs.RUN_ID], "the run of the best trial")
         number = register_once(
             self.client,
             name=name,

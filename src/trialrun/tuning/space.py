@@ -150,9 +150,14 @@ def _parse_range(setting: Setting, text: str) -> Range:
     low, high = (setting.parse(part) for part in parts[:2])
     if not isinstance(low, int | float) or not isinstance(high, int | float):
         raise InvalidParameterError(f"{setting.name}={text} is not a range", _HINT)
-    if low >= high:
+    if low == high:
         raise InvalidParameterError(
-            f"{setting.name}={text} ends at or below its start", f"Write {high}:{low}."
+            f"{setting.name}={text} starts and ends at {parts[0]}", f"Write {parts[0]} to fix it."
+        )
+    if low > high:
+        reversed_text = ":".join((parts[1], parts[0], *parts[2:]))
+        raise InvalidParameterError(
+            f"{setting.name}={text} ends below its start", f"Write {reversed_text}."
         )
     step = _parse_step(setting, text, parts[2], high - low) if len(parts) == 3 else None
     logarithmic = setting.rule.logarithmic and step is None and low > 0

@@ -6,7 +6,11 @@ import pytest
 import torch
 
 from trialrun.engine.compute import processor
-from trialrun.engine.compute.precision import ComputeConfig, resolve_compute
+from trialrun.engine.compute.precision import (
+    ComputeConfig,
+    resolve_compute,
+    supports_precision,
+)
 from trialrun.errors import InvalidParameterError
 from trialrun.models.zoo import build_network
 from trialrun.runs.training.plan import plan_training
@@ -154,3 +158,12 @@ def test_missing_device_is_an_error() -> None:
         resolve_compute("abacus", "auto")
     with pytest.raises(InvalidParameterError, match="fp16"):
         resolve_compute("cpu", "fp16")
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "is_supported"),
+    [("cpu", "fp32", True), ("cpu", "fp16", False), ("cuda", "fp16", True), ("mps", "bf16", False)],
+)
+def test_devices_support_some_precisions(device: str, precision: str, is_supported: bool) -> None:
+    """CPUs have no fp16, and MPS no fast bf16."""
+    assert supports_precision(torch.device(device), precision) is is_supported

@@ -77,7 +77,7 @@ def test_calls_restore_the_state_of_the_process(colors: Path, tmp_path: Path) ->
         "score": lambda: trialrun.score(uri, data, str(tmp_path / "scored.csv")),
         "load_model": lambda: trialrun.load_model(uri),
         "preprocess": lambda: trialrun.preprocess(colors / "red" / "000.png", classifier),
-        "evaluate": lambda: trialrun.evaluate(uri, data, draws=100),
+        "evaluate": lambda: trialrun.evaluate(uri, data),
         "promote": lambda: trialrun.promote(
             "colors", 1, data, min="accuracy=0", allow_overlap=True
         ),
@@ -247,7 +247,7 @@ trialrun.train(train_data=data, model="squeezenet1_1", epochs=1, batch_size=8, r
 trialrun.train(train_data=data, model="squeezenet1_1", epochs=1, batch_size=8, register_as="colors")
 trialrun.score("models:/colors/1", data, folder + "/scored.csv")
 trialrun.load_model("models:/colors/1")
-trialrun.evaluate("models:/colors/1", data, draws=100)
+trialrun.evaluate("models:/colors/1", data)
 trialrun.promote("colors", 1, data, min="accuracy=0", allow_overlap=True)
 trialrun.search(
     train_data=data, model="squeezenet1_1", epochs=1, batch_size=8, trials=2,

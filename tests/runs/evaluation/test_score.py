@@ -112,7 +112,7 @@ def test_scores_equal_those_of_the_bare_network(model: str, data: str, tmp_path:
 @pytest.mark.usefixtures("store")
 def test_evaluation_records_its_device(model: str, data: str) -> None:
     """The setting and the resolved device are parameters of the run."""
-    result = trialrun.evaluate(model, data, device="cpu", draws=100)
+    result = trialrun.evaluate(model, data, device="cpu")
     params = mlflow.MlflowClient().get_run(result.run_id).data.params
     assert (params["device"], params["resolved_device"]) == ("cpu", "cpu")
 

@@ -182,7 +182,7 @@ def test_names_in_a_run_agree(store: str, tmp_path: Path) -> None:
     assert all((data / name).is_file() for name in trained_predictions.names)
     with (folder / "skipped.csv").open(newline="") as file:
         assert [row["name"] for row in csv.DictReader(file)] == ["a/bro\rken.png"]
-    evaluation = trialrun.evaluate(str(trained.model_uri), str(data), draws=100)
+    evaluation = trialrun.evaluate(str(trained.model_uri), str(data))
     evaluated_predictions = load_predictions(client, evaluation.run_id)
     assert evaluated_predictions is not None
     assert set(trained_predictions.names) <= set(evaluated_predictions.names)

@@ -1,15 +1,36 @@
 """Reproducing and comparing runs."""
 
+import json
 import shutil
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
+import torch
 
 import trialrun
+from tests.conftest import make_network
 from tests.tuning.conftest import settings
+from trialrun.engine.early_stopping import EpochStatus
+from trialrun.errors import (
+    InvalidDatasetError,
+    InvalidModelDirectoryError,
+    InvalidParameterError,
+    RunInterruptedError,
+    TrackingError,
+)
+from trialrun.mlflow_client import connect_client
+from trialrun.registry.versions import read_artifact_text
+from trialrun.runs.callbacks import NoOpCallback
 from trialrun.runs.inspection.compare import compare_runs
 from trialrun.runs.inspection.reproduce import reproduce_run
+from trialrun.runs.training.plan import plan_training
+from trialrun.runs.training.run import train_run
 
 TINY: dict[str, Any] = {
     "model": "shufflenet_v2_x0_5",
@@ -68,3 +89,236 @@ def test_a_run_is_reproduced_by_its_model_version(store: str, colors: Path) -> N
     """A version's URI identifies the run that trained it."""
     trialrun.train(train_data=str(colors), register_as="colors", **TINY)
     assert trialrun.reproduce("models:/colors/1").verdict == "identical"
+
+
+def test_moved_data_is_reproduced(store: str, colors: Path, tmp_path: Path) -> None:
+    """An equal copy elsewhere is unchanged, in a folder or in an archive."""
+    run = trialrun.train(train_data=str(colors), valid_data=str(colors), **TINY)
+    archive = shutil.make_archive(str(tmp_path / "packed"), "zip", colors)
+    moved = tmp_path / "moved"
+    shutil.move(colors, moved)
+    with pytest.raises(InvalidDatasetError) as raised:
+        trialrun.reproduce(run.run_id)
+    assert "--train-data" in raised.value.hint
+    repetition = trialrun.reproduce(run.run_id, train_data=moved, valid_data=archive)
+    assert (repetition.verdict, repetition.data_changes) == ("identical", ())
+
+
+def test_other_data_is_refused_as_changed(store: str, colors: Path, tmp_path: Path) -> None:
+    """Given data is compared with the run's manifest."""
+    run = trialrun.train(train_data=str(colors), **TINY)
+    other = tmp_path / "other"
+    shutil.copytree(colors, other)
+    shutil.copy(other / "red" / "000.png", other / "red" / "001.png")
+    with pytest.raises(InvalidDatasetError, match=r"1 changed \(red/001.png\)"):
+        trialrun.reproduce(run.run_id, train_data=other)
+
+
+def test_changed_transforms_are_refused_before_training(
+    store: str, colors: Path, tmp_path: Path
+) -> None:
+    """Another list is named as the cause; another format of the same list is unchanged."""
+    path = tmp_path / "transforms.json"
+    path.write_text('[["Resize", 32]]')
+    run = trialrun.train(train_data=str(colors), transforms=str(path), **TINY)
+    path.write_text('[ ["Resize", {"size": 32}] ]\n')
+    assert trialrun.reproduce(run.run_id).verdict == "identical"
+    path.write_text('[["Resize", 48]]')
+    with pytest.raises(InvalidParameterError, match="contains other transforms"):
+        trialrun.reproduce(run.run_id)
+
+
+def record_another_device(run_id: str) -> None:
+    """Change the record of a run to that of a training on a GPU in fp16."""
+    client = connect_client()
+    settings = read_artifact_text(client, run_id, "config.yaml")
+    environment = read_artifact_text(client, run_id, "environment.json")
+    assert settings is not None
+    assert environment is not None
+    settings = settings.replace('precision: "fp32"', 'precision: "fp16"')
+    settings = settings.replace('device: "auto"', 'device: "cuda:99"')
+    client.log_text(run_id, settings, "config.yaml")
+    values = {**json.loads(environment), "device": "GPU of another machine"}
+    client.log_text(run_id, json.dumps(values), "environment.json")
+
+
+def test_run_on_another_device_is_reproduced_within_the_tolerance(store: str, colors: Path) -> None:
+    """The device is a setting; notes name it and the precision that replaces an unavailable one."""
+    run = trialrun.train(train_data=str(colors), **TINY)
+    record_another_device(run.run_id)
+    connect_client().set_tag(run.run_id, "weights_sha256", "of a GPU")
+    with pytest.raises(InvalidParameterError, match="cuda:99 is not on this machine") as raised:
+        trialrun.reproduce(run.run_id)
+    assert "--device auto" in raised.value.hint
+    change_param(store, "resolved_device", "cuda:99")
+    repetition = trialrun.reproduce(run.run_id, device="cpu")
+    assert repetition.verdict == "within tolerance"
+    device, precision = repetition.notes
+    assert "GPU of another machine, the repetition on cpu" in device
+    assert precision.startswith("precision is fp32, not fp16")
+    assert repetition.differences["precision"] == ("fp16", "fp32")
+
+
+def test_run_stopped_in_its_first_epoch_is_not_compared(store: str, colors: Path) -> None:
+    """A run without an epoch has no result: that is an error, and nothing is trained."""
+    with pytest.raises(trialrun.errors.TrialrunError, match="NaN"):
+        trialrun.train(train_data=str(colors), **TINY, learning_rate=1e30)
+    client = connect_client()
+    experiment = client.get_experiment_by_name("tests")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    with pytest.raises(TrackingError, match="has not completed an epoch"):
+        trialrun.reproduce(run.info.run_id)
+    assert len(client.search_runs([experiment.experiment_id])) == 1
+
+
+@pytest.mark.parametrize("truncates", ["true", "false"])
+def test_setting_longer_than_a_parameter_is_reproduced(
+    store: str, colors: Path, truncates: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The parameter is cut to MLflow's 6,000 characters, config.yaml has the whole path."""
+    monkeypatch.setenv("MLFLOW_TRUNCATE_LONG_VALUES", truncates)
+    path = "/" * 7000 + str(colors)
+    run = trialrun.train(train_data=path, **TINY)
+    params = connect_client().get_run(run.run_id).data.params
+    assert params["train_data"] == path[:6000]
+    assert trialrun.reproduce(run.run_id).verdict == "identical"
+
+
+def test_cut_parameter_of_an_earlier_version_is_an_error(store: str, colors: Path) -> None:
+    """Without config.yaml, a cut path is named instead of being opened."""
+    run = trialrun.train(train_data="/" * 7000 + str(colors), **TINY)
+    delete_settings_file(run.run_id)
+    with pytest.raises(TrackingError, match="only the first 6000 characters of train_data"):
+        trialrun.reproduce(run.run_id)
+
+
+def delete_settings_file(run_id: str) -> None:
+    """Delete the artifact that earlier versions do not record."""
+    uri = str(connect_client().get_run(run_id).info.artifact_uri)
+    Path(uri.removeprefix("file://"), "config.yaml").unlink()
+
+
+def test_run_of_an_earlier_version_is_reproduced_by_its_parameters(
+    store: str, colors: Path
+) -> None:
+    """The settings come from the parameters if the run has no config.yaml."""
+    run = trialrun.train(train_data=str(colors), **TINY)
+    delete_settings_file(run.run_id)
+    assert trialrun.reproduce(run.run_id).verdict == "identical"
+
+
+def test_long_class_name_is_reproduced(store: str, colors: Path, tmp_path: Path) -> None:
+    """A label of 7,000 characters from a metadata table."""
+    data = tmp_path / "listed"
+    shutil.copytree(colors, data / "images")
+    rows = [
+        (f"images/{path.parent.name}/{path.name}", "x" * 7000 if path.parent.name == "red" else "y")
+        for path in sorted(colors.glob("*/*.png"))
+    ]
+    table = "".join(f"{name},{label}\n" for name, label in rows)
+    (data / "metadata.csv").write_text("file_name,label\n" + table)
+    run = trialrun.train(train_data=str(data), **TINY)
+    assert trialrun.reproduce(run.run_id).verdict == "identical"
+
+
+def test_settings_that_differ_after_the_cut_are_compared(
+    store: str, colors: Path, tmp_path: Path
+) -> None:
+    """`compare` reads the whole texts."""
+    copy = tmp_path / "copy"
+    shutil.copytree(colors, copy)
+    paths = ["/" * 7000 + str(folder) for folder in (colors, copy)]
+    runs = [trialrun.train(train_data=path, **TINY).run_id for path in paths]
+    (row,) = compare_runs(runs).parameters
+    assert (row.name, row.values) == ("train_data", tuple(paths))
+
+
+@pytest.mark.slow
+def test_other_result_has_exit_code_8(store: str, colors: Path) -> None:
+    """The command prints the result as the last line and then the error on standard error."""
+    run = trialrun.train(train_data=str(colors), **TINY)
+    settings = read_artifact_text(connect_client(), run.run_id, "config.yaml")
+    assert settings is not None
+    changed = settings.replace("learning_rate: 0.001", "learning_rate: 0.5")
+    connect_client().log_text(run.run_id, changed, "config.yaml")
+    done = subprocess.run(
+        [sys.executable, "-m", "trialrun", "reproduce", run.run_id, "--json"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 8, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert (result["verdict"], result["since_epoch"]) == ("different", 1)
+    error, hint = done.stderr.splitlines()[-2:]
+    assert error.startswith(f"Error: NotReproducedError: run {result['run_id']}")
+    assert hint.startswith("Hint: Known differences: ")
+
+
+class InterruptingCallback(NoOpCallback):
+    """Receives SIGINT after an epoch."""
+
+    def __init__(self, epoch: int) -> None:
+        self._epoch = epoch
+
+    def on_epoch_end(self, status: EpochStatus, epochs: int) -> None:
+        """Raise what a signal raises."""
+        if status.result.epoch == self._epoch:
+            raise RunInterruptedError("SIGINT")
+
+
+def test_interrupted_run_is_compared_by_its_epochs(store: str, colors: Path) -> None:
+    """The repetition trains to the end; a note says that only common epochs are compared."""
+    plan = plan_training({**TINY, "epochs": 3, "train_data": str(colors)})
+    with pytest.raises(RunInterruptedError):
+        train_run(plan, InterruptingCallback(2))
+    (run,) = mlflow.search_runs(experiment_names=["tests"], output_format="list")
+    assert run.info.status == "KILLED"
+    assert {"best_valid_loss", "training_seconds"} <= run.data.metrics.keys()
+    repetition = trialrun.reproduce(run.info.run_id)
+    assert "the original was interrupted" in repetition.notes[0]
+    assert {item.num_epochs for item in repetition.history.deviations} == {2}
+    assert repetition.history.verdict == "identical"
+
+
+def change_param(store: str, name: str, value: str | None) -> None:
+    """Change or delete a parameter of all runs in the database."""
+    with closing(sqlite3.connect(store.removeprefix("sqlite:///"))) as connection, connection:
+        if value is None:
+            connection.execute("DELETE FROM params WHERE key=?", (name,))
+        else:
+            connection.execute("UPDATE params SET value=? WHERE key=?", (value, name))
+
+
+def test_other_random_weights_are_noted_and_not_refused(store: str, colors: Path) -> None:
+    """The user cannot restore what another version of torch draws."""
+    run = trialrun.train(train_data=str(colors), **TINY)
+    change_param(store, "initial_weights_sha256", "0" * 64)
+    (note,) = trialrun.reproduce(run.run_id).notes
+    assert "draws other random weights" in note
+
+
+def test_changed_weights_of_an_earlier_version_are_refused(
+    store: str, colors: Path, tmp_path: Path
+) -> None:
+    """Without a digest of the file, the digest of the initial weights reveals the change."""
+    path = tmp_path / "weights.pt"
+    torch.save(make_network(seed=1).state_dict(), path)
+    run = trialrun.train(train_data=str(colors), weights=str(path), **TINY)
+    change_param(store, "weights_file_sha256", None)
+    torch.save(make_network(seed=2).state_dict(), path)
+    with pytest.raises(InvalidModelDirectoryError, match=f"{path} contains other weights"):
+        trialrun.reproduce(run.run_id)
+
+
+def test_weights_of_another_network_are_refused_as_changed(
+    store: str, colors: Path, tmp_path: Path
+) -> None:
+    """A file that no longer fits the network is named as changed, too."""
+    path = tmp_path / "weights.pt"
+    torch.save(make_network(seed=1).state_dict(), path)
+    run = trialrun.train(train_data=str(colors), weights=str(path), **TINY)
+    torch.save(make_network("squeezenet1_1").state_dict(), path)
+    with pytest.raises(InvalidModelDirectoryError, match=f"{path} has changed since the original"):
+        trialrun.reproduce(run.run_id)

@@ -7,6 +7,8 @@ test uses a copy of their store.
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from trialrun.cache.location import cache_folder
 from trialrun.cli import run_cli as command
 from trialrun.errors import PromotionRefusedError
 from trialrun.images.formats.sample import write_sample
+from trialrun.registry.versions import read_artifact_text, read_manifest
 from trialrun.runs.evaluation.predictions import load_predictions
 
 TRAIN_IMAGES, TEST_IMAGES = 24, 15  # of each digit
@@ -170,6 +173,22 @@ def test_promotion_refusal_rollback_and_history(registry: Any, digits: Path, cli
     assert output["periods"][1]["figures"]["accuracy"] == pytest.approx(
         second["metrics"]["accuracy"], abs=1e-6
     )
+
+
+def test_promotion_after_the_alias_was_deleted(
+    registry: Any, digits: Path, cli: Commands, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The version is compared with the last holder, and the history shows the deletion."""
+    promote(cli, digits, 1, "--min", "accuracy=0.05", "--reason", "because " * 1000)
+    registry.delete_registered_model_alias("digits", "champion")
+    second = promote(cli, digits, 2, "--require", "better")
+    assert (champion(registry), second["champion"]) == ("2", "1")
+    assert "champion of digits is not set; version 1 held it last" in cli.errors
+    assert command(["history", "digits"]) == 0
+    first, deletion, _ = capsys.readouterr().out.splitlines()[1:]
+    assert "…" in first
+    assert deletion.startswith("none     between 20")
+    assert "alias deleted: deleted by a program other than trialrun" in deletion
 
 
 def test_promotion_run_is_linked(registry: Any, digits: Path, cli: Commands) -> None:
@@ -338,19 +357,80 @@ def test_other_seed_differs_from_the_first_epoch(
     registry: Any, trained: tuple[Path, list[Any]], cli: Commands
 ) -> None:
     """A manipulated seed is detected, with the first differing epoch."""
-    import sqlite3
-    from contextlib import closing
-
     original = trained[1][0].run_id
-    path = registry.tracking_uri.removeprefix("sqlite:///")
-    with closing(sqlite3.connect(path)) as database, database:
-        database.execute(
-            "UPDATE params SET value='16' WHERE key='random_seed' AND run_uuid=?", (original,)
-        )
-        database.execute(
-            "UPDATE params SET value=? WHERE key='valid_data' AND run_uuid=?", ("none", original)
-        )
-    cli("reproduce", original, code=3)  # another seed also changes the split
-    output = cli("reproduce", original, "--allow-changed-data")
+    settings = read_artifact_text(registry, original, "config.yaml")
+    assert settings is not None
+    manipulated = settings.replace("random_seed: 1\n", "random_seed: 16\n")
+    registry.log_text(original, manipulated, "config.yaml")
+    try:
+        cli("reproduce", original, code=3)  # another seed also changes the split
+        output = cli("reproduce", original, "--allow-changed-data", code=8)
+    finally:  # the artifacts belong to the store of all tests
+        registry.log_text(original, settings, "config.yaml")
     assert (output["verdict"], output["since_epoch"]) == ("different", 1)
     assert output["data_changes"]
+    assert "differs since epoch 1" in cli.errors
+
+
+def test_permanently_deleted_training_run_can_be_allowed(
+    registry: Any, trained: tuple[Path, list[Any]], digits: Path, cli: Commands
+) -> None:
+    """After `mlflow gc` of the champion's run, only the record of its data is missing."""
+    promote(cli, digits, 1, "--min", "accuracy=0.05")
+    run_id = trained[1][0].run_id
+    registry.delete_run(run_id)
+    gc = [str(Path(sys.executable).with_name("mlflow")), "gc", "--run-ids", run_id]
+    subprocess.run(
+        [*gc, "--backend-store-uri", registry.tracking_uri], check=True, capture_output=True
+    )
+    promote(cli, digits, 2, code=5)
+    assert "test images that version 1 was trained on: required none" in cli.errors
+    assert promote(cli, digits, 2, "--allow-overlap")["champion"] == "1"
+
+
+def test_images_that_chose_the_epoch_are_refused(
+    registry: Any, trained: tuple[Path, list[Any]], digits: Path, cli: Commands, tmp_path: Path
+) -> None:
+    """The validation images of a version's training are no test images."""
+    rows = read_manifest(registry, trained[1][1].run_id) or []
+    for row in rows:
+        if row["set"] == "valid":
+            target = tmp_path / "chosen" / str(row["name"])
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(digits / "train" / str(row["name"]), target)
+    data = ("--version", "2", "--data", str(tmp_path / "chosen"), "--min", "accuracy=0.01")
+    output = cli("promote", "digits", *data, code=5)
+    refused = {gate["name"]: gate["found"] for gate in output["gates"] if not gate["passed"]}
+    assert refused == {"test images that chose the epoch or trial of version 2": "50 images"}
+
+
+def test_groups_widen_the_intervals(registry: Any, digits: Path, cli: Commands) -> None:
+    """Groups of images count once in `evaluate` and in `compare`, which takes those of the run."""
+    data, pattern = str(digits / "test"), r"^(\d)/"
+    single = [cli("evaluate", f"models:/digits/{n}", data) for n in (1, 2)]
+    grouped = cli("evaluate", "models:/digits/1", data, "--group-pattern", pattern)
+    widths = [
+        item["intervals"]["accuracy"]["high"] - item["intervals"]["accuracy"]["low"]
+        for item in (single[0], grouped)
+    ]
+    assert (grouped["num_groups"], widths[1] > widths[0]) == (10, True)
+    runs = [item["run_id"] for item in single]
+    plain = cli("compare", *runs, "--output", "none")["paired"][0]
+    by_pattern = cli("compare", *runs, "--output", "none", "--group-pattern", pattern)["paired"][0]
+    by_run = cli("compare", grouped["run_id"], runs[1], "--output", "none")["paired"][0]
+    assert (plain["num_groups"], by_pattern["num_groups"], by_run["num_groups"]) == (None, 10, 10)
+    assert by_pattern["low"] == by_run["low"] < plain["low"]
+
+
+@pytest.mark.slow
+def test_trained_groups_are_needed_in_the_test(registry: Any, digits: Path, cli: Commands) -> None:
+    """A version trained on grouped images is judged on groups, unless the user declines."""
+    trainings = ("--train-data", str(digits / "train"), "--group-pattern", r"/(\d\d)")
+    settings = ("--model", "shufflenet_v2_x0_5", "--epochs", "1", "--register-as", "digits")
+    version = str(cli("train", *trainings, *settings, "--experiment", "tests")["model_version"])
+    minimum = ("--min", "accuracy=0")
+    promote(cli, digits, int(version), *minimum, code=5)
+    assert f"version {version} was trained on grouped images" in cli.errors
+    grouped = ("--group-pattern", r"/(\d\d)", "--dry-run")
+    assert promote(cli, digits, int(version), *minimum, *grouped)["passed"]
+    assert promote(cli, digits, int(version), *minimum, "--allow-ungrouped")["promoted"]

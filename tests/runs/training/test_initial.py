@@ -14,6 +14,7 @@ from torch import nn
 import trialrun
 from tests.conftest import SMALL, load_start_state, make_network, write_classes, write_model
 from tests.tuning.conftest import nested_runs, settings
+from trialrun.config.reproduce import ReproduceConfig
 from trialrun.errors import InvalidModelDirectoryError, TrackingError, TrialrunError
 from trialrun.images.decoding.preprocessing import IMAGENET_MEAN, Preprocessing
 from trialrun.mlflow_client import connect_client
@@ -30,6 +31,14 @@ from trialrun.runs.training.plan import plan_training
 
 SQUEEZE = "squeezenet1_1"  # whose last layer is a convolution
 TINY: dict[str, Any] = {"model": SMALL, "epochs": 1, "batch_size": 8, "precision": "fp32"}
+
+
+def read_run_ids() -> list[str]:
+    """Return the ids of all runs of the experiment `tests`."""
+    experiment = connect_client().get_experiment_by_name("tests")
+    assert experiment is not None
+    runs = connect_client().search_runs([experiment.experiment_id])
+    return [run.info.run_id for run in runs]
 
 
 class Notes(NoOpCallback):
@@ -278,17 +287,20 @@ def test_run_with_registered_weights_is_reproduced(store: str, colors: Path) -> 
     )
 
 
-def test_changed_file_of_weights_is_reported_as_the_cause(
+def test_changed_file_of_weights_is_refused_before_training(
     store: str, colors: Path, tmp_path: Path
 ) -> None:
-    """The cause is in the notes, which precede the verdict in the JSON."""
+    """The error names the file; with `allow_changed_data` it is the cause in the notes."""
     path = tmp_path / "weights.pt"
     torch.save(make_network(seed=1).state_dict(), path)
     run = trialrun.train(train_data=str(colors), weights=str(path), **TINY)
     torch.save(make_network(seed=2).state_dict(), path)
-    repetition = reproduce_run(run.run_id)
+    with pytest.raises(InvalidModelDirectoryError, match=f"weights={path} contains other weights"):
+        reproduce_run(run.run_id)
+    assert len(read_run_ids()) == 1
+    repetition = reproduce_run(run.run_id, ReproduceConfig(allow_changed_data=True))
     compared = [row.name for row in compare_runs([run.run_id, repetition.run_id]).parameters]
-    assert "initial_weights_sha256" in compared
+    assert {"initial_weights_sha256", "weights_file_sha256"} <= {*compared}
     cause = (
         "the initial weights differ from those of the original: "
         f"weights={path} contains other weights"
@@ -299,7 +311,7 @@ def test_changed_file_of_weights_is_reported_as_the_cause(
     assert keys.index("notes") < keys.index("verdict")
 
 
-def test_changed_model_directory_is_reported_as_the_cause(
+def test_changed_model_directory_is_refused_before_training(
     store: str, colors: Path, tmp_path: Path
 ) -> None:
     """The same for `model=DIR`."""
@@ -311,8 +323,8 @@ def test_changed_model_directory_is_reported_as_the_cause(
         write_untrained_model(SMALL, str(folder), weights=str(source), switches={})
         if seed == 1:
             run = trialrun.train(train_data=str(colors), **{**TINY, "model": str(folder)})
-    (cause,) = reproduce_run(run.run_id).notes
-    assert cause.endswith(f"model={folder} contains other weights")
+    with pytest.raises(InvalidModelDirectoryError, match=f"model={folder} contains other weights"):
+        reproduce_run(run.run_id)
 
 
 def test_run_without_a_digest_is_not_compared_by_it(

@@ -45,11 +45,24 @@ def test_two_units_of_the_warm_up_and_a_wrong_folder_are_reported_together(color
     assert "/no" in str(raised.value)
 
 
-@pytest.mark.parametrize("name", ["a/b", "a:1", "..", ".", ""])
+@pytest.mark.parametrize(
+    "name", ["a/b", "a:1", "..", ".", "", "a#b", "a?b", "a@b", "a\tb", "a\nb", "n" * 257]
+)
 def test_an_invalid_registered_name_is_refused_before_training(name: str, colors: Path) -> None:
     """The error is that of a wrong parameter."""
     with pytest.raises(InvalidParameterError, match=r"register_as(=| is empty)"):
         plan_training({"train_data": str(colors), "register_as": name})
+
+
+@pytest.mark.parametrize(
+    ("name", "length"), [("experiment", 257), ("run_name", 251), ("register_as", 257)]
+)
+def test_a_name_that_databases_refuse_is_refused_before_training(
+    name: str, length: int, colors: Path
+) -> None:
+    """PostgreSQL and MySQL limit the length; SQLite does not, but a store may be migrated."""
+    with pytest.raises(InvalidParameterError, match=f"text of at most {length - 1} characters"):
+        plan_training({"train_data": str(colors), name: "n" * length})
 
 
 def test_missing_weights_and_a_wrong_cache_limit_are_reported_together(

@@ -13,10 +13,13 @@ from typing import Any
 
 import mlflow
 import pytest
+from markdown_it import MarkdownIt
 from mlflow.entities import Run
 
 import trialrun
 from tests.conftest import write_classes
+from tests.tuning.conftest import nested_runs
+from tests.tuning.conftest import settings as short_search
 from trialrun.errors import InvalidDatasetError, TrackingError
 
 NETWORK = "shufflenet_v2_x0_5"
@@ -70,6 +73,62 @@ def test_each_metric_has_one_value_per_epoch(store: str, colors: Path) -> None:
         history = client.get_metric_history(result.run_id, name)
         assert [metric.step for metric in history] == [1, 2], name
     assert "valid_top5_accuracy" not in read_run(store, result.run_id).data.metrics
+
+
+def read_summary(store: str, run_id: str) -> dict[str, float]:
+    """Return the metrics of a run that have one value, without an epoch."""
+    client = mlflow.MlflowClient(store)
+    histories = [
+        client.get_metric_history(run_id, name)
+        for name in read_run(store, run_id).data.metrics
+        if name.startswith(("best_", "training_"))
+    ]
+    assert all(len(history) == 1 and history[0].step == 0 for history in histories)
+    return {history[0].key: history[0].value for history in histories}
+
+
+def test_best_epoch_is_recorded_as_metrics_of_the_run(store: str, colors: Path) -> None:
+    """Tables of MLflow show the last value of a metric; these have one value, the best epoch's."""
+    settings = {**QUICK, "epochs": 30, "patience": 1, "schedule": "constant"}
+    result = trialrun.train(train_data=str(colors), **settings)
+    summary = read_summary(store, result.run_id)
+    assert result.best_epoch < result.stopped_epoch
+    assert summary.pop("training_seconds") > 0
+    assert summary == {
+        "best_epoch": result.best_epoch,
+        "best_valid_loss": result.best_valid_loss,
+        "best_valid_accuracy": result.metrics["valid_accuracy"],
+    }
+
+
+def test_run_without_an_epoch_has_no_best_metrics(store: str, colors: Path) -> None:
+    """Only what exists is logged: the time, but no best epoch."""
+    with pytest.raises(trialrun.errors.TrialrunError, match="became NaN"):
+        trialrun.train(train_data=str(colors), **{**QUICK, "learning_rate": 1e30})
+    client = mlflow.MlflowClient(store)
+    experiment = client.get_experiment_by_name("tests")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert read_summary(store, run.info.run_id).keys() == {"training_seconds"}
+
+
+def test_trials_record_the_metrics_of_their_best_epoch(store: str, colors: Path) -> None:
+    """The trials of a search have them as well."""
+    search = trialrun.search(**short_search(colors, trials=1))
+    (trial,) = nested_runs(store, search.run_id)
+    best = read_summary(store, trial.info.run_id)
+    assert best["best_valid_loss"] == search.best_valid_loss
+
+
+def test_model_card_shows_any_class_name(store: str, tmp_path: Path) -> None:
+    """A bar or a line break in a name does not add a cell or a row."""
+    names = {"a|b": 4, "line\nbreak": 4, "_plain_": 4}
+    data = write_classes(tmp_path / "d", names)
+    result = trialrun.train(train_data=str(data), **{**QUICK, "epochs": 1})
+    card = read_run(store, result.run_id).data.tags["mlflow.note.content"]
+    html = MarkdownIt().enable("table").render(card)
+    assert "<td>3: _plain_, a|b, line\\nbreak</td>" in html
+    assert html.count("<tr>") == 6
 
 
 def test_system_metrics_are_recorded(store: str, colors: Path) -> None:

@@ -1,5 +1,7 @@
 """The parent run of a search: final status, tags, plots and lock files."""
 
+import io
+import logging
 import os
 import signal
 import subprocess
@@ -133,6 +135,19 @@ def test_a_callers_figures_stay_open(store: str, colors: Path) -> None:
         assert dict(pyplot.rcParams) == style
     finally:
         pyplot.close(own)
+
+
+def test_plots_of_a_setting_with_one_value_log_nothing(store: str, colors: Path) -> None:
+    """Optuna's contour plot would log a warning for each of its empty panels."""
+    messages = io.StringIO()
+    handler = logging.StreamHandler(messages)
+    logging.getLogger("optuna").addHandler(handler)
+    values = {"learning_rate": "0.01", "weight_decay": "1e-4,1e-3", "optimizer": "sgd,adamw"}
+    try:
+        trialrun.search(**settings(colors, trials=1) | values)
+    finally:
+        logging.getLogger("optuna").removeHandler(handler)
+    assert "unique value length" not in messages.getvalue()
 
 
 def test_no_lock_files_are_left(store: str, colors: Path) -> None:

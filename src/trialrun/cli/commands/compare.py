@@ -1,10 +1,11 @@
 """`trialrun compare`: a command that compares runs."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from trialrun.cli.app import Json, app
+from trialrun.cli.flags import flags_for
 from trialrun.cli.output import (
     align_columns,
     print_json,
@@ -12,6 +13,7 @@ from trialrun.cli.output import (
     print_status,
     silence_mlflow,
 )
+from trialrun.config.evaluate import CompareConfig
 
 Runs = Annotated[
     list[str],
@@ -22,12 +24,14 @@ Runs = Annotated[
 
 
 @app.command()
+@flags_for(CompareConfig)
 def compare(
     runs: Runs,
     output: Annotated[
         str, typer.Option(metavar="FILE", help="HTML page to write; none writes no page.")
     ] = "compare.html",
     json: Json = False,
+    **settings: Any,
 ) -> None:
     """Compare the parameters, metrics and data of several runs.
 
@@ -37,7 +41,7 @@ def compare(
     from trialrun.config import NONE_TEXT
     from trialrun.runs.inspection.compare import compare_runs, write_html_page
 
-    comparison = compare_runs(runs)
+    comparison = compare_runs(runs, settings)
     page = None if output == NONE_TEXT else output
     if json:
         if page:

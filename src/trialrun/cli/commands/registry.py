@@ -20,7 +20,7 @@ from trialrun.config.promote import CHAMPION, METRICS, PromoteConfig
 
 if TYPE_CHECKING:
     from trialrun.registry.history import AliasHistory, AliasPeriod
-    from trialrun.runs.promotion.promote import Promotion
+    from trialrun.runs.promotion.result import Promotion
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Registered model.")]
 Version = Annotated[str, typer.Option(help="Version to promote: a number or @alias.")]
@@ -108,7 +108,10 @@ def rollback(
 
 @app.command()
 def history(name: Name, alias: Alias = CHAMPION, json: Json = False) -> None:
-    """List the champions of NAME with dates and reasons."""
+    """List the champions of NAME with dates and reasons.
+
+    Changes that other programs made to the alias since the last look are added to the history.
+    """
     silence_mlflow()
     from trialrun.runs.promotion.alias_history import read_history
 
@@ -118,6 +121,8 @@ def history(name: Name, alias: Alias = CHAMPION, json: Json = False) -> None:
         return
     for line in _format_history(alias_history):
         print_result(line)
+    if alias_history.unrecorded:
+        print_message("The registry refuses new entries: the last rows are not written down.")
 
 
 def _format_history(alias_history: "AliasHistory") -> list[str]:
@@ -129,16 +134,21 @@ def _format_history(alias_history: "AliasHistory") -> list[str]:
 
 def _format_period(period: "AliasPeriod") -> tuple[str, ...]:
     is_promotion = period.kind == "promotion"
-    reason = period.reason if is_promotion else f"{period.kind}: {period.reason}"
+    kind = period.kind.replace("_", " ")
+    reason = period.reason if is_promotion else f"{kind}: {period.reason}"
     metrics = ", ".join(
         f"{name} {value:.4g}" for name, value in period.figures.items() if name in METRICS
     )
     return (
         period.version or "none",
-        period.since or "unknown",
-        period.until or "now",
+        _format_time(period.since_not_before, period.since or "unknown"),
+        _format_time(period.until_not_before, period.until or "now"),
         period.user or "unknown",
         reason,
         metrics or "-",
         period.run_url or period.run_id or "-",
     )
+
+
+def _format_time(not_before: str | None, not_after: str) -> str:
+    return f"between {not_before} and {not_after}" if not_before else not_after

@@ -1,6 +1,5 @@
 """`trialrun reproduce`: a command that repeats a training run."""
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,7 +10,7 @@ from trialrun.cli.output import align_columns, print_json, print_result, silence
 from trialrun.config.reproduce import ReproduceConfig
 
 if TYPE_CHECKING:
-    from trialrun.runs.inspection.reproduce import Reproduction
+    from trialrun.runs.inspection.reproduction import Reproduction
 
 
 @app.command()
@@ -25,7 +24,8 @@ def reproduce(
 ) -> None:
     """Repeat a training run and compare the metrics of each epoch.
 
-    RUN is trained again, as a new MLflow run, with its recorded settings and data.
+    RUN is trained again, as a new MLflow run, with its recorded settings and data. The exit code is
+    8 if the results differ.
     """
     from trialrun.config import build_config
     from trialrun.runs.signals import interrupt_on_signals
@@ -37,12 +37,13 @@ def reproduce(
         from trialrun.runs.inspection.reproduce import reproduce_run
 
         with TerminalProgress() as progress:
-            result = reproduce_run(run_id, **asdict(config), callback=progress)
+            result = reproduce_run(run_id, config, progress)
     if json:
         print_json(result.to_json())
-        return
-    for line in _format_result(result):
-        print_result(line)
+    else:
+        for line in _format_result(result):
+            print_result(line)
+    result.raise_if_different()
 
 
 def _format_result(result: "Reproduction") -> list[str]:

@@ -100,6 +100,13 @@ def resolve_compute(
     return ComputeConfig(resolved, precision, is_auto=is_auto)
 
 
+def supports_precision(device: torch.device, precision: str) -> bool:
+    """Whether `device` computes in `precision` without emulating it."""
+    if precision == "bf16":
+        return _has_bf16(device)
+    return precision == "fp32" or device.type != "cpu"
+
+
 def _prefers_nchw(network: nn.Module, image_size: int) -> bool:
     share = _compute_dense_share(network)
     return any(image_size < pixels and share > min_share for pixels, min_share in _NCHW_RULES)

@@ -15,6 +15,12 @@ from trialrun.registry import find_model_folder
 from trialrun.runs.evaluation.predictions import ScoredImages, predict_images
 from trialrun.runs.evaluation.score import read_contents
 from trialrun.scoring import move_classifier, score_images
+from trialrun.serving.foreign import (
+    ForeignModel,
+    check_code_allowed,
+    is_trialrun_model,
+    open_foreign_model,
+)
 
 _LATENCY_IMAGES, _WARM_UP_IMAGES = 30, 3
 _BYTES_PER_MB = 1e6
@@ -22,14 +28,25 @@ _BYTES_PER_MB = 1e6
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """An opened model and the folder that it came from."""
+    """An opened model, the folder that it came from, and notes about it for the user."""
 
     folder: Path
-    model: ImageClassifier
+    model: ImageClassifier | ForeignModel
+    notes: tuple[str, ...] = ()
 
     def score(self, scan: DatasetScan) -> ScoredImages:
-        """Score every image of the set."""
-        return predict_images(self.model, scan)
+        """Score every image of the set.
+
+        Raises:
+            InvalidModelDirectoryError: The code of a foreign model fails, or its answers cannot be
+                used.
+        """
+        if isinstance(self.model, ImageClassifier):
+            return predict_images(self.model, scan)
+        scored = self.model.score_images(read_contents(scan.images))
+        return ScoredImages(
+            scored.classes, scored.scores, has_probabilities=scored.has_probabilities
+        )
 
     def compute_size_mb(self) -> float:
         """Return the size of the model's folder in megabytes (10^6 bytes)."""
@@ -39,25 +56,43 @@ class Candidate:
     def measure_latency_ms(self, scan: DatasetScan) -> float:
         """Return the median time from the bytes of one image to its probabilities.
 
-        This is correct on a GPU too: `score_images` returns after the GPU has finished.
+        This is correct on a GPU too: scoring returns after the GPU has finished.
         """
         readable = (data for data in read_contents(scan.images) if data is not None)
         contents = list(islice(readable, _LATENCY_IMAGES))
         seconds = []
         for data in contents[:_WARM_UP_IMAGES] + contents:
             started = time.perf_counter()
-            list(score_images(self.model, [data]))
+            self._score_image(data)
             seconds.append(time.perf_counter() - started)
         return 1000 * statistics.median(seconds[_WARM_UP_IMAGES:] or [float("nan")])
+
+    def _score_image(self, data: bytes) -> None:
+        if isinstance(self.model, ImageClassifier):
+            list(score_images(self.model, [data]))
+        else:
+            self.model.score_images([data])
 
 
 def open_candidate(model: str, device: torch.device, *, allow_model_code: bool) -> Candidate:
     """Open the model at a URI or path on `device`.
 
     Raises:
-        InvalidModelDirectoryError: The model cannot be opened without running its code, and
-            `allow_model_code` is false.
+        InvalidModelDirectoryError: The model is damaged, or it cannot be opened without running its
+            code and `allow_model_code` is false.
         TrackingError: The model does not exist or cannot be downloaded.
     """
     folder = find_model_folder(model)
-    return Candidate(folder, move_classifier(open_classifier(folder), device))
+    if is_trialrun_model(folder):
+        return Candidate(folder, move_classifier(open_classifier(folder), device))
+    check_code_allowed(folder, name=model, is_allowed=allow_model_code)
+    foreign = open_foreign_model(folder, name=model, device=device)
+    return Candidate(folder, foreign, foreign.notes)
+
+
+def describe_scores(name: str, candidate: Candidate, scored: ScoredImages) -> list[str]:
+    """Return what the user should know of a foreign model: its notes, and missing probabilities."""
+    notes = list(candidate.notes)
+    if not scored.has_probabilities:
+        notes.append(f"{name} returns only labels: its log_loss counts each label as certain")
+    return notes

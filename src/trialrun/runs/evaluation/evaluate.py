@@ -15,10 +15,11 @@ from trialrun.mlflow_client import connect_client
 from trialrun.registry.judgements import EVALUATION, make_judgement, record_judgement
 from trialrun.registry.versions import find_origin, find_version_of_uri, link_models
 from trialrun.report.intervals import Interval, compute_interval
+from trialrun.report.markdown import escape_markdown
 from trialrun.report.metrics import compute_metrics
 from trialrun.report.predictions import Predictions
 from trialrun.runs.callbacks import NoOpCallback, RunCallback
-from trialrun.runs.evaluation.candidates import open_candidate
+from trialrun.runs.evaluation.candidates import describe_scores, open_candidate
 from trialrun.runs.evaluation.groups import ImageGroups, group_images
 from trialrun.runs.evaluation.logging import log_class_metrics, log_dataset, log_metrics
 from trialrun.runs.evaluation.predictions import (
@@ -82,13 +83,15 @@ def evaluate_model(
             config.params() | {"resolved_device": str(device), "model": model, "data": data}
         )
         scored = candidate.score(scan)
+        for note in describe_scores(model, candidate, scored):
+            callback.on_note(note)
         unknown_classes = count_unknown_classes(scan.images, scored.classes)
         for line in describe_unknown_classes(unknown_classes):
             callback.on_note(line)
         rows = find_readable_rows(scan, scored)
         images = collect_predictions(scan, rows, scored)
         link_models(client, run.run_id, [origin.model_id])
-        groups = group_images(scan, rows, scored.hashes)
+        groups = group_images(images.sha256, images.groups, scored.hashes_of(rows))
         result = _build_result(run.run_id, model, scan, images.predictions, groups, config)
         result = replace(result, unknown_classes=unknown_classes)
         log_dataset(run, scan)
@@ -161,10 +164,13 @@ def _log_evaluation(
 
 def _format_card(result: ModelEvaluation) -> str:
     lines = [
-        f"## {result.model} on {result.data}",
+        f"## {escape_markdown(result.model)} on {escape_markdown(result.data)}",
         "",
         f"{describe_size(result)}.",
-        *(f"**{line}.**" for line in describe_unknown_classes(result.unknown_classes)),
+        *(
+            f"**{escape_markdown(line)}.**"
+            for line in describe_unknown_classes(result.unknown_classes)
+        ),
         "",
         "| metric | value | interval |",
         "|---|---|---|",

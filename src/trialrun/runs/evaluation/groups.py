@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from trialrun.image_cache.perceptual_hash import (
@@ -15,7 +14,6 @@ from trialrun.image_cache.perceptual_hash import (
     sample_image,
     shrink_to_grays,
 )
-from trialrun.images.scanning.scan import DatasetScan
 from trialrun.report.intervals import Groups
 
 _Pairs = list[tuple[int, int]]
@@ -60,24 +58,25 @@ class LikenessSampler:
 
 
 def group_images(
-    scan: DatasetScan, rows: NDArray[np.int64], hashes: PerceptualHashes | None
+    sha256: Sequence[str],
+    names: Sequence[str | None],
+    hashes: PerceptualHashes | None = None,
 ) -> ImageGroups:
-    """Group the images in `rows` by their named groups, equal content and likeness.
+    """Group N images by their named groups, equal content and likeness.
 
     Args:
-        scan: The scan of the test set; its items have the groups that the user named.
-        rows: (N,) the images to group.
-        hashes: Perceptual hashes of all images of `scan`; None to group by equal content only.
+        sha256: The hash of each image's content; empty if unknown.
+        names: The named group of each image; empty if no image has one.
+        hashes: (N, 80) perceptual hashes; None to group by equal content only.
     """
-    names = [scan.images.items[row].group for row in rows]
-    alike = _pair_equal([scan.files[row].sha256 or None for row in rows])
+    alike = _pair_equal([value or None for value in sha256])
     if hashes is not None:
-        near = find_near_duplicates(hashes[rows], hashes[rows])
+        near = find_near_duplicates(hashes, hashes)
         alike += [(left, right) for left, right in near.pairs if left < right]
-    components = _connect(_pair_equal(names) + alike, len(rows))
-    is_independent = len(rows) == 0 or int(components.max()) + 1 == len(rows)
+    components = _connect(_pair_equal(names) + alike, len(sha256))
+    num_components = len(np.unique(components))
     return ImageGroups(
-        groups=None if is_independent else components,
+        groups=None if num_components == len(sha256) else components,
         is_named=any(name is not None for name in names),
         num_alike=len({row for pair in alike for row in pair}),
     )

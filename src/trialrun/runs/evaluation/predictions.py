@@ -16,7 +16,7 @@ from trialrun.errors import InvalidDatasetError, NotLabeledDatasetError
 from trialrun.files import scratch_directory
 from trialrun.image_cache import MAX_UNREADABLE_FRACTION
 from trialrun.image_cache.perceptual_hash import PerceptualHashes
-from trialrun.images import escape_non_utf8
+from trialrun.images import ImageItem, escape_non_utf8
 from trialrun.images.scanning.scan import DatasetScan
 from trialrun.models.classifier import ImageClassifier
 from trialrun.registry.versions import read_artifact_bytes
@@ -67,12 +67,18 @@ def open_labelled_data(
 class ScoredImages:
     """The scores of every image of a set, in its order, and their perceptual hashes.
 
-    `hashes` is optional: None if the model decodes the images itself.
+    `hashes` is optional: None if the model decodes the images itself. A model that returns only
+    labels has scores of 0 and 1, and `has_probabilities` is false.
     """
 
     classes: tuple[str, ...]
     scores: Sequence[ImageScore]
     hashes: PerceptualHashes | None = None
+    has_probabilities: bool = True
+
+    def hashes_of(self, rows: NDArray[np.int64]) -> PerceptualHashes | None:
+        """Return the hashes of the images at `rows`, if there are any."""
+        return None if self.hashes is None else self.hashes[rows]
 
 
 def predict_images(classifier: ImageClassifier, scan: DatasetScan) -> ScoredImages:
@@ -110,13 +116,18 @@ def collect_predictions(
     items = [scan.images.items[row] for row in rows]
     probabilities = np.stack([_get_probabilities(scored.scores[row]) for row in rows])
     labels = [str(item.label) for item in items]
-    groups = tuple(item.group and escape_non_utf8(item.group) for item in items)
     return ImagePredictions(
         tuple(escape_non_utf8(item.name) for item in items),
         tuple(scan.files[row].sha256 for row in rows),
         build_predictions(labels, scored.classes, probabilities),
-        groups if any(group is not None for group in groups) else (),
+        collect_groups(items),
     )
+
+
+def collect_groups(items: Sequence[ImageItem]) -> tuple[str | None, ...]:
+    """Return the named group of each image, as valid UTF-8; empty if no image has one."""
+    groups = tuple(item.group and escape_non_utf8(item.group) for item in items)
+    return groups if any(group is not None for group in groups) else ()
 
 
 def _get_probabilities(score: ImageScore) -> NDArray[np.float32]:
@@ -172,12 +183,15 @@ def load_predictions(client: "MlflowClient", run_id: str) -> ImagePredictions | 
 
 def align_by_hash(
     first: ImagePredictions, second: ImagePredictions
-) -> tuple[Predictions, Predictions] | None:
+) -> tuple[ImagePredictions, ImagePredictions] | None:
     """Return both predictions in the same order of images; None if images or labels differ."""
     rows, other_rows = _sort_by_content(first), _sort_by_content(second)
     if [key for key, _ in rows] != [key for key, _ in other_rows]:
         return None
-    return _select_rows(first.predictions, rows), _select_rows(second.predictions, other_rows)
+    return (
+        _select_rows(first, [row for _, row in rows]),
+        _select_rows(second, [row for _, row in other_rows]),
+    )
 
 
 def _sort_by_content(images: ImagePredictions) -> list[tuple[tuple[str, str], int]]:
@@ -187,13 +201,16 @@ def _sort_by_content(images: ImagePredictions) -> list[tuple[tuple[str, str], in
     return sorted((key, row) for row, key in enumerate(zip(images.sha256, labels, strict=True)))
 
 
-def _select_rows(
-    predictions: Predictions, ordered: Sequence[tuple[tuple[str, str], int]]
-) -> Predictions:
-    rows = [row for _, row in ordered]
-    return Predictions(
-        predictions.classes,
-        predictions.labels[rows],
-        predictions.predicted[rows],
-        predictions.label_probability[rows],
+def _select_rows(images: ImagePredictions, rows: Sequence[int]) -> ImagePredictions:
+    predictions = images.predictions
+    return ImagePredictions(
+        tuple(images.names[row] for row in rows),
+        tuple(images.sha256[row] for row in rows),
+        Predictions(
+            predictions.classes,
+            predictions.labels[rows],
+            predictions.predicted[rows],
+            predictions.label_probability[rows],
+        ),
+        tuple(images.groups[row] for row in rows) if images.groups else (),
     )

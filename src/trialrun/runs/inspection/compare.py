@@ -6,17 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trialrun.config import build_config
+from trialrun.config.evaluate import CompareConfig
 from trialrun.errors import InvalidParameterError
 from trialrun.files import write_durably
 from trialrun.mlflow_client import connect_client
 from trialrun.registry.versions import MODEL_SCHEMES
 from trialrun.report.curves import draw_curves
 from trialrun.report.page import Section, render_page
-from trialrun.report.paired import PairedComparison, compare_paired
-from trialrun.runs.evaluation.predictions import ImagePredictions, align_by_hash, load_predictions
+from trialrun.runs.inspection.paired_runs import PairedRuns, compare_predictions
 from trialrun.runs.inspection.run_reader import (
     RecordedRun,
     find_run_id,
+    read_config,
     read_environment,
     read_metric_history,
     read_run,
@@ -26,7 +28,6 @@ from trialrun.runs.training.initial import INITIAL_WEIGHTS
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-_PAIRED_METRICS = ("accuracy", "macro_f1", "log_loss")
 _OUTCOME_TAGS = ("stop_reason", "stopped_epoch", "best_epoch", "weights_sha256")
 _DECIDES_INITIAL_WEIGHTS = frozenset(
     {"model", "weights", "random_seed", "num_classes", "resolved_image_size"}
@@ -49,14 +50,6 @@ class ComparisonRow:
     def differs(self) -> bool:
         """Whether the value differs between the runs."""
         return len(set(self.values)) > 1
-
-
-@dataclass(frozen=True, slots=True)
-class PairedRuns:
-    """A run's predictions compared with the first run's, on the same images."""
-
-    run: str
-    comparison: PairedComparison
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,21 +106,26 @@ class RunComparison:
                 pair.comparison.metric,
                 f"{pair.comparison.difference:+.4f}",
                 f"{pair.comparison.low:+.4f} to {pair.comparison.high:+.4f}",
-                f"{pair.comparison.mcnemar_p:.3g}",
+                _MISSING if (p := pair.comparison.mcnemar_p) is None else f"{p:.3g}",
                 str(pair.comparison.num_images),
+                _MISSING if (groups := pair.comparison.num_groups) is None else str(groups),
             )
             for pair in self.paired
         ]
         return Section(
             f"Against {self.runs[0]} on the same images (above 0 is better)",
-            ("run", "metric", "difference", "95% interval", "McNemar's p", "images"),
+            ("run", "metric", "difference", "interval", "McNemar's p", "images", "groups"),
             rows,
             "No other run has predictions for the same images.",
         )
 
 
-def compare_runs(names: Sequence[str]) -> RunComparison:
+def compare_runs(names: Sequence[str], values: Mapping[str, Any] | None = None) -> RunComparison:
     """Compare runs, given by id or by their models, with the first of them.
+
+    Args:
+        names: Two or more runs.
+        values: The settings of `CompareConfig`; None takes their defaults.
 
     Raises:
         InvalidParameterError: `names` has fewer than two runs.
@@ -137,18 +135,19 @@ def compare_runs(names: Sequence[str]) -> RunComparison:
         raise InvalidParameterError(
             "a comparison needs two or more runs", "Give two or more run ids or models."
         )
+    config = build_config(CompareConfig, values or {})
     client = connect_client()
     runs = [read_run(client, find_run_id(client, name)) for name in names]
     labels = _name_runs(names, runs)
     return RunComparison(
         runs=labels,
         run_ids=tuple(run.run_id for run in runs),
-        parameters=_compare_parameters(runs),
+        parameters=_compare_parameters(client, runs),
         metrics=_build_rows([_format_metrics(run) for run in runs]),
         outcome=_build_rows([_read_outcome(run) for run in runs]),
         data=_build_rows([_describe_datasets(run) for run in runs]),
         environment=_compare_environments(client, runs),
-        paired=_compare_predictions(client, runs, labels),
+        paired=compare_predictions(client, runs, labels, config),
         histories=_collect_histories(client, runs, labels),
     )
 
@@ -186,9 +185,15 @@ def _build_rows(columns: Sequence[Mapping[str, Any]]) -> tuple[ComparisonRow, ..
     )
 
 
-def _compare_parameters(runs: Sequence[RecordedRun]) -> tuple[ComparisonRow, ...]:
-    """Return the rows that differ, without an initial weights' hash that a setting explains."""
-    rows = [row for row in _build_rows([run.params for run in runs]) if row.differs]
+def _compare_parameters(
+    client: "MlflowClient", runs: Sequence[RecordedRun]
+) -> tuple[ComparisonRow, ...]:
+    """Return the rows that differ, without an initial weights' hash that a setting explains.
+
+    The exact settings replace the parameters, which MLflow may have cut.
+    """
+    columns = [{**run.params, **(read_config(client, run.run_id) or {})} for run in runs]
+    rows = [row for row in _build_rows(columns) if row.differs]
     is_explained = any(row.name in _DECIDES_INITIAL_WEIGHTS for row in rows)
     return tuple(
         row
@@ -220,29 +225,6 @@ def _compare_environments(
         {**(read_environment(client, run.run_id) or {}), "commit": run.commit} for run in runs
     ]
     return tuple(row for row in _build_rows(columns) if row.differs)
-
-
-def _compare_predictions(
-    client: "MlflowClient", runs: Sequence[RecordedRun], labels: Sequence[str]
-) -> tuple[PairedRuns, ...]:
-    """Compare each later run with the first if both have predictions for the same images."""
-    first = load_predictions(client, runs[0].run_id)
-    if first is None:
-        return ()
-    pairs: list[PairedRuns] = []
-    for run, label in zip(runs[1:], labels[1:], strict=True):
-        second = load_predictions(client, run.run_id)
-        pairs += [] if second is None else _compare_pair(label, first, second)
-    return tuple(pairs)
-
-
-def _compare_pair(
-    label: str, first: ImagePredictions, second: ImagePredictions
-) -> list[PairedRuns]:
-    aligned = align_by_hash(first, second)
-    if aligned is None:
-        return []
-    return [PairedRuns(label, compare_paired(metric, *aligned)) for metric in _PAIRED_METRICS]
 
 
 def _collect_histories(

@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from trialrun.config import TrainConfig, list_settings
-from trialrun.errors import TrackingError
+from trialrun.config.record import parse_record
+from trialrun.errors import TrackingError, summarize_error
 from trialrun.mlflow_client import translate_tracking_errors
 from trialrun.registry.versions import MODEL_SCHEMES, find_origin, read_artifact_text
 from trialrun.runs.training.environment import ENVIRONMENT, parse_environment
+from trialrun.runs.training.logging import SETTINGS_FILE
+from trialrun.tracking import MAX_PARAM_LENGTH
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -36,6 +39,7 @@ class RecordedRun:
     experiment_id: str
     status: str
     params: Mapping[str, str]  # as typed, without the shell quotes of `mlflow run`
+    cut_params: frozenset[str]  # names of those that MLflow may have cut to its limit
     tags: Mapping[str, str]
     metrics: Mapping[str, float]  # last values
     datasets: tuple[DatasetInput, ...]
@@ -44,11 +48,6 @@ class RecordedRun:
     def commit(self) -> str | None:
         """The Git commit of the code; None if the run was not started from a checkout."""
         return self.tags.get(_COMMIT_TAG)
-
-    def settings(self) -> dict[str, str]:
-        """Return the parameters that are settings of `train`."""
-        names = {item.name for item in list_settings(TrainConfig)}
-        return {name: text for name, text in self.params.items() if name in names}
 
 
 def find_run_id(client: "MlflowClient", name: str) -> str:
@@ -75,6 +74,7 @@ def read_run(client: "MlflowClient", run_id: str) -> RecordedRun:
         run = client.get_run(run_id)
     tags = dict(run.data.tags)
     params = dict(run.data.params)
+    cut_params = frozenset(name for name, text in params.items() if len(text) >= MAX_PARAM_LENGTH)
     if _PROJECT_TAG in tags:
         params = {name: unquote_param(text) for name, text in params.items()}
     inputs = run.inputs.dataset_inputs if run.inputs else []
@@ -84,6 +84,7 @@ def read_run(client: "MlflowClient", run_id: str) -> RecordedRun:
         experiment_id=run.info.experiment_id,
         status=run.info.status,
         params=params,
+        cut_params=cut_params,
         tags=tags,
         metrics=dict(run.data.metrics),
         datasets=tuple(
@@ -95,6 +96,42 @@ def read_run(client: "MlflowClient", run_id: str) -> RecordedRun:
             for item in inputs
         ),
     )
+
+
+def load_settings(client: "MlflowClient", run: RecordedRun) -> dict[str, str]:
+    """Return the exact settings of a training run: from `config.yaml`, else its parameters.
+
+    Raises:
+        TrackingError: An earlier version recorded the run, and MLflow cut a setting; or
+            `config.yaml` is damaged.
+    """
+    recorded = read_config(client, run.run_id)
+    if recorded is not None:
+        return recorded
+    names = [item.name for item in list_settings(TrainConfig) if item.name in run.params]
+    if cut := [name for name in names if name in run.cut_params]:
+        raise TrackingError(
+            f"run {run.run_id} has only the first {MAX_PARAM_LENGTH} characters of "
+            f"{', '.join(cut)}, and no {SETTINGS_FILE} with the whole text",
+            f"Train again: runs of this version record all settings in {SETTINGS_FILE}.",
+        )
+    return {name: run.params[name] for name in names}
+
+
+def read_config(client: "MlflowClient", run_id: str) -> dict[str, str] | None:
+    """Return the settings in `config.yaml` as texts; None if the run has no such artifact.
+
+    Raises:
+        TrackingError: The file is damaged, or the store fails.
+    """
+    text = read_artifact_text(client, run_id, SETTINGS_FILE)
+    try:
+        return None if text is None else parse_record(text)
+    except ValueError as error:
+        raise TrackingError(
+            f"{SETTINGS_FILE} of run {run_id} is damaged: {summarize_error(error)}",
+            "Restore the artifact, or choose another run.",
+        ) from error
 
 
 def unquote_param(text: str) -> str:

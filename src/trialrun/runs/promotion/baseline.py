@@ -17,7 +17,7 @@ def rank_holders(entries: Sequence[AliasEntry], metric: str) -> list[str]:
     """
     scores: dict[str, float] = {}
     for entry in entries:
-        if entry.is_skipped or entry.version is None:
+        if not entry.is_move or entry.version is None:
             continue
         before = scores.setdefault(entry.replaced, 0.0) if entry.replaced else 0.0
         if entry.kind == ROLLBACK:

@@ -9,14 +9,19 @@ from numpy.typing import NDArray
 
 from trialrun.config.promote import METRICS, PromoteConfig
 from trialrun.engine.compute.device import find_device
+from trialrun.errors import InvalidParameterError
 from trialrun.image_cache.perceptual_hash import PerceptualHashes
 from trialrun.images.scanning.scan import DatasetScan
 from trialrun.registry.gates import Evidence
 from trialrun.registry.versions import ModelVersion
 from trialrun.report.intervals import compute_interval
-from trialrun.report.metrics import compute_metrics, compute_recall
+from trialrun.report.metrics import LOG_LOSS, compute_metrics, compute_recall
 from trialrun.report.paired import PairedComparison, compare_paired
-from trialrun.runs.evaluation.candidates import Candidate, open_candidate
+from trialrun.runs.evaluation.candidates import (
+    Candidate,
+    describe_scores,
+    open_candidate,
+)
 from trialrun.runs.evaluation.groups import ImageGroups, group_images
 from trialrun.runs.evaluation.logging import log_class_metrics, log_metrics
 from trialrun.runs.evaluation.predictions import (
@@ -60,6 +65,10 @@ class VersionPredictions:
     scored: ScoredImages
     images: ImagePredictions
 
+    def describe(self) -> list[str]:
+        """Return what the user should know of the version."""
+        return describe_scores(str(self.version), self.candidate, self.scored)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CandidateEvaluation:
@@ -68,6 +77,7 @@ class CandidateEvaluation:
     challenger: VersionPredictions
     champion: VersionPredictions | None
     evidence: Evidence
+    notes: tuple[str, ...] = ()
 
     def champion_metrics(self) -> dict[str, float]:
         """Return the champion's metrics; empty without a champion."""
@@ -94,7 +104,9 @@ def evaluate_candidates(
     champion = models[versions.champion] if versions.champion else None
     baseline = models[versions.baseline] if versions.baseline else None
     attempt, confidence = count_attempt(challenger.images)
-    groups = group_images(scan, rows, _find_hashes(models.values()))
+    groups = group_images(
+        challenger.images.sha256, challenger.images.groups, _find_hashes(models.values(), rows)
+    )
 
     def compare_with(other: VersionPredictions | None) -> PairedComparison | None:
         if other is None:
@@ -130,7 +142,12 @@ def evaluate_candidates(
         dependences=_find_dependences(client, versions, challenger.images, groups),
         has_groups=groups.is_named,
     )
-    return CandidateEvaluation(challenger=challenger, champion=champion, evidence=evidence)
+    return CandidateEvaluation(
+        challenger=challenger,
+        champion=champion,
+        evidence=evidence,
+        notes=tuple(note for model in models.values() for note in model.describe()),
+    )
 
 
 def _predict_with_all(
@@ -142,6 +159,7 @@ def _predict_with_all(
     for version in dict.fromkeys(versions):
         candidate = open_candidate(version.uri, device, allow_model_code=config.allow_model_code)
         scored[version] = candidate, candidate.score(scan)
+        _check_probabilities(config, version, scored[version][1])
     rows = find_readable_rows(scan, *(images for _, images in scored.values()))
     models = {
         version: VersionPredictions(
@@ -152,8 +170,28 @@ def _predict_with_all(
     return models, rows
 
 
-def _find_hashes(models: Iterable[VersionPredictions]) -> PerceptualHashes | None:
-    return next((model.scored.hashes for model in models if model.scored.hashes is not None), None)
+def _check_probabilities(
+    config: PromoteConfig, version: ModelVersion, scored: ScoredImages
+) -> None:
+    """Raise if a gate needs the probabilities of a version that returns only labels.
+
+    Raises:
+        InvalidParameterError: The metric or a minimum is log_loss.
+    """
+    needed = {config.metric, *config.minimums(), *config.estimate_minimums()}
+    if LOG_LOSS in needed and not scored.has_probabilities:
+        raise InvalidParameterError(
+            f"{version} returns only labels, and log_loss needs probabilities",
+            "Choose another metric, or register a model that returns probabilities.",
+        )
+
+
+def _find_hashes(
+    models: Iterable[VersionPredictions], rows: NDArray[np.int64]
+) -> PerceptualHashes | None:
+    """Return the perceptual hashes from the first model that trialrun decodes the images for."""
+    hashes = (model.scored.hashes_of(rows) for model in models)
+    return next((value for value in hashes if value is not None), None)
 
 
 def _find_class_differences(

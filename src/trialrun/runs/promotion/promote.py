@@ -1,7 +1,7 @@
 """Promotion: evaluates a version in an MLflow run and moves the alias if all gates pass."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from trialrun.config import build_config
@@ -30,78 +30,21 @@ from trialrun.registry.versions import (
     find_version,
     link_models,
 )
-from trialrun.report.paired import PairedComparison
 from trialrun.runs.callbacks import NoOpCallback, RunCallback
 from trialrun.runs.evaluation.logging import log_dataset
 from trialrun.runs.evaluation.predictions import ImagePredictions, open_labelled_data
-from trialrun.runs.promotion.baseline import CHAMPION_PREFIX, rank_holders
+from trialrun.runs.promotion.baseline import rank_holders
 from trialrun.runs.promotion.evidence import Versions, evaluate_candidates, log_evidence
+from trialrun.runs.promotion.result import (
+    Promotion,
+    collect_figures,
+    default_reason,
+    format_card,
+)
 from trialrun.tracking import TrackedRun, open_run, truncate_digest
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Promotion:
-    """The result of a promotion, with a `refusal` unless the alias moved."""
-
-    name: str
-    version: str
-    alias: str
-    champion: str | None  # the version that it was compared with
-    run_id: str
-    data: str
-    data_digest: str
-    num_images: int
-    attempt: int  # number of attempts that these images have judged, this one included
-    verdict: Verdict
-    metrics: Mapping[str, float]
-    champion_metrics: Mapping[str, float]
-    comparison: PairedComparison | None
-    baseline: str | None  # a further version that it was compared with
-    baseline_comparison: PairedComparison | None
-    is_dry_run: bool
-    refusal: PromotionRefusedError | None = None
-
-    @property
-    def promoted(self) -> bool:
-        """Whether the alias moved."""
-        return self.refusal is None and not self.is_dry_run
-
-    def raise_if_refused(self) -> None:
-        """Raise the refusal, if there is one.
-
-        Raises:
-            PromotionRefusedError: The alias did not move.
-        """
-        if self.refusal is not None:
-            raise self.refusal
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain values."""
-        return {
-            "promoted": self.promoted,
-            "passed": self.refusal is None,
-            "dry_run": self.is_dry_run,
-            "name": self.name,
-            "version": self.version,
-            "alias": self.alias,
-            "champion": self.champion,
-            "run_id": self.run_id,
-            "data": self.data,
-            "data_digest": self.data_digest,
-            "num_images": self.num_images,
-            "attempt": self.attempt,
-            "metrics": dict(self.metrics),
-            "comparison": self.comparison.to_json() if self.comparison else None,
-            "baseline": self.baseline,
-            "baseline_comparison": self.baseline_comparison.to_json()
-            if self.baseline_comparison
-            else None,
-            "gates": self.verdict.to_json(),
-            "refusal": str(self.refusal) if self.refusal else None,
-        }
 
 
 @isolate_torch_state()
@@ -126,6 +69,9 @@ def promote_version(
     client = connect_client()
     history = read_alias_history(client, name, config.alias)
     versions = _find_versions(client, config, history, version)
+    notes = _describe_past(history, versions.challenger)
+    for note in notes:
+        callback.on_note(note)
     scan = open_labelled_data(
         data, group_column=config.group_column, group_pattern=config.group_pattern
     )
@@ -135,6 +81,9 @@ def promote_version(
         arguments = {"name": name, "version": versions.challenger.number, "data": data}
         run.log_params(config.params() | {"resolved_device": str(device)} | arguments)
         result = _evaluate_candidate(run, config, scan, versions)
+        for note in result.notes:
+            callback.on_note(note)
+        result = replace(result, notes=(*notes, *result.notes))
         if result.promoted:
             result = _move_alias(client, config, history, result)
         _log_decision(run, result)
@@ -155,30 +104,48 @@ def _find_versions(
         raise PromotionRefusedError(
             f"{challenger} is the {history.alias} already", "`trialrun history` shows since when."
         )
-    champion = find_version(client, history.name, history.holder) if history.holder else None
-    baseline = _find_baseline(client, config, history)
+    champion = history.last_holder and find_version(client, history.name, history.last_holder)
+    baseline = _find_baseline(client, config, history, challenger)
     if baseline == challenger:
         raise InvalidParameterError(
             f"baseline={config.baseline} is the version to promote", "Name another version."
         )
     return Versions(
         challenger=challenger,
-        champion=champion,
+        champion=champion or None,
         baseline=None if baseline == champion else baseline,
     )
 
 
+def _describe_past(history: AliasHistory, challenger: ModelVersion) -> tuple[str, ...]:
+    """Return what the user should know of the versions: earlier moves by hand and rollbacks."""
+    notes = [history.last_holder_note] if history.last_holder_note else []
+    if rolled_back := history.previously_rolled_back(challenger.number):
+        notes.append(
+            f"{challenger} was rolled back at {rolled_back.at or 'an unknown time'}: "
+            f"{rolled_back.reason}"
+        )
+    return tuple(notes)
+
+
 def _find_baseline(
-    client: "MlflowClient", config: PromoteConfig, history: AliasHistory
+    client: "MlflowClient",
+    config: PromoteConfig,
+    history: AliasHistory,
+    challenger: ModelVersion,
 ) -> ModelVersion | None:
-    """Return the pinned baseline, else the best earlier champion if losses could add up."""
+    """Return the pinned baseline, else the best champion so far if small losses could add up.
+
+    A version that a rollback removed is not a baseline: it had a fault that metrics did not show.
+    """
     if config.baseline is not None:
         check_version(config.baseline)
         return find_version(client, history.name, config.baseline)
     if config.require == BETTER:
         return None
+    eligible = {*history.active_stack()} - {challenger.number}
     ranked = rank_holders(history.all_entries, config.metric)
-    best = find_newest_existing(client, history.name, ranked)
+    best = find_newest_existing(client, history.name, filter(eligible.__contains__, ranked))
     return find_version(client, history.name, best) if best else None
 
 
@@ -215,6 +182,7 @@ def _evaluate_candidate(
         baseline=versions.baseline.number if versions.baseline else None,
         baseline_comparison=evidence.baseline,
         is_dry_run=config.dry_run,
+        notes=evaluation.notes,
         refusal=None if verdict.passed else _make_refusal(challenger, config, verdict),
     )
 
@@ -264,11 +232,11 @@ def _move_alias(
         replaced=result.champion,
         at=format_now(),
         user=find_user_name(),
-        reason=config.reason or _default_reason(result),
+        reason=config.reason or default_reason(result),
         run_id=result.run_id,
         data=result.data,
         data_digest=result.data_digest,
-        figures=_collect_figures(result),
+        figures=collect_figures(result),
     )
     try:
         move_alias(client, history, entry)
@@ -277,63 +245,11 @@ def _move_alias(
     return result
 
 
-def _default_reason(result: Promotion) -> str:
-    comparison = result.comparison
-    if comparison is None:
-        return "the first"
-    return (
-        f"{comparison.metric} {comparison.difference:+.4f} "
-        f"[{comparison.low:+.4f}, {comparison.high:+.4f}] "
-        f"against version {result.champion}"
-    )
-
-
-def _collect_figures(result: Promotion) -> dict[str, float]:
-    champion_metrics = {
-        CHAMPION_PREFIX + name: value for name, value in result.champion_metrics.items()
-    }
-    figures = {
-        name: round(value, 6) for name, value in {**result.metrics, **champion_metrics}.items()
-    }
-    if (comparison := result.comparison) is not None:
-        figures |= {
-            "difference": round(comparison.difference, 6),
-            "low": round(comparison.low, 6),
-            "high": round(comparison.high, 6),
-        }
-        if comparison.mcnemar_p is not None:
-            figures["mcnemar_p"] = float(f"{comparison.mcnemar_p:.4g}")
-    return figures
-
-
 def _log_decision(run: TrackedRun, result: Promotion) -> None:
     run.log_text("promotion.json", format_json(result.to_json()))
     run.set_tags(
         {
             "trialrun.decision": "promoted" if result.promoted else "refused",
-            "mlflow.note.content": _format_card(result),
+            "mlflow.note.content": format_card(result),
         }
     )
-
-
-def _format_card(result: Promotion) -> str:
-    champion = f"version {result.champion}" if result.champion else "no champion"
-    outcome = "became" if result.promoted else "did not become"
-    if result.is_dry_run:
-        outcome = "would not become" if result.refusal else "would become"
-    lines = [
-        f"## {result.name} version {result.version} {outcome} {result.alias}",
-        "",
-        f"Compared with {champion} on {result.num_images} images of {result.data}.",
-        "",
-        "| | gate | required | found |",
-        "|---|---|---|---|",
-    ]
-    lines += [
-        f"| {'passed' if gate.passed else '**refused**'} | {gate.name} | {gate.asked} "
-        f"| {gate.found} |"
-        for gate in result.verdict.gates
-    ]
-    if result.verdict.passed and result.refusal:
-        lines += ["", str(result.refusal)]
-    return "\n".join(lines)

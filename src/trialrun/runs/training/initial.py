@@ -1,12 +1,14 @@
 """The initial weights of a run: finds, describes and hashes what `model` and `weights` name."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterator
 from pathlib import Path
 
 from torch import nn
 
-from trialrun.config import NONE_TEXT, TrainConfig
+from trialrun.config import TrainConfig
+from trialrun.files import hash_file
 from trialrun.models.initial import InitialWeights, describe_initial_weights
 from trialrun.models.names import ARCHITECTURES, DEFAULT_WEIGHTS
 from trialrun.models.open import read_directory_digests
@@ -15,7 +17,9 @@ from trialrun.runs.datasets.sources import find_local_path
 from trialrun.runs.training.plan import TrainPlan
 
 INITIAL_WEIGHTS = "initial_weights_sha256"
-_MODEL_DIRECTORY = "model_directory_sha256"
+MODEL_DIRECTORY = "model_directory_sha256"
+WEIGHTS_FILE = "weights_file_sha256"
+TRANSFORMS = "transforms_sha256"
 
 
 def resolve_model(plan: TrainPlan) -> str:
@@ -34,33 +38,6 @@ def describe_source(config: TrainConfig) -> str:
     return f"model={config.model}" if config.weights is None else f"weights={config.weights}"
 
 
-def describe_changes(
-    settings: Mapping[str, str], before: Mapping[str, str], after: Mapping[str, str]
-) -> tuple[str, ...]:
-    """Describe how the initial weights of two runs with the same settings differ.
-
-    `before` and `after` are the parameters of the runs. A digest that one of them lacks, because an
-    earlier version recorded it, is not compared.
-    """
-    model, weights = (settings.get(name, NONE_TEXT) for name in ("model", "weights"))
-    source = f"model={model}" if weights == NONE_TEXT else f"weights={weights}"
-    if _compare_digests(INITIAL_WEIGHTS, before, after):
-        if _compare_digests("num_classes", before, after):
-            cause = f"there are {after['num_classes']} classes, not {before['num_classes']}"
-        elif weights == NONE_TEXT and _MODEL_DIRECTORY not in after:
-            cause = f"{source} draws other random weights, as another version of torch may do"
-        else:
-            cause = f"{source} contains other weights"
-        return (f"the initial weights differ from those of the original: {cause}",)
-    if _compare_digests(_MODEL_DIRECTORY, before, after):
-        return (f"{source} has changed since the original, but its weights have not",)
-    return ()
-
-
-def _compare_digests(name: str, before: Mapping[str, str], after: Mapping[str, str]) -> bool:
-    return name in before and name in after and before[name] != after[name]
-
-
 def describe_initial(plan: TrainPlan) -> InitialWeights:
     """Return whether the initial weights are random, and what images they and the network expect.
 
@@ -71,14 +48,44 @@ def describe_initial(plan: TrainPlan) -> InitialWeights:
 
 
 def compute_initial_params(plan: TrainPlan, network: nn.Module) -> dict[str, str]:
-    """Return the MLflow parameters that identify the initial weights of `network` and their source.
+    """Return the MLflow parameters that identify the initial weights and the files of the settings.
 
     Raises:
         InvalidModelDirectoryError: A directory is damaged.
     """
-    params = {INITIAL_WEIGHTS: hash_state(network.state_dict())}
-    sha256 = _hash_directories(plan)
-    return params if sha256 is None else {**params, _MODEL_DIRECTORY: sha256}
+    return {INITIAL_WEIGHTS: hash_state(network.state_dict()), **hash_sources(plan)}
+
+
+def hash_sources(plan: TrainPlan) -> dict[str, str]:
+    """Return the digests of what `model`, `weights` and `transforms` name, by parameter.
+
+    A network's name, `default` and `none` have no digest. The digest of transforms covers the
+    parsed list, so that its formatting does not count.
+
+    Raises:
+        InvalidModelDirectoryError: A directory is damaged.
+    """
+    digests = {
+        MODEL_DIRECTORY: _hash_directories(plan),
+        WEIGHTS_FILE: _hash_weights_file(plan),
+        TRANSFORMS: _hash_transforms(plan),
+    }
+    return {name: sha256 for name, sha256 in digests.items() if sha256 is not None}
+
+
+def _hash_weights_file(plan: TrainPlan) -> str | None:
+    weights = resolve_weights(plan)
+    if weights is None or weights == DEFAULT_WEIGHTS:
+        return None
+    path = Path(weights).expanduser()
+    return hash_file(path) if path.is_file() else None
+
+
+def _hash_transforms(plan: TrainPlan) -> str | None:
+    if plan.config.transforms is None:
+        return None
+    steps = json.dumps([step.to_json() for step in plan.transforms], sort_keys=True)
+    return hashlib.sha256(steps.encode()).hexdigest()
 
 
 def _hash_directories(plan: TrainPlan) -> str | None:

@@ -3,11 +3,13 @@
 import json
 import time
 from dataclasses import asdict
+from math import isfinite
 from typing import Any
 
 import numpy as np
 
 from trialrun.config import NONE_TEXT, TrainConfig, as_text
+from trialrun.config.record import format_record
 from trialrun.engine.compute.precision import ComputeConfig
 from trialrun.engine.early_stopping import EpochStatus
 from trialrun.engine.ema import describe_ema
@@ -17,7 +19,11 @@ from trialrun.images import escape_non_utf8
 from trialrun.images.scanning.scan import classify_image
 from trialrun.registry.versions import MANIFEST, TRAINED_ON
 from trialrun.report.predictions import Predictions
-from trialrun.runs.evaluation.predictions import ImagePredictions, log_predictions
+from trialrun.runs.evaluation.predictions import (
+    ImagePredictions,
+    collect_groups,
+    log_predictions,
+)
 from trialrun.runs.evaluation.tables import format_csv, log_tables
 from trialrun.runs.training.data import PreparedData, PreparedSet
 from trialrun.runs.training.environment import ENVIRONMENT, describe_environment
@@ -28,11 +34,16 @@ from trialrun.tracking import TrackedRun, make_dataset_input, truncate_digest
 _TRAIN_NAME, _VALID_NAME = TRAINED_ON, "valid"
 _EVENTS = "events.jsonl"
 
+SETTINGS_FILE = "config.yaml"
+_SUMMARY_STEP = 0  # epochs are steps from 1
 _STOP_FIELDS = ("stop_reason", "stopped_epoch", "best_epoch", "best_valid_loss", "weights_sha256")
 
 
 def log_start(run: TrackedRun, plan: TrainPlan, data: PreparedData, compute: ComputeConfig) -> None:
-    """Log what is known before the first epoch: parameters, environment, datasets and manifest."""
+    """Log what is known before the first epoch: settings, environment, datasets and manifest.
+
+    The settings are parameters, and exactly in `config.yaml`: MLflow cuts long parameters.
+    """
     resolved = {
         "resolved_device": str(compute.device),
         "resolved_image_size": str(data.preprocessing.image_size),
@@ -41,6 +52,7 @@ def log_start(run: TrackedRun, plan: TrainPlan, data: PreparedData, compute: Com
         "num_valid_images": str(len(data.valid.dataset)),
     }
     run.log_params(plan.config.params() | resolved)
+    run.log_text(SETTINGS_FILE, format_record(plan.config))
     run.log_text(ENVIRONMENT, format_json(describe_environment(compute)))
     run.log_inputs(
         [
@@ -166,12 +178,35 @@ class EventLog:
         return _format_json_lines(self._rows)
 
 
-def log_stop(run: TrackedRun, events: EventLog, result: TrainResult) -> None:
-    """Log why training stopped and with which weights, as tags and in `events.jsonl`."""
+def log_stop(
+    run: TrackedRun, events: EventLog, result: TrainResult, training_seconds: float | None
+) -> None:
+    """Log why training stopped and with which weights, as tags and in `events.jsonl`.
+
+    Also log the metrics that runs are compared by. `training_seconds` is None if training has not
+    started.
+    """
     fields = {name: getattr(result, name) for name in _STOP_FIELDS}
     events.add("stopped", **fields)
     run.set_tags({name: as_text(value) for name, value in fields.items()})
+    if summary := _summarize(result, training_seconds):
+        run.log_metrics(summary, _SUMMARY_STEP)
     run.log_text(_EVENTS, events.text())
+
+
+def _summarize(result: TrainResult, training_seconds: float | None) -> dict[str, float]:
+    """Return the metrics of the best epoch, which MLflow's tables would otherwise not show.
+
+    MLflow's tables show the value of the last step, which is the last epoch's.
+    """
+    summary: dict[str, float | None] = {"training_seconds": training_seconds}
+    if result.best_epoch and isfinite(result.best_valid_loss):
+        summary |= {
+            "best_epoch": result.best_epoch,
+            "best_valid_loss": result.best_valid_loss,
+            "best_valid_accuracy": result.metrics["valid_accuracy"],
+        }
+    return {name: value for name, value in summary.items() if value is not None}
 
 
 def log_validation(run: TrackedRun, best: EpochStatus, plan: TrainPlan, data: PreparedData) -> None:
@@ -195,4 +230,5 @@ def _collect_valid_predictions(
             validation.predicted,
             validation.label_probability.astype(np.float64),
         ),
+        collect_groups([scan.images.items[row] for row in rows]),
     )

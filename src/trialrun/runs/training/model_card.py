@@ -1,6 +1,7 @@
 """The model card, shown as the description of the run in MLflow."""
 
 from trialrun.engine.evaluation_check import EvaluationFault
+from trialrun.report.markdown import escape_markdown
 from trialrun.runs.training.data import PreparedData
 from trialrun.runs.training.plan import TrainPlan
 from trialrun.runs.training.result import TrainResult
@@ -19,11 +20,12 @@ def format_model_card(
     `fault` is the evaluation fault of the best epoch, if it has one.
     """
     metrics = result.metrics
-    shown = plan.classes[:_SHOWN_CLASSES]
-    more = f" and {len(plan.classes) - len(shown)} more" if len(plan.classes) > len(shown) else ""
+    shown = map(escape_markdown, plan.classes[:_SHOWN_CLASSES])
+    num_hidden = max(len(plan.classes) - _SHOWN_CLASSES, 0)
+    more = f" and {num_hidden} more" if num_hidden else ""
     skipped = len(data.train.skipped) + len(data.valid.skipped)
     lines = [
-        f"## {plan.config.model} on {plan.train.source}",
+        f"## {escape_markdown(plan.config.model)} on {escape_markdown(plan.train.source)}",
         "",
         f"**{metrics['valid_accuracy']:.2%}** of {len(data.valid.dataset)} validation images are "
         f"classified correctly (loss {result.best_valid_loss:.4f}) with the weights of epoch "

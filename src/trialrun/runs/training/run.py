@@ -1,5 +1,6 @@
 """One training run from data to registered model, logged to MLflow."""
 
+import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field, replace
@@ -146,6 +147,7 @@ class _TrainingRun:
     last_status: EpochStatus | None = None
     best: _BestCheckpoint | None = None
     has_noted_fault: bool = False
+    started: float | None = None  # of the first epoch, as `time.monotonic` gives it
 
     def train(self) -> TrainResult:
         """Train, log the result and the model, and register it."""
@@ -157,7 +159,7 @@ class _TrainingRun:
             raise
         except PrunedError:
             result = self._build_result("FINISHED", early_stopping.PRUNED)
-            log_stop(self.run, self.events, result)
+            self._log_stop(result)
             return result
         except NonFiniteLossError:
             self._log_abort("FAILED", early_stopping.NON_FINITE_LOSS)
@@ -167,7 +169,11 @@ class _TrainingRun:
     def _log_abort(self, status: str, stop_reason: str) -> None:
         """Log why training was aborted; ignore tracking errors, which would hide the cause."""
         with suppress(TrialrunError):
-            log_stop(self.run, self.events, self._build_result(status, stop_reason))
+            self._log_stop(self._build_result(status, stop_reason))
+
+    def _log_stop(self, result: TrainResult) -> None:
+        seconds = None if self.started is None else time.monotonic() - self.started
+        log_stop(self.run, self.events, result, seconds)
 
     def _train_epochs(self) -> ModelDescription:
         session = start_session(
@@ -176,6 +182,7 @@ class _TrainingRun:
         resolved = collect_resolved_params(session.state, self.plan.config)
         self.run.log_params({**resolved, **session.initial_params})
         forecast = DurationForecast(session, self.callback)
+        self.started = time.monotonic()
         for status in session.epochs(forecast.on_step):
             timestamp_ms = log_epoch(self.run, status)
             self.last_status = status
@@ -228,7 +235,7 @@ class _TrainingRun:
             self._build_result("FINISHED", stop_reason),
             weights_sha256=weights.hash_weights(content),
         )
-        log_stop(self.run, self.events, result)
+        self._log_stop(result)
         log_validation(self.run, self.best.status, self.plan, self.data)
         fault = self.best.status.result.evaluation_fault
         self.run.set_tags(

@@ -101,8 +101,7 @@ def start_session(
     assert size is not None, "training images have one size"
     _check_same_images(data, ranks)
     keep_freed_memory()
-    torch.manual_seed(derive_seed(config.random_seed, "weights"))
-    description, network = _create_network(plan, size, note)
+    description, network = create_initial_network(plan, size, note)
     params = compute_initial_params(plan, network) if ranks.is_first else {}
     task = TrainingData(
         data.train.dataset,
@@ -117,10 +116,16 @@ def start_session(
     return TrainingSession(plan, description, state, ranks, params)
 
 
-def _create_network(
-    plan: TrainPlan, image_size: int, note: Callable[[str], None] | None
+def create_initial_network(
+    plan: TrainPlan, image_size: int, note: Callable[[str], None] | None = None
 ) -> tuple[ModelDescription, nn.Module]:
-    """Create the network with its initial weights; notes name the setting that they concern."""
+    """Create the network with its initial weights; notes name the setting that they concern.
+
+    Raises:
+        InvalidModelDirectoryError: The model or its weights cannot be used.
+        InvalidParameterError: The image size does not fit the network.
+    """
+    torch.manual_seed(derive_seed(plan.config.random_seed, "weights"))
     return create_network(
         resolve_model(plan),
         len(plan.classes),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from trialrun.config import as_text
 from trialrun.files import scratch_directory
+from trialrun.report.markdown import escape_markdown
 from trialrun.runs.evaluation.tables import format_csv
 from trialrun.tracking import TrackedRun
 from trialrun.tuning.callbacks import SearchCallback
@@ -138,4 +139,4 @@ def _format_card(
 
 
 def _shorten_value(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else as_text(value)
+    return f"{value:.4g}" if isinstance(value, float) else escape_markdown(as_text(value))

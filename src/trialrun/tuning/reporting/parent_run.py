@@ -2,9 +2,11 @@
 
 from typing import TYPE_CHECKING
 
+from trialrun.engine.early_stopping import KILLED
+from trialrun.errors import TrackingError
 from trialrun.mlflow_client import translate_tracking_errors
 from trialrun.registry import LoggedModel, register_version
-from trialrun.tracking import PARENT_TAG
+from trialrun.tracking import DELETED, PARENT_TAG, find_run
 from trialrun.tuning.study.attrs import RUN_ID
 
 if TYPE_CHECKING:
@@ -25,12 +27,33 @@ def end_lost_run(client: "MlflowClient", trial: "FrozenTrial") -> None:
 
 
 def _end_run(client: "MlflowClient", run_id: str, *statuses: str) -> None:
-    """Set a run to KILLED if it has one of `statuses`."""
+    """Set a run to KILLED if it has one of `statuses`; a deleted run stays as it is."""
+    run = find_run(client, run_id)
+    if run is None or run.info.lifecycle_stage == DELETED or run.info.status not in statuses:
+        return
     with translate_tracking_errors(f"run {run_id} cannot be ended"):
-        if client.get_run(run_id).info.status in statuses:
-            client.set_tag(run_id, "stop_reason", "killed")
-            client.set_tag(run_id, "error", _LOST_ERROR)
-            client.set_terminated(run_id, "KILLED")
+        client.set_tag(run_id, "stop_reason", KILLED)
+        client.set_tag(run_id, "error", _LOST_ERROR)
+        client.set_terminated(run_id, "KILLED")
+
+
+def check_not_deleted(client: "MlflowClient", run_id: str, role: str, hint: str) -> None:
+    """Check that a run of the study still exists; `role` says which, `hint` how to do without it.
+
+    Raises:
+        TrackingError: The run was deleted, in the UI or for good, or the store fails.
+    """
+    run = find_run(client, run_id)
+    if run is None:
+        raise TrackingError(
+            f"{role}, {run_id}, is not in this tracking store",
+            f"Set MLFLOW_TRACKING_URI to the store of the study, or {hint}.",
+        )
+    if run.info.lifecycle_stage == DELETED:
+        raise TrackingError(
+            f"{role}, {run_id}, was deleted",
+            f"Restore it with `mlflow runs restore --run-id {run_id}`, or {hint}.",
+        )
 
 
 def end_orphaned_runs(
@@ -51,9 +74,10 @@ def register_once(client: "MlflowClient", *, name: str, model_uri: str, run_id: 
     """Return the model's version in the registered model `name`; create it if it does not exist."""
     model = LoggedModel(model_uri.removeprefix("models:/"))
     with translate_tracking_errors(f"the model cannot be registered as {name}"):
-        versions = client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
+        # Not by name: MLflow's filters have no escape for the quotes that a name may hold.
+        versions = client.search_model_versions(f"run_id = '{run_id}'")
         tags = client.get_logged_model(model.model_id).tags
-    if versions:
-        return str(versions[0].version)
+    if registered := [item for item in versions if item.name == name]:
+        return str(registered[0].version)
     own_tags = {key: text for key, text in tags.items() if not key.startswith("mlflow.")}
     return register_version(client, model, name=name, run_id=run_id, tags=own_tags)

@@ -4,8 +4,10 @@ They use matplotlib, which MLflow depends on. Plotly would be a further dependen
 load a script from the network.
 """
 
+import logging
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from optuna import Study
 
 _DOTS_PER_INCH = 100
+_CONTOUR_LOGGER = "optuna.visualization._contour"
+_CONTOUR_MESSAGE = "unique value length is less than 2."
 _CONTOUR_SETTINGS = 4  # the most important ones: n settings give n * n panels
 _MAX_PARETO = 3  # metrics that a plot can show
 
@@ -31,11 +35,31 @@ def draw_plots(study: "Study", plan: SearchPlan, folder: Path) -> Iterator[tuple
     for name, draw in _list_plots(study, plan).items():
         try:
             # Optuna changes matplotlib's style; the context restores the caller's.
-            with silence_optuna(), warnings.catch_warnings(), matplotlib.rc_context():
+            with (
+                silence_optuna(),
+                _silence_contour_plot(),
+                warnings.catch_warnings(),
+                matplotlib.rc_context(),
+            ):
                 warnings.simplefilter("ignore")  # such as those for axes without extent
                 yield _save_plot(draw, folder / f"{name}.png"), ""
         except (ValueError, RuntimeError) as error:
             yield None, f"no {name.replace('_', ' ')} plot: {error}"
+
+
+@contextmanager
+def _silence_contour_plot() -> Iterator[None]:
+    """Suppress Optuna's messages about settings with one value, whose panels stay empty."""
+    logger = logging.getLogger(_CONTOUR_LOGGER)
+    logger.addFilter(_has_other_message)
+    try:
+        yield
+    finally:
+        logger.removeFilter(_has_other_message)
+
+
+def _has_other_message(record: logging.LogRecord) -> bool:
+    return not record.getMessage().endswith(_CONTOUR_MESSAGE)
 
 
 def _save_plot(draw: Callable[[], Any], path: Path) -> Path:

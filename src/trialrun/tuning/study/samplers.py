@@ -28,10 +28,12 @@ def make_pruner(plan: SearchPlan) -> "BasePruner":
     """Return the plan's pruner; Optuna cannot prune with several objectives."""
     from optuna import pruners
 
+    from trialrun.tuning.study.hyperband import make_hyperband_pruner
+
     if plan.config.pruner == "none" or len(plan.objectives) > 1:
         return pruners.NopPruner()
     if plan.config.pruner == "hyperband":
-        return pruners.HyperbandPruner(min_resource=1, max_resource=_max_epochs(plan))
+        return make_hyperband_pruner(_max_epochs(plan), plan.base.config.random_seed)
     return pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=0)
 
 

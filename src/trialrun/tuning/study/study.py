@@ -39,6 +39,7 @@ def open_study(storage: StudyStorage, name: str, plan: SearchPlan) -> "Study":
 
     with translate_optuna_errors(storage.url), silence_optuna(), storage.lock(f"{name}/trials"):
         from_study_params = _load_from_study(storage, plan)
+        _check_own_study(storage, name, plan)
         study = optuna.create_study(
             study_name=name,
             storage=storage.rdb,
@@ -51,6 +52,31 @@ def open_study(storage: StudyStorage, name: str, plan: SearchPlan) -> "Study":
         for settings in _list_enqueued(plan, from_study_params):
             study.enqueue_trial(settings, skip_if_exists=True)
     return study
+
+
+def _check_own_study(storage: StudyStorage, name: str, plan: SearchPlan) -> None:
+    """Check that an existing study `name` is a search of trialrun, or empty; change nothing.
+
+    An empty study with the plan's directions may have been created by a search that then died.
+
+    Raises:
+        InvalidParameterError: It belongs to another program, or holds the replicates of a search.
+    """
+    import optuna
+
+    try:
+        study = optuna.load_study(study_name=name, storage=storage.rdb)
+    except KeyError:
+        return
+    if attrs.SIGNATURE in study.user_attrs:
+        return
+    is_empty = not study.user_attrs and not study.get_trials(deepcopy=False)
+    if is_empty and study.directions == list_directions(plan):
+        return
+    raise InvalidParameterError(
+        f"study {name} in {redact_password(storage.url)} was not created by trialrun search",
+        f"Give another --study; --from-study {name} tries the best settings of that one first.",
+    )
 
 
 def load_study(storage: StudyStorage, name: str, plan: SearchPlan) -> "Study":

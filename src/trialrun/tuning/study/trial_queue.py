@@ -198,6 +198,12 @@ class TrialQueue:
         trial.set_user_attr(name, value)
         self.study.tell(trial, state=TrialState.PRUNED, skip_if_finished=True)
 
+    def end_run_of_lost(self, claim: ClaimedTrial) -> None:
+        """End the run of a trial that another worker has been given meanwhile."""
+        with translate_optuna_errors(self.storage.url):
+            trial = self.study.get_trials(deepcopy=False)[claim.number]
+        self.on_stale(trial)
+
     def requeue(self, claim: ClaimedTrial, reason: str) -> None:
         """Return a trial to the queue because its worker stops."""
         from optuna.trial import TrialState

@@ -4,6 +4,8 @@ All trials of a process share torch and the decoded images.
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -96,6 +98,8 @@ class TrialRunner:
         try:
             with queue.heartbeat(claim):
                 self._train(queue, claim)
+        except _TrialLostError:
+            pass  # its run has ended as KILLED
         except RunInterruptedError as interrupt:
             queue.requeue(claim, str(interrupt))
             raise
@@ -103,7 +107,7 @@ class TrialRunner:
             queue.prune_out_of_memory(claim, self._plan_trial(claim).config.batch_size)
             return False
         except optuna.exceptions.UpdateFinishedTrialError:
-            pass  # the trial became stale, and another worker has it now
+            queue.end_run_of_lost(claim)
         except _SHARED_ERRORS as error:
             queue.requeue(claim, f"{type(error).__name__}: {error}")
             raise
@@ -123,13 +127,15 @@ class TrialRunner:
         )
         result = train_run(plan, _PruningCallback(queue, claim, self.plan), nested=nested)
         if result.stop_reason == PRUNED:
-            queue.prune(claim)
+            if not queue.prune(claim):
+                queue.end_run_of_lost(claim)
             return
         values = _select_objectives(result, self.plan)
         queue.set_attr(claim, attrs.RESULT, result.to_json())
         if result.model_uri:
             queue.set_attr(claim, attrs.MODEL_URI, result.model_uri)
-        queue.complete(claim, values)
+        if not queue.complete(claim, values):
+            queue.end_run_of_lost(claim)
 
     def _plan_trial(self, claim: ClaimedTrial) -> TrainPlan:
         purpose = "replicate" if attrs.REPLICATE in claim.trial.user_attrs else "trial"
@@ -214,6 +220,29 @@ def _dominates(values: list[float], others: list[float]) -> bool:
     return values != others and all(a <= b for a, b in zip(values, others, strict=True))
 
 
+class _TrialLostError(RunInterruptedError):
+    """The queue gave the trial to another worker, because this one was silent for too long.
+
+    Its run ends as that of any interrupted process: as KILLED.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("")
+        # Replaces "stopped by …": no signal stopped the trial. The run's tag `error` has this text.
+        self.args = ("the worker sent no heartbeats, and its trial was retried",)
+
+
+@contextmanager
+def _translate_lost_trial() -> Iterator[None]:
+    """Raise Optuna's error for a trial that has ended already as `_TrialLostError`."""
+    import optuna.exceptions
+
+    try:
+        yield
+    except optuna.exceptions.UpdateFinishedTrialError as error:
+        raise _TrialLostError from error
+
+
 class _PruningCallback(NoOpCallback):
     """Reports a trial's run and epochs to the queue, and ends a pruned trial."""
 
@@ -222,7 +251,8 @@ class _PruningCallback(NoOpCallback):
 
     def on_run_start(self, run_name: str, run_id: str) -> None:
         """Store the run's id in the trial: if this worker is lost, another ends the run."""
-        self._queue.set_attr(self._claim, attrs.RUN_ID, run_id)
+        with _translate_lost_trial():
+            self._queue.set_attr(self._claim, attrs.RUN_ID, run_id)
 
     def on_epoch_end(self, status: EpochStatus, epochs: int) -> None:
         """Report the epoch; Optuna accepts reports for a single objective only."""
@@ -230,7 +260,9 @@ class _PruningCallback(NoOpCallback):
         if len(self._plan.objectives) > 1 or attrs.REPLICATE in self._claim.trial.user_attrs:
             return
         value = status.result.metrics()[self._plan.objectives[0].metric]
-        if self._queue.report(self._claim, value, status.result.epoch) and not is_last:
+        with _translate_lost_trial():
+            is_hopeless = self._queue.report(self._claim, value, status.result.epoch)
+        if is_hopeless and not is_last:
             raise PrunedError(f"pruned after epoch {status.result.epoch}")
 
 

@@ -1,9 +1,8 @@
-"""The MLflow client: connection, settings, downloads, experiments and translated errors."""
+"""The MLflow client: connection, settings, downloads and experiments."""
 
 import atexit
 import logging
 import os
-import re
 import shutil
 import sqlite3
 import sys
@@ -18,8 +17,14 @@ from urllib.parse import urlsplit
 
 from filelock import FileLock
 
-from trialrun.errors import StorageError, TrackingError, TrialrunError, summarize_error
-from trialrun.files import as_storage_error, translate_storage_errors
+from trialrun.errors import TrackingError, TrialrunError, summarize_error
+from trialrun.files import translate_storage_errors
+from trialrun.mlflow_client.errors import (
+    redact_credentials,
+    suggest_package,
+    suggest_remedy,
+    translate_tracking_errors,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -55,116 +60,14 @@ _SETTINGS = {
 _LEVEL_VARIABLE = "MLFLOW_LOGGING_LEVEL"  # MLflow reads it when it is imported
 _LOGGER = "mlflow"
 _DATABASE_LOGGER = "mlflow.store.db.utils"  # logs a traceback before it raises
+_POSTGRES_LOGGER = "psycopg"
+_PIPELINE_MESSAGE = "error ignored terminating <psycopg.Pipeline"
 _EXPERIMENT_TAGS = {
     "mlflow.experimentKind": "custom_model_development",
     "mlflow.experiment.primaryMetric.name": "valid_accuracy",
     "mlflow.experiment.primaryMetric.greaterIsBetter": "true",
 }
-_CREDENTIALS = re.compile(r"(?<=://)[^/\s?#]*@")
-# Modules that MLflow imports, and their packages where the names differ.
-_PACKAGES = {
-    "botocore": "boto3",
-    "google": "google-cloud-storage",
-    "azure": "azure-storage-blob",
-    "psycopg2": "psycopg2-binary",
-    "MySQLdb": "mysqlclient",
-}
 _NO_EXPERIMENT = "the active experiment cannot be opened"
-_CHECK_SERVER = "Check MLFLOW_TRACKING_URI and that its server is up."
-# Patterns in the messages of MLflow and its databases, and hints for the user.
-_REMEDIES = (
-    (
-        r"attempt to write a readonly database|unable to open database file",
-        "Make the database file and its folder writable.",
-    ),
-    (
-        r"database is locked",
-        "Another process has locked the database: stop it, or use an MLflow server.",
-    ),
-    (
-        r"out-of-date database schema",
-        "Upgrade the database: `mlflow db upgrade URI`.",
-    ),
-    (
-        r"filesystem tracking backend",
-        "Set MLFLOW_TRACKING_URI=sqlite:///mlflow.db: MLflow no longer writes file stores.",
-    ),
-    (
-        r"Not a proper runs:/ URI",
-        "Write runs:/RUN_ID/model.",
-    ),
-    (
-        r"Logged model with ID",
-        "Name a version: models:/NAME/1 or models:/NAME@champion.",
-    ),
-    (
-        r"\bnot found\b|does not exist|Invalid value .* for parameter 'run_id'",
-        "`mlflow ui` lists runs and models; MLFLOW_TRACKING_URI sets the store that is searched.",
-    ),
-    (
-        r"error code 401\b|UNAUTHENTICATED|not authenticated",
-        "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD.",
-    ),
-)
-
-
-@contextmanager
-def translate_tracking_errors(failure: str) -> Iterator[None]:
-    """Translate errors of MLflow, its database, the network and the disk.
-
-    `failure` says what failed, for example "the run cannot be opened".
-
-    Raises:
-        StorageError: The disk is full, or a file cannot be read or written.
-        TrackingError: Any other error.
-    """
-    import requests
-    import sqlalchemy.exc
-    from mlflow.exceptions import MlflowException
-
-    try:
-        yield
-    except (
-        MlflowException,
-        sqlalchemy.exc.SQLAlchemyError,
-        requests.RequestException,
-        sqlite3.Error,
-    ) as error:
-        reason = _find_reason(error)
-        if "disk is full" in reason:  # SQLite's message
-            raise StorageError(
-                f"{failure}: {reason}", "Free some space for the database."
-            ) from error
-        raise TrackingError(f"{failure}: {reason}", _suggest_remedy(str(error))) from error
-    except ConnectionError as error:
-        raise TrackingError(
-            f"{failure}: {_find_reason(error)}", _suggest_remedy(str(error))
-        ) from error
-    except ImportError as error:
-        raise TrackingError(f"{failure}: {_find_reason(error)}", _suggest_package(error)) from error
-    except OSError as error:  # without a server, artifacts are local files
-        raise as_storage_error(failure, error) from error
-
-
-def _find_reason(error: Exception) -> str:
-    """Return the line of an error with its cause; SQLAlchemy may put another line first."""
-    lines = [line for line in str(error).splitlines() if not line.startswith("(raised as a result")]
-    return redact_credentials((lines or [type(error).__name__])[0])
-
-
-def redact_credentials(text: str) -> str:
-    """Return `text` with user and password removed from its URLs."""
-    return _CREDENTIALS.sub("", text)
-
-
-def _suggest_remedy(text: str, default: str = _CHECK_SERVER) -> str:
-    remedies = (remedy for pattern, remedy in _REMEDIES if re.search(pattern, text))
-    return next(remedies, default)
-
-
-def _suggest_package(error: ImportError) -> str:
-    module = (error.name or "that is missing").partition(".")[0]
-    return f"Install the package {_PACKAGES.get(module, module)}: the URI of the store needs it."
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +101,7 @@ class _CallerSettings:
 
     def restore(self) -> None:
         """Restore the settings; MLflow, if imported since, gets its own default log level."""
+        logging.getLogger(_POSTGRES_LOGGER).removeFilter(_is_no_pipeline_message)
         for name, text in self.environment.items():
             if text is None:
                 os.environ.pop(name, None)
@@ -233,6 +137,15 @@ def restore_mlflow_settings() -> Iterator[None]:
                 caller.restore()
 
 
+def _is_no_pipeline_message(record: logging.LogRecord) -> bool:
+    """Whether a record of psycopg's log is to be kept.
+
+    After a failed statement, psycopg logs a second error of the statements that were sent with it.
+    The first one is raised, and handled or reported.
+    """
+    return not record.getMessage().startswith(_PIPELINE_MESSAGE)
+
+
 def connect_client() -> "MlflowClient":
     """Return a client of the store in MLFLOW_TRACKING_URI; MLflow's default is ./mlflow.db.
 
@@ -241,6 +154,7 @@ def connect_client() -> "MlflowClient":
     """
     for name, text in _SETTINGS.items():
         os.environ.setdefault(name, text)
+    logging.getLogger(_POSTGRES_LOGGER).addFilter(_is_no_pipeline_message)
     import mlflow
 
     with translate_tracking_errors("the tracking store cannot be opened"):
@@ -308,9 +222,9 @@ def download_artifact(uri: str) -> Path:
         folder = _create_exit_folder()
         return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder)))
     except ImportError as error:
-        raise _download_error(uri, error, _suggest_package(error)) from error
+        raise _download_error(uri, error, suggest_package(error)) from error
     except (MlflowException, OSError) as error:
-        hint = _suggest_remedy(str(error), "Check the URI and MLFLOW_TRACKING_URI.")
+        hint = suggest_remedy(str(error), "Check the URI and MLFLOW_TRACKING_URI.")
         raise _download_error(uri, error, hint) from error
 
 

@@ -1,0 +1,71 @@
+"""Trials that the queue gives to another worker while this one still trains them."""
+
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+
+from tests.tuning.conftest import claim_next, make_queue, nested_runs
+from trialrun.mlflow_client import connect_client
+from trialrun.runs.callbacks import NoOpCallback
+from trialrun.tuning.reporting.parent_run import end_lost_run
+from trialrun.tuning.study.trial_queue import ClaimedTrial, TrialQueue
+from trialrun.tuning.workers.trial_runner import TrialRunner
+
+
+def run_trial(store: str, queue: TrialQueue, claim: ClaimedTrial) -> Any:
+    """Train a trial below a new parent run; return the trial's run."""
+    client = connect_client()
+    experiment = client.get_experiment_by_name("tests")
+    assert experiment is not None
+    parent_run_id = client.create_run(experiment.experiment_id).info.run_id
+    queue.on_stale = lambda trial: end_lost_run(client, trial)
+    runner = TrialRunner(queue.plan, parent_run_id, experiment.experiment_id, NoOpCallback())
+    runner.run(queue, claim)
+    (run,) = nested_runs(store, parent_run_id)
+    return run
+
+
+def wait_for_metric(client: mlflow.MlflowClient) -> None:
+    """Wait until a run has logged its first epoch."""
+    experiment = client.get_experiment_by_name("tests")
+    assert experiment is not None
+    for _ in range(600):
+        runs = client.search_runs([experiment.experiment_id])
+        if any("valid_loss" in run.data.metrics for run in runs):
+            return
+        time.sleep(0.05)
+    raise AssertionError("no epoch ended")
+
+
+def test_trial_that_was_lost_before_its_run_ends_as_killed(store: str, colors: Path) -> None:
+    """A worker that was suspended between its claim and its run finds its trial given away."""
+    queue = make_queue(store, colors)
+    claim = claim_next(queue)
+    queue.requeue_worker("tester")
+    run = run_trial(store, queue, claim)
+    assert (run.info.status, run.data.tags["stop_reason"]) == ("KILLED", "killed")
+    assert run.data.tags["error"] == "the worker sent no heartbeats, and its trial was retried"
+
+
+@pytest.mark.parametrize("metric", ["valid_loss", "valid_loss,train_loss"])
+def test_trial_that_was_lost_while_training_ends_as_killed(
+    metric: str, store: str, colors: Path
+) -> None:
+    """With one metric the worker notices it after an epoch, with several at the end."""
+    values = {"metric": metric, "pruner": "none", "epochs": 12, "patience": 12}
+    queue = make_queue(store, colors, **values)
+    claim = claim_next(queue)
+
+    def lose() -> None:
+        wait_for_metric(mlflow.MlflowClient(store))
+        make_queue(store, colors, **values).requeue_worker("tester")
+
+    thread = threading.Thread(target=lose)
+    thread.start()
+    run = run_trial(store, queue, claim)
+    thread.join()
+    assert (run.info.status, run.data.tags["stop_reason"]) == ("KILLED", "killed")

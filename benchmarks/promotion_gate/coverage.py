@@ -14,11 +14,14 @@ from benchmarks.promotion_gate.answers import Answers, simulate_answers
 from benchmarks.promotion_gate.pairs import (
     Design,
     Pair,
+    compute_class_values,
     compute_value,
+    count_expected,
     draw_test_set,
 )
 from benchmarks.promotion_gate.shares import Share, seed_from
 from trialrun.report.intervals import compute_interval
+from trialrun.report.metrics import BALANCED_ACCURACY, MACRO_F1
 
 _SKEW = 0.004  # share of each of three rare classes
 
@@ -55,16 +58,27 @@ def measure_coverage(setting: Setting, metric: str, num_test_sets: int) -> Cover
         (setting.model, setting.shares_name, setting.num_units, setting.group_size, metric)
     )
     pair = Pair(setting.answers, setting.answers)
+    true_values = _compute_true_values(metric, setting)
     covered, widths = 0, []
     for _ in range(num_test_sets):
         sizes = generator.multinomial(setting.num_units, setting.class_shares)
         design = Design(class_sizes=sizes, is_fixed=True, group_size=setting.group_size)
         images = draw_test_set(pair, design, generator, 0)
         interval = compute_interval(metric, images.baseline, groups=images.groups)
-        truth = compute_value(metric, pair, 0.0, setting.class_shares, sizes > 0)
+        truth = true_values[sizes > 0].mean()
         covered += interval.low <= truth <= interval.high
         widths.append(interval.high - interval.low)
     return Coverage(Share(covered, num_test_sets), float(np.mean(widths)), min(widths))
+
+
+def _compute_true_values(metric: str, setting: Setting) -> NDArray[np.float64]:
+    """Return (C,) values whose average over the classes of a test set is the true value."""
+    if metric in (BALANCED_ACCURACY, MACRO_F1):
+        counts = count_expected(setting.answers, setting.class_shares)
+        return compute_class_values(metric, counts)
+    pair = Pair(setting.answers, setting.answers)
+    value = compute_value(metric, pair, 0.0, setting.class_shares)
+    return np.full(setting.answers.num_classes, value)
 
 
 def list_settings(networks: Mapping[str, Answers]) -> Iterator[Setting]:

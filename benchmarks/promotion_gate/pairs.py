@@ -152,12 +152,8 @@ def compute_value(
     pair: Pair,
     share: float,
     class_shares: NDArray[np.float64],
-    is_present: NDArray[np.bool_] | None = None,
 ) -> float:
-    """Return a metric's true value for a model that takes `share` of its answers from `second`.
-
-    Macro averages are over the classes that are present: all, or those of the (C,) `is_present`.
-    """
+    """Return a metric's true value for a model that takes `share` of its answers from `second`."""
     if metric == LOG_LOSS:
         losses = [_compute_mean_loss(model, class_shares) for model in (pair.first, pair.second)]
         return (1 - share) * losses[0] + share * losses[1]
@@ -169,8 +165,12 @@ def compute_value(
     )
     if metric == ACCURACY:
         return float(counts.right.sum())
-    values = {BALANCED_ACCURACY: counts.recall, MACRO_F1: counts.f1}[metric]
-    return float(values[counts.has_images if is_present is None else is_present].mean())
+    return float(compute_class_values(metric, counts)[counts.has_images].mean())
+
+
+def compute_class_values(metric: str, counts: ClassCounts) -> NDArray[np.float64]:
+    """Return the (C,) values whose average is the metric: recall or F1."""
+    return {BALANCED_ACCURACY: counts.recall, MACRO_F1: counts.f1}[metric]
 
 
 def _compute_mean_loss(model: Answers, class_shares: NDArray[np.float64]) -> float:

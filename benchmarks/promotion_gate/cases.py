@@ -205,7 +205,7 @@ def _list_rare_losses(model: Answers) -> Iterator[Case]:
     """
     first = lower_recall(model, 0, 0.6, seed=0)
     pair = Pair(first, lower_recall(first, 0, 0.2, seed=1))
-    for num_images, rare_size in product((200, 2000), (3, 6, 20)):
+    for num_images, rare_size in product((200, 2000), (1, 3, 6, 20)):
         sizes = make_sizes(num_images, model.num_classes, 1, rare_size)
         design = Design(class_sizes=sizes, is_fixed=True)
         losing = [

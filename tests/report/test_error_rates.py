@@ -24,6 +24,7 @@ from benchmarks.promotion_gate.cases import (
 from benchmarks.promotion_gate.coverage import Setting, measure_coverage
 from benchmarks.promotion_gate.pairs import Design, Pair, make_sizes
 from benchmarks.promotion_gate.power import Gain, count_promotions
+from benchmarks.promotion_gate.reuse import run_ratchet
 from trialrun.config.promote import METRICS
 
 NUM_CLASSES = 10
@@ -132,6 +133,20 @@ def test_twenty_attempts_rarely_promote_an_equal_model(models: list[Answers]) ->
     """Of 20 equal challengers on the same test set, any passes on at most 5 % of the sets."""
     case = make_equal_case(models, 500, attempts=NUM_ATTEMPTS)
     assert count_false_promotions(case, "accuracy", 600).value <= LARGEST_SHARE
+
+
+@pytest.mark.parametrize("is_reused", [True, False])
+def test_small_losses_do_not_add_up(is_reused: bool) -> None:
+    """20 challengers, each 0.3 points worse than its champion, lower the accuracy by about 1 point.
+
+    Without the comparison with the best champion, it falls by 5 to 6 points.
+    """
+    ends = [
+        run_ratchet(seed, churn=0.005, is_reused=is_reused, has_baseline=True) for seed in range(3)
+    ]
+    assert min(end.accuracy for end in ends) > 0.935
+    alone = run_ratchet(0, churn=0.005, is_reused=is_reused, has_baseline=False)
+    assert alone.accuracy < 0.9
 
 
 @pytest.mark.parametrize("metric", METRICS)

@@ -1,28 +1,21 @@
-"""Time of promotion evidence: paired bootstraps of 10,000 draws on 50,000 images, by metric.
+"""Time of promotion evidence: paired comparisons and intervals on 50,000 images, by metric.
 
-    python -m benchmarks.registry
-
-Each time is also given relative to a plain bootstrap of the accuracy that draws the images
-themselves (200 draws, scaled up), measured in the same run.
+python -m benchmarks.registry
 """
 
-import os
-import platform
 import time
 from collections.abc import Callable
-from datetime import date
-from importlib.metadata import version
 
 import numpy as np
 
+from benchmarks.table import format_table, make_heading
 from trialrun.config.promote import METRICS
-from trialrun.report.bootstrap import Resampling
+from trialrun.report.intervals import compute_interval
 from trialrun.report.paired import compare_paired
 from trialrun.report.predictions import Predictions
 
-NUM_IMAGES, NUM_DRAWS, LIMIT_SECONDS = 50_000, 10_000, 2.0
-PLAIN_DRAWS = 200
-REPEATS = 3
+NUM_IMAGES = 50_000
+REPEATS = 5
 
 
 def make_predictions(
@@ -40,40 +33,31 @@ def make_predictions(
     return make_model(), make_model()
 
 
-def measure_seconds(work: Callable[[], object], repeats: int = REPEATS) -> float:
+def measure_milliseconds(work: Callable[[], object]) -> float:
     """Return the shortest time of a few calls."""
     seconds = []
-    for _ in range(repeats):
+    for _ in range(REPEATS):
         started = time.perf_counter()
         work()
         seconds.append(time.perf_counter() - started)
-    return min(seconds)
-
-
-def run_plain_bootstrap(first: Predictions, second: Predictions) -> None:
-    """Bootstrap the accuracy's difference by drawing images."""
-    generator = np.random.default_rng(0)
-    gain = second.right.astype(np.float64) - first.right
-    for _ in range(PLAIN_DRAWS):
-        gain[generator.integers(0, NUM_IMAGES, NUM_IMAGES)].mean()
+    return 1000 * min(seconds)
 
 
 def main() -> None:
     """Measure and print the table."""
-    print(f"{date.today()}, {os.cpu_count()} x {platform.processor() or platform.machine()}")
-    print(f"numpy {version('numpy')}, scipy {version('scipy')}; load {os.getloadavg()[0]:.1f}")
-    print(f"{NUM_DRAWS} draws, {NUM_IMAGES} images; target: under {LIMIT_SECONDS:g} s\n")
-    print(f"{'classes':>7}  {'metric':<18} {'seconds':>8}  {'of plain':>8}")
-    resampling = Resampling(draws=NUM_DRAWS)
+    print(make_heading(f"Promotion evidence on {NUM_IMAGES} images, milliseconds"))
+    rows = []
     for num_classes in (10, 100, 1000):
         first, second = make_predictions(np.random.default_rng(num_classes), num_classes)
-        plain = measure_seconds(lambda f=first, s=second: run_plain_bootstrap(f, s))  # type: ignore[misc]
-        plain *= NUM_DRAWS / PLAIN_DRAWS
         for metric in METRICS:
-            elapsed = measure_seconds(
-                lambda m=metric, f=first, s=second: compare_paired(m, f, s, resampling)  # type: ignore[misc]
+            compared = measure_milliseconds(
+                lambda m=metric, f=first, s=second: compare_paired(m, f, s)  # type: ignore[misc]
             )
-            print(f"{num_classes:>7}  {metric:<18} {elapsed:>8.2f}  {elapsed / plain:>8.3f}")
+            interval = measure_milliseconds(
+                lambda m=metric, f=first: compute_interval(m, f)  # type: ignore[misc]
+            )
+            rows.append((num_classes, metric, compared, interval))
+    print(format_table(("classes", "metric", "comparison", "interval"), rows))
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ class _ErrorEstimate:
     """
 
     error: float
-    influence: Values  # (N,), sums to 0
+    influence: Values  # (N,), sums to about 0
     rise: Values  # (N,)
     fall: Values  # (N,)
     excess: float = 0.0
@@ -71,24 +71,26 @@ def compute_interval(
     """
     tail = (1 - confidence) / 2
     if metric == ACCURACY and groups is None:
-        return _limit_accuracy(predictions, confidence)
+        return _limit_accuracy(predictions, tail)
     low, high = _limit_error(_ESTIMATES[metric](predictions), groups, tail)
     if metric == LOG_LOSS:
         return Interval(low * LARGEST_LOSS, high * LARGEST_LOSS)
     return Interval(1 - high, 1 - low)
 
 
-def _limit_accuracy(predictions: Predictions, confidence: float) -> Interval:
+def _limit_accuracy(predictions: Predictions, tail: float) -> Interval:
     """Return the exact binomial interval.
 
     Source:
         Clopper and Pearson 1934, Biometrika 26, 404-413.
     """
-    from scipy.stats import binomtest
+    from scipy.special import betaincinv
 
-    test = binomtest(int(predictions.right.sum()), len(predictions))
-    interval = test.proportion_ci(confidence, method="exact")
-    return Interval(float(interval.low), float(interval.high))
+    num_right = int(predictions.right.sum())
+    num_wrong = len(predictions) - num_right
+    low = float(betaincinv(num_right, num_wrong + 1, tail)) if num_right else 0.0
+    high = float(betaincinv(num_right + 1, num_wrong, 1 - tail)) if num_wrong else 1.0
+    return Interval(low, high)
 
 
 def _limit_error(
@@ -167,7 +169,9 @@ def _estimate_macro_f1(predictions: Predictions) -> _ErrorEstimate:
     """Linearise the F1 scores.
 
     A class of n images has F1 = 2 right / (labelled + predicted), whose denominator varies, too: an
-    image is counted in the classes of its label and its prediction.
+    image is counted in the classes of its label and its prediction. A class of one image has no
+    variation of its own, so the influence is relative to a score shrunk towards the mean of all
+    classes, as if each class had one more image with that mean.
     """
     counts, labels, predicted = (
         count_classes(predictions),
@@ -176,13 +180,15 @@ def _estimate_macro_f1(predictions: Predictions) -> _ErrorEstimate:
     )
     num_present = counts.num_present
     scores = counts.f1
+    mean = float(scores.sum() / num_present)
+    shrunk = (counts.total * scores + 2 * mean) / (counts.total + 2)  # an image counts twice
     weight = np.where(counts.has_images, 1 / (num_present * np.maximum(counts.total, 1)), 0.0)
     effect = 2 / (num_present * (counts.total[labels] + 2))
     return _ErrorEstimate(
-        error=float(1 - scores.sum() / num_present),
+        error=1 - mean,
         influence=2 * weight[labels] * predictions.right
-        - (weight * scores)[labels]
-        - (weight * scores)[predicted],
+        - (weight * shrunk)[labels]
+        - (weight * shrunk)[predicted],
         rise=effect * (counts.right[labels] > 0),
         fall=effect * (1 - scores[labels]),
         excess=_compute_f1_bias(counts),

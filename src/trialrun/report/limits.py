@@ -18,11 +18,11 @@ def limit_sum_below(total: float, squares: float, tail: float) -> float:
         Fay and Feuer 1997, Statistics in Medicine 16, 791-801: gamma limits of a weighted sum of
         Poisson counts. With equal weights they are the exact limits of a count.
     """
-    from scipy.stats import gamma
+    from scipy.special import gammaincinv
 
     if total <= 0:
         return 0.0
-    return float(gamma.ppf(tail, total**2 / squares, scale=squares / total))
+    return float(gammaincinv(total**2 / squares, tail) * squares / total)
 
 
 def limit_sum_above(total: float, squares: float, largest: float, tail: float) -> float:
@@ -37,10 +37,10 @@ def limit_sum_above(total: float, squares: float, largest: float, tail: float) -
     Source:
         See `limit_sum_below`.
     """
-    from scipy.stats import gamma
+    from scipy.special import gammainccinv
 
     total, squares = total + largest, squares + largest**2
-    return float(gamma.isf(tail, total**2 / squares, scale=squares / total))
+    return float(gammainccinv(total**2 / squares, tail) * squares / total)
 
 
 def limit_share_above(mean: float, variance: float, tail: float) -> float:
@@ -55,11 +55,11 @@ def limit_share_above(mean: float, variance: float, tail: float) -> float:
 
 def limit_share_below(mean: float, variance: float, tail: float) -> float:
     """Return the lower limit of a share from 0 to 1; see `limit_share_above`."""
-    from scipy.stats import beta
+    from scipy.special import betaincinv
 
     if mean >= 1:
         return 1.0
     if mean <= 0 or variance >= mean * (1 - mean):
         return 0.0
     size = mean * (1 - mean) / variance - 1
-    return float(beta.ppf(tail, mean * size, (1 - mean) * size))
+    return float(betaincinv(mean * size, (1 - mean) * size, tail))

@@ -249,9 +249,7 @@ def mcnemar_exact(only_first_right: int, only_second_right: int) -> float:
     Source:
         McNemar 1947, Psychometrika 12, with the binomial distribution instead of chi squared.
     """
-    from scipy.stats import binomtest
+    from scipy.special import bdtr
 
     disagreements = only_first_right + only_second_right
-    if disagreements == 0:
-        return 1.0
-    return float(binomtest(only_first_right, disagreements, p=0.5).pvalue)
+    return min(2 * float(bdtr(min(only_first_right, only_second_right), disagreements, 0.5)), 1.0)

@@ -1,0 +1,1 @@
+"""Simulated error rates, power and coverage of the statistics of promotions."""

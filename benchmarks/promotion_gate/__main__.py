@@ -18,7 +18,7 @@ from pathlib import Path
 
 from benchmarks.promotion_gate import reuse
 from benchmarks.promotion_gate.answers import Answers
-from benchmarks.promotion_gate.cases import count_false_promotions, list_cases
+from benchmarks.promotion_gate.cases import MARGIN, count_false_promotions, list_cases
 from benchmarks.promotion_gate.coverage import list_settings, measure_coverage
 from benchmarks.promotion_gate.networks import FASHION_FOLDER, load_networks
 from benchmarks.promotion_gate.power import count_promotions, list_gains
@@ -149,34 +149,34 @@ def _show_ratchet(networks: Mapping[str, Answers], num_drawn: int) -> Iterator[s
     num_series = max(num_drawn // 20, 20)
     yield (
         f"{reuse.NUM_CHALLENGERS} challengers, each {reuse.LOSS:.3f} worse than its champion, on "
-        f"{reuse.NUM_IMAGES} images; not-worse, margin 0.01; {num_series} series\n"
+        f"{reuse.NUM_IMAGES} images; not-worse, margin {MARGIN:g}; {num_series} series\n"
     )
-    rows = []
-    for churn, is_reused, has_baseline in product((0.005, 0.02), (False, True), (False, True)):
-        ends = run_tasks(
-            partial(reuse.run_ratchet, seed, churn, is_reused=is_reused, has_baseline=has_baseline)
-            for seed in range(num_series)
-        )
-        accuracies = [end.accuracy for end in ends]
-        rows.append(
-            (
-                f"{churn:.1%}",
-                "the same" if is_reused else "new for each",
-                "yes" if has_baseline else "no",
-                sum(end.num_promoted for end in ends) / len(ends),
-                f"{sum(accuracies) / len(accuracies):.4f}",
-                f"{min(accuracies):.4f}",
-            )
-        )
-    columns = (
-        "disagree",
-        "images",
-        "compared with the best champion",
-        "promoted, mean",
-        "last champion's accuracy, mean",
-        "lowest",
+    columns = "disagree", "images", "compared with the best champion", "promoted, mean"
+    yield format_table(
+        (*columns, "last champion's accuracy, mean", "lowest"),
+        [
+            _summarize_series(num_series, *options)
+            for options in product((0.005, 0.02), (False, True), (False, True))
+        ],
     )
-    yield format_table(columns, rows)
+
+
+def _summarize_series(
+    num_series: int, churn: float, is_reused: bool, has_baseline: bool
+) -> tuple[object, ...]:
+    ends = run_tasks(
+        partial(reuse.run_ratchet, seed, churn, is_reused=is_reused, has_baseline=has_baseline)
+        for seed in range(num_series)
+    )
+    accuracies = [end.accuracy for end in ends]
+    return (
+        f"{churn:.1%}",
+        "the same" if is_reused else "new for each",
+        "yes" if has_baseline else "no",
+        sum(end.num_promoted for end in ends) / len(ends),
+        f"{sum(accuracies) / len(accuracies):.4f}",
+        f"{min(accuracies):.4f}",
+    )
 
 
 _PARTS = {

@@ -20,7 +20,7 @@ from benchmarks.promotion_gate.pairs import (
     make_sizes,
     match_difference,
 )
-from benchmarks.promotion_gate.shares import Share, seed_from
+from benchmarks.promotion_gate.shares import Share, make_generator
 from trialrun.config.promote import METRICS
 from trialrun.registry.judgements import spend_alpha
 from trialrun.report.metrics import BALANCED_ACCURACY, LOG_LOSS, MACRO_F1
@@ -76,7 +76,7 @@ class Case:
 
 def count_false_promotions(case: Case, metric: str, num_test_sets: int) -> Share:
     """Return the share of test sets on which any attempt passes."""
-    generator = seed_from(case.describe(metric))
+    generator = make_generator(case.describe(metric))
     shares = case.design.class_shares
     pair = case.pair
     if case.is_matched and case.bound is not None:

@@ -19,7 +19,7 @@ from benchmarks.promotion_gate.pairs import (
     count_expected,
     draw_test_set,
 )
-from benchmarks.promotion_gate.shares import Share, seed_from
+from benchmarks.promotion_gate.shares import Share, make_generator
 from trialrun.report.intervals import compute_interval
 from trialrun.report.metrics import BALANCED_ACCURACY, MACRO_F1
 
@@ -54,7 +54,7 @@ class Coverage:
 
 def measure_coverage(setting: Setting, metric: str, num_test_sets: int) -> Coverage:
     """Draw test sets and compare their intervals with the true value."""
-    generator = seed_from(
+    generator = make_generator(
         (setting.model, setting.shares_name, setting.num_units, setting.group_size, metric)
     )
     pair = Pair(setting.answers, setting.answers)

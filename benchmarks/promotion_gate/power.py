@@ -13,7 +13,7 @@ from benchmarks.promotion_gate.pairs import (
     draw_test_set,
     make_sizes,
 )
-from benchmarks.promotion_gate.shares import Share, seed_from
+from benchmarks.promotion_gate.shares import Share, make_generator
 from trialrun.report.metrics import ACCURACY
 from trialrun.report.paired import compare_paired
 
@@ -55,7 +55,7 @@ class Gain:
 
 def count_promotions(gain: Gain, metric: str, num_test_sets: int) -> Share:
     """Return the share of test sets on which the challenger is `better`."""
-    generator = seed_from((gain.models, gain.num_images, metric))
+    generator = make_generator((gain.models, gain.num_images, metric))
     passed = 0
     for _ in range(num_test_sets):
         images = draw_test_set(gain.pair, gain.design, generator)

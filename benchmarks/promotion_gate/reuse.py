@@ -64,25 +64,31 @@ def run_ratchet(seed: int, churn: float, *, is_reused: bool, has_baseline: bool)
     holders, entries = {"0": champion}, [_make_entry("0", None, {})]
     for attempt in range(1, NUM_CHALLENGERS + 1):
         challenger = _make_worse(champion, str(attempt), churn, generator)
-        test_set = 0 if is_reused else attempt - 1
         rivals = [champion, holders[rank_holders(entries, ACCURACY)[0]]][: 1 + has_baseline]
+        test_set = 0 if is_reused else attempt - 1
+        before, after, *others = (
+            version.predict(labels, test_set) for version in (champion, challenger, *rivals[1:])
+        )
         confidence = spend_alpha(_CONFIDENCE, attempt if is_reused else 1)
-        answers = challenger.predict(labels, test_set)
-        comparisons = [
-            compare_paired(
-                ACCURACY, rival.predict(labels, test_set), answers, confidence=confidence
-            )
-            for rival in rivals
-        ]
-        if all(comparison.low > -MARGIN for comparison in comparisons):
-            before = compute_metric(ACCURACY, champion.predict(labels, test_set))
-            figures = {
-                ACCURACY: compute_metric(ACCURACY, answers),
-                CHAMPION_PREFIX + ACCURACY: before,
-            }
-            entries.append(_make_entry(challenger.number, champion.number, figures))
+        if _is_not_worse(after, [before, *others], confidence):
+            entries.append(_make_entry(challenger.number, champion.number, _measure(before, after)))
             champion = holders[challenger.number] = challenger
     return Ratchet(len(holders) - 1, champion.accuracy)
+
+
+def _is_not_worse(after: Predictions, rivals: list[Predictions], confidence: float) -> bool:
+    comparisons = (
+        compare_paired(ACCURACY, rival, after, confidence=confidence) for rival in rivals
+    )
+    return all(comparison.low > -MARGIN for comparison in comparisons)
+
+
+def _measure(before: Predictions, after: Predictions) -> dict[str, float]:
+    """Return the figures that the history keeps of a promotion."""
+    return {
+        ACCURACY: compute_metric(ACCURACY, after),
+        CHAMPION_PREFIX + ACCURACY: compute_metric(ACCURACY, before),
+    }
 
 
 def _make_worse(

@@ -35,7 +35,7 @@ class Share:
         return f"{100 * self.value:.1f} ± {100 * self.monte_carlo_error:.1f}"
 
 
-def seed_from(description: object) -> np.random.Generator:
+def make_generator(description: object) -> np.random.Generator:
     """Return random numbers that depend on the text of the description alone."""
     return np.random.default_rng(zlib.crc32(str(description).encode()))
 

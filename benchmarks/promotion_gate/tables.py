@@ -27,20 +27,22 @@ class Figure:
 def tabulate(
     columns: Sequence[str],
     figures: Iterable[Figure],
-    choose: Callable[[Share, Share], bool] | None = None,
+    is_shown_instead: Callable[[Share, Share], bool] | None = None,
 ) -> str:
     """Return a table with a row for each key.
 
     Args:
         columns: The names of the parts of the keys.
         figures: In the order of the rows.
-        choose: Whether the second of two shares with the same key and metric replaces the first.
+        is_shown_instead: Whether the second of two shares of a row and metric replaces the first.
     """
     rows: dict[Key, dict[str, Figure]] = {}
     for figure in figures:
         row = rows.setdefault(figure.key, {})
         shown = row.get(figure.metric)
-        if shown is None or (choose is not None and choose(shown.share, figure.share)):
+        if shown is None or (
+            is_shown_instead is not None and is_shown_instead(shown.share, figure.share)
+        ):
             row[figure.metric] = figure
     cells = [(*key, *(str(row.get(metric, "")) for metric in METRICS)) for key, row in rows.items()]
     return format_table((*columns, *METRICS), cells)

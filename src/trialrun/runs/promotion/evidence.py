@@ -1,7 +1,7 @@
 """The evidence for a promotion: predictions of all compared versions on the test images."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -100,13 +100,45 @@ def evaluate_candidates(
         TrialrunError: A model cannot be downloaded or opened, or no image can be read.
     """
     models, rows = _predict_with_all(config, scan, versions.list_all())
-    challenger = models[versions.challenger]
-    champion = models[versions.champion] if versions.champion else None
-    baseline = models[versions.baseline] if versions.baseline else None
-    attempt, confidence = count_attempt(challenger.images)
-    groups = group_images(
-        challenger.images.sha256, challenger.images.groups, _find_hashes(models.values(), rows)
+    compared = _ComparedVersions(
+        challenger=models[versions.challenger],
+        champion=models[versions.champion] if versions.champion else None,
+        baseline=models[versions.baseline] if versions.baseline else None,
     )
+    images = compared.challenger.images
+    groups = group_images(images.sha256, images.groups, _find_hashes(models.values(), rows))
+    attempt, confidence = count_attempt(images)
+    evidence = _compute_evidence(config, compared, groups, confidence)
+    return CandidateEvaluation(
+        challenger=compared.challenger,
+        champion=compared.champion,
+        evidence=replace(
+            evidence,
+            attempt=attempt,
+            latency_ms=_measure_latency_ms(config, compared.challenger, scan),
+            overlaps=find_overlaps(client, scan, versions.list_all()),
+            class_differences=_find_class_differences(scan, compared),
+            dependences=_find_dependences(client, versions, images, groups),
+        ),
+        notes=tuple(note for model in models.values() for note in model.describe()),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _ComparedVersions:
+    """The predictions of the challenger and of the versions that it is compared with."""
+
+    challenger: VersionPredictions
+    champion: VersionPredictions | None
+    baseline: VersionPredictions | None
+
+
+def _compute_evidence(
+    config: PromoteConfig, compared: _ComparedVersions, groups: ImageGroups, confidence: float
+) -> Evidence:
+    """Compute the part of the evidence that follows from the predictions and the model's folder."""
+    challenger, champion, baseline = compared.challenger, compared.champion, compared.baseline
+    predictions = challenger.images.predictions
 
     def compare_with(other: VersionPredictions | None) -> PairedComparison | None:
         if other is None:
@@ -114,40 +146,33 @@ def evaluate_candidates(
         return compare_paired(
             config.metric,
             other.images.predictions,
-            challenger.images.predictions,
+            predictions,
             confidence=confidence,
             groups=groups.groups,
         )
 
-    predictions = challenger.images.predictions
-    evidence = Evidence(
+    return Evidence(
         metrics=compute_metrics(predictions),
+        size_mb=challenger.candidate.compute_size_mb(),
         intervals={
             metric: compute_interval(metric, predictions, confidence, groups.groups)
             for metric in METRICS
         },
-        attempt=attempt,
-        size_mb=challenger.candidate.compute_size_mb(),
-        latency_ms=None
-        if config.max_latency_ms is None
-        else challenger.candidate.measure_latency_ms(scan),
-        overlaps=find_overlaps(client, scan, versions.list_all()),
-        class_differences=_find_class_differences(scan, challenger, champion),
         comparison=compare_with(champion),
         baseline=compare_with(baseline),
-        baseline_name=f"version {versions.baseline.number}" if versions.baseline else "",
+        baseline_name=f"version {baseline.version.number}" if baseline else "",
         recall=compute_recall(predictions),
         champion_recall=compute_recall(champion.images.predictions) if champion else {},
         class_sizes=_count_units(challenger.images, groups),
-        dependences=_find_dependences(client, versions, challenger.images, groups),
         has_groups=groups.is_named,
     )
-    return CandidateEvaluation(
-        challenger=challenger,
-        champion=champion,
-        evidence=evidence,
-        notes=tuple(note for model in models.values() for note in model.describe()),
-    )
+
+
+def _measure_latency_ms(
+    config: PromoteConfig, challenger: VersionPredictions, scan: DatasetScan
+) -> float | None:
+    """Return the latency if it has a limit."""
+    return None if config.max_latency_ms is None else challenger.candidate.measure_latency_ms(scan)
 
 
 def _predict_with_all(
@@ -194,12 +219,10 @@ def _find_hashes(
     return next((value for value in hashes if value is not None), None)
 
 
-def _find_class_differences(
-    scan: DatasetScan, challenger: VersionPredictions, champion: VersionPredictions | None
-) -> tuple[str, ...]:
+def _find_class_differences(scan: DatasetScan, compared: _ComparedVersions) -> tuple[str, ...]:
     """Describe the classes that a model or the test set lacks."""
-    known, labelled = set(challenger.scored.classes), set(scan.images.classes)
-    champion_classes = set(champion.scored.classes) if champion else known
+    known, labelled = set(compared.challenger.scored.classes), set(scan.images.classes)
+    champion_classes = set(compared.champion.scored.classes) if compared.champion else known
     differences = (
         ("the challenger lacks, though the test data has it", labelled - known),
         ("only the challenger knows", known - champion_classes),

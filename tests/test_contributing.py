@@ -53,6 +53,7 @@ def run_command(environment: dict[str, str], *arguments: str) -> "subprocess.Com
     )
 
 
+@pytest.mark.slow
 def test_example_of_a_list_format_reads_the_list_out_of_an_archive(tmp_path: Path) -> None:
     """The labels of an archive come from its metadata.tsv, which is unpacked with the images."""
     environment = apply_example("list-format", tmp_path / "copy")

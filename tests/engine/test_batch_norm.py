@@ -58,7 +58,10 @@ def test_averages_equal_those_of_a_layer_with_the_same_momentum() -> None:
     torch.testing.assert_close(ours.running_var, expected.running_var)
 
 
-@pytest.mark.parametrize("model", ["mobilenet_v3_small", "mobilenet_v3_large"])
+@pytest.mark.parametrize(
+    "model",
+    ["mobilenet_v3_small", pytest.param("mobilenet_v3_large", marks=pytest.mark.slow)],
+)
 def test_short_run_is_validated_well(model: str) -> None:
     """Networks with a momentum for long runs classify colors after about 100 steps."""
     config = TrainConfig(epochs=8, batch_size=8, learning_rate=0.02, patience=8)
@@ -114,6 +117,7 @@ def break_statistics(network: nn.Module) -> None:
             module.register_forward_pre_hook(overwrite_mean)
 
 
+@pytest.mark.slow
 def test_stale_statistics_are_reported() -> None:
     """A fault is reported if a network validates at chance because of its statistics."""
     config = TrainConfig(epochs=8, batch_size=8, learning_rate=0.02, patience=8)

@@ -148,6 +148,7 @@ def test_impossible_draws_are_neither_trained_nor_counted(
     assert any(IMPOSSIBLE in trial.user_attrs for trial in queue.study.get_trials())
 
 
+@pytest.mark.slow
 def test_search_ends_if_only_impossible_settings_are_drawn(store: str, colors: Path) -> None:
     """Hundreds of impossible draws in a row are an error with the last one's reason."""
     queue = make_queue(

@@ -161,6 +161,7 @@ def format_split(images: list[str]) -> dict[str, object]:
     return {"dataframe_split": {"columns": ["image"], "data": [[image] for image in images]}}
 
 
+@pytest.mark.slow
 def test_served_scores_equal_those_of_score(
     server: str, registered: Registered, tmp_path: Path
 ) -> None:
@@ -192,6 +193,7 @@ def list_bodies(images: list[str]) -> dict[str, object]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list_bodies([]))
 def test_server_takes_every_json_format(server: str, registered: Registered, name: str) -> None:
     """The scores equal those of a `dataframe_split` request bit for bit."""
@@ -203,6 +205,7 @@ def test_server_takes_every_json_format(server: str, registered: Registered, nam
     )
 
 
+@pytest.mark.slow
 def test_server_takes_csv_and_parquet(server: str, registered: Registered) -> None:
     """CSV contains base64, Parquet bytes, both in a column named image."""
     expected = request_scores(server, json.dumps(format_split(registered.base64())))
@@ -216,6 +219,7 @@ def test_server_takes_csv_and_parquet(server: str, registered: Registered) -> No
     pd.testing.assert_frame_equal(scores, expected, check_exact=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("field", ["dataframe_split", "inputs", "instances"])
 @pytest.mark.parametrize("bad", ["bm8gcGljdHVyZQ==", "iVBORw0KGgo="])
 def test_invalid_image_is_a_400_that_names_the_formats(
@@ -232,6 +236,7 @@ def test_invalid_image_is_a_400_that_names_the_formats(
         assert name in text.rpartition("Send each image")[2]
 
 
+@pytest.mark.slow
 def test_server_opens_no_file_named_in_text(server: str, registered: Registered) -> None:
     """The path of an existing image is refused like any other text."""
     path = str(registered.images / "red" / "000.png")

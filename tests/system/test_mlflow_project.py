@@ -43,6 +43,7 @@ def read_only_run(store: str) -> Run:
     return run
 
 
+@pytest.mark.slow
 def test_project_runs_from_another_folder(store: str, tmp_path: Path) -> None:
     """One run has MLflow's record of the parameters as typed, and ours."""
     train = write_classes(tmp_path / "a folder" / "train", {"a": 8, "b": 8})

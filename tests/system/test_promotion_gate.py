@@ -212,6 +212,7 @@ def test_small_losses_do_not_add_up(registry: Registry) -> None:
     assert "accuracy not-worse than version 1" in list_refused(refused)
 
 
+@pytest.mark.slow
 def test_pinned_baseline_is_compared_too(registry: Registry) -> None:
     """A version better than the champion is refused if it is worse than the named baseline."""
     registry.write_images(alternate(1000))

@@ -100,6 +100,7 @@ def test_named_experiment_keeps_the_active_run_as_parent(colors: Path) -> None:
     assert run.data.tags[PARENT] == parent.info.run_id
 
 
+@pytest.mark.slow
 def test_every_kind_of_run_is_nested(colors: Path, tmp_path: Path) -> None:
     """The runs of search, evaluate, promote and reproduce are nested below the active run."""
     other = mlflow.create_experiment("other", str(tmp_path / "artifacts"))

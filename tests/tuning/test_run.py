@@ -80,6 +80,7 @@ def _history(client: Any, run: Any, name: str) -> list[float]:
     return [metric.value for metric in client.get_metric_history(run.info.run_id, name)]
 
 
+@pytest.mark.slow
 def test_trials_have_their_own_settings_and_seeds(store: str, colors: Path) -> None:
     """Seeds differ between trials, and are equal for equal numbers in two studies."""
     first = trialrun.search(**settings(colors, trials=2, pruner="none", study="one"))
@@ -248,6 +249,7 @@ def test_several_metrics_give_a_pareto_front(store: str, colors: Path) -> None:
     assert "plots/pareto_front.png" in {item.path for item in plots}
 
 
+@pytest.mark.slow
 def test_replicates_give_a_noise_floor(store: str, colors: Path) -> None:
     """The two best settings are trained twice more, with the same two seeds."""
     import mlflow

@@ -134,7 +134,7 @@ CALLER_CONTEXTS: Contexts = {
 }
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 @pytest.mark.usefixtures("store")
 def test_result_does_not_depend_on_the_caller(small: Path, precision: str) -> None:
     """In any mode of the caller, training gives the same weights, bit for bit."""

@@ -372,6 +372,7 @@ def test_other_seed_differs_from_the_first_epoch(
     assert "differs since epoch 1" in cli.errors
 
 
+@pytest.mark.slow
 def test_permanently_deleted_training_run_can_be_allowed(
     registry: Any, trained: tuple[Path, list[Any]], digits: Path, cli: Commands
 ) -> None:

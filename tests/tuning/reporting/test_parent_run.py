@@ -55,6 +55,7 @@ def test_a_joining_process_without_trials_fails_the_parent_run(store: str, color
     assert "none of" in run.data.tags["error"]
 
 
+@pytest.mark.slow
 def test_the_tags_have_the_latest_settings(store: str, colors: Path) -> None:
     """With more trials, the parameter has the first number and the tag the second."""
     trialrun.search(**settings(colors, trials=1, study="more"))

@@ -84,6 +84,7 @@ def test_equal_settings_are_one_finalist(store: str, colors: Path) -> None:
     assert [trial.params["learning_rate"] for trial in chosen] == [1e-3, 1e-2]
 
 
+@pytest.mark.slow
 def test_every_finalist_has_a_logged_model(store: str, colors: Path) -> None:
     """The second best settings have one, although the best settings were trained three times."""
     raw_settings: dict[str, Any] = {
@@ -116,6 +117,7 @@ class RecordingCallback(NoOpSearchCallback):
         self.trials.append(text)
 
 
+@pytest.mark.slow
 def test_replicates_are_reported_by_their_trial_and_settings(store: str, colors: Path) -> None:
     """The numbers are those of the finalists, not of the trials in the study of replicates."""
     from trialrun.tuning.run import execute_search

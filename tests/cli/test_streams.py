@@ -86,3 +86,30 @@ def test_training_continues_without_usable_output_streams(
     done = subprocess.run(["bash", str(script), *command], env=os.environ, check=False)
     assert done.returncode == 0
     assert read_only_run_status(store) == "FINISHED"
+
+
+INTERRUPT_IMPORT = """
+import os, signal, sys, threading, time
+from trialrun.errors import RunInterruptedError
+from trialrun.runs.signals import interrupt_on_signals
+
+def interrupt():
+    while "torch.nn" not in sys.modules:
+        time.sleep(0.001)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+threading.Thread(target=interrupt).start()
+try:
+    with interrupt_on_signals():
+        import torch
+        time.sleep(5)
+except RunInterruptedError:
+    print("interrupted", hasattr(sys.modules.get("torch"), "compile"))
+"""
+
+
+def test_signal_during_the_import_of_torch_waits_for_its_end() -> None:
+    """An exception inside torch's C++ code would abort the process."""
+    command = [sys.executable, "-c", INTERRUPT_IMPORT]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "interrupted True\n"), done.stderr

@@ -10,6 +10,8 @@ from types import FrameType
 from trialrun.errors import RunInterruptedError
 from trialrun.signals import STOP_SIGNALS
 
+_RETRY_SECONDS = 0.05
+
 
 @contextmanager
 def interrupt_on_signals() -> Iterator[None]:
@@ -63,9 +65,20 @@ def _is_nohup(number: signal.Signals) -> bool:
 
 
 def _raise_interrupt(number: int, _frame: FrameType | None) -> None:
+    if _is_importing_torch():
+        timer = threading.Timer(_RETRY_SECONDS, signal.raise_signal, [number])
+        timer.daemon = True
+        timer.start()
+        return
     for stop_signal in STOP_SIGNALS:
         signal.signal(stop_signal, _ignore_signal)
     raise RunInterruptedError(signal.Signals(number).name)
+
+
+def _is_importing_torch() -> bool:
+    """Whether torch is being imported: an exception in its C++ code would abort the process."""
+    spec = getattr(sys.modules.get("torch"), "__spec__", None)
+    return bool(getattr(spec, "_initializing", False))
 
 
 def _ignore_signal(_number: int, _frame: FrameType | None) -> None:

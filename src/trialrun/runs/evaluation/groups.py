@@ -16,6 +16,8 @@ from trialrun.image_cache.perceptual_hash import (
 )
 from trialrun.report.intervals import Groups
 
+_CHUNK_IMAGES = 512
+
 _Pairs = list[tuple[int, int]]
 
 
@@ -41,7 +43,8 @@ class LikenessSampler:
     """Collects what perceptual hashes are computed from, while images are decoded for scoring."""
 
     def __init__(self) -> None:
-        self._samples: list[Sample | None] = []
+        self._grays = bytearray()
+        self._samples: list[Sample | None] = []  # of the images that are not yet in `_grays`
 
     def add(self, pixels: Tensor | str) -> None:
         """Add the (3, S, S) uint8 pixels of the next image, or the reason why it has none."""
@@ -51,10 +54,18 @@ class LikenessSampler:
             if isinstance(pixels, Tensor) and is_square
             else None
         )
+        if len(self._samples) == _CHUNK_IMAGES:
+            self._shrink_samples()
 
     def compute_hashes(self) -> PerceptualHashes:
         """Return the (N, 80) hashes; zeros for an image without pixels."""
-        return compute_hashes(shrink_to_grays(self._samples))
+        self._shrink_samples()
+        return compute_hashes(bytes(self._grays))
+
+    def _shrink_samples(self) -> None:
+        """Reduce the samples to their grays, which take a sixteenth of the memory."""
+        self._grays += shrink_to_grays(self._samples)
+        self._samples.clear()
 
 
 def group_images(

@@ -3,9 +3,10 @@
 import os
 import shutil
 import sys
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # several tests run at once, on few cores
 
 SMALL = "shufflenet_v2_x0_5"  # the smallest network of the zoo
+# Python before 3.11.4 cannot filter the entries of an archive.
+SAFE_EXTRACTION: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 

@@ -108,6 +108,7 @@ except RunInterruptedError:
 """
 
 
+@pytest.mark.slow
 def test_signal_during_the_import_of_torch_waits_for_its_end() -> None:
     """An exception inside torch's C++ code would abort the process."""
     command = [sys.executable, "-c", INTERRUPT_IMPORT]

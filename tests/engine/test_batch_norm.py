@@ -131,6 +131,7 @@ def test_stale_statistics_are_reported() -> None:
     assert "not overfitting" in str(result.evaluation_fault)
 
 
+@pytest.mark.slow
 def test_stale_moving_average_is_reported() -> None:
     """An average that stays at its initial weights is reported as the cause."""
     config = TrainConfig(epochs=8, batch_size=8, learning_rate=0.02, patience=8, ema=0.9)

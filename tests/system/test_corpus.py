@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from tests.conftest import SAFE_EXTRACTION
 from tests.system.conftest import skip_unless_ci
 from trialrun.images.decoding.decode import decode_image
 
@@ -47,7 +48,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
         reason = (fetched.stderr.strip().splitlines() or ["no reason given"])[-1]
         skip_unless_ci(f"Pillow's source distribution cannot be fetched: {reason}")
     with tarfile.open(archives[0]) as archive:
-        archive.extractall(folder, filter="data")
+        archive.extractall(folder, **SAFE_EXTRACTION)
     return next(folder.glob("*/Tests/images"))
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import trialrun
+from tests.conftest import SAFE_EXTRACTION
 from trialrun.cli import run_cli
 
 ARCHIVE = Path(__file__).parents[1] / "data" / "store_of_0.1.0.tar.xz"
@@ -44,7 +45,7 @@ SEARCH = {
 def older_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of a copy of the store, which is the current folder and the tracking store."""
     with tarfile.open(ARCHIVE) as archive:
-        archive.extractall(tmp_path, filter="data")
+        archive.extractall(tmp_path, **SAFE_EXTRACTION)
     with sqlite3.connect(tmp_path / "mlflow.db") as database:
         for table, column in PATHS:
             database.execute(

@@ -251,6 +251,7 @@ def test_a_search_survives_a_connection_loss(postgres: str, store: str, colors: 
     assert len(client.search_model_versions("name = 'cut'")) == 1
 
 
+@pytest.mark.slow
 def test_a_search_is_finalized_by_one_process_only(postgres: str, store: str, colors: Path) -> None:
     """Another process takes the lock during the search: the first owner waits for it."""
     from trialrun.tuning.run import execute_search

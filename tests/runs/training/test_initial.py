@@ -287,6 +287,7 @@ def test_run_with_registered_weights_is_reproduced(store: str, colors: Path) -> 
     )
 
 
+@pytest.mark.slow
 def test_changed_file_of_weights_is_refused_before_training(
     store: str, colors: Path, tmp_path: Path
 ) -> None:

@@ -25,6 +25,7 @@ def test_the_pruner_sees_every_epoch(store: str, colors: Path) -> None:
     assert isinstance(queue.claim("tester"), Finished)
 
 
+@pytest.mark.slow
 def test_a_failing_trial_is_replaced(store: str, colors: Path) -> None:
     """A non-finite loss fails its trial; the search still completes the requested number."""
     result = trialrun.search(
@@ -100,6 +101,7 @@ def test_a_trial_is_retried_up_to_a_limit(store: str, colors: Path) -> None:
     assert rates[0] == rates[1] != rates[2]
 
 
+@pytest.mark.slow
 def test_a_trial_without_heartbeat_is_retried(store: str, colors: Path) -> None:
     """After three intervals without a heartbeat, another worker gets the trial."""
     queue = make_queue(store, colors, trials=1, heartbeat_seconds=1)

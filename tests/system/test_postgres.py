@@ -139,13 +139,25 @@ def test_two_searches_share_a_study(postgres: str, store: str, colors: Path) -> 
     assert client.get_run(first["run_id"]).info.status == "FINISHED"
 
 
-@pytest.fixture
-def tracked_in_postgres(postgres: str, store: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Make the PostgreSQL database the tracking store, with its tables; return its URI."""
+@pytest.fixture(scope="module")
+def mlflow_database(postgres: str) -> str:
+    """Create a database with MLflow's tables only, and return its URI."""
     import mlflow
+    from sqlalchemy import create_engine, text
 
-    uri = with_driver(postgres)
+    engine = create_engine(with_driver(postgres), isolation_level="AUTOCOMMIT")
+    with closing(engine.connect()) as connection:
+        connection.execute(text("CREATE DATABASE tracking"))
+    engine.dispose()
+    uri = with_driver(postgres.replace("/postgres", "/tracking"))
     mlflow.MlflowClient(uri).search_experiments(max_results=1)
+    return uri
+
+
+@pytest.fixture
+def tracked_in_postgres(mlflow_database: str, store: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Make the PostgreSQL database the tracking store, and return its URI."""
+    uri = mlflow_database
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME")
     monkeypatch.chdir(Path(store.removeprefix("sqlite:///")).parent)  # the artifacts go there

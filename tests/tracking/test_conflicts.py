@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import mlflow
 import pytest
@@ -11,11 +12,15 @@ from mlflow.exceptions import MlflowException
 from tests.tracking.together import EXPERIMENT
 from trialrun.mlflow_client import conflicts, retry_conflicts
 
+ROOT = Path(__file__).resolve().parents[2]  # `tests` is imported from here
+
 
 def run_together(action: str, uri: str, num_processes: int) -> mlflow.MlflowClient:
     """Run an action in many processes at once; return a client, to look at the results."""
     command = [sys.executable, "-m", "tests.tracking.together", action, uri, str(num_processes)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert "error ignored" not in done.stderr  # logged by psycopg after each conflict
     return mlflow.MlflowClient(uri)

@@ -1,7 +1,8 @@
 """Retries of writes that conflict with those of another process.
 
 MLflow looks a row up and inserts it if it is missing. Two processes that do so at the same time
-both insert it, and the database refuses the second one.
+both insert it, and the database refuses the second one. A server that many processes call at once
+may also run out of database connections.
 """
 
 import random
@@ -12,13 +13,13 @@ from typing import TypeVar
 
 Result = TypeVar("Result")
 
-_TIMEOUT_SECONDS = 60.0
+_TIMEOUT_SECONDS = 180.0  # a server without free connections answers after 30 s
 _FIRST_WAIT_SECONDS = 0.05
 _LONGEST_WAIT_SECONDS = 2.0
 # In the messages of SQLite, PostgreSQL, MySQL and MLflow; a server repeats those of its database.
 _CONFLICT = re.compile(
     r"UNIQUE constraint failed|UniqueViolation|Duplicate entry"
-    r"|DeadlockDetected|Deadlock found|Model Version creation error"
+    r"|DeadlockDetected|Deadlock found|Model Version creation error|QueuePool limit"
 )
 
 
@@ -29,7 +30,7 @@ def retry_conflicts(call: Callable[[], Result]) -> Result:
     write everything or nothing.
 
     Raises:
-        MlflowException: The call failed for another reason, or conflicted for a minute.
+        MlflowException: The call failed for another reason, or conflicted for three minutes.
     """
     from mlflow.exceptions import MlflowException
 

@@ -167,7 +167,7 @@ def tracked_in_postgres(mlflow_database: str, store: str, monkeypatch: pytest.Mo
 @pytest.mark.slow
 def test_processes_log_the_same_new_dataset_at_once(tracked_in_postgres: str) -> None:
     """A refused insert is tried again, and psycopg's message about it is not printed."""
-    check_datasets(tracked_in_postgres, 24)
+    check_datasets(tracked_in_postgres, 12)
 
 
 @pytest.mark.slow

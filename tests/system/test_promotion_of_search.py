@@ -13,7 +13,7 @@ import pytest
 from trialrun.cache.location import cache_folder
 from trialrun.images.formats.sample import write_sample
 
-SETTINGS = ("--model=shufflenet_v2_x0_5", "--epochs=2", "--device=cpu", "--precision=fp32")
+SETTINGS = ("--model=shufflenet_v2_x0_5", "--epochs=1", "--device=cpu", "--precision=fp32")
 IMAGES = {"train": 8, "valid": 8, "test": 30}  # of each digit
 
 

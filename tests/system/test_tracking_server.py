@@ -95,7 +95,7 @@ def registered(server: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_processes_log_the_same_new_dataset_at_once(server: str) -> None:
     """The server passes its database's conflicts on, and each process tries again."""
-    check_datasets(f"http://{server}", 40)
+    check_datasets(f"http://{server}", 20)
 
 
 def test_no_password_is_shown(

@@ -221,10 +221,13 @@ def test_previous_alias_has_no_history(client: Any) -> None:
         look(client, "previous")
 
 
-def test_history_without_write_access(client: Any, tmp_path: Path) -> None:
+def test_history_without_write_access(
+    client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A move by hand is shown, not written, if the database is opened read-only."""
     import mlflow
 
+    monkeypatch.chdir(tmp_path)  # MLflow takes `file:` for a folder and creates it
     promote(client, "1")
     client.set_registered_model_alias("m", "champion", "2")
     database = tmp_path / "store" / "mlflow.db"

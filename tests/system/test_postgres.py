@@ -165,9 +165,11 @@ def tracked_in_postgres(mlflow_database: str, store: str, monkeypatch: pytest.Mo
 
 
 @pytest.mark.slow
-def test_processes_log_the_same_new_dataset_at_once(tracked_in_postgres: str) -> None:
+def test_processes_log_the_same_new_dataset_at_once(
+    tracked_in_postgres: str, tmp_path: Path
+) -> None:
     """A refused insert is tried again, and psycopg's message about it is not printed."""
-    check_datasets(tracked_in_postgres, 12)
+    check_datasets(tracked_in_postgres, 12, tmp_path)
 
 
 @pytest.mark.slow

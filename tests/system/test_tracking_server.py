@@ -93,9 +93,9 @@ def registered(server: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_processes_log_the_same_new_dataset_at_once(server: str) -> None:
+def test_processes_log_the_same_new_dataset_at_once(server: str, tmp_path: Path) -> None:
     """The server passes its database's conflicts on, and each process tries again."""
-    check_datasets(f"http://{server}", 20)
+    check_datasets(f"http://{server}", 20, tmp_path)
 
 
 def test_no_password_is_shown(

@@ -1,5 +1,6 @@
 """Runs that are started together and write the same rows for the first time."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,11 +16,18 @@ from trialrun.mlflow_client import conflicts, retry_conflicts
 ROOT = Path(__file__).resolve().parents[2]  # `tests` is imported from here
 
 
-def run_together(action: str, uri: str, num_processes: int) -> mlflow.MlflowClient:
-    """Run an action in many processes at once; return a client, to look at the results."""
+def run_together(action: str, uri: str, num_processes: int, folder: Path) -> mlflow.MlflowClient:
+    """Run an action in many processes at once in `folder`; return a client of the results."""
     command = [sys.executable, "-m", "tests.tracking.together", action, uri, str(num_processes)]
+    paths = filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))
     done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+        command,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert "error ignored" not in done.stderr  # logged by psycopg after each conflict
@@ -34,9 +42,9 @@ def list_runs(client: mlflow.MlflowClient) -> list[Run]:
     return found
 
 
-def check_datasets(uri: str, num_processes: int) -> None:
+def check_datasets(uri: str, num_processes: int, folder: Path) -> None:
     """Let many processes log the same new dataset at once; all runs must have it."""
-    runs = list_runs(run_together("datasets", uri, num_processes))
+    runs = list_runs(run_together("datasets", uri, num_processes, folder))
     inputs = [
         logged.dataset.digest
         for run in runs
@@ -46,23 +54,23 @@ def check_datasets(uri: str, num_processes: int) -> None:
 
 
 @pytest.mark.slow
-def test_processes_log_the_same_new_dataset_at_once(store: str) -> None:
+def test_processes_log_the_same_new_dataset_at_once(store: str, tmp_path: Path) -> None:
     """MLflow adds the dataset once and refuses the others that found it missing: they retry."""
-    check_datasets(store, 24)
+    check_datasets(store, 24, tmp_path)
 
 
 @pytest.mark.slow
-def test_processes_register_versions_of_one_model_at_once(store: str) -> None:
+def test_processes_register_versions_of_one_model_at_once(store: str, tmp_path: Path) -> None:
     """Each process gets its own version number."""
-    client = run_together("versions", store, 12)
+    client = run_together("versions", store, 12, tmp_path)
     numbers = sorted(int(item.version) for item in client.search_model_versions("name = 'new'"))
     assert numbers == [*range(1, 13)]
 
 
 @pytest.mark.slow
-def test_processes_create_one_experiment_at_once(store: str) -> None:
+def test_processes_create_one_experiment_at_once(store: str, tmp_path: Path) -> None:
     """One process creates the experiment, and the others use it."""
-    client = run_together("experiments", store, 12)
+    client = run_together("experiments", store, 12, tmp_path)
     assert [item.name for item in client.search_experiments()].count(EXPERIMENT) == 1
 
 

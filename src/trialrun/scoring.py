@@ -3,7 +3,7 @@
 Tensor letters: N images, C classes, S the image size.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby, islice
@@ -35,6 +35,18 @@ class ImageScore:
 
     probabilities: NDArray[np.float32] | None
     error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredImages:
+    """The scores of images in their order, and the classes of their probabilities.
+
+    A model that returns only labels has one-hot probabilities, and `has_probabilities` is false.
+    """
+
+    classes: tuple[str, ...]
+    scores: Sequence[ImageScore]
+    has_probabilities: bool = True
 
 
 def probability_columns(classes: Iterable[str]) -> list[str]:

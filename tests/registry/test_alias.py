@@ -1,7 +1,5 @@
 """Tests of the alias history: entries, rollbacks, deleted versions and concurrent moves."""
 
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -13,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.registry.conftest import NUM_PROCESSES, entry, holder, promote, register
+from tests.registry.together import run_together
 from trialrun.errors import InvalidParameterError, PromotionRefusedError, TrackingError
 from trialrun.registry import alias as aliases
 from trialrun.registry.claims import claim_entry
@@ -293,22 +292,16 @@ def test_stored_kind_void_is_skipped() -> None:
     assert parse_entry(stored).is_skipped
 
 
-# One process imports, which takes seconds, and forks. Each child connects for itself.
 _RACE = """
-import os, sys, time, traceback
-from pathlib import Path
-import mlflow
 from trialrun.errors import PromotionRefusedError
 from trialrun.registry.alias import move_alias, read_alias_history
 from trialrun.registry.history import AliasEntry, format_now
 from trialrun.mlflow_client import connect_client
 
-def compete(version, folder, num_processes):
+def compete(version):
     client = connect_client()
     judged = read_alias_history(client, "m", "champion")
-    (folder / f"ready{version}").touch()
-    while len(list(folder.glob("ready*"))) < num_processes:
-        time.sleep(0.001)
+    wait_for_all(version)
     try:
         move_alias(client, judged, AliasEntry(number=0, kind="promotion", version=str(version),
                 replaced=judged.holder, at=format_now(), user="child", reason="race"))
@@ -316,36 +309,15 @@ def compete(version, folder, num_processes):
         return str(error)
     return ""
 
-folder, num_processes = Path(sys.argv[1]), int(sys.argv[2])
-children = []
-for version in range(1, num_processes + 1):
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            (folder / f"result{version}").write_text(compete(version, folder, num_processes))
-            code = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stderr.flush()
-            os._exit(code)
-    children.append(child)
-sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children))
+def act(version):
+    (folder / f"result{version}").write_text(compete(version))
 """
 
 
 @pytest.mark.slow
 def test_one_of_six_concurrent_promotions_wins(client: Any, tmp_path: Path) -> None:
     """Of six processes with the same history, one moves the alias and five are refused."""
-    done = subprocess.run(
-        [sys.executable, "-c", _RACE, str(tmp_path), str(NUM_PROCESSES)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    run_together(_RACE, tmp_path)
     results = {n: (tmp_path / f"result{n}").read_text() for n in range(1, NUM_PROCESSES + 1)}
     winners = [str(number) for number, text in results.items() if not text]
     assert len(winners) == 1

@@ -1,14 +1,13 @@
 """Tests of changes that other programs made to an alias: found, dated and written down once."""
 
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.registry.conftest import NUM_PROCESSES, entry, holder, promote
+from tests.registry.conftest import entry, holder, promote
+from tests.registry.together import run_together
 from trialrun.errors import InvalidParameterError, PromotionRefusedError, TrackingError
 from trialrun.registry.alias import move_alias, read_alias_history
 from trialrun.registry.history import (
@@ -243,34 +242,14 @@ def test_history_without_write_access(
     assert len(look(client).entries) == 2
 
 
-# One process imports, which takes seconds, and forks. Each child connects for itself.
 _LOOK_TOGETHER = """
-import os, sys, time, traceback
-from pathlib import Path
-import mlflow
 from trialrun.registry.alias import read_alias_history
 from trialrun.mlflow_client import connect_client
 
-folder, num_processes = Path(sys.argv[1]), int(sys.argv[2])
-children = []
-for place in range(num_processes):
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            client = connect_client()
-            (folder / f"ready{place}").touch()
-            while len(list(folder.glob("ready*"))) < num_processes:
-                time.sleep(0.001)
-            assert read_alias_history(client, "m", "champion").last_holder == "2"
-            code = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stderr.flush()
-            os._exit(code)
-    children.append(child)
-sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children))
+def act(number):
+    client = connect_client()
+    wait_for_all(number)
+    assert read_alias_history(client, "m", "champion").last_holder == "2"
 """
 
 
@@ -280,12 +259,5 @@ def test_concurrent_looks_write_one_entry(client: Any, tmp_path: Path) -> None:
     promote(client, "1")
     client.set_registered_model_alias("m", "champion", "2")
     client.delete_model_version("m", "1")
-    done = subprocess.run(
-        [sys.executable, "-c", _LOOK_TOGETHER, str(tmp_path), str(NUM_PROCESSES)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    run_together(_LOOK_TOGETHER, tmp_path)
     assert [item.kind for item in look(client).entries] == [PROMOTION, OUTSIDE, VERSION_DELETED]

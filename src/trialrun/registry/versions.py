@@ -1,7 +1,7 @@
 """Versions of registered models: lookup, training run, training data and model folder."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -172,23 +172,12 @@ def _find_model_of_run(client: "MlflowClient", run_id: str) -> str | None:
     return str(models[-1].model_id) if models else None
 
 
-def read_file_hashes(
-    client: "MlflowClient", run_id: str | None
-) -> dict[str, frozenset[str]] | None:
-    """Return the sha256 values of a training run's files by set.
-
-    None if the run has no manifest, is not known, or has been deleted permanently.
-
-    Raises:
-        TrackingError: The store fails.
-    """
-    rows = read_manifest(client, run_id) if run_id and run_exists(client, run_id) else None
-    if rows is None:
-        return None
-    hashes_by_set: dict[str, set[str]] = {TRAINED_ON: set()}
+def collect_hashes(rows: Iterable[Mapping[str, object]]) -> dict[str, frozenset[str]]:
+    """Return the SHA-256 values in the rows of a manifest, of the training and validation set."""
+    hashes: dict[str, set[str]] = {TRAINED_ON: set(), VALIDATED_ON: set()}
     for row in rows:
-        hashes_by_set.setdefault(str(row["set"]), set()).add(str(row["sha256"]))
-    return {name: frozenset(hashes - {""}) for name, hashes in hashes_by_set.items()}
+        hashes.setdefault(str(row["set"]), set()).add(str(row["sha256"]))
+    return {name: frozenset(values - {""}) for name, values in hashes.items()}
 
 
 def run_exists(client: "MlflowClient", run_id: str) -> bool:

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import torch
 
+from trialrun.image_cache.perceptual_hash import PerceptualHashes
 from trialrun.images.scanning.scan import DatasetScan
 from trialrun.models.classifier import ImageClassifier
 from trialrun.models.open import open_classifier
 from trialrun.registry import find_model_folder
-from trialrun.runs.evaluation.predictions import ScoredImages, predict_images
+from trialrun.runs.evaluation.predictions import predict_images
 from trialrun.runs.evaluation.score import read_contents
-from trialrun.scoring import move_classifier, score_images
+from trialrun.scoring import ScoredImages, move_classifier, score_images
 from trialrun.serving.foreign import (
     ForeignModel,
     check_code_allowed,
@@ -34,8 +35,10 @@ class Candidate:
     model: ImageClassifier | ForeignModel
     notes: tuple[str, ...] = ()
 
-    def score(self, scan: DatasetScan) -> ScoredImages:
-        """Score every image of the set.
+    def score(self, scan: DatasetScan) -> tuple[ScoredImages, PerceptualHashes | None]:
+        """Score every image of the set; return the scores and the perceptual hashes.
+
+        The hashes are None if the model is foreign: it gets the images in its own size.
 
         Raises:
             InvalidModelDirectoryError: The code of a foreign model fails, or its answers cannot be
@@ -43,10 +46,7 @@ class Candidate:
         """
         if isinstance(self.model, ImageClassifier):
             return predict_images(self.model, scan)
-        scored = self.model.score_images(read_contents(scan.images))
-        return ScoredImages(
-            scored.classes, scored.scores, has_probabilities=scored.has_probabilities
-        )
+        return self.model.score_images(read_contents(scan.images)), None
 
     def compute_size_mb(self) -> float:
         """Return the size of the model's folder in megabytes (10^6 bytes)."""

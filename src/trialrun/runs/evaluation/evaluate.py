@@ -82,7 +82,7 @@ def evaluate_model(
         run.log_params(
             config.params() | {"resolved_device": str(device), "model": model, "data": data}
         )
-        scored = candidate.score(scan)
+        scored, hashes = candidate.score(scan)
         for note in describe_scores(model, candidate, scored):
             callback.on_note(note)
         unknown_classes = count_unknown_classes(scan.images, scored.classes)
@@ -91,7 +91,9 @@ def evaluate_model(
         rows = find_readable_rows(scan, scored)
         images = collect_predictions(scan, rows, scored)
         link_models(client, run.run_id, [origin.model_id])
-        groups = group_images(images.sha256, images.groups, scored.hashes_of(rows))
+        groups = group_images(
+            images.sha256, images.groups, None if hashes is None else hashes[rows]
+        )
         result = _build_result(run.run_id, model, scan, images.predictions, groups, config)
         result = replace(result, unknown_classes=unknown_classes)
         log_dataset(run, scan)

@@ -25,7 +25,7 @@ from trialrun.runs.datasets.scan import scan_set
 from trialrun.runs.datasets.sources import open_source
 from trialrun.runs.evaluation.groups import LikenessSampler
 from trialrun.runs.evaluation.score import read_contents
-from trialrun.scoring import ImageScore, score_images
+from trialrun.scoring import ImageScore, ScoredImages, score_images
 from trialrun.tracking import TrackedRun
 
 if TYPE_CHECKING:
@@ -63,30 +63,14 @@ def open_labelled_data(
     return scan_set(images)
 
 
-@dataclass(frozen=True, slots=True)
-class ScoredImages:
-    """The scores of every image of a set, in its order, and their perceptual hashes.
-
-    `hashes` is optional: None if the model decodes the images itself. A model that returns only
-    labels has scores of 0 and 1, and `has_probabilities` is false.
-    """
-
-    classes: tuple[str, ...]
-    scores: Sequence[ImageScore]
-    hashes: PerceptualHashes | None = None
-    has_probabilities: bool = True
-
-    def hashes_of(self, rows: NDArray[np.int64]) -> PerceptualHashes | None:
-        """Return the hashes of the images at `rows`, if there are any."""
-        return None if self.hashes is None else self.hashes[rows]
-
-
-def predict_images(classifier: ImageClassifier, scan: DatasetScan) -> ScoredImages:
-    """Score every image of the set."""
+def predict_images(
+    classifier: ImageClassifier, scan: DatasetScan
+) -> tuple[ScoredImages, PerceptualHashes]:
+    """Score every image of the set, in its order; return the scores and the perceptual hashes."""
     sampler = LikenessSampler()
     contents = read_contents(scan.images)
     scores = list(score_images(classifier, contents, observe=sampler.add))
-    return ScoredImages(tuple(classifier.classes), scores, sampler.compute_hashes())
+    return ScoredImages(tuple(classifier.classes), scores), sampler.compute_hashes()
 
 
 def find_readable_rows(scan: DatasetScan, *scored: ScoredImages) -> NDArray[np.int64]:

@@ -1,11 +1,10 @@
 """The evidence for a promotion: predictions of all compared versions on the test images."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from trialrun.config.promote import METRICS, PromoteConfig
 from trialrun.engine.compute.device import find_device
@@ -26,14 +25,18 @@ from trialrun.runs.evaluation.groups import ImageGroups, group_images
 from trialrun.runs.evaluation.logging import log_class_metrics, log_metrics
 from trialrun.runs.evaluation.predictions import (
     ImagePredictions,
-    ScoredImages,
     collect_predictions,
     find_readable_rows,
     log_predictions,
 )
 from trialrun.runs.evaluation.tables import log_tables
 from trialrun.runs.promotion.baseline import CHAMPION_PREFIX
-from trialrun.runs.promotion.overlaps import find_grouped_versions, find_overlaps
+from trialrun.runs.promotion.overlaps import (
+    TrainingImages,
+    count_overlaps,
+    read_training_images,
+)
+from trialrun.scoring import ScoredImages
 from trialrun.tracking import TrackedRun
 
 if TYPE_CHECKING:
@@ -64,6 +67,7 @@ class VersionPredictions:
     candidate: Candidate
     scored: ScoredImages
     images: ImagePredictions
+    hashes: PerceptualHashes | None  # of `images`; None if the model decodes them itself
 
     def describe(self) -> list[str]:
         """Return what the user should know of the version."""
@@ -99,16 +103,17 @@ def evaluate_candidates(
     Raises:
         TrialrunError: A model cannot be downloaded or opened, or no image can be read.
     """
-    models, rows = _predict_with_all(config, scan, versions.list_all())
+    models = _predict_with_all(config, scan, versions.list_all())
     compared = _ComparedVersions(
         challenger=models[versions.challenger],
         champion=models[versions.champion] if versions.champion else None,
         baseline=models[versions.baseline] if versions.baseline else None,
     )
     images = compared.challenger.images
-    groups = group_images(images.sha256, images.groups, _find_hashes(models.values(), rows))
+    groups = group_images(images.sha256, images.groups, _find_hashes(models.values()))
     attempt, confidence = count_attempt(images)
     evidence = _compute_evidence(config, compared, groups, confidence)
+    training = read_training_images(client, versions.list_all())
     return CandidateEvaluation(
         challenger=compared.challenger,
         champion=compared.champion,
@@ -116,9 +121,9 @@ def evaluate_candidates(
             evidence,
             attempt=attempt,
             latency_ms=_measure_latency_ms(config, compared.challenger, scan),
-            overlaps=find_overlaps(client, scan, versions.list_all()),
+            overlaps=count_overlaps(scan, training),
             class_differences=_find_class_differences(scan, compared),
-            dependences=_find_dependences(client, versions, images, groups),
+            dependences=_find_dependences(training, images, groups),
         ),
         notes=tuple(note for model in models.values() for note in model.describe()),
     )
@@ -177,22 +182,26 @@ def _measure_latency_ms(
 
 def _predict_with_all(
     config: PromoteConfig, scan: DatasetScan, versions: Sequence[ModelVersion]
-) -> tuple[dict[ModelVersion, VersionPredictions], NDArray[np.int64]]:
-    """Return the predictions by version, and the rows of the images that all could read."""
+) -> dict[ModelVersion, VersionPredictions]:
+    """Return the predictions by version, for the images that all versions could read."""
     device = find_device(config.device)
-    scored: dict[ModelVersion, tuple[Candidate, ScoredImages]] = {}
+    scored: dict[ModelVersion, tuple[Candidate, ScoredImages, PerceptualHashes | None]] = {}
     for version in dict.fromkeys(versions):
         candidate = open_candidate(version.uri, device, allow_model_code=config.allow_model_code)
-        scored[version] = candidate, candidate.score(scan)
-        _check_probabilities(config, version, scored[version][1])
-    rows = find_readable_rows(scan, *(images for _, images in scored.values()))
-    models = {
+        images, hashes = candidate.score(scan)
+        _check_probabilities(config, version, images)
+        scored[version] = candidate, images, hashes
+    rows = find_readable_rows(scan, *(images for _, images, _ in scored.values()))
+    return {
         version: VersionPredictions(
-            version, candidate, images, collect_predictions(scan, rows, images)
+            version,
+            candidate,
+            images,
+            collect_predictions(scan, rows, images),
+            None if hashes is None else hashes[rows],
         )
-        for version, (candidate, images) in scored.items()
+        for version, (candidate, images, hashes) in scored.items()
     }
-    return models, rows
 
 
 def _check_probabilities(
@@ -211,12 +220,9 @@ def _check_probabilities(
         )
 
 
-def _find_hashes(
-    models: Iterable[VersionPredictions], rows: NDArray[np.int64]
-) -> PerceptualHashes | None:
+def _find_hashes(models: Iterable[VersionPredictions]) -> PerceptualHashes | None:
     """Return the perceptual hashes from the first model that trialrun decodes the images for."""
-    hashes = (model.scored.hashes_of(rows) for model in models)
-    return next((value for value in hashes if value is not None), None)
+    return next((model.hashes for model in models if model.hashes is not None), None)
 
 
 def _find_class_differences(scan: DatasetScan, compared: _ComparedVersions) -> tuple[str, ...]:
@@ -245,11 +251,16 @@ def _count_units(images: ImagePredictions, groups: ImageGroups) -> dict[str, int
 
 
 def _find_dependences(
-    client: "MlflowClient", versions: Versions, images: ImagePredictions, groups: ImageGroups
+    training: Mapping[ModelVersion, TrainingImages | None],
+    images: ImagePredictions,
+    groups: ImageGroups,
 ) -> tuple[str, ...]:
     """Return the reasons to believe that the test images need groups."""
-    grouped = find_grouped_versions(client, versions.list_all())
-    reasons = [f"version {number} was trained on grouped images" for number in grouped]
+    reasons = [
+        f"version {version.number} was trained on grouped images"
+        for version, trained in training.items()
+        if trained is not None and trained.has_groups
+    ]
     if groups.num_alike > _MAX_ALIKE_SHARE * len(images.predictions):
         reasons.append(f"{groups.num_alike} test images are copies of others or look like them")
     return tuple(reasons)

@@ -1,6 +1,7 @@
 """Test images that training has used, by the manifests of training runs."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from trialrun.images.scanning.scan import DatasetScan
@@ -10,7 +11,7 @@ from trialrun.registry.versions import (
     TRAINED_ON,
     VALIDATED_ON,
     ModelVersion,
-    read_file_hashes,
+    collect_hashes,
     read_manifest,
     run_exists,
 )
@@ -23,36 +24,55 @@ if TYPE_CHECKING:
 _PAGE_SIZE = 1000
 
 
-def find_overlaps(
-    client: "MlflowClient", scan: DatasetScan, versions: Iterable[ModelVersion]
-) -> tuple[Overlap, ...]:
-    """Count the test images that trained each version, and those that chose its epoch or trial.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingImages:
+    """The SHA-256 values of the images that trained a version, and of those that selected it."""
+
+    version: ModelVersion
+    trained_on: frozenset[str]
+    selected_by: frozenset[str]
+    has_groups: bool
+
+
+def read_training_images(
+    client: "MlflowClient", versions: Iterable[ModelVersion]
+) -> dict[ModelVersion, TrainingImages | None]:
+    """Read the manifest of each version's training run; None if it has none.
 
     Raises:
         TrackingError: The store fails.
     """
+    return {version: _read_images_of(client, version) for version in versions}
+
+
+def _read_images_of(client: "MlflowClient", version: ModelVersion) -> TrainingImages | None:
+    run_id = version.origin.run_id
+    rows = read_manifest(client, run_id) if run_id and run_exists(client, run_id) else None
+    if rows is None or run_id is None:
+        return None
+    hashes = collect_hashes(rows)
+    return TrainingImages(
+        version=version,
+        trained_on=hashes[TRAINED_ON],
+        selected_by=hashes[VALIDATED_ON] | _read_search_hashes(client, run_id),
+        has_groups=any("group" in row for row in rows),
+    )
+
+
+def count_overlaps(
+    scan: DatasetScan, training: Mapping[ModelVersion, TrainingImages | None]
+) -> tuple[Overlap, ...]:
+    """Count the test images that trained each version, and those that chose its epoch or trial."""
     test_hashes = frozenset(file.sha256 for file in scan.files) - {""}
-    return tuple(
-        overlap
-        for version in versions
-        for overlap in _find_overlaps_of(client, test_hashes, version)
-    )
-
-
-def _find_overlaps_of(
-    client: "MlflowClient", test_hashes: frozenset[str], version: ModelVersion
-) -> list[Overlap]:
-    name = f"version {version.number}"
-    hashes = read_file_hashes(client, version.origin.run_id)
-    if hashes is None or version.origin.run_id is None:
-        return [Overlap(f"{name} was trained on", None)]
-    selection = hashes.get(VALIDATED_ON, frozenset()) | _read_search_hashes(
-        client, version.origin.run_id
-    )
-    return [
-        Overlap(f"{name} was trained on", len(test_hashes & hashes[TRAINED_ON])),
-        Overlap(f"chose the epoch or trial of {name}", len(test_hashes & selection)),
-    ]
+    overlaps: list[Overlap] = []
+    for version, images in training.items():
+        name = f"version {version.number}"
+        trained_on = None if images is None else len(test_hashes & images.trained_on)
+        overlaps.append(Overlap(f"{name} was trained on", trained_on))
+        if images is not None:
+            selected_by = len(test_hashes & images.selected_by)
+            overlaps.append(Overlap(f"chose the epoch or trial of {name}", selected_by))
+    return tuple(overlaps)
 
 
 def _read_search_hashes(client: "MlflowClient", run_id: str) -> frozenset[str]:
@@ -63,8 +83,7 @@ def _read_search_hashes(client: "MlflowClient", run_id: str) -> frozenset[str]:
     """
     hashes: frozenset[str] = frozenset()
     for trial_id in _find_trials_by_digest(client, run_id).values():
-        trial_hashes = read_file_hashes(client, trial_id) or {}
-        hashes |= trial_hashes.get(VALIDATED_ON, frozenset())
+        hashes |= collect_hashes(read_manifest(client, trial_id) or [])[VALIDATED_ON]
     return hashes
 
 
@@ -96,20 +115,3 @@ def _read_valid_digest(run: "Run") -> str:
     """Return the digest of the run's validation set; empty if it logged none."""
     datasets = [item.dataset for item in run.inputs.dataset_inputs] if run.inputs else []
     return next((data.digest for data in datasets if data.name == VALIDATED_ON), "")
-
-
-def find_grouped_versions(
-    client: "MlflowClient", versions: Iterable[ModelVersion]
-) -> tuple[str, ...]:
-    """Return the numbers of the versions whose training images had groups.
-
-    Raises:
-        TrackingError: The store fails.
-    """
-    return tuple(version.number for version in versions if _has_groups(client, version))
-
-
-def _has_groups(client: "MlflowClient", version: ModelVersion) -> bool:
-    run_id = version.origin.run_id
-    rows = read_manifest(client, run_id) if run_id and run_exists(client, run_id) else None
-    return any("group" in row for row in rows or ())

@@ -2,11 +2,9 @@
 
 from trialrun.serving.foreign.metadata import check_code_allowed, is_trialrun_model
 from trialrun.serving.foreign.model import ForeignModel, open_foreign_model
-from trialrun.serving.foreign.scores import ScoredImages
 
 __all__ = [
     "ForeignModel",
-    "ScoredImages",
     "check_code_allowed",
     "is_trialrun_model",
     "open_foreign_model",

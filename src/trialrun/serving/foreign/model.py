@@ -15,11 +15,12 @@ from trialrun.engine.compute.torch_errors import translate_scoring_errors
 from trialrun.errors import InvalidModelDirectoryError, TrialrunError, summarize_error
 from trialrun.images.decoding.header import UndecodableError
 from trialrun.images.scanning.thread_pool import TIMEOUT_REASON, count_threads, map_in_order
+from trialrun.scoring import ScoredImages
 from trialrun.serving.foreign.code import ModelCode
 from trialrun.serving.foreign.inputs import ImageInput, SignatureError, choose_input
 from trialrun.serving.foreign.metadata import list_requirement_notes, read_metadata
 from trialrun.serving.foreign.outputs import BatchAnswers, OutputError, parse_output
-from trialrun.serving.foreign.scores import ScoreCollector, ScoredImages
+from trialrun.serving.foreign.scores import ScoreCollector
 
 _BATCH_IMAGES = 32
 _MAX_ERROR_LENGTH = 300

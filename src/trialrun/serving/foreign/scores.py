@@ -9,20 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from trialrun.scoring import ImageScore
+from trialrun.scoring import ImageScore, ScoredImages
 from trialrun.serving.foreign.outputs import BatchAnswers, OutputError
-
-
-@dataclass(frozen=True, slots=True)
-class ScoredImages:
-    """The scores of images in their order, and the classes of their probabilities.
-
-    A model that returns only labels has one-hot probabilities, and `has_probabilities` is false.
-    """
-
-    classes: tuple[str, ...]
-    scores: list[ImageScore]
-    has_probabilities: bool
 
 
 @dataclass(frozen=True, slots=True)

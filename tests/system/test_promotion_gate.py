@@ -296,3 +296,11 @@ def test_class_metrics_are_metrics_of_the_run(registry: Registry) -> None:
     metrics = mlflow.MlflowClient().get_run(result.run_id).data.metrics
     assert (metrics["recall/dog"], metrics["recall/b_1"]) == (0.9, 0.9)
     assert metrics["precision/dog"] == 1.0
+
+
+def test_malformed_baseline_is_named(registry: Registry) -> None:
+    """The error names the setting that is wrong."""
+    registry.write_images(alternate(20))
+    version = registry.register(registry.labels)
+    with pytest.raises(TrialrunError, match="baseline=best is neither a number nor @alias"):
+        registry.judge(version, baseline="best")

@@ -52,15 +52,15 @@ class ModelVersion:
         return f"{self.name} version {self.number}"
 
 
-def check_version(number: str) -> None:
-    """Check that `number` is a number or @alias.
+def check_version(number: str, *, setting: str = "version") -> None:
+    """Check that `number`, the value of `setting`, is a number or @alias.
 
     Raises:
         InvalidParameterError: `number` is neither.
     """
     if not number.startswith("@") and not number.isdecimal():
         raise InvalidParameterError(
-            f"version={number} is neither a number nor @alias", "Use for example 3 or @champion."
+            f"{setting}={number} is neither a number nor @alias", "Use for example 3 or @champion."
         )
 
 

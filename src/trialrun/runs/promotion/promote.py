@@ -139,7 +139,7 @@ def _find_baseline(
     A version that a rollback removed is not a baseline: it had a fault that metrics did not show.
     """
     if config.baseline is not None:
-        check_version(config.baseline)
+        check_version(config.baseline, setting="baseline")
         return find_version(client, history.name, config.baseline)
     if config.require == BETTER:
         return None

@@ -46,10 +46,16 @@ class TrainKeywords(TypedDict, total=False):
     scale_learning_rate: bool
     max_minutes: float | None
     min_delta: float
+    accumulate_steps: int | Literal["auto"]
     strict: bool
     experiment: str | None
     run_name: str | None
     register_as: str | None
+    offline: bool
+    flush_seconds: float
+    checkpoint_dir: str | PathLike[str] | None
+    checkpoint_minutes: float
+    checkpoint_artifacts: bool
 
 
 class EvaluateKeywords(TypedDict, total=False):
@@ -166,10 +172,16 @@ class SearchKeywords(TypedDict, total=False):
     scale_learning_rate: bool
     max_minutes: float | None
     min_delta: float | str | Sequence[float]
+    accumulate_steps: int | Literal["auto"]
     strict: bool
     experiment: str | None
     run_name: str | None
     register_as: str | None
+    offline: bool
+    flush_seconds: float
+    checkpoint_dir: str | PathLike[str] | None
+    checkpoint_minutes: float
+    checkpoint_artifacts: bool
     trials: int
     workers: int
     study: str | None

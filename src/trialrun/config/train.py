@@ -179,6 +179,15 @@ class TrainConfig:
     min_delta: float = setting(
         0.0, "Smallest decrease of the validation loss that counts as an improvement.", low=0
     )
+    accumulate_steps: int | str = setting(
+        1,
+        "Number of parts in which a batch is computed, whose gradients are added up (gradient "
+        "accumulation); more parts need less memory. auto computes whole batches, and more parts "
+        "only if they do not fit.",
+        low=1,
+        auto=True,
+        searchable=False,
+    )
     strict: bool = setting(
         False, "Fail on an image that cannot be read, instead of skipping it.", searchable=False
     )
@@ -205,6 +214,36 @@ class TrainConfig:
         # drops tabs and line breaks.
         pattern=r"(?!\.$|\.\.)[^/:@?#\x00-\x1f]{1,256}",
         pattern_help="text of at most 256 characters without / : @ ? # and control characters",
+        searchable=False,
+    )
+    offline: bool = setting(
+        False,
+        "Train without the tracking store: all records wait on disk until `trialrun sync`.",
+        searchable=False,
+    )
+    flush_seconds: float = setting(
+        60.0,
+        "At the end, seconds to wait for a tracking server that does not answer; what could not be "
+        "sent stays on disk for `trialrun sync`.",
+        low=0,
+        searchable=False,
+    )
+    checkpoint_dir: str | None = setting(
+        None,
+        "Folder of checkpoints and unsent records, one sub-folder per run; none is trialrun-runs "
+        "beside a SQLite store, else the user's state folder.",
+        searchable=False,
+        path=True,
+    )
+    checkpoint_minutes: float = setting(
+        5.0,
+        "Minutes between checkpoints inside an epoch; each epoch also ends with one.",
+        low=SMALLEST_POSITIVE_DOUBLE,
+        searchable=False,
+    )
+    checkpoint_artifacts: bool = setting(
+        False,
+        "Store the newest checkpoint as an artifact too, so that another machine can resume.",
         searchable=False,
     )
 

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from math import isfinite
 from typing import Any
@@ -39,10 +40,18 @@ _SUMMARY_STEP = 0  # epochs are steps from 1
 _STOP_FIELDS = ("stop_reason", "stopped_epoch", "best_epoch", "best_valid_loss", "weights_sha256")
 
 
-def log_start(run: TrackedRun, plan: TrainPlan, data: PreparedData, compute: ComputeConfig) -> None:
+def log_start(
+    run: TrackedRun,
+    plan: TrainPlan,
+    data: PreparedData,
+    compute: ComputeConfig,
+    *,
+    is_resumed: bool = False,
+) -> None:
     """Log what is known before the first epoch: settings, environment, datasets and manifest.
 
-    The settings are parameters, and exactly in `config.yaml`: MLflow cuts long parameters.
+    The settings are parameters, and exactly in `config.yaml`: MLflow cuts long parameters. A
+    resumed run keeps the number of images that its first process decoded.
     """
     resolved = {
         "resolved_device": str(compute.device),
@@ -67,7 +76,7 @@ def log_start(run: TrackedRun, plan: TrainPlan, data: PreparedData, compute: Com
     run.log_text(MANIFEST, _format_json_lines(rows))
     run.log_text("duplicates.json", format_json(data.leakage.to_json()))
     run.set_tags(
-        {"decoded_images": str(data.num_decoded)}
+        ({} if is_resumed else {"decoded_images": str(data.num_decoded)})
         | {name: str(count) for name, count in data.leakage.counts().items() if count}
     )
     if skipped := [row for row in rows if row["skipped"]]:
@@ -155,8 +164,13 @@ def log_evaluation_fault(run: TrackedRun, events: "EventLog", status: EpochStatu
 class EventLog:
     """The events of a run, one JSON object per line: results of epochs and the stop reason."""
 
-    def __init__(self) -> None:
-        self._rows: list[dict[str, Any]] = []
+    def __init__(self, rows: Iterable[Mapping[str, Any]] = ()) -> None:
+        self._rows: list[dict[str, Any]] = [dict(row) for row in rows]
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """Copies of the events, as plain values."""
+        return [dict(row) for row in self._rows]
 
     def add(self, event: str, **fields: Any) -> None:
         """Append an event with the current time."""

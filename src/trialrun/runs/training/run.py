@@ -1,21 +1,22 @@
 """One training run from data to registered model, logged to MLflow."""
 
-import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from math import isfinite
 from pathlib import Path
+from typing import Any
 
-from torch import Tensor
-
+from trialrun.checkpoint import run_folder
+from trialrun.checkpoint.run_folder import RunFolder, choose_root, create_run_folder
+from trialrun.checkpoint.store import Checkpoint
 from trialrun.distributed import SINGLE_PROCESS, Ranks, join_ranks
 from trialrun.engine import early_stopping
 from trialrun.engine.compute.precision import ComputeConfig
 from trialrun.engine.compute.torch_errors import NonFiniteLossError
 from trialrun.engine.compute.torch_state import isolate_torch_state
-from trialrun.engine.early_stopping import EpochStatus, PrunedError
+from trialrun.engine.early_stopping import EarlyStopping, EpochStatus, PrunedError
 from trialrun.errors import RunInterruptedError, TrialrunError
 from trialrun.files import scratch_directory
 from trialrun.mlflow_client import connect_client
@@ -26,7 +27,6 @@ from trialrun.runs.callbacks import NoOpCallback, RunCallback
 from trialrun.runs.training.data import PreparedData, prepare_data
 from trialrun.runs.training.environment import FOLDER_TAG
 from trialrun.runs.training.logging import (
-    EventLog,
     collect_resolved_params,
     log_best_epoch,
     log_epoch,
@@ -38,7 +38,25 @@ from trialrun.runs.training.logging import (
 from trialrun.runs.training.model_card import format_model_card
 from trialrun.runs.training.plan import TrainPlan
 from trialrun.runs.training.result import TrainResult
-from trialrun.runs.training.session import DurationForecast, resolve_rank_compute, start_session
+from trialrun.runs.training.resumption.checkpoints import (
+    RunCheckpoints,
+    restore_progress,
+    restore_session,
+)
+from trialrun.runs.training.resumption.identity import (
+    check_identity,
+    describe_identity,
+    describe_inexactness,
+    use_recorded_threads,
+)
+from trialrun.runs.training.resumption.progress import RunProgress
+from trialrun.runs.training.session import (
+    DurationForecast,
+    TrainingSession,
+    resolve_rank_compute,
+    start_session,
+)
+from trialrun.runs.training.step_monitor import StepMonitor
 from trialrun.serving.package import add_serving_files
 from trialrun.tracking import TrackedRun, open_nested_run, open_run, truncate_digest
 
@@ -58,13 +76,27 @@ class NestedRun:
     keeps_model: Callable[[TrainResult], bool]  # whether to log the model
 
 
+@dataclass(frozen=True, slots=True)
+class ResumedRun:
+    """An interrupted run to continue; `checkpoint` is None if it was stopped before the first."""
+
+    run_id: str
+    folder: RunFolder
+    checkpoint: Checkpoint | None
+
+
 @isolate_torch_state()
 def train_run(
-    plan: TrainPlan, callback: RunCallback | None = None, *, nested: NestedRun | None = None
+    plan: TrainPlan,
+    callback: RunCallback | None = None,
+    *,
+    nested: NestedRun | None = None,
+    resumed: ResumedRun | None = None,
 ) -> TrainResult:
     """Train as `plan` says in an MLflow run; register the model if the plan names one.
 
-    With several ranks, only rank 0 logs to MLflow; all ranks return its result.
+    With `resumed`, that run is continued from its checkpoint. With several ranks, only rank 0 logs
+    to MLflow; all ranks return its result.
 
     Raises:
         TrialrunError: Training failed (see its subclasses); the run's status is then FAILED.
@@ -73,68 +105,107 @@ def train_run(
     callback = callback or NoOpCallback()
     compute = resolve_rank_compute(plan)
     if nested is not None:
-        with _open_nested_run(nested) as run:
-            callback.on_run_start(run.name, run.run_id)
-            return _train_to_end(plan, run, nested.data, compute, SINGLE_PROCESS, callback, nested)
+        return _train_nested(plan, compute, callback, nested, resumed)
     with join_ranks(compute.device) as ranks:
         if ranks.is_first:
-            return ranks.broadcast_object(_train_tracked(plan, compute, ranks, callback))
-        session = start_session(plan, prepare_data(plan, NoOpCallback()), compute, ranks)
-        for _ in session.epochs(lambda: None):
-            pass
+            return ranks.broadcast_object(_train_tracked(plan, compute, ranks, callback, resumed))
+        _train_untracked(plan, compute, ranks)
         return ranks.broadcast_object(None)  # type: ignore[return-value] # returns rank 0's result
 
 
-def _open_nested_run(nested: NestedRun) -> AbstractContextManager[TrackedRun]:
-    return open_nested_run(
+def _train_nested(
+    plan: TrainPlan,
+    compute: ComputeConfig,
+    callback: RunCallback,
+    nested: NestedRun,
+    resumed: ResumedRun | None,
+) -> TrainResult:
+    folder = resumed.folder if resumed else _create_folder(plan)
+    with open_nested_run(
         connect_client(),
         parent_run_id=nested.parent_run_id,
         experiment_id=nested.experiment_id,
         name=nested.name,
-        tags={**_build_tags(), **nested.tags},
-    )
+        tags={**_build_tags(folder), **nested.tags},
+    ) as run:
+        folder.write_owner(run_id=run.run_id)
+        callback.on_run_start(run.name, run.run_id)
+        training = _TrainingRun(
+            plan, run, nested.data, compute, SINGLE_PROCESS, callback, folder, nested
+        )
+        result = training.train(resumed.checkpoint if resumed else None)
+    folder.delete()
+    return result
 
 
 def _train_tracked(
-    plan: TrainPlan, compute: ComputeConfig, ranks: Ranks, callback: RunCallback
-) -> TrainResult:
-    config = plan.config
-    with open_run(
-        connect_client(), experiment=config.experiment, name=config.run_name, tags=_build_tags()
-    ) as run:
-        callback.on_run_start(run.name, run.run_id)
-        return _train_to_end(plan, run, prepare_data(plan, callback), compute, ranks, callback)
-
-
-def _build_tags() -> dict[str, str]:
-    return {"trialrun.version": version("trialrun"), FOLDER_TAG: str(Path.cwd())}
-
-
-def _train_to_end(
     plan: TrainPlan,
-    run: TrackedRun,
-    data: PreparedData,
     compute: ComputeConfig,
     ranks: Ranks,
     callback: RunCallback,
-    nested: NestedRun | None = None,
+    resumed: ResumedRun | None,
 ) -> TrainResult:
-    log_start(run, plan, data, compute)
-    return _TrainingRun(plan, run, data, compute, ranks, callback, nested).train()
+    config = plan.config
+    folder = resumed.folder if resumed else _create_folder(plan)
+    with open_run(
+        connect_client(),
+        experiment=config.experiment,
+        name=config.run_name,
+        tags=_build_tags(folder),
+        run_id=resumed.run_id if resumed else None,
+    ) as run:
+        folder.write_owner(run_id=run.run_id)
+        callback.on_run_start(run.name, run.run_id)
+        data = prepare_data(plan, callback)
+        training = _TrainingRun(plan, run, data, compute, ranks, callback, folder)
+        result = training.train(resumed.checkpoint if resumed else None)
+    folder.delete()
+    return result
 
 
-@dataclass(slots=True)
-class _BestCheckpoint:
-    """The best epoch so far and its weights in CPU memory."""
+def _train_untracked(plan: TrainPlan, compute: ComputeConfig, ranks: Ranks) -> None:
+    """Train as a rank above 0: it takes part in checkpoints, and logs and writes nothing."""
+    session = start_session(plan, prepare_data(plan, NoOpCallback()), compute, ranks)
+    checkpoints = _start_checkpoints(session, ranks.broadcast_object(None), None, {}, plan)
+    monitor = StepMonitor(checkpoints)
+    for _ in session.epochs(monitor.on_step, checkpoints.progress.stopping):
+        pass
 
-    status: EpochStatus
-    timestamp_ms: int
-    state: dict[str, Tensor]
+
+def _create_folder(plan: TrainPlan) -> RunFolder:
+    import mlflow
+
+    root = choose_root(plan.config.checkpoint_dir, mlflow.get_tracking_uri())
+    return create_run_folder(root, {"settings": plan.config.params(), "cwd": str(Path.cwd())})
+
+
+def _build_tags(folder: RunFolder) -> dict[str, str]:
+    return {
+        "trialrun.version": version("trialrun"),
+        FOLDER_TAG: str(Path.cwd()),
+        run_folder.FOLDER_TAG: str(folder.path),
+    }
+
+
+def _start_checkpoints(
+    session: TrainingSession,
+    checkpoint: Checkpoint | None,
+    folder: RunFolder | None,
+    identity: Mapping[str, Any],
+    plan: TrainPlan,
+) -> RunCheckpoints:
+    """Restore a checkpoint, if there is one, and prepare to take the next ones."""
+    if checkpoint is None:
+        progress = RunProgress(EarlyStopping(plan.config))
+    else:
+        progress = restore_progress(session, checkpoint)
+        restore_session(session, checkpoint)
+    return RunCheckpoints(folder, session, progress, identity, plan.config.checkpoint_minutes)
 
 
 @dataclass(slots=True)
 class _TrainingRun:
-    """A run in progress: its parts, and its state after the last epoch."""
+    """A run in progress and its parts; rank 0 has it."""
 
     plan: TrainPlan
     run: TrackedRun
@@ -142,19 +213,24 @@ class _TrainingRun:
     compute: ComputeConfig
     ranks: Ranks
     callback: RunCallback
+    folder: RunFolder
     nested: NestedRun | None = None
-    events: EventLog = field(default_factory=EventLog)
-    last_status: EpochStatus | None = None
-    best: _BestCheckpoint | None = None
-    has_noted_fault: bool = False
-    started: float | None = None  # of the first epoch, as `time.monotonic` gives it
+    checkpoints: RunCheckpoints | None = None  # None until the network is built
 
-    def train(self) -> TrainResult:
-        """Train, log the result and the model, and register it."""
+    @property
+    def progress(self) -> RunProgress:
+        """The progress so far."""
+        if self.checkpoints is None:
+            return RunProgress(EarlyStopping(self.plan.config))
+        return self.checkpoints.progress
+
+    def train(self, checkpoint: Checkpoint | None) -> TrainResult:
+        """Train, from `checkpoint` if there is one; log the result and the model."""
         try:
-            description = self._train_epochs()
+            description = self._train_epochs(checkpoint)
             self._check_best_loss()
         except (RunInterruptedError, KeyboardInterrupt):
+            self._save_interrupted()
             self._log_abort("KILLED", early_stopping.KILLED)
             raise
         except PrunedError:
@@ -166,87 +242,124 @@ class _TrainingRun:
             raise
         return self._log_outcome(description)
 
+    def _train_epochs(self, checkpoint: Checkpoint | None) -> ModelDescription:
+        identity = self._check_identity(checkpoint)
+        log_start(self.run, self.plan, self.data, self.compute, is_resumed=checkpoint is not None)
+        session = start_session(
+            self.plan, self.data, self.compute, self.ranks, self.callback.on_note
+        )
+        resolved = collect_resolved_params(session.state, self.plan.config)
+        self.run.log_params({**resolved, **session.initial_params})
+        checkpoints = _start_checkpoints(
+            session, self.ranks.broadcast_object(checkpoint), self.folder, identity, self.plan
+        )
+        self.checkpoints = checkpoints
+        if checkpoint is not None:
+            self._report_resumption(session)
+        monitor = StepMonitor(checkpoints, DurationForecast(session, self.callback))
+        for status in session.epochs(monitor.on_step, checkpoints.progress.stopping):
+            self._log_epoch(status, session)
+            checkpoints.save(in_epoch=False)
+            self.callback.on_epoch_end(status, self.plan.config.epochs)
+        checkpoints.close()
+        return session.description
+
+    def _check_identity(self, checkpoint: Checkpoint | None) -> dict[str, Any]:
+        """Return what identifies settings and data, after comparing it with a checkpoint's."""
+        if checkpoint is None:
+            return describe_identity(self.plan, self.data, self.compute)
+        then = checkpoint.values["identity"]
+        use_recorded_threads(then)
+        identity = describe_identity(self.plan, self.data, self.compute)
+        check_identity(then, identity)
+        if note := describe_inexactness(then, identity):
+            self.callback.on_note(note)
+        return identity
+
+    def _report_resumption(self, session: TrainingSession) -> None:
+        """Note and record where the run continues."""
+        state, stop_reason = session.state, self.progress.stop_reason
+        where = (
+            f"the end of training ({stop_reason})"
+            if stop_reason
+            else f"epoch {state.epoch + 1}, step {state.step + 1}"
+        )
+        self.callback.on_note(f"resumed at {where}")
+        self.progress.events.add("resumed", epoch=state.epoch + 1, step=state.step)
+
+    def _log_epoch(self, status: EpochStatus, session: TrainingSession) -> None:
+        timestamp_ms = log_epoch(self.run, status)
+        self.progress.add_epoch(status, timestamp_ms, session.state.inference_model().state_dict())
+        self._report_fault(status)
+
+    def _save_interrupted(self) -> None:
+        """Save the state at which a signal stopped training, if it is between two steps.
+
+        Errors are ignored: the checkpoint before remains, and the run ends as KILLED.
+        """
+        if self.checkpoints is not None:
+            with suppress(TrialrunError):
+                self.checkpoints.save_interrupted()
+
     def _log_abort(self, status: str, stop_reason: str) -> None:
         """Log why training was aborted; ignore tracking errors, which would hide the cause."""
         with suppress(TrialrunError):
             self._log_stop(self._build_result(status, stop_reason))
 
     def _log_stop(self, result: TrainResult) -> None:
-        seconds = None if self.started is None else time.monotonic() - self.started
-        log_stop(self.run, self.events, result, seconds)
-
-    def _train_epochs(self) -> ModelDescription:
-        session = start_session(
-            self.plan, self.data, self.compute, self.ranks, self.callback.on_note
-        )
-        resolved = collect_resolved_params(session.state, self.plan.config)
-        self.run.log_params({**resolved, **session.initial_params})
-        forecast = DurationForecast(session, self.callback)
-        self.started = time.monotonic()
-        for status in session.epochs(forecast.on_step):
-            timestamp_ms = log_epoch(self.run, status)
-            self.last_status = status
-            if status.is_best:
-                state = _copy_state(session.state.inference_model().state_dict(), self.best)
-                self.best = _BestCheckpoint(status, timestamp_ms, state)
-            self.events.add_epoch(status)
-            self._report_fault(status)
-            self.callback.on_epoch_end(status, self.plan.config.epochs)
-        return session.description
+        seconds = None if self.checkpoints is None else self.checkpoints.training_seconds
+        log_stop(self.run, self.progress.events, result, seconds)
 
     def _report_fault(self, status: EpochStatus) -> None:
         """Log an evaluation fault of the epoch; note only the first one of the run."""
         fault = status.result.evaluation_fault
         if fault is None:
             return
-        log_evaluation_fault(self.run, self.events, status)
-        if not self.has_noted_fault:
+        log_evaluation_fault(self.run, self.progress.events, status)
+        if not self.progress.has_noted_fault:
             self.callback.on_note(f"epoch {status.result.epoch}: {fault}")
-        self.has_noted_fault = True
+        self.progress.has_noted_fault = True
 
     def _check_best_loss(self) -> None:
         """Raise unless the best validation loss is finite.
 
         Only validation checks the weights after the last step.
         """
-        assert self.best is not None
-        if not isfinite(self.best.status.best_valid_loss):
+        if not isfinite(self.progress.stopping.best_loss):
             raise NonFiniteLossError("no epoch had a finite validation loss")
 
     def _build_result(self, status: str, stop_reason: str) -> TrainResult:
-        best = self.best.status if self.best else None
+        best = self.progress.best
         return TrainResult(
             run_id=self.run.run_id,
             status=status,
             stop_reason=stop_reason,
-            stopped_epoch=self.last_status.result.epoch if self.last_status else 0,
-            best_epoch=best.best_epoch if best else 0,
-            best_valid_loss=best.best_valid_loss if best else float("nan"),
-            metrics=best.result.metrics() if best else {},
+            stopped_epoch=self.progress.stopped_epoch,
+            best_epoch=best.status.best_epoch if best else 0,
+            best_valid_loss=best.status.best_valid_loss if best else float("nan"),
+            metrics=best.status.result.metrics() if best else {},
         )
 
     def _log_outcome(self, description: ModelDescription) -> TrainResult:
         """Log the result and, unless `nested` discards it, the model."""
-        assert self.last_status is not None
-        assert self.best is not None
-        content = weights.serialize_state(self.best.state)
-        stop_reason = self.last_status.stop_reason or early_stopping.COMPLETED
+        best = self.progress.best
+        assert best is not None
+        content = weights.serialize_state(best.weights)
+        stop_reason = self.progress.stop_reason or early_stopping.COMPLETED
         result = replace(
             self._build_result("FINISHED", stop_reason),
             weights_sha256=weights.hash_weights(content),
         )
         self._log_stop(result)
-        log_validation(self.run, self.best.status, self.plan, self.data)
-        fault = self.best.status.result.evaluation_fault
+        log_validation(self.run, best.status, self.plan, self.data)
+        fault = best.status.result.evaluation_fault
         self.run.set_tags(
             {"mlflow.note.content": format_model_card(self.plan, result, self.data, fault)}
         )
         if self.nested and not self.nested.keeps_model(result):
             return result
         model = self._log_model(description, content, result)
-        log_best_epoch(
-            self.run, self.best.status, self.best.timestamp_ms, model.model_id, self.data
-        )
+        log_best_epoch(self.run, best.status, best.timestamp_ms, model.model_id, self.data)
         return self._register(model, replace(result, model_uri=model.uri))
 
     def _register(self, model: LoggedModel, result: TrainResult) -> TrainResult:
@@ -288,12 +401,3 @@ class _TrainingRun:
             )
             upload_model(run.client, model, folder, run_id=run.run_id, step=result.best_epoch)
         return model
-
-
-def _copy_state(state: dict[str, Tensor], previous: _BestCheckpoint | None) -> dict[str, Tensor]:
-    """Copy a state to the CPU, into the memory of the previous copy if there is one."""
-    if previous is None:
-        return {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()}
-    for name, tensor in state.items():
-        previous.state[name].copy_(tensor.detach())
-    return previous.state

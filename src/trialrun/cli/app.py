@@ -18,6 +18,7 @@ _COMMAND_ORDER = (  # of `trialrun --help`: the order in which a project uses th
     "data",
     "model",
     "train",
+    "resume",
     "search",
     "evaluate",
     "score",

@@ -1,0 +1,1 @@
+"""Recovery of interrupted runs: they are found, continued or ended."""

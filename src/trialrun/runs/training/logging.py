@@ -40,18 +40,10 @@ _SUMMARY_STEP = 0  # epochs are steps from 1
 _STOP_FIELDS = ("stop_reason", "stopped_epoch", "best_epoch", "best_valid_loss", "weights_sha256")
 
 
-def log_start(
-    run: TrackedRun,
-    plan: TrainPlan,
-    data: PreparedData,
-    compute: ComputeConfig,
-    *,
-    is_resumed: bool = False,
-) -> None:
+def log_start(run: TrackedRun, plan: TrainPlan, data: PreparedData, compute: ComputeConfig) -> None:
     """Log what is known before the first epoch: settings, environment, datasets and manifest.
 
-    The settings are parameters, and exactly in `config.yaml`: MLflow cuts long parameters. A
-    resumed run keeps the number of images that its first process decoded.
+    The settings are parameters, and exactly in `config.yaml`: MLflow cuts long parameters.
     """
     resolved = {
         "resolved_device": str(compute.device),
@@ -76,7 +68,7 @@ def log_start(
     run.log_text(MANIFEST, _format_json_lines(rows))
     run.log_text("duplicates.json", format_json(data.leakage.to_json()))
     run.set_tags(
-        ({} if is_resumed else {"decoded_images": str(data.num_decoded)})
+        {"decoded_images": str(data.num_decoded)}
         | {name: str(count) for name, count in data.leakage.counts().items() if count}
     )
     if skipped := [row for row in rows if row["skipped"]]:

@@ -244,7 +244,8 @@ class _TrainingRun:
 
     def _train_epochs(self, checkpoint: Checkpoint | None) -> ModelDescription:
         identity = self._check_identity(checkpoint)
-        log_start(self.run, self.plan, self.data, self.compute, is_resumed=checkpoint is not None)
+        if checkpoint is None:
+            log_start(self.run, self.plan, self.data, self.compute)
         session = start_session(
             self.plan, self.data, self.compute, self.ranks, self.callback.on_note
         )

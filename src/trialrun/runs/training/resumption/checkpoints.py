@@ -99,6 +99,7 @@ class RunCheckpoints:
                 "progress": values,
                 "identity": dict(self.identity),
                 "world_size": ranks.world_size,
+                "precision": state.compute.precision,
                 "run_id": self.folder.run_id if self.folder else None,
                 "settings": self.folder.read_settings() if self.folder else {},
             },
@@ -144,10 +145,16 @@ def restore_session(session: TrainingSession, checkpoint: Checkpoint) -> None:
     """Set the state of training to that of a checkpoint; every rank calls this.
 
     Raises:
-        InvalidParameterError: The checkpoint is from another number of ranks, and training has not
-            ended: a step would have another number of images.
+        InvalidParameterError: This machine computes in another precision. Or the checkpoint is from
+            another number of ranks, and training has not ended: a step would have another number
+            of images.
     """
     values, ranks = checkpoint.values, session.ranks
+    if values["precision"] != (precision := session.state.compute.precision):
+        raise InvalidParameterError(
+            f"the run was trained in {values['precision']}, which would now be {precision}",
+            "Resume on a machine like that of the interrupted run, or train again.",
+        )
     has_ended = values["progress"]["stopping"]["stop_reason"] is not None
     if values["world_size"] != ranks.world_size and not has_ended:
         raise InvalidParameterError(

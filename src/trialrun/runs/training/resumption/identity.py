@@ -28,6 +28,7 @@ _FREE_SETTINGS = frozenset(
         "weights",
         "transforms",
         "device",  # compared as part of the environment
+        "precision",  # compared as resolved, by `restore_session`
         "experiment",
         "run_name",
         "register_as",

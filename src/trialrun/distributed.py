@@ -6,22 +6,25 @@ is one rank, for which every exchange returns its own value. CPUs use gloo, CUDA
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
-from trialrun.errors import InvalidParameterError
+from trialrun.errors import InvalidParameterError, RunInterruptedError
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+    from torch._C._distributed_c10d import Store
 
 Value = TypeVar("Value")
 
 # Only rank 0 talks to MLflow; the others wait for it during an outage or a long upload. torchrun
 # ends them if rank 0 dies.
 _TIMEOUT = timedelta(days=7)
+_END_TIMEOUT = timedelta(seconds=8)  # for rank 0 to end its run after a signal
+_FIRST_HAS_ENDED = "trialrun/first_rank_has_ended"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,21 @@ class Ranks:
 
             dist.all_reduce(tensor)
         return tensor
+
+    def any(self, flag: bool) -> bool:
+        """Return on every rank whether `flag` is true on one of them; all ranks must call this.
+
+        On CUDA the host waits for the GPU.
+        """
+        if self.world_size == 1:
+            return flag
+        import torch
+        import torch.distributed as dist
+
+        device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+        flags = torch.tensor([flag], dtype=torch.uint8, device=device)
+        dist.all_reduce(flags, dist.ReduceOp.MAX)
+        return bool(flags.item())
 
     def broadcast_tensors(self, tensors: "Iterable[Tensor]") -> None:
         """Overwrite tensors with those of rank 0, from which they may differ."""
@@ -107,5 +125,25 @@ def join_ranks(device: "torch.device") -> Iterator[Ranks]:
         dist.init_process_group("gloo", timeout=_TIMEOUT)
     try:
         yield ranks
+    except RunInterruptedError as interrupt:
+        if interrupt.is_agreed and not ranks.is_first:
+            _wait_for_first()
+        raise
     finally:
+        if ranks.is_first:
+            with suppress(RuntimeError):  # torchrun, which holds the store, is gone
+                _find_store().set(_FIRST_HAS_ENDED, "1")
         dist.destroy_process_group()
+
+
+def _wait_for_first() -> None:
+    """Wait until rank 0 has ended its run: torchrun sends a signal once another rank has ended."""
+    with suppress(RuntimeError):  # rank 0 is gone, or needs too long
+        _find_store().wait([_FIRST_HAS_ENDED], _END_TIMEOUT)
+
+
+def _find_store() -> "Store":
+    """Return the key-value store of the ranks, for which torch 2.15 has no public name."""
+    from torch.distributed.distributed_c10d import _get_default_store
+
+    return _get_default_store()

@@ -23,6 +23,7 @@ from trialrun.models import directory, weights
 from trialrun.models.directory import ModelDescription
 from trialrun.registry import LoggedModel, create_model, register_version, upload_model
 from trialrun.runs.callbacks import NoOpCallback, RunCallback
+from trialrun.runs.signals import finish_step_on_signal
 from trialrun.runs.training.data import PreparedData, prepare_data
 from trialrun.runs.training.environment import FOLDER_TAG
 from trialrun.runs.training.logging import (
@@ -38,7 +39,13 @@ from trialrun.runs.training.logging import (
 from trialrun.runs.training.model_card import format_model_card
 from trialrun.runs.training.plan import TrainPlan
 from trialrun.runs.training.result import TrainResult
-from trialrun.runs.training.session import DurationForecast, resolve_rank_compute, start_session
+from trialrun.runs.training.session import (
+    DurationForecast,
+    TrainingSession,
+    resolve_rank_compute,
+    start_session,
+)
+from trialrun.runs.training.step_monitor import StepMonitor
 from trialrun.serving.package import add_serving_files
 from trialrun.tracking import TrackedRun, open_nested_run, open_run, truncate_digest
 
@@ -80,8 +87,9 @@ def train_run(
         if ranks.is_first:
             return ranks.broadcast_object(_train_tracked(plan, compute, ranks, callback))
         session = start_session(plan, prepare_data(plan, NoOpCallback()), compute, ranks)
-        for _ in session.epochs(lambda: None):
-            pass
+        with finish_step_on_signal() as request:
+            for _ in session.epochs(StepMonitor(request, ranks, compute.device).on_step):
+                pass
         return ranks.broadcast_object(None)  # type: ignore[return-value] # returns rank 0's result
 
 
@@ -183,16 +191,21 @@ class _TrainingRun:
         self.run.log_params({**resolved, **session.initial_params})
         forecast = DurationForecast(session, self.callback)
         self.started = time.monotonic()
-        for status in session.epochs(forecast.on_step):
-            timestamp_ms = log_epoch(self.run, status)
-            self.last_status = status
-            if status.is_best:
-                state = _copy_state(session.state.inference_model().state_dict(), self.best)
-                self.best = _BestCheckpoint(status, timestamp_ms, state)
-            self.events.add_epoch(status)
-            self._report_fault(status)
-            self.callback.on_epoch_end(status, self.plan.config.epochs)
+        with finish_step_on_signal() as request:
+            monitor = StepMonitor(request, self.ranks, self.compute.device, forecast.on_step)
+            for status in session.epochs(monitor.on_step):
+                self._end_epoch(session, status)
         return session.description
+
+    def _end_epoch(self, session: TrainingSession, status: EpochStatus) -> None:
+        timestamp_ms = log_epoch(self.run, status)
+        self.last_status = status
+        if status.is_best:
+            state = _copy_state(session.state.inference_model().state_dict(), self.best)
+            self.best = _BestCheckpoint(status, timestamp_ms, state)
+        self.events.add_epoch(status)
+        self._report_fault(status)
+        self.callback.on_epoch_end(status, self.plan.config.epochs)
 
     def _report_fault(self, status: EpochStatus) -> None:
         """Log an evaluation fault of the epoch; note only the first one of the run."""

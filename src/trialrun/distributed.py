@@ -24,7 +24,7 @@ Value = TypeVar("Value")
 # ends them if rank 0 dies.
 _TIMEOUT = timedelta(days=7)
 _END_TIMEOUT = timedelta(seconds=8)  # for rank 0 to end its run after a signal
-_FIRST_HAS_ENDED = "trialrun/first_rank_has_ended"
+_OUTCOME_OF_FIRST, _INTERRUPTED = "trialrun/outcome_of_first_rank", "interrupted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,22 +124,54 @@ def join_ranks(device: "torch.device") -> Iterator[Ranks]:
     else:
         dist.init_process_group("gloo", timeout=_TIMEOUT)
     try:
-        yield ranks
-    except RunInterruptedError as interrupt:
-        if interrupt.is_agreed and not ranks.is_first:
-            _wait_for_first()
-        raise
+        with _announce_end() if ranks.is_first else _follow_first():
+            yield ranks
     finally:
-        if ranks.is_first:
-            with suppress(RuntimeError):  # torchrun, which holds the store, is gone
-                _find_store().set(_FIRST_HAS_ENDED, "1")
         dist.destroy_process_group()
 
 
-def _wait_for_first() -> None:
-    """Wait until rank 0 has ended its run: torchrun sends a signal once another rank has ended."""
-    with suppress(RuntimeError):  # rank 0 is gone, or needs too long
-        _find_store().wait([_FIRST_HAS_ENDED], _END_TIMEOUT)
+@contextmanager
+def _announce_end() -> Iterator[None]:
+    """Let the other ranks know how the block of rank 0 ended."""
+    outcome = _INTERRUPTED
+    try:
+        yield
+        outcome = "finished"
+    except RunInterruptedError:
+        raise
+    except BaseException:
+        outcome = "failed"
+        raise
+    finally:
+        with suppress(RuntimeError):  # torchrun, which holds the store, is gone
+            _find_store().set(_OUTCOME_OF_FIRST, outcome)
+
+
+@contextmanager
+def _follow_first() -> Iterator[None]:
+    """Stop as rank 0 does if a signal has stopped it, and not before it.
+
+    torchrun sends a signal to rank 0 once another rank has ended, while rank 0 ends its run.
+    """
+    try:
+        yield
+    except RunInterruptedError as interrupt:
+        if interrupt.is_agreed:
+            _read_outcome(_END_TIMEOUT)
+        raise
+    except RuntimeError as error:  # rank 0 has closed its connections
+        if _read_outcome(timedelta(seconds=1)) == _INTERRUPTED:
+            raise RunInterruptedError("SIGTERM") from error
+        raise
+
+
+def _read_outcome(timeout: timedelta) -> str:
+    """Return how rank 0 ended; empty if it does not end in time or is lost."""
+    try:
+        _find_store().wait([_OUTCOME_OF_FIRST], timeout)
+        return _find_store().get(_OUTCOME_OF_FIRST).decode()
+    except RuntimeError:
+        return ""
 
 
 def _find_store() -> "Store":

@@ -12,7 +12,8 @@ from trialrun.runs.signals.control import StopControl
 from trialrun.runs.signals.exit_at_once import exit_at_once
 from trialrun.signals import STOP_SIGNALS, run_emergency_actions
 
-_POLL_SECONDS = 0.5
+_POLL_SECONDS = 0.5  # for the parent processes
+_STOPPING_POLL_SECONDS = 0.1  # for the time limits
 # A process that is asked to stop is gone after ten seconds.
 _STEP_SECONDS = 7.0  # for the step to end; then the exception is raised inside it
 _STUCK_SECONDS = 8.0  # for the exception to be raised; then this thread ends the run
@@ -46,11 +47,9 @@ class Watcher:
         self._writer.close()
 
     def _watch(self) -> None:
-        # Without a launcher nothing is polled until the first signal.
         launchers = find_launchers(os.environ) if self._watches_parent else []
         while True:
-            is_idle = not launchers and self._control.arrivals.started is None
-            for number in self._read_signals(None if is_idle else _POLL_SECONDS):
+            for number in self._read_signals(self._find_timeout(bool(launchers))):
                 if number == _CLOSE:
                     return
                 self._count_signal(number)
@@ -58,6 +57,12 @@ class Watcher:
                 launchers = []
                 self._control.stop_without_parent()
             self._check_limits()
+
+    def _find_timeout(self, has_launchers: bool) -> float | None:
+        control = self._control
+        if control.arrivals.started is not None and not control.has_raised:
+            return _STOPPING_POLL_SECONDS
+        return _POLL_SECONDS if has_launchers else None
 
     def _read_signals(self, timeout: float | None) -> bytes:
         readable, _, _ = select.select([self._reader], [], [], timeout)

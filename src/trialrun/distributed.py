@@ -6,22 +6,25 @@ is one rank, for which every exchange returns its own value. CPUs use gloo, CUDA
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
-from trialrun.errors import InvalidParameterError
+from trialrun.errors import InvalidParameterError, RunInterruptedError
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+    from torch._C._distributed_c10d import Store
 
 Value = TypeVar("Value")
 
 # Only rank 0 talks to MLflow; the others wait for it during an outage or a long upload. torchrun
 # ends them if rank 0 dies.
 _TIMEOUT = timedelta(days=7)
+_END_TIMEOUT = timedelta(seconds=8)  # for rank 0 to end its run after a signal
+_OUTCOME_OF_FIRST, _INTERRUPTED = "trialrun/outcome_of_first_rank", "interrupted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,21 @@ class Ranks:
 
             dist.all_reduce(tensor)
         return tensor
+
+    def any(self, flag: bool) -> bool:
+        """Return on every rank whether `flag` is true on one of them; all ranks must call this.
+
+        On CUDA the host waits for the GPU.
+        """
+        if self.world_size == 1:
+            return flag
+        import torch
+        import torch.distributed as dist
+
+        device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+        flags = torch.tensor([flag], dtype=torch.uint8, device=device)
+        dist.all_reduce(flags, dist.ReduceOp.MAX)
+        return bool(flags.item())
 
     def broadcast_tensors(self, tensors: "Iterable[Tensor]") -> None:
         """Overwrite tensors with those of rank 0, from which they may differ."""
@@ -116,6 +134,58 @@ def join_ranks(device: "torch.device") -> Iterator[Ranks]:
     else:
         dist.init_process_group("gloo", timeout=_TIMEOUT)
     try:
-        yield ranks
+        with _announce_end() if ranks.is_first else _follow_first():
+            yield ranks
     finally:
         dist.destroy_process_group()
+
+
+@contextmanager
+def _announce_end() -> Iterator[None]:
+    """Let the other ranks know how the block of rank 0 ended."""
+    outcome = _INTERRUPTED
+    try:
+        yield
+        outcome = "finished"
+    except RunInterruptedError:
+        raise
+    except BaseException:
+        outcome = "failed"
+        raise
+    finally:
+        with suppress(RuntimeError):  # torchrun, which holds the store, is gone
+            _find_store().set(_OUTCOME_OF_FIRST, outcome)
+
+
+@contextmanager
+def _follow_first() -> Iterator[None]:
+    """Stop as rank 0 does if a signal has stopped it, and not before it.
+
+    torchrun sends a signal to rank 0 once another rank has ended, while rank 0 ends its run.
+    """
+    try:
+        yield
+    except RunInterruptedError as interrupt:
+        if interrupt.is_agreed:
+            _read_outcome(_END_TIMEOUT)
+        raise
+    except RuntimeError as error:  # rank 0 has closed its connections
+        if _read_outcome(timedelta(seconds=1)) == _INTERRUPTED:
+            raise RunInterruptedError("SIGTERM") from error
+        raise
+
+
+def _read_outcome(timeout: timedelta) -> str:
+    """Return how rank 0 ended; empty if it does not end in time or is lost."""
+    try:
+        _find_store().wait([_OUTCOME_OF_FIRST], timeout)
+        return _find_store().get(_OUTCOME_OF_FIRST).decode()
+    except RuntimeError:
+        return ""
+
+
+def _find_store() -> "Store":
+    """Return the key-value store of the ranks, for which torch 2.15 has no public name."""
+    from torch.distributed.distributed_c10d import _get_default_store
+
+    return _get_default_store()

@@ -99,6 +99,7 @@ class RunInterruptedError(BaseException):
     def __init__(self, signal_name: str) -> None:
         super().__init__(f"stopped by {signal_name}")
         self.signal_name = signal_name
+        self.is_agreed = False  # whether all ranks stop after the same step
         self.hint = "Nothing was recorded yet; start it again."
 
 

@@ -37,4 +37,16 @@ def defer_signals() -> Iterator[None]:
         for number, handler in handlers.items():
             signal.signal(number, handler)
         if received:
-            signal.raise_signal(received[0])
+            _handle_signal(received[0])
+
+
+def _handle_signal(number: int) -> None:
+    """Call the handler, or send the signal again if the handler is not a Python function.
+
+    A signal that is sent again would count as a second one.
+    """
+    handler = signal.getsignal(number)
+    if callable(handler):
+        handler(number, None)
+    else:
+        signal.raise_signal(number)

@@ -15,6 +15,7 @@ from trialrun.mlflow_client import (
     retry_conflicts,
     translate_tracking_errors,
 )
+from trialrun.signals import act_if_stuck
 from trialrun.tracking.deferred_signals import defer_signals
 from trialrun.tracking.killed_status import spawn_status_fixer
 
@@ -192,13 +193,19 @@ def open_nested_run(
 @contextmanager
 def _end_on_exit(client: "MlflowClient", run_id: str, *, by_mlflow: bool) -> Iterator[None]:
     """End a run with the status that matches how the block ended."""
+
+    def end_stuck(signal_name: str) -> None:
+        reason = f"stopped by {signal_name}"
+        _end_failed_run(client, run_id, "KILLED", reason, stop_reason=KILLED)
+
     try:
-        yield
+        with act_if_stuck(end_stuck):
+            yield
         _end_run(client, run_id, "FINISHED")
     except (KeyboardInterrupt, RunInterruptedError, GeneratorExit) as error:
         # A signal while the block is being left can close its generator: GeneratorExit.
         if isinstance(error, RunInterruptedError):
-            error.hint = "Its MLflow run has ended as KILLED; start it again."
+            error.hint = _describe_restart(run_id)
         reason = str(error) or "stopped by SIGINT"
         _end_failed_run(client, run_id, "KILLED", reason, stop_reason=KILLED)
         if by_mlflow:
@@ -207,6 +214,11 @@ def _end_on_exit(client: "MlflowClient", run_id: str, *, by_mlflow: bool) -> Ite
     except BaseException as error:
         _end_failed_run(client, run_id, "FAILED", f"{type(error).__name__}: {error}")
         raise
+
+
+def _describe_restart(_run_id: str) -> str:
+    """Return the hint of a run that a signal has ended."""
+    return "Its MLflow run has ended as KILLED; start it again."
 
 
 def _cut_tag(text: str) -> str:

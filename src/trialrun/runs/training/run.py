@@ -24,6 +24,7 @@ from trialrun.models import directory, weights
 from trialrun.models.directory import ModelDescription
 from trialrun.registry import LoggedModel, create_model, register_version, upload_model
 from trialrun.runs.callbacks import NoOpCallback, RunCallback
+from trialrun.runs.signals import finish_step_on_signal
 from trialrun.runs.training.data import PreparedData, prepare_data
 from trialrun.runs.training.environment import FOLDER_TAG
 from trialrun.runs.training.logging import (
@@ -167,9 +168,10 @@ def _train_untracked(plan: TrainPlan, compute: ComputeConfig, ranks: Ranks) -> N
     """Train as a rank above 0: it takes part in checkpoints, and logs and writes nothing."""
     session = start_session(plan, prepare_data(plan, NoOpCallback()), compute, ranks)
     checkpoints = _start_checkpoints(session, ranks.broadcast_object(None), None, {}, plan)
-    monitor = StepMonitor(checkpoints)
-    for _ in session.epochs(monitor.on_step, checkpoints.progress.stopping):
-        pass
+    with finish_step_on_signal() as request:
+        monitor = StepMonitor(request, checkpoints)
+        for _ in session.epochs(monitor.on_step, checkpoints.progress.stopping):
+            pass
 
 
 def _create_folder(plan: TrainPlan) -> RunFolder:
@@ -240,6 +242,9 @@ class _TrainingRun:
         except NonFiniteLossError:
             self._log_abort("FAILED", early_stopping.NON_FINITE_LOSS)
             raise
+        finally:
+            if self.checkpoints is not None:
+                self.checkpoints.release()
         return self._log_outcome(description)
 
     def _train_epochs(self, checkpoint: Checkpoint | None) -> ModelDescription:
@@ -257,12 +262,14 @@ class _TrainingRun:
         self.checkpoints = checkpoints
         if checkpoint is not None:
             self._report_resumption(session)
-        monitor = StepMonitor(checkpoints, DurationForecast(session, self.callback))
-        for status in session.epochs(monitor.on_step, checkpoints.progress.stopping):
-            self._log_epoch(status, session)
-            checkpoints.save(in_epoch=False)
-            self.callback.on_epoch_end(status, self.plan.config.epochs)
-        checkpoints.close()
+        forecast = DurationForecast(session, self.callback)
+        with finish_step_on_signal() as request:
+            monitor = StepMonitor(request, checkpoints, forecast)
+            for status in session.epochs(monitor.on_step, checkpoints.progress.stopping):
+                self._log_epoch(status, session)
+                checkpoints.save(in_epoch=False)
+                self.callback.on_epoch_end(status, self.plan.config.epochs)
+        checkpoints.wait()
         return session.description
 
     def _check_identity(self, checkpoint: Checkpoint | None) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import signal
 import sys
 import threading
 from contextlib import closing
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 from trialrun.engine.compute.openmp import limit_spinning
 from trialrun.errors import RunInterruptedError, TrialrunError
 from trialrun.runs.datasets.sources import use_copies
-from trialrun.runs.signals import interrupt_on_signals
+from trialrun.runs.signals import interrupt_on_signals, stop_without_parent
 from trialrun.tuning.workers.pool import WorkerArgs, write_error
 
 if TYPE_CHECKING:
@@ -29,7 +28,8 @@ def main(file: str) -> int:
     limit_spinning()
     worker_args = WorkerArgs(**json.loads(Path(file).read_text("utf-8")))
     try:
-        with interrupt_on_signals():
+        # The search passes its signals on, and this process ends with it through the pipe.
+        with interrupt_on_signals(is_relayed=True, watches_parent=False):
             threading.Thread(target=_terminate_with_parent, daemon=True).start()
             _run_worker(worker_args)
     except RunInterruptedError as interrupt:
@@ -41,10 +41,10 @@ def main(file: str) -> int:
 
 
 def _terminate_with_parent() -> None:
-    """Send this process SIGTERM when standard input, a pipe from the parent, closes."""
+    """Stop this process when standard input, a pipe from the parent, closes."""
     while os.read(0, 1):  # not sys.stdin: its lock would break the interpreter's shutdown
         pass
-    os.kill(os.getpid(), signal.SIGTERM)
+    stop_without_parent()
 
 
 def _run_worker(worker_args: WorkerArgs) -> None:

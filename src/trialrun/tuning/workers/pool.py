@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 0.25
 
-_STOP_SECONDS = 10  # for a worker to end its run after a signal
+_STOP_SECONDS = 9  # for a worker to end its run after a signal; the search ends within ten
 _MAX_RESTARTS = 3  # per worker; more deaths point to a common fault
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 

@@ -121,17 +121,19 @@ class RunCheckpoints:
                 self.save(in_epoch=False)
             self.writer.wait()
 
-    def close(self) -> None:
-        """Wait until everything is written, and end the thread.
+    def wait(self) -> None:
+        """Wait until everything is written.
 
         Raises:
             StorageError: The last checkpoint could not be written.
         """
         if self.writer is not None:
-            try:
-                self.writer.wait()
-            finally:
-                self.writer.close()
+            self.writer.wait()
+
+    def release(self) -> None:
+        """End the writing thread; training has ended or failed."""
+        if self.writer is not None:
+            self.writer.close()
 
 
 def restore_progress(session: TrainingSession, checkpoint: Checkpoint) -> RunProgress:

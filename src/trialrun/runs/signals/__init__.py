@@ -1,0 +1,21 @@
+"""How a process stops at a signal: orderly at the first one, at once at the second.
+
+`handlers` has the context managers, `control` the state between the first signal and the end,
+`watcher` the thread that enforces the time limits.
+"""
+
+from trialrun.runs.signals.control import StopRequest
+from trialrun.runs.signals.handlers import (
+    finish_step_on_signal,
+    interrupt_on_signals,
+    reraise_signal,
+    stop_without_parent,
+)
+
+__all__ = [
+    "StopRequest",
+    "finish_step_on_signal",
+    "interrupt_on_signals",
+    "reraise_signal",
+    "stop_without_parent",
+]

@@ -7,9 +7,12 @@ from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from math import isfinite
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from trialrun.checkpoint.run_folder import choose_root, create_run_folder
+from trialrun.config import TrainConfig, list_settings
 from trialrun.distributed import SINGLE_PROCESS, Ranks, join_ranks
 from trialrun.engine import early_stopping
 from trialrun.engine.compute.precision import ComputeConfig
@@ -17,18 +20,17 @@ from trialrun.engine.compute.torch_errors import NonFiniteLossError
 from trialrun.engine.compute.torch_state import isolate_torch_state
 from trialrun.engine.early_stopping import EpochStatus, PrunedError
 from trialrun.errors import RunInterruptedError, TrialrunError
-from trialrun.files import scratch_directory
 from trialrun.mlflow_client import connect_client
 from trialrun.models import directory, weights
 from trialrun.models.directory import ModelDescription
-from trialrun.registry import LoggedModel, create_model, register_version, upload_model
+from trialrun.registry import LoggedModel
 from trialrun.runs.callbacks import NoOpCallback, RunCallback
 from trialrun.runs.training.data import PreparedData, prepare_data
 from trialrun.runs.training.environment import FOLDER_TAG
 from trialrun.runs.training.logging import (
     EventLog,
+    collect_linked_metrics,
     collect_resolved_params,
-    log_best_epoch,
     log_epoch,
     log_evaluation_fault,
     log_start,
@@ -36,11 +38,20 @@ from trialrun.runs.training.logging import (
     log_validation,
 )
 from trialrun.runs.training.model_card import format_model_card
+from trialrun.runs.training.model_upload import HANDLERS, MODEL_RECORD, ModelRecord
 from trialrun.runs.training.plan import TrainPlan
 from trialrun.runs.training.result import TrainResult
 from trialrun.runs.training.session import DurationForecast, resolve_rank_compute, start_session
-from trialrun.serving.package import add_serving_files
-from trialrun.tracking import TrackedRun, open_nested_run, open_run, truncate_digest
+from trialrun.tracking import (
+    JournalOptions,
+    TrackedRun,
+    open_nested_run,
+    open_run,
+    truncate_digest,
+)
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +84,7 @@ def train_run(
     callback = callback or NoOpCallback()
     compute = resolve_rank_compute(plan)
     if nested is not None:
-        with _open_nested_run(nested) as run:
+        with _open_nested_run(plan, nested, callback) as run:
             callback.on_run_start(run.name, run.run_id)
             return _train_to_end(plan, run, nested.data, compute, SINGLE_PROCESS, callback, nested)
     with join_ranks(compute.device) as ranks:
@@ -85,13 +96,34 @@ def train_run(
         return ranks.broadcast_object(None)  # type: ignore[return-value] # returns rank 0's result
 
 
-def _open_nested_run(nested: NestedRun) -> AbstractContextManager[TrackedRun]:
+def _open_nested_run(
+    plan: TrainPlan, nested: NestedRun, callback: RunCallback
+) -> AbstractContextManager[TrackedRun]:
     return open_nested_run(
-        connect_client(),
+        _connect(plan.config),
         parent_run_id=nested.parent_run_id,
         experiment_id=nested.experiment_id,
         name=nested.name,
         tags={**_build_tags(), **nested.tags},
+        journal=_create_journal(plan.config, callback),
+    )
+
+
+def _connect(config: TrainConfig) -> "MlflowClient | None":
+    return None if config.offline else connect_client()
+
+
+def _create_journal(config: TrainConfig, callback: RunCallback) -> JournalOptions:
+    import mlflow
+
+    root = choose_root(config.checkpoint_dir, mlflow.get_tracking_uri())
+    settings = {item.name: getattr(config, item.name) for item in list_settings(type(config))}
+    return JournalOptions(
+        folder=create_run_folder(root, settings),
+        flush_seconds=config.flush_seconds,
+        offline=config.offline,
+        handlers=HANDLERS,
+        note=callback.on_note,
     )
 
 
@@ -100,7 +132,11 @@ def _train_tracked(
 ) -> TrainResult:
     config = plan.config
     with open_run(
-        connect_client(), experiment=config.experiment, name=config.run_name, tags=_build_tags()
+        _connect(config),
+        experiment=config.experiment,
+        name=config.run_name,
+        tags=_build_tags(),
+        journal=_create_journal(config, callback),
     ) as run:
         callback.on_run_start(run.name, run.run_id)
         return _train_to_end(plan, run, prepare_data(plan, callback), compute, ranks, callback)
@@ -243,21 +279,20 @@ class _TrainingRun:
         )
         if self.nested and not self.nested.keeps_model(result):
             return result
-        model = self._log_model(description, content, result)
-        log_best_epoch(
-            self.run, self.best.status, self.best.timestamp_ms, model.model_id, self.data
-        )
-        return self._register(model, replace(result, model_uri=model.uri))
+        self._record_model(description, content, result)
+        self.run.flush()
+        return self._add_model(result)
 
-    def _register(self, model: LoggedModel, result: TrainResult) -> TrainResult:
-        """Register the model if the plan names a registered model."""
-        name = self.plan.config.register_as
-        if name is None:
+    def _add_model(self, result: TrainResult) -> TrainResult:
+        """Add the model and its version; they remain None if the store is away."""
+        sent = self.run.read_result(MODEL_RECORD)
+        if sent is None:
             return result
-        version_number = register_version(
-            self.run.client, model, name=name, run_id=self.run.run_id, tags=self._model_tags(result)
-        )
-        return replace(result, model_name=name, model_version=version_number)
+        model_uri = LoggedModel(sent["model_id"]).uri
+        if sent["version"] is None:
+            return replace(result, model_uri=model_uri)
+        name = self.plan.config.register_as
+        return replace(result, model_uri=model_uri, model_name=name, model_version=sent["version"])
 
     def _model_tags(self, result: TrainResult) -> dict[str, str]:
         metrics = {name: f"{value:.6g}" for name, value in result.metrics.items()}
@@ -269,25 +304,24 @@ class _TrainingRun:
             "stop_reason": result.stop_reason,
         }
 
-    def _log_model(
+    def _record_model(
         self, description: ModelDescription, content: bytes, result: TrainResult
-    ) -> LoggedModel:
-        run = self.run
-        model = create_model(
-            run.client,
-            experiment_id=run.experiment_id,
-            run_id=run.run_id,
+    ) -> None:
+        """Record the model: it is uploaded, verified and registered while the store answers."""
+        assert self.best is not None
+        record = ModelRecord(
             params=self.plan.config.params(),
             tags=self._model_tags(result),
+            step=result.best_epoch,
+            timestamp_ms=self.best.timestamp_ms,
+            metrics=collect_linked_metrics(self.best.status, self.data),
+            register_as=self.plan.config.register_as,
         )
-        with scratch_directory() as scratch:
-            folder = scratch / "model"
-            directory.write_model_directory(folder, description, content)
-            add_serving_files(
-                folder, description.classes, model_id=model.model_id, run_id=run.run_id
-            )
-            upload_model(run.client, model, folder, run_id=run.run_id, step=result.best_epoch)
-        return model
+        self.run.log_custom(
+            MODEL_RECORD,
+            record.to_json(),
+            lambda folder: directory.write_model_directory(folder, description, content),
+        )
 
 
 def _copy_state(state: dict[str, Tensor], previous: _BestCheckpoint | None) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ _COMMAND_ORDER = (  # of `trialrun --help`: the order in which a project uses th
     "model",
     "train",
     "search",
+    "sync",
     "evaluate",
     "score",
     "promote",

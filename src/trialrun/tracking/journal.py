@@ -260,3 +260,8 @@ def _read_progress(path: Path) -> dict[str, Any]:
 
 def _remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def has_journal(folder: Path) -> bool:
+    """Whether `folder` is that of a journal."""
+    return (folder / _RECORDS).is_file()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trialrun.checkpoint.run_folder import FOLDER_TAG, RunFolder
@@ -24,6 +25,8 @@ from trialrun.tracking.writers import JournalWriter
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
+
+_SQLITE = "sqlite:///"
 
 
 def _ignore_note(_text: str) -> None:
@@ -172,5 +175,12 @@ def write_run_owner(folder: RunFolder, facts: RunFacts) -> None:
         run_id=facts.run_id,
         experiment_id=facts.experiment_id,
         run_name=facts.name,
-        tracking_uri=redact_credentials(mlflow.get_tracking_uri()),
+        tracking_uri=name_store(mlflow.get_tracking_uri()),
     )
+
+
+def name_store(tracking_uri: str) -> str:
+    """Return a name of a tracking store: its URI without credentials, with an absolute path."""
+    if tracking_uri.startswith(_SQLITE):
+        return f"{_SQLITE}{Path(tracking_uri.removeprefix(_SQLITE)).absolute()}"
+    return redact_credentials(tracking_uri).rstrip("/")

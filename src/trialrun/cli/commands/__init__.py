@@ -23,6 +23,7 @@ from trialrun.cli.commands import (
     reproduce,
     score,
     search,
+    sync,
     train,
 )
 
@@ -37,5 +38,6 @@ __all__ = [
     "reproduce",
     "score",
     "search",
+    "sync",
     "train",
 ]

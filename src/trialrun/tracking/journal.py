@@ -222,8 +222,8 @@ def read_records(path: Path) -> tuple[list[Record], int]:
     Raises:
         StorageError: A line before the last is damaged or missing.
     """
-    with translate_storage_errors(path):
-        lines = path.read_bytes().splitlines(keepends=True)
+    with translate_storage_errors(path), path.open("rb") as file:
+        lines = list(file)
     records: list[Record] = []
     num_bytes = 0
     for index, line in enumerate(lines):

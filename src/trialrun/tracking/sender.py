@@ -1,6 +1,7 @@
 """The sender of a run: a thread that sends the records of the journal while training goes on."""
 
 import json
+import logging
 import os
 import random
 import socket
@@ -13,6 +14,8 @@ from trialrun.mlflow_client import is_answering, translate_tracking_errors
 from trialrun.tracking.replay import Replayer
 
 HEARTBEAT_TAG = "trialrun.heartbeat"
+_THREAD = "trialrun-sender"
+_RETRY_LOGGER = "urllib3.connectionpool"
 _HEARTBEAT_SECONDS = 60.0
 _FIRST_WAIT_SECONDS = 0.2
 _LONGEST_WAIT_SECONDS = 5.0
@@ -32,6 +35,11 @@ def format_heartbeat() -> str:
     return json.dumps(process)
 
 
+def _is_of_other_thread(record: logging.LogRecord) -> bool:
+    """Whether a log record was written by another thread than a sender."""
+    return record.threadName != _THREAD
+
+
 class Sender:
     """Sends the records of a journal from a thread of its own until it is stopped.
 
@@ -47,7 +55,7 @@ class Sender:
         self._last_answer = time.monotonic()
         self._last_heartbeat = time.monotonic()
         self._wait_seconds = _FIRST_WAIT_SECONDS
-        self._thread = threading.Thread(target=self._run, name="trialrun-sender", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=_THREAD, daemon=True)
 
     @property
     def outage(self) -> str | None:
@@ -55,7 +63,8 @@ class Sender:
         return self._outage
 
     def start(self) -> None:
-        """Start the thread."""
+        """Start the thread. An outage is reported at the end of the run, not for each retry."""
+        logging.getLogger(_RETRY_LOGGER).addFilter(_is_of_other_thread)
         self._thread.start()
 
     def _run(self) -> None:

@@ -21,6 +21,7 @@ _OWN_TAGS = (
     "mlflow.runName",
     "decoded_images",
     "mlflow.user",
+    "mlflow.modelVersions",  # its number
 )
 _TIMED = ("per_second", "seconds", "data_wait", "system/")
 

@@ -19,8 +19,8 @@ from trialrun.engine.compute.precision import ComputeConfig
 from trialrun.engine.compute.torch_errors import NonFiniteLossError
 from trialrun.engine.compute.torch_state import isolate_torch_state
 from trialrun.engine.early_stopping import EpochStatus, PrunedError
-from trialrun.errors import RunInterruptedError, TrialrunError
-from trialrun.mlflow_client import connect_client
+from trialrun.errors import RunInterruptedError, TrackingError, TrialrunError
+from trialrun.mlflow_client import connect_client, is_outage
 from trialrun.models import directory, weights
 from trialrun.models.directory import ModelDescription
 from trialrun.registry import LoggedModel
@@ -110,7 +110,19 @@ def _open_nested_run(
 
 
 def _connect(config: TrainConfig) -> "MlflowClient | None":
-    return None if config.offline else connect_client()
+    """Return a client of the tracking store; None for an offline run.
+
+    Raises:
+        TrackingError: The store does not answer.
+    """
+    if config.offline:
+        return None
+    try:
+        return connect_client()
+    except TrackingError as error:
+        if is_outage(error):
+            error.hint += " With --offline, training needs no store until `trialrun sync`."
+        raise
 
 
 def _create_journal(config: TrainConfig, callback: RunCallback) -> JournalOptions:

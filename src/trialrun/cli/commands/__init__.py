@@ -24,6 +24,7 @@ from trialrun.cli.commands import (
     resume,
     score,
     search,
+    sync,
     train,
 )
 
@@ -39,5 +40,6 @@ __all__ = [
     "resume",
     "score",
     "search",
+    "sync",
     "train",
 ]

@@ -77,7 +77,7 @@ def plan_repetition(
     original_precision = _read_precision(original, settings)
     precision = _choose_precision(original, original_precision, device)
     try:
-        plan = plan_with_split(original, settings | {"precision": precision})
+        plan = _restore_split(original, settings | {"precision": precision})
     except TrialrunError as error:
         moved = "Give data that has moved with --train-data and --valid-data. "
         error.hint = (
@@ -170,7 +170,7 @@ def _describe_precision(
     )
 
 
-def plan_with_split(original: RecordedRun, settings: Mapping[str, str]) -> TrainPlan:
+def _restore_split(original: RecordedRun, settings: Mapping[str, str]) -> TrainPlan:
     """Plan the run; split the data of a search's trial by the search's seed, not the trial's."""
     seed = original.tags.get(_SPLIT_SEED_TAG)
     if seed is None or "random_seed" not in settings:

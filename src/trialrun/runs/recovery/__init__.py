@@ -1,1 +1,1 @@
-"""Recovery of interrupted runs: they are found, continued or ended."""
+"""Recovery of runs that an outage or a killed process left unfinished."""

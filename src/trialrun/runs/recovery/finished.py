@@ -1,4 +1,4 @@
-"""Reads the result of a finished training run from MLflow."""
+"""Reads from MLflow what a training run has logged: its epochs, and its result at the end."""
 
 import math
 from typing import TYPE_CHECKING
@@ -61,3 +61,14 @@ def _find_version(
     with translate_tracking_errors(f"the versions of run {run.run_id} cannot be found"):
         versions = client.search_model_versions(f"run_id = '{run.run_id}'")
     return next(((str(item.name), str(item.version)) for item in versions), None)
+
+
+def read_logged_epochs(client: "MlflowClient", run_id: str) -> dict[int, int]:
+    """Return the timestamps of the epochs that the store has, in ms since 1970.
+
+    Raises:
+        TrackingError: The store fails.
+    """
+    with translate_tracking_errors(f"the metrics of run {run_id} cannot be read"):
+        values = client.get_metric_history(run_id, "valid_loss")
+    return {value.step: value.timestamp for value in sorted(values, key=lambda v: -v.timestamp)}

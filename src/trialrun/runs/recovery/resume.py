@@ -20,16 +20,12 @@ from trialrun.distributed import read_ranks
 from trialrun.errors import DataError, InvalidParameterError, TrialrunError
 from trialrun.mlflow_client import connect_client
 from trialrun.runs.callbacks import NoOpCallback, RunCallback
-from trialrun.runs.inspection.repetition import (
-    load_training_settings,
-    plan_with_split,
-    resolve_paths,
-)
+from trialrun.runs.inspection.repetition import load_training_settings, resolve_paths
 from trialrun.runs.inspection.run_reader import RecordedRun, read_run
-from trialrun.runs.recovery.finished import read_result
+from trialrun.runs.recovery.finished import read_logged_epochs, read_result
 from trialrun.runs.recovery.interrupted import find_last_interrupted
 from trialrun.runs.training.environment import FOLDER_TAG
-from trialrun.runs.training.plan import TrainPlan
+from trialrun.runs.training.plan import TrainPlan, plan_training
 from trialrun.runs.training.result import TrainResult
 
 if TYPE_CHECKING:
@@ -55,14 +51,33 @@ def resume_run(
         InvalidDatasetError: The images have changed.
         StorageError: Another process works on the run, or no checkpoint is intact.
     """
-    client = connect_client()
-    original = read_run(client, run_id or find_last_interrupted(client))
-    _refuse_search(original)
     with open_callback() if open_callback else nullcontext(NoOpCallback()) as callback:
+        if folder := _find_offline(run_id, config):
+            return _continue(folder.path.name, folder, _plan_recorded(folder, config), {}, callback)
+        client = connect_client()
+        original = read_run(client, run_id or find_last_interrupted(client))
+        _refuse_search(original)
         if original.status == _FINISHED:
             callback.on_note(f"run {original.run_id} has finished: there is nothing to resume")
             return read_result(client, original)
-        return _continue(client, original, config, callback)
+        folder = _find_folder(client, original, config) or _create_folder(client, original, config)
+        plan = _plan(client, original, folder, config)
+        known_metrics = read_logged_epochs(client, original.run_id)
+        return _continue(original.run_id, folder, plan, known_metrics, callback)
+
+
+def _find_offline(run_id: str | None, config: ResumeConfig) -> RunFolder | None:
+    """Return the folder of a run that is not in the tracking store yet; None for other runs."""
+    import mlflow
+
+    roots = (
+        [Path(config.checkpoint_dir).expanduser()]
+        if config.checkpoint_dir
+        else list_default_roots(mlflow.get_tracking_uri())
+    )
+    folders = (find_run_folder(root, run_id) for root in roots if run_id is not None)
+    found = next((folder for folder in folders if folder is not None), None)
+    return found if found is not None and found.run_id == found.path.name else None
 
 
 def _refuse_search(original: RecordedRun) -> None:
@@ -75,17 +90,19 @@ def _refuse_search(original: RecordedRun) -> None:
 
 
 def _continue(
-    client: "MlflowClient", original: RecordedRun, config: ResumeConfig, callback: RunCallback
+    run_id: str,
+    folder: RunFolder,
+    plan: TrainPlan,
+    known_metrics: Mapping[int, int],
+    callback: RunCallback,
 ) -> TrainResult:
     from trialrun.runs.training.run import ResumedRun, train_run
 
-    found = _find_folder(client, original, config)
-    folder = found or _create_folder(client, original, config)
-    plan = _plan(client, original, folder, config)
     checkpoint = None
     if read_ranks(os.environ).is_first:  # it sends the checkpoint to the other ranks
         checkpoint = _read_checkpoint(folder, callback)
-    return train_run(plan, callback, resumed=ResumedRun(original.run_id, folder, checkpoint))
+    resumed = ResumedRun(run_id, folder, checkpoint, known_metrics)
+    return train_run(plan, callback, resumed=resumed)
 
 
 def _read_checkpoint(folder: RunFolder, callback: RunCallback) -> Checkpoint | None:
@@ -134,25 +151,37 @@ def _create_folder(
 def _plan(
     client: "MlflowClient", original: RecordedRun, folder: RunFolder, config: ResumeConfig
 ) -> TrainPlan:
-    """Plan with the run's own settings; only the places of the images may be others.
+    """Plan with the run's own settings and precision.
+
+    Raises:
+        TrialrunError: The data or the model is not on this machine.
+    """
+    extra = {}
+    if precision := original.params.get("resolved_precision"):
+        extra["precision"] = precision
+    if not folder.read_settings():
+        extra = {**load_training_settings(client, original), **extra}
+    return _plan_recorded(folder, config, extra)
+
+
+def _plan_recorded(
+    folder: RunFolder, config: ResumeConfig, extra: Mapping[str, str] | None = None
+) -> TrainPlan:
+    """Plan with the settings in the run's folder; only the places of the images may be others.
 
     Raises:
         TrialrunError: The data or the model is not on this machine.
     """
     recorded = folder.read_settings()
-    settings: Mapping[str, str] = recorded.get("settings") or load_training_settings(
-        client, original
-    )
     places = {name: getattr(config, name) for name in ("train_data", "valid_data")}
     settings = {
-        **resolve_paths(recorded.get("cwd"), settings),
+        **resolve_paths(recorded.get("cwd"), recorded.get("settings", {})),
         **{name: place for name, place in places.items() if place is not None},
         "checkpoint_dir": str(folder.path.parent),
+        **(extra or {}),
     }
-    if precision := original.params.get("resolved_precision"):
-        settings["precision"] = precision
     try:
-        return plan_with_split(original, settings)
+        return plan_training(settings)
     except TrialrunError as error:
         moved = "Give data that has moved with --train-data and --valid-data. "
         error.hint = f"{error.hint} {moved if isinstance(error, DataError) else ''}"

@@ -49,7 +49,6 @@ class DamagedCheckpointError(Exception):
 class Checkpoint:
     """The content of a checkpoint: tensors on the CPU by part and name, and plain values."""
 
-    number: int
     parts: Parts
     values: Mapping[str, Any]
 
@@ -151,7 +150,7 @@ class CheckpointStore:
         problems = []
         for path in reversed(self.list_paths()):
             try:
-                return _read(path)
+                return read_checkpoint(path)
             except DamagedCheckpointError as error:
                 problems.append(str(error))
         if problems:
@@ -197,8 +196,8 @@ def _hash_file(path: Path) -> str:
             return xxh3_128_hexdigest(content)
 
 
-def _read(path: Path) -> Checkpoint:
-    """Verify and parse a checkpoint.
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Verify and parse the checkpoint in `path`.
 
     Raises:
         DamagedCheckpointError: It is damaged.
@@ -213,7 +212,7 @@ def _read(path: Path) -> Checkpoint:
         values = json.loads((path / _VALUES).read_text("utf-8"))
     except (OSError, ValueError, safetensors.SafetensorError) as error:
         raise DamagedCheckpointError(f"{path} cannot be read: {error}") from error
-    return Checkpoint(_number(path), parts, values)
+    return Checkpoint(parts, values)
 
 
 def _verify_files(path: Path) -> list[str]:

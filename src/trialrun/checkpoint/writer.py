@@ -1,7 +1,7 @@
 """Writes checkpoints in a thread while training continues."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +13,10 @@ from torch import Tensor
 from trialrun.checkpoint.store import CheckpointStore, Parts
 
 
+def _ignore_path(_path: Path) -> None:
+    """Do nothing."""
+
+
 @dataclass(slots=True)
 class CheckpointWriter:
     """Copies tensors in the caller's thread, and writes the copies in a thread of its own.
@@ -22,6 +26,7 @@ class CheckpointWriter:
     """
 
     store: CheckpointStore
+    on_written: Callable[[Path], None] = _ignore_path  # called in the thread
     num_written: int = 0
     waited_seconds: float = 0.0
     written_seconds: float = 0.0
@@ -75,6 +80,7 @@ class CheckpointWriter:
         path = self.store.write(parts, values, versions)
         self.num_written += 1
         self.written_seconds += time.perf_counter() - started
+        self.on_written(path)
         return path
 
 

@@ -27,6 +27,7 @@ from trialrun.runs.recovery.interrupted import find_last_interrupted
 from trialrun.runs.training.environment import FOLDER_TAG
 from trialrun.runs.training.plan import TrainPlan, plan_training
 from trialrun.runs.training.result import TrainResult
+from trialrun.runs.training.resumption.artifacts import fetch_checkpoints
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -145,6 +146,7 @@ def _create_folder(
     values = {"settings": settings, "cwd": original.tags.get(FOLDER_TAG)}
     folder = create_run_folder(root, values)
     folder.write_owner(run_id=original.run_id)
+    fetch_checkpoints(client, original.run_id, folder)
     return folder
 
 

@@ -33,6 +33,7 @@ from trialrun.runs.training.model_card import format_model_card
 from trialrun.runs.training.model_upload import MODEL_RECORD, ModelRecord
 from trialrun.runs.training.plan import TrainPlan
 from trialrun.runs.training.result import TrainResult
+from trialrun.runs.training.resumption.artifacts import CheckpointUploader
 from trialrun.runs.training.resumption.checkpoints import (
     RunCheckpoints,
     restore_progress,
@@ -133,6 +134,8 @@ class TrainingRun:
             session, self.ranks.broadcast_object(checkpoint), self.folder, identity, self.plan
         )
         self.checkpoints = checkpoints
+        if self.plan.config.checkpoint_artifacts and not self.plan.config.offline:
+            checkpoints.upload_to(CheckpointUploader(self.run.client, self.run.run_id))
         if checkpoint is not None:
             self._report_resumption(session)
         forecast = DurationForecast(session, self.callback)
@@ -143,6 +146,7 @@ class TrainingRun:
                 checkpoints.save(in_epoch=False)
                 self.callback.on_epoch_end(status, self.plan.config.epochs)
         checkpoints.wait()
+        self.run.set_tags(checkpoints.describe_cost())
         return session.description
 
     def _check_identity(self, checkpoint: Checkpoint | None) -> dict[str, Any]:
@@ -241,7 +245,12 @@ class TrainingRun:
             return result
         self._record_model(description, content, result)
         self.run.flush()
+        self._delete_uploads()
         return self._add_model(result)
+
+    def _delete_uploads(self) -> None:
+        if self.checkpoints is not None and self.checkpoints.uploader is not None:
+            self.checkpoints.uploader.delete()
 
     def _add_model(self, result: TrainResult) -> TrainResult:
         """Add the model and its version; they remain None if the store is away."""

@@ -19,6 +19,7 @@ from trialrun.engine.snapshot import (
 )
 from trialrun.engine.steps import count_steps_per_epoch
 from trialrun.errors import InvalidParameterError
+from trialrun.runs.training.resumption.artifacts import CheckpointUploader
 from trialrun.runs.training.resumption.progress import RunProgress
 from trialrun.runs.training.session import TrainingSession
 
@@ -37,6 +38,7 @@ class RunCheckpoints:
     progress: RunProgress
     identity: Mapping[str, Any]
     minutes: float
+    uploader: CheckpointUploader | None = field(default=None, init=False)
     writer: CheckpointWriter | None = field(init=False)
     _last_seconds: float = field(default_factory=time.monotonic, init=False)
     _started: float = field(init=False)
@@ -46,6 +48,22 @@ class RunCheckpoints:
         folder = self.folder
         self.writer = CheckpointWriter(CheckpointStore(folder.checkpoints)) if folder else None
         self._started = time.monotonic() - self.progress.stopping.seconds
+
+    def upload_to(self, uploader: CheckpointUploader) -> None:
+        """Also give the checkpoints that are written to `uploader`."""
+        self.uploader = uploader
+        if self.writer is not None:
+            self.writer.on_written = uploader.submit
+
+    def describe_cost(self) -> dict[str, str]:
+        """Return the number of checkpoints of this process and their cost in s, for tags."""
+        if self.writer is None:
+            return {}
+        return {
+            "checkpoints": str(self.writer.num_written),
+            "checkpoint_wait_seconds": f"{self.writer.waited_seconds:.3f}",
+            "checkpoint_write_seconds": f"{self.writer.written_seconds:.3f}",
+        }
 
     @property
     def training_seconds(self) -> float:
@@ -131,9 +149,11 @@ class RunCheckpoints:
             self.writer.wait()
 
     def release(self) -> None:
-        """End the writing thread; training has ended or failed."""
+        """End the threads; training has ended or failed."""
         if self.writer is not None:
             self.writer.close()
+        if self.uploader is not None:
+            self.uploader.close()
 
 
 def restore_progress(session: TrainingSession, checkpoint: Checkpoint) -> RunProgress:

@@ -21,6 +21,7 @@ from trialrun.runs.callbacks import RunCallback
 from trialrun.runs.signals import finish_step_on_signal
 from trialrun.runs.training.data import PreparedData
 from trialrun.runs.training.logging import (
+    SUMMARY_STEP,
     collect_linked_metrics,
     collect_resolved_params,
     log_epoch,
@@ -146,7 +147,7 @@ class TrainingRun:
                 checkpoints.save(in_epoch=False)
                 self.callback.on_epoch_end(status, self.plan.config.epochs)
         checkpoints.wait()
-        self.run.set_tags(checkpoints.describe_cost())
+        self.run.log_metrics(checkpoints.measure_cost(), SUMMARY_STEP)
         return session.description
 
     def _check_identity(self, checkpoint: Checkpoint | None) -> dict[str, Any]:

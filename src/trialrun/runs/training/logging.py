@@ -36,7 +36,7 @@ _TRAIN_NAME, _VALID_NAME = TRAINED_ON, "valid"
 _EVENTS = "events.jsonl"
 
 SETTINGS_FILE = "config.yaml"
-_SUMMARY_STEP = 0  # epochs are steps from 1
+SUMMARY_STEP = 0  # epochs are steps from 1
 _STOP_FIELDS = ("stop_reason", "stopped_epoch", "best_epoch", "best_valid_loss", "weights_sha256")
 
 
@@ -188,7 +188,7 @@ def log_stop(
     events.add("stopped", **fields)
     run.set_tags({name: as_text(value) for name, value in fields.items()})
     if result.status != "KILLED" and (summary := _summarize(result, training_seconds)):
-        run.log_metrics(summary, _SUMMARY_STEP)
+        run.log_metrics(summary, SUMMARY_STEP)
     run.log_text(_EVENTS, events.text())
 
 

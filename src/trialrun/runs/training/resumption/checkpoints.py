@@ -55,14 +55,14 @@ class RunCheckpoints:
         if self.writer is not None:
             self.writer.on_written = uploader.submit
 
-    def describe_cost(self) -> dict[str, str]:
-        """Return the number of checkpoints of this process and their cost in s, for tags."""
+    def measure_cost(self) -> dict[str, float]:
+        """Return the number of checkpoints of this process and their cost in s, as metrics."""
         if self.writer is None:
             return {}
         return {
-            "checkpoints": str(self.writer.num_written),
-            "checkpoint_wait_seconds": f"{self.writer.waited_seconds:.3f}",
-            "checkpoint_write_seconds": f"{self.writer.written_seconds:.3f}",
+            "num_checkpoints": self.writer.num_written,
+            "checkpoint_wait_seconds": self.writer.waited_seconds,
+            "checkpoint_write_seconds": self.writer.written_seconds,
         }
 
     @property

@@ -46,15 +46,12 @@ def write_classes(root: Path, classes: dict[str, int], *, size: int = 32, seed: 
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Use an empty cache folder for the session."""
+    """Use an empty cache folder and an empty state folder for the session."""
     folder = tmp_path_factory.mktemp("cache")
-    before = os.environ.get("TRIALRUN_CACHE")
-    os.environ["TRIALRUN_CACHE"] = str(folder)
-    yield folder
-    if before is None:
-        del os.environ["TRIALRUN_CACHE"]
-    else:
-        os.environ["TRIALRUN_CACHE"] = before
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRIALRUN_CACHE", str(folder))
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield folder
 
 
 @pytest.fixture(autouse=True)

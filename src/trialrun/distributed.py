@@ -81,6 +81,16 @@ class Ranks:
         dist.broadcast_object_list(holder, src=0)
         return holder[0]
 
+    def gather_objects(self, value: Value) -> list[Value]:
+        """Return the value of each rank, in their order, on every rank."""
+        if self.world_size == 1:
+            return [value]
+        import torch.distributed as dist
+
+        values: list[Value | None] = [None] * self.world_size
+        dist.all_gather_object(values, value)
+        return values  # type: ignore[return-value]
+
 
 SINGLE_PROCESS = Ranks()
 

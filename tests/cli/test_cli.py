@@ -51,7 +51,7 @@ def test_error_prints_two_lines_and_sets_the_exit_code(
 @pytest.mark.parametrize(
     ("group", "first_commands"),
     [
-        ([], ["data", "model", "train", "search"]),
+        ([], ["data", "model", "train", "resume", "search"]),
         (["data"], ["check", "convert", "split"]),
         (["model"], ["list", "init"]),
         (["cache"], ["list", "clear"]),

@@ -13,7 +13,7 @@ from tests.engine.conftest import CPU, SIZE, make_dataset
 from trialrun.config import TrainConfig
 from trialrun.engine.compute.precision import ComputeConfig
 from trialrun.engine.compute.torch_errors import NonFiniteLossError, translate_torch_errors
-from trialrun.engine.early_stopping import stop_early
+from trialrun.engine.early_stopping import EarlyStopping, stop_early
 from trialrun.engine.evaluate import EvaluationResult, evaluate_network
 from trialrun.engine.fit import fit
 from trialrun.engine.inputs.augment import augment_batch
@@ -279,7 +279,9 @@ def make_results(losses: list[float]) -> Iterator[EpochResult]:
 def test_patience_counts_epochs_without_a_new_best() -> None:
     """An epoch that is better than the previous one but not the best does not reset patience."""
     statuses = list(
-        stop_early(make_results([1.0, 3.0, 2.0, 0.5]), TrainConfig(epochs=9, patience=2))
+        stop_early(
+            make_results([1.0, 3.0, 2.0, 0.5]), EarlyStopping(TrainConfig(epochs=9, patience=2))
+        )
     )
     last = statuses[-1]
     assert (last.result.epoch, last.best_epoch, last.stop_reason) == (3, 1, "early_stop")
@@ -288,21 +290,25 @@ def test_patience_counts_epochs_without_a_new_best() -> None:
 def test_improvement_below_min_delta_does_not_count() -> None:
     """An improvement below min_delta does not reset patience; the lowest loss is still the best."""
     config = TrainConfig(epochs=9, patience=2, min_delta=0.1)
-    last = list(stop_early(make_results([1.0, 0.95, 0.92, 0.1]), config))[-1]
+    last = list(stop_early(make_results([1.0, 0.95, 0.92, 0.1]), EarlyStopping(config)))[-1]
     assert (last.result.epoch, last.best_epoch, last.stop_reason) == (3, 3, "early_stop")
 
 
 def test_nan_never_improves() -> None:
     """A validation loss of NaN counts as no improvement."""
     losses = [1.0, float("nan"), float("nan")]
-    last = list(stop_early(make_results(losses), TrainConfig(epochs=9, patience=2)))[-1]
+    last = list(stop_early(make_results(losses), EarlyStopping(TrainConfig(epochs=9, patience=2))))[
+        -1
+    ]
     assert (last.best_epoch, last.stop_reason) == (1, "early_stop")
 
 
 def test_nan_in_the_first_epoch_does_not_block_later_ones() -> None:
     """A later epoch with a finite loss becomes the best."""
     losses = [float("nan"), 2.0, 1.0]
-    last = list(stop_early(make_results(losses), TrainConfig(epochs=3, patience=2)))[-1]
+    last = list(stop_early(make_results(losses), EarlyStopping(TrainConfig(epochs=3, patience=2))))[
+        -1
+    ]
     assert (last.best_epoch, last.best_valid_loss) == (3, 1.0)
 
 
@@ -310,7 +316,9 @@ def test_time_budget_stops_after_the_current_epoch() -> None:
     """The time is checked between epochs."""
     ticks = iter([0.0, 30.0, 61.0])
     config = TrainConfig(epochs=9, max_minutes=1.0)
-    last = list(stop_early(make_results([3.0, 2.0, 1.0]), config, lambda: next(ticks)))[-1]
+    last = list(
+        stop_early(make_results([3.0, 2.0, 1.0]), EarlyStopping(config), lambda: next(ticks))
+    )[-1]
     assert (last.result.epoch, last.stop_reason) == (2, "time_budget")
 
 

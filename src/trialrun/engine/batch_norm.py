@@ -27,7 +27,7 @@ class RunningStatistics:
     """
 
     def __init__(self, network: nn.Module) -> None:
-        self._step = 0
+        self.step = 0
         self._groups: dict[float, tuple[list[Tensor], list[Tensor]]] = defaultdict(lambda: ([], []))
         for norm in network.modules():
             if isinstance(norm, _BatchNorm) and norm.running_mean is not None and norm.momentum:
@@ -43,12 +43,16 @@ class RunningStatistics:
         rules = [f"max({own:g}, {_WINDOW} / (n + {_WINDOW}))" for own in sorted(self._groups)]
         return ", ".join(rules) or "none"
 
+    def list_averages(self) -> list[Tensor]:
+        """Return the running averages, not copied, in a fixed order."""
+        return [tensor for averages, _ in self._groups.values() for tensor in averages]
+
     @torch.no_grad()
     def update(self) -> None:
         """Add the statistics of the last batch that the network processed in training mode."""
         for own, (averages, latest) in self._groups.items():
-            torch._foreach_lerp_(averages, latest, compute_momentum(own, self._step))
-        self._step += 1
+            torch._foreach_lerp_(averages, latest, compute_momentum(own, self.step))
+        self.step += 1
 
     @torch.no_grad()
     def store(self) -> None:

@@ -2,8 +2,9 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from trialrun.config import TrainConfig
 from trialrun.engine.results import EpochResult
@@ -36,41 +37,80 @@ class EpochStatus:
         return self.best_epoch == self.result.epoch
 
 
+@dataclass(slots=True)
+class EarlyStopping:
+    """The state of early stopping after an epoch; `update` adds the next one.
+
+    An epoch counts as no improvement unless its validation loss is more than `min_delta` below the
+    reference, the last loss that improved; NaN never improves. The best epoch has the lowest loss.
+    """
+
+    config: TrainConfig
+    best_epoch: int = 0
+    best_loss: float = math.inf
+    reference: float = math.inf
+    num_stalled: int = 0
+    stop_reason: str | None = None
+    seconds: float = 0.0  # of training so far, those of earlier processes included
+
+    def update(self, result: EpochResult, seconds: float) -> EpochStatus:
+        """Add an epoch and return its status; `seconds` is the training time so far."""
+        loss = result.valid_loss if math.isfinite(result.valid_loss) else math.inf
+        if loss < self.best_loss or self.best_epoch == 0:
+            self.best_epoch, self.best_loss = result.epoch, loss
+        if loss < self.reference - self.config.min_delta:
+            self.reference, self.num_stalled = loss, 0
+        else:
+            self.num_stalled += 1
+        self.seconds = seconds
+        self.stop_reason = self._find_stop_reason(result.epoch)
+        return EpochStatus(
+            result, self.best_epoch, self.best_loss, self.num_stalled, self.stop_reason
+        )
+
+    def _find_stop_reason(self, epoch: int) -> str | None:
+        if epoch >= self.config.epochs:
+            return COMPLETED
+        if self.num_stalled >= self.config.patience:
+            return EARLY_STOP
+        max_minutes = self.config.max_minutes
+        if max_minutes is not None and self.seconds >= 60 * max_minutes:
+            return TIME_BUDGET
+        return None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the state as plain values; infinity is None."""
+        values = {name: getattr(self, name) for name in _STATE}
+        return {
+            name: None if value in (math.inf, -math.inf) else value
+            for name, value in values.items()
+        }
+
+    @classmethod
+    def from_json(cls, config: TrainConfig, values: Mapping[str, Any]) -> "EarlyStopping":
+        """Return the state that `to_json` returned."""
+        infinite = {name: math.inf for name in _LOSSES if values[name] is None}
+        return cls(config, **{name: values[name] for name in _STATE} | infinite)
+
+
+_LOSSES = ("best_loss", "reference")
+_STATE = ("best_epoch", *_LOSSES, "num_stalled", "stop_reason", "seconds")
+
+
 def stop_early(
     results: Iterable[EpochResult],
-    config: TrainConfig,
+    stopping: EarlyStopping,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[EpochStatus]:
     """Yield a status per result; stop after the last epoch, without patience left or out of time.
 
-    An epoch counts as no improvement unless its validation loss is more than `min_delta` below the
-    reference, the last loss that improved; NaN never improves. The best epoch has the lowest loss.
-    `clock` returns seconds.
+    `stopping` is updated. `clock` returns seconds.
     """
-    started = clock()
-    best_epoch, best_loss, num_stalled = 0, math.inf, 0
-    reference = math.inf
+    if stopping.stop_reason is not None:
+        return
+    started = clock() - stopping.seconds
     for result in results:
-        loss = result.valid_loss if math.isfinite(result.valid_loss) else math.inf
-        if loss < best_loss or best_epoch == 0:
-            best_epoch, best_loss = result.epoch, loss
-        if loss < reference - config.min_delta:
-            reference, num_stalled = loss, 0
-        else:
-            num_stalled += 1
-        reason = _find_stop_reason(result.epoch, num_stalled, clock() - started, config)
-        yield EpochStatus(result, best_epoch, best_loss, num_stalled, reason)
-        if reason is not None:
+        status = stopping.update(result, clock() - started)
+        yield status
+        if status.stop_reason is not None:
             return
-
-
-def _find_stop_reason(
-    epoch: int, num_stalled: int, seconds: float, config: TrainConfig
-) -> str | None:
-    if epoch >= config.epochs:
-        return COMPLETED
-    if num_stalled >= config.patience:
-        return EARLY_STOP
-    if config.max_minutes is not None and seconds >= 60 * config.max_minutes:
-        return TIME_BUDGET
-    return None

@@ -50,7 +50,7 @@ def fit(
     while state.epoch < config.epochs:
         with translate_torch_errors(config.batch_size):
             result = _run_epoch(state, config, ranks, on_step)
-        state.epoch = result.epoch
+        state.epoch, state.step, state.train_seconds = result.epoch, 0, 0.0
         yield result
 
 
@@ -92,9 +92,12 @@ class _TrainTotals:
 def _train_epoch(
     state: TrainState, config: TrainConfig, ranks: Ranks, epoch: int, on_step: Callable[[], None]
 ) -> _TrainTotals:
-    started = time.perf_counter()
-    rank = (ranks.rank,) if ranks.rank else ()  # rank 0 draws the same as a single process
-    torch.manual_seed(derive_seed(config.random_seed, "dropout", epoch, *rank))  # and for MixUp
+    """Train the epoch's remaining steps; the totals cover all its steps."""
+    started = time.perf_counter() - state.train_seconds
+    if state.step == 0:
+        rank = (ranks.rank,) if ranks.rank else ()  # rank 0 draws the same as a single process
+        torch.manual_seed(derive_seed(config.random_seed, "dropout", epoch, *rank))  # and for MixUp
+        state.totals.zero_()
     state.set_training()
     step = TrainingStep(state, config, ranks, epoch)
     batches = PrefetchIterator(
@@ -104,22 +107,25 @@ def _train_epoch(
             batch_size=config.batch_size,
             random_seed=config.random_seed,
             ranks=ranks,
+            first_step=state.step,
         ),
         pin_memory=state.compute.pins_memory,
     )
-    # Sum of losses, number correct.
-    totals = torch.zeros(2, dtype=state.compute.accumulator_dtype, device=state.compute.device)
     for batch in batches:
-        learning_rate = float(state.scheduler.get_last_lr()[0])
-        totals += step(batch)
+        state.is_in_step = True
+        state.learning_rate = float(state.scheduler.get_last_lr()[0])
+        state.totals += step(batch)
+        state.step += 1
+        state.is_in_step = False
+        state.train_seconds = time.perf_counter() - started
         on_step()
-    loss_sum, num_correct = ranks.sum(totals).tolist()  # the only copy from the device per epoch
+    loss_sum, num_correct = ranks.sum(state.totals.clone()).tolist()  # the only copy per epoch
     if not math.isfinite(loss_sum):
         raise NonFiniteLossError(f"the training loss became NaN or infinite in epoch {epoch}")
     return _TrainTotals(
         loss=loss_sum / len(state.data.train),
         accuracy=num_correct / len(state.data.train),
-        learning_rate=learning_rate,
+        learning_rate=state.learning_rate,
         seconds=time.perf_counter() - started,
         waited_seconds=batches.waited_seconds,
     )

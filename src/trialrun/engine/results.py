@@ -1,6 +1,10 @@
 """The result of one epoch and its metrics by name."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from numpy.typing import NDArray
 
 from trialrun.engine.evaluate import EvaluationResult
 from trialrun.engine.evaluation_check import EvaluationFault
@@ -40,3 +44,31 @@ class EpochResult:
             "epoch_seconds": self.epoch_seconds,
         }
         return {name: value for name, value in values.items() if value is not None}
+
+    def list_arrays(self) -> dict[str, NDArray[Any]]:
+        """Return the predictions for the validation images, by name."""
+        return {name: getattr(self.validation, name) for name in _ARRAYS}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all values but the arrays, as plain values."""
+        values = asdict(self)
+        validation = values["validation"]
+        return values | {
+            "validation": {name: validation[name] for name in validation.keys() - set(_ARRAYS)}
+        }
+
+    @classmethod
+    def from_json(
+        cls, values: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]
+    ) -> "EpochResult":
+        """Return the result that `to_json` and `list_arrays` returned."""
+        fault = values["evaluation_fault"]
+        parts: dict[str, Any] = {**values["validation"], **arrays}
+        replaced = {
+            "validation": EvaluationResult(**parts),
+            "evaluation_fault": None if fault is None else EvaluationFault(**fault),
+        }
+        return cls(**{**values, **replaced})
+
+
+_ARRAYS = ("predicted", "confidence", "label_probability")

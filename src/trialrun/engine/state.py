@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -40,7 +40,12 @@ class TrainState:
     ema: MovingAverage | None
     batch_norm_statistics: RunningStatistics | None  # None with a frozen backbone
     has_frozen_backbone: bool
+    totals: Tensor  # (2,): sum of losses and number correct of the epoch's steps so far
     epoch: int = 0  # completed epochs
+    step: int = 0  # completed steps of the next epoch
+    learning_rate: float = 0.0  # of the last step
+    train_seconds: float = 0.0  # of the epoch's steps before this process
+    is_in_step: bool = False  # the tensors belong to no step: an exception interrupted one
 
     def inference_model(self) -> nn.Module:
         """Return the network that is saved: the moving average if there is one."""
@@ -95,6 +100,7 @@ def init_train_state(
         ema=MovingAverage(network, config.ema) if config.ema else None,
         batch_norm_statistics=None if freeze else RunningStatistics(network),
         has_frozen_backbone=freeze,
+        totals=torch.zeros(2, dtype=compute.accumulator_dtype, device=compute.device),
     )
 
 

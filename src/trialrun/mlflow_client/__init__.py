@@ -13,6 +13,7 @@ from trialrun.mlflow_client.client import (
 )
 from trialrun.mlflow_client.conflicts import retry_conflicts
 from trialrun.mlflow_client.errors import redact_credentials, translate_tracking_errors
+from trialrun.mlflow_client.outages import is_answering, is_outage
 
 __all__ = [
     "URI_SCHEMES",
@@ -20,6 +21,8 @@ __all__ = [
     "describe_experiment",
     "download_artifact",
     "find_experiment_id",
+    "is_answering",
+    "is_outage",
     "redact_credentials",
     "restore_mlflow_settings",
     "retry_conflicts",

@@ -53,6 +53,8 @@ _PROBE_SECONDS = 10
 _SETTINGS = {
     # With MLflow's default of seven retries a call to a dead server fails after four minutes.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    # MLflow's default is 120. A server without free database connections answers after 30 s.
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "40",
     # MLflow would print the URL of the run to stdout, with the password in it.
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",

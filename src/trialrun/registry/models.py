@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from trialrun.errors import InvalidModelDirectoryError, TrackingError, TrialrunError
 from trialrun.files import scratch_directory
-from trialrun.mlflow_client import retry_conflicts, translate_tracking_errors
+from trialrun.mlflow_client import is_outage, retry_conflicts, translate_tracking_errors
 from trialrun.models import directory
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class LoggedModel:
         return f"models:/{self.model_id}"
 
 
-def create_model(
+def find_or_create_model(
     client: "MlflowClient",
     *,
     experiment_id: str,
@@ -37,13 +37,19 @@ def create_model(
     params: Mapping[str, str],
     tags: Mapping[str, str],
 ) -> LoggedModel:
-    """Create the LoggedModel of a run. It is not ready until `upload_model` has stored its files.
+    """Return the LoggedModel of a run with these tags, which an earlier attempt may have created.
+
+    It is not ready until `upload_model` has stored its files.
 
     Raises:
         TrackingError: The store fails.
     """
     with translate_tracking_errors("the model cannot be created"):
-        model = client.create_logged_model(
+        models = client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'")
+        for model in models:
+            if model.name == _MODEL_NAME and tags.items() <= model.tags.items():
+                return LoggedModel(model.model_id)
+        created = client.create_logged_model(
             experiment_id,
             name=_MODEL_NAME,
             source_run_id=run_id,
@@ -51,13 +57,15 @@ def create_model(
             params=dict(params),
             model_type="image-classifier",
         )
-    return LoggedModel(model.model_id)
+    return LoggedModel(created.model_id)
 
 
 def upload_model(
     client: "MlflowClient", model: LoggedModel, folder: Path, *, run_id: str, step: int
 ) -> None:
     """Upload a ModelDirectory as the files of `model`, verify the upload and mark the model ready.
+
+    A model that is ready already is not uploaded again.
 
     Raises:
         TrackingError: The upload failed, or the stored files differ from `folder`.
@@ -69,20 +77,29 @@ def upload_model(
         _fail_unless_complete(client, model),
         translate_tracking_errors("the model cannot be stored"),
     ):
-        client.log_model_artifacts(model.model_id, str(folder))
-        _check_upload(model)
-        client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
-        client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step)])
+        if client.get_logged_model(model.model_id).status != LoggedModelStatus.READY:
+            client.log_model_artifacts(model.model_id, str(folder))
+            _check_upload(model)
+            client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+        outputs = client.get_run(run_id).outputs
+        linked = [item.model_id for item in outputs.model_outputs] if outputs else []
+        if model.model_id not in linked:
+            client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step)])
 
 
 @contextmanager
 def _fail_unless_complete(client: "MlflowClient", model: LoggedModel) -> Iterator[None]:
-    """Mark the model as failed if the block raises; an error while doing so is ignored."""
+    """Mark the model as failed if the block raises, unless the store is away and will be back.
+
+    An error while doing so is ignored.
+    """
     from mlflow.entities import LoggedModelStatus
 
     try:
         yield
-    except BaseException:
+    except BaseException as error:
+        if is_outage(error):
+            raise
         with (
             suppress(TrialrunError),
             translate_tracking_errors("the model cannot be marked as failed"),
@@ -104,6 +121,23 @@ def _check_upload(model: LoggedModel) -> None:
                 f"the stored model differs from the uploaded one: {error}",
                 "Check the artifact store.",
             ) from error
+
+
+def register_once(
+    client: "MlflowClient", model: LoggedModel, *, name: str, run_id: str, tags: Mapping[str, str]
+) -> str:
+    """Return the number of the version of `name` that is `model`; register it if there is none.
+
+    Raises:
+        TrackingError: The registry fails or rejects the name.
+    """
+    with translate_tracking_errors(f"the model cannot be registered as {name}"):
+        # Not by name: MLflow's filters have no escape for the quotes that a name may hold.
+        versions = client.search_model_versions(f"run_id = '{run_id}'")
+    for version in versions:
+        if version.name == name and version.source == model.uri:
+            return str(version.version)
+    return register_version(client, model, name=name, run_id=run_id, tags=tags)
 
 
 def register_version(

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+from trialrun.config import build_config
+from trialrun.config.resume import ResumeConfig
 from trialrun.engine.compute.openmp import limit_spinning_temporarily
 from trialrun.errors import RunInterruptedError
 from trialrun.mlflow_client import restore_mlflow_settings
@@ -39,6 +41,24 @@ def run_training(
 
             kill_unopened_run()
             raise
+
+
+def resume_training(
+    run_id: str | None,
+    settings: Mapping[str, Any],
+    open_callback: "Callable[[], AbstractContextManager[RunCallback]] | None" = None,
+) -> "TrainResult":
+    """Continue a training run; None is the newest interrupted one.
+
+    Raises:
+        TrialrunError: The run cannot be continued, or fails (see `runs.recovery.resume`).
+        RunInterruptedError: A signal arrived; the run has ended as KILLED and can be resumed.
+    """
+    config = build_config(ResumeConfig, settings)
+    with interrupt_on_signals():
+        from trialrun.runs.recovery.resume import resume_run
+
+        return resume_run(run_id, config, open_callback)
 
 
 @contextmanager

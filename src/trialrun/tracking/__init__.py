@@ -1,31 +1,43 @@
-"""MLflow runs and their dataset inputs.
+"""MLflow runs, the journal of their records, and their dataset inputs.
 
 The functions import MLflow themselves, because the import takes over a second.
 """
 
+from trialrun.tracking.creation import PARENT_TAG, find_project_run
 from trialrun.tracking.datasets import make_dataset_input, truncate_digest
+from trialrun.tracking.journal import Journal, has_journal
+from trialrun.tracking.opening import JournalOptions, name_store
+from trialrun.tracking.records import MAX_PARAM_LENGTH
+from trialrun.tracking.replay import RecordHandler, Replayer, RunTarget, send_all
 from trialrun.tracking.run import (
     DELETED,
-    MAX_PARAM_LENGTH,
-    PARENT_TAG,
     TrackedRun,
-    find_project_run,
     find_run,
     kill_unopened_run,
     open_nested_run,
     open_run,
 )
+from trialrun.tracking.sender import HEARTBEAT_TAG
 
 __all__ = [
     "DELETED",
+    "HEARTBEAT_TAG",
     "MAX_PARAM_LENGTH",
     "PARENT_TAG",
+    "Journal",
+    "JournalOptions",
+    "RecordHandler",
+    "Replayer",
+    "RunTarget",
     "TrackedRun",
     "find_project_run",
     "find_run",
+    "has_journal",
     "kill_unopened_run",
     "make_dataset_input",
+    "name_store",
     "open_nested_run",
     "open_run",
+    "send_all",
     "truncate_digest",
 ]

@@ -21,7 +21,7 @@ from trialrun.tuning.reporting.parent_run import (
     check_not_deleted,
     end_lost_run,
     end_orphaned_runs,
-    register_once,
+    register_best,
 )
 from trialrun.tuning.reporting.seed_replicates import (
     NoiseFloor,
@@ -270,7 +270,7 @@ class _SearchRun:
         if name is None:
             return
         self._check_not_deleted(best.user_attrs[attrs.RUN_ID], "the run of the best trial")
-        number = register_once(
+        number = register_best(
             self.client,
             name=name,
             model_uri=best.user_attrs[attrs.MODEL_URI],

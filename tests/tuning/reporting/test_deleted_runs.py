@@ -9,7 +9,7 @@ import trialrun
 from tests.tuning.conftest import claim_next, make_queue, nested_runs, settings
 from tests.tuning.reporting.test_parent_run import open_project_run
 from trialrun.errors import TrackingError
-from trialrun.tuning.reporting.parent_run import end_lost_run, register_once
+from trialrun.tuning.reporting.parent_run import end_lost_run, register_best
 from trialrun.tuning.study import attrs
 
 
@@ -77,8 +77,8 @@ def test_model_names_with_quotes_are_registered_once(store: str, name: str) -> N
     experiment_id = client.get_run(run_id).info.experiment_id
     model = client.create_logged_model(experiment_id, name="model", source_run_id=run_id)
     uri = f"models:/{model.model_id}"
-    numbers = [register_once(client, name=name, model_uri=uri, run_id=run_id) for _ in range(2)]
+    numbers = [register_best(client, name=name, model_uri=uri, run_id=run_id) for _ in range(2)]
     assert numbers == ["1", "1"]
-    assert register_once(client, name="other", model_uri=uri, run_id=run_id) == "1"
+    assert register_best(client, name="other", model_uri=uri, run_id=run_id) == "1"
     versions = client.search_model_versions(f"run_id = '{run_id}'")
     assert sorted(version.name for version in versions) == sorted([name, "other"])

@@ -21,8 +21,10 @@ from trialrun.cli.commands import (
     model,
     registry,
     reproduce,
+    resume,
     score,
     search,
+    sync,
     train,
 )
 
@@ -35,7 +37,9 @@ __all__ = [
     "model",
     "registry",
     "reproduce",
+    "resume",
     "score",
     "search",
+    "sync",
     "train",
 ]

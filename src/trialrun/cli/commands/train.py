@@ -1,12 +1,15 @@
 """`trialrun train`: a command that trains a classifier."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trialrun.cli.app import Json, app
 from trialrun.cli.flags import flags_for
 from trialrun.cli.output import print_json, print_status, print_table, silence_mlflow
 from trialrun.cli.progress import TerminalProgress
 from trialrun.config import TrainConfig
+
+if TYPE_CHECKING:
+    from trialrun.runs.training.result import TrainResult
 
 
 @app.command()
@@ -19,7 +22,11 @@ def train(json: Json = False, **settings: Any) -> None:
     from trialrun.runs.api import run_training
 
     silence_mlflow()
-    result = run_training(settings, TerminalProgress)
+    print_training(run_training(settings, TerminalProgress), json=json)
+
+
+def print_training(result: "TrainResult", *, json: bool) -> None:
+    """Print the result of a training, and how to score images with its model."""
     values = result.to_json()
     if json:
         print_json(values)

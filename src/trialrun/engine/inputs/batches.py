@@ -68,13 +68,15 @@ def training_batches(
     batch_size: int,
     random_seed: int,
     ranks: Ranks = SINGLE_PROCESS,
+    first_step: int = 0,
 ) -> Iterator[Batch]:
     """Yield this rank's share of every step; all ranks together use every image once.
 
-    A step has `batch_size` images per rank.
+    A step has `batch_size` images per rank. The steps before `first_step` are skipped.
     """
     order = draw_permutation(len(data), derive_seed(random_seed, "order", epoch))
-    for positions in chunk_indices(order, batch_size * ranks.world_size, 2 * ranks.world_size):
+    steps = chunk_indices(order, batch_size * ranks.world_size, 2 * ranks.world_size)
+    for positions in steps[first_step:]:
         yield data.load_batch(positions[ranks.rank :: ranks.world_size], len(positions))
 
 

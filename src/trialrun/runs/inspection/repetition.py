@@ -70,7 +70,9 @@ def plan_repetition(
     Raises:
         TrialrunError: The data, the model or the device is not on this machine.
     """
-    settings = _resolve_paths(original, settings) | _list_overrides(client, original, config)
+    settings = resolve_paths(original.tags.get(FOLDER_TAG), settings) | _list_overrides(
+        client, original, config
+    )
     device = _find_device(original, settings, config)
     original_precision = _read_precision(original, settings)
     precision = _choose_precision(original, original_precision, device)
@@ -91,9 +93,8 @@ def plan_repetition(
     )
 
 
-def _resolve_paths(original: RecordedRun, settings: Mapping[str, str]) -> dict[str, str]:
-    """Return the settings, with paths relative to the folder in which the run was started."""
-    folder = original.tags.get(FOLDER_TAG)
+def resolve_paths(folder: str | None, settings: Mapping[str, str]) -> dict[str, str]:
+    """Return the settings, with paths relative to `folder`, in which the run was started."""
     if folder is None:
         return dict(settings)
     values = {name: settings.get(name, NONE_TEXT) for name in _PATHS}

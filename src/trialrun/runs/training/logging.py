@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from math import isfinite
 from typing import Any
@@ -119,29 +120,21 @@ def log_epoch(run: TrackedRun, status: EpochStatus) -> int:
     return run.log_metrics(metrics, status.result.epoch)
 
 
-def log_best_epoch(
-    run: TrackedRun, best: EpochStatus, timestamp_ms: int, model_id: str, data: PreparedData
-) -> None:
-    """Link the metrics of the best epoch to the model and to the sets they were measured on.
-
-    The metrics are logged again with the same timestamp: MLflow then keeps one value, with the
-    links.
-    """
-    for prefix, name, prepared in (
-        ("train_", _TRAIN_NAME, data.train),
-        ("valid_", _VALID_NAME, data.valid),
-    ):
-        metrics = {
-            key: value for key, value in best.result.metrics().items() if key.startswith(prefix)
+def collect_linked_metrics(best: EpochStatus, data: PreparedData) -> list[dict[str, Any]]:
+    """Return the metrics of the best epoch with the name and digest of the set of each."""
+    return [
+        {
+            "metrics": {
+                key: value for key, value in best.result.metrics().items() if key.startswith(prefix)
+            },
+            "dataset_name": name,
+            "dataset_digest": truncate_digest(prepared.scan),
         }
-        run.log_metrics(
-            metrics,
-            best.result.epoch,
-            timestamp_ms=timestamp_ms,
-            model_id=model_id,
-            dataset_name=name,
-            dataset_digest=truncate_digest(prepared.scan),
+        for prefix, name, prepared in (
+            ("train_", _TRAIN_NAME, data.train),
+            ("valid_", _VALID_NAME, data.valid),
         )
+    ]
 
 
 def log_evaluation_fault(run: TrackedRun, events: "EventLog", status: EpochStatus) -> None:
@@ -155,8 +148,13 @@ def log_evaluation_fault(run: TrackedRun, events: "EventLog", status: EpochStatu
 class EventLog:
     """The events of a run, one JSON object per line: results of epochs and the stop reason."""
 
-    def __init__(self) -> None:
-        self._rows: list[dict[str, Any]] = []
+    def __init__(self, rows: Iterable[Mapping[str, Any]] = ()) -> None:
+        self._rows: list[dict[str, Any]] = [dict(row) for row in rows]
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """Copies of the events, as plain values."""
+        return [dict(row) for row in self._rows]
 
     def add(self, event: str, **fields: Any) -> None:
         """Append an event with the current time."""
@@ -183,13 +181,13 @@ def log_stop(
 ) -> None:
     """Log why training stopped and with which weights, as tags and in `events.jsonl`.
 
-    Also log the metrics that runs are compared by. `training_seconds` is None if training has not
-    started.
+    Also log the metrics that runs are compared by, unless the run may be resumed: it then ends with
+    others. `training_seconds` is None if training has not started.
     """
     fields = {name: getattr(result, name) for name in _STOP_FIELDS}
     events.add("stopped", **fields)
     run.set_tags({name: as_text(value) for name, value in fields.items()})
-    if summary := _summarize(result, training_seconds):
+    if result.status != "KILLED" and (summary := _summarize(result, training_seconds)):
         run.log_metrics(summary, _SUMMARY_STEP)
     run.log_text(_EVENTS, events.text())
 

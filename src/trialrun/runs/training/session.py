@@ -13,7 +13,7 @@ from trialrun.distributed import Ranks, read_ranks
 from trialrun.engine.compute.allocator import keep_freed_memory
 from trialrun.engine.compute.precision import ComputeConfig, resolve_compute
 from trialrun.engine.compute.torch_errors import translate_torch_errors
-from trialrun.engine.early_stopping import EpochStatus, stop_early
+from trialrun.engine.early_stopping import EarlyStopping, EpochStatus, stop_early
 from trialrun.engine.fit import fit
 from trialrun.engine.inputs.data import TrainingData
 from trialrun.engine.inputs.seeds import derive_seed
@@ -51,8 +51,8 @@ class TrainingSession:
     ranks: Ranks
     initial_params: Mapping[str, str]
 
-    def epochs(self, on_step: Callable[[], None]) -> Iterator[EpochStatus]:
-        """Train; yield the status after each epoch.
+    def epochs(self, on_step: Callable[[], None], stopping: EarlyStopping) -> Iterator[EpochStatus]:
+        """Train; yield the status after each epoch, and update `stopping`.
 
         All ranks stop after the same epoch, because rank 0's clock decides for all.
 
@@ -61,7 +61,8 @@ class TrainingSession:
         """
         config = self.plan.config
         results = fit(self.state, config, ranks=self.ranks, on_step=on_step)
-        return stop_early(results, config, lambda: self.ranks.broadcast_object(time.monotonic()))
+        clock = time.monotonic
+        return stop_early(results, stopping, lambda: self.ranks.broadcast_object(clock()))
 
 
 def resolve_rank_compute(plan: TrainPlan) -> ComputeConfig:

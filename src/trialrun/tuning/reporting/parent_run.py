@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from trialrun.engine.early_stopping import KILLED
 from trialrun.errors import TrackingError
 from trialrun.mlflow_client import translate_tracking_errors
-from trialrun.registry import LoggedModel, register_version
+from trialrun.registry import LoggedModel, register_once
 from trialrun.tracking import DELETED, PARENT_TAG, find_run
 from trialrun.tuning.study.attrs import RUN_ID
 
@@ -70,14 +70,14 @@ def end_orphaned_runs(
             _end_run(client, run.info.run_id, "RUNNING")
 
 
-def register_once(client: "MlflowClient", *, name: str, model_uri: str, run_id: str) -> str:
-    """Return the model's version in the registered model `name`; create it if it does not exist."""
+def register_best(client: "MlflowClient", *, name: str, model_uri: str, run_id: str) -> str:
+    """Return the version of the best trial's model in `name`; register it if there is none.
+
+    Raises:
+        TrackingError: The registry fails or rejects the name.
+    """
     model = LoggedModel(model_uri.removeprefix("models:/"))
     with translate_tracking_errors(f"the model cannot be registered as {name}"):
-        # Not by name: MLflow's filters have no escape for the quotes that a name may hold.
-        versions = client.search_model_versions(f"run_id = '{run_id}'")
         tags = client.get_logged_model(model.model_id).tags
-    if registered := [item for item in versions if item.name == name]:
-        return str(registered[0].version)
     own_tags = {key: text for key, text in tags.items() if not key.startswith("mlflow.")}
-    return register_version(client, model, name=name, run_id=run_id, tags=own_tags)
+    return register_once(client, model, name=name, run_id=run_id, tags=own_tags)

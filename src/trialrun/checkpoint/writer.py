@@ -1,0 +1,91 @@
+"""Writes checkpoints in a thread while training continues."""
+
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trialrun.checkpoint.store import CheckpointStore, Parts
+
+
+@dataclass(slots=True)
+class CheckpointWriter:
+    """Copies tensors in the caller's thread, and writes the copies in a thread of its own.
+
+    Training may change the tensors as soon as `submit` returns. `waited_seconds` is the time that
+    the caller spent in `submit` and `wait`, `written_seconds` that of the writing thread.
+    """
+
+    store: CheckpointStore
+    num_written: int = 0
+    waited_seconds: float = 0.0
+    written_seconds: float = 0.0
+    _buffers: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    _versions: dict[str, int] = field(default_factory=dict)
+    _executor: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
+    _pending: "Future[Path] | None" = None
+
+    def submit(self, parts: Parts, values: Mapping[str, Any], versions: Mapping[str, int]) -> None:
+        """Copy `parts` and start writing them; first wait for the previous checkpoint.
+
+        `versions` are as in `CheckpointStore.write`: an unchanged part is not copied either.
+
+        Raises:
+            StorageError: The previous checkpoint could not be written.
+        """
+        started = time.perf_counter()
+        self._finish_pending()
+        for name, tensors in parts.items():
+            if name not in versions or versions[name] != self._versions.get(name):
+                self._buffers[name] = _copy_tensors(tensors, self._buffers.get(name, {}))
+        self._versions = dict(versions)
+        copies = {name: self._buffers[name] for name in parts}
+        self._pending = self._executor.submit(self._write, copies, dict(values), dict(versions))
+        self.waited_seconds += time.perf_counter() - started
+
+    def wait(self) -> None:
+        """Wait until everything submitted is on the disk.
+
+        Raises:
+            StorageError: It could not be written.
+        """
+        started = time.perf_counter()
+        try:
+            self._finish_pending()
+        finally:
+            self.waited_seconds += time.perf_counter() - started
+
+    def close(self) -> None:
+        """Wait for the thread and end it; errors of a checkpoint not yet reported are dropped."""
+        self._executor.shutdown(wait=True)
+        self._buffers.clear()
+
+    def _finish_pending(self) -> None:
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def _write(self, parts: Parts, values: dict[str, Any], versions: dict[str, int]) -> Path:
+        started = time.perf_counter()
+        path = self.store.write(parts, values, versions)
+        self.num_written += 1
+        self.written_seconds += time.perf_counter() - started
+        return path
+
+
+def _copy_tensors(
+    tensors: Mapping[str, Tensor], buffers: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Copy tensors into contiguous CPU memory, that of `buffers` where it fits."""
+    copies = {}
+    for name, tensor in tensors.items():
+        buffer = buffers.get(name)
+        if buffer is None or buffer.shape != tensor.shape or buffer.dtype != tensor.dtype:
+            buffer = torch.empty(tensor.shape, dtype=tensor.dtype)
+        copies[name] = buffer.copy_(tensor.detach())
+    return copies

@@ -1,0 +1,1 @@
+"""Recovery of runs that an outage or a killed process left unfinished."""

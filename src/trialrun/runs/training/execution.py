@@ -1,0 +1,285 @@
+"""A training run in progress: trains, takes checkpoints, logs epochs, the result and the model."""
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from math import isfinite
+from typing import Any
+
+from trialrun.checkpoint.run_folder import RunFolder
+from trialrun.checkpoint.store import Checkpoint
+from trialrun.distributed import Ranks
+from trialrun.engine import early_stopping
+from trialrun.engine.compute.precision import ComputeConfig
+from trialrun.engine.compute.torch_errors import NonFiniteLossError
+from trialrun.engine.early_stopping import EarlyStopping, EpochStatus, PrunedError
+from trialrun.errors import RunInterruptedError, TrialrunError
+from trialrun.models import directory, weights
+from trialrun.models.directory import ModelDescription
+from trialrun.registry import LoggedModel
+from trialrun.runs.callbacks import RunCallback
+from trialrun.runs.signals import finish_step_on_signal
+from trialrun.runs.training.data import PreparedData
+from trialrun.runs.training.logging import (
+    collect_linked_metrics,
+    collect_resolved_params,
+    log_epoch,
+    log_evaluation_fault,
+    log_start,
+    log_stop,
+    log_validation,
+)
+from trialrun.runs.training.model_card import format_model_card
+from trialrun.runs.training.model_upload import MODEL_RECORD, ModelRecord
+from trialrun.runs.training.plan import TrainPlan
+from trialrun.runs.training.result import TrainResult
+from trialrun.runs.training.resumption.checkpoints import (
+    RunCheckpoints,
+    restore_progress,
+    restore_session,
+)
+from trialrun.runs.training.resumption.identity import (
+    check_identity,
+    describe_identity,
+    describe_inexactness,
+    use_recorded_threads,
+)
+from trialrun.runs.training.resumption.progress import RunProgress
+from trialrun.runs.training.resumption.step_monitor import StepMonitor
+from trialrun.runs.training.session import (
+    DurationForecast,
+    TrainingSession,
+    start_session,
+)
+from trialrun.tracking import (
+    TrackedRun,
+    truncate_digest,
+)
+
+
+def start_checkpoints(
+    session: TrainingSession,
+    checkpoint: Checkpoint | None,
+    folder: RunFolder | None,
+    identity: Mapping[str, Any],
+    plan: TrainPlan,
+) -> RunCheckpoints:
+    """Restore a checkpoint, if there is one, and prepare to take the next ones."""
+    if checkpoint is None:
+        progress = RunProgress(EarlyStopping(plan.config))
+    else:
+        progress = restore_progress(session, checkpoint)
+        restore_session(session, checkpoint)
+    return RunCheckpoints(folder, session, progress, identity, plan.config.checkpoint_minutes)
+
+
+def _keep_always(_result: TrainResult) -> bool:
+    """Keep the model of every run."""
+    return True
+
+
+@dataclass(slots=True)
+class TrainingRun:
+    """A run in progress and its parts; rank 0 has it."""
+
+    plan: TrainPlan
+    run: TrackedRun
+    data: PreparedData
+    compute: ComputeConfig
+    ranks: Ranks
+    callback: RunCallback
+    folder: RunFolder
+    keeps_model: Callable[[TrainResult], bool] = _keep_always
+    checkpoints: RunCheckpoints | None = None  # None until the network is built
+
+    @property
+    def progress(self) -> RunProgress:
+        """The progress so far."""
+        if self.checkpoints is None:
+            return RunProgress(EarlyStopping(self.plan.config))
+        return self.checkpoints.progress
+
+    def train(self, checkpoint: Checkpoint | None) -> TrainResult:
+        """Train, from `checkpoint` if there is one; log the result and the model."""
+        try:
+            description = self._train_epochs(checkpoint)
+            self._check_best_loss()
+        except (RunInterruptedError, KeyboardInterrupt):
+            self._save_interrupted()
+            self._log_abort("KILLED", early_stopping.KILLED)
+            raise
+        except PrunedError:
+            result = self._build_result("FINISHED", early_stopping.PRUNED)
+            self._log_stop(result)
+            return result
+        except NonFiniteLossError:
+            self._log_abort("FAILED", early_stopping.NON_FINITE_LOSS)
+            raise
+        finally:
+            if self.checkpoints is not None:
+                self.checkpoints.release()
+        return self._log_outcome(description)
+
+    def _train_epochs(self, checkpoint: Checkpoint | None) -> ModelDescription:
+        identity = self._check_identity(checkpoint)
+        if checkpoint is None:
+            log_start(self.run, self.plan, self.data, self.compute)
+        session = start_session(
+            self.plan, self.data, self.compute, self.ranks, self.callback.on_note
+        )
+        resolved = collect_resolved_params(session.state, self.plan.config)
+        self.run.log_params({**resolved, **session.initial_params})
+        checkpoints = start_checkpoints(
+            session, self.ranks.broadcast_object(checkpoint), self.folder, identity, self.plan
+        )
+        self.checkpoints = checkpoints
+        if checkpoint is not None:
+            self._report_resumption(session)
+        forecast = DurationForecast(session, self.callback)
+        with finish_step_on_signal() as request:
+            monitor = StepMonitor(request, checkpoints, forecast)
+            for status in session.epochs(monitor.on_step, checkpoints.progress.stopping):
+                self._log_epoch(status, session)
+                checkpoints.save(in_epoch=False)
+                self.callback.on_epoch_end(status, self.plan.config.epochs)
+        checkpoints.wait()
+        return session.description
+
+    def _check_identity(self, checkpoint: Checkpoint | None) -> dict[str, Any]:
+        """Return what identifies settings and data, after comparing it with a checkpoint's."""
+        if checkpoint is None:
+            return describe_identity(self.plan, self.data, self.compute)
+        then = checkpoint.values["identity"]
+        use_recorded_threads(then)
+        identity = describe_identity(self.plan, self.data, self.compute)
+        check_identity(then, identity)
+        if note := describe_inexactness(then, identity):
+            self.callback.on_note(note)
+        return identity
+
+    def _report_resumption(self, session: TrainingSession) -> None:
+        """Note and record where the run continues."""
+        state, stop_reason = session.state, self.progress.stop_reason
+        where = (
+            f"the end of training ({stop_reason})"
+            if stop_reason
+            else f"epoch {state.epoch + 1}, step {state.step + 1}"
+        )
+        self.callback.on_note(f"resumed at {where}")
+        self.progress.events.add("resumed", epoch=state.epoch + 1, step=state.step)
+
+    def _log_epoch(self, status: EpochStatus, session: TrainingSession) -> None:
+        timestamp_ms = log_epoch(self.run, status)
+        self.progress.add_epoch(status, timestamp_ms, session.state.inference_model().state_dict())
+        self._report_fault(status)
+
+    def _save_interrupted(self) -> None:
+        """Save the state at which a signal stopped training, if it is between two steps.
+
+        Errors are ignored: the checkpoint before remains, and the run ends as KILLED.
+        """
+        if self.checkpoints is not None:
+            with suppress(TrialrunError):
+                self.checkpoints.save_interrupted()
+
+    def _log_abort(self, status: str, stop_reason: str) -> None:
+        """Log why training was aborted; ignore tracking errors, which would hide the cause."""
+        with suppress(TrialrunError):
+            self._log_stop(self._build_result(status, stop_reason))
+
+    def _log_stop(self, result: TrainResult) -> None:
+        seconds = None if self.checkpoints is None else self.checkpoints.training_seconds
+        log_stop(self.run, self.progress.events, result, seconds)
+
+    def _report_fault(self, status: EpochStatus) -> None:
+        """Log an evaluation fault of the epoch; note only the first one of the run."""
+        fault = status.result.evaluation_fault
+        if fault is None:
+            return
+        log_evaluation_fault(self.run, self.progress.events, status)
+        if not self.progress.has_noted_fault:
+            self.callback.on_note(f"epoch {status.result.epoch}: {fault}")
+        self.progress.has_noted_fault = True
+
+    def _check_best_loss(self) -> None:
+        """Raise unless the best validation loss is finite.
+
+        Only validation checks the weights after the last step.
+        """
+        if not isfinite(self.progress.stopping.best_loss):
+            raise NonFiniteLossError("no epoch had a finite validation loss")
+
+    def _build_result(self, status: str, stop_reason: str) -> TrainResult:
+        best = self.progress.best
+        return TrainResult(
+            run_id=self.run.run_id,
+            status=status,
+            stop_reason=stop_reason,
+            stopped_epoch=self.progress.stopped_epoch,
+            best_epoch=best.status.best_epoch if best else 0,
+            best_valid_loss=best.status.best_valid_loss if best else float("nan"),
+            metrics=best.status.result.metrics() if best else {},
+        )
+
+    def _log_outcome(self, description: ModelDescription) -> TrainResult:
+        """Log the result and, unless `keeps_model` says no, the model."""
+        best = self.progress.best
+        assert best is not None
+        content = weights.serialize_state(best.weights)
+        stop_reason = self.progress.stop_reason or early_stopping.COMPLETED
+        result = replace(
+            self._build_result("FINISHED", stop_reason),
+            weights_sha256=weights.hash_weights(content),
+        )
+        self._log_stop(result)
+        log_validation(self.run, best.status, self.plan, self.data)
+        fault = best.status.result.evaluation_fault
+        self.run.set_tags(
+            {"mlflow.note.content": format_model_card(self.plan, result, self.data, fault)}
+        )
+        if not self.keeps_model(result):
+            return result
+        self._record_model(description, content, result)
+        self.run.flush()
+        return self._add_model(result)
+
+    def _add_model(self, result: TrainResult) -> TrainResult:
+        """Add the model and its version; they remain None if the store is away."""
+        sent = self.run.read_result(MODEL_RECORD)
+        if sent is None:
+            return result
+        model_uri = LoggedModel(sent["model_id"]).uri
+        if sent["version"] is None:
+            return replace(result, model_uri=model_uri)
+        name = self.plan.config.register_as
+        return replace(result, model_uri=model_uri, model_name=name, model_version=sent["version"])
+
+    def _model_tags(self, result: TrainResult) -> dict[str, str]:
+        metrics = {name: f"{value:.6g}" for name, value in result.metrics.items()}
+        return metrics | {
+            "weights_sha256": str(result.weights_sha256),
+            "train_digest": truncate_digest(self.data.train.scan),
+            "valid_digest": truncate_digest(self.data.valid.scan),
+            "best_epoch": str(result.best_epoch),
+            "stop_reason": result.stop_reason,
+        }
+
+    def _record_model(
+        self, description: ModelDescription, content: bytes, result: TrainResult
+    ) -> None:
+        """Record the model: it is uploaded, verified and registered while the store answers."""
+        best = self.progress.best
+        assert best is not None
+        record = ModelRecord(
+            params=self.plan.config.params(),
+            tags=self._model_tags(result),
+            step=result.best_epoch,
+            timestamp_ms=best.timestamp_ms,
+            metrics=collect_linked_metrics(best.status, self.data),
+            register_as=self.plan.config.register_as,
+        )
+        self.run.log_custom(
+            MODEL_RECORD,
+            record.to_json(),
+            lambda folder: directory.write_model_directory(folder, description, content),
+        )

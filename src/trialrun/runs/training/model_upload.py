@@ -1,0 +1,113 @@
+"""The record of a trained model: uploads it, links its metrics and registers a version.
+
+The record holds the data files of the model directory. Sending it again completes what an earlier
+attempt has begun: one model and one version remain.
+"""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from trialrun.files import scratch_directory, translate_storage_errors
+from trialrun.mlflow_client import translate_tracking_errors
+from trialrun.models.directory import read_description
+from trialrun.registry import LoggedModel, find_or_create_model, register_once, upload_model
+from trialrun.serving.package import add_serving_files
+from trialrun.tracking import RecordHandler, RunTarget
+
+MODEL_RECORD = "model"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRecord:
+    """What is logged with a model: its parameters and tags, and the metrics of its epoch.
+
+    `metrics` has one row per set: the metrics, and the name and digest of the dataset.
+    """
+
+    params: Mapping[str, str]
+    tags: Mapping[str, str]
+    step: int
+    timestamp_ms: int
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    register_as: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self)
+
+
+def send_model(target: RunTarget, values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Log the model in `folder`, link the metrics of its epoch, and register it if asked.
+
+    Returns:
+        `model_id`, and `version` if a version is registered.
+
+    Raises:
+        TrackingError: The store, the artifact store or the registry fails.
+        StorageError: The artifact store's disk is full or not writable.
+    """
+    record = ModelRecord(**values)
+    with translate_tracking_errors("the model cannot be created"):
+        experiment_id = target.experiment_id
+    model = find_or_create_model(
+        target.client,
+        experiment_id=experiment_id,
+        run_id=target.run_id,
+        params=record.params,
+        tags=record.tags,
+    )
+    _upload(target, model, folder, record.step)
+    _link_metrics(target, model, record)
+    result: dict[str, Any] = {"model_id": model.model_id, "version": None}
+    if record.register_as is not None:
+        result["version"] = register_once(
+            target.client,
+            model,
+            name=record.register_as,
+            run_id=target.run_id,
+            tags=record.tags,
+        )
+    return result
+
+
+HANDLERS: Mapping[str, RecordHandler] = {MODEL_RECORD: send_model}
+
+
+def _upload(target: RunTarget, model: LoggedModel, folder: Path, step: int) -> None:
+    description, _ = read_description(folder)
+    with scratch_directory() as scratch:
+        complete = scratch / "model"
+        with translate_storage_errors(complete):
+            shutil.copytree(folder, complete)
+            add_serving_files(
+                complete, description.classes, model_id=model.model_id, run_id=target.run_id
+            )
+        upload_model(target.client, model, complete, run_id=target.run_id, step=step)
+
+
+def _link_metrics(target: RunTarget, model: LoggedModel, record: ModelRecord) -> None:
+    """Link the metrics of the best epoch to the model and to the sets they were measured on.
+
+    The metrics are logged again with the same timestamp: MLflow then keeps one value, with the
+    links.
+    """
+    from mlflow.entities import Metric
+
+    metrics: list[Metric] = [
+        Metric(
+            name,
+            value,
+            record.timestamp_ms,
+            record.step,
+            model_id=model.model_id,
+            dataset_name=row["dataset_name"],
+            dataset_digest=row["dataset_digest"],
+        )
+        for row in record.metrics
+        for name, value in row["metrics"].items()
+    ]
+    with translate_tracking_errors("metrics cannot be logged"):
+        target.client.log_batch(target.run_id, metrics=metrics)

@@ -1,0 +1,179 @@
+"""The checkpoints of a run in progress: when they are taken, what they hold, and their return."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from trialrun.checkpoint.run_folder import RunFolder
+from trialrun.checkpoint.store import Checkpoint, CheckpointStore
+from trialrun.checkpoint.writer import CheckpointWriter
+from trialrun.engine.snapshot import (
+    capture_generators,
+    capture_tensors,
+    capture_values,
+    restore_generators,
+    restore_state,
+)
+from trialrun.engine.steps import count_steps_per_epoch
+from trialrun.errors import InvalidParameterError
+from trialrun.runs.training.resumption.progress import RunProgress
+from trialrun.runs.training.session import TrainingSession
+
+_STATE, _BEST, _RANKS = "state", "best", "ranks"
+
+
+@dataclass(slots=True)
+class RunCheckpoints:
+    """Takes the checkpoints of one run; all ranks take part inside an epoch.
+
+    `identity` is what `describe_identity` returned. Ranks above 0 have no folder.
+    """
+
+    folder: RunFolder | None
+    session: TrainingSession
+    progress: RunProgress
+    identity: Mapping[str, Any]
+    minutes: float
+    writer: CheckpointWriter | None = field(init=False)
+    _last_seconds: float = field(default_factory=time.monotonic, init=False)
+    _started: float = field(init=False)
+    _saved_position: tuple[int, int] = field(default=(0, 0), init=False)  # epoch and step
+
+    def __post_init__(self) -> None:
+        folder = self.folder
+        self.writer = CheckpointWriter(CheckpointStore(folder.checkpoints)) if folder else None
+        self._started = time.monotonic() - self.progress.stopping.seconds
+
+    @property
+    def training_seconds(self) -> float:
+        """The training time so far, that of earlier processes included."""
+        return time.monotonic() - self._started
+
+    @property
+    def _num_steps(self) -> int:
+        session = self.session
+        num_images, world_size = len(session.state.data.train), session.ranks.world_size
+        return count_steps_per_epoch(session.plan.config, num_images, world_size)
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the last checkpoint is older than the interval."""
+        return time.monotonic() - self._last_seconds >= 60 * self.minutes
+
+    def save(self, *, in_epoch: bool) -> None:
+        """Take a checkpoint; rank 0 writes it while training continues.
+
+        `in_epoch` tells that all ranks are inside an epoch and call this: their generators are
+        collected.
+
+        Raises:
+            StorageError: The previous checkpoint could not be written.
+        """
+        ranks, state = self.session.ranks, self.session.state
+        generators = {}
+        if in_epoch and ranks.world_size > 1:
+            collected = ranks.gather_objects(capture_generators(state.compute.device))
+            generators = {
+                f"{rank}.{name}": tensor
+                for rank, tensors in enumerate(collected)
+                for name, tensor in tensors.items()
+            }
+        self._last_seconds, self._saved_position = time.monotonic(), (state.epoch, state.step)
+        if self.writer is None:
+            return
+        progress, best = self.progress, self.progress.best
+        parts = {_STATE: capture_tensors(state), _RANKS: generators}
+        versions = {_RANKS: 0} if not generators else {}
+        if best is not None:
+            parts[_BEST] = best.list_tensors()
+            versions[_BEST] = best.status.best_epoch
+        values = progress.to_json()
+        values["stopping"]["seconds"] = self.training_seconds
+        self.writer.submit(
+            parts,
+            {
+                "state": capture_values(state),
+                "progress": values,
+                "identity": dict(self.identity),
+                "world_size": ranks.world_size,
+                "precision": state.compute.precision,
+                "run_id": self.folder.run_id if self.folder else None,
+                "settings": self.folder.read_settings() if self.folder else {},
+            },
+            versions,
+        )
+
+    def save_interrupted(self) -> None:
+        """Save the state at which training was interrupted, if it is between two steps.
+
+        Within an epoch of several ranks the state is incomplete without the other ranks.
+
+        Raises:
+            StorageError: It could not be written.
+        """
+        state = self.session.state
+        is_complete = self.session.ranks.world_size == 1 or state.step in (0, self._num_steps)
+        if self.writer is not None and not state.is_in_step and is_complete:
+            if self._saved_position != (state.epoch, state.step):
+                self.save(in_epoch=False)
+            self.writer.wait()
+
+    def wait(self) -> None:
+        """Wait until everything is written.
+
+        Raises:
+            StorageError: The last checkpoint could not be written.
+        """
+        if self.writer is not None:
+            self.writer.wait()
+
+    def release(self) -> None:
+        """End the writing thread; training has ended or failed."""
+        if self.writer is not None:
+            self.writer.close()
+
+
+def restore_progress(session: TrainingSession, checkpoint: Checkpoint) -> RunProgress:
+    """Return the progress of a checkpoint."""
+    return RunProgress.from_json(
+        session.plan.config, checkpoint.values["progress"], checkpoint.parts.get(_BEST, {})
+    )
+
+
+def restore_session(session: TrainingSession, checkpoint: Checkpoint) -> None:
+    """Set the state of training to that of a checkpoint; every rank calls this.
+
+    Raises:
+        InvalidParameterError: This machine computes in another precision. Or the checkpoint is from
+            another number of ranks, and training has not ended: a step would have another number
+            of images.
+    """
+    values, ranks = checkpoint.values, session.ranks
+    if values["precision"] != (precision := session.state.compute.precision):
+        raise InvalidParameterError(
+            f"the run was trained in {values['precision']}, which would now be {precision}",
+            "Resume on a machine like that of the interrupted run, or train again.",
+        )
+    has_ended = values["progress"]["stopping"]["stop_reason"] is not None
+    if values["world_size"] != ranks.world_size and not has_ended:
+        raise InvalidParameterError(
+            f"the run was trained with {values['world_size']} ranks, not {ranks.world_size}: the "
+            "resumed run would use other batches",
+            f"Start {values['world_size']} processes with `torchrun --nproc-per-node`.",
+        )
+    tensors = checkpoint.parts[_STATE]
+    restore_state(session.state, tensors, values["state"])
+    own = _select_generators(checkpoint.parts.get(_RANKS, {}), ranks.rank)
+    restore_generators(own or tensors, session.state.compute.device)
+
+
+def _select_generators(tensors: Mapping[str, Tensor], rank: int) -> dict[str, Tensor]:
+    prefix = f"{rank}."
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }

@@ -1,4 +1,4 @@
-"""Tests of the start and the end of a command's process."""
+"""Tests of the start of a command's process, and of its output streams at the end."""
 
 import gc
 import os
@@ -9,23 +9,6 @@ from pathlib import Path
 import pytest
 
 from trialrun.cli import process
-
-PROGRAM = """
-import atexit, sys, threading, time
-from trialrun.cli.process import FastExit
-
-class Finalized:
-    def __del__(self):
-        print("finalized")
-
-fast_exit = FastExit()
-atexit.register(print, "handler")
-alive = Finalized()
-threading.Thread(target=lambda: (time.sleep(0.2), print("thread"))).start()
-sys.stdout.write("buffered")
-fast_exit.exit_code = 5
-sys.exit(5)
-"""
 
 
 def test_first_garbage_collection_freezes_loaded_objects(
@@ -43,13 +26,6 @@ def test_first_garbage_collection_freezes_loaded_objects(
     finally:
         gc.unfreeze()
         gc.set_threshold(*usual)
-
-
-def test_fast_exit_runs_handlers_but_no_finalizers() -> None:
-    """Threads, exit handlers and buffered output are completed; objects are not finalized."""
-    ended = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True)
-    assert ended.returncode == 5
-    assert ended.stdout == "bufferedthread\nhandler\n"
 
 
 HELP = [sys.executable, "-m", "trialrun", "--help"]

@@ -187,6 +187,29 @@ def test_training_in_ranks_logs_one_run(store: str, colors: Path) -> None:
     assert (run.info.run_id, run.info.status) == (result["run_id"], "FINISHED")
 
 
+_INTERRUPTED_FIRST = """
+import sys, torch
+from trialrun.distributed import join_ranks
+from trialrun.errors import RunInterruptedError
+
+try:
+    with join_ranks(torch.device("cpu")) as ranks:
+        print(ranks.any(ranks.rank == 1), ranks.any(False), flush=True)
+        if ranks.is_first:
+            raise RunInterruptedError("SIGTERM")
+        ranks.broadcast_object(None)
+except RunInterruptedError as interrupt:
+    print(interrupt.signal_name)
+"""
+
+
+@pytest.mark.slow
+def test_ranks_stop_with_rank_0() -> None:
+    """A rank that waits for a result of rank 0 is interrupted if a signal has stopped rank 0."""
+    outputs = run_in_ranks(2, "-c", _INTERRUPTED_FIRST)
+    assert outputs == ["True False\nSIGTERM\n"] * 2
+
+
 def test_process_without_torchrun_is_a_single_rank() -> None:
     """WORLD_SIZE decides; incomplete variables raise."""
     assert read_ranks({}) == SINGLE_PROCESS

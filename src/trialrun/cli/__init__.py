@@ -12,10 +12,11 @@ import typer
 
 from trialrun.cli.flags import add_switch_values
 from trialrun.cli.output import open_missing_streams, print_error, print_message, set_quiet
-from trialrun.cli.process import FastExit, defer_gc
+from trialrun.cli.process import defer_gc
 from trialrun.distributed import read_ranks
 from trialrun.engine.compute.openmp import limit_spinning
 from trialrun.errors import RunInterruptedError, TrialrunError
+from trialrun.fast_exit import FastExit
 from trialrun.files import as_storage_error
 from trialrun.runs.signals import interrupt_on_signals
 

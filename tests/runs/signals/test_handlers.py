@@ -102,10 +102,10 @@ def is_running(pid: int) -> bool:
         return False
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_step_is_finished(number: signal.Signals) -> None:
     """The request is raised after the step in which the signal arrived."""
-    with start(_STEPS.format(seconds=0.5)) as process:
+    with start(_STEPS.format(seconds=0.3)) as process:
         assert read_line(process) == "ready"
         process.send_signal(number)
         output, _ = process.communicate(timeout=20)
@@ -161,7 +161,7 @@ def test_second_signal_ends_the_process_at_once(ending: str) -> None:
         _, pid = read_line(process).split()
         process.send_signal(signal.SIGTERM)
         assert read_line(process) == "ending"
-        time.sleep(0.5)
+        time.sleep(0.4)
         started = time.monotonic()
         process.send_signal(signal.SIGTERM)
         output, _ = process.communicate(timeout=20)
@@ -172,7 +172,7 @@ def test_second_signal_ends_the_process_at_once(ending: str) -> None:
 
 def test_pair_of_signals_is_one() -> None:
     """`mlflow run` sends SIGINT and SIGTERM at once; the run is still ended in order."""
-    with start(_ENDING.format(ending="work(1)")) as process:
+    with start(_ENDING.format(ending="work(0.3)")) as process:
         _, pid = read_line(process).split()
         process.send_signal(signal.SIGINT)
         assert read_line(process) == "ending"
@@ -188,7 +188,7 @@ def test_second_signal_ends_an_exiting_process() -> None:
         assert read_line(process) == "ready"
         process.send_signal(signal.SIGTERM)
         assert read_line(process) == "ending"
-        time.sleep(0.5)
+        time.sleep(0.4)
         process.send_signal(signal.SIGTERM)
         assert process.wait(5) == 75
 
@@ -211,7 +211,7 @@ except KeyboardInterrupt:
         assert read_line(process) == "ready"
         process.send_signal(signal.SIGINT)
         assert read_line(process) == "ending"
-        time.sleep(0.5)
+        time.sleep(0.4)
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=20)
     assert (output.strip(), process.returncode) == ("interrupted", 0)

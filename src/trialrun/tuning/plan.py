@@ -94,6 +94,12 @@ def plan_search(values: Mapping[str, Any]) -> SearchPlan:
     settings = {item.name: item for item in list_settings(TrainConfig)}
     problems += check_dependent_settings(settings, searched, fixed)
     base = _plan_base(searched, fixed, problems)
+    if base is not None and base.config.offline:
+        problems.append(
+            InvalidParameterError(
+                "offline=true is not possible in a search", "Start the search with its store."
+            )
+        )
     enqueued_params = _read_enqueued(config.enqueue, Space(searched), problems)
     if problems:
         raise merge_errors(problems)

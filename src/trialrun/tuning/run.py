@@ -273,7 +273,7 @@ class _SearchRun:
         number = register_best(
             self.client,
             name=name,
-            model_uri=best.user_attrs[attrs.MODEL_URI],
+            model_uri=best.user_attrs.get(attrs.MODEL_URI),
             run_id=best.user_attrs[attrs.RUN_ID],
         )
         run.set_tags({"model_name": name, "model_version": number})

@@ -82,3 +82,15 @@ def test_model_names_with_quotes_are_registered_once(store: str, name: str) -> N
     assert register_best(client, name="other", model_uri=uri, run_id=run_id) == "1"
     versions = client.search_model_versions(f"run_id = '{run_id}'")
     assert sorted(version.name for version in versions) == sorted([name, "other"])
+
+
+def test_model_that_was_sent_after_its_trial_is_found(store: str) -> None:
+    """Without an address, the run's model is registered; without a model, the hint names `sync`."""
+    client, run_id = mlflow.MlflowClient(store), open_project_run(store)
+    with pytest.raises(TrackingError, match="not in the tracking store yet") as raised:
+        register_best(client, name="late", model_uri=None, run_id=run_id)
+    assert "trialrun sync" in raised.value.hint
+    experiment_id = client.get_run(run_id).info.experiment_id
+    model = client.create_logged_model(experiment_id, name="model", source_run_id=run_id)
+    client.finalize_logged_model(model.model_id, "READY")
+    assert register_best(client, name="late", model_uri=None, run_id=run_id) == "1"

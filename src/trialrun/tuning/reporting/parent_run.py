@@ -70,14 +70,30 @@ def end_orphaned_runs(
             _end_run(client, run.info.run_id, "RUNNING")
 
 
-def register_best(client: "MlflowClient", *, name: str, model_uri: str, run_id: str) -> str:
+def register_best(client: "MlflowClient", *, name: str, model_uri: str | None, run_id: str) -> str:
     """Return the version of the best trial's model in `name`; register it if there is none.
 
+    Without `model_uri`, the model was sent after its trial had ended.
+
     Raises:
-        TrackingError: The registry fails or rejects the name.
+        TrackingError: The registry fails or rejects the name, or the store lacks the model.
     """
-    model = LoggedModel(model_uri.removeprefix("models:/"))
+    model = LoggedModel((model_uri or _find_model_uri(client, run_id)).removeprefix("models:/"))
     with translate_tracking_errors(f"the model cannot be registered as {name}"):
         tags = client.get_logged_model(model.model_id).tags
     own_tags = {key: text for key, text in tags.items() if not key.startswith("mlflow.")}
     return register_once(client, model, name=name, run_id=run_id, tags=own_tags)
+
+
+def _find_model_uri(client: "MlflowClient", run_id: str) -> str:
+    with translate_tracking_errors("the model of the best trial cannot be found"):
+        experiment_id = client.get_run(run_id).info.experiment_id
+        models = client.search_logged_models(
+            [experiment_id], f"source_run_id = '{run_id}' and status = 'READY'"
+        )
+    if not models:
+        raise TrackingError(
+            f"the model of the best trial, run {run_id}, is not in the tracking store yet",
+            "Run `trialrun sync`, then start the same search again.",
+        )
+    return LoggedModel(models[0].model_id).uri

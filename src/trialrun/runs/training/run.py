@@ -17,6 +17,7 @@ from trialrun.engine.compute.precision import ComputeConfig
 from trialrun.engine.compute.torch_errors import NonFiniteLossError
 from trialrun.engine.compute.torch_state import isolate_torch_state
 from trialrun.engine.early_stopping import EarlyStopping, EpochStatus, PrunedError
+from trialrun.engine.memory.batch_trial import name_fitting_batch
 from trialrun.errors import RunInterruptedError, TrialrunError
 from trialrun.files import scratch_directory
 from trialrun.mlflow_client import connect_client
@@ -36,6 +37,7 @@ from trialrun.runs.training.logging import (
     log_validation,
 )
 from trialrun.runs.training.model_card import format_model_card
+from trialrun.runs.training.parts_report import PartsReport
 from trialrun.runs.training.plan import TrainPlan
 from trialrun.runs.training.result import TrainResult
 from trialrun.runs.training.resumption.checkpoints import (
@@ -256,8 +258,12 @@ class _TrainingRun:
         self.checkpoints = checkpoints
         if checkpoint is not None:
             self._report_resumption(session)
-        monitor = StepMonitor(checkpoints, DurationForecast(session, self.callback))
-        for status in session.epochs(monitor.on_step, checkpoints.progress.stopping):
+        parts = PartsReport(session, self.run, self.progress.events, self.callback.on_note)
+        monitor = StepMonitor(checkpoints, DurationForecast(session, self.callback), parts)
+        statuses = session.epochs(monitor.on_step, checkpoints.progress.stopping)
+        if self.nested is None:  # a search proposes smaller batches itself
+            statuses = name_fitting_batch(statuses, session.state, self.plan.config, self.ranks)
+        for status in statuses:
             self._log_epoch(status, session)
             checkpoints.save(in_epoch=False)
             self.callback.on_epoch_end(status, self.plan.config.epochs)

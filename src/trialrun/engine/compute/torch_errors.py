@@ -32,7 +32,7 @@ def translate_torch_errors(batch_size: int) -> Iterator[None]:
             raise
         raise OutOfMemoryError(
             f"a batch of {batch_size} images does not fit in memory",
-            "Set a smaller batch_size, or accumulate_steps=auto.",
+            "Set a smaller batch_size, or more accumulate_steps.",
         ) from error
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):

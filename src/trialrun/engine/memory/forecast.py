@@ -48,7 +48,7 @@ def check_batch_fits(state: TrainState, config: TrainConfig) -> None:
             f"a batch of {num_images} images needs more than "
             f"{num_images * bytes_per_image / _GIGABYTE:.1f} GB of memory, and "
             f"{available / _GIGABYTE:.1f} GB are available",
-            "Set a smaller batch_size, or accumulate_steps=auto.",
+            "Set a smaller batch_size, or more accumulate_steps.",
         )
 
 

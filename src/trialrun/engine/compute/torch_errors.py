@@ -5,9 +5,14 @@ from contextlib import contextmanager
 
 import torch
 
+from trialrun.engine.memory.available import read_available_bytes
 from trialrun.errors import InvalidParameterError, OutOfMemoryError, TrialrunError
 
 _OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "status_alloc_failed")
+# oneDNN, which computes convolutions on CPUs, has one message for each failure, such as a lack of
+# memory for scratch space. It counts as that if less than this is available.
+_ONEDNN_FAILURES = ("could not create a primitive", "could not execute a primitive")
+_MAX_SCRATCH_BYTES = 2_000_000_000
 
 
 class NonFiniteLossError(TrialrunError):
@@ -85,4 +90,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     message = str(error).lower()  # CPUs and MPS raise a plain RuntimeError
+    if message in _ONEDNN_FAILURES:
+        available = read_available_bytes()
+        return available is not None and available < _MAX_SCRATCH_BYTES
     return any(sign in message for sign in _OUT_OF_MEMORY)

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from trialrun.engine.compute.allocator import count_free_heap_bytes
+
 _UNLIMITED = "max"
 
 
@@ -63,14 +65,14 @@ def _read_free_swap(proc: Path) -> Iterator[int]:
 
 
 def _read_process_bytes(proc: Path) -> Iterator[int]:
-    """Yield what the limit of the address space (`ulimit -v`) leaves."""
+    """Yield what the limit of the address space (`ulimit -v`) leaves, free heap included."""
     import resource  # not on Windows
 
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if limit != resource.RLIM_INFINITY:
         with suppress(OSError, ValueError):
             num_pages = int((proc / "self/statm").read_text().split()[0])
-            yield limit - num_pages * resource.getpagesize()
+            yield limit - num_pages * resource.getpagesize() + count_free_heap_bytes()
 
 
 def _read_fields(path: Path) -> dict[str, int]:

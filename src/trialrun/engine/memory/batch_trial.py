@@ -27,6 +27,7 @@ _MAX_SECONDS = 30.0
 _NUM_WEIGHT_COPIES = 3
 _NUM_LOADED_BATCHES = 3
 _LIBRARY_BYTES = 200_000_000
+_PIECE_BYTES = 4_000_000
 
 
 def name_fitting_batch(
@@ -132,7 +133,10 @@ def _allocate_reserve(state: TrainState, config: TrainConfig) -> list[Tensor]:
     if state.compute.device.type == "cpu":
         weights = sum(value.nbytes for value in state.network.state_dict().values())
         num_bytes = _NUM_WEIGHT_COPIES * weights + _NUM_LOADED_BATCHES * stored + _LIBRARY_BYTES
-        reserve.append(torch.empty(num_bytes, dtype=torch.uint8))
+        # In pieces: the heap has gaps after the step that failed.
+        reserve += [
+            torch.empty(_PIECE_BYTES, dtype=torch.uint8) for _ in range(num_bytes // _PIECE_BYTES)
+        ]
     return reserve
 
 

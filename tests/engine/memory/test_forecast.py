@@ -9,6 +9,7 @@ from tests.engine.memory.conftest import build_norm_network, build_plain_network
 from trialrun.config import TrainConfig
 from trialrun.engine.fit import fit
 from trialrun.engine.memory import forecast
+from trialrun.engine.memory.available import AvailableMemory
 from trialrun.engine.memory.forecast import (
     check_batch_fits,
     limit_trial_images,
@@ -22,9 +23,15 @@ CONFIG = TrainConfig(batch_size=8)
 BYTES_PER_IMAGE = 4 * (3 * SIZE * SIZE + 4 * 15 * 15)
 
 
-def limit_memory(monkeypatch: pytest.MonkeyPatch, num_bytes: int) -> None:
+WEIGHTS = 3 * 4 * (4 * 3 * 9 + 4 + 2700 + 3)  # gradients, momentum and a copy
+
+
+def limit_memory(
+    monkeypatch: pytest.MonkeyPatch, num_bytes: int, process_bytes: int | None = None
+) -> None:
     """Let this machine have `num_bytes` of free memory."""
-    monkeypatch.setattr(forecast, "read_available_bytes", lambda: num_bytes)
+    available = AvailableMemory(num_bytes, process_bytes)
+    monkeypatch.setattr(forecast, "read_available_memory", lambda: available)
 
 
 def test_forecast_counts_what_the_backward_pass_needs() -> None:
@@ -52,9 +59,21 @@ def test_batch_that_certainly_exceeds_the_memory_is_refused(
     """The kernel would kill the process; the error comes before the first step."""
     state = init_state(build_plain_network(), CONFIG)
     limit_memory(monkeypatch, 7 * BYTES_PER_IMAGE)
-    with pytest.raises(OutOfMemoryError, match="a batch of 8 images needs more than"):
+    with pytest.raises(OutOfMemoryError, match="a batch of 8 images needs about"):
         next(fit(state, CONFIG))
     limit_memory(monkeypatch, 9 * BYTES_PER_IMAGE)
+    check_batch_fits(state, CONFIG)
+
+
+def test_limit_of_the_process_has_room_for_the_whole_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Some processes crash at this limit, so that a step that may reach it is refused."""
+    state = init_state(build_plain_network(), CONFIG)
+    limit_memory(monkeypatch, 10**12, 9 * BYTES_PER_IMAGE)
+    with pytest.raises(OutOfMemoryError):
+        check_batch_fits(state, CONFIG)
+    limit_memory(monkeypatch, 10**12, 14 * BYTES_PER_IMAGE + WEIGHTS)
     check_batch_fits(state, CONFIG)
 
 
@@ -69,7 +88,7 @@ def test_auto_computes_in_parts_that_fit(monkeypatch: pytest.MonkeyPatch) -> Non
     """Memory for five images in the forecast, half of which is left for the rest of a step."""
     config = TrainConfig(epochs=1, batch_size=8, accumulate_steps="auto")
     state = init_state(build_plain_network(), config)
-    limit_memory(monkeypatch, 5 * BYTES_PER_IMAGE)
+    limit_memory(monkeypatch, 5 * BYTES_PER_IMAGE + WEIGHTS)
     next(fit(state, config))
     assert state.num_parts == 4
 
@@ -77,7 +96,7 @@ def test_auto_computes_in_parts_that_fit(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_trials_stay_below_the_available_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """A trial may not be killed either."""
     state = init_state(build_plain_network(), CONFIG)
-    limit_memory(monkeypatch, 6 * BYTES_PER_IMAGE)
+    limit_memory(monkeypatch, 6 * BYTES_PER_IMAGE + WEIGHTS)
     assert limit_trial_images(state, CONFIG) == pytest.approx(3, rel=0.01)
     limit_memory(monkeypatch, 10**15)
     assert limit_trial_images(state, CONFIG) == float("inf")

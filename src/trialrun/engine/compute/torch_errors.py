@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import torch
 
-from trialrun.engine.memory.available import read_available_bytes
+from trialrun.engine.memory.available import read_available_memory
 from trialrun.errors import InvalidParameterError, OutOfMemoryError, TrialrunError
 
 _OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "status_alloc_failed")
@@ -91,6 +91,6 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     message = str(error).lower()  # CPUs and MPS raise a plain RuntimeError
     if message in _ONEDNN_FAILURES:
-        available = read_available_bytes()
+        available = read_available_memory().least_bytes
         return available is not None and available < _MAX_SCRATCH_BYTES
     return any(sign in message for sign in _OUT_OF_MEMORY)

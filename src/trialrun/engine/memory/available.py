@@ -6,6 +6,7 @@ Linux promises more memory than it has: a process that uses too much is killed, 
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from trialrun.engine.compute.allocator import count_free_heap_bytes
@@ -13,19 +14,36 @@ from trialrun.engine.compute.allocator import count_free_heap_bytes
 _UNLIMITED = "max"
 
 
-def read_available_bytes(root: Path = Path("/")) -> int | None:
-    """Return the least of free memory, the limits of control groups (v2) and of the process.
+@dataclass(frozen=True, slots=True)
+class AvailableMemory:
+    """Bytes that this process can still take: from the machine, and by the limit of the process.
 
-    Free swap counts as memory. None on other systems. `root` is the folder of proc and sys.
+    Of the machine, it is the least of free memory and what control groups (v2) leave; free swap
+    counts as memory. None means unknown or unlimited.
+    """
+
+    machine_bytes: int | None
+    process_bytes: int | None
+
+    @property
+    def least_bytes(self) -> int | None:
+        """The lower of both; None if neither is known."""
+        known = [value for value in (self.machine_bytes, self.process_bytes) if value is not None]
+        return min(known, default=None)
+
+
+def read_available_memory(root: Path = Path("/")) -> AvailableMemory:
+    """Read it from the kernel; unknown on systems other than Linux.
+
+    `root` is the folder of proc and sys.
     """
     if sys.platform != "linux":
-        return None
-    limits = [
-        *_read_system_bytes(root / "proc"),
-        *_read_group_bytes(root),
-        *_read_process_bytes(root / "proc"),
-    ]
-    return max(min(limits), 0) if limits else None
+        return AvailableMemory(None, None)
+    machine = [*_read_system_bytes(root / "proc"), *_read_group_bytes(root)]
+    process = list(_read_process_bytes(root / "proc"))
+    return AvailableMemory(
+        max(min(machine), 0) if machine else None, max(min(process), 0) if process else None
+    )
 
 
 def _read_system_bytes(proc: Path) -> Iterator[int]:

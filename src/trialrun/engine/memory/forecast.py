@@ -1,9 +1,13 @@
 """Forecast of the memory that a training step needs on a CPU, before the step is tried.
 
-Linux kills a process that takes more memory than there is, instead of failing its allocation. The
-forecast is the memory of the values that the forward pass keeps for the backward pass. A step needs
-all of it, and more: 1.1 to 2 times as much in nine networks of torchvision at 224 pixels.
+Linux kills a process that takes more memory than there is, instead of failing its allocation. Under
+a limit of the process (`ulimit -v`) allocations fail, but oneDNN then ends some processes by
+SIGSEGV. The forecast counts the values that the forward pass keeps for the backward pass. A step
+needs all of them, and more: 1.1 (DenseNet-121) to 1.6 times as much (ResNet-18), and gradients and
+copies of the weights, in nine networks of torchvision at 224 pixels.
 """
+
+import math
 
 import torch
 from torch import Tensor
@@ -12,7 +16,7 @@ from trialrun.config import AUTO_TEXT, TrainConfig
 from trialrun.distributed import SINGLE_PROCESS
 from trialrun.engine.compute.torch_errors import is_out_of_memory
 from trialrun.engine.memory.accumulation import count_max_parts, count_part_images
-from trialrun.engine.memory.available import read_available_bytes
+from trialrun.engine.memory.available import AvailableMemory, read_available_memory
 from trialrun.engine.memory.dry_run import load_images, preserve_training
 from trialrun.engine.memory.release import clear_failed_frames
 from trialrun.engine.state import TrainState
@@ -23,42 +27,50 @@ from trialrun.errors import OutOfMemoryError
 # pixels: 37 (ResNet-18) to 217 (DenseNet-121). Batches that need less than is available even with
 # this number are not measured, which takes time.
 _MAX_KEPT_PER_INPUT_BYTE = 1000
-# `auto` and trials leave room for what a step needs beyond the forecast.
-_STEP_PER_FORECAST = 2.0
+_MAX_STEP_PER_KEPT = 1.6
+_TRIAL_PER_KEPT = 2.0  # so that a size that was tried is not refused later
+_NUM_WEIGHT_COPIES = 3  # gradients, the optimizer's state, weights in another layout
 _GIGABYTE = 1e9
 
 
 def check_batch_fits(state: TrainState, config: TrainConfig) -> None:
-    """Raise if a batch certainly exceeds the available memory; `auto` sets the number of parts.
+    """Raise if a batch exceeds the available memory; `auto` sets the number of parts instead.
 
-    Does nothing for a GPU, which reports a lack of memory itself.
+    The machine must lack memory for what a step certainly needs; a limit of the process, for what
+    it may need. Does nothing for a GPU, which reports a lack of memory itself.
 
     Raises:
-        OutOfMemoryError: The forecast exceeds the available memory.
+        OutOfMemoryError: The batch does not fit.
     """
-    available = _read_available_bytes(state)
-    if available is None or not _may_exceed(state, config, available):
+    available = _read_available_memory(state)
+    if not _may_exceed(state, config, available):
         return
     bytes_per_image = measure_bytes_per_image(state, config)
-    num_images = count_part_images(config, state)
     if config.accumulate_steps == AUTO_TEXT:
-        _increase_parts(state, config, available / bytes_per_image / _STEP_PER_FORECAST)
-    elif num_images * bytes_per_image > available:
-        raise OutOfMemoryError(
-            f"a batch of {num_images} images needs more than "
-            f"{num_images * bytes_per_image / _GIGABYTE:.1f} GB of memory, and "
-            f"{available / _GIGABYTE:.1f} GB are available",
-            "Set a smaller batch_size, or more accumulate_steps.",
-        )
+        _increase_parts(state, config, _count_fitting(state, available, bytes_per_image))
+        return
+    num_images = count_part_images(config, state)
+    certain = int(num_images * bytes_per_image)
+    likely = int(certain * _MAX_STEP_PER_KEPT) + _count_weight_bytes(state)
+    for needed, limit in (
+        (certain, available.machine_bytes),
+        (likely, available.process_bytes),
+    ):
+        if limit is not None and needed > limit:
+            raise OutOfMemoryError(
+                f"a batch of {num_images} images needs about {likely / _GIGABYTE:.1f} GB of "
+                f"memory, and {limit / _GIGABYTE:.1f} GB are available",
+                "Set a smaller batch_size, or more accumulate_steps.",
+            )
 
 
 def limit_trial_images(state: TrainState, config: TrainConfig) -> float:
     """Return the number of images that a trial step can have without being killed."""
-    available = _read_available_bytes(state)
-    if available is None or not _may_exceed(state, config, available):
-        return float("inf")
+    available = _read_available_memory(state)
+    if not _may_exceed(state, config, available):
+        return math.inf
     try:
-        return available / measure_bytes_per_image(state, config) / _STEP_PER_FORECAST
+        return _count_fitting(state, available, measure_bytes_per_image(state, config))
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -72,15 +84,32 @@ def measure_bytes_per_image(state: TrainState, config: TrainConfig) -> float:
     return max(four - two, 2) / 2  # the difference leaves out what does not depend on the batch
 
 
-def _read_available_bytes(state: TrainState) -> int | None:
-    return read_available_bytes() if state.compute.device.type == "cpu" else None
+def _read_available_memory(state: TrainState) -> AvailableMemory:
+    on_cpu = state.compute.device.type == "cpu"
+    return read_available_memory() if on_cpu else AvailableMemory(None, None)
 
 
-def _may_exceed(state: TrainState, config: TrainConfig, available: int) -> bool:
+def _may_exceed(state: TrainState, config: TrainConfig, available: AvailableMemory) -> bool:
+    """Whether measuring is worthwhile."""
+    if available.least_bytes is None:
+        return False
     size = state.data.preprocessing.image_size
     pixels_per_image = load_images(state, 1).pixels.numel() if size is None else 3 * size * size
     input_bytes = count_part_images(config, state) * pixels_per_image * 4
-    return input_bytes * _MAX_KEPT_PER_INPUT_BYTE > available
+    most = input_bytes * _MAX_KEPT_PER_INPUT_BYTE + _count_weight_bytes(state)
+    return most > available.least_bytes
+
+
+def _count_fitting(state: TrainState, available: AvailableMemory, bytes_per_image: float) -> float:
+    """Return the number of images of a step that fits, with room for error."""
+    assert available.least_bytes is not None
+    free = available.least_bytes - _count_weight_bytes(state)
+    return free / bytes_per_image / _TRIAL_PER_KEPT
+
+
+def _count_weight_bytes(state: TrainState) -> int:
+    trained = (p.nbytes for p in state.trainable.parameters() if p.requires_grad)
+    return _NUM_WEIGHT_COPIES * sum(trained)
 
 
 def _increase_parts(state: TrainState, config: TrainConfig, max_images: float) -> None:

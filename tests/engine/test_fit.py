@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.engine.conftest import CPU, SIZE, make_dataset
 from trialrun.config import TrainConfig
 from trialrun.engine.compute.precision import ComputeConfig
-from trialrun.engine.compute.torch_errors import NonFiniteLossError, translate_torch_errors
+from trialrun.engine.compute.torch_errors import NonFiniteLossError
 from trialrun.engine.early_stopping import EarlyStopping, stop_early
 from trialrun.engine.evaluate import EvaluationResult, evaluate_network
 from trialrun.engine.fit import fit
@@ -29,7 +29,7 @@ from trialrun.engine.optim import make_loss, make_optimizer, make_schedule
 from trialrun.engine.results import EpochResult
 from trialrun.engine.state import init_train_state
 from trialrun.engine.steps import count_batches, count_warm_up_steps
-from trialrun.errors import InvalidParameterError, OutOfMemoryError
+from trialrun.errors import InvalidParameterError
 from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.models.weights import hash_weights, serialize_state
 from trialrun.models.zoo import build_network, find_head_prefix
@@ -383,10 +383,3 @@ def test_learning_rate_can_scale_with_the_number_of_ranks() -> None:
     scaled = TrainConfig(learning_rate=0.1, scale_learning_rate=True)
     assert make_optimizer(network, TrainConfig(learning_rate=0.1), 4).defaults["lr"] == 0.1
     assert make_optimizer(network, scaled, 4).defaults["lr"] == pytest.approx(0.4)
-
-
-def test_out_of_memory_error_names_a_batch_size() -> None:
-    """The hint names half the batch size."""
-    with pytest.raises(OutOfMemoryError) as raised, translate_torch_errors(64):
-        torch.empty(1 << 60)
-    assert "batch_size=32" in raised.value.hint

@@ -36,6 +36,12 @@ class RunningStatistics:
                 latest += [norm.running_mean, norm.running_var]
                 averages += [norm.running_mean.clone(), norm.running_var.clone()]
                 norm.momentum = 1.0
+        self._part_sums: dict[float, list[Tensor]] = {}
+
+    @property
+    def has_layers(self) -> bool:
+        """Whether the network has batch norm with running averages."""
+        return bool(self._groups)
 
     @property
     def rule(self) -> str:
@@ -47,9 +53,30 @@ class RunningStatistics:
         """Return the running averages, not copied, in a fixed order."""
         return [tensor for averages, _ in self._groups.values() for tensor in averages]
 
+    def drop_parts(self) -> None:
+        """Forget the parts that `add_part` has added since the last update."""
+        self._part_sums.clear()
+
+    @torch.no_grad()
+    def add_part(self, share: float) -> None:
+        """Add the statistics of the last forward pass, over `share` of a batch, 0 to 1."""
+        for own, (_, latest) in self._groups.items():
+            weighted = torch._foreach_mul(latest, share)
+            if own in self._part_sums:
+                torch._foreach_add_(self._part_sums[own], weighted)
+            else:
+                self._part_sums[own] = list(weighted)
+
     @torch.no_grad()
     def update(self) -> None:
-        """Add the statistics of the last batch that the network processed in training mode."""
+        """Add the statistics of the last batch that the network processed in training mode.
+
+        After calls of `add_part`, these are the average of the parts, which also becomes the
+        content of the network's buffers.
+        """
+        for own, sums in self._part_sums.items():
+            torch._foreach_copy_(self._groups[own][1], sums)
+        self.drop_parts()
         for own, (averages, latest) in self._groups.items():
             torch._foreach_lerp_(averages, latest, compute_momentum(own, self.step))
         self.step += 1

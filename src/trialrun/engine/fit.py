@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -17,12 +18,12 @@ from trialrun.engine.evaluate import EvaluationResult, evaluate_network
 from trialrun.engine.evaluation_check import find_evaluation_fault
 from trialrun.engine.inputs.batches import PrefetchIterator, sequential_batches, training_batches
 from trialrun.engine.inputs.seeds import derive_seed
+from trialrun.engine.memory.accumulation import count_valid_images
+from trialrun.engine.memory.forecast import check_batch_fits
+from trialrun.engine.memory.release import find_fitting_result
 from trialrun.engine.results import EpochResult
 from trialrun.engine.state import TrainState
 from trialrun.engine.step import TrainingStep
-
-# Validation keeps no activations for a backward pass, so twice the batch fits in the same memory.
-_VALID_BATCH_FACTOR = 2
 
 
 def _ignore_step() -> None:
@@ -44,9 +45,11 @@ def fit(
 
     Raises:
         NonFiniteLossError: The training loss became NaN or infinite; its step was not applied.
-        OutOfMemoryError: The batch does not fit; the hint names a size to try.
+        OutOfMemoryError: The batch does not fit; `name_fitting_batch` finds one that does.
         InvalidParameterError: The network cannot train on a batch this small.
     """
+    with translate_torch_errors(config.batch_size):
+        check_batch_fits(state, config)
     while state.epoch < config.epochs:
         with translate_torch_errors(config.batch_size):
             result = _run_epoch(state, config, ranks, on_step)
@@ -135,7 +138,14 @@ def _validate(state: TrainState, config: TrainConfig, ranks: Ranks) -> Evaluatio
     if state.batch_norm_statistics is not None:
         state.batch_norm_statistics.store()
     ranks.broadcast_tensors(state.inference_model().buffers())
-    batch_size = _VALID_BATCH_FACTOR * config.batch_size
+    batch_size = count_valid_images(config, state)
+    result, fitting = find_fitting_result(partial(_evaluate, state, ranks), batch_size)
+    if fitting < batch_size:
+        state.valid_batch_size = fitting
+    return result
+
+
+def _evaluate(state: TrainState, ranks: Ranks, batch_size: int) -> EvaluationResult:
     batches = sequential_batches(state.data.valid, batch_size, ranks)
     return evaluate_network(
         state.eval_module(),

@@ -51,6 +51,7 @@ def capture_values(state: TrainState) -> dict[str, Any]:
         "step": state.step,
         "learning_rate": state.learning_rate,
         "train_seconds": state.train_seconds,
+        "num_parts": state.num_parts,
         "scheduler_step": state.scheduler.last_epoch,
         "group_learning_rates": [group["lr"] for group in state.optimizer.param_groups],
         "grad_scaler": state.grad_scaler.state_dict(),
@@ -82,6 +83,7 @@ def restore_state(
             average.copy_(tensors[f"batch_norm.{index}"])
     state.totals.copy_(tensors[_TOTALS])
     state.epoch, state.step = values["epoch"], values["step"]
+    state.num_parts = values["num_parts"]
     state.learning_rate, state.train_seconds = values["learning_rate"], values["train_seconds"]
     _restore_schedule(state, values)
     state.grad_scaler.load_state_dict(dict(values["grad_scaler"]))

@@ -8,7 +8,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from trialrun.config import TrainConfig
+from trialrun.config import AUTO_TEXT, TrainConfig
 from trialrun.distributed import SINGLE_PROCESS, Ranks
 from trialrun.engine.batch_norm import RunningStatistics
 from trialrun.engine.compute.precision import ComputeConfig
@@ -17,6 +17,9 @@ from trialrun.engine.inputs.data import TrainingData
 from trialrun.engine.inputs.features import use_features
 from trialrun.engine.optim import freeze_backbone, make_optimizer, make_scheduler
 from trialrun.engine.steps import count_steps_per_epoch, count_warm_up_steps
+
+# Validation keeps no activations for a backward pass, so twice the batch fits in the same memory.
+_VALID_BATCH_FACTOR = 2
 
 
 @dataclass(slots=True)
@@ -45,6 +48,8 @@ class TrainState:
     step: int = 0  # completed steps of the next epoch
     learning_rate: float = 0.0  # of the last step
     train_seconds: float = 0.0  # of the epoch's steps before this process
+    num_parts: int = 1  # in which the last batch was computed
+    valid_batch_size: int = 0  # of validation, unless parts of training are smaller
     is_in_step: bool = False  # the tensors belong to no step: an exception interrupted one
 
     def inference_model(self) -> nn.Module:
@@ -101,6 +106,8 @@ def init_train_state(
         batch_norm_statistics=None if freeze else RunningStatistics(network),
         has_frozen_backbone=freeze,
         totals=torch.zeros(2, dtype=compute.accumulator_dtype, device=compute.device),
+        num_parts=1 if config.accumulate_steps == AUTO_TEXT else int(config.accumulate_steps),
+        valid_batch_size=_VALID_BATCH_FACTOR * config.batch_size,
     )
 
 

@@ -4,6 +4,8 @@ On a GPU, a step copies nothing back to the host. Tensor letters: N images in a 
 S the image size.
 """
 
+from functools import partial, reduce
+
 import torch
 from torch import Tensor
 
@@ -13,6 +15,12 @@ from trialrun.engine.compute.device import to_device
 from trialrun.engine.compute.torch_errors import NonFiniteLossError
 from trialrun.engine.inputs.augment import augment_batch
 from trialrun.engine.inputs.batches import Batch
+from trialrun.engine.memory.accumulation import (
+    BatchPart,
+    count_max_parts,
+    retry_in_more_parts,
+    sync_gradients,
+)
 from trialrun.engine.optim import make_loss, make_mixer
 from trialrun.engine.state import TrainState
 
@@ -35,21 +43,43 @@ class TrainingStep:
                 make the host wait: there the device skips the step, and the epoch's loss sum is
                 not finite.
         """
-        compute = self._compute
-        pixels, labels = self._prepare_batch(batch)
-        inputs = self._state.data.preprocessing.normalised(pixels)
-        inputs, targets = self._mixer(inputs, labels) if self._mixer else (inputs, labels)
-        with compute.autocast():
-            logits = self._state.train_module(compute.to_memory_format(inputs))
-        loss = self._loss(logits.float(), targets)
-        loss_scale = self._apply_step(loss, targets)
-        correct = (logits.detach().argmax(dim=1) == labels).sum()
-        num_images = batch.num_images_in_step / self._ranks.world_size
-        loss_sum = loss.detach().to(compute.accumulator_dtype) * loss_scale * num_images
-        return torch.stack([loss_sum, correct.to(compute.accumulator_dtype)])
+        # Ranks may have one image more or less, but all compute the same number of parts.
+        num_images = batch.num_images_in_step // self._ranks.world_size
+        compute = partial(self.compute_gradients, batch, num_images)
+        totals, found_inf = retry_in_more_parts(self._state, self._config, num_images, compute)
+        self._apply_step(found_inf)
+        return totals
 
-    def _prepare_batch(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return augmented pixels and labels on the device."""
+    def compute_gradients(self, batch: Batch, num_images: int) -> tuple[Tensor, Tensor]:
+        """Add up the gradients of the batch's parts, whose number depends on `num_images`.
+
+        Returns:
+            (2,) sum of losses and number correct; and 1 if a rank's loss is not finite, else 0.
+        """
+        state = self._state
+        parts = self.prepare_inputs(batch).split(
+            min(state.num_parts, count_max_parts(num_images, state))
+        )
+        weights = [self._sum_weights(part.targets) for part in parts]
+        step_weight = reduce(torch.add, weights)
+        state.optimizer.zero_grad(set_to_none=True)
+        if state.batch_norm_statistics is not None:
+            state.batch_norm_statistics.drop_parts()
+        sums: list[tuple[Tensor, Tensor, Tensor]] = []
+        for part, weight in zip(parts, weights, strict=True):
+            with sync_gradients(state.train_module, is_last=part is parts[-1]):
+                sums.append(self._add_gradients(part, weight, step_weight))
+            if len(parts) > 1 and state.batch_norm_statistics is not None:
+                state.batch_norm_statistics.add_part(len(part) / len(batch))
+        mean_loss, num_correct, found_inf = (
+            reduce(torch.add, column) for column in zip(*sums, strict=True)
+        )
+        num_images_per_rank = batch.num_images_in_step / self._ranks.world_size
+        totals = torch.stack([mean_loss * num_images_per_rank, num_correct])
+        return totals, found_inf.clamp(max=1)
+
+    def prepare_inputs(self, batch: Batch) -> BatchPart:
+        """Return the whole batch as one part: augmented, normalised and mixed, on the device."""
         data, device = self._state.data, self._compute.device
         pixels = augment_batch(
             to_device(batch.pixels, device),
@@ -60,14 +90,28 @@ class TrainingStep:
             size=data.preprocessing.image_size,
             steps=data.train_steps,
         )
-        return pixels, to_device(batch.labels, device)
+        labels = to_device(batch.labels, device)
+        inputs = data.preprocessing.normalised(pixels)
+        inputs, targets = self._mixer(inputs, labels) if self._mixer else (inputs, labels)
+        return BatchPart(inputs, targets, labels)
 
-    def _apply_step(self, loss: Tensor, targets: Tensor) -> Tensor:
-        """Run backward and the optimizer step; return the loss scale."""
-        state = self._state
-        loss_scale, found_inf = self._compute_loss_scale(loss, targets)
-        state.optimizer.zero_grad(set_to_none=True)
+    def _add_gradients(
+        self, part: BatchPart, weight: Tensor, step_weight: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Run forward and backward; return scaled mean loss, number correct, and `found_inf`."""
+        state, compute = self._state, self._compute
+        with compute.autocast():
+            logits = state.train_module(compute.to_memory_format(part.inputs))
+        loss = self._loss(logits.float(), part.targets)
+        loss_scale, found_inf = self._compute_loss_scale(loss, weight, step_weight)
         state.grad_scaler.scale(loss * loss_scale).backward()
+        correct = (logits.detach().argmax(dim=1) == part.labels).sum()
+        mean_loss = loss.detach().to(compute.accumulator_dtype) * loss_scale
+        return mean_loss, correct.to(compute.accumulator_dtype), found_inf
+
+    def _apply_step(self, found_inf: Tensor) -> None:
+        """Run the optimizer step with the gradients of all parts."""
+        state = self._state
         if self._config.clip_grad_norm is not None:
             state.grad_scaler.unscale_(state.optimizer)
             parameters = state.train_module.parameters()
@@ -82,17 +126,18 @@ class TrainingStep:
             state.batch_norm_statistics.update()
         if state.ema is not None:
             state.ema.update_parameters(state.network)
-        return loss_scale
 
-    def _compute_loss_scale(self, loss: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Return this rank's loss scale, and 1 if the loss of any rank is not finite, else 0.
+    def _compute_loss_scale(
+        self, loss: Tensor, weight: Tensor, step_weight: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return a part's loss scale, and 1 if the loss of any rank is not finite, else 0.
 
-        The loss scale is 1 on a single rank. DDP averages the gradients of all ranks, so each
-        rank's loss is weighted by its share of the images.
+        The loss scale is 1 for the only part of a single rank. DDP averages the gradients of all
+        ranks, so each loss is weighted by its share of the step's images. `weight` is the divisor
+        of the part's mean loss, and `step_weight` that of all parts of this rank.
         """
-        weight = self._sum_weights(targets)
         is_non_finite = (~loss.detach().isfinite()).to(weight.dtype)
-        num_non_finite, total_weight = self._ranks.sum(torch.stack([is_non_finite, weight]))
+        num_non_finite, total_weight = self._ranks.sum(torch.stack([is_non_finite, step_weight]))
         found_inf = num_non_finite.clamp(max=1)
         loss_scale: Tensor = weight * self._ranks.world_size / total_weight
         if self._compute.device.type == "cpu" and bool(found_inf):

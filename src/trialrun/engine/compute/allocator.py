@@ -45,6 +45,26 @@ def release_freed_memory() -> None:
         libc.malloc_trim(0)
 
 
+def count_free_heap_bytes() -> int:
+    """Return the bytes that glibc holds free for this process; 0 if it does not say."""
+    read = getattr(_load_glibc(), "mallinfo2", None)  # glibc 2.33 or later
+    if read is None:
+        return 0
+    read.restype = _HeapFigures
+    return int(read().fordblks)
+
+
+class _HeapFigures(ctypes.Structure):
+    """`struct mallinfo2` of malloc.h."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in (
+            "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()
+        )
+    )
+
+
 def _load_glibc() -> ctypes.CDLL | None:
     if platform.libc_ver()[0] != "glibc":
         return None

@@ -19,6 +19,7 @@ from trialrun.engine.compute.precision import ComputeConfig
 from trialrun.engine.evaluate import compute_logits
 from trialrun.engine.inputs.batches import ImageDataset, sequential_batches
 from trialrun.engine.inputs.data import InputTransform, TrainingData
+from trialrun.engine.memory.release import find_fitting_result
 
 _MAX_TABLE_BYTES = 2 << 30
 
@@ -97,10 +98,15 @@ def _build_table(
     compute: ComputeConfig,
 ) -> _FeatureTable:
     network.eval()
-    with _capture_inputs(head) as captured, torch.inference_mode():
-        for batch in sequential_batches(images, 2 * config.batch_size):
-            compute_logits(network, batch.pixels, preprocessing, compute)
-    return _FeatureTable(torch.cat([features.float() for features in captured]))
+
+    def compute_features(batch_size: int) -> Tensor:
+        with _capture_inputs(head) as captured, torch.inference_mode():
+            for batch in sequential_batches(images, batch_size):
+                compute_logits(network, batch.pixels, preprocessing, compute)
+        return torch.cat([features.float() for features in captured])
+
+    values, _ = find_fitting_result(compute_features, 2 * config.batch_size)
+    return _FeatureTable(values)
 
 
 @contextmanager

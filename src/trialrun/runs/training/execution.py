@@ -13,12 +13,13 @@ from trialrun.engine import early_stopping
 from trialrun.engine.compute.precision import ComputeConfig
 from trialrun.engine.compute.torch_errors import NonFiniteLossError
 from trialrun.engine.early_stopping import EarlyStopping, EpochStatus, PrunedError
+from trialrun.engine.memory.batch_trial import name_fitting_batch
 from trialrun.errors import RunInterruptedError, TrialrunError
 from trialrun.models import directory, weights
 from trialrun.models.directory import ModelDescription
 from trialrun.registry import LoggedModel
 from trialrun.runs.callbacks import RunCallback
-from trialrun.runs.signals import finish_step_on_signal
+from trialrun.runs.signals import StopRequest, finish_step_on_signal
 from trialrun.runs.training.data import PreparedData
 from trialrun.runs.training.logging import (
     SUMMARY_STEP,
@@ -32,6 +33,7 @@ from trialrun.runs.training.logging import (
 )
 from trialrun.runs.training.model_card import format_model_card
 from trialrun.runs.training.model_upload import MODEL_RECORD, ModelRecord
+from trialrun.runs.training.parts_report import PartsReport
 from trialrun.runs.training.plan import TrainPlan
 from trialrun.runs.training.result import TrainResult
 from trialrun.runs.training.resumption.artifacts import CheckpointUploader
@@ -92,6 +94,7 @@ class TrainingRun:
     callback: RunCallback
     folder: RunFolder
     keeps_model: Callable[[TrainResult], bool] = _keep_always
+    is_trial: bool = False  # of a search
     checkpoints: RunCheckpoints | None = None  # None until the network is built
 
     @property
@@ -139,16 +142,27 @@ class TrainingRun:
             checkpoints.upload_to(CheckpointUploader(self.run.client, self.run.run_id))
         if checkpoint is not None:
             self._report_resumption(session)
-        forecast = DurationForecast(session, self.callback)
         with finish_step_on_signal() as request:
-            monitor = StepMonitor(request, checkpoints, forecast)
-            for status in session.epochs(monitor.on_step, checkpoints.progress.stopping):
+            monitor = self._make_monitor(request, checkpoints)
+            statuses = session.epochs(monitor.on_step, checkpoints.progress.stopping)
+            if not self.is_trial:  # a search proposes smaller batches itself
+                statuses = name_fitting_batch(statuses, session.state, self.plan.config, self.ranks)
+            for status in statuses:
                 self._log_epoch(status, session)
                 checkpoints.save(in_epoch=False)
                 self.callback.on_epoch_end(status, self.plan.config.epochs)
         checkpoints.wait()
         self.run.log_metrics(checkpoints.measure_cost(), SUMMARY_STEP)
         return session.description
+
+    def _make_monitor(self, request: StopRequest, checkpoints: RunCheckpoints) -> StepMonitor:
+        session, note = checkpoints.session, self.callback.on_note
+        return StepMonitor(
+            request,
+            checkpoints,
+            DurationForecast(session, self.callback),
+            PartsReport(session, self.run, checkpoints.progress.events, note),
+        )
 
     def _check_identity(self, checkpoint: Checkpoint | None) -> dict[str, Any]:
         """Return what identifies settings and data, after comparing it with a checkpoint's."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from trialrun.cache.location import cache_limit_bytes
-from trialrun.config import NONE_TEXT, TrainConfig, build_config
+from trialrun.config import AUTO_TEXT, NONE_TEXT, TrainConfig, build_config
 from trialrun.distributed import read_ranks
 from trialrun.engine.steps import count_warm_up_steps
 from trialrun.errors import (
@@ -73,6 +73,7 @@ def plan_training(values: Mapping[str, Any]) -> TrainPlan:
         *check_same_classes(train, valid),
         *_check_batch_size(config, train),
         *_check_warm_up(config, train),
+        *_check_parts(config),
     ]:
         raise merge_errors(problems)
     return TrainPlan(config, train, valid, transforms, local_paths)
@@ -194,6 +195,19 @@ def _check_batch_size(config: TrainConfig, train: ImageSet) -> list[TrialrunErro
         InvalidParameterError(
             f"batch_size={config.batch_size} is larger than the training set ({len(train)} images)",
             f"Set batch_size to {len(train)} or less.",
+        )
+    ]
+
+
+def _check_parts(config: TrainConfig) -> list[TrialrunError]:
+    """Refuse `auto` for several ranks: the others would wait for one that runs out of memory."""
+    num_ranks = read_ranks(os.environ).world_size
+    if num_ranks == 1 or config.accumulate_steps != AUTO_TEXT:
+        return []
+    return [
+        InvalidParameterError(
+            f"accumulate_steps={AUTO_TEXT} works in a single process, not with {num_ranks} ranks",
+            "Set a number, such as accumulate_steps=2.",
         )
     ]
 

@@ -119,6 +119,7 @@ def _train_nested(
             callback,
             journal.folder,
             nested.keeps_model,
+            is_trial=True,
         )
         result = training.train(resumed.checkpoint if resumed else None)
     _clean_up(journal.folder, run)

@@ -12,7 +12,7 @@ from torch import nn
 from trialrun.distributed import Ranks, read_ranks
 from trialrun.engine.compute.allocator import keep_freed_memory
 from trialrun.engine.compute.precision import ComputeConfig, resolve_compute
-from trialrun.engine.compute.torch_errors import translate_torch_errors
+from trialrun.engine.compute.torch_errors import translate_network_errors
 from trialrun.engine.early_stopping import EarlyStopping, EpochStatus, stop_early
 from trialrun.engine.fit import fit
 from trialrun.engine.inputs.data import TrainingData
@@ -96,7 +96,7 @@ def start_session(
         InvalidModelDirectoryError: The model or its weights cannot be used.
         InvalidParameterError: The image size does not fit the network.
         InvalidDatasetError: This rank's images differ from rank 0's.
-        OutOfMemoryError: Network and batch do not fit in memory.
+        OutOfMemoryError: The network does not fit in memory.
     """
     config, size = plan.config, data.preprocessing.image_size
     assert size is not None, "training images have one size"
@@ -111,7 +111,7 @@ def start_session(
         data.preprocessing,
         data.train_transforms,
     )
-    with translate_torch_errors(config.batch_size):
+    with translate_network_errors(compute.device):
         state = init_train_state(network, find_head_prefix(network), task, config, compute, ranks)
     description = replace(description, classes=plan.classes, preprocessing=data.preprocessing)
     return TrainingSession(plan, description, state, ranks, params)

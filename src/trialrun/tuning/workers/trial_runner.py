@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from trialrun.engine.early_stopping import PRUNED, EpochStatus, PrunedError
 from trialrun.engine.inputs.seeds import derive_seed
+from trialrun.engine.memory.release import release_memory
 from trialrun.errors import (
     DataError,
     InvalidDatasetError,
@@ -88,8 +89,8 @@ class TrialRunner:
             RunInterruptedError: A signal was received; the trial is requeued.
         """
         if not self._train_and_report(queue, claim):
-            # After the except block: until then the traceback's frames hold the tensors.
-            _free_memory()
+            # After the except block, which refers to the error.
+            release_memory()
 
     def _train_and_report(self, queue: TrialQueue, claim: ClaimedTrial) -> bool:
         """Train a trial and report its outcome; return False if it ran out of memory."""
@@ -154,20 +155,6 @@ def _select_objectives(result: TrainResult, plan: SearchPlan) -> list[float]:
         if not math.isfinite(value):
             raise ValueError(f"{objective.metric} is {value}")
     return values
-
-
-def _free_memory() -> None:
-    """Release the memory of a failed trial, on the CPU and on CUDA."""
-    import gc
-
-    import torch
-
-    from trialrun.engine.compute.allocator import release_freed_memory
-
-    gc.collect()
-    release_freed_memory()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def _name_trial(claim: ClaimedTrial) -> str:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from trialrun.runs.signals import StopRequest
+from trialrun.runs.training.parts_report import PartsReport
 from trialrun.runs.training.resumption.checkpoints import RunCheckpoints
 from trialrun.runs.training.session import DurationForecast
 
@@ -15,12 +16,13 @@ _CUDA_STEPS = 16
 class StepMonitor:
     """Takes the checkpoints that are due, and stops after the step in which a signal arrived.
 
-    A signal at any rank stops all of them. Only rank 0 forecasts.
+    A signal at any rank stops all of them. Only rank 0 forecasts, and reports the parts of batches.
     """
 
     request: StopRequest
     checkpoints: RunCheckpoints
     forecast: DurationForecast | None = None
+    parts: PartsReport | None = None
     _num_steps: int = field(default=0, init=False)
 
     def on_step(self) -> None:
@@ -33,6 +35,8 @@ class StepMonitor:
         self._num_steps += 1
         if self.forecast is not None:
             self.forecast.on_step()
+        if self.parts is not None:
+            self.parts.on_step()
         session = self.checkpoints.session
         on_cuda = session.state.compute.device.type == "cuda"
         if session.ranks.world_size == 1:

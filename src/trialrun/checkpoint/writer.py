@@ -5,12 +5,15 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from trialrun.checkpoint.store import CheckpointStore, Parts
+
+_NO_BUFFERS: Mapping[str, Tensor] = MappingProxyType({})
 
 
 def _ignore_path(_path: Path) -> None:
@@ -47,7 +50,7 @@ class CheckpointWriter:
         self._finish_pending()
         for name, tensors in parts.items():
             if name not in versions or versions[name] != self._versions.get(name):
-                self._buffers[name] = _copy_tensors(tensors, self._buffers.get(name, {}))
+                self._buffers[name] = copy_tensors(tensors, self._buffers.get(name, {}))
         self._versions = dict(versions)
         copies = {name: self._buffers[name] for name in parts}
         self._pending = self._executor.submit(self._write, copies, dict(values), dict(versions))
@@ -84,8 +87,8 @@ class CheckpointWriter:
         return path
 
 
-def _copy_tensors(
-    tensors: Mapping[str, Tensor], buffers: Mapping[str, Tensor]
+def copy_tensors(
+    tensors: Mapping[str, Tensor], buffers: Mapping[str, Tensor] = _NO_BUFFERS
 ) -> dict[str, Tensor]:
     """Copy tensors into contiguous CPU memory, that of `buffers` where it fits."""
     copies = {}

@@ -50,6 +50,7 @@ class TrainState:
     train_seconds: float = 0.0  # of the epoch's steps before this process
     num_parts: int = 1  # in which the last batch was computed
     valid_batch_size: int = 0  # of validation, unless parts of training are smaller
+    checks_each_step: bool = False  # for losses that are not finite, also where it is slow
     is_in_step: bool = False  # the tensors belong to no step: an exception interrupted one
 
     def inference_model(self) -> nn.Module:

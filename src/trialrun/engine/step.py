@@ -22,6 +22,7 @@ from trialrun.engine.memory.accumulation import (
     sync_gradients,
 )
 from trialrun.engine.optim import make_loss, make_mixer
+from trialrun.engine.snapshot import capture_generators, restore_generators
 from trialrun.engine.state import TrainState
 
 
@@ -39,14 +40,20 @@ class TrainingStep:
         """Train on this rank's share of a step; return (2,): sum of losses, number correct.
 
         Raises:
-            NonFiniteLossError: On a CPU, before the step is applied. On other devices a check would
-                make the host wait: there the device skips the step, and the epoch's loss sum is
-                not finite.
+            NonFiniteLossError: On a CPU, before the step is applied; torch's generators are then
+                those before the step. On other devices a check would make the host wait: there the
+                device skips the step, and the epoch's loss sum is not finite.
         """
         # Ranks may have one image more or less, but all compute the same number of parts.
         num_images = batch.num_images_in_step // self._ranks.world_size
         compute = partial(self.compute_gradients, batch, num_images)
-        totals, found_inf = retry_in_more_parts(self._state, self._config, num_images, compute)
+        generators = capture_generators(self._compute.device)
+        try:
+            totals, found_inf = retry_in_more_parts(self._state, self._config, num_images, compute)
+        except NonFiniteLossError as error:
+            error.positions = batch.positions
+            restore_generators(generators, self._compute.device)
+            raise
         self._apply_step(found_inf)
         return totals
 
@@ -140,7 +147,8 @@ class TrainingStep:
         num_non_finite, total_weight = self._ranks.sum(torch.stack([is_non_finite, step_weight]))
         found_inf = num_non_finite.clamp(max=1)
         loss_scale: Tensor = weight * self._ranks.world_size / total_weight
-        if self._compute.device.type == "cpu" and bool(found_inf):
+        checks = self._compute.device.type == "cpu" or self._state.checks_each_step
+        if checks and bool(found_inf):
             where = "" if bool(is_non_finite) else " on another rank"
             raise NonFiniteLossError(
                 f"the training loss became NaN or infinite{where} in epoch {self._epoch}"

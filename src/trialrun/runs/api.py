@@ -14,6 +14,7 @@ from trialrun.runs.training.plan import plan_training
 
 if TYPE_CHECKING:
     from trialrun.runs.callbacks import RunCallback
+    from trialrun.runs.recovery.replay import ReplayedStep
     from trialrun.runs.training.result import TrainResult
 
 
@@ -59,6 +60,24 @@ def resume_training(
         from trialrun.runs.recovery.resume import resume_run
 
         return resume_run(run_id, config, open_callback)
+
+
+def replay_training(
+    run_id: str | None,
+    settings: Mapping[str, Any],
+    open_callback: "Callable[[], AbstractContextManager[RunCallback]]",
+) -> "ReplayedStep":
+    """Repeat the step at which the loss of a run was not finite; None is the newest such run.
+
+    Raises:
+        TrialrunError: The step cannot be repeated (see `runs.recovery.replay`).
+    """
+    config = build_config(ResumeConfig, settings)
+    with interrupt_on_signals():
+        from trialrun.runs.recovery.replay import replay_run
+
+        with open_callback() as callback:
+            return replay_run(run_id, config, callback)
 
 
 @contextmanager

@@ -3,7 +3,9 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from trialrun.engine.memory.available import read_available_memory
 from trialrun.errors import InvalidParameterError, OutOfMemoryError, TrialrunError
@@ -16,10 +18,17 @@ _MAX_SCRATCH_BYTES = 2_000_000_000
 
 
 class NonFiniteLossError(TrialrunError):
-    """The training loss became NaN or infinite; the step was not applied, training stops."""
+    """The training loss became NaN or infinite; the step was not applied, training stops.
 
-    def __init__(self, message: str, hint: str = "") -> None:
+    `positions`, (N,), are the images of the step in the training set; None if the step is not
+    known.
+    """
+
+    def __init__(
+        self, message: str, hint: str = "", *, positions: NDArray[np.int64] | None = None
+    ) -> None:
         super().__init__(message, hint or "Lower learning_rate, or set warmup_steps.")
+        self.positions = positions
 
 
 @contextmanager

@@ -61,8 +61,8 @@ def resume_run(
         if original.status == _FINISHED:
             callback.on_note(f"run {original.run_id} has finished: there is nothing to resume")
             return read_result(client, original)
-        folder = _find_folder(client, original, config) or _create_folder(client, original, config)
-        plan = _plan(client, original, folder, config)
+        folder = find_folder(client, original, config) or _create_folder(client, original, config)
+        plan = plan_resumed(client, original, folder, config)
         known_metrics = read_logged_epochs(client, original.run_id)
         return _continue(original.run_id, folder, plan, known_metrics, callback)
 
@@ -118,7 +118,7 @@ def _read_checkpoint(folder: RunFolder, callback: RunCallback) -> Checkpoint | N
     return checkpoint
 
 
-def _find_folder(
+def find_folder(
     client: "MlflowClient", original: RecordedRun, config: ResumeConfig
 ) -> RunFolder | None:
     """Return the run's folder on this machine; None if there is none."""
@@ -150,7 +150,7 @@ def _create_folder(
     return folder
 
 
-def _plan(
+def plan_resumed(
     client: "MlflowClient", original: RecordedRun, folder: RunFolder, config: ResumeConfig
 ) -> TrainPlan:
     """Plan with the run's own settings and precision.

@@ -117,7 +117,8 @@ class TrainingRun:
             result = self._build_result("FINISHED", early_stopping.PRUNED)
             self._log_stop(result)
             return result
-        except NonFiniteLossError:
+        except NonFiniteLossError as error:
+            self._save_non_finite(error)
             self._log_abort("FAILED", early_stopping.NON_FINITE_LOSS)
             raise
         finally:
@@ -200,6 +201,16 @@ class TrainingRun:
         if self.checkpoints is not None:
             with suppress(TrialrunError):
                 self.checkpoints.save_interrupted()
+
+    def _save_non_finite(self, error: NonFiniteLossError) -> None:
+        """Save the state before the step, for a replay; a search would fill the disk with them."""
+        if self.checkpoints is None or error.positions is None or self.is_trial:
+            return
+        with suppress(TrialrunError):
+            self.checkpoints.save_non_finite(error.positions)
+            error.hint += (
+                f" `trialrun resume {self.run.run_id} --replay` shows the layer and the images."
+            )
 
     def _log_abort(self, status: str, stop_reason: str) -> None:
         """Log why training was aborted; ignore tracking errors, which would hide the cause."""

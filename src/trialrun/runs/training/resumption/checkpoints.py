@@ -5,11 +5,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from trialrun.checkpoint.run_folder import RunFolder
 from trialrun.checkpoint.store import Checkpoint, CheckpointStore
-from trialrun.checkpoint.writer import CheckpointWriter
+from trialrun.checkpoint.writer import CheckpointWriter, copy_tensors
 from trialrun.engine.snapshot import (
     capture_generators,
     capture_tensors,
@@ -24,6 +27,7 @@ from trialrun.runs.training.resumption.progress import RunProgress
 from trialrun.runs.training.session import TrainingSession
 
 _STATE, _BEST, _RANKS = "state", "best", "ranks"
+_BATCH, _POSITIONS = "batch", "positions"  # of the step whose loss is not finite
 
 
 @dataclass(slots=True)
@@ -102,27 +106,38 @@ class RunCheckpoints:
         self._last_seconds, self._saved_position = time.monotonic(), (state.epoch, state.step)
         if self.writer is None:
             return
-        progress, best = self.progress, self.progress.best
+        best = self.progress.best
         parts = {_STATE: capture_tensors(state), _RANKS: generators}
         versions = {_RANKS: 0} if not generators else {}
         if best is not None:
             parts[_BEST] = best.list_tensors()
             versions[_BEST] = best.status.best_epoch
-        values = progress.to_json()
-        values["stopping"]["seconds"] = self.training_seconds
-        self.writer.submit(
-            parts,
-            {
-                "state": capture_values(state),
-                "progress": values,
-                "identity": dict(self.identity),
-                "world_size": ranks.world_size,
-                "precision": state.compute.precision,
-                "run_id": self.folder.run_id if self.folder else None,
-                "settings": self.folder.read_settings() if self.folder else {},
-            },
-            versions,
-        )
+        self.writer.submit(parts, self._collect_values(), versions)
+
+    def _collect_values(self) -> dict[str, Any]:
+        state, progress = self.session.state, self.progress.to_json()
+        progress["stopping"]["seconds"] = self.training_seconds
+        return {
+            "state": capture_values(state),
+            "progress": progress,
+            "identity": dict(self.identity),
+            "world_size": self.session.ranks.world_size,
+            "precision": state.compute.precision,
+        }
+
+    def save_non_finite(self, positions: NDArray[np.int64]) -> None:
+        """Save the state before a step whose loss is not finite, for `trialrun resume --replay`.
+
+        `positions`, (N,), are the images of the step in the training set.
+
+        Raises:
+            StorageError: The folder cannot be written.
+        """
+        if self.folder is None or self.session.ranks.world_size > 1:
+            return
+        tensors = copy_tensors(capture_tensors(self.session.state))
+        parts = {_STATE: tensors, _BATCH: {_POSITIONS: torch.from_numpy(positions)}}
+        CheckpointStore(self.folder.non_finite).write(parts, self._collect_values(), {})
 
     def save_interrupted(self) -> None:
         """Save the state at which training was interrupted, if it is between two steps.
@@ -188,6 +203,12 @@ def restore_session(session: TrainingSession, checkpoint: Checkpoint) -> None:
     restore_state(session.state, tensors, values["state"])
     own = _select_generators(checkpoint.parts.get(_RANKS, {}), ranks.rank)
     restore_generators(own or tensors, session.state.compute.device)
+
+
+def read_positions(checkpoint: Checkpoint) -> NDArray[np.int64] | None:
+    """Return the images of the step that `save_non_finite` saved; None for other checkpoints."""
+    batch = checkpoint.parts.get(_BATCH)
+    return None if batch is None else batch[_POSITIONS].numpy()
 
 
 def _select_generators(tensors: Mapping[str, Tensor], rank: int) -> dict[str, Tensor]:

@@ -142,7 +142,7 @@ class Journal:
     @property
     def num_pending(self) -> int:
         """The number of records that were neither acknowledged nor refused."""
-        return len(self._unsent) - len(self._refused)
+        return len(self._unsent.keys() - self._refused)
 
     @property
     def num_unsent(self) -> int:

@@ -88,12 +88,11 @@ def register_best(client: "MlflowClient", *, name: str, model_uri: str | None, r
 def _find_model_uri(client: "MlflowClient", run_id: str) -> str:
     with translate_tracking_errors("the model of the best trial cannot be found"):
         experiment_id = client.get_run(run_id).info.experiment_id
-        models = client.search_logged_models(
-            [experiment_id], f"source_run_id = '{run_id}' and status = 'READY'"
-        )
-    if not models:
+        models = client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'")
+    ready = [model.model_id for model in models if str(model.status) == "READY"]
+    if not ready:
         raise TrackingError(
             f"the model of the best trial, run {run_id}, is not in the tracking store yet",
             "Run `trialrun sync`, then start the same search again.",
         )
-    return LoggedModel(models[0].model_id).uri
+    return LoggedModel(ready[0]).uri

@@ -10,7 +10,7 @@
     ├── TrackingError                5   an error of the tracking store or the model registry
     │   └── PromotionRefusedError        a promotion gate failed
     ├── StorageError                 6   disk full, folder not writable, file damaged
-    ├── OutOfMemoryError             7   the hint names a batch size to try
+    ├── OutOfMemoryError             7   the hint names a batch size that fits
     └── NotReproducedError           8   `reproduce` came to another result
 
 A signal is not an error: `RunInterruptedError` exits with 75 (EX_TEMPFAIL of sysexits.h).
@@ -80,7 +80,7 @@ class StorageError(TrialrunError):
 
 
 class OutOfMemoryError(TrialrunError):
-    """The batch does not fit in memory; the hint names a batch size to try."""
+    """The batch does not fit in memory; the hint of a training names a size that was tried."""
 
     exit_code = 7
 

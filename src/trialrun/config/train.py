@@ -183,7 +183,7 @@ class TrainConfig:
         1,
         "Number of parts in which a batch is computed, whose gradients are added up (gradient "
         "accumulation); more parts need less memory. auto computes whole batches, and more parts "
-        "only if they do not fit.",
+        "only if they do not fit. Batch norm sees one part at a time.",
         low=1,
         auto=True,
         searchable=False,

@@ -28,8 +28,8 @@ def connect_client() -> "MlflowClient":
         uris = resolve_uris()
         for uri in uris:
             prepare_store(uri)
-        client = mlflow.MlflowClient()
         try:
+            client = mlflow.MlflowClient()
             client.search_experiments(max_results=1)
         except MlflowException:
             for uri in uris:

@@ -83,8 +83,8 @@ def _parse_version(response: "Response") -> "Version | None":
     if response.status_code != 200:
         return None
     try:
-        return Version(response.text.strip())
-    except InvalidVersion:  # a page of another program
+        return Version(response.content.decode("ascii").strip())  # `text` guesses the encoding
+    except (InvalidVersion, UnicodeDecodeError):  # a page of another program
         return None
 
 

@@ -17,6 +17,7 @@ from tests.system.test_full_disk import Disk, disk  # noqa: F401 - a fixture
 from tests.tracking.test_conflicts import run_together
 from trialrun.errors import TrackingError
 from trialrun.mlflow_client import connect_client, sqlite, translate_tracking_errors
+from trialrun.mlflow_client.schema import is_ready
 from trialrun.mlflow_client.sqlite import connect_file, find_file_system
 
 _SCHEMA = "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY type, name"
@@ -92,7 +93,7 @@ def test_store_that_mlflow_still_creates_is_waited_for(path: Path) -> None:
             assert plain.poll() is None
             time.sleep(0.01)
         connect_client()
-        assert plain.communicate(timeout=60) == (b"1\n", None)
+        assert plain.communicate(timeout=60)[0] == b"1\n"
     finally:
         plain.kill()
         plain.wait()
@@ -128,7 +129,7 @@ def test_store_is_usable_after_its_creator_was_killed(path: Path) -> None:
         assert killed.returncode == -signal.SIGKILL
         if path.exists() and path.stat().st_size:
             with closing(connect_file(path)) as database:
-                assert sqlite.is_ready(sqlite.read_schema(database))
+                assert is_ready(sqlite.read_schema(database))
     connect_client()
     check_usable(path)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import mlflow
 
-from tests.system.test_tracking_server import find_free_port, wait_until_healthy
+from tests.servers import find_free_port, wait_until_healthy
 
 # Tags and metrics that differ between two equal runs.
 _OWN_TAGS = (

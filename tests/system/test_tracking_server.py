@@ -2,16 +2,9 @@
 
 import json
 import os
-import socket
-import ssl
 import subprocess
 import sys
-import threading
-import time
-import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +13,7 @@ import pytest
 
 import trialrun
 from tests.conftest import write_classes
+from tests.servers import find_free_port, run_mlflow_server, start_server
 from tests.tracking.test_conflicts import check_datasets
 from trialrun.cli import run_cli as command
 from trialrun.errors import TrackingError
@@ -30,46 +24,11 @@ SECRET = "s3cret"
 TINY: dict[str, Any] = {"model": "shufflenet_v2_x0_5", "batch_size": 8, "epochs": 1}
 
 
-def find_free_port() -> int:
-    """Return an unused port on loopback."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Start an MLflow server that stores artifacts; return its address."""
-    folder, port = tmp_path_factory.mktemp("server"), find_free_port()
-    arguments = ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}", "--workers", "1"]
-    arguments += ["--artifacts-destination", str(folder / "artifacts"), "--port", str(port)]
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", "server", *arguments],
-            env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-            stdout=log,
-            stderr=log,
-        )
-        try:
-            wait_until_healthy(f"http://127.0.0.1:{port}/health", process)
-            yield f"127.0.0.1:{port}"
-        finally:
-            process.terminate()
-            process.wait(30)
-
-
-def wait_until_healthy(address: str, process: "subprocess.Popen[bytes]") -> None:
-    """Wait until the server answers."""
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        assert process.poll() is None
-        try:
-            urllib.request.urlopen(address, timeout=5).close()
-        except OSError:
-            time.sleep(0.2)
-        else:
-            return
-    raise AssertionError(f"{address} does not answer")
+    with run_mlflow_server(tmp_path_factory.mktemp("server")) as address:
+        yield address
 
 
 @pytest.fixture
@@ -155,39 +114,6 @@ def test_a_model_on_this_machine_is_not_copied(store: str, colors: Path) -> None
     assert Path(store.removeprefix("sqlite:///")).parent in folder.parents
 
 
-class _Handler(BaseHTTPRequestHandler):
-    """Answers every request with one status code."""
-
-    def do_GET(self) -> None:
-        """Answer the request."""
-        code = self.server.code  # type: ignore[attr-defined]
-        self.send_response(code)
-        self.end_headers()
-        self.wfile.write(b"{}" if code == 200 else b"You are not authenticated.")
-
-    do_POST = do_GET  # noqa: N815 - the base class's word
-
-    def log_message(self, *_arguments: object) -> None:
-        """Do nothing."""
-
-
-@contextmanager
-def start_server(code: int, certificate: Path | None = None) -> Iterator[int]:
-    """Run a server that always answers `code`, with TLS if given a certificate; yield its port."""
-    listening = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-    listening.code = code  # type: ignore[attr-defined]
-    if certificate is not None:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(certificate)
-        listening.socket = context.wrap_socket(listening.socket, server_side=True)
-    threading.Thread(target=listening.serve_forever, daemon=True).start()
-    try:
-        yield int(listening.server_address[1])
-    finally:
-        listening.shutdown()
-        listening.server_close()
-
-
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
     """Create a self-signed certificate for 127.0.0.1, with its key."""
@@ -217,7 +143,7 @@ def test_tls_settings_of_mlflow_are_used(
     certificate: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     """A server with a self-signed certificate is reached with MLflow's variables."""
-    with start_server(200, certificate) as port:
+    with start_server(200, certificate=certificate) as port:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"https://127.0.0.1:{port}")
         with pytest.raises(TrackingError, match="CERTIFICATE_VERIFY_FAILED"):
             connect_client()

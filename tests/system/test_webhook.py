@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import requests
 
-from tests.system.test_tracking_server import find_free_port, wait_until_healthy
+from tests.servers import find_free_port, wait_until_healthy
 from trialrun.registry.history import format_now
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -1,6 +1,6 @@
 """A program that starts many processes, which make the same first write at the same moment.
 
-    python -m tests.tracking.together datasets|versions|experiments URI NUM_PROCESSES
+    python -m tests.tracking.together datasets|versions|experiments|stores URI NUM_PROCESSES
 
 The processes are forked after the imports and print nothing; the exit code is the number of those
 that failed.
@@ -51,12 +51,23 @@ def create_experiment(client: mlflow.MlflowClient, wait: Callable[[], Any]) -> N
     find_experiment_id(client, EXPERIMENT)
 
 
-ACTIONS = {"datasets": log_dataset, "versions": register, "experiments": create_experiment}
+def open_store(client: mlflow.MlflowClient, wait: Callable[[], Any]) -> None:
+    """Do nothing more: the processes connect at the same moment."""
+
+
+ACTIONS = {
+    "stores": open_store,
+    "datasets": log_dataset,
+    "versions": register,
+    "experiments": create_experiment,
+}
 
 
 def run_action(name: str, uri: str, barrier: Any) -> None:
     """Run an action in this process."""
     mlflow.set_tracking_uri(uri)
+    if name == "stores":
+        barrier.wait(120)
     ACTIONS[name](connect_client(), lambda: barrier.wait(120))
 
 

@@ -1,24 +1,23 @@
-"""The MLflow client: connection, downloads, experiments, translated errors and retries.
+"""The MLflow client: connection, stores, downloads, experiments, translated errors and retries.
 
 The functions import MLflow themselves, because the import takes over a second.
 """
 
-from trialrun.mlflow_client.client import (
-    URI_SCHEMES,
-    connect_client,
-    describe_experiment,
-    download_artifact,
-    find_experiment_id,
-    restore_mlflow_settings,
-)
+from trialrun.mlflow_client.client import connect_client
 from trialrun.mlflow_client.conflicts import retry_conflicts
+from trialrun.mlflow_client.downloads import URI_SCHEMES, download_artifact
 from trialrun.mlflow_client.errors import redact_credentials, translate_tracking_errors
+from trialrun.mlflow_client.experiments import describe_experiment, find_experiment_id
 from trialrun.mlflow_client.outages import is_answering, is_outage
+from trialrun.mlflow_client.settings import restore_mlflow_settings
+from trialrun.mlflow_client.stores import StoreState, describe_store
 
 __all__ = [
     "URI_SCHEMES",
+    "StoreState",
     "connect_client",
     "describe_experiment",
+    "describe_store",
     "download_artifact",
     "find_experiment_id",
     "is_answering",

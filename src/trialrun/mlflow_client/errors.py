@@ -29,6 +29,26 @@ _REMEDIES = (
         "Another process has locked the database: stop it, or use an MLflow server.",
     ),
     (
+        r"CERTIFICATE_VERIFY_FAILED",
+        "Set MLFLOW_TRACKING_SERVER_CERT_PATH to the certificate of the server's authority.",
+    ),
+    (
+        r"file is not a database|database disk image is malformed",
+        "Set MLFLOW_TRACKING_URI to another file, or restore this one from a backup.",
+    ),
+    (
+        r"read-only transaction",
+        "The database is read-only: use its primary server, and a user who may write.",
+    ),
+    (
+        r'database "[^"]*" does not exist',
+        "Create the database, or correct its name in MLFLOW_TRACKING_URI.",
+    ),
+    (
+        r"password authentication failed|no password supplied|role \"[^\"]*\" does not exist",
+        "Correct the user and the password in MLFLOW_TRACKING_URI.",
+    ),
+    (
         r"out-of-date database schema",
         "Upgrade the database: `mlflow db upgrade URI`.",
     ),
@@ -58,7 +78,11 @@ _REMEDIES = (
     ),
     (
         r"error code 401\b|UNAUTHENTICATED|not authenticated",
-        "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD.",
+        "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN.",
+    ),
+    (
+        r"error code 403\b|PERMISSION_DENIED",
+        "Use a user with this right, or ask the server's administrator.",
     ),
 )
 

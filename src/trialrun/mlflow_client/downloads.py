@@ -1,0 +1,75 @@
+"""Downloads of models and artifacts."""
+
+import atexit
+import shutil
+import tempfile
+from pathlib import Path
+
+from trialrun.errors import TrackingError, summarize_error
+from trialrun.files import translate_storage_errors
+from trialrun.mlflow_client.errors import redact_credentials, suggest_package, suggest_remedy
+
+# URIs that MLflow downloads; anything else is a path.
+URI_SCHEMES = (
+    "runs:/",
+    "models:/",
+    "mlflow-artifacts:/",
+    "dbfs:/",
+    "file:",
+    "ftp://",
+    "gs://",
+    "hdfs://",
+    "http://",
+    "https://",
+    "s3://",
+    "sftp://",
+    "wasbs://",
+    "abfss://",
+)
+
+_MODELS = "models:/"
+
+
+def download_artifact(uri: str) -> Path:
+    """Download `uri` and return the local path; the copy is deleted when the process ends.
+
+    A model with local files is not copied.
+
+    Raises:
+        TrackingError: MLflow cannot download `uri`.
+        StorageError: The temporary folder cannot be created.
+    """
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    try:
+        if _is_local(uri):
+            return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
+        folder = _create_exit_folder()
+        return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder)))
+    except ImportError as error:
+        raise _download_error(uri, error, suggest_package(error)) from error
+    except (MlflowException, OSError) as error:
+        hint = suggest_remedy(str(error), "Check the URI and MLFLOW_TRACKING_URI.")
+        raise _download_error(uri, error, hint) from error
+
+
+def _download_error(uri: str, error: Exception, hint: str) -> TrackingError:
+    message = f"{uri} cannot be downloaded: {summarize_error(error)}"
+    return TrackingError(redact_credentials(message), hint)
+
+
+def _is_local(uri: str) -> bool:
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+    from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
+
+    if not uri.startswith(_MODELS):
+        return False
+    return isinstance(getattr(get_artifact_repository(uri), "repo", None), LocalArtifactRepository)
+
+
+def _create_exit_folder() -> Path:
+    with translate_storage_errors(Path("a temporary folder")):
+        folder = Path(tempfile.mkdtemp(prefix="trialrun-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder

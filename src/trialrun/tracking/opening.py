@@ -90,6 +90,8 @@ def open_journal(
             facts = _open_online(replayer, options.folder, new, run_id)
     except BaseException:
         journal.close()
+        if run_id is None and not journal.num_records:  # there is no run that the folder is of
+            options.folder.delete()
         raise
     writer = JournalWriter(
         journal,

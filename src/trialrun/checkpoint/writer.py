@@ -25,7 +25,8 @@ class CheckpointWriter:
     """Copies tensors in the caller's thread, and writes the copies in a thread of its own.
 
     Training may change the tensors as soon as `submit` returns. `waited_seconds` is the time that
-    the caller spent in `submit` and `wait`, `written_seconds` that of the writing thread.
+    the caller spent in `submit` and `wait`, `written_seconds` that of the writing thread, and
+    `processor_seconds` the thread's time on a processor.
     """
 
     store: CheckpointStore
@@ -33,6 +34,7 @@ class CheckpointWriter:
     num_written: int = 0
     waited_seconds: float = 0.0
     written_seconds: float = 0.0
+    processor_seconds: float = 0.0
     _buffers: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     _versions: dict[str, int] = field(default_factory=dict)
     _executor: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
@@ -79,10 +81,11 @@ class CheckpointWriter:
             pending.result()
 
     def _write(self, parts: Parts, values: dict[str, Any], versions: dict[str, int]) -> Path:
-        started = time.perf_counter()
+        started, processor_started = time.perf_counter(), time.thread_time()
         path = self.store.write(parts, values, versions)
         self.num_written += 1
         self.written_seconds += time.perf_counter() - started
+        self.processor_seconds += time.thread_time() - processor_started
         self.on_written(path)
         return path
 

@@ -9,9 +9,11 @@ from tests.runs.recovery.doctor.left_runs import leave_run, read_run
 from trialrun.cli import run_cli
 
 
-def test_healthy_machine_exits_with_0(store: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_healthy_machine_exits_with_0(
+    store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Each check has a row, and there is no error."""
-    assert run_cli(["doctor"]) == 0
+    assert run_cli(["doctor", "--checkpoint-dir", str(tmp_path)]) == 0
     out, error = capsys.readouterr()
     assert store in out
     assert error == ""

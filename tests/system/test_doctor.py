@@ -19,13 +19,24 @@ pytestmark = pytest.mark.slow
 NUM_EPOCHS = 4
 
 
+@pytest.fixture(autouse=True)
+def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Use empty folders in the places where training may have put its run folders."""
+    for name in ("HOME", "XDG_STATE_HOME", "TMPDIR"):
+        (tmp_path / name).mkdir()
+        monkeypatch.setenv(name, str(tmp_path / name))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "TMPDIR"))
+
+
 @pytest.fixture
 def killed(store: str, tmp_path: Path) -> str:
-    """The id of a run whose process was killed after its second epoch."""
+    """The id of a run whose process was killed after its second checkpoint."""
     data = write_classes(tmp_path / "data", {"a": 24, "b": 24})
     flags = [f"--train-data={data}", f"--model={SMALL}", f"--epochs={NUM_EPOCHS}"]
     command = [sys.executable, "-m", "trialrun", "train", *flags, "--patience=9", "--batch-size=4"]
     with start(command, tmp_path, "Epoch 2/") as started:
+        while len(list(tmp_path.glob("store/trialrun-runs/*/checkpoints/[0-9]"))) < 2:
+            assert started.process.poll() is None
         started.process.send_signal(signal.SIGKILL)
         started.process.wait()
     (run,) = mlflow.search_runs(output_format="list", search_all_experiments=True)

@@ -1,8 +1,10 @@
 """Runs and folders as killed processes leave them, in a real store."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import mlflow
@@ -22,7 +24,11 @@ def make_dead_heartbeat(**values: Any) -> Heartbeat:
 
 
 def leave_run(
-    store: str, root: Path | None, *, heartbeat: Heartbeat | None = None, **tags: str
+    store: str,
+    root: Path | None,
+    *,
+    heartbeat: Heartbeat | None = None,
+    tags: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
     """Leave a run as RUNNING, with a folder below `root` if that is given; return its id."""
     client = mlflow.MlflowClient(store)

@@ -1,12 +1,12 @@
 """Checks of the disks."""
 
+import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from trialrun.runs.recovery.doctor import disks
 from trialrun.runs.recovery.doctor.disks import check_disks
 from trialrun.runs.recovery.doctor.findings import OK, PROBLEM, Finding
 
@@ -58,7 +58,7 @@ def test_folder_that_is_not_writable_is_a_storage_problem(
 ) -> None:
     """The remedy names the variable that moves it."""
     monkeypatch.setenv("TRIALRUN_CACHE", str(tmp_path / "cache"))
-    may = disks.os.access
+    may = os.access
     monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path and may(path, mode))
     findings = [item for item in check_disks(None, 0) if item.name == "folders"]
     (finding,) = findings

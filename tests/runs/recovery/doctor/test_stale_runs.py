@@ -61,7 +61,7 @@ def test_run_of_another_host_is_judged_by_the_age_of_its_heartbeat(
 ) -> None:
     """After ten minutes its process is probably gone."""
     heartbeat = make_dead_heartbeat(host="other", time=time.time() - age)
-    leave_run(store, None, heartbeat=heartbeat, **{"trialrun.run_folder": "/not/here"})
+    leave_run(store, None, heartbeat=heartbeat, tags={"trialrun.run_folder": "/not/here"})
     stale = find(store).stale
     assert len(stale) == num_stale
     assert all("probably gone" in run.describe() and not run.is_certain for run in stale)
@@ -70,7 +70,7 @@ def test_run_of_another_host_is_judged_by_the_age_of_its_heartbeat(
 def test_other_runs_are_noted(store: str) -> None:
     """Those of other programs, and those of other hosts that send no heartbeats."""
     remote = leave_run(store, None, heartbeat=make_dead_heartbeat(host="other", time=0))
-    unknown = leave_run(store, None, **{"trialrun.heartbeat": "x"})
+    unknown = leave_run(store, None, tags={"trialrun.heartbeat": "x"})
     findings = list(judge_running(find(store)))
     assert [finding.state for finding in findings] == [NOTE, NOTE, OK]
     assert remote in findings[0].text
@@ -79,7 +79,7 @@ def test_other_runs_are_noted(store: str) -> None:
 
 def test_trial_is_continued_by_its_search(store: str, tmp_path: Path) -> None:
     """`resume` would refuse it."""
-    leave_run(store, tmp_path, study="colors")
+    leave_run(store, tmp_path, tags={"study": "colors"})
     (finding,) = judge_running(find(store))
     assert "trialrun search --study colors" in finding.remedy
     assert "trialrun resume" not in finding.remedy

@@ -178,7 +178,7 @@ def judge_folders(states: Sequence[FolderState]) -> Iterator[Finding]:
 
 def _judge_records(state: FolderState) -> Iterator[Finding]:
     if state.journal_error:
-        remedy = "Restore the file from a backup; `trialrun sync` sends what precedes the damage."
+        remedy = "Restore the file from a backup, then run `trialrun sync`."
         yield report_problem(
             RECORDS, state.journal_error, remedy, StorageError, run_id=state.run_id
         )

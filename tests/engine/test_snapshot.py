@@ -46,9 +46,17 @@ def select_metrics(results: list[EpochResult]) -> list[dict[str, str]]:
 
 
 def train_interrupted(
-    config: TrainConfig, network: str, compute: ComputeConfig, stops: list[int]
+    config: TrainConfig,
+    network: str,
+    compute: ComputeConfig,
+    stops: list[int],
+    *,
+    in_validation: bool = False,
 ) -> tuple[str, list[EpochResult]]:
-    """Train; after each step number in `stops` (from 1) continue in a new state."""
+    """Train; after each step number in `stops` (from 1) continue in a new state.
+
+    With `in_validation`, batches of validation are counted instead.
+    """
     num_steps = 0
     results: list[EpochResult] = []
     snapshot: tuple[dict[str, Tensor], dict[str, Any]] | None = None
@@ -67,7 +75,8 @@ def train_interrupted(
                 raise StoppedError
 
         try:
-            results.extend(fit(state, config, on_step=on_step))
+            callbacks = {"on_valid_batch" if in_validation else "on_step": on_step}
+            results.extend(fit(state, config, **callbacks))
             return hash_state(state.inference_model().state_dict()), results
         except StoppedError:
             tensors = {name: tensor.clone() for name, tensor in capture_tensors(state).items()}
@@ -91,6 +100,17 @@ def test_restored_training_is_bit_identical(case: str) -> None:
     config = TrainConfig(epochs=2, batch_size=8, learning_rate=0.001, **settings)
     expected_hash, expected = train_interrupted(config, network, CPU, [])
     found_hash, found = train_interrupted(config, network, CPU, [2, STEPS, STEPS + 3])
+    assert select_metrics(found) == select_metrics(expected)
+    assert found_hash == expected_hash
+
+
+def test_interruption_in_validation_changes_nothing() -> None:
+    """Validation starts again from the state after the epoch's last step."""
+    config = TrainConfig(epochs=2, batch_size=2, ema=0.9)
+    expected_hash, expected = train_interrupted(config, "shufflenet_v2_x0_5", CPU, [])
+    found_hash, found = train_interrupted(
+        config, "shufflenet_v2_x0_5", CPU, [2, 5], in_validation=True
+    )
     assert select_metrics(found) == select_metrics(expected)
     assert found_hash == expected_hash
 

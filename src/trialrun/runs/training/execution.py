@@ -145,7 +145,7 @@ class TrainingRun:
             self._report_resumption(session)
         with finish_step_on_signal() as request:
             monitor = self._make_monitor(request, checkpoints)
-            statuses = session.epochs(monitor.on_step, checkpoints.progress.stopping)
+            statuses = monitor.watch_epochs()
             if not self.is_trial:  # a search proposes smaller batches itself
                 statuses = name_fitting_batch(statuses, session.state, self.plan.config, self.ranks)
             for status in statuses:

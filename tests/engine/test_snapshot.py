@@ -75,7 +75,8 @@ def train_interrupted(
                 raise StoppedError
 
         try:
-            callbacks = {"on_valid_batch" if in_validation else "on_step": on_step}
+            name = "on_valid_batch" if in_validation else "on_step"
+            callbacks: dict[str, Any] = {name: on_step}
             results.extend(fit(state, config, **callbacks))
             return hash_state(state.inference_model().state_dict()), results
         except StoppedError:

@@ -44,7 +44,7 @@ def test_heartbeat_is_refreshed(
     store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The tag changes while the run is open."""
-    monkeypatch.setattr(sender, "_HEARTBEAT_SECONDS", 0.05)
+    monkeypatch.setattr(sender, "HEARTBEAT_SECONDS", 0.05)
     client = mlflow.MlflowClient(store)
     with open_journaled(client, make_options(tmp_path / "runs")) as run:
         first = client.get_run(run.run_id).data.tags[sender.HEARTBEAT_TAG]

@@ -15,10 +15,10 @@ from trialrun.tracking.creation import (
     plan_run,
     read_run,
 )
+from trialrun.tracking.heartbeat import HEARTBEAT_TAG, make_heartbeat
 from trialrun.tracking.journal import Journal
 from trialrun.tracking.records import CREATE, REOPEN, Record, make_tags
 from trialrun.tracking.replay import RecordHandler, Replayer, RunTarget
-from trialrun.tracking.sender import HEARTBEAT_TAG, format_heartbeat
 from trialrun.tracking.system_metrics import PREFIX
 from trialrun.tracking.writers import JournalWriter
 
@@ -146,7 +146,7 @@ def _record_reopening(journal: Journal, folder: RunFolder) -> None:
 
 
 def _build_folder_tags(folder: RunFolder) -> dict[str, str]:
-    return {FOLDER_TAG: str(folder.path.absolute()), HEARTBEAT_TAG: format_heartbeat()}
+    return {FOLDER_TAG: str(folder.path.absolute()), HEARTBEAT_TAG: make_heartbeat().to_tag()}
 
 
 def _is_planned(journal: Journal) -> bool:

@@ -202,9 +202,14 @@ def open_nested_run(
     run_id: str | None = None,
     journal: JournalOptions | None = None,
 ) -> Iterator[TrackedRun]:
-    """Open a run below another one; it always ends. Only the parent logs system metrics."""
+    """Open a run below another one; it always ends. Only the parent logs system metrics.
+
+    With `run_id`, that run is opened again, and gets the tags too.
+    """
     new = NewRun(None, name, {**tags, PARENT_TAG: parent_run_id}, experiment_id)
     with _open_tracked(client, new, run_id, journal, uses_project_run=False) as run:
+        if run_id is not None:
+            run.set_tags(tags)
         yield run
 
 

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ def run_trial(store: str, queue: TrialQueue, claim: ClaimedTrial) -> Any:
     experiment = client.get_experiment_by_name("tests")
     assert experiment is not None
     parent_run_id = client.create_run(experiment.experiment_id).info.run_id
-    queue.on_stale = lambda trial: end_lost_run(client, trial)
+    queue.on_stale = partial(end_lost_run, client)
     runner = TrialRunner(queue.plan, parent_run_id, experiment.experiment_id, NoOpCallback())
     runner.run(queue, claim)
     (run,) = nested_runs(store, parent_run_id)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from trialrun.checkpoint.run_folder import RunFolder, list_default_roots, list_run_folders
 from trialrun.errors import TrackingError, TrialrunError, summarize_error
 from trialrun.mlflow_client import connect_client
+from trialrun.runs.recovery.cleanup import is_final
 from trialrun.runs.training.model_upload import HANDLERS
 from trialrun.tracking import Journal, Replayer, RunTarget, has_journal, name_store, send_all
 
@@ -126,7 +127,8 @@ def _sync_folder(
         return _send_journal(folder, journal, connect())
     finally:
         journal.close()
-        if journal.end_status == "FINISHED" and not journal.num_unsent:
+        has_ended = journal.end_status == "FINISHED" or is_final(folder)
+        if has_ended and not journal.num_unsent:
             folder.delete()
 
 

@@ -116,6 +116,7 @@ class TrainingRun:
         except PrunedError:
             result = self._build_result("FINISHED", early_stopping.PRUNED)
             self._log_stop(result)
+            self._delete_uploads()
             return result
         except NonFiniteLossError as error:
             self._save_non_finite(error)
@@ -143,6 +144,7 @@ class TrainingRun:
             checkpoints.upload_to(CheckpointUploader(self.run.client, self.run.run_id))
         if checkpoint is not None:
             self._report_resumption(session)
+            self.callback.on_resume(self.progress.epochs, self.progress.stop_reason)
         with finish_step_on_signal() as request:
             monitor = self._make_monitor(request, checkpoints)
             statuses = monitor.watch_epochs()
@@ -268,6 +270,7 @@ class TrainingRun:
             {"mlflow.note.content": format_model_card(self.plan, result, self.data, fault)}
         )
         if not self.keeps_model(result):
+            self._delete_uploads()
             return result
         self._record_model(description, content, result)
         self.run.flush()

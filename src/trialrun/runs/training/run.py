@@ -43,7 +43,8 @@ if TYPE_CHECKING:
 class NestedRun:
     """Options of a run that is nested below a parent run, such as a trial of a search.
 
-    Its callback may raise `PrunedError` after an epoch: the run then ends without a model.
+    Its callback may raise `PrunedError` after an epoch: the run then ends without a model. The
+    caller deletes its folder with `delete_run_data` once no run will continue it.
     """
 
     parent_run_id: str
@@ -121,9 +122,7 @@ def _train_nested(
             nested.keeps_model,
             is_trial=True,
         )
-        result = training.train(resumed.checkpoint if resumed else None)
-    _clean_up(journal.folder, run)
-    return result
+        return training.train(resumed.checkpoint if resumed else None)
 
 
 def _train_tracked(

@@ -178,29 +178,39 @@ def restore_progress(session: TrainingSession, checkpoint: Checkpoint) -> RunPro
     )
 
 
-def restore_session(session: TrainingSession, checkpoint: Checkpoint) -> None:
-    """Set the state of training to that of a checkpoint; every rank calls this.
+def check_restorable(checkpoint: Checkpoint, precision: str, world_size: int) -> None:
+    """Check that training can continue from a checkpoint with this precision and these ranks.
 
     Raises:
         InvalidParameterError: This machine computes in another precision. Or the checkpoint is from
             another number of ranks, and training has not ended: a step would have another number
             of images.
     """
-    values, ranks = checkpoint.values, session.ranks
-    if values["precision"] != (precision := session.state.compute.precision):
+    values = checkpoint.values
+    if values["precision"] != precision:
         raise InvalidParameterError(
             f"the run was trained in {values['precision']}, which would now be {precision}",
             "Resume on a machine like that of the interrupted run, or train again.",
         )
     has_ended = values["progress"]["stopping"]["stop_reason"] is not None
-    if values["world_size"] != ranks.world_size and not has_ended:
+    if values["world_size"] != world_size and not has_ended:
         raise InvalidParameterError(
-            f"the run was trained with {values['world_size']} ranks, not {ranks.world_size}: the "
+            f"the run was trained with {values['world_size']} ranks, not {world_size}: the "
             "resumed run would use other batches",
             f"Start {values['world_size']} processes with `torchrun --nproc-per-node`.",
         )
+
+
+def restore_session(session: TrainingSession, checkpoint: Checkpoint) -> None:
+    """Set the state of training to that of a checkpoint; every rank calls this.
+
+    Raises:
+        InvalidParameterError: See `check_restorable`.
+    """
+    ranks = session.ranks
+    check_restorable(checkpoint, session.state.compute.precision, ranks.world_size)
     tensors = checkpoint.parts[_STATE]
-    restore_state(session.state, tensors, values["state"])
+    restore_state(session.state, tensors, checkpoint.values["state"])
     own = _select_generators(checkpoint.parts.get(_RANKS, {}), ranks.rank)
     restore_generators(own or tensors, session.state.compute.device)
 

@@ -64,13 +64,17 @@ class BestEpoch:
 
 @dataclass(slots=True)
 class RunProgress:
-    """The progress of a run after the last epoch."""
+    """The progress of a run after the last epoch.
+
+    `epochs` are the metrics of each epoch, the first epoch's first.
+    """
 
     stopping: EarlyStopping
     events: EventLog = field(default_factory=EventLog)
     best: BestEpoch | None = None
     stopped_epoch: int = 0
     has_noted_fault: bool = False
+    epochs: list[dict[str, float]] = field(default_factory=list)
 
     @property
     def stop_reason(self) -> str | None:
@@ -86,6 +90,7 @@ class RunProgress:
             reused = self.best.weights if self.best else {}
             self.best = BestEpoch(status, timestamp_ms, _copy_to_cpu(weights, reused))
         self.events.add_epoch(status)
+        self.epochs.append(status.result.metrics())
 
     def to_json(self) -> dict[str, Any]:
         """Return everything but the tensors of the best epoch, as plain values."""
@@ -95,6 +100,7 @@ class RunProgress:
             "best": None if self.best is None else self.best.to_json(),
             "stopped_epoch": self.stopped_epoch,
             "has_noted_fault": self.has_noted_fault,
+            "epochs": list(self.epochs),
         }
 
     @classmethod
@@ -108,6 +114,7 @@ class RunProgress:
             None if values["best"] is None else BestEpoch.from_json(values["best"], best),
             values["stopped_epoch"],
             values["has_noted_fault"],
+            list(values["epochs"]),
         )
 
 

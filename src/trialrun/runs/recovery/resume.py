@@ -24,6 +24,7 @@ from trialrun.runs.inspection.repetition import load_training_settings, resolve_
 from trialrun.runs.inspection.run_reader import RecordedRun, read_run
 from trialrun.runs.recovery.finished import read_logged_epochs, read_result
 from trialrun.runs.recovery.interrupted import find_last_interrupted
+from trialrun.runs.recovery.sync import clean_up_finished
 from trialrun.runs.training.environment import FOLDER_TAG
 from trialrun.runs.training.plan import TrainPlan, plan_training
 from trialrun.runs.training.result import TrainResult
@@ -60,6 +61,8 @@ def resume_run(
         _refuse_search(original)
         if original.status == _FINISHED:
             callback.on_note(f"run {original.run_id} has finished: there is nothing to resume")
+            if folder := find_folder(client, original, config):
+                clean_up_finished(folder, client)
             return read_result(client, original)
         folder = find_folder(client, original, config) or _create_folder(client, original, config)
         plan = plan_resumed(client, original, folder, config)
@@ -179,7 +182,6 @@ def _plan_recorded(
     settings = {
         **resolve_paths(recorded.get("cwd"), recorded.get("settings", {})),
         **{name: place for name, place in places.items() if place is not None},
-        "checkpoint_dir": str(folder.path.parent),
         **(extra or {}),
     }
     try:

@@ -3,7 +3,7 @@
 The functions import MLflow themselves, because the import takes over a second.
 """
 
-from trialrun.tracking.creation import PARENT_TAG, find_project_run
+from trialrun.tracking.creation import PARENT_TAG, describe_project_run, find_project_run
 from trialrun.tracking.datasets import make_dataset_input, truncate_digest
 from trialrun.tracking.journal import Journal, has_journal
 from trialrun.tracking.opening import JournalOptions, name_store
@@ -30,6 +30,7 @@ __all__ = [
     "Replayer",
     "RunTarget",
     "TrackedRun",
+    "describe_project_run",
     "find_project_run",
     "find_run",
     "has_journal",

@@ -29,10 +29,12 @@ from trialrun.runs.training.environment import FOLDER_TAG
 from trialrun.runs.training.plan import TrainPlan, plan_training
 from trialrun.runs.training.result import TrainResult
 from trialrun.runs.training.resumption.artifacts import fetch_checkpoints
+from trialrun.tracking import describe_project_run
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+RESUMED_TAG = "trialrun.resumed_run"  # of the run that `mlflow run . -e resume` opens
 _FINISHED = "FINISHED"
 _STUDY_TAG = "study"  # of a search and of its trials
 
@@ -58,6 +60,7 @@ def resume_run(
             return _continue(folder.path.name, folder, _plan_recorded(folder, config), {}, callback)
         client = connect_client()
         original = read_run(client, run_id or find_last_interrupted(client))
+        describe_project_run(client, f"resume of {original.name}", {RESUMED_TAG: original.run_id})
         _refuse_search(original)
         if original.status == _FINISHED:
             callback.on_note(f"run {original.run_id} has finished: there is nothing to resume")

@@ -75,6 +75,23 @@ def sync_folders(folders: list[RunFolder]) -> list[SyncedRun]:
     return list(_sync_folders(folders, store, cache(connect_client)))
 
 
+def clean_up_finished(folder: RunFolder, client: "MlflowClient") -> None:
+    """Send what its process did not send before it was killed, and delete a finished run's folder.
+
+    A folder that a process works on is left alone.
+
+    Raises:
+        TrialrunError: The journal is damaged, or the store does not answer.
+    """
+    if folder.is_locked():
+        return
+    with folder.lock():
+        if has_journal(folder.journal):
+            _sync_folder(folder, name_store(client.tracking_uri), lambda: client)
+        else:
+            folder.delete()
+
+
 def check_all_sent(runs: list[SyncedRun]) -> None:
     """Check that no records of the store's ended runs remain.
 

@@ -39,6 +39,11 @@ def start(config: TrainConfig, network: str, compute: ComputeConfig) -> TrainSta
     return init_train_state(module, find_head_prefix(module), DATA, config, compute)
 
 
+def clone_all(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return copies of tensors."""
+    return {name: tensor.clone() for name, tensor in tensors.items()}
+
+
 def select_metrics(results: list[EpochResult]) -> list[dict[str, str]]:
     """Return the metrics of each epoch that do not depend on the time."""
     names = ("train_loss", "train_accuracy", "valid_loss", "learning_rate")
@@ -59,14 +64,14 @@ def train_interrupted(
     """
     num_steps = 0
     results: list[EpochResult] = []
-    snapshot: tuple[dict[str, Tensor], dict[str, Any]] | None = None
+    snapshot: tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]] | None = None
 
     while True:
         state = start(config, network, compute)
         if snapshot is not None:
             restore_state(state, *snapshot)
             torch.rand(3)  # another process has drawn other numbers
-            restore_generators(snapshot[0], compute.device)
+            restore_generators(snapshot[1], compute.device)
 
         def on_step() -> None:
             nonlocal num_steps
@@ -80,8 +85,11 @@ def train_interrupted(
             results.extend(fit(state, config, **callbacks))
             return hash_state(state.inference_model().state_dict()), results
         except StoppedError:
-            tensors = {name: tensor.clone() for name, tensor in capture_tensors(state).items()}
-            snapshot = tensors, capture_values(state)
+            snapshot = (
+                clone_all(state.network.state_dict()),
+                clone_all(capture_tensors(state)),
+                capture_values(state),
+            )
 
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -131,4 +139,6 @@ def test_state_of_another_network_is_refused() -> None:
     state = start(config, "shufflenet_v2_x0_5", CPU)
     other = start(config, "squeezenet1_1", CPU)
     with pytest.raises(KeyError):
-        restore_state(state, capture_tensors(other), capture_values(other))
+        restore_state(
+            state, other.network.state_dict(), capture_tensors(other), capture_values(other)
+        )

@@ -72,6 +72,8 @@ def _check_runs(checkpoint_dir: str | None) -> Iterator[Finding]:
         yield from check_disks(checkpoint_dir, largest)
         if unfinished.running is not None:
             yield from judge_running(unfinished.running)
+        elif stores[0].state == PROBLEM:
+            yield report_note("runs", "not checked, because the store cannot be used")
         yield from judge_folders(states)
         if unfinished.client is not None:
             yield from check_models(unfinished.client, _list_ended(unfinished))
@@ -103,18 +105,20 @@ def _find_unfinished(checkpoint_dir: str | None, *, has_store: bool) -> _Unfinis
     return _Unfinished(client=client, running=running, folders=folders, states=states)
 
 
-def _list_ended(unfinished: _Unfinished) -> list[str]:
-    """Return the ids of the runs in the store that no process works on."""
+def _list_ended(unfinished: _Unfinished) -> dict[str, str]:
+    """Return the ids and experiments of the runs in the store that no process works on."""
     from trialrun.runs.recovery.doctor.folders import MISSING, UNKNOWN
     from trialrun.tracking import DELETED
 
-    stale = [run.run_id for run in unfinished.running.stale] if unfinished.running else []
-    in_store = [
-        state.run_id
+    stale = unfinished.running.stale if unfinished.running else []
+    in_store = {
+        state.run_id: state.experiment_id
         for state in unfinished.states
-        if state.run_id is not None and state.status not in (MISSING, UNKNOWN, DELETED)
-    ]
-    return list(dict.fromkeys([*stale, *in_store]))
+        if state.run_id is not None
+        and state.experiment_id is not None
+        and state.status not in (MISSING, UNKNOWN, DELETED)
+    }
+    return {**{run.run_id: run.experiment_id for run in stale}, **in_store}
 
 
 def _repair(checkpoint_dir: str | None) -> Iterator[str]:

@@ -26,10 +26,12 @@ UNKNOWN, MISSING = "UNKNOWN", "MISSING"  # beside MLflow's statuses
 _FINISHED = "FINISHED"
 _UNFINISHED, _DONE = "of unfinished runs", "of finished runs"
 _OTHER_STORE, _NOT_IN_STORE = "of another store", "of no run in this store"
+_NOT_LOOKED_UP = "of runs that were not looked up"
 _FOLDER_REMEDIES = {
     _UNFINISHED: "`trialrun resume RUN_ID` continues a run, `trialrun sync` sends its records.",
     _DONE: "`trialrun doctor --fix` deletes them.",
     _OTHER_STORE: "Set MLFLOW_TRACKING_URI to their store to see more.",
+    _NOT_LOOKED_UP: "",
     _NOT_IN_STORE: "Delete what you do not need.",
 }
 _MAX_IDS = 100  # in one search
@@ -46,6 +48,7 @@ class FolderState:
 
     folder: RunFolder
     run_id: str | None
+    experiment_id: str | None
     status: str
     other_store: str | None
     num_unsent: int
@@ -103,7 +106,8 @@ def is_in_use(folder: RunFolder) -> bool:
 
 
 def _inspect(folder: RunFolder, status: str, store: str) -> FolderState:
-    owner_store = folder.read_owner().get("tracking_uri", store)
+    owner = folder.read_owner()
+    owner_store = owner.get("tracking_uri", store)
     num_unsent, journal_error = 0, ""
     if has_journal(folder.journal):
         try:
@@ -114,7 +118,8 @@ def _inspect(folder: RunFolder, status: str, store: str) -> FolderState:
     paths = checkpoints.list_paths()
     return FolderState(
         folder=folder,
-        run_id=folder.run_id,
+        run_id=owner.get("run_id"),
+        experiment_id=owner.get("experiment_id"),
         status=status if owner_store == store else UNKNOWN,
         other_store=None if owner_store == store else owner_store,
         num_unsent=num_unsent,
@@ -244,4 +249,4 @@ def _classify(state: FolderState) -> str:
         return _DONE
     if state.status in (MISSING, DELETED) and not state.num_unsent:
         return _NOT_IN_STORE
-    return _UNFINISHED
+    return _NOT_LOOKED_UP if state.status == UNKNOWN else _UNFINISHED

@@ -12,7 +12,7 @@ from trialrun.errors import StorageError
 from trialrun.mlflow_client import translate_tracking_errors
 from trialrun.runs.recovery.doctor.folders import FolderState
 from trialrun.runs.recovery.doctor.stale_runs import RUNNING, StaleRun
-from trialrun.runs.recovery.sync import SENT, sync_folders
+from trialrun.runs.recovery.sync import NOT_SENT, sync_folders
 from trialrun.tracking import HEARTBEAT_TAG, find_failure, has_journal
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ def send_records(folders: Sequence[RunFolder]) -> Iterator[str]:
     for row in sync_folders(list(folders)):
         if row.num_sent:
             yield f"run {row.run_id}: {row.num_sent} records sent"
-        elif row.outcome != SENT and row.reason and row.num_unsent:
-            yield f"run {row.run_id}: records were {row.outcome}: {row.reason}"
+        if row.outcome == NOT_SENT:
+            yield f"run {row.run_id}: records could not be sent: {row.reason}"
 
 
 def end_stale_runs(client: "MlflowClient", runs: Sequence[StaleRun]) -> Iterator[str]:

@@ -20,6 +20,7 @@ from trialrun.runs.recovery.doctor.findings import (
     report_problem,
 )
 from trialrun.runs.recovery.doctor.folders import is_in_use
+from trialrun.runs.recovery.resume import STUDY_TAG
 from trialrun.tracking import HEARTBEAT_TAG, Heartbeat, parse_heartbeat
 
 if TYPE_CHECKING:
@@ -43,11 +44,13 @@ _PAGE_SIZE = 1000
 class StaleRun:
     """A run whose process is gone; `is_certain` is false if that is concluded from its heartbeat.
 
-    `folder` is the run's folder on this machine, if it exists.
+    `folder` is the run's folder, if it is on this machine; `study` that of a search or a trial.
     """
 
     run_id: str
+    experiment_id: str
     name: str
+    study: str | None
     heartbeat: Heartbeat
     folder: RunFolder | None
     is_certain: bool
@@ -122,7 +125,9 @@ def _add(found: RunningRuns, run: "Run") -> None:
         found.stale.append(
             StaleRun(
                 run_id=run_id,
+                experiment_id=str(run.info.experiment_id),
                 name=str(run.info.run_name),
+                study=tags.get(STUDY_TAG),
                 heartbeat=heartbeat,
                 folder=folder,
                 is_certain=life == _GONE,
@@ -153,9 +158,7 @@ def judge_running(running: RunningRuns) -> Iterator[Finding]:
     """Yield the findings about the runs that say RUNNING."""
     for run in running.stale:
         text = f"{run.run_id} ({run.name}) says {RUNNING}, but {run.describe()}"
-        remedy = "`trialrun doctor --fix` ends it."
-        if run.folder is not None:
-            remedy += f" `trialrun resume {run.run_id}` continues it."
+        remedy = f"`trialrun doctor --fix` ends it. {_suggest_restart(run)}"
         yield report_problem(RUNS, text, remedy, TrackingError, run_id=run.run_id, is_fixable=True)
     if running.remote:
         yield report_note(
@@ -171,6 +174,16 @@ def judge_running(running: RunningRuns) -> Iterator[Finding]:
         )
     if not running.stale:
         yield report_ok(RUNS, f"{running.num_alive} in progress, none without its process")
+
+
+def _suggest_restart(run: StaleRun) -> str:
+    if run.study is not None:
+        return (
+            f"`trialrun search --study {run.study}` with its other settings continues the search."
+        )
+    if run.folder is not None:
+        return f"`trialrun resume {run.run_id}` continues it."
+    return "Start its command again."
 
 
 def _name_some(run_ids: Sequence[str]) -> str:

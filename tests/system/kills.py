@@ -20,7 +20,7 @@ import sys
 import time
 from collections import Counter
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -213,7 +213,7 @@ def main(folder: str, data: str, seed: str, num_kills: str) -> int:
         {"folder": str(item.folder), "outcomes": item.outcomes, "num_started": item.num_started}
         for item in trainings
     ]
-    print(json.dumps(rows))
+    sys.stdout.write(json.dumps(rows))
     return 0
 
 

@@ -29,7 +29,7 @@ from trialrun.tracking.records import (
     make_params,
     make_tags,
 )
-from trialrun.tracking.replay import now_ms
+from trialrun.tracking.replay import ERROR_TAG, now_ms
 from trialrun.tracking.system_metrics import monitor_system
 from trialrun.tracking.writers import DirectWriter, JournalWriter, RecordWriter
 
@@ -269,7 +269,7 @@ def _end_on_exit(writer: RecordWriter, *, by_mlflow: bool) -> Iterator[None]:
     """End a run with the status that matches how the block ended."""
 
     def end_stuck(signal_name: str) -> None:
-        writer.fail("KILLED", {"error": f"stopped by {signal_name}", "stop_reason": KILLED})
+        writer.fail("KILLED", {ERROR_TAG: f"stopped by {signal_name}", "stop_reason": KILLED})
 
     try:
         with act_if_stuck(end_stuck):
@@ -280,12 +280,12 @@ def _end_on_exit(writer: RecordWriter, *, by_mlflow: bool) -> Iterator[None]:
         if isinstance(error, RunInterruptedError):
             error.hint = _describe_restart(writer)
         reason = str(error) or "stopped by SIGINT"
-        writer.fail("KILLED", {"error": reason, "stop_reason": KILLED})
+        writer.fail("KILLED", {ERROR_TAG: reason, "stop_reason": KILLED})
         if by_mlflow:
             spawn_status_fixer(writer.run_id)
         raise
     except BaseException as error:
-        writer.fail("FAILED", {"error": f"{type(error).__name__}: {error}"})
+        writer.fail("FAILED", {ERROR_TAG: f"{type(error).__name__}: {error}"})
         raise
     finally:
         writer.close()

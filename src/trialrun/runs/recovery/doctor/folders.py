@@ -233,10 +233,10 @@ def _summarize(states: Sequence[FolderState]) -> Iterator[Finding]:
         groups[_classify(state), state.folder.path.parent].append(state)
     for (group, parent), members in groups.items():
         size = sum(state.num_bytes for state in members) / 1e6
-        where = str(members[0].folder.path) if len(members) == 1 else f"{len(members)} in {parent}"
+        place = parent if len(members) > 1 else members[0].folder.path
         yield report_note(
             FOLDERS,
-            f"{group}: {where}, {size:.1f} MB",
+            f"{len(members)} {group}, {size:.1f} MB: {place}",
             _FOLDER_REMEDIES[group],
             is_fixable=group == _DONE,
         )

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from trialrun.tracking.creation import (
     take_project_run,
 )
 from trialrun.tracking.deferred_signals import defer_signals
+from trialrun.tracking.heartbeat import HEARTBEAT_TAG, make_heartbeat
 from trialrun.tracking.killed_status import spawn_status_fixer
 from trialrun.tracking.opening import JournalOptions, NewRun, open_journal, write_run_owner
 from trialrun.tracking.records import (
@@ -27,7 +29,7 @@ from trialrun.tracking.records import (
     make_params,
     make_tags,
 )
-from trialrun.tracking.replay import now_ms
+from trialrun.tracking.replay import ERROR_TAG, now_ms
 from trialrun.tracking.system_metrics import monitor_system
 from trialrun.tracking.writers import DirectWriter, JournalWriter, RecordWriter
 
@@ -251,10 +253,13 @@ def _open_tracked(
 def _open_directly(
     client: "MlflowClient", new: NewRun, run_id: str | None
 ) -> tuple[RecordWriter, None]:
+    heartbeat = make_heartbeat().to_tag()  # of the opening only: nothing refreshes it
     if run_id is None:
-        return DirectWriter(client, str(new.create(client).info.run_id)), None
-    if run_id != find_project_run():
-        with translate_tracking_errors(f"run {run_id} cannot be opened again"):
+        created = replace(new, tags={**new.tags, HEARTBEAT_TAG: heartbeat}).create(client)
+        return DirectWriter(client, str(created.info.run_id)), None
+    with translate_tracking_errors(f"run {run_id} cannot be opened again"):
+        client.set_tag(run_id, HEARTBEAT_TAG, heartbeat)
+        if run_id != find_project_run():
             client.update_run(run_id, status="RUNNING")
     return DirectWriter(client, run_id), None
 
@@ -264,7 +269,7 @@ def _end_on_exit(writer: RecordWriter, *, by_mlflow: bool) -> Iterator[None]:
     """End a run with the status that matches how the block ended."""
 
     def end_stuck(signal_name: str) -> None:
-        writer.fail("KILLED", {"error": f"stopped by {signal_name}", "stop_reason": KILLED})
+        writer.fail("KILLED", {ERROR_TAG: f"stopped by {signal_name}", "stop_reason": KILLED})
 
     try:
         with act_if_stuck(end_stuck):
@@ -275,12 +280,12 @@ def _end_on_exit(writer: RecordWriter, *, by_mlflow: bool) -> Iterator[None]:
         if isinstance(error, RunInterruptedError):
             error.hint = _describe_restart(writer)
         reason = str(error) or "stopped by SIGINT"
-        writer.fail("KILLED", {"error": reason, "stop_reason": KILLED})
+        writer.fail("KILLED", {ERROR_TAG: reason, "stop_reason": KILLED})
         if by_mlflow:
             spawn_status_fixer(writer.run_id)
         raise
     except BaseException as error:
-        writer.fail("FAILED", {"error": f"{type(error).__name__}: {error}"})
+        writer.fail("FAILED", {ERROR_TAG: f"{type(error).__name__}: {error}"})
         raise
     finally:
         writer.close()

@@ -51,13 +51,45 @@ def sync_runs(checkpoint_dir: str | None = None) -> list[SyncedRun]:
     Raises:
         TrackingError: There are records to send, but the store does not answer.
     """
+    return sync_folders(list_local_folders(checkpoint_dir))
+
+
+def list_local_folders(checkpoint_dir: str | None) -> list[RunFolder]:
+    """Return the run folders in `checkpoint_dir`; None looks where training puts them."""
     import mlflow
 
     store = name_store(mlflow.get_tracking_uri())
-    connect = cache(connect_client)
     roots = [Path(checkpoint_dir).expanduser()] if checkpoint_dir else list_default_roots(store)
-    folders = [folder for root in dict.fromkeys(roots) for folder in list_run_folders(root)]
-    return list(_sync_folders(folders, store, connect))
+    return [folder for root in dict.fromkeys(roots) for folder in list_run_folders(root)]
+
+
+def sync_folders(folders: list[RunFolder]) -> list[SyncedRun]:
+    """Send the unsent records in these folders, as `sync_runs` does.
+
+    Raises:
+        TrackingError: There are records to send, but the store does not answer.
+    """
+    import mlflow
+
+    store = name_store(mlflow.get_tracking_uri())
+    return list(_sync_folders(folders, store, cache(connect_client)))
+
+
+def clean_up_finished(folder: RunFolder, client: "MlflowClient") -> None:
+    """Send what its process did not send before it was killed, and delete a finished run's folder.
+
+    A folder that a process works on is left alone.
+
+    Raises:
+        TrialrunError: The journal is damaged, or the store does not answer.
+    """
+    if folder.is_locked():
+        return
+    with folder.lock():
+        if has_journal(folder.journal):
+            _sync_folder(folder, name_store(client.tracking_uri), lambda: client)
+        else:
+            folder.delete()
 
 
 def check_all_sent(runs: list[SyncedRun]) -> None:

@@ -199,7 +199,7 @@ def _train_untracked(plan: TrainPlan, compute: ComputeConfig, ranks: Ranks) -> N
     checkpoints = start_checkpoints(session, ranks.broadcast_object(None), None, {}, plan)
     with finish_step_on_signal() as request:
         monitor = StepMonitor(request, checkpoints)
-        for _ in session.epochs(monitor.on_step, checkpoints.progress.stopping):
+        for _ in monitor.watch_epochs():
             pass
 
 

@@ -58,7 +58,7 @@ class CheckpointUploader:
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
         with suppress(TrialrunError), translate_tracking_errors("checkpoints cannot be deleted"):
-            if self._num_uploads:
+            if ARTIFACTS in {item.path for item in self._client.list_artifacts(self._run_id)}:
                 uri = self._client.get_run(self._run_id).info.artifact_uri
                 get_artifact_repository(uri).delete_artifacts(ARTIFACTS)
 
@@ -94,7 +94,7 @@ def fetch_checkpoints(client: "MlflowClient", run_id: str, folder: RunFolder) ->
     with translate_storage_errors(folder.checkpoints):
         folder.checkpoints.mkdir(parents=True, exist_ok=True)
     for checkpoint in checkpoints:
-        store.write(checkpoint.parts, checkpoint.values, {})
+        store.write(checkpoint.parts, checkpoint.values)
     return len(checkpoints)
 
 

@@ -12,8 +12,6 @@ from trialrun.engine.early_stopping import EarlyStopping, EpochStatus
 from trialrun.engine.results import EpochResult
 from trialrun.runs.training.logging import EventLog
 
-_WEIGHTS = "weights."
-
 
 @dataclass(frozen=True, slots=True)
 class BestEpoch:
@@ -23,13 +21,10 @@ class BestEpoch:
     timestamp_ms: int  # with which its metrics were logged
     weights: dict[str, Tensor]
 
-    def list_tensors(self) -> dict[str, Tensor]:
-        """Return the weights and the predictions for the validation images, by name."""
+    def list_predictions(self) -> dict[str, Tensor]:
+        """Return the predictions for the validation images, by name."""
         arrays = self.status.result.list_arrays()
-        return {
-            **{_WEIGHTS + name: tensor for name, tensor in self.weights.items()},
-            **{name: torch.from_numpy(array) for name, array in arrays.items()},
-        }
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
     def to_json(self) -> dict[str, Any]:
         """Return everything but the tensors, as plain values."""
@@ -44,22 +39,18 @@ class BestEpoch:
         }
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> "BestEpoch":
-        """Return the epoch that `to_json` and `list_tensors` returned."""
+    def from_json(
+        cls,
+        values: Mapping[str, Any],
+        weights: Mapping[str, Tensor],
+        predictions: Mapping[str, Tensor],
+    ) -> "BestEpoch":
+        """Return the epoch of which `to_json` and `list_predictions` returned the rest."""
         fields = dict(values)
-        arrays = {
-            name: tensor.numpy()
-            for name, tensor in tensors.items()
-            if not name.startswith(_WEIGHTS)
-        }
-        weights = {
-            name.removeprefix(_WEIGHTS): tensor
-            for name, tensor in tensors.items()
-            if name.startswith(_WEIGHTS)
-        }
+        arrays = {name: tensor.numpy() for name, tensor in predictions.items()}
         timestamp_ms = fields.pop("timestamp_ms")
         result = EpochResult.from_json(fields.pop("result"), arrays)
-        return cls(EpochStatus(result=result, **fields), timestamp_ms, weights)
+        return cls(EpochStatus(result=result, **fields), timestamp_ms, dict(weights))
 
 
 @dataclass(slots=True)
@@ -105,13 +96,21 @@ class RunProgress:
 
     @classmethod
     def from_json(
-        cls, config: TrainConfig, values: Mapping[str, Any], best: Mapping[str, Tensor]
+        cls,
+        config: TrainConfig,
+        values: Mapping[str, Any],
+        weights: Mapping[str, Tensor],
+        predictions: Mapping[str, Tensor],
     ) -> "RunProgress":
-        """Return the progress that `to_json` returned; `best` are the tensors of its best epoch."""
+        """Return the progress of which `to_json` returned the plain values.
+
+        `weights` and `predictions` are those of the best epoch; empty without one.
+        """
+        best = values["best"]
         return cls(
             EarlyStopping.from_json(config, values["stopping"]),
             EventLog(values["events"]),
-            None if values["best"] is None else BestEpoch.from_json(values["best"], best),
+            None if best is None else BestEpoch.from_json(best, weights, predictions),
             values["stopped_epoch"],
             values["has_noted_fault"],
             list(values["epochs"]),

@@ -56,12 +56,15 @@ class NestedRun:
 
 @dataclass(frozen=True, slots=True)
 class ResumedRun:
-    """An interrupted run to continue; `checkpoint` is None if it was stopped before the first."""
+    """An interrupted run to continue; `checkpoint` is None if it was stopped before the first.
+
+    `known_metrics` are as in `JournalOptions`.
+    """
 
     run_id: str
     folder: RunFolder
     checkpoint: Checkpoint | None
-    known_metrics: Mapping[int, int] = field(default_factory=dict)  # timestamps by logged epoch
+    known_metrics: Mapping[tuple[str, int], int] = field(default_factory=dict)
 
 
 @isolate_torch_state()

@@ -22,7 +22,7 @@ from trialrun.mlflow_client import connect_client
 from trialrun.runs.callbacks import NoOpCallback, RunCallback
 from trialrun.runs.inspection.repetition import load_training_settings, resolve_paths
 from trialrun.runs.inspection.run_reader import RecordedRun, read_run
-from trialrun.runs.recovery.finished import read_logged_epochs, read_result
+from trialrun.runs.recovery.finished import read_result, read_timestamps
 from trialrun.runs.recovery.interrupted import find_last_interrupted
 from trialrun.runs.recovery.sync import clean_up_finished
 from trialrun.runs.training.environment import FOLDER_TAG
@@ -69,7 +69,7 @@ def resume_run(
             return read_result(client, original)
         folder = find_folder(client, original, config) or _create_folder(client, original, config)
         plan = plan_resumed(client, original, folder, config)
-        known_metrics = read_logged_epochs(client, original.run_id)
+        known_metrics = read_timestamps(client, original.run_id)
         return _continue(original.run_id, folder, plan, known_metrics, callback)
 
 
@@ -100,7 +100,7 @@ def _continue(
     run_id: str,
     folder: RunFolder,
     plan: TrainPlan,
-    known_metrics: Mapping[int, int],
+    known_metrics: Mapping[tuple[str, int], int],
     callback: RunCallback,
 ) -> TrainResult:
     from trialrun.runs.training.run import ResumedRun, train_run

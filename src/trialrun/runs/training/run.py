@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,12 +57,15 @@ class NestedRun:
 
 @dataclass(frozen=True, slots=True)
 class ResumedRun:
-    """An interrupted run to continue; `checkpoint` is None if it was stopped before the first."""
+    """An interrupted run to continue; `checkpoint` is None if it was stopped before the first.
+
+    `known_metrics` are as in `JournalOptions`.
+    """
 
     run_id: str
     folder: RunFolder
     checkpoint: Checkpoint | None
-    known_metrics: Mapping[int, int] = field(default_factory=dict)  # timestamps by logged epoch
+    known_metrics: Mapping[tuple[str, int], int] = field(default_factory=dict)
 
 
 @isolate_torch_state()
@@ -83,6 +86,8 @@ def train_run(
         RunInterruptedError: A signal arrived; the run's status is then KILLED.
     """
     callback = callback or NoOpCallback()
+    if resumed is not None and resumed.checkpoint is not None:
+        plan = _use_precision(plan, resumed.checkpoint)
     compute = resolve_rank_compute(plan)
     if nested is not None:
         return _train_nested(plan, compute, callback, nested, resumed)
@@ -91,6 +96,11 @@ def train_run(
             return ranks.broadcast_object(_train_tracked(plan, compute, ranks, callback, resumed))
         _train_untracked(plan, compute, ranks)
         return ranks.broadcast_object(None)  # type: ignore[return-value] # returns rank 0's result
+
+
+def _use_precision(plan: TrainPlan, checkpoint: Checkpoint) -> TrainPlan:
+    """Return the plan with the precision that a run was trained in, whatever `auto` is now."""
+    return replace(plan, config=replace(plan.config, precision=checkpoint.values["precision"]))
 
 
 def _train_nested(

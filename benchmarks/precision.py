@@ -32,7 +32,7 @@ T_95 = 2.776  # Student's t, two-sided 95 %, four degrees of freedom
 def find_best_loss(plan: TrainPlan, data: PreparedData) -> float:
     """Train and return the lowest validation loss in nats."""
     session = start_session(plan, data, resolve_rank_compute(plan), SINGLE_PROCESS)
-    epochs = session.epochs(lambda: None, EarlyStopping(plan.config))
+    epochs = session.epochs(EarlyStopping(plan.config))
     return min(status.result.validation.loss for status in epochs)
 
 

@@ -14,6 +14,7 @@ from scripts.keyword_types import render_keywords
 from trialrun.config import SearchConfig, Setting, TrainConfig, as_text, list_settings
 from trialrun.config.evaluate import EvaluateConfig
 from trialrun.config.promote import PromoteConfig
+from trialrun.config.resume import ResumeConfig
 from trialrun.config.score import ScoreConfig
 from trialrun.tuning.space import DEFAULT_RANGES
 
@@ -30,6 +31,7 @@ def render_mlproject() -> str:
         EntryPoint(
             "search", "search", settings=(TrainConfig, SearchConfig), defaults=DEFAULT_RANGES
         ),
+        EntryPoint("resume", "resume", ("run_id",), settings=(ResumeConfig,)),
         EntryPoint("evaluate", "evaluate", ("model", "data"), settings=(EvaluateConfig,)),
         EntryPoint(
             "score",

@@ -6,12 +6,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
 from mlflow.entities import Run
 
+import trialrun
 from tests.conftest import write_classes
+from tests.system.test_signals import start
 
 ROOT = Path(__file__).resolve().parents[2]
 NETWORK = "shufflenet_v2_x0_5"
@@ -151,3 +154,42 @@ def test_interrupted_project_is_killed(store: str, tmp_path: Path, moment: str) 
     while read_only_run(store).info.status != "KILLED" and time.monotonic() < deadline:
         time.sleep(0.2)
     assert read_only_run(store).info.status == "KILLED", stderr
+
+
+@pytest.mark.slow
+def test_interrupted_project_is_resumed_by_its_entry_point(
+    store: str, colors: Path, tmp_path: Path
+) -> None:
+    """`-e resume` finishes the run after SIGTERM to `mlflow run` alone; its own run says so."""
+    settings: dict[str, Any] = {"epochs": 12, "patience": 12, "batch_size": 2, "model": NETWORK}
+    whole = trialrun.train(train_data=str(colors), **settings)
+    command = build_command(store, tmp_path, train_data=colors, **settings)
+    environment = build_environment(store)
+    with start(command, tmp_path) as started:
+        started.process.terminate()
+        started.wait_for_end()
+    client = mlflow.MlflowClient(store)
+    experiment = find_experiment_id(store)
+    [stopped] = client.search_runs([experiment], "status = 'KILLED'")
+    resume = build_command(store, tmp_path, run_id=stopped.info.run_id)
+    done = subprocess.run(
+        [*resume, "-e", "resume"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "resumed at epoch" in done.stderr
+    resumed = client.get_run(stopped.info.run_id)
+    assert resumed.info.status == "FINISHED"
+    assert resumed.data.tags["weights_sha256"] == whole.weights_sha256
+    [own] = client.search_runs(
+        [experiment], f"tags.`trialrun.resumed_run` = '{stopped.info.run_id}'"
+    )
+    assert (own.info.status, own.info.run_name) == (
+        "FINISHED",
+        f"resume of {stopped.info.run_name}",
+    )
+    assert len(client.search_runs([experiment])) == 3

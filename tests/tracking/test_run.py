@@ -114,9 +114,9 @@ def test_metrics_that_were_logged_before_keep_their_first_values(
     assert client.get_run(run.run_id).data.metrics["accuracy"] == 0.5
 
 
-def test_metrics_of_known_steps_are_not_logged(store: str, tmp_path: Path) -> None:
-    """On a machine without the journal, the store says which steps are there."""
-    options = make_options(tmp_path / "runs", known_metrics={1: 77})
+def test_known_metrics_are_not_logged(store: str, tmp_path: Path) -> None:
+    """On a machine without the journal, the store says which values are there."""
+    options = make_options(tmp_path / "runs", known_metrics={("loss", 1): 77})
     client = mlflow.MlflowClient(store)
     with open_journaled(client, options) as run:
         assert run.log_metrics({"loss": 1}, 1) == 77

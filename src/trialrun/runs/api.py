@@ -38,10 +38,14 @@ def run_training(
             with open_callback() if open_callback else nullcontext() as callback:
                 return train_run(plan, callback)
         except RunInterruptedError:
-            from trialrun.tracking import kill_unopened_run
-
-            kill_unopened_run()
+            _kill_unopened_run()
             raise
+
+
+def _kill_unopened_run() -> None:
+    from trialrun.tracking import kill_unopened_run
+
+    kill_unopened_run()
 
 
 def resume_training(
@@ -57,9 +61,13 @@ def resume_training(
     """
     config = build_config(ResumeConfig, settings)
     with interrupt_on_signals():
-        from trialrun.runs.recovery.resume import resume_run
+        try:
+            from trialrun.runs.recovery.resume import resume_run
 
-        return resume_run(run_id, config, open_callback)
+            return resume_run(run_id, config, open_callback)
+        except RunInterruptedError:
+            _kill_unopened_run()  # that of `mlflow run . -e resume`
+            raise
 
 
 def replay_training(

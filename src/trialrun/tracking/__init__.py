@@ -3,7 +3,7 @@
 The functions import MLflow themselves, because the import takes over a second.
 """
 
-from trialrun.tracking.creation import PARENT_TAG, find_project_run
+from trialrun.tracking.creation import PARENT_TAG, describe_project_run, find_project_run
 from trialrun.tracking.datasets import make_dataset_input, truncate_digest
 from trialrun.tracking.heartbeat import HEARTBEAT_TAG, Heartbeat, parse_heartbeat
 from trialrun.tracking.journal import Journal, count_unsent, find_failure, has_journal
@@ -18,12 +18,14 @@ from trialrun.tracking.run import (
     open_nested_run,
     open_run,
 )
+from trialrun.tracking.system_metrics import PREFIX as SYSTEM_PREFIX
 
 __all__ = [
     "DELETED",
     "HEARTBEAT_TAG",
     "MAX_PARAM_LENGTH",
     "PARENT_TAG",
+    "SYSTEM_PREFIX",
     "Heartbeat",
     "Journal",
     "JournalOptions",
@@ -32,6 +34,7 @@ __all__ = [
     "RunTarget",
     "TrackedRun",
     "count_unsent",
+    "describe_project_run",
     "find_failure",
     "find_project_run",
     "find_run",

@@ -69,6 +69,21 @@ def take_project_run() -> str | None:
     return run_id
 
 
+def describe_project_run(client: "MlflowClient", name: str, tags: Mapping[str, str]) -> None:
+    """Name and tag the run that `mlflow run` opened for a command that writes to another run.
+
+    Raises:
+        TrackingError: The store fails.
+    """
+    run_id = find_project_run()
+    if run_id is None:
+        return
+    with translate_tracking_errors(f"run {run_id} cannot be described"):
+        client.update_run(run_id, name=name)
+        for key, text in tags.items():
+            client.set_tag(run_id, key, text)
+
+
 def create_active_run(
     client: "MlflowClient", experiment: str | None, name: str | None, tags: Mapping[str, str]
 ) -> "Run":

@@ -38,6 +38,7 @@ from trialrun.tracking.records import (
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+ERROR_TAG = "error"  # why a run failed or was interrupted
 OFFLINE_TAG = "trialrun.offline_id"  # of a run that was created after its training
 _BATCHED = {
     PARAMS: ("params", MAX_PARAMS),
@@ -104,10 +105,17 @@ def write_record(target: RunTarget, record: Record) -> None:
         elif record.kind == EXPERIMENT:
             describe_experiment(target.client, target.experiment_id)
         elif record.kind == REOPEN:
-            target.client.update_run(target.run_id, status="RUNNING")
+            _reopen_run(target)
         elif record.kind == END:
             end_time = record.values["end_time"]
             target.client.set_terminated(target.run_id, record.values["status"], end_time)
+
+
+def _reopen_run(target: RunTarget) -> None:
+    """Set a run to RUNNING, and delete the tag that says why it was interrupted."""
+    target.client.update_run(target.run_id, status="RUNNING")
+    if ERROR_TAG in target.client.get_run(target.run_id).data.tags:
+        target.client.delete_tag(target.run_id, ERROR_TAG)
 
 
 def _write_batch(target: RunTarget, records: Sequence[Record]) -> None:

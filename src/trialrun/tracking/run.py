@@ -29,7 +29,7 @@ from trialrun.tracking.records import (
     make_params,
     make_tags,
 )
-from trialrun.tracking.replay import now_ms
+from trialrun.tracking.replay import ERROR_TAG, now_ms
 from trialrun.tracking.system_metrics import monitor_system
 from trialrun.tracking.writers import DirectWriter, JournalWriter, RecordWriter
 
@@ -54,7 +54,7 @@ class TrackedRun:
         *,
         writer: RecordWriter | None = None,
         facts: RunFacts | None = None,
-        known_metrics: Mapping[int, int] | None = None,
+        known_metrics: Mapping[tuple[str, int], int] | None = None,
     ) -> None:
         """Open an existing run; all but an offline run need a client."""
         self.run_id = run_id
@@ -112,7 +112,7 @@ class TrackedRun:
         return min((first for first in known.values() if first is not None), default=timestamp)
 
     def _find_timestamp(self, name: str, step: int) -> int | None:
-        return self._known_metrics.get(step) or self.writer.find_timestamp(name, step)
+        return self._known_metrics.get((name, step)) or self.writer.find_timestamp(name, step)
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags, replacing tags of the same names; values are cut as in `log_params`."""
@@ -202,9 +202,14 @@ def open_nested_run(
     run_id: str | None = None,
     journal: JournalOptions | None = None,
 ) -> Iterator[TrackedRun]:
-    """Open a run below another one; it always ends. Only the parent logs system metrics."""
+    """Open a run below another one; it always ends. Only the parent logs system metrics.
+
+    With `run_id`, that run is opened again, and gets the tags too.
+    """
     new = NewRun(None, name, {**tags, PARENT_TAG: parent_run_id}, experiment_id)
     with _open_tracked(client, new, run_id, journal, uses_project_run=False) as run:
+        if run_id is not None:
+            run.set_tags(tags)
         yield run
 
 
@@ -264,7 +269,7 @@ def _end_on_exit(writer: RecordWriter, *, by_mlflow: bool) -> Iterator[None]:
     """End a run with the status that matches how the block ended."""
 
     def end_stuck(signal_name: str) -> None:
-        writer.fail("KILLED", {"error": f"stopped by {signal_name}", "stop_reason": KILLED})
+        writer.fail("KILLED", {ERROR_TAG: f"stopped by {signal_name}", "stop_reason": KILLED})
 
     try:
         with act_if_stuck(end_stuck):
@@ -275,12 +280,12 @@ def _end_on_exit(writer: RecordWriter, *, by_mlflow: bool) -> Iterator[None]:
         if isinstance(error, RunInterruptedError):
             error.hint = _describe_restart(writer)
         reason = str(error) or "stopped by SIGINT"
-        writer.fail("KILLED", {"error": reason, "stop_reason": KILLED})
+        writer.fail("KILLED", {ERROR_TAG: reason, "stop_reason": KILLED})
         if by_mlflow:
             spawn_status_fixer(writer.run_id)
         raise
     except BaseException as error:
-        writer.fail("FAILED", {"error": f"{type(error).__name__}: {error}"})
+        writer.fail("FAILED", {ERROR_TAG: f"{type(error).__name__}: {error}"})
         raise
     finally:
         writer.close()

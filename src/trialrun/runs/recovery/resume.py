@@ -22,16 +22,19 @@ from trialrun.mlflow_client import connect_client
 from trialrun.runs.callbacks import NoOpCallback, RunCallback
 from trialrun.runs.inspection.repetition import load_training_settings, resolve_paths
 from trialrun.runs.inspection.run_reader import RecordedRun, read_run
-from trialrun.runs.recovery.finished import read_logged_epochs, read_result
+from trialrun.runs.recovery.finished import read_result, read_timestamps
 from trialrun.runs.recovery.interrupted import find_last_interrupted
+from trialrun.runs.recovery.sync import clean_up_finished
 from trialrun.runs.training.environment import FOLDER_TAG
 from trialrun.runs.training.plan import TrainPlan, plan_training
 from trialrun.runs.training.result import TrainResult
 from trialrun.runs.training.resumption.artifacts import fetch_checkpoints
+from trialrun.tracking import describe_project_run
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+RESUMED_TAG = "trialrun.resumed_run"  # of the run that `mlflow run . -e resume` opens
 _FINISHED = "FINISHED"
 STUDY_TAG = "study"  # of a search and of its trials
 
@@ -57,13 +60,16 @@ def resume_run(
             return _continue(folder.path.name, folder, _plan_recorded(folder, config), {}, callback)
         client = connect_client()
         original = read_run(client, run_id or find_last_interrupted(client))
+        describe_project_run(client, f"resume of {original.name}", {RESUMED_TAG: original.run_id})
         _refuse_search(original)
         if original.status == _FINISHED:
             callback.on_note(f"run {original.run_id} has finished: there is nothing to resume")
+            if folder := find_folder(client, original, config):
+                clean_up_finished(folder, client)
             return read_result(client, original)
         folder = find_folder(client, original, config) or _create_folder(client, original, config)
         plan = plan_resumed(client, original, folder, config)
-        known_metrics = read_logged_epochs(client, original.run_id)
+        known_metrics = read_timestamps(client, original.run_id)
         return _continue(original.run_id, folder, plan, known_metrics, callback)
 
 
@@ -94,7 +100,7 @@ def _continue(
     run_id: str,
     folder: RunFolder,
     plan: TrainPlan,
-    known_metrics: Mapping[int, int],
+    known_metrics: Mapping[tuple[str, int], int],
     callback: RunCallback,
 ) -> TrainResult:
     from trialrun.runs.training.run import ResumedRun, train_run
@@ -179,7 +185,6 @@ def _plan_recorded(
     settings = {
         **resolve_paths(recorded.get("cwd"), recorded.get("settings", {})),
         **{name: place for name, place in places.items() if place is not None},
-        "checkpoint_dir": str(folder.path.parent),
         **(extra or {}),
     }
     try:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from trialrun.checkpoint.run_folder import RunFolder, list_default_roots, list_run_folders
 from trialrun.errors import TrackingError, TrialrunError, summarize_error
 from trialrun.mlflow_client import connect_client
+from trialrun.runs.recovery.cleanup import is_final
 from trialrun.runs.training.model_upload import HANDLERS
 from trialrun.tracking import Journal, Replayer, RunTarget, has_journal, name_store, send_all
 
@@ -74,6 +75,23 @@ def sync_folders(folders: list[RunFolder]) -> list[SyncedRun]:
     return list(_sync_folders(folders, store, cache(connect_client)))
 
 
+def clean_up_finished(folder: RunFolder, client: "MlflowClient") -> None:
+    """Send what its process did not send before it was killed, and delete a finished run's folder.
+
+    A folder that a process works on is left alone.
+
+    Raises:
+        TrialrunError: The journal is damaged, or the store does not answer.
+    """
+    if folder.is_locked():
+        return
+    with folder.lock():
+        if has_journal(folder.journal):
+            _sync_folder(folder, name_store(client.tracking_uri), lambda: client)
+        else:
+            folder.delete()
+
+
 def check_all_sent(runs: list[SyncedRun]) -> None:
     """Check that no records of the store's ended runs remain.
 
@@ -126,7 +144,8 @@ def _sync_folder(
         return _send_journal(folder, journal, connect())
     finally:
         journal.close()
-        if journal.end_status == "FINISHED" and not journal.num_unsent:
+        has_ended = journal.end_status == "FINISHED" or is_final(folder)
+        if has_ended and not journal.num_unsent:
             folder.delete()
 
 

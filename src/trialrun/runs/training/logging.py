@@ -36,6 +36,7 @@ _TRAIN_NAME, _VALID_NAME = TRAINED_ON, "valid"
 _EVENTS = "events.jsonl"
 
 SETTINGS_FILE = "config.yaml"
+_SPEED = "_per_second"
 SUMMARY_STEP = 0  # epochs are steps from 1
 _STOP_FIELDS = ("stop_reason", "stopped_epoch", "best_epoch", "best_valid_loss", "weights_sha256")
 
@@ -122,11 +123,10 @@ def log_epoch(run: TrackedRun, status: EpochStatus) -> int:
 
 def collect_linked_metrics(best: EpochStatus, data: PreparedData) -> list[dict[str, Any]]:
     """Return the metrics of the best epoch with the name and digest of the set of each."""
+    metrics = drop_speeds(best.result.metrics())
     return [
         {
-            "metrics": {
-                key: value for key, value in best.result.metrics().items() if key.startswith(prefix)
-            },
+            "metrics": {key: value for key, value in metrics.items() if key.startswith(prefix)},
             "dataset_name": name,
             "dataset_digest": truncate_digest(prepared.scan),
         }
@@ -135,6 +135,14 @@ def collect_linked_metrics(best: EpochStatus, data: PreparedData) -> list[dict[s
             ("valid_", _VALID_NAME, data.valid),
         )
     ]
+
+
+def drop_speeds(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return the metrics that a repetition of the epoch has too: all but speeds.
+
+    A resumed run may repeat its best epoch after the epoch was logged.
+    """
+    return {name: value for name, value in metrics.items() if not name.endswith(_SPEED)}
 
 
 def log_evaluation_fault(run: TrackedRun, events: "EventLog", status: EpochStatus) -> None:

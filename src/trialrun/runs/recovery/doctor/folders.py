@@ -125,7 +125,7 @@ def _inspect(folder: RunFolder, status: str, store: str) -> FolderState:
         num_unsent=num_unsent,
         journal_error=journal_error,
         num_checkpoints=len(paths),
-        damaged=[f"{path.name}: {problem}" for path, problem in checkpoints.find_damaged()],
+        damaged=[problem for _, problem in checkpoints.find_damaged()],
         num_bytes=_measure_bytes(folder.path),
         largest_checkpoint_bytes=max(map(_measure_bytes, paths), default=0),
     )

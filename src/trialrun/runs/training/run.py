@@ -57,11 +57,14 @@ class NestedRun:
 
 @dataclass(frozen=True, slots=True)
 class ResumedRun:
-    """An interrupted run to continue; `checkpoint` is None if it was stopped before the first."""
+    """An interrupted run to continue.
+
+    `read_checkpoint` returns None if the run was stopped before the first one.
+    """
 
     run_id: str
     folder: RunFolder
-    checkpoint: Checkpoint | None
+    read_checkpoint: Callable[[], Checkpoint | None]
     known_metrics: Mapping[int, int] = field(default_factory=dict)  # timestamps by logged epoch
 
 
@@ -76,7 +79,7 @@ def train_run(
     """Train as `plan` says in an MLflow run; register the model if the plan names one.
 
     With `resumed`, that run is continued from its checkpoint. With several ranks, only rank 0 logs
-    to MLflow; all ranks return its result.
+    to MLflow, and only it needs `resumed`; all ranks return its result.
 
     Raises:
         TrialrunError: Training failed (see its subclasses); the run's status is then FAILED.
@@ -100,6 +103,7 @@ def _train_nested(
     nested: NestedRun,
     resumed: ResumedRun | None,
 ) -> TrainResult:
+    checkpoint = resumed.read_checkpoint() if resumed else None
     journal = _open_journal(plan.config, callback, resumed)
     with open_nested_run(
         _connect(plan.config),
@@ -122,7 +126,7 @@ def _train_nested(
             nested.keeps_model,
             is_trial=True,
         )
-        return training.train(resumed.checkpoint if resumed else None)
+        return training.train(checkpoint)
 
 
 def _train_tracked(
@@ -133,6 +137,7 @@ def _train_tracked(
     resumed: ResumedRun | None,
 ) -> TrainResult:
     config = plan.config
+    checkpoint = resumed.read_checkpoint() if resumed else None
     journal = _open_journal(config, callback, resumed)
     with open_run(
         _connect(config),
@@ -145,7 +150,7 @@ def _train_tracked(
         callback.on_run_start(run.name, run.run_id)
         data = prepare_data(plan, callback)
         training = TrainingRun(plan, run, data, compute, ranks, callback, journal.folder)
-        result = training.train(resumed.checkpoint if resumed else None)
+        result = training.train(checkpoint)
     _clean_up(journal.folder, run)
     return result
 

@@ -71,7 +71,7 @@ class EarlierRuns:
         checkpoint = None if folder is None else _read_checkpoint(folder)
         if folder is None or checkpoint is None or not _is_same(checkpoint, plan, data):
             return None
-        return ResumedRun(run_id, folder, checkpoint, read_logged_epochs(client, run_id))
+        return ResumedRun(run_id, folder, lambda: checkpoint, read_logged_epochs(client, run_id))
 
     def delete(self, run_ids: Collection[str]) -> None:
         """Delete what runs that no trial continues left on this machine."""

@@ -131,17 +131,20 @@ def test_trial_of_a_killed_process_is_retried_first(store: str, colors: Path) ->
     assert (lost.number, retry.number, new.number) == (0, 2, 3)
 
 
-def test_retries_do_not_change_later_trials(store: str, colors: Path) -> None:
-    """Settings and seed numbers are those of a search without an interruption."""
-    queue, other = make_queue(store, colors, study="a"), make_queue(store, colors, study="b")
-    expected = [claim_next(other) for _ in range(4)]
-    first = claim_next(queue)
-    queue.requeue(first, "stopped")
-    found = [claim_next(queue) for _ in range(2)]
-    queue.requeue_worker("tester")
-    found = [claim_next(queue) for _ in range(4)]
-    assert [claim.settings for claim in found] == [claim.settings for claim in expected]
-    assert [claim.seed_number for claim in found] == [0, 1, 2, 3]
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "cmaes", "random"])
+def test_retries_do_not_change_later_trials(store: str, colors: Path, sampler: str) -> None:
+    """Settings and seed numbers are those of a search without interruptions."""
+    space = {"sampler": sampler, "weight_decay": "1e-5:1e-2", "trials": 13}
+    queue, other = (make_queue(store, colors, study=name, **space) for name in "ab")
+    for number in range(13):
+        expected, found = claim_next(other), claim_next(queue)
+        if number % 4 == 0:
+            queue.requeue(found, "stopped")
+            found = claim_next(queue)
+        assert found.settings == expected.settings
+        assert found.seed_number == expected.seed_number == number
+        for trials, claim in ((other, expected), (queue, found)):
+            trials.complete(claim, [float(claim.settings["learning_rate"])])
 
 
 def test_hyperband_keeps_the_brackets_of_retried_trials(store: str, colors: Path) -> None:

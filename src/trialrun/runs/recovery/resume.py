@@ -165,11 +165,18 @@ def plan_resumed(
         TrialrunError: The data or the model is not on this machine.
     """
     extra = {}
-    if precision := original.params.get("resolved_precision"):
+    precision = original.params.get("resolved_precision")
+    if precision and _has_state(folder):  # else training starts again, with the settings as given
         extra["precision"] = precision
     if not folder.read_settings():
         extra = {**load_training_settings(client, original), **extra}
     return _plan_recorded(folder, config, extra)
+
+
+def _has_state(folder: RunFolder) -> bool:
+    """Whether the folder holds a training state, damaged or not."""
+    stores = (CheckpointStore(path) for path in (folder.checkpoints, folder.non_finite))
+    return any(store.list_paths() for store in stores)
 
 
 def _plan_recorded(

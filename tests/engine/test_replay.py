@@ -55,7 +55,7 @@ def test_weights_that_are_not_finite_are_named() -> None:
     config = TrainConfig(epochs=1, batch_size=8)
     state = init_state(network, config)
     with torch.no_grad():
-        network[0].weight[0, 0, 0, 0] = float("nan")
+        next(network.parameters())[0, 0, 0, 0] = float("nan")
     found = replay_step(state, config, POSITIONS)
     assert found is not None
     assert (found.layer, found.kind, found.has_finite_weights) == ("0", "Conv2d", False)
@@ -68,8 +68,9 @@ def test_loss_itself_is_named() -> None:
     config = TrainConfig(epochs=1, batch_size=8, label_smoothing=0.1)
     state = init_state(network, config)
     with torch.no_grad():
-        network[-1].weight.zero_()
-        network[-1].bias.copy_(torch.tensor([3e38, -3e38, -3e38]))
+        *_, weight, bias = network.parameters()
+        weight.zero_()
+        bias.copy_(torch.tensor([3e38, -3e38, -3e38]))
     found = replay_step(state, config, POSITIONS)
     assert found is not None
     assert found.layer == LOSS

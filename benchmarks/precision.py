@@ -19,6 +19,7 @@ from benchmarks.photos import write_photos
 from benchmarks.table import format_table, make_heading
 from trialrun.distributed import SINGLE_PROCESS
 from trialrun.engine.compute.precision import resolve_compute
+from trialrun.engine.early_stopping import EarlyStopping
 from trialrun.runs.callbacks import NoOpCallback
 from trialrun.runs.training.data import PreparedData, prepare_data
 from trialrun.runs.training.plan import TrainPlan, plan_training
@@ -31,7 +32,8 @@ T_95 = 2.776  # Student's t, two-sided 95 %, four degrees of freedom
 def find_best_loss(plan: TrainPlan, data: PreparedData) -> float:
     """Train and return the lowest validation loss in nats."""
     session = start_session(plan, data, resolve_rank_compute(plan), SINGLE_PROCESS)
-    return min(status.result.validation.loss for status in session.epochs(lambda: None))
+    epochs = session.epochs(EarlyStopping(plan.config))
+    return min(status.result.validation.loss for status in epochs)
 
 
 def limit_images(data: PreparedData, num_images: int) -> PreparedData:

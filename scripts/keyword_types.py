@@ -7,6 +7,7 @@ from trialrun.config import SearchConfig, Setting, TrainConfig, list_settings
 from trialrun.config.evaluate import CompareConfig, EvaluateConfig
 from trialrun.config.promote import PromoteConfig
 from trialrun.config.reproduce import ReproduceConfig
+from trialrun.config.resume import ResumeConfig
 from trialrun.config.score import ScoreConfig
 
 _HEADER = '''"""Types of the keyword parameters of `trialrun.train` and the other library functions.
@@ -24,6 +25,7 @@ _CLASSES = (
     ("EvaluateKeywords", "Settings of an evaluation.", EvaluateConfig),
     ("ScoreKeywords", "Settings of bulk scoring.", ScoreConfig),
     ("PromoteKeywords", "Settings of a promotion.", PromoteConfig),
+    ("ResumeKeywords", "Settings of a resumption.", ResumeConfig),
     ("ReproduceKeywords", "Settings of a reproduction.", ReproduceConfig),
     ("CompareKeywords", "Settings of a comparison of runs.", CompareConfig),
 )

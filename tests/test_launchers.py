@@ -53,9 +53,11 @@ import subprocess, sys
 subprocess.run(["bash", "-c", f"'{sys.executable}' '{sys.argv[2]}'; true"], check=True)
 """
 _CHILD = """
-from trialrun.launchers import find_launchers
-for process in find_launchers({"MLFLOW_RUN_ID": "1"}):
+from trialrun.launchers import find_launchers, find_project_pid
+chain = find_launchers({"MLFLOW_RUN_ID": "1"})
+for process in chain:
     print(process.cmdline()[1])
+print(find_project_pid() == chain[-1].pid)
 """
 
 
@@ -66,7 +68,7 @@ def test_chain_ends_at_the_launcher(tmp_path: Path) -> None:
     child.write_text(_CHILD)
     command = [sys.executable, str(launcher), "run", str(child)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["-c", str(launcher)]
+    assert done.stdout.split() == ["-c", str(launcher), "True"]
 
 
 def test_zombie_is_not_alive() -> None:

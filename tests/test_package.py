@@ -14,6 +14,7 @@ from trialrun.config import SearchConfig, TrainConfig, as_text, keywords, list_s
 from trialrun.config.evaluate import CompareConfig, EvaluateConfig
 from trialrun.config.promote import PromoteConfig
 from trialrun.config.reproduce import ReproduceConfig
+from trialrun.config.resume import ResumeConfig
 from trialrun.config.score import ScoreConfig
 
 WITH_SETTINGS: dict[Callable[..., Any], tuple[type, tuple[type, ...]]] = {
@@ -23,6 +24,7 @@ WITH_SETTINGS: dict[Callable[..., Any], tuple[type, tuple[type, ...]]] = {
     trialrun.evaluate: (keywords.EvaluateKeywords, (EvaluateConfig,)),
     trialrun.promote: (keywords.PromoteKeywords, (PromoteConfig,)),
     trialrun.reproduce: (keywords.ReproduceKeywords, (ReproduceConfig,)),
+    trialrun.resume: (keywords.ResumeKeywords, (ResumeConfig,)),
     trialrun.compare: (keywords.CompareKeywords, (CompareConfig,)),
 }
 

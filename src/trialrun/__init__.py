@@ -26,6 +26,7 @@ from trialrun.config.documentation import document_settings
 from trialrun.config.evaluate import CompareConfig, EvaluateConfig
 from trialrun.config.promote import PromoteConfig
 from trialrun.config.reproduce import ReproduceConfig
+from trialrun.config.resume import ResumeConfig
 from trialrun.config.score import ScoreConfig
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
         EvaluateKeywords,
         PromoteKeywords,
         ReproduceKeywords,
+        ResumeKeywords,
         ScoreKeywords,
         SearchKeywords,
         TrainKeywords,
@@ -66,6 +68,7 @@ __all__ = [
     "preprocess",
     "promote",
     "reproduce",
+    "resume",
     "rollback",
     "run_search",
     "score",
@@ -89,6 +92,21 @@ def train(**settings: "Unpack[TrainKeywords]") -> "TrainResult":
 
     with api_call():
         return run_training(settings)
+
+
+@document_settings(ResumeConfig)
+def resume(run_id: str | None = None, **settings: "Unpack[ResumeKeywords]") -> "TrainResult":
+    """Continue an interrupted run of `train`; None is the newest one of the tracking store.
+
+    A finished run is left as it is, and its result is returned.
+
+    Raises:
+        TrialrunError: One of the classes of `trialrun.errors`.
+    """
+    from trialrun.runs.api import api_call, resume_training
+
+    with api_call():
+        return resume_training(run_id, settings)
 
 
 @document_settings(TrainConfig, SearchConfig)

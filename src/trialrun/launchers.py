@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 _TORCH_MODULES = {"torch.distributed.run", "torch.distributed.launch"}
 _NUM_OPTIONS = 4  # of `mlflow` before `run`, such as `--env-file FILE`
 _parent_at_import = os.getppid()
+_found: "dict[str, psutil.Process]" = {}  # by the variable that points to the launcher
 
 
 def find_launchers(environment: Mapping[str, str]) -> "list[psutil.Process]":
@@ -24,21 +25,23 @@ def find_launchers(environment: Mapping[str, str]) -> "list[psutil.Process]":
     its parent.
     """
     chain = _list_ancestors()
-    matchers = [match for name, match in _MATCHERS.items() if environment.get(name)]
-    places = [find_first(chain, match) for match in matchers]
-    return chain[: max((place + 1 for place in places if place is not None), default=0)]
+    length = 0
+    for name, match in _MATCHERS.items():
+        place = find_first(chain, match) if environment.get(name) else None
+        if place is not None:
+            _found[name] = chain[place]
+            length = max(length, place + 1)
+    return chain[:length]
 
 
-def find_project_launcher() -> "psutil.Process | None":
-    """Return the process `mlflow run` above this one; None if there is none."""
-    chain = _list_ancestors()
-    place = find_first(chain, is_mlflow_run)
-    return None if place is None else chain[place]
+def find_project_pid() -> int:
+    """Return the pid of the `mlflow run` that `find_launchers` found, also if it has ended.
 
-
-def has_lost_parent() -> bool:
-    """Whether the parent process has ended since this module was imported."""
-    return os.getppid() != _parent_at_import
+    `mlflow.projects.run` in a program of the user is not recognised: it is taken for the parent. A
+    shell in between may have ended, so that `mlflow run` is no ancestor of this process any more.
+    """
+    launcher = _found.get(_PROJECT_VARIABLE)
+    return _parent_at_import if launcher is None else launcher.pid
 
 
 def is_alive(process: "psutil.Process") -> bool:
@@ -82,7 +85,8 @@ def is_torchrun(arguments: Sequence[str]) -> bool:
 
 
 # The variables that a launcher sets for its children.
-_MATCHERS = {"MLFLOW_RUN_ID": is_mlflow_run, "TORCHELASTIC_RUN_ID": is_torchrun}
+_PROJECT_VARIABLE = "MLFLOW_RUN_ID"
+_MATCHERS = {_PROJECT_VARIABLE: is_mlflow_run, "TORCHELASTIC_RUN_ID": is_torchrun}
 
 
 def _list_ancestors() -> "list[psutil.Process]":

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from trialrun.checkpoint.store import CheckpointStore
 from trialrun.errors import StorageError
 
-PARTS = {"state": {"weights": torch.arange(6.0).reshape(2, 3)}, "best": {"best": torch.ones(4)}}
+PARTS = {"state": {"weights": torch.arange(6.0).reshape(2, 3)}, "other": {"values": torch.ones(4)}}
 
 
-def write(store: CheckpointStore, epoch: int, *, best: int = 1) -> Path:
-    """Write a checkpoint whose values hold `epoch`; `best` is the version of its best weights."""
-    return store.write(PARTS, {"epoch": epoch}, {"best": best})
+def write(store: CheckpointStore, epoch: int) -> Path:
+    """Write a checkpoint whose values hold `epoch`."""
+    return store.write(PARTS, {"epoch": epoch})
 
 
 def list_names(folder: Path) -> list[str]:
@@ -49,15 +49,15 @@ def test_two_checkpoints_are_kept(tmp_path: Path) -> None:
     assert list_names(tmp_path / "c") == ["3", "4"]
 
 
-def test_unchanged_part_is_not_written_again(tmp_path: Path) -> None:
-    """Both checkpoints share the file of a part with the same version, and both are intact."""
+def test_equal_parts_share_a_file_and_checkpoints_do_not(tmp_path: Path) -> None:
+    """Parts with the same tensors are written once; damage to one checkpoint spares the other."""
     store = CheckpointStore(tmp_path / "c")
-    first, second = write(store, 1), write(store, 2)
-    assert (first / "best.safetensors").samefile(second / "best.safetensors")
+    first, second = (store.write(PARTS, {}, {"copy": "state"}) for _ in range(2))
+    assert (second / "copy.safetensors").samefile(second / "state.safetensors")
     assert not (first / "state.safetensors").samefile(second / "state.safetensors")
-    assert store.find_damaged() == []
-    third = write(store, 3, best=3)
-    assert not (second / "best.safetensors").samefile(third / "best.safetensors")
+    newest = store.read_newest()
+    assert newest is not None
+    assert torch.equal(newest.parts["copy"]["weights"], PARTS["state"]["weights"])
 
 
 @given(data=st.data())
@@ -70,8 +70,8 @@ def test_one_flipped_bit_is_found(tmp_path: Path, data: st.DataObject) -> None:
     """A bit that flips anywhere in the newest checkpoint makes the one before it the newest."""
     folder = tmp_path / str(time.monotonic_ns())
     store = CheckpointStore(folder)
-    write(store, 1, best=1)
-    newest = write(store, 2, best=2)
+    write(store, 1)
+    newest = write(store, 2)
     file = data.draw(st.sampled_from(sorted(newest.iterdir())))
     content = bytearray(file.read_bytes())
     position = data.draw(st.integers(0, len(content) - 1))
@@ -136,7 +136,7 @@ WRITE_FOREVER = """
     while True:
         number += 1
         tensors = {"weights": torch.full((50_000,), float(number))}
-        store.write({"state": tensors}, {"number": number}, {})
+        store.write({"state": tensors}, {"number": number})
         print(number, flush=True)
 """
 

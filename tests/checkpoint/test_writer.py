@@ -16,7 +16,7 @@ def test_tensors_may_change_after_submit(tmp_path: Path) -> None:
     writer = CheckpointWriter(store)
     tensor = torch.arange(24.0).reshape(1, 2, 3, 4).to(memory_format=torch.channels_last)
     expected = tensor.clone()
-    writer.submit({"state": {"t": tensor}}, {}, {})
+    writer.submit({"state": {"t": tensor}}, {})
     tensor.zero_()
     writer.wait()
     writer.close()
@@ -32,7 +32,7 @@ def test_unchanged_part_is_not_copied_again(tmp_path: Path) -> None:
     writer = CheckpointWriter(store)
     best = torch.ones(3)
     for number in (1, 2):
-        writer.submit({"best": {"t": best}}, {"number": number}, {"best": 1})
+        writer.submit({"best": {"t": best}}, {"number": number}, versions={"best": 1})
         best.zero_()
     writer.wait()
     writer.close()
@@ -47,7 +47,7 @@ def test_error_of_the_thread_reaches_the_caller(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()
     writer = CheckpointWriter(CheckpointStore(file / "folder"))
-    writer.submit({"state": {"t": torch.ones(1)}}, {}, {})
+    writer.submit({"state": {"t": torch.ones(1)}}, {})
     with pytest.raises(StorageError, match="cannot write"):
         writer.wait()
     writer.wait()  # the error is reported once

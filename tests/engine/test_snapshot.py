@@ -39,6 +39,11 @@ def start(config: TrainConfig, network: str, compute: ComputeConfig) -> TrainSta
     return init_train_state(module, find_head_prefix(module), DATA, config, compute)
 
 
+def clone_all(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return copies of tensors."""
+    return {name: tensor.clone() for name, tensor in tensors.items()}
+
+
 def select_metrics(results: list[EpochResult]) -> list[dict[str, str]]:
     """Return the metrics of each epoch that do not depend on the time."""
     names = ("train_loss", "train_accuracy", "valid_loss", "learning_rate")
@@ -46,19 +51,27 @@ def select_metrics(results: list[EpochResult]) -> list[dict[str, str]]:
 
 
 def train_interrupted(
-    config: TrainConfig, network: str, compute: ComputeConfig, stops: list[int]
+    config: TrainConfig,
+    network: str,
+    compute: ComputeConfig,
+    stops: list[int],
+    *,
+    in_validation: bool = False,
 ) -> tuple[str, list[EpochResult]]:
-    """Train; after each step number in `stops` (from 1) continue in a new state."""
+    """Train; after each step number in `stops` (from 1) continue in a new state.
+
+    With `in_validation`, batches of validation are counted instead.
+    """
     num_steps = 0
     results: list[EpochResult] = []
-    snapshot: tuple[dict[str, Tensor], dict[str, Any]] | None = None
+    snapshot: tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]] | None = None
 
     while True:
         state = start(config, network, compute)
         if snapshot is not None:
             restore_state(state, *snapshot)
             torch.rand(3)  # another process has drawn other numbers
-            restore_generators(snapshot[0], compute.device)
+            restore_generators(snapshot[1], compute.device)
 
         def on_step() -> None:
             nonlocal num_steps
@@ -67,11 +80,16 @@ def train_interrupted(
                 raise StoppedError
 
         try:
-            results.extend(fit(state, config, on_step=on_step))
+            name = "on_valid_batch" if in_validation else "on_step"
+            callbacks: dict[str, Any] = {name: on_step}
+            results.extend(fit(state, config, **callbacks))
             return hash_state(state.inference_model().state_dict()), results
         except StoppedError:
-            tensors = {name: tensor.clone() for name, tensor in capture_tensors(state).items()}
-            snapshot = tensors, capture_values(state)
+            snapshot = (
+                clone_all(state.network.state_dict()),
+                clone_all(capture_tensors(state)),
+                capture_values(state),
+            )
 
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -95,6 +113,17 @@ def test_restored_training_is_bit_identical(case: str) -> None:
     assert found_hash == expected_hash
 
 
+def test_interruption_in_validation_changes_nothing() -> None:
+    """Validation starts again from the state after the epoch's last step."""
+    config = TrainConfig(epochs=2, batch_size=2, ema=0.9)
+    expected_hash, expected = train_interrupted(config, "shufflenet_v2_x0_5", CPU, [])
+    found_hash, found = train_interrupted(
+        config, "shufflenet_v2_x0_5", CPU, [2, 5], in_validation=True
+    )
+    assert select_metrics(found) == select_metrics(expected)
+    assert found_hash == expected_hash
+
+
 def test_memory_layout_is_kept() -> None:
     """Weights and optimizer states in channels-last memory come back in that layout."""
     compute = ComputeConfig(torch.device("cpu"), "fp32", "NHWC")
@@ -110,4 +139,6 @@ def test_state_of_another_network_is_refused() -> None:
     state = start(config, "shufflenet_v2_x0_5", CPU)
     other = start(config, "squeezenet1_1", CPU)
     with pytest.raises(KeyError):
-        restore_state(state, capture_tensors(other), capture_values(other))
+        restore_state(
+            state, other.network.state_dict(), capture_tensors(other), capture_values(other)
+        )

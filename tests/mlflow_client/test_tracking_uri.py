@@ -91,13 +91,15 @@ def test_registry_of_its_own_is_made_absolute(
     assert os.environ["MLFLOW_REGISTRY_URI"] == f"sqlite:///{folder}/models.db"
 
 
-def test_call_restores_the_callers_address(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_call_restores_the_callers_address(
+    folder: Path, initialised_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A notebook may change its folder and means the file there then."""
+    (folder / "relative.db").write_bytes(initialised_store.read_bytes())
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///relative.db")
-    with pytest.raises(TrialrunError):
+    with pytest.raises(TrialrunError, match="missing"):
         trialrun.history("missing")
     assert os.environ["MLFLOW_TRACKING_URI"] == "sqlite:///relative.db"
-    assert (folder / "relative.db").is_file()
 
 
 def test_project_finds_its_run_from_the_callers_folder(

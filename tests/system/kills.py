@@ -213,7 +213,7 @@ def main(folder: str, data: str, seed: str, num_kills: str) -> int:
         {"folder": str(item.folder), "outcomes": item.outcomes, "num_started": item.num_started}
         for item in trainings
     ]
-    sys.stdout.write(json.dumps(rows))
+    sys.stdout.write(json.dumps(rows) + "\n")
     return 0
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.futures import Future
@@ -44,7 +45,10 @@ def train_in_parts(ranks: Ranks, batch_size: int, num_parts: int) -> tuple[list[
     state = init_train_state(nn.Sequential(*layers), "3.", task, config, CPU, ranks)
     exchanges: list[int] = []
 
-    def count_exchange(_group: Any, bucket: Any) -> Future[Tensor]:
+    def count_exchange(
+        _group: Any,
+        bucket: dist.GradBucket,  # type: ignore[name-defined] # torch checks this annotation
+    ) -> Future[Tensor]:
         exchanges.append(1)
         return allreduce_hook(None, bucket)  # type: ignore[arg-type] # the default group
 

@@ -25,7 +25,6 @@ import mlflow, optuna, pandas, sklearn, matplotlib.pyplot
 import torch, torchvision
 import trialrun
 from trialrun.cli import main
-from trialrun.runs.training import run
 
 torch.nn.Conv2d(3, 8, 3)(torch.ones(2, 3, 64, 64)).sum().backward()  # starts torch's threads
 limit = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -64,12 +63,11 @@ def test_batch_size_of_the_hint_works_with_the_same_memory(store: str, photos: P
     assert failed.returncode == 7, failed.stderr
     error, hint = failed.stderr.splitlines()[-2:]
     assert error.startswith("Error: OutOfMemoryError: a batch of 128 images")
-    found = re.search(r"batch_size=(\d+), which fits \(tried\).* accumulate_steps=(\d+)", hint)
+    found = re.search(r"batch_size=(\d+), which fits \(tried\).* accumulate_steps=\d+", hint)
     assert found is not None, hint
     assert int(found[1]) >= 8
     for settings in (
         {"batch_size": found[1]},
-        {"batch_size": 128, "accumulate_steps": found[2]},
         {"batch_size": 128, "accumulate_steps": "auto"},
     ):
         done = train_with_limit(**limits, **settings)  # type: ignore[arg-type]

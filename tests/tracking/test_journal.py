@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trialrun.errors import StorageError
-from trialrun.tracking.journal import Journal, read_records
+from trialrun.tracking.journal import Journal, count_unsent, find_failure, read_records
 from trialrun.tracking.records import END, TAGS, Record, make_metrics
 
 TEXTS = st.lists(st.text(max_size=20), min_size=1, max_size=5)
@@ -153,3 +153,32 @@ def test_journal_of_a_folder_that_cannot_be_written_is_reported(tmp_path: Path) 
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match=r"records\.jsonl"):
         Journal(tmp_path / "file" / "journal")
+
+
+def test_unsent_records_are_counted_without_a_change(tmp_path: Path) -> None:
+    """Refused records count, and an incomplete last line does not."""
+    journal = Journal(tmp_path)
+    for step in range(4):
+        journal.append(Record("tags", {"tags": {"step": str(step)}}))
+    journal.refuse(1)
+    journal.acknowledge([2])
+    assert count_unsent(tmp_path) == journal.num_unsent == 3
+    journal.close()
+    with (tmp_path / "records.jsonl").open("ab") as file:
+        file.write(b"incomplete")
+    size = (tmp_path / "records.jsonl").stat().st_size
+    assert count_unsent(tmp_path) == 3
+    assert (tmp_path / "records.jsonl").stat().st_size == size
+
+
+def test_failure_is_that_of_the_last_process(tmp_path: Path) -> None:
+    """An interruption is none, and neither is the error of a run that was opened again."""
+    journal = Journal(tmp_path)
+    assert find_failure(tmp_path) is None
+    journal.append(Record("tags", {"tags": {"error": "NonFiniteLossError: x"}}))
+    assert find_failure(tmp_path) == "NonFiniteLossError: x"
+    journal.append(Record("reopen", {}))
+    assert find_failure(tmp_path) is None
+    journal.append(Record("tags", {"tags": {"error": "by SIGTERM", "stop_reason": "killed"}}))
+    assert find_failure(tmp_path) is None
+    journal.close()

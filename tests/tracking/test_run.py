@@ -191,6 +191,19 @@ def test_run_ends_within_seconds_while_the_store_is_away(
     assert read_runs(store)[0].info.status == status
 
 
+def test_run_that_cannot_be_created_leaves_no_folder(store: str, tmp_path: Path) -> None:
+    """Nothing was recorded, so nothing remains."""
+    options = make_options(tmp_path / "runs")
+    client = AwayClient(store)
+    client.refused = {"create_run"}
+    with (
+        pytest.raises(TrackingError, match="the run cannot be opened"),
+        open_journaled(client, options),
+    ):
+        pass
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
 def test_offline_run_exists_only_on_disk(store: str, tmp_path: Path) -> None:
     """Its id is the folder's name; the store has nothing."""
     notes: list[str] = []

@@ -16,7 +16,7 @@ from mlflow.protos.databricks_pb2 import REQUEST_LIMIT_EXCEEDED
 from tests.tracking.journaled import AwayClient, make_options, open_journaled, read_runs
 from trialrun.errors import TrackingError
 from trialrun.mlflow_client import is_outage
-from trialrun.tracking import sender
+from trialrun.tracking import HEARTBEAT_TAG, sender
 
 
 def test_records_of_an_outage_are_sent_in_batches_and_in_order(store: str, tmp_path: Path) -> None:
@@ -44,12 +44,12 @@ def test_heartbeat_is_refreshed(
     store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The tag changes while the run is open."""
-    monkeypatch.setattr(sender, "_HEARTBEAT_SECONDS", 0.05)
+    monkeypatch.setattr(sender, "HEARTBEAT_SECONDS", 0.05)
     client = mlflow.MlflowClient(store)
     with open_journaled(client, make_options(tmp_path / "runs")) as run:
-        first = client.get_run(run.run_id).data.tags[sender.HEARTBEAT_TAG]
+        first = client.get_run(run.run_id).data.tags[HEARTBEAT_TAG]
         deadline = time.monotonic() + 20
-        while client.get_run(run.run_id).data.tags[sender.HEARTBEAT_TAG] == first:
+        while client.get_run(run.run_id).data.tags[HEARTBEAT_TAG] == first:
             assert time.monotonic() < deadline
             time.sleep(0.05)
 

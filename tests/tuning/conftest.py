@@ -36,7 +36,9 @@ def make_queue(store: str, colors: Path, **more: Any) -> TrialQueue:
     plan = plan_search(settings(colors, **more))
     storage = open_storage(store.replace("mlflow.db", "optuna.db"), heartbeat_seconds=1)
     study = open_study(storage, plan.config.study or "queue", plan)
-    return open_trial_queue(storage, study, plan, deadline=None, on_stale=lambda _trial: None)
+    return open_trial_queue(
+        storage, study, plan, deadline=None, on_stale=lambda _trial, _is_retried: None
+    )
 
 
 def claim_next(queue: TrialQueue) -> ClaimedTrial:

@@ -29,6 +29,10 @@ _SQLITE = "sqlite:///"
 _OWNER, _SETTINGS, _LOCK = "owner.json", "settings.json", "run.lock"
 
 
+class RunLockedError(StorageError):
+    """Another process works on the run."""
+
+
 @dataclass(frozen=True, slots=True)
 class RunFolder:
     """The folder of one run; its sub-folders exist once they are written."""
@@ -77,14 +81,14 @@ class RunFolder:
         """Hold the run's lock for the block.
 
         Raises:
-            StorageError: Another process works on this run.
+            RunLockedError: Another process works on this run.
         """
         file_lock = FileLock(self.path / _LOCK)
         try:
             file_lock.acquire(timeout=0)
         except Timeout as error:
             owner = self.read_owner()
-            raise StorageError(
+            raise RunLockedError(
                 f"process {owner.get('pid', 'unknown')} on {owner.get('host', 'this machine')} is "
                 f"still working on run {owner.get('run_id', self.path.name)}",
                 "Wait until it ends, or stop it.",
@@ -102,6 +106,11 @@ class RunFolder:
                 return False
         except Timeout:
             return True
+
+    def delete_checkpoints(self) -> None:
+        """Delete the saved states: nothing will continue the run."""
+        for path in (self.checkpoints, self.non_finite):
+            shutil.rmtree(path, ignore_errors=True)
 
     def delete(self) -> None:
         """Delete the folder; files that cannot be deleted remain."""

@@ -13,10 +13,12 @@ deleted, so that the two newest intact ones remain.
 import json
 import mmap
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import safetensors
@@ -39,6 +41,7 @@ _VALUES, _MANIFEST, _SUFFIX = "values.json", "manifest.json", ".safetensors"
 _DISK_FULL = "No space left"  # in messages of safetensors, which hides the operating system's error
 
 Parts = Mapping[str, Mapping[str, Tensor]]
+_NONE: Mapping[str, str] = MappingProxyType({})
 
 
 class DamagedCheckpointError(Exception):
@@ -58,17 +61,19 @@ class CheckpointStore:
     """The checkpoints of one run in one folder; one process writes at a time."""
 
     folder: Path
-    _manifest: dict[str, dict[str, Any]] = field(default_factory=dict)  # of the last one written
-    _versions: dict[str, int] = field(default_factory=dict)
 
-    def write(self, parts: Parts, values: Mapping[str, Any], versions: Mapping[str, int]) -> Path:
+    def write(
+        self, parts: Parts, values: Mapping[str, Any], equal_parts: Mapping[str, str] = _NONE
+    ) -> Path:
         """Write a checkpoint, then delete all but the two newest intact ones; return its folder.
+
+        Checkpoints share no file: damage to one leaves the other intact.
 
         Args:
             parts: Contiguous tensors in CPU memory by part and name.
             values: Plain values for JSON.
-            versions: Numbers of parts that change rarely. A part with the number of the previous
-                call is not written again: both checkpoints share its file.
+            equal_parts: Further parts, each with the name of the part that holds the same tensors.
+                Both are one file.
 
         Raises:
             StorageError: The disk is full or the folder cannot be written; the older checkpoints
@@ -77,33 +82,14 @@ class CheckpointStore:
         previous = self.list_paths()
         path = self.folder / str(_number(previous[-1]) + 1 if previous else 1)
         with _translate_write_errors(path), create_directory(path) as draft:
-            manifest = {
-                f"{name}{_SUFFIX}": self._write_part(draft, name, tensors, previous, versions)
-                for name, tensors in parts.items()
-            }
+            manifest = _write_parts(draft, parts, equal_parts)
             (draft / _VALUES).write_text(format_json(dict(values)), "utf-8")
             manifest[_VALUES] = _describe_file(draft / _VALUES)
             content = format_json({"format": _FORMAT, "files": manifest})
             (draft / _MANIFEST).write_text(content, "utf-8")
-        self._manifest, self._versions = manifest, dict(versions)
         for old in previous[: len(previous) + 1 - _NUM_KEPT]:
             remove_directory(old)
         return path
-
-    def _write_part(
-        self,
-        draft: Path,
-        name: str,
-        tensors: Mapping[str, Tensor],
-        previous: list[Path],
-        versions: Mapping[str, int],
-    ) -> dict[str, Any]:
-        file = draft / f"{name}{_SUFFIX}"
-        is_unchanged = name in versions and versions[name] == self._versions.get(name)
-        if is_unchanged and previous and _link(previous[-1] / file.name, file):
-            return self._manifest[file.name]
-        safetensors.torch.save_file(dict(tensors), file)
-        return _describe_file(file)
 
     def list_paths(self) -> list[Path]:
         """Return the folders of all checkpoints, damaged ones included, the oldest first."""
@@ -165,13 +151,28 @@ def _number(path: Path) -> int:
     return int(path.name)
 
 
-def _link(source: Path, target: Path) -> bool:
-    """Give a file a second name; return False where the file system cannot."""
+def _write_parts(
+    draft: Path, parts: Parts, equal_parts: Mapping[str, str]
+) -> dict[str, dict[str, Any]]:
+    """Write the files of a checkpoint's parts; return their entries of the manifest."""
+    manifest = {}
+    for name, tensors in parts.items():
+        file = draft / f"{name}{_SUFFIX}"
+        safetensors.torch.save_file(dict(tensors), file)
+        manifest[file.name] = _describe_file(file)
+    for name, source in equal_parts.items():
+        file = draft / f"{name}{_SUFFIX}"
+        _link(draft / f"{source}{_SUFFIX}", file)
+        manifest[file.name] = manifest[f"{source}{_SUFFIX}"]
+    return manifest
+
+
+def _link(source: Path, target: Path) -> None:
+    """Give a file a second name, or copy it where the file system has no hard links."""
     try:
         os.link(source, target)
     except OSError:
-        return False
-    return True
+        shutil.copyfile(source, target)
 
 
 @contextmanager

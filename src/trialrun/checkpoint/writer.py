@@ -14,6 +14,8 @@ from torch import Tensor
 from trialrun.checkpoint.store import CheckpointStore, Parts
 
 _NO_BUFFERS: Mapping[str, Tensor] = MappingProxyType({})
+_NO_VERSIONS: Mapping[str, int] = MappingProxyType({})
+_NO_EQUALS: Mapping[str, str] = MappingProxyType({})
 
 
 def _ignore_path(_path: Path) -> None:
@@ -25,7 +27,8 @@ class CheckpointWriter:
     """Copies tensors in the caller's thread, and writes the copies in a thread of its own.
 
     Training may change the tensors as soon as `submit` returns. `waited_seconds` is the time that
-    the caller spent in `submit` and `wait`, `written_seconds` that of the writing thread.
+    the caller spent in `submit` and `wait`, `written_seconds` that of the writing thread, and
+    `processor_seconds` the thread's time on a processor.
     """
 
     store: CheckpointStore
@@ -33,28 +36,49 @@ class CheckpointWriter:
     num_written: int = 0
     waited_seconds: float = 0.0
     written_seconds: float = 0.0
+    processor_seconds: float = 0.0
     _buffers: dict[str, dict[str, Tensor]] = field(default_factory=dict)
-    _versions: dict[str, int] = field(default_factory=dict)
+    _versions: dict[str, int | None] = field(default_factory=dict)
     _executor: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
     _pending: "Future[Path] | None" = None
 
-    def submit(self, parts: Parts, values: Mapping[str, Any], versions: Mapping[str, int]) -> None:
+    def submit(
+        self,
+        parts: Parts,
+        values: Mapping[str, Any],
+        *,
+        versions: Mapping[str, int] = _NO_VERSIONS,
+        equal_parts: Mapping[str, str] = _NO_EQUALS,
+    ) -> None:
         """Copy `parts` and start writing them; first wait for the previous checkpoint.
 
-        `versions` are as in `CheckpointStore.write`: an unchanged part is not copied either.
+        Args:
+            parts: Tensors by part and name, in any memory.
+            values: Plain values for JSON.
+            versions: Numbers of parts that change rarely. A part with the number of an earlier call
+                is not copied again.
+            equal_parts: Parts that need no copy (see `CheckpointStore.write`).
 
         Raises:
             StorageError: The previous checkpoint could not be written.
         """
         started = time.perf_counter()
         self._finish_pending()
-        for name, tensors in parts.items():
-            if name not in versions or versions[name] != self._versions.get(name):
-                self._buffers[name] = copy_tensors(tensors, self._buffers.get(name, {}))
-        self._versions = dict(versions)
-        copies = {name: self._buffers[name] for name in parts}
-        self._pending = self._executor.submit(self._write, copies, dict(values), dict(versions))
+        copies = {
+            name: self._copy(name, tensors, versions.get(name))
+            for name, tensors in parts.items()
+            if name not in equal_parts
+        }
+        self._pending = self._executor.submit(self._write, copies, dict(values), dict(equal_parts))
         self.waited_seconds += time.perf_counter() - started
+
+    def _copy(
+        self, name: str, tensors: Mapping[str, Tensor], version: int | None
+    ) -> dict[str, Tensor]:
+        if version is None or version != self._versions.get(name):
+            self._buffers[name] = copy_tensors(tensors, self._buffers.get(name, {}))
+            self._versions[name] = version
+        return self._buffers[name]
 
     def wait(self) -> None:
         """Wait until everything submitted is on the disk.
@@ -78,11 +102,12 @@ class CheckpointWriter:
         if pending is not None:
             pending.result()
 
-    def _write(self, parts: Parts, values: dict[str, Any], versions: dict[str, int]) -> Path:
-        started = time.perf_counter()
-        path = self.store.write(parts, values, versions)
+    def _write(self, parts: Parts, values: dict[str, Any], equal_parts: dict[str, str]) -> Path:
+        started, processor_started = time.perf_counter(), time.thread_time()
+        path = self.store.write(parts, values, equal_parts)
         self.num_written += 1
         self.written_seconds += time.perf_counter() - started
+        self.processor_seconds += time.thread_time() - processor_started
         self.on_written(path)
         return path
 

@@ -21,6 +21,7 @@ _COMMAND_ORDER = (  # of `trialrun --help`: the order in which a project uses th
     "resume",
     "search",
     "sync",
+    "doctor",
     "evaluate",
     "score",
     "promote",

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Self
 from trialrun.cli.output import is_quiet, print_status
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from trialrun.engine.early_stopping import EpochStatus
 
 _LINE_INTERVAL = 10_000  # images between two progress lines if stderr is not a terminal
@@ -68,6 +70,9 @@ class TerminalProgress:
             self._bar.advance(self._task, num_images)
         elif before // _LINE_INTERVAL != self._num_scanned // _LINE_INTERVAL:
             print_status(f"{self._activity}: {self._num_scanned} done")
+
+    def on_resume(self, epochs: "Sequence[Mapping[str, float]]", stop_reason: str | None) -> None:
+        """Do nothing: a note says where the run continues."""
 
     def on_epoch_end(self, status: "EpochStatus", epochs: int) -> None:
         """Print the results of an epoch."""

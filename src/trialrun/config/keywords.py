@@ -104,6 +104,14 @@ class PromoteKeywords(TypedDict, total=False):
     run_name: str | None
 
 
+class ResumeKeywords(TypedDict, total=False):
+    """Settings of a resumption."""
+
+    train_data: str | PathLike[str] | None
+    valid_data: str | PathLike[str] | None
+    checkpoint_dir: str | PathLike[str] | None
+
+
 class ReproduceKeywords(TypedDict, total=False):
     """Settings of a reproduction."""
 

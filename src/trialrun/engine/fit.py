@@ -5,7 +5,7 @@ It does not print, log, save or read files; the caller does.
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,7 +16,12 @@ from trialrun.distributed import SINGLE_PROCESS, Ranks
 from trialrun.engine.compute.torch_errors import NonFiniteLossError, translate_torch_errors
 from trialrun.engine.evaluate import EvaluationResult, evaluate_network
 from trialrun.engine.evaluation_check import find_evaluation_fault
-from trialrun.engine.inputs.batches import PrefetchIterator, sequential_batches, training_batches
+from trialrun.engine.inputs.batches import (
+    Batch,
+    PrefetchIterator,
+    sequential_batches,
+    training_batches,
+)
 from trialrun.engine.inputs.seeds import derive_seed
 from trialrun.engine.memory.accumulation import count_valid_images
 from trialrun.engine.memory.forecast import check_batch_fits
@@ -26,8 +31,8 @@ from trialrun.engine.state import TrainState
 from trialrun.engine.step import TrainingStep
 
 
-def _ignore_step() -> None:
-    """Do nothing; the default of `on_step`."""
+def _do_nothing() -> None:
+    """Do nothing; the default of `on_step` and `on_valid_batch`."""
 
 
 def fit(
@@ -35,13 +40,14 @@ def fit(
     config: TrainConfig,
     *,
     ranks: Ranks = SINGLE_PROCESS,
-    on_step: Callable[[], None] = _ignore_step,
+    on_step: Callable[[], None] = _do_nothing,
+    on_valid_batch: Callable[[], None] = _do_nothing,
 ) -> Iterator[EpochResult]:
     """Train `state` in place, yielding after each epoch until `config.epochs`.
 
     An epoch's order and augmentation depend on seed and epoch alone. Stop early by no longer
     iterating. Each of several ranks trains on its share of a step and yields the same figures.
-    `on_step` is called after every step.
+    `on_step` is called after every step, `on_valid_batch` after every batch of validation.
 
     Raises:
         NonFiniteLossError: The training loss became NaN or infinite; its step was not applied.
@@ -52,18 +58,22 @@ def fit(
         check_batch_fits(state, config)
     while state.epoch < config.epochs:
         with translate_torch_errors(config.batch_size):
-            result = _run_epoch(state, config, ranks, on_step)
+            result = _run_epoch(state, config, ranks, on_step, on_valid_batch)
         state.epoch, state.step, state.train_seconds = result.epoch, 0, 0.0
         yield result
 
 
 def _run_epoch(
-    state: TrainState, config: TrainConfig, ranks: Ranks, on_step: Callable[[], None]
+    state: TrainState,
+    config: TrainConfig,
+    ranks: Ranks,
+    on_step: Callable[[], None],
+    on_valid_batch: Callable[[], None],
 ) -> EpochResult:
     started = time.perf_counter()
     epoch = state.epoch + 1
     trained = _train_epoch(state, config, ranks, epoch, on_step)
-    validation = _validate(state, config, ranks)
+    validation = _validate(state, config, ranks, on_valid_batch)
     fault = find_evaluation_fault(
         state,
         train_accuracy=trained.accuracy,
@@ -134,24 +144,37 @@ def _train_epoch(
     )
 
 
-def _validate(state: TrainState, config: TrainConfig, ranks: Ranks) -> EvaluationResult:
+def _validate(
+    state: TrainState, config: TrainConfig, ranks: Ranks, on_batch: Callable[[], None]
+) -> EvaluationResult:
     if state.batch_norm_statistics is not None:
         state.batch_norm_statistics.store()
     ranks.broadcast_tensors(state.inference_model().buffers())
     batch_size = count_valid_images(config, state)
-    result, fitting = find_fitting_result(partial(_evaluate, state, ranks), batch_size)
+    evaluate = partial(_evaluate, state, ranks, on_batch)
+    result, fitting = find_fitting_result(evaluate, batch_size)
     if fitting < batch_size:
         state.valid_batch_size = fitting
     return result
 
 
-def _evaluate(state: TrainState, ranks: Ranks, batch_size: int) -> EvaluationResult:
+def _evaluate(
+    state: TrainState, ranks: Ranks, on_batch: Callable[[], None], batch_size: int
+) -> EvaluationResult:
     batches = sequential_batches(state.data.valid, batch_size, ranks)
+    prefetched = PrefetchIterator(batches, pin_memory=state.compute.pins_memory)
     return evaluate_network(
         state.eval_module(),
-        PrefetchIterator(batches, pin_memory=state.compute.pins_memory),
+        _call_after_each(prefetched, on_batch),
         state.data.preprocessing,
         state.compute,
         num_images=len(state.data.valid),
         ranks=ranks,
     )
+
+
+def _call_after_each(batches: Iterable[Batch], on_batch: Callable[[], None]) -> Iterator[Batch]:
+    """Yield the batches; call `on_batch` when the caller has processed one."""
+    for batch in batches:
+        yield batch
+        on_batch()

@@ -17,8 +17,11 @@ _TOTALS = "totals"
 
 
 def capture_tensors(state: TrainState) -> dict[str, Tensor]:
-    """Return the tensors of `state` and torch's generators; those of `state` are not copied."""
-    tensors = {f"network.{name}": value for name, value in state.network.state_dict().items()}
+    """Return the tensors of `state` except the network's, and torch's generators.
+
+    The tensors of `state` are not copied.
+    """
+    tensors: dict[str, Tensor] = {}
     for index, values in enumerate(_list_optimizer_states(state)):
         tensors |= {
             f"optimizer.{index}.{name}": value
@@ -62,16 +65,21 @@ def capture_values(state: TrainState) -> dict[str, Any]:
 
 @torch.no_grad()
 def restore_state(
-    state: TrainState, tensors: Mapping[str, Tensor], values: Mapping[str, Any]
+    state: TrainState,
+    network: Mapping[str, Tensor],
+    tensors: Mapping[str, Tensor],
+    values: Mapping[str, Any],
 ) -> None:
     """Restore what `capture_tensors` and `capture_values` returned, generators excepted.
+
+    `network` is the network's state dict.
 
     Raises:
         KeyError: A tensor is missing.
         RuntimeError: A tensor has another shape: the state is of another network.
     """
     for name, value in state.network.state_dict().items():
-        value.copy_(tensors[f"network.{name}"])
+        value.copy_(network[name])
     _restore_optimizer(state, tensors)
     if state.ema is not None:
         for name, value in state.ema.module.state_dict().items():

@@ -4,6 +4,8 @@ On a GPU, a step copies nothing back to the host. Tensor letters: N images in a 
 S the image size.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial, reduce
 
 import torch
@@ -47,15 +49,29 @@ class TrainingStep:
         # Ranks may have one image more or less, but all compute the same number of parts.
         num_images = batch.num_images_in_step // self._ranks.world_size
         compute = partial(self.compute_gradients, batch, num_images)
+        with self._restore_if_non_finite(batch):
+            totals, found_inf = retry_in_more_parts(self._state, self._config, num_images, compute)
+        self._apply_step(found_inf)
+        return totals
+
+    @contextmanager
+    def _restore_if_non_finite(self, batch: Batch) -> Iterator[None]:
+        """Restore torch's generators if the loss is found not to be finite, and name the images."""
+        if not self._checks_loss:
+            yield
+            return
         generators = capture_generators(self._compute.device)
         try:
-            totals, found_inf = retry_in_more_parts(self._state, self._config, num_images, compute)
+            yield
         except NonFiniteLossError as error:
             error.positions = batch.positions
             restore_generators(generators, self._compute.device)
             raise
-        self._apply_step(found_inf)
-        return totals
+
+    @property
+    def _checks_loss(self) -> bool:
+        """Whether the host checks the loss of each step, for which it waits for the device."""
+        return self._compute.device.type == "cpu" or self._state.checks_each_step
 
     def compute_gradients(self, batch: Batch, num_images: int) -> tuple[Tensor, Tensor]:
         """Add up the gradients of the batch's parts, whose number depends on `num_images`.
@@ -154,8 +170,7 @@ class TrainingStep:
         num_non_finite, total_weight = self._ranks.sum(torch.stack([is_non_finite, step_weight]))
         found_inf = num_non_finite.clamp(max=1)
         loss_scale: Tensor = weight * self._ranks.world_size / total_weight
-        checks = self._compute.device.type == "cpu" or self._state.checks_each_step
-        if checks and bool(found_inf):
+        if self._checks_loss and bool(found_inf):
             where = "" if bool(is_non_finite) else " on another rank"
             raise NonFiniteLossError(
                 f"the training loss became NaN or infinite{where} in epoch {self._epoch}"

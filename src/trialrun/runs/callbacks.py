@@ -1,5 +1,6 @@
 """Callbacks that report the progress of a run. The command line prints it; library calls do not."""
 
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from trialrun.engine.early_stopping import EpochStatus
@@ -22,6 +23,9 @@ class RunCallback(Protocol):
     def on_scan_progress(self, num_images: int) -> None:
         """The pass has processed `num_images` more images."""
 
+    def on_resume(self, epochs: Sequence[Mapping[str, float]], stop_reason: str | None) -> None:
+        """The run continues after epochs with these metrics; with a `stop_reason`, none follows."""
+
     def on_epoch_end(self, status: EpochStatus, epochs: int) -> None:
         """An epoch out of at most `epochs` has ended."""
 
@@ -36,5 +40,7 @@ class NoOpCallback:
     def on_scan_start(self, description: str, num_images: int) -> None: ...
 
     def on_scan_progress(self, num_images: int) -> None: ...
+
+    def on_resume(self, epochs: Sequence[Mapping[str, float]], stop_reason: str | None) -> None: ...
 
     def on_epoch_end(self, status: EpochStatus, epochs: int) -> None: ...

@@ -5,7 +5,8 @@ The functions import MLflow themselves, because the import takes over a second.
 
 from trialrun.tracking.creation import PARENT_TAG, describe_project_run, find_project_run
 from trialrun.tracking.datasets import make_dataset_input, truncate_digest
-from trialrun.tracking.journal import Journal, has_journal
+from trialrun.tracking.heartbeat import HEARTBEAT_TAG, Heartbeat, parse_heartbeat
+from trialrun.tracking.journal import Journal, count_unsent, find_failure, has_journal
 from trialrun.tracking.opening import JournalOptions, name_store
 from trialrun.tracking.records import MAX_PARAM_LENGTH
 from trialrun.tracking.replay import RecordHandler, Replayer, RunTarget, send_all
@@ -17,7 +18,6 @@ from trialrun.tracking.run import (
     open_nested_run,
     open_run,
 )
-from trialrun.tracking.sender import HEARTBEAT_TAG
 from trialrun.tracking.system_metrics import PREFIX as SYSTEM_PREFIX
 
 __all__ = [
@@ -26,13 +26,16 @@ __all__ = [
     "MAX_PARAM_LENGTH",
     "PARENT_TAG",
     "SYSTEM_PREFIX",
+    "Heartbeat",
     "Journal",
     "JournalOptions",
     "RecordHandler",
     "Replayer",
     "RunTarget",
     "TrackedRun",
+    "count_unsent",
     "describe_project_run",
+    "find_failure",
     "find_project_run",
     "find_run",
     "has_journal",
@@ -41,6 +44,7 @@ __all__ = [
     "name_store",
     "open_nested_run",
     "open_run",
+    "parse_heartbeat",
     "send_all",
     "truncate_digest",
 ]

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from trialrun.engine.early_stopping import KILLED
 from trialrun.errors import StorageError
 from trialrun.files import (
     create_directory,
@@ -24,7 +25,16 @@ from trialrun.files import (
     write_atomically,
 )
 from trialrun.tracking.deferred_signals import defer_signals
-from trialrun.tracking.records import END, METRICS, PARAMS, REOPEN, Record, format_line, parse_line
+from trialrun.tracking.records import (
+    END,
+    METRICS,
+    PARAMS,
+    REOPEN,
+    TAGS,
+    Record,
+    format_line,
+    parse_line,
+)
 
 _RECORDS, _SENT, _FILES = "records.jsonl", "sent.json", "files"
 
@@ -260,6 +270,35 @@ def _read_progress(path: Path) -> dict[str, Any]:
 
 def _remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def count_unsent(folder: Path) -> int:
+    """Return the number of records in a journal that the store does not have; changes nothing.
+
+    Raises:
+        StorageError: The journal cannot be read.
+    """
+    records, _ = read_records(folder / _RECORDS)
+    progress = _read_progress(folder / _SENT)
+    acknowledged: int = min(progress["acknowledged"], len(records))
+    refused = {number for number in progress["refused"] if number <= acknowledged}
+    return len(records) - acknowledged + len(refused)
+
+
+def find_failure(folder: Path) -> str | None:
+    """Return the error that the last process recorded before it was killed; None without one.
+
+    Raises:
+        StorageError: The journal cannot be read.
+    """
+    error = None
+    for record in read_records(folder / _RECORDS)[0]:
+        if record.kind == REOPEN:
+            error = None
+        elif record.kind == TAGS and "error" in record.values["tags"]:
+            tags = record.values["tags"]
+            error = None if tags.get("stop_reason") == KILLED else str(tags["error"])
+    return error
 
 
 def has_journal(folder: Path) -> bool:

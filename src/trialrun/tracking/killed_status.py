@@ -6,25 +6,20 @@ numbers of the statuses. The child therefore starts this small process, which se
 after `mlflow run` has set FAILED, and then exits.
 """
 
-import os
 import subprocess
 import sys
 import time
 
-from trialrun.launchers import find_project_launcher, has_lost_parent
+from trialrun.launchers import find_project_pid
 
 _TIMEOUT_SECONDS = 30  # `mlflow run` sets the status within two seconds of its child's exit
 _POLL_SECONDS = 0.2
 
 
 def spawn_status_fixer(run_id: str) -> None:
-    """Start the process that restores the status of a run, unless `mlflow run` is gone."""
-    launcher = find_project_launcher()
-    if launcher is None and has_lost_parent():
-        return
-    # `mlflow.projects.run` in a program of the user is not recognised: it is taken for the parent.
-    pid = os.getppid() if launcher is None else launcher.pid
-    command = [sys.executable, "-m", "trialrun.tracking.killed_status", run_id, str(pid)]
+    """Start the process that restores the status of a run; it ends soon after `mlflow run`."""
+    pid = str(find_project_pid())
+    command = [sys.executable, "-m", "trialrun.tracking.killed_status", run_id, pid]
     nowhere = subprocess.DEVNULL
     subprocess.Popen(command, stdin=nowhere, stdout=nowhere, stderr=nowhere, start_new_session=True)
 

@@ -15,10 +15,10 @@ from trialrun.tracking.creation import (
     plan_run,
     read_run,
 )
+from trialrun.tracking.heartbeat import HEARTBEAT_TAG, make_heartbeat
 from trialrun.tracking.journal import Journal
 from trialrun.tracking.records import CREATE, REOPEN, Record, make_tags
 from trialrun.tracking.replay import RecordHandler, Replayer, RunTarget
-from trialrun.tracking.sender import HEARTBEAT_TAG, format_heartbeat
 from trialrun.tracking.system_metrics import PREFIX
 from trialrun.tracking.writers import JournalWriter
 
@@ -90,6 +90,8 @@ def open_journal(
             facts = _open_online(replayer, options.folder, new, run_id)
     except BaseException:
         journal.close()
+        if run_id is None and not journal.num_records:  # there is no run that the folder is of
+            options.folder.delete()
         raise
     writer = JournalWriter(
         journal,
@@ -145,7 +147,7 @@ def _record_reopening(journal: Journal, folder: RunFolder) -> None:
 
 
 def _build_folder_tags(folder: RunFolder) -> dict[str, str]:
-    return {FOLDER_TAG: str(folder.path.absolute()), HEARTBEAT_TAG: format_heartbeat()}
+    return {FOLDER_TAG: str(folder.path.absolute()), HEARTBEAT_TAG: make_heartbeat().to_tag()}
 
 
 def _is_planned(journal: Journal) -> bool:

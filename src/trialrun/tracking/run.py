@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from trialrun.tracking.creation import (
     take_project_run,
 )
 from trialrun.tracking.deferred_signals import defer_signals
+from trialrun.tracking.heartbeat import HEARTBEAT_TAG, make_heartbeat
 from trialrun.tracking.killed_status import spawn_status_fixer
 from trialrun.tracking.opening import JournalOptions, NewRun, open_journal, write_run_owner
 from trialrun.tracking.records import (
@@ -200,9 +202,14 @@ def open_nested_run(
     run_id: str | None = None,
     journal: JournalOptions | None = None,
 ) -> Iterator[TrackedRun]:
-    """Open a run below another one; it always ends. Only the parent logs system metrics."""
+    """Open a run below another one; it always ends. Only the parent logs system metrics.
+
+    With `run_id`, that run is opened again, and gets the tags too.
+    """
     new = NewRun(None, name, {**tags, PARENT_TAG: parent_run_id}, experiment_id)
     with _open_tracked(client, new, run_id, journal, uses_project_run=False) as run:
+        if run_id is not None:
+            run.set_tags(tags)
         yield run
 
 
@@ -246,10 +253,13 @@ def _open_tracked(
 def _open_directly(
     client: "MlflowClient", new: NewRun, run_id: str | None
 ) -> tuple[RecordWriter, None]:
+    heartbeat = make_heartbeat().to_tag()  # of the opening only: nothing refreshes it
     if run_id is None:
-        return DirectWriter(client, str(new.create(client).info.run_id)), None
-    if run_id != find_project_run():
-        with translate_tracking_errors(f"run {run_id} cannot be opened again"):
+        created = replace(new, tags={**new.tags, HEARTBEAT_TAG: heartbeat}).create(client)
+        return DirectWriter(client, str(created.info.run_id)), None
+    with translate_tracking_errors(f"run {run_id} cannot be opened again"):
+        client.set_tag(run_id, HEARTBEAT_TAG, heartbeat)
+        if run_id != find_project_run():
             client.update_run(run_id, status="RUNNING")
     return DirectWriter(client, run_id), None
 

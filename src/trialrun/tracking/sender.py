@@ -1,38 +1,21 @@
 """The sender of a run: a thread that sends the records of the journal while training goes on."""
 
-import json
 import logging
-import os
 import random
-import socket
 import threading
 import time
 from contextlib import suppress
 
 from trialrun.errors import TrialrunError
 from trialrun.mlflow_client import is_answering, translate_tracking_errors
+from trialrun.tracking.heartbeat import HEARTBEAT_SECONDS, HEARTBEAT_TAG, make_heartbeat
 from trialrun.tracking.replay import Replayer
 
-HEARTBEAT_TAG = "trialrun.heartbeat"
 _THREAD = "trialrun-sender"
 _RETRY_LOGGER = "urllib3.connectionpool"
-_HEARTBEAT_SECONDS = 60.0
 _FIRST_WAIT_SECONDS = 0.2
 _LONGEST_WAIT_SECONDS = 5.0
 _POLL_SECONDS = 0.5
-
-
-def format_heartbeat() -> str:
-    """Return the tag that says which process works on the run, and when it last said so."""
-    import psutil
-
-    process = {
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
-        "created": psutil.Process().create_time(),
-        "time": round(time.time(), 3),
-    }
-    return json.dumps(process)
 
 
 def _is_of_other_thread(record: logging.LogRecord) -> bool:
@@ -76,7 +59,7 @@ class Sender:
                 if self._outage is not None:
                     self._changed.wait_for(lambda: self._is_stopped, self._draw_wait())
                 elif not self._replayer.journal.num_pending and not self._is_stopped:
-                    self._changed.wait(_HEARTBEAT_SECONDS)
+                    self._changed.wait(HEARTBEAT_SECONDS)
 
     def _try_to_send(self) -> bool:
         """Send the next records; return False if nothing is pending or the store is away."""
@@ -100,13 +83,13 @@ class Sender:
 
     def _beat(self) -> None:
         """Refresh the heartbeat if it is due and the store answers."""
-        is_due = time.monotonic() - self._last_heartbeat >= _HEARTBEAT_SECONDS
+        is_due = time.monotonic() - self._last_heartbeat >= HEARTBEAT_SECONDS
         if not is_due or self._outage is not None or self._is_stopped:
             return
         self._last_heartbeat = time.monotonic()
         target = self._replayer.target
         with suppress(TrialrunError), translate_tracking_errors("the heartbeat cannot be set"):
-            target.client.set_tag(target.run_id, HEARTBEAT_TAG, format_heartbeat())
+            target.client.set_tag(target.run_id, HEARTBEAT_TAG, make_heartbeat().to_tag())
 
     def wait(self, patience_seconds: float, *, longest_seconds: float | None = None) -> bool:
         """Wait until nothing is pending; return whether that is so.

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +42,7 @@ from trialrun.tuning.study.storage import (
 )
 from trialrun.tuning.study.study import generate_name, open_study, open_trial_queue
 from trialrun.tuning.study.trial_queue import TrialQueue
-from trialrun.tuning.study.trials import is_done, sort_by_objective
+from trialrun.tuning.study.trials import is_done, list_ended_runs, sort_by_objective
 from trialrun.tuning.workers.pool import POLL_SECONDS, WorkerPool, make_worker_name, run_trials
 
 if TYPE_CHECKING:
@@ -181,11 +182,19 @@ class _SearchRun:
         log_ended_trials = TrialLogger(study, self.plan, self.callback)
         if self.plan.config.workers > 1:
             WorkerPool(queue, parent_run_id, log_ended_trials).run()
-            return
-        from trialrun.engine.compute.torch_state import isolate_torch_state
+        else:
+            from trialrun.engine.compute.torch_state import isolate_torch_state
 
-        with isolate_torch_state():
-            self._train_here(queue, parent_run_id, log_ended_trials)
+            with isolate_torch_state():
+                self._train_here(queue, parent_run_id, log_ended_trials)
+        self._delete_leftovers(study)
+
+    def _delete_leftovers(self, study: "Study") -> None:
+        """Delete what killed workers of this machine left of trials that have ended."""
+        from trialrun.tuning.workers.earlier_runs import EarlierRuns
+
+        runs = list_ended_runs(study.get_trials(deepcopy=False), self.plan.config.retries)
+        EarlierRuns(self.plan.base.config.checkpoint_dir).delete(runs)
 
     def _train_here(
         self, queue: TrialQueue, parent_run_id: str, on_poll: Callable[[], None]
@@ -209,7 +218,7 @@ class _SearchRun:
             study,
             self.plan,
             deadline=self.deadline,
-            on_stale=lambda trial: end_lost_run(self.client, trial),
+            on_stale=partial(end_lost_run, self.client),
         )
 
     def _is_finalized(self) -> bool:
@@ -227,7 +236,7 @@ class _SearchRun:
             log_best(run, best, trials, self.plan, noise_floor)
             log_plots(run, self.study, self.plan, self.callback)
         log_trials(run, trials, self.plan)
-        end_orphaned_runs(self.client, run.experiment_id, run.run_id, self._list_running_runs())
+        end_orphaned_runs(self.client, run.experiment_id, run.run_id, self._list_running_runs)
         if best is None:
             raise TrialrunError(
                 f"none of {len(trials)} trials completed",

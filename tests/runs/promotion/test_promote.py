@@ -7,9 +7,11 @@ test uses a copy of their store.
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +95,12 @@ def trained(
             os.environ[name] = text
 
 
+def copy_store(source: Path, target: Path) -> None:
+    """Copy a SQLite file with what is still in its write-ahead log."""
+    with closing(sqlite3.connect(source)) as database, closing(sqlite3.connect(target)) as copy:
+        database.backup(copy)
+
+
 @pytest.fixture
 def registry(
     trained: tuple[Path, list[Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -100,7 +108,7 @@ def registry(
     """Return a client of a copy of the store."""
     import mlflow
 
-    shutil.copy(trained[0], tmp_path / "mlflow.db")
+    copy_store(trained[0], tmp_path / "mlflow.db")
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "tests")

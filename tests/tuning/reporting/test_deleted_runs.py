@@ -66,7 +66,7 @@ def test_deleted_run_of_a_lost_trial_does_not_end_the_search(
     queue.set_attr(claim_next(queue), attrs.RUN_ID, run_id if exists else "0" * 32)
     client.delete_run(run_id)
     [trial] = queue.study.get_trials()
-    end_lost_run(client, trial)
+    end_lost_run(client, trial, is_retried=False)
     assert client.get_run(run_id).info.lifecycle_stage == "deleted"
 
 

@@ -166,5 +166,5 @@ def test_the_finished_run_of_a_lost_trial_is_killed(store: str, colors: Path) ->
     queue.set_attr(claim, attrs.RUN_ID, run_id)
     client.set_terminated(run_id, "FINISHED")
     [trial] = queue.study.get_trials()
-    end_lost_run(client, trial)
+    end_lost_run(client, trial, is_retried=False)
     assert client.get_run(run_id).info.status == "KILLED"

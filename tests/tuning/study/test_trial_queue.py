@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine, text
@@ -9,6 +10,8 @@ from sqlalchemy import Engine, text
 import trialrun
 from tests.tuning.conftest import claim_next, make_queue, nested_runs, settings
 from trialrun.errors import OutOfMemoryError, TrialrunError
+from trialrun.tuning.study import attrs
+from trialrun.tuning.study.processes import describe_process
 from trialrun.tuning.study.trial_queue import ClaimedTrial, Finished, NothingYet
 
 
@@ -112,6 +115,46 @@ def test_a_trial_without_heartbeat_is_retried(store: str, colors: Path) -> None:
         time.sleep(0.2)
     assert isinstance(claim, ClaimedTrial)
     assert claim.settings == lost.settings
+
+
+def test_trial_of_a_killed_process_is_retried_first(store: str, colors: Path) -> None:
+    """On the same machine: at once, before new trials, with the same seed number."""
+    queue = make_queue(store, colors, trials=3)
+    lost = claim_next(queue)
+    process = {**describe_process(), "created": 0.0}  # another one has its number now
+    queue.set_attr(lost, attrs.PROCESS, process)
+    retry, new = claim_next(queue), claim_next(queue)
+    assert retry.settings == lost.settings
+    assert (lost.seed_number, retry.seed_number, new.seed_number) == (0, 0, 1)
+    assert (lost.number, retry.number, new.number) == (0, 1, 2)
+
+
+def test_retries_do_not_change_later_trials(store: str, colors: Path) -> None:
+    """Settings and seed numbers are those of a search without an interruption."""
+    queue, other = make_queue(store, colors, study="a"), make_queue(store, colors, study="b")
+    expected = [claim_next(other) for _ in range(4)]
+    first = claim_next(queue)
+    queue.requeue(first, "stopped")
+    found = [claim_next(queue) for _ in range(2)]
+    queue.requeue_worker("tester")
+    found = [claim_next(queue) for _ in range(4)]
+    assert [claim.settings for claim in found] == [claim.settings for claim in expected]
+    assert [claim.seed_number for claim in found] == [0, 1, 2, 3]
+
+
+def test_hyperband_keeps_the_brackets_of_retried_trials(store: str, colors: Path) -> None:
+    """A retry is in the bracket of its first try, whose values do not count twice."""
+    queue = make_queue(store, colors, study="h", pruner="hyperband", epochs=9, trials=20)
+    pruner: Any = queue.study.pruner
+    lost = claim_next(queue)
+    queue.report(lost, 0.5, 1)
+    bracket = pruner._get_bracket_id(queue.study, queue.study.trials[0])
+    queue.requeue(lost, "stopped")
+    claim_next(queue)
+    failed, retry = queue.study.trials
+    assert pruner._get_bracket_id(queue.study, retry) == bracket
+    assert pruner._get_bracket_id(queue.study, failed) == -1
+    assert not [name for name in retry.system_attrs if "rung" in name]
 
 
 def test_a_heartbeat_survives_a_database_error(store: str, colors: Path) -> None:

@@ -14,7 +14,16 @@ from trialrun.tuning.study.failure_limits import (
     check_failed_trials,
     check_impossible_trials,
 )
-from trialrun.tuning.study.trials import find_next_number, is_done, sort_by_objective
+from trialrun.tuning.study.trials import (
+    find_earlier_run,
+    find_next_waiting,
+    find_seed_number,
+    find_waiting_retry,
+    is_done,
+    is_taken_over,
+    list_ended_runs,
+    sort_by_objective,
+)
 
 LOSS = Objective("valid_loss", "minimize")
 ACCURACY = Objective("valid_accuracy", "maximize")
@@ -74,11 +83,83 @@ def test_only_trained_trials_count(
     assert is_done(make_trial(0, state, **attributes)) is counts
 
 
-def test_next_number_is_the_first_waiting_trial_or_a_new_one() -> None:
-    """Optuna returns waiting trials first."""
+def make_retry(number: int, state: TrialState, *history: int, **attributes: Any) -> FrozenTrial:
+    """A retry of the trials `history`."""
+    trial = make_trial(number, state, **attributes)
+    trial.system_attrs = {attrs.RETRY_OF: history[0], attrs.RETRY_HISTORY: list(history)}
+    return trial
+
+
+def test_next_waiting_trial_is_the_first() -> None:
+    """Optuna starts waiting trials before it creates new ones."""
     done, waiting = make_trial(0), make_trial(1, TrialState.WAITING)
-    assert find_next_number([done, waiting, make_trial(2, TrialState.WAITING)]) == 1
-    assert find_next_number([done]) == 1
+    assert find_next_waiting([done, waiting, make_trial(2, TrialState.WAITING)]) is waiting
+    assert find_next_waiting([done]) is None
+
+
+def test_retries_start_before_other_trials() -> None:
+    """Unless a setting is missing: then the trial was lost while it was sampled."""
+    waiting = make_trial(1, TrialState.WAITING)
+    retry = make_retry(2, TrialState.WAITING, 0)
+    trials = [make_trial(0, TrialState.FAIL), waiting, retry]
+    assert find_waiting_retry(trials, ["learning_rate"]) is retry
+    assert find_waiting_retry(trials, ["learning_rate", "batch_size"]) is None
+    assert find_waiting_retry(trials[:2], ["learning_rate"]) is None
+
+
+def test_retries_change_no_seed_number() -> None:
+    """Trial 3 is the second of its search if trials 1 and 2 are tries of trial 0."""
+    lost = make_trial(0, TrialState.FAIL, seed_number=0)
+    retries = [
+        make_retry(1, TrialState.FAIL, 0, seed_number=0),
+        make_retry(2, TrialState.WAITING, 0, 1, seed_number=0),
+    ]
+    assert find_seed_number(retries[1], [lost, *retries]) == 0
+    assert find_seed_number(None, [lost, *retries]) == 1
+    assert find_seed_number(make_trial(3, TrialState.WAITING), [lost, *retries]) == 1
+
+
+def test_seed_numbers_of_an_older_version_are_not_used_twice() -> None:
+    """It counted retries too: trial 2 has number 2, although it was the second."""
+    lost = make_trial(0, TrialState.FAIL, seed_number=0)
+    retry = make_retry(1, TrialState.COMPLETE, 0, seed_number=0)
+    assert find_seed_number(None, [lost, retry, make_trial(2, seed_number=2)]) == 3
+
+
+def test_replicates_have_the_seed_numbers_of_their_seeds() -> None:
+    """Replicates with the same seed have the same number."""
+    replicate = make_trial(5, TrialState.WAITING, replicate=1)
+    assert find_seed_number(replicate, [replicate] * 6) == 1
+
+
+def test_runs_of_open_trials_and_their_earlier_tries_remain() -> None:
+    """All other runs have ended for good: complete, failed, or without a retry left."""
+    trials = [
+        make_trial(0, TrialState.FAIL, run_id="kept-0"),
+        make_retry(1, TrialState.RUNNING, 0, run_id="kept-1"),
+        make_trial(2, run_id="complete"),
+        make_trial(3, TrialState.FAIL, run_id="failed", **FAILED),
+        make_trial(4, TrialState.FAIL, run_id="lost"),
+        make_retry(5, TrialState.FAIL, 4, run_id="lost"),
+        make_trial(6, TrialState.FAIL, run_id="kept-6"),
+    ]
+    assert list_ended_runs(trials, max_retries=1) == {"complete", "failed", "lost"}
+    assert "kept-6" in list_ended_runs(trials, max_retries=0)
+
+
+def test_run_of_the_latest_try_is_continued() -> None:
+    """A try that was lost before it had a run is passed over; a retry takes the run over."""
+    trials = [
+        make_trial(0, TrialState.FAIL, run_id="first"),
+        make_retry(1, TrialState.FAIL, 0),
+        make_retry(2, TrialState.RUNNING, 0, 1),
+    ]
+    assert find_earlier_run(trials[2], trials) == "first"
+    assert not is_taken_over(trials[0], trials)
+    assert not is_taken_over(trials[1], trials)
+    trials[2].set_user_attr(attrs.RUN_ID, "first")
+    assert is_taken_over(trials[0], trials)
+    assert not is_taken_over(trials[2], trials)
 
 
 def test_ten_failures_in_a_row_end_the_search() -> None:

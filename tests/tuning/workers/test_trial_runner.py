@@ -2,6 +2,7 @@
 
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import mlflow
 import pytest
 
 from tests.tuning.conftest import claim_next, make_queue, nested_runs
+from trialrun.checkpoint.run_folder import RunFolder, list_run_folders
 from trialrun.mlflow_client import connect_client
 from trialrun.runs.callbacks import NoOpCallback
 from trialrun.tuning.reporting.parent_run import end_lost_run
@@ -22,11 +24,16 @@ def run_trial(store: str, queue: TrialQueue, claim: ClaimedTrial) -> Any:
     experiment = client.get_experiment_by_name("tests")
     assert experiment is not None
     parent_run_id = client.create_run(experiment.experiment_id).info.run_id
-    queue.on_stale = lambda trial: end_lost_run(client, trial)
+    queue.on_stale = partial(end_lost_run, client)
     runner = TrialRunner(queue.plan, parent_run_id, experiment.experiment_id, NoOpCallback())
     runner.run(queue, claim)
     (run,) = nested_runs(store, parent_run_id)
     return run
+
+
+def find_folders(store: str) -> list[RunFolder]:
+    """Return what the trials left on the disk."""
+    return list_run_folders(Path(store.removeprefix("sqlite:///")).parent / "trialrun-runs")
 
 
 def wait_for_metric(client: mlflow.MlflowClient) -> None:
@@ -48,6 +55,7 @@ def test_trial_that_was_lost_before_its_run_ends_as_killed(store: str, colors: P
     queue.requeue_worker("tester")
     run = run_trial(store, queue, claim)
     assert (run.info.status, run.data.tags["stop_reason"]) == ("KILLED", "killed")
+    assert find_folders(store) == []
     assert run.data.tags["error"] == "the worker sent no heartbeats, and its trial was retried"
 
 
@@ -68,4 +76,5 @@ def test_trial_that_was_lost_while_training_ends_as_killed(
     thread.start()
     run = run_trial(store, queue, claim)
     thread.join()
+    assert find_folders(store) == []
     assert (run.info.status, run.data.tags["stop_reason"]) == ("KILLED", "killed")

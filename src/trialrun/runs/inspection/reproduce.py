@@ -1,6 +1,6 @@
 """Repeats a recorded training run and compares the repetition with it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -150,6 +150,10 @@ class _LinkingCallback:
     def on_scan_progress(self, num_images: int) -> None:
         """Forward to the wrapped callback."""
         self._callback.on_scan_progress(num_images)
+
+    def on_resume(self, epochs: Sequence[Mapping[str, float]], stop_reason: str | None) -> None:
+        """Forward to the wrapped callback."""
+        self._callback.on_resume(epochs, stop_reason)
 
     def on_epoch_end(self, status: EpochStatus, epochs: int) -> None:
         """Forward to the wrapped callback."""

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 RESUMED_TAG = "trialrun.resumed_run"  # of the run that `mlflow run . -e resume` opens
 _FINISHED = "FINISHED"
-_STUDY_TAG = "study"  # of a search and of its trials
+STUDY_TAG = "study"  # of a search and of its trials
 
 
 def resume_run(
@@ -88,7 +88,7 @@ def _find_offline(run_id: str | None, config: ResumeConfig) -> RunFolder | None:
 
 
 def _refuse_search(original: RecordedRun) -> None:
-    study = original.tags.get(_STUDY_TAG)
+    study = original.tags.get(STUDY_TAG)
     if study is not None:
         raise InvalidParameterError(
             f"run {original.run_id} belongs to the search {study}",

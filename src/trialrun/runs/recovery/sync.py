@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from trialrun.checkpoint.run_folder import RunFolder, list_default_roots, list_run_folders
 from trialrun.errors import TrackingError, TrialrunError, summarize_error
 from trialrun.mlflow_client import connect_client
+from trialrun.runs.recovery.cleanup import is_final
 from trialrun.runs.training.model_upload import HANDLERS
 from trialrun.tracking import Journal, Replayer, RunTarget, has_journal, name_store, send_all
 
@@ -50,13 +51,28 @@ def sync_runs(checkpoint_dir: str | None = None) -> list[SyncedRun]:
     Raises:
         TrackingError: There are records to send, but the store does not answer.
     """
+    return sync_folders(list_local_folders(checkpoint_dir))
+
+
+def list_local_folders(checkpoint_dir: str | None) -> list[RunFolder]:
+    """Return the run folders in `checkpoint_dir`; None looks where training puts them."""
     import mlflow
 
     store = name_store(mlflow.get_tracking_uri())
-    connect = cache(connect_client)
     roots = [Path(checkpoint_dir).expanduser()] if checkpoint_dir else list_default_roots(store)
-    folders = [folder for root in dict.fromkeys(roots) for folder in list_run_folders(root)]
-    return list(_sync_folders(folders, store, connect))
+    return [folder for root in dict.fromkeys(roots) for folder in list_run_folders(root)]
+
+
+def sync_folders(folders: list[RunFolder]) -> list[SyncedRun]:
+    """Send the unsent records in these folders, as `sync_runs` does.
+
+    Raises:
+        TrackingError: There are records to send, but the store does not answer.
+    """
+    import mlflow
+
+    store = name_store(mlflow.get_tracking_uri())
+    return list(_sync_folders(folders, store, cache(connect_client)))
 
 
 def clean_up_finished(folder: RunFolder, client: "MlflowClient") -> None:
@@ -128,7 +144,8 @@ def _sync_folder(
         return _send_journal(folder, journal, connect())
     finally:
         journal.close()
-        if journal.end_status == "FINISHED" and not journal.num_unsent:
+        has_ended = journal.end_status == "FINISHED" or is_final(folder)
+        if has_ended and not journal.num_unsent:
             folder.delete()
 
 

@@ -117,6 +117,7 @@ class TrainingRun:
         except PrunedError:
             result = self._build_result("FINISHED", early_stopping.PRUNED)
             self._log_stop(result)
+            self._delete_uploads()
             return result
         except NonFiniteLossError as error:
             self._save_non_finite(error)
@@ -144,9 +145,10 @@ class TrainingRun:
             checkpoints.upload_to(CheckpointUploader(self.run.client, self.run.run_id))
         if checkpoint is not None:
             self._report_resumption(session)
+            self.callback.on_resume(self.progress.epochs, self.progress.stop_reason)
         with finish_step_on_signal() as request:
             monitor = self._make_monitor(request, checkpoints)
-            statuses = session.epochs(monitor.on_step, checkpoints.progress.stopping)
+            statuses = monitor.watch_epochs()
             if not self.is_trial:  # a search proposes smaller batches itself
                 statuses = name_fitting_batch(statuses, session.state, self.plan.config, self.ranks)
             for status in statuses:
@@ -269,6 +271,7 @@ class TrainingRun:
             {"mlflow.note.content": format_model_card(self.plan, result, self.data, fault)}
         )
         if not self.keeps_model(result):
+            self._delete_uploads()
             return result
         self._record_model(description, content, result)
         self.run.flush()

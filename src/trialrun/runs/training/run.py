@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,7 +43,8 @@ if TYPE_CHECKING:
 class NestedRun:
     """Options of a run that is nested below a parent run, such as a trial of a search.
 
-    Its callback may raise `PrunedError` after an epoch: the run then ends without a model.
+    Its callback may raise `PrunedError` after an epoch: the run then ends without a model. The
+    caller deletes its folder with `delete_run_data` once no run will continue it.
     """
 
     parent_run_id: str
@@ -85,6 +86,8 @@ def train_run(
         RunInterruptedError: A signal arrived; the run's status is then KILLED.
     """
     callback = callback or NoOpCallback()
+    if resumed is not None and resumed.checkpoint is not None:
+        plan = _use_precision(plan, resumed.checkpoint)
     compute = resolve_rank_compute(plan)
     if nested is not None:
         return _train_nested(plan, compute, callback, nested, resumed)
@@ -93,6 +96,11 @@ def train_run(
             return ranks.broadcast_object(_train_tracked(plan, compute, ranks, callback, resumed))
         _train_untracked(plan, compute, ranks)
         return ranks.broadcast_object(None)  # type: ignore[return-value] # returns rank 0's result
+
+
+def _use_precision(plan: TrainPlan, checkpoint: Checkpoint) -> TrainPlan:
+    """Return the plan with the precision that a run was trained in, whatever `auto` is now."""
+    return replace(plan, config=replace(plan.config, precision=checkpoint.values["precision"]))
 
 
 def _train_nested(
@@ -124,9 +132,7 @@ def _train_nested(
             nested.keeps_model,
             is_trial=True,
         )
-        result = training.train(resumed.checkpoint if resumed else None)
-    _clean_up(journal.folder, run)
-    return result
+        return training.train(resumed.checkpoint if resumed else None)
 
 
 def _train_tracked(
@@ -203,7 +209,7 @@ def _train_untracked(plan: TrainPlan, compute: ComputeConfig, ranks: Ranks) -> N
     checkpoints = start_checkpoints(session, ranks.broadcast_object(None), None, {}, plan)
     with finish_step_on_signal() as request:
         monitor = StepMonitor(request, checkpoints)
-        for _ in session.epochs(monitor.on_step, checkpoints.progress.stopping):
+        for _ in monitor.watch_epochs():
             pass
 
 

@@ -38,6 +38,10 @@ _FORECAST_STEPS = 10  # steps before timing, since the first are slower, and ste
 _LONG_SECONDS = 600
 
 
+def _do_nothing() -> None:
+    """Do nothing; the default of `on_step` and `on_valid_batch`."""
+
+
 @dataclass(slots=True)
 class TrainingSession:
     """A network in training, and the description of the trained model.
@@ -51,7 +55,12 @@ class TrainingSession:
     ranks: Ranks
     initial_params: Mapping[str, str]
 
-    def epochs(self, on_step: Callable[[], None], stopping: EarlyStopping) -> Iterator[EpochStatus]:
+    def epochs(
+        self,
+        stopping: EarlyStopping,
+        on_step: Callable[[], None] = _do_nothing,
+        on_valid_batch: Callable[[], None] = _do_nothing,
+    ) -> Iterator[EpochStatus]:
         """Train; yield the status after each epoch, and update `stopping`.
 
         All ranks stop after the same epoch, because rank 0's clock decides for all.
@@ -60,7 +69,9 @@ class TrainingSession:
             TrialrunError: See `engine.fit.fit`.
         """
         config = self.plan.config
-        results = fit(self.state, config, ranks=self.ranks, on_step=on_step)
+        results = fit(
+            self.state, config, ranks=self.ranks, on_step=on_step, on_valid_batch=on_valid_batch
+        )
         clock = time.monotonic
         return stop_early(results, stopping, lambda: self.ranks.broadcast_object(clock()))
 

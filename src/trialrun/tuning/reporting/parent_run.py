@@ -1,5 +1,6 @@
 """Updates of MLflow beside training: runs of lost trials are ended, the best is registered."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from trialrun.engine.early_stopping import KILLED
@@ -16,14 +17,14 @@ if TYPE_CHECKING:
 _LOST_ERROR = "the worker was lost"
 
 
-def end_lost_run(client: "MlflowClient", trial: "FrozenTrial") -> None:
-    """End the run of a trial that lost its worker.
+def end_lost_run(client: "MlflowClient", trial: "FrozenTrial", is_retried: bool) -> None:
+    """End the run of a trial that lost its worker as KILLED.
 
-    The run may be FINISHED if the worker died before it reported the trial. The trial is retried
-    in another run, so this one is KILLED as well.
+    The run may be FINISHED if the worker died before it reported the trial. The retry then takes
+    over its result; without a retry it does not count, and is KILLED as well.
     """
     if run_id := trial.user_attrs.get(RUN_ID):
-        _end_run(client, run_id, "RUNNING", "FINISHED")
+        _end_run(client, run_id, *(("RUNNING",) if is_retried else ("RUNNING", "FINISHED")))
 
 
 def _end_run(client: "MlflowClient", run_id: str, *statuses: str) -> None:
@@ -57,14 +58,22 @@ def check_not_deleted(client: "MlflowClient", run_id: str, role: str, hint: str)
 
 
 def end_orphaned_runs(
-    client: "MlflowClient", experiment_id: str, parent_run_id: str, running: set[str]
+    client: "MlflowClient",
+    experiment_id: str,
+    parent_run_id: str,
+    list_running: Callable[[], set[str]],
 ) -> None:
-    """End running nested runs without a trial: a worker may die before it stores the run's id."""
+    """End running nested runs without a trial: a worker may die before it stores the run's id.
+
+    `list_running` returns the runs of running trials. It is called after the runs are listed: a
+    trial names its run before it opens it again.
+    """
     with translate_tracking_errors("the trials' runs cannot be listed"):
         nested_runs = client.search_runs(
             [experiment_id],
             f"tags.`{PARENT_TAG}` = '{parent_run_id}' and attributes.status = 'RUNNING'",
         )
+    running = list_running()
     for run in nested_runs:
         if run.info.run_id not in running:
             _end_run(client, run.info.run_id, "RUNNING")

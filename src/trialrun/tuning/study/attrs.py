@@ -13,10 +13,11 @@ BATCH_LIMIT = "batch_size_too_large"  # the smallest batch size that exceeded th
 
 # User attributes of a trial.
 WORKER = "worker"
+PROCESS = "process"  # of the worker, as `describe_process` returns it
 RUN_ID = "run_id"
 MODEL_URI = "model_uri"
 RESULT = "result"
-SEED_NUMBER = "seed_number"
+SEED_NUMBER = "seed_number"  # its number among the trials that are not retries
 ERROR = "error"  # the error of a trial that failed by itself
 INTERRUPTED = "cut"  # the reason that its worker stopped
 OUT_OF_MEMORY = "does_not_fit"

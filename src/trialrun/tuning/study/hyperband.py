@@ -4,16 +4,19 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from trialrun.engine.inputs.seeds import derive_seed
+from trialrun.tuning.study import attrs
+from trialrun.tuning.study.trials import is_lost
 
 if TYPE_CHECKING:
     from optuna.pruners import BasePruner
 
 
 def make_hyperband_pruner(max_epochs: int, random_seed: int) -> "BasePruner":
-    """Return a Hyperband pruner that assigns trials to brackets by `random_seed` and number.
+    """Return a Hyperband pruner that assigns trials to brackets by `random_seed` and seed number.
 
     Optuna assigns them by a hash of the study's name and the trial's number, so that the same
-    search in two studies would prune different trials.
+    search in two studies would prune different trials. A trial that was lost is in no bracket: its
+    retry has its values too.
     """
     pruner: BasePruner = _define_seeded_pruner()(random_seed, max_epochs)
     return pruner
@@ -41,7 +44,10 @@ def _define_seeded_pruner() -> Any:
             """
             if not self._pruners:  # Optuna has made no brackets yet
                 return 0
-            number = derive_seed(self._random_seed, "bracket", trial.number)
+            if is_lost(trial):
+                return -1
+            number = trial.user_attrs.get(attrs.SEED_NUMBER, trial.number)
+            number = derive_seed(self._random_seed, "bracket", number)
             number %= self._total_trial_allocation_budget
             for bracket, budget in enumerate(self._trial_allocation_budgets):
                 number -= budget

@@ -174,7 +174,7 @@ def open_trial_queue(
     plan: SearchPlan,
     *,
     deadline: float | None,
-    on_stale: Callable[["FrozenTrial"], None],
+    on_stale: Callable[["FrozenTrial", bool], None],
 ) -> TrialQueue:
     """Open the trial queue of a study; a study of replicates has enqueued trials only."""
     num_trials = plan.config.trials

@@ -19,15 +19,25 @@ from trialrun.tuning.study.failure_limits import (
     check_impossible_trials,
 )
 from trialrun.tuning.study.heartbeat import Heartbeat
+from trialrun.tuning.study.processes import describe_process, has_ended
 from trialrun.tuning.study.samplers import BATCH_SIZE, draw_grid_point, make_sampler
 from trialrun.tuning.study.storage import StudyStorage, silence_optuna, translate_optuna_errors
-from trialrun.tuning.study.trials import find_next_number, is_done
+from trialrun.tuning.study.trials import (
+    find_earlier_run,
+    find_next_waiting,
+    find_seed_number,
+    find_waiting_retry,
+    is_done,
+    is_lost,
+    is_taken_over,
+)
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
     from optuna.trial import FrozenTrial
 
-_KEPT_BY_RETRY = (attrs.SETTINGS, attrs.REPLICATE, attrs.REPLICATE_OF)
+_KEPT_BY_RETRY = (attrs.SETTINGS, attrs.REPLICATE, attrs.REPLICATE_OF, attrs.SEED_NUMBER)
+_RUNG = "completed_rung_"  # attributes of Hyperband, which a retry gets when it reports its epochs
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +70,8 @@ class TrialQueue:
 
     With `enqueued_only` the queue returns only enqueued trials; for a grid it enqueues the points
     itself. The failures in `ended_before` belong to earlier searches and do not end this one.
+    `on_stale` is called with each trial that lost its worker, and with whether it will be retried;
+    not for one whose run a retry has taken over.
     """
 
     storage: StudyStorage
@@ -69,7 +81,7 @@ class TrialQueue:
     deadline: float | None  # seconds since 1970
     enqueued_only: bool
     ended_before: frozenset[int]  # numbers of the trials that had ended when the queue was opened
-    on_stale: Callable[["FrozenTrial"], None]  # called with each trial that lost its worker
+    on_stale: Callable[["FrozenTrial", bool], None]
 
     def claim(self, worker: str) -> ClaimedTrial | NothingYet | Finished:
         """Return the next trial for `worker`.
@@ -102,7 +114,7 @@ class TrialQueue:
                 return NothingYet()
             if self.enqueued_only and not self._ensure_waiting(trials):
                 return NothingYet() if num_running else Finished()
-            return self._sample_trial(worker, find_next_number(trials))
+            return self._sample_trial(worker)
 
     def _ensure_waiting(self, trials: "Sequence[FrozenTrial]") -> bool:
         """Enqueue the grid's next point if no trial waits; return whether a trial waits now."""
@@ -117,8 +129,8 @@ class TrialQueue:
         self.study.enqueue_trial(point)
         return True
 
-    def _sample_trial(self, worker: str, number: int) -> ClaimedTrial | None:
-        """Sample trial `number` and claim it; None if it cannot be trained.
+    def _sample_trial(self, worker: str) -> ClaimedTrial | None:
+        """Sample the next trial and claim it; None if it cannot be trained.
 
         The lock is held, so the sampler knows all other trials. A trial with settings that cannot
         be combined is pruned, so that Optuna's samplers avoid similar settings.
@@ -126,9 +138,7 @@ class TrialQueue:
         study_attrs = self.study.user_attrs
         limit: int | None = study_attrs.get(attrs.BATCH_LIMIT)
         check_batch_limit(self.plan.base.config.batch_size, limit)  # the base's is the smallest
-        self.study.sampler = make_sampler(self.plan, number, limit)
-        is_searched = not study_attrs.get(attrs.SETTINGS, False)
-        trial = self.study.ask(self.plan.space.distributions() if is_searched else {})
+        trial, seed_number = self._start_trial(limit)
         settings = trial.user_attrs.get(attrs.SETTINGS, trial.params)
         self.storage.rdb.record_heartbeat(self._find_id(trial.number))
         if limit is not None and settings.get(BATCH_SIZE, 0) >= limit:
@@ -137,18 +147,33 @@ class TrialQueue:
         if reason := find_impossible_reason(self.plan.base, settings):
             self._prune_untrainable(trial, attrs.IMPOSSIBLE, reason)
             return None
-        seed_number = self._find_seed_number(trial)
-        trial.set_user_attr(attrs.SEED_NUMBER, seed_number)
+        trial.set_user_attr(attrs.PROCESS, describe_process())
         trial.set_user_attr(attrs.WORKER, worker)  # last: marks the claim as complete
         return ClaimedTrial(trial, settings, seed_number)
 
-    def _find_seed_number(self, trial: "Trial") -> int:
-        """Return a replicate's index, else the number of the first try of the trial."""
-        frozen = self.study.get_trials(deepcopy=False)[trial.number]
-        history = frozen.system_attrs.get(attrs.RETRY_HISTORY, [])
-        first_try = history[0] if history else trial.number
-        number: int = trial.user_attrs.get(attrs.REPLICATE, first_try)
-        return number
+    def _start_trial(self, limit: int | None) -> "tuple[Trial, int]":
+        """Start a retry, else the next waiting trial, else a new one; return its seed number."""
+        from optuna.trial import Trial, TrialState, create_trial
+
+        is_searched = not self.study.user_attrs.get(attrs.SETTINGS, False)
+        distributions = self.plan.space.distributions() if is_searched else {}
+        trials = self.study.get_trials(deepcopy=False)
+        retry = find_waiting_retry(trials, distributions)
+        waiting = retry or find_next_waiting(trials)
+        seed_number = find_seed_number(waiting, trials)
+        self.study.sampler = make_sampler(self.plan, seed_number, limit)
+        if retry is not None:  # there is nothing to sample
+            trial_id = self._find_id(retry.number)
+            self.storage.rdb.set_trial_state_values(trial_id, TrialState.RUNNING)
+            return Trial(self.study, trial_id), seed_number
+        # The pruner, which the sampler asks, needs the number.
+        if waiting is None:
+            number_attr = {attrs.SEED_NUMBER: seed_number}
+            self.study.add_trial(create_trial(state=TrialState.WAITING, user_attrs=number_attr))
+        else:
+            trial_id = self._find_id(waiting.number)
+            self.storage.rdb.set_trial_user_attr(trial_id, attrs.SEED_NUMBER, seed_number)
+        return self.study.ask(distributions), seed_number
 
     def heartbeat(self, claim: ClaimedTrial) -> Heartbeat:
         """Return a context manager that keeps the trial from becoming stale."""
@@ -178,19 +203,37 @@ class TrialQueue:
         return self._end_trial(claim, TrialState.PRUNED)
 
     def fail(self, claim: ClaimedTrial, error: str) -> bool:
-        """Mark the trial as failed because of its settings; another trial replaces it."""
+        """Mark the trial as failed because of its settings; another trial replaces it.
+
+        Returns:
+            False if it was given up before.
+        """
+        from optuna.exceptions import UpdateFinishedTrialError
         from optuna.trial import TrialState
 
-        self.set_attr(claim, attrs.ERROR, error)
+        try:
+            self.set_attr(claim, attrs.ERROR, error)
+        except UpdateFinishedTrialError:
+            return False
         return self._end_trial(claim, TrialState.FAIL)
 
-    def prune_out_of_memory(self, claim: ClaimedTrial, batch_size: int) -> None:
-        """Prune a trial that ran out of memory; later trials get smaller batches."""
+    def prune_out_of_memory(self, claim: ClaimedTrial, batch_size: int) -> bool:
+        """Prune a trial that ran out of memory; later trials get smaller batches.
+
+        Returns:
+            False if the trial was given up before.
+        """
+        from optuna.exceptions import UpdateFinishedTrialError
+
         with self._lock():
             if BATCH_SIZE in self.plan.space.dimensions:
                 limit = self.study.user_attrs.get(attrs.BATCH_LIMIT, batch_size)
                 self.study.set_user_attr(attrs.BATCH_LIMIT, min(limit, batch_size))
-            self._prune_untrainable(claim.trial, attrs.OUT_OF_MEMORY, True)
+            try:
+                self._prune_untrainable(claim.trial, attrs.OUT_OF_MEMORY, True)
+            except UpdateFinishedTrialError:
+                return False
+            return True
 
     def _prune_untrainable(self, trial: "Trial", name: str, value: str | bool) -> None:
         from optuna.trial import TrialState
@@ -198,11 +241,44 @@ class TrialQueue:
         trial.set_user_attr(name, value)
         self.study.tell(trial, state=TrialState.PRUNED, skip_if_finished=True)
 
-    def end_run_of_lost(self, claim: ClaimedTrial) -> None:
-        """End the run of a trial that another worker has been given meanwhile."""
+    def end_run_of_lost(self, claim: ClaimedTrial) -> bool:
+        """End the run of a trial that another worker has been given meanwhile.
+
+        Returns:
+            False if that worker continues the run, which then does not end.
+        """
+        with self._lock():
+            trials = self.study.get_trials(deepcopy=False)
+            return self._end_lost(trials[claim.number], trials, is_retried=False)
+
+    def _end_lost(
+        self, trial: "FrozenTrial", trials: "Sequence[FrozenTrial]", *, is_retried: bool
+    ) -> bool:
+        """End the run of a lost trial, unless a later try continues it; the lock is held."""
+        if is_taken_over(trial, trials):
+            return False
+        self.on_stale(trial, is_retried)
+        return True
+
+    def take_over_run(self, claim: ClaimedTrial, can_continue: Callable[[str], bool]) -> str | None:
+        """Give the run of the try before to this trial, if there is one that can be continued.
+
+        No other process ends the run from then on: it would hold the lock for that.
+        """
+        with self._lock():
+            trials = self.study.get_trials(deepcopy=False)
+            run_id = find_earlier_run(trials[claim.number], trials)
+            if run_id is None or not can_continue(run_id):
+                return None
+            claim.trial.set_user_attr(attrs.RUN_ID, run_id)
+            return run_id
+
+    def list_tries(self, claim: ClaimedTrial) -> "list[FrozenTrial]":
+        """Return the tries of a trial, the first one first and itself last."""
         with translate_optuna_errors(self.storage.url):
-            trial = self.study.get_trials(deepcopy=False)[claim.number]
-        self.on_stale(trial)
+            trials = self.study.get_trials(deepcopy=False)
+        history = trials[claim.number].system_attrs.get(attrs.RETRY_HISTORY, [])
+        return [trials[number] for number in (*history, claim.number)]
 
     def requeue(self, claim: ClaimedTrial, reason: str) -> None:
         """Return a trial to the queue because its worker stops."""
@@ -238,8 +314,10 @@ class TrialQueue:
         trials = self.study.get_trials(deepcopy=False)
         running = [trial for trial in trials if trial.state == TrialState.RUNNING]
         for trial in running:
-            if attrs.WORKER not in trial.user_attrs:  # no claim is in progress: we hold the lock
-                self._fail_lost(trial.number)
+            # Without a worker, a process has died in its claim: we hold the lock.
+            process = trial.user_attrs.get(attrs.PROCESS)
+            if attrs.WORKER not in trial.user_attrs or has_ended(process):
+                self.study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
         if running:
             optuna.storages.fail_stale_trials(self.study)
             trials = self.study.get_trials(deepcopy=False)
@@ -247,18 +325,17 @@ class TrialQueue:
         return self.study.get_trials(deepcopy=False) if num_retries else trials
 
     def _enqueue_retries(self, trials: "Sequence[FrozenTrial]", were_running: set[int]) -> int:
-        """Enqueue a retry of each lost trial; return their number."""
-        from optuna.trial import TrialState
-
+        """Enqueue a retry of each lost trial, whose run ends before; return their number."""
         histories = [trial.system_attrs.get(attrs.RETRY_HISTORY, []) for trial in trials]
         retried = {number for history in histories for number in history}
         num_retries = 0
         for trial, history in zip(trials, histories, strict=True):
-            if trial.state != TrialState.FAIL or attrs.ERROR in trial.user_attrs:
+            if not is_lost(trial):
                 continue
+            is_retried = trial.number not in retried and len(history) < self.plan.config.retries
             if trial.number in were_running:
-                self.on_stale(trial)
-            if trial.number not in retried and len(history) < self.plan.config.retries:
+                self._end_lost(trial, trials, is_retried=is_retried)
+            if is_retried:
                 self._enqueue_retry(trial)
                 num_retries += 1
         return num_retries
@@ -267,12 +344,15 @@ class TrialQueue:
         from optuna.trial import TrialState
 
         ended = self.study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
-        self.on_stale(ended)
+        num_tries = len(ended.system_attrs.get(attrs.RETRY_HISTORY, []))
+        trials = self.study.get_trials(deepcopy=False)
+        self._end_lost(ended, trials, is_retried=num_tries < self.plan.config.retries)
 
     def _enqueue_retry(self, trial: "FrozenTrial") -> None:
         from optuna.trial import TrialState, create_trial
 
         history = [*trial.system_attrs.get(attrs.RETRY_HISTORY, []), trial.number]
+        kept = {k: v for k, v in trial.system_attrs.items() if not k.startswith(_RUNG)}
         retry_attrs = {attrs.RETRY_OF: history[0], attrs.RETRY_HISTORY: history}
         self.study.add_trial(
             create_trial(
@@ -280,7 +360,7 @@ class TrialQueue:
                 params=trial.params,
                 distributions=trial.distributions,
                 user_attrs={k: v for k, v in trial.user_attrs.items() if k in _KEPT_BY_RETRY},
-                system_attrs={**trial.system_attrs, **retry_attrs},
+                system_attrs={**kept, **retry_attrs},
             )
         )
 

@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -91,7 +92,7 @@ def _train_trials(
         study,
         plan,
         deadline=worker_args.deadline,
-        on_stale=lambda trial: end_lost_run(client, trial),
+        on_stale=partial(end_lost_run, client),
     )
     experiment_id = TrackedRun(client, worker_args.parent_run_id).experiment_id
     runner = TrialRunner(plan, worker_args.parent_run_id, experiment_id, NoOpCallback())

@@ -4,11 +4,12 @@ All trials of a process share torch and the decoded images.
 """
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from trialrun.checkpoint.run_folder import RunLockedError
 from trialrun.engine.early_stopping import PRUNED, EpochStatus, PrunedError
 from trialrun.engine.inputs.seeds import derive_seed
 from trialrun.engine.memory.release import release_memory
@@ -21,19 +22,21 @@ from trialrun.errors import (
     StorageError,
     TrackingError,
 )
+from trialrun.mlflow_client import connect_client
 from trialrun.runs.callbacks import NoOpCallback, RunCallback
 from trialrun.runs.training.data import PreparedData, prepare_data
 from trialrun.runs.training.initial import describe_initial
 from trialrun.runs.training.plan import TrainPlan
 from trialrun.runs.training.result import TrainResult
 from trialrun.runs.training.run import NestedRun, train_run
-from trialrun.tracking import truncate_digest
+from trialrun.tracking import TrackedRun, truncate_digest
 from trialrun.tuning.objectives import as_minimized
 from trialrun.tuning.plan import SearchPlan, plan_trial
 from trialrun.tuning.space import format_settings
 from trialrun.tuning.study import attrs
 from trialrun.tuning.study.trial_queue import ClaimedTrial, TrialQueue
 from trialrun.tuning.study.trials import sort_by_objective
+from trialrun.tuning.workers.earlier_runs import EarlierRuns
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -96,27 +99,42 @@ class TrialRunner:
         """Train a trial and report its outcome; return False if it ran out of memory."""
         import optuna.exceptions
 
+        callback = _PruningCallback(queue, claim, self.plan)
+        fits_in_memory = True
         try:
             with queue.heartbeat(claim):
-                self._train(queue, claim)
-        except _TrialLostError:
-            pass  # its run has ended as KILLED
+                has_ended = self._train(queue, claim, callback)
+        except (_TrialLostError, optuna.exceptions.UpdateFinishedTrialError):
+            has_ended = False
         except RunInterruptedError as interrupt:
             queue.requeue(claim, str(interrupt))
             raise
         except OutOfMemoryError:
-            queue.prune_out_of_memory(claim, self._plan_trial(claim).config.batch_size)
-            return False
-        except optuna.exceptions.UpdateFinishedTrialError:
-            queue.end_run_of_lost(claim)
+            batch_size = self._plan_trial(claim).config.batch_size
+            has_ended = queue.prune_out_of_memory(claim, batch_size)
+            fits_in_memory = False
         except _SHARED_ERRORS as error:
             queue.requeue(claim, f"{type(error).__name__}: {error}")
             raise
         except Exception as error:
-            queue.fail(claim, f"{type(error).__name__}: {error}")
-        return True
+            has_ended = queue.fail(claim, f"{type(error).__name__}: {error}")
+        self._delete_run_data(queue, claim, callback.run_id, is_lost=not has_ended)
+        return fits_in_memory
 
-    def _train(self, queue: TrialQueue, claim: ClaimedTrial) -> None:
+    def _delete_run_data(
+        self, queue: TrialQueue, claim: ClaimedTrial, run_id: str | None, *, is_lost: bool
+    ) -> None:
+        """Delete checkpoints that no trial will need: those of all tries of an ended trial.
+
+        Of a trial that was given to another worker, only the run of this process, `run_id`.
+        """
+        tries = [trial.user_attrs.get(attrs.RUN_ID) for trial in queue.list_tries(claim)]
+        if is_lost:
+            tries = [run_id] if queue.end_run_of_lost(claim) else []
+        self._earlier_runs.delete(set(filter(None, tries)))
+
+    def _train(self, queue: TrialQueue, claim: ClaimedTrial, callback: "_PruningCallback") -> bool:
+        """Train a trial; return False if it was given to another worker meanwhile."""
         plan = self._plan_trial(claim)
         nested = NestedRun(
             parent_run_id=self.parent_run_id,
@@ -126,17 +144,40 @@ class TrialRunner:
             data=self.load_data(plan),
             keeps_model=lambda result: _is_among_best(queue, claim, result, self.plan),
         )
-        result = train_run(plan, _PruningCallback(queue, claim, self.plan), nested=nested)
+        result = self._continue_run(queue, claim, plan, nested, callback)
+        result = result or train_run(plan, callback, nested=nested)
         if result.stop_reason == PRUNED:
-            if not queue.prune(claim):
-                queue.end_run_of_lost(claim)
-            return
+            return queue.prune(claim)
         values = _select_objectives(result, self.plan)
         queue.set_attr(claim, attrs.RESULT, result.to_json())
         if result.model_uri:
             queue.set_attr(claim, attrs.MODEL_URI, result.model_uri)
-        if not queue.complete(claim, values):
-            queue.end_run_of_lost(claim)
+        return queue.complete(claim, values)
+
+    def _continue_run(
+        self,
+        queue: TrialQueue,
+        claim: ClaimedTrial,
+        plan: TrainPlan,
+        nested: NestedRun,
+        callback: RunCallback,
+    ) -> TrainResult | None:
+        """Continue the run of a retried trial; None if there is none, or it cannot be continued."""
+        run_id = queue.take_over_run(claim, self._earlier_runs.can_continue)
+        if run_id is None:
+            return None
+        found = self._earlier_runs.read(run_id, plan, nested.data)
+        if isinstance(found, TrainResult):  # its worker was killed before it reported the trial
+            TrackedRun(connect_client(), run_id).set_tags(nested.tags)
+            return found
+        if found is not None:
+            with suppress(RunLockedError):  # `trialrun sync` may send its records right now
+                return train_run(plan, callback, nested=nested, resumed=found)
+        return None
+
+    @property
+    def _earlier_runs(self) -> EarlierRuns:
+        return EarlierRuns(self.plan.base.config.checkpoint_dir)
 
     def _plan_trial(self, claim: ClaimedTrial) -> TrainPlan:
         purpose = "replicate" if attrs.REPLICATE in claim.trial.user_attrs else "trial"
@@ -172,6 +213,9 @@ def _build_tags(queue: TrialQueue, claim: ClaimedTrial, plan: SearchPlan) -> dic
         _TRIAL_TAG: str(claim.number),
         "split_seed": str(plan.base.config.random_seed),
     }
+    first_try = queue.list_tries(claim)[0]
+    if first_try.number != claim.number:
+        tags["retry_of"] = str(first_try.number)
     if attrs.REPLICATE in attributes:
         tags |= {
             "of_trial": str(attributes[attrs.REPLICATE_OF]),
@@ -235,22 +279,37 @@ class _PruningCallback(NoOpCallback):
 
     def __init__(self, queue: TrialQueue, claim: ClaimedTrial, plan: SearchPlan) -> None:
         self._queue, self._claim, self._plan = queue, claim, plan
+        self.run_id: str | None = None  # of the run that this process has opened
 
     def on_run_start(self, run_name: str, run_id: str) -> None:
         """Store the run's id in the trial: if this worker is lost, another ends the run."""
+        self.run_id = run_id
         with _translate_lost_trial():
             self._queue.set_attr(self._claim, attrs.RUN_ID, run_id)
 
+    def on_resume(self, epochs: Sequence[Mapping[str, float]], stop_reason: str | None) -> None:
+        """Report the epochs of the earlier tries: each try is a trial of its own to Optuna."""
+        is_hopeless = False
+        for epoch, metrics in enumerate(epochs, start=1):
+            is_hopeless = self._report(metrics, epoch)
+        if is_hopeless and stop_reason is None:
+            raise PrunedError(f"pruned after epoch {len(epochs)}")
+
     def on_epoch_end(self, status: EpochStatus, epochs: int) -> None:
-        """Report the epoch; Optuna accepts reports for a single objective only."""
-        is_last = status.stop_reason is not None
-        if len(self._plan.objectives) > 1 or attrs.REPLICATE in self._claim.trial.user_attrs:
-            return
-        value = status.result.metrics()[self._plan.objectives[0].metric]
-        with _translate_lost_trial():
-            is_hopeless = self._queue.report(self._claim, value, status.result.epoch)
-        if is_hopeless and not is_last:
+        """Report the epoch, and end a pruned trial."""
+        is_hopeless = self._report(status.result.metrics(), status.result.epoch)
+        if is_hopeless and status.stop_reason is None:
             raise PrunedError(f"pruned after epoch {status.result.epoch}")
+
+    def _report(self, metrics: Mapping[str, float], epoch: int) -> bool:
+        """Report an epoch; return whether the pruner ends the trial.
+
+        Optuna accepts reports for a single objective only.
+        """
+        if len(self._plan.objectives) > 1 or attrs.REPLICATE in self._claim.trial.user_attrs:
+            return False
+        with _translate_lost_trial():
+            return self._queue.report(self._claim, metrics[self._plan.objectives[0].metric], epoch)
 
 
 def assign_device(plan: SearchPlan, index: int) -> SearchPlan:

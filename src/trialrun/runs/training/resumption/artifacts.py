@@ -100,7 +100,7 @@ def fetch_checkpoints(client: "MlflowClient", run_id: str, folder: RunFolder) ->
     with translate_storage_errors(folder.checkpoints):
         folder.checkpoints.mkdir(parents=True, exist_ok=True)
     for checkpoint in checkpoints:
-        store.write(checkpoint.parts, checkpoint.values, {})
+        store.write(checkpoint.parts, checkpoint.values)
     return len(checkpoints)
 
 

@@ -26,7 +26,10 @@ from trialrun.runs.training.resumption.artifacts import CheckpointUploader
 from trialrun.runs.training.resumption.progress import RunProgress
 from trialrun.runs.training.session import TrainingSession
 
-_STATE, _BEST, _RANKS = "state", "best", "ranks"
+# Parts of a checkpoint: the network, the rest of the training state, the weights of the best epoch
+# and its predictions, and the generators of all ranks.
+_NETWORK, _STATE, _WEIGHTS, _PREDICTIONS = "network", "state", "best_weights", "best_predictions"
+_RANKS = "ranks"
 _BATCH, _POSITIONS = "batch", "positions"  # of the step whose loss is not finite
 
 
@@ -106,13 +109,27 @@ class RunCheckpoints:
         self._last_seconds, self._saved_position = time.monotonic(), (state.epoch, state.step)
         if self.writer is None:
             return
-        best = self.progress.best
-        parts = {_STATE: capture_tensors(state), _RANKS: generators}
-        versions = {_RANKS: 0} if not generators else {}
-        if best is not None:
-            parts[_BEST] = best.list_tensors()
-            versions[_BEST] = best.status.best_epoch
-        self.writer.submit(parts, self._collect_values(), versions)
+        parts = {
+            _NETWORK: state.network.state_dict(),
+            _STATE: capture_tensors(state),
+            _RANKS: generators,
+        }
+        versions: dict[str, int] = {}
+        if best := self.progress.best:
+            parts |= {_WEIGHTS: best.weights, _PREDICTIONS: best.list_predictions()}
+            versions = dict.fromkeys((_WEIGHTS, _PREDICTIONS), best.status.best_epoch)
+        equal_parts = {_WEIGHTS: _NETWORK} if self._is_at_best else {}
+        self.writer.submit(
+            parts, self._collect_values(), versions=versions, equal_parts=equal_parts
+        )
+
+    @property
+    def _is_at_best(self) -> bool:
+        """Whether the network has the weights of the best epoch."""
+        state, best = self.session.state, self.progress.best
+        if best is None or state.ema is not None or state.step:
+            return False
+        return best.status.best_epoch == state.epoch
 
     def _collect_values(self) -> dict[str, Any]:
         state, progress = self.session.state, self.progress.to_json()
@@ -135,9 +152,13 @@ class RunCheckpoints:
         """
         if self.folder is None or self.session.ranks.world_size > 1:
             return
-        tensors = copy_tensors(capture_tensors(self.session.state))
-        parts = {_STATE: tensors, _BATCH: {_POSITIONS: torch.from_numpy(positions)}}
-        CheckpointStore(self.folder.non_finite).write(parts, self._collect_values(), {})
+        state = self.session.state
+        parts = {
+            _NETWORK: copy_tensors(state.network.state_dict()),
+            _STATE: copy_tensors(capture_tensors(state)),
+            _BATCH: {_POSITIONS: torch.from_numpy(positions)},
+        }
+        CheckpointStore(self.folder.non_finite).write(parts, self._collect_values())
 
     def save_interrupted(self) -> None:
         """Save the state at which training was interrupted, if it is between two steps.
@@ -173,34 +194,46 @@ class RunCheckpoints:
 
 def restore_progress(session: TrainingSession, checkpoint: Checkpoint) -> RunProgress:
     """Return the progress of a checkpoint."""
+    weights, predictions = (checkpoint.parts.get(name, {}) for name in (_WEIGHTS, _PREDICTIONS))
     return RunProgress.from_json(
-        session.plan.config, checkpoint.values["progress"], checkpoint.parts.get(_BEST, {})
+        session.plan.config, checkpoint.values["progress"], weights, predictions
     )
 
 
-def restore_session(session: TrainingSession, checkpoint: Checkpoint) -> None:
-    """Set the state of training to that of a checkpoint; every rank calls this.
+def check_restorable(checkpoint: Checkpoint, precision: str, world_size: int) -> None:
+    """Check that training can continue from a checkpoint with this precision and these ranks.
 
     Raises:
         InvalidParameterError: This machine computes in another precision. Or the checkpoint is from
             another number of ranks, and training has not ended: a step would have another number
             of images.
     """
-    values, ranks = checkpoint.values, session.ranks
-    if values["precision"] != (precision := session.state.compute.precision):
+    values = checkpoint.values
+    if values["precision"] != precision:
         raise InvalidParameterError(
             f"the run was trained in {values['precision']}, which would now be {precision}",
             "Resume on a machine like that of the interrupted run, or train again.",
         )
     has_ended = values["progress"]["stopping"]["stop_reason"] is not None
-    if values["world_size"] != ranks.world_size and not has_ended:
+    if values["world_size"] != world_size and not has_ended:
         raise InvalidParameterError(
-            f"the run was trained with {values['world_size']} ranks, not {ranks.world_size}: the "
+            f"the run was trained with {values['world_size']} ranks, not {world_size}: the "
             "resumed run would use other batches",
             f"Start {values['world_size']} processes with `torchrun --nproc-per-node`.",
         )
+
+
+def restore_session(session: TrainingSession, checkpoint: Checkpoint) -> None:
+    """Set the state of training to that of a checkpoint; every rank calls this.
+
+    Raises:
+        InvalidParameterError: See `check_restorable`.
+    """
+    ranks = session.ranks
+    check_restorable(checkpoint, session.state.compute.precision, ranks.world_size)
     tensors = checkpoint.parts[_STATE]
-    restore_state(session.state, tensors, values["state"])
+    network = checkpoint.parts[_NETWORK]
+    restore_state(session.state, network, tensors, checkpoint.values["state"])
     own = _select_generators(checkpoint.parts.get(_RANKS, {}), ranks.rank)
     restore_generators(own or tensors, session.state.compute.device)
 

@@ -12,8 +12,6 @@ from trialrun.engine.early_stopping import EarlyStopping, EpochStatus
 from trialrun.engine.results import EpochResult
 from trialrun.runs.training.logging import EventLog
 
-_WEIGHTS = "weights."
-
 
 @dataclass(frozen=True, slots=True)
 class BestEpoch:
@@ -23,13 +21,10 @@ class BestEpoch:
     timestamp_ms: int  # with which its metrics were logged
     weights: dict[str, Tensor]
 
-    def list_tensors(self) -> dict[str, Tensor]:
-        """Return the weights and the predictions for the validation images, by name."""
+    def list_predictions(self) -> dict[str, Tensor]:
+        """Return the predictions for the validation images, by name."""
         arrays = self.status.result.list_arrays()
-        return {
-            **{_WEIGHTS + name: tensor for name, tensor in self.weights.items()},
-            **{name: torch.from_numpy(array) for name, array in arrays.items()},
-        }
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
     def to_json(self) -> dict[str, Any]:
         """Return everything but the tensors, as plain values."""
@@ -44,33 +39,33 @@ class BestEpoch:
         }
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> "BestEpoch":
-        """Return the epoch that `to_json` and `list_tensors` returned."""
+    def from_json(
+        cls,
+        values: Mapping[str, Any],
+        weights: Mapping[str, Tensor],
+        predictions: Mapping[str, Tensor],
+    ) -> "BestEpoch":
+        """Return the epoch of which `to_json` and `list_predictions` returned the rest."""
         fields = dict(values)
-        arrays = {
-            name: tensor.numpy()
-            for name, tensor in tensors.items()
-            if not name.startswith(_WEIGHTS)
-        }
-        weights = {
-            name.removeprefix(_WEIGHTS): tensor
-            for name, tensor in tensors.items()
-            if name.startswith(_WEIGHTS)
-        }
+        arrays = {name: tensor.numpy() for name, tensor in predictions.items()}
         timestamp_ms = fields.pop("timestamp_ms")
         result = EpochResult.from_json(fields.pop("result"), arrays)
-        return cls(EpochStatus(result=result, **fields), timestamp_ms, weights)
+        return cls(EpochStatus(result=result, **fields), timestamp_ms, dict(weights))
 
 
 @dataclass(slots=True)
 class RunProgress:
-    """The progress of a run after the last epoch."""
+    """The progress of a run after the last epoch.
+
+    `epochs` are the metrics of each epoch, the first epoch's first.
+    """
 
     stopping: EarlyStopping
     events: EventLog = field(default_factory=EventLog)
     best: BestEpoch | None = None
     stopped_epoch: int = 0
     has_noted_fault: bool = False
+    epochs: list[dict[str, float]] = field(default_factory=list)
 
     @property
     def stop_reason(self) -> str | None:
@@ -86,6 +81,7 @@ class RunProgress:
             reused = self.best.weights if self.best else {}
             self.best = BestEpoch(status, timestamp_ms, _copy_to_cpu(weights, reused))
         self.events.add_epoch(status)
+        self.epochs.append(status.result.metrics())
 
     def to_json(self) -> dict[str, Any]:
         """Return everything but the tensors of the best epoch, as plain values."""
@@ -95,19 +91,29 @@ class RunProgress:
             "best": None if self.best is None else self.best.to_json(),
             "stopped_epoch": self.stopped_epoch,
             "has_noted_fault": self.has_noted_fault,
+            "epochs": list(self.epochs),
         }
 
     @classmethod
     def from_json(
-        cls, config: TrainConfig, values: Mapping[str, Any], best: Mapping[str, Tensor]
+        cls,
+        config: TrainConfig,
+        values: Mapping[str, Any],
+        weights: Mapping[str, Tensor],
+        predictions: Mapping[str, Tensor],
     ) -> "RunProgress":
-        """Return the progress that `to_json` returned; `best` are the tensors of its best epoch."""
+        """Return the progress of which `to_json` returned the plain values.
+
+        `weights` and `predictions` are those of the best epoch; empty without one.
+        """
+        best = values["best"]
         return cls(
             EarlyStopping.from_json(config, values["stopping"]),
             EventLog(values["events"]),
-            None if values["best"] is None else BestEpoch.from_json(values["best"], best),
+            None if best is None else BestEpoch.from_json(best, weights, predictions),
             values["stopped_epoch"],
             values["has_noted_fault"],
+            list(values["epochs"]),
         )
 
 

@@ -1,7 +1,9 @@
 """What happens after each training step: checkpoints and stop signals, on all ranks together."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from trialrun.engine.early_stopping import EpochStatus
 from trialrun.runs.signals import StopRequest
 from trialrun.runs.training.parts_report import PartsReport
 from trialrun.runs.training.resumption.checkpoints import RunCheckpoints
@@ -24,6 +26,22 @@ class StepMonitor:
     forecast: DurationForecast | None = None
     parts: PartsReport | None = None
     _num_steps: int = field(default=0, init=False)
+
+    def watch_epochs(self) -> Iterator[EpochStatus]:
+        """Train; yield the status after each epoch (see `TrainingSession.epochs`)."""
+        checkpoints = self.checkpoints
+        return checkpoints.session.epochs(
+            checkpoints.progress.stopping, self.on_step, self.on_valid_batch
+        )
+
+    def on_valid_batch(self) -> None:
+        """Stop between two batches of validation; several ranks wait for the next step.
+
+        Raises:
+            RunInterruptedError: A signal arrived; training of the epoch has ended.
+        """
+        if self.checkpoints.session.ranks.world_size == 1:
+            self.request.raise_if_set()
 
     def on_step(self) -> None:
         """Do what is to be done after a step.

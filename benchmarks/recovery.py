@@ -1,0 +1,233 @@
+"""Cost of checkpoints and of the journal, of a start without a server, and of a resumption.
+
+    python -m benchmarks.recovery [--epochs 12] [--photos 192] [--skip-commands]
+
+- Checkpoints and journal: ResNet-18 with the default settings, on the sample digits and on photos
+  at 224 pixels. Epochs with and without a checkpoint and the epoch's records alternate in one
+  process; an epoch's time ends when its checkpoint is on the disk. The share is the difference of
+  the medians. `waited` is the time that training itself spent, `thread` the processor time of the
+  writing thread per core.
+- Start: the time from the start of `trialrun train` until the first epoch begins, with a server, and
+  with `--offline` while no server answers.
+- Resumption: a run of ten epochs is stopped by SIGTERM in the middle of an epoch and resumed. `over`
+  is what both processes needed more than the unbroken run, less the start of a process.
+"""
+
+import argparse
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.concurrency import run_server
+from benchmarks.photos import write_photos
+from benchmarks.table import format_table, make_heading
+
+ROUNDS = 3
+DIGITS = "sample:digits"
+SMALL = ["--model", "shufflenet_v2_x0_5", "--epochs", "1"]
+
+
+@dataclass(frozen=True, slots=True)
+class EpochCost:
+    """Seconds per epoch without and with checkpoint and journal, and the direct costs of these."""
+
+    plain: float
+    recorded: float
+    waited: float
+    thread: float
+
+    @property
+    def share(self) -> float:
+        """The cost as a share of an epoch."""
+        return self.recorded / self.plain - 1
+
+
+def measure_epochs(data: str, num_epochs: int, folder: Path) -> EpochCost:
+    """Train `num_epochs` pairs of epochs, one of each pair with checkpoint and records."""
+    from trialrun.checkpoint.run_folder import create_run_folder
+    from trialrun.distributed import SINGLE_PROCESS
+    from trialrun.engine.early_stopping import EarlyStopping
+    from trialrun.engine.fit import fit
+    from trialrun.mlflow_client import connect_client
+    from trialrun.runs.callbacks import NoOpCallback
+    from trialrun.runs.training.data import prepare_data
+    from trialrun.runs.training.logging import log_epoch
+    from trialrun.runs.training.plan import plan_training
+    from trialrun.runs.training.resumption.checkpoints import RunCheckpoints
+    from trialrun.runs.training.resumption.identity import describe_identity
+    from trialrun.runs.training.resumption.progress import RunProgress
+    from trialrun.runs.training.session import resolve_rank_compute, start_session
+    from trialrun.tracking import JournalOptions, open_run
+
+    epochs = 2 * num_epochs + 2
+    plan = plan_training({"train_data": data, "epochs": epochs, "patience": epochs})
+    compute = resolve_rank_compute(plan)
+    prepared = prepare_data(plan, NoOpCallback())
+    session = start_session(plan, prepared, compute, SINGLE_PROCESS)
+    run_folder = create_run_folder(folder, {})
+    seconds: dict[bool, list[float]] = {False: [], True: []}
+    options = JournalOptions(folder=run_folder)
+    with open_run(connect_client(), experiment=None, name=None, tags={}, journal=options) as run:
+        checkpoints = RunCheckpoints(
+            run_folder,
+            session,
+            RunProgress(EarlyStopping(plan.config)),
+            describe_identity(plan, prepared, compute),
+            minutes=5,
+        )
+        writer = checkpoints.writer
+        assert writer is not None
+        started, is_recorded = time.perf_counter(), False
+        for result in fit(session.state, plan.config):
+            if is_recorded:
+                writer.wait()
+            seconds[is_recorded].append(time.perf_counter() - started)
+            is_recorded = not is_recorded
+            started = time.perf_counter()
+            if is_recorded:
+                status = checkpoints.progress.stopping.update(result, 0.0)
+                timestamp_ms = log_epoch(run, status)
+                weights = session.state.inference_model().state_dict()
+                checkpoints.progress.add_epoch(status, timestamp_ms, weights)
+                checkpoints.save(in_epoch=False)
+        checkpoints.release()
+    num_cores = len(os.sched_getaffinity(0))
+    return EpochCost(
+        plain=statistics.median(seconds[False][1:]),  # the first epoch warms up
+        recorded=statistics.median(seconds[True]),
+        waited=writer.waited_seconds / writer.num_written,
+        thread=writer.processor_seconds / writer.num_written / num_cores,
+    )
+
+
+def measure_child(data: str, num_epochs: int) -> EpochCost:
+    """Call `measure_epochs` in a process of its own, with a store of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        environment = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
+        command = [sys.executable, "-m", "benchmarks.recovery", "--child", data]
+        command += ["--epochs", str(num_epochs), "--folder", folder]
+        output = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE)
+    return EpochCost(**json.loads(output.stdout.splitlines()[-1]))
+
+
+def start_training(folder: Path, uri: str, arguments: list[str]) -> "subprocess.Popen[str]":
+    """Start `trialrun train` or another command in `folder`."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "trialrun", *arguments],
+        cwd=folder,
+        env=os.environ | {"MLFLOW_TRACKING_URI": uri},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def read_lines(process: "subprocess.Popen[str]") -> Iterator[tuple[float, str]]:
+    """Yield the lines on standard error with the time at which each came."""
+    assert process.stderr is not None
+    for line in process.stderr:
+        yield time.perf_counter(), line
+
+
+def measure_start(folder: Path, uri: str, *flags: str) -> float:
+    """Return the seconds from the start of a process until its first epoch has ended."""
+    started = time.perf_counter()
+    process = start_training(folder, uri, ["train", *SMALL, *flags])
+    first = next(moment for moment, line in read_lines(process) if line.startswith("Epoch 1"))
+    process.communicate()
+    return first - started
+
+
+def run_to_end(folder: Path, uri: str, arguments: list[str]) -> tuple[float, dict[str, Any]]:
+    """Run a command; return its seconds and its JSON object."""
+    started = time.perf_counter()
+    output, _ = start_training(folder, uri, [*arguments, "--json"]).communicate()
+    return time.perf_counter() - started, json.loads(output.splitlines()[-1])
+
+
+def measure_resumption(folder: Path) -> tuple[float, float, float, bool]:
+    """Return seconds of an unbroken run, of both parts, of a bare start; and equality of bits."""
+    uri = f"sqlite:///{folder}/mlflow.db"
+    settings = ["train", "--train-data", DIGITS, "--epochs", "10", "--patience", "10"]
+    settings += ["--register-as", "digits"]
+    run_to_end(folder, uri, ["train", *SMALL])  # creates the store and decodes the images
+    whole, unbroken = run_to_end(folder, uri, settings)
+    started = time.perf_counter()
+    process = start_training(folder, uri, settings)
+    for _, line in read_lines(process):
+        if line.startswith("Epoch 5"):
+            time.sleep(unbroken["metrics"]["epoch_seconds"] / 2)
+            process.send_signal(signal.SIGTERM)
+            break
+    process.communicate()
+    first = time.perf_counter() - started
+    second, resumed = run_to_end(folder, uri, ["resume", "--last"])
+    start, _ = run_to_end(folder, uri, ["resume", resumed["run_id"]])  # does nothing
+    return whole, first + second, start, resumed["weights_sha256"] == unbroken["weights_sha256"]
+
+
+def main() -> int:
+    """Measure and print the tables."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--epochs", type=int, default=12, help="pairs of epochs")
+    parser.add_argument("--photos", type=int, default=192)
+    parser.add_argument("--skip-commands", action="store_true")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        cost = measure_epochs(options.child, options.epochs, options.folder)
+        fields = ("plain", "recorded", "waited", "thread")
+        sys.stdout.write(json.dumps({name: getattr(cost, name) for name in fields}) + "\n")
+        return 0
+    sys.stdout.write(make_heading("Checkpoints, journal and resumption") + "\n")
+    print_epoch_costs(options.epochs, options.photos)
+    if not options.skip_commands:
+        print_commands()
+    return 0
+
+
+def print_epoch_costs(num_epochs: int, num_photos: int) -> None:
+    """Print the cost of checkpoints and journal as a share of an epoch."""
+    with tempfile.TemporaryDirectory() as folder:
+        photos = write_photos(Path(folder), num_photos, seed=1)
+        costs = {
+            "digits, 32 pixels": measure_child(DIGITS, num_epochs),
+            f"{num_photos} photos, 224 pixels": measure_child(str(photos), num_epochs),
+        }
+    rows = [
+        [name, cost.plain, cost.recorded, f"{cost.share:.2%}", cost.waited, cost.thread]
+        for name, cost in costs.items()
+    ]
+    columns = ("data", "epoch, s", "with records, s", "share", "waited, s", "thread, s per core")
+    sys.stdout.write(format_table(columns, rows) + "\n")
+
+
+def print_commands() -> None:
+    """Print the times of starts and of a resumption."""
+    starts: dict[str, list[float]] = {"server": [], "offline": []}
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(ROUNDS):
+            (place := Path(folder, f"server-{len(starts['server'])}")).mkdir()
+            with run_server(place) as uri:
+                starts["server"].append(measure_start(place, uri))
+            starts["offline"].append(measure_start(place, uri, "--offline"))
+        rows = [[name, statistics.median(values)] for name, values in starts.items()]
+        sys.stdout.write(format_table(("store", "to the end of the first epoch, s"), rows) + "\n")
+        whole, both, start, is_equal = measure_resumption(Path(folder))
+    columns = ("unbroken, s", "both parts, s", "start of a process, s", "over, s", "same bits")
+    row = [whole, both, start, both - whole - start, str(is_equal)]
+    sys.stdout.write(format_table(columns, [row]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

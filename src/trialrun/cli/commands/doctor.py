@@ -1,0 +1,96 @@
+"""`trialrun doctor`: a command that checks this machine, the store and what runs left behind."""
+
+import shutil
+import textwrap
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from trialrun.cli.app import Json, app
+from trialrun.cli.output import print_json, print_result, print_status, silence_mlflow
+
+if TYPE_CHECKING:
+    from trialrun.runs.recovery.doctor.examination import Diagnosis
+    from trialrun.runs.recovery.doctor.findings import Finding
+
+_GAP = 2
+_MIN_TEXT_WIDTH = 30
+
+
+@app.command()
+def doctor(
+    fix: Annotated[
+        bool,
+        typer.Option(
+            "--fix",
+            help="End runs whose process is gone, send records that wait on disk, delete damaged "
+            "checkpoints beside intact ones and folders of finished runs.",
+        ),
+    ] = False,
+    checkpoint_dir: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR",
+            help="Parent of the run folders, if training was given another than the default.",
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Check the installation, the store and unfinished runs.
+
+    Exit code: 0 if there are no problems, else the lowest of 1 (installation), 5 (tracking store,
+    stale runs, unsent records) and 6 (disks, folders, checkpoints).
+    """
+    silence_mlflow()
+    from trialrun.runs.recovery.doctor.examination import diagnose
+    from trialrun.runs.recovery.doctor.findings import PROBLEM, check_findings
+
+    diagnosis = diagnose(checkpoint_dir, fix=fix)
+    findings = diagnosis.findings
+    if json:
+        is_well = all(finding.state != PROBLEM for finding in findings)
+        rows = [finding.to_json() for finding in findings]
+        print_json({"is_well": is_well, "repairs": diagnosis.repairs, "findings": rows})
+    else:
+        _print_diagnosis(diagnosis)
+        if fix and not diagnosis.repairs:
+            print_status("Nothing to repair.")
+    check_findings(findings)
+
+
+def _print_diagnosis(diagnosis: "Diagnosis") -> None:
+    for text in diagnosis.repairs:
+        print_result(textwrap.fill(f"Repair: {text}", _find_width(), subsequent_indent="  "))
+    findings = diagnosis.findings
+    widths = [max(len(cells) for cells in column) for column in _list_columns(findings)]
+    for finding in findings:
+        _print_finding(finding, *widths)
+
+
+def _list_columns(findings: "list[Finding]") -> tuple[list[str], list[str]]:
+    return [finding.name for finding in findings], [finding.state for finding in findings]
+
+
+def _print_finding(finding: "Finding", name_width: int, state_width: int) -> None:
+    """Print name, state and text in columns, and what to do below the text."""
+    indent = name_width + state_width + 2 * _GAP
+    first = f"{finding.name:<{name_width + _GAP}}{finding.state:<{state_width + _GAP}}"
+    print_result(_wrap(finding.text, first, indent))
+    if finding.remedy:
+        print_result(_wrap(f"To do: {finding.remedy}", " " * indent, indent))
+
+
+def _wrap(text: str, first: str, indent: int) -> str:
+    """Wrap a text at the terminal's width; words are not broken, so that they can be copied."""
+    return textwrap.fill(
+        text,
+        max(_find_width(), indent + _MIN_TEXT_WIDTH),
+        initial_indent=first,
+        subsequent_indent=" " * indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _find_width() -> int:
+    return shutil.get_terminal_size((100, 24)).columns

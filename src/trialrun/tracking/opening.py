@@ -99,6 +99,7 @@ def open_journal(
         run_id=facts.run_id,
         flush_seconds=options.flush_seconds,
         note=options.note,
+        start_ms=facts.start_ms,
     )
     return writer, _add_journaled(facts, journal)
 

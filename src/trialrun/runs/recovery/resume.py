@@ -179,8 +179,19 @@ def plan_resumed(
     if not recorded:
         settings = load_training_settings(client, original)
         recorded = {"settings": settings, "cwd": original.tags.get(FOLDER_TAG)}
+    extra = {}
     precision = original.params.get("resolved_precision")
-    return _plan_recorded(recorded, config, {"precision": precision} if precision else {})
+    if precision and _has_state(folder):  # else training starts again, with the settings as given
+        extra["precision"] = precision
+    return _plan_recorded(recorded, config, extra)
+
+
+def _has_state(folder: RunFolder | None) -> bool:
+    """Whether the folder holds a training state, damaged or not; ranks above 0 have no folder."""
+    if folder is None:
+        return True
+    stores = (CheckpointStore(path) for path in (folder.checkpoints, folder.non_finite))
+    return any(store.list_paths() for store in stores)
 
 
 def _plan_recorded(

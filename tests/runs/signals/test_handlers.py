@@ -161,12 +161,12 @@ def test_second_signal_ends_the_process_at_once(ending: str) -> None:
         _, pid = read_line(process).split()
         process.send_signal(signal.SIGTERM)
         assert read_line(process) == "ending"
-        time.sleep(0.4)
+        time.sleep(1)  # two within 0.3 s count as one, and a busy machine notices the first late
         started = time.monotonic()
         process.send_signal(signal.SIGTERM)
         output, _ = process.communicate(timeout=20)
     assert (output, process.returncode) == ("", 75)
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 5  # an orderly end may take ten
     assert not is_running(int(pid))
 
 

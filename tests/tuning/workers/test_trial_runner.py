@@ -68,9 +68,11 @@ def test_trial_that_was_lost_while_training_ends_as_killed(
     queue = make_queue(store, colors, **values)
     claim = claim_next(queue)
 
+    other = make_queue(store, colors, **values)  # Optuna's warnings are silenced in one thread only
+
     def lose() -> None:
         wait_for_metric(mlflow.MlflowClient(store))
-        make_queue(store, colors, **values).requeue_worker("tester")
+        other.requeue_worker("tester")
 
     thread = threading.Thread(target=lose)
     thread.start()

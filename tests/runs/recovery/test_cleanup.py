@@ -14,10 +14,15 @@ def fail_run(store: str, root: Path, *, is_away: bool) -> RunFolder:
     """Leave a run that failed, with checkpoints; its store may have gone away after its start."""
     options = make_options(root, flush_seconds=0)
     client = AwayClient(store)
-    with pytest.raises(ValueError, match="wrong"), open_journaled(client, options) as run:
-        client.is_away = is_away
-        run.log_metrics({"loss": 1}, 1)
-        raise ValueError("wrong")
+
+    def fail() -> None:
+        with open_journaled(client, options) as run:
+            client.is_away = is_away
+            run.log_metrics({"loss": 1}, 1)
+            raise ValueError("wrong")
+
+    with pytest.raises(ValueError, match="wrong"):
+        fail()
     for path in (options.folder.checkpoints, options.folder.non_finite):
         (path / "1").mkdir(parents=True)
     return options.folder

@@ -13,6 +13,7 @@ from trialrun.checkpoint.run_folder import (
     create_run_folder,
     find_run_folder,
     list_default_roots,
+    list_run_folders,
 )
 from trialrun.errors import StorageError
 
@@ -94,3 +95,19 @@ def test_missing_folder_reads_as_empty(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "gone")
     assert folder.read_settings() == {}
     assert folder.run_id is None
+
+
+def test_folders_of_other_users_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The temporary folder may hold some that this user may not enter."""
+    own, other = create_run_folder(tmp_path, {}), create_run_folder(tmp_path, {})
+    is_file = Path.is_file
+
+    def refuse(path: Path) -> bool:
+        if path.parent == other.path:
+            raise PermissionError(13, "Permission denied")
+        return is_file(path)
+
+    monkeypatch.setattr(Path, "is_file", refuse)
+    assert list_run_folders(tmp_path) == [own]

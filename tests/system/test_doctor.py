@@ -3,6 +3,7 @@
 import json
 import signal
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,26 @@ import mlflow
 import pytest
 
 from tests.conftest import SMALL, write_classes
-from tests.runs.recovery.doctor.left_runs import find_folder, flip_byte, read_run
+from tests.runs.recovery.doctor.left_runs import (
+    append_records,
+    find_folder,
+    flip_byte,
+    leave_run,
+    now_ms,
+    read_run,
+)
+from tests.servers import run_mlflow_server
 from tests.system.test_signals import start
 from trialrun.checkpoint.store import CheckpointStore
 from trialrun.cli import run_cli
+from trialrun.mlflow_client import connect_client
+from trialrun.tracking.records import Record
 
 pytestmark = pytest.mark.slow
 NUM_EPOCHS = 4
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Use empty folders in the places where training may have put its run folders."""
     for name in ("HOME", "XDG_STATE_HOME", "TMPDIR"):
@@ -29,7 +40,7 @@ def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def killed(store: str, tmp_path: Path) -> str:
+def killed(store: str, tmp_path: Path, own_folders: None) -> str:
     """The id of a run whose process was killed after its second checkpoint."""
     data = write_classes(tmp_path / "data", {"a": 24, "b": 24})
     flags = [f"--train-data={data}", f"--model={SMALL}", f"--epochs={NUM_EPOCHS}"]
@@ -83,3 +94,34 @@ def test_damaged_checkpoint_is_found_and_deleted(
     assert checkpoints.list_paths() == [older]
     code, result = call(capsys, "resume", killed)
     assert (code, result["stopped_epoch"]) == (0, NUM_EPOCHS)
+
+
+@pytest.mark.parametrize("kind", ["server", "postgres"])
+def test_runs_of_other_stores_are_found_and_ended(
+    kind: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
+) -> None:
+    """A server and PostgreSQL answer the same searches as SQLite."""
+    with ExitStack() as stack:
+        if kind == "server":
+            uri = f"http://{stack.enter_context(run_mlflow_server(tmp_path))}"
+        else:
+            uri = request.getfixturevalue("postgres")
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        connect_client().create_experiment("tests", artifact_location=str(tmp_path / "artifacts"))
+        root = tmp_path / "runs"
+        run_id, sent_id = leave_run(uri, root), leave_run(uri, root)
+        end = Record("end", {"status": "FINISHED", "end_time": now_ms()})
+        append_records(find_folder(uri, sent_id), end)
+        arguments = ["doctor", "--checkpoint-dir", str(root)]
+        code, values = call(capsys, *arguments)
+        problems = {(row["name"], row["run_id"]) for row in values["findings"] if row["exit_code"]}
+        assert code == 5
+        assert problems == {("runs", run_id), ("runs", sent_id), ("unsent records", sent_id)}
+        assert call(capsys, *arguments, "--fix")[0] == 0
+        assert read_run(uri, run_id).info.status == "KILLED"
+        assert read_run(uri, sent_id).info.status == "FINISHED"
+        assert call(capsys, *arguments, "--fix")[1]["repairs"] == []

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,10 @@ import pytest
 import trialrun
 from tests.conftest import write_classes
 from tests.system.conftest import skip_unless_ci
+from trialrun.engine.early_stopping import EpochStatus
 from trialrun.errors import StorageError
+from trialrun.runs.api import resume_training, run_training
+from trialrun.runs.callbacks import NoOpCallback
 
 Disk = Callable[[int], Path]
 QUICK: dict[str, Any] = {
@@ -106,3 +110,101 @@ def test_cache_that_does_not_fit_is_replaced_by_decoding_on_the_fly(
     result = trialrun.train(train_data=str(photos), **QUICK)
     assert result.status == "FINISHED"
     assert [path for path in cache.rglob("*.pack*") if path.is_file()] == []
+
+
+def free_space(disk: Path) -> None:
+    """Make a small disk larger."""
+    subprocess.run(["mount", "-o", "remount,size=60m", str(disk)], check=True)
+
+
+@pytest.mark.slow
+def test_full_disk_under_the_checkpoints_leaves_the_last_good_one(
+    store: str, colors: Path, disk: Disk
+) -> None:
+    """The exit code is 6, with two lines; after space is freed, the run ends bit-identically."""
+    settings = {**QUICK, "epochs": 6, "patience": 6}
+    whole = trialrun.train(train_data=str(colors), **settings)
+    small = disk(11_000_000)  # two checkpoints and half of a third
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
+    flags.append(f"--checkpoint-dir={small}")
+    ended = subprocess.run(
+        [sys.executable, "-m", "trialrun", "train", f"--train-data={colors}", *flags],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 6, ended.stderr
+    lines = [line for line in ended.stderr.splitlines() if not line.startswith(("Run ", "Epoch "))]
+    assert [line.partition(":")[0] for line in lines] == ["Error", "Hint"]
+    assert "No space left" in lines[0]
+    client = mlflow.MlflowClient(store)
+    experiment = client.get_experiment_by_name("tests")
+    assert experiment is not None
+    [run] = client.search_runs([experiment.experiment_id], "status = 'FAILED'")
+    free_space(small)
+    result = resume_training(run.info.run_id, {})
+    assert (result.status, result.weights_sha256) == ("FINISHED", whole.weights_sha256)
+    steps = [v.step for v in client.get_metric_history(run.info.run_id, "valid_loss")]
+    assert sorted(steps) == [1, 2, 3, 4, 5, 6]
+    assert list(small.iterdir()) == []
+
+
+class DiskFiller(NoOpCallback):
+    """Fills a disk after the first epoch."""
+
+    def __init__(self, folder: Path) -> None:
+        self.filler = folder / "filler"
+
+    def on_epoch_end(self, status: EpochStatus, epochs: int) -> None:
+        """Write until there is no space left."""
+        with suppress(OSError), self.filler.open("ab", buffering=0) as file:
+            while True:
+                file.write(bytes(1000))
+
+
+def test_full_disk_under_the_journal_fails_the_run(store: str, colors: Path, disk: Disk) -> None:
+    """The store has the status and the error all the same, and the run can be resumed."""
+    folder = disk(30_000_000)
+    settings = {**QUICK, "epochs": 3, "train_data": str(colors), "checkpoint_dir": str(folder)}
+    filler = DiskFiller(folder)
+    with pytest.raises(StorageError, match="No space left") as raised:
+        run_training(settings, lambda: nullcontext(filler))
+    assert raised.value.exit_code == 6
+    client = mlflow.MlflowClient(store)
+    experiment = client.get_experiment_by_name("tests")
+    assert experiment is not None
+    [run] = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FAILED"
+    assert run.data.tags["error"].startswith("StorageError")
+    filler.filler.unlink()
+    result = resume_training(run.info.run_id, {})
+    whole = trialrun.train(train_data=str(colors), **{**QUICK, "epochs": 3})
+    assert result.weights_sha256 == whole.weights_sha256
+
+
+@pytest.mark.slow
+def test_read_only_folders_do_not_stop_training(
+    store: str, colors: Path, disk: Disk, tmp_path: Path
+) -> None:
+    """Neither the working folder nor the home folder is writable; the store is elsewhere."""
+    folder = disk(1_000_000)
+    subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
+    variables = {
+        k: v for k, v in os.environ.items() if k not in ("XDG_STATE_HOME", "TRIALRUN_CACHE")
+    }
+    variables |= {"HOME": str(folder / "home"), "TMPDIR": str(tmp_path)}
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in QUICK.items()]
+    command = [sys.executable, "-m", "trialrun", "train", f"--train-data={colors}", *flags]
+    for changes in ({}, {"HOME": None}):
+        own = {k: v for k, v in (variables | changes).items() if v is not None}
+        ended = subprocess.run(
+            command, cwd=folder, env=own, capture_output=True, text=True, check=False
+        )
+        assert ended.returncode == 0, ended.stderr
+    del variables["MLFLOW_TRACKING_URI"]
+    ended = subprocess.run(
+        command, cwd=folder, env=variables, capture_output=True, text=True, check=False
+    )
+    lines = [line for line in ended.stderr.splitlines() if not line.startswith(("Run ", "Epoch "))]
+    assert ended.returncode in (5, 6), ended.stderr
+    assert [line.partition(":")[0] for line in lines] == ["Error", "Hint"], ended.stderr

@@ -19,6 +19,7 @@ from tests.tracking.journaled import (
 from trialrun.checkpoint.run_folder import FOLDER_TAG
 from trialrun.errors import RunInterruptedError, StorageError, TrackingError
 from trialrun.tracking import TrackedRun
+from trialrun.tracking.writers import JournalWriter
 
 
 def log_something(run: TrackedRun) -> None:
@@ -114,9 +115,9 @@ def test_metrics_that_were_logged_before_keep_their_first_values(
     assert client.get_run(run.run_id).data.metrics["accuracy"] == 0.5
 
 
-def test_metrics_of_known_steps_are_not_logged(store: str, tmp_path: Path) -> None:
-    """On a machine without the journal, the store says which steps are there."""
-    options = make_options(tmp_path / "runs", known_metrics={1: 77})
+def test_known_metrics_are_not_logged(store: str, tmp_path: Path) -> None:
+    """On a machine without the journal, the store says which values are there."""
+    options = make_options(tmp_path / "runs", known_metrics={("loss", 1): 77})
     client = mlflow.MlflowClient(store)
     with open_journaled(client, options) as run:
         assert run.log_metrics({"loss": 1}, 1) == 77
@@ -238,3 +239,22 @@ def test_appending_takes_less_than_a_millisecond(store: str, tmp_path: Path) -> 
             run.log_metrics({f"metric_{number}": 0.5 for number in range(12)}, step)
             seconds.append(time.perf_counter() - started)
     assert sorted(seconds)[100] < 0.001
+
+
+def test_end_is_stored_although_the_journal_is_full(store: str, tmp_path: Path) -> None:
+    """The disk of the journal takes no record any more: status and error go to the store alone."""
+    options = make_options(tmp_path / "runs")
+
+    def fill_disk_and_log() -> None:
+        with open_journaled(mlflow.MlflowClient(store), options) as run:
+            assert isinstance(run.writer, JournalWriter)
+            full = os.open("/dev/full", os.O_WRONLY)  # each write fails: no space left
+            os.dup2(full, run.writer.journal._descriptor)
+            os.close(full)
+            run.log_metrics({"loss": 1}, 1)
+
+    with pytest.raises(StorageError):
+        fill_disk_and_log()
+    (stored,) = read_runs(store)
+    assert stored.info.status == "FAILED"
+    assert stored.data.tags["error"].startswith("StorageError")

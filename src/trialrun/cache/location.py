@@ -15,15 +15,31 @@ _GB = 10**9
 
 
 def cache_folder() -> Path:
-    """Return `$TRIALRUN_CACHE`, else the user's cache folder, else a temporary folder."""
+    """Return `$TRIALRUN_CACHE`, else the user's cache folder, else a temporary folder.
+
+    The temporary folder is used without a home folder, and if the user's cache is not writable.
+    """
     if path := os.environ.get(_CACHE_VARIABLE):
         return Path(path).expanduser()
+    folder = _find_user_cache()
+    if folder is not None and _can_be_written(folder):
+        return folder
+    return Path(tempfile.gettempdir()) / "trialrun-cache"
+
+
+def _find_user_cache() -> Path | None:
     if base := os.environ.get("XDG_CACHE_HOME"):
         return Path(base) / "trialrun"
     try:
         return Path.home() / ".cache" / "trialrun"
-    except RuntimeError:
-        return Path(tempfile.gettempdir()) / "trialrun-cache"
+    except RuntimeError:  # no home folder
+        return None
+
+
+def _can_be_written(folder: Path) -> bool:
+    """Whether `folder`, or the first folder above it that exists, is writable."""
+    existing = next((path for path in (folder, *folder.parents) if path.exists()), folder)
+    return os.access(existing, os.W_OK)
 
 
 def cache_limit_bytes() -> int:

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from trialrun.config import TrainConfig
 from trialrun.distributed import SINGLE_PROCESS
-from trialrun.engine.compute.torch_errors import NonFiniteLossError
 from trialrun.engine.state import TrainState
 from trialrun.engine.step import TrainingStep
 
@@ -38,7 +37,7 @@ class NonFiniteStep:
 
 @dataclass(slots=True)
 class _FirstFault:
-    """Collects the first layer whose output is not finite, part by part of a batch."""
+    """Collects the first layer whose output is not finite, and its images in all parts."""
 
     layer: str = ""
     kind: str = ""
@@ -52,10 +51,16 @@ class _FirstFault:
         self, name: str, module: nn.Module, inputs: tuple[Any, ...], output: object
     ) -> None:
         """Keep this layer if its output is the first that is not finite."""
-        if self.layer or not isinstance(output, Tensor) or bool(output.isfinite().all()):
+        is_known = bool(self.layer)
+        if is_known and name != self.layer:
+            return
+        if not isinstance(output, Tensor) or bool(output.isfinite().all()):
+            return
+        rows = (self.part_start + row for row in _find_rows(output))
+        self.rows = sorted({*self.rows, *rows})
+        if is_known:
             return
         self.layer, self.kind = name, type(module).__name__
-        self.rows = [self.part_start + row for row in _find_rows(output)]
         before = [value for value in inputs if isinstance(value, Tensor)]
         self.largest_before = max((_find_largest(value) for value in before), default=0.0)
         self.has_finite_weights = all(bool(p.isfinite().all()) for p in module.parameters())
@@ -64,25 +69,20 @@ class _FirstFault:
 def replay_step(
     state: TrainState, config: TrainConfig, positions: NDArray[np.int64]
 ) -> NonFiniteStep | None:
-    """Repeat the step of the images at `positions`; None if its loss is finite this time.
+    """Compute the loss of the images at `positions` again; None if it is finite this time.
 
     Args:
-        state: The state before the step, torch's generators included; changed if the loss is
-            finite.
+        state: The state before the step, torch's generators included. Its weights do not change.
         config: The settings of the run.
         positions: (N,), the images of the step in the training set.
     """
     batch = state.data.train.load_batch(positions, len(positions))
-    state.checks_each_step = True
     state.set_training()
     step = TrainingStep(state, config, SINGLE_PROCESS, state.epoch + 1)
     fault = _FirstFault()
     with _inspect_layers(state.trainable, fault):
-        try:
-            step(batch)
-        except NonFiniteLossError:
-            return _describe(fault, positions)
-    return None
+        losses = [step.compute_loss(part)[0] for part in step.split_batch(batch, len(positions))]
+    return None if all(map(torch.isfinite, losses)) else _describe(fault, positions)
 
 
 def _describe(fault: _FirstFault, positions: NDArray[np.int64]) -> NonFiniteStep:

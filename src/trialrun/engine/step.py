@@ -80,9 +80,7 @@ class TrainingStep:
             (2,) sum of losses and number correct; and 1 if a rank's loss is not finite, else 0.
         """
         state = self._state
-        parts = self.prepare_inputs(batch).split(
-            min(state.num_parts, count_max_parts(num_images, state))
-        )
+        parts = self.split_batch(batch, num_images)
         weights = [self._sum_weights(part.targets) for part in parts]
         step_weight = reduce(torch.add, weights)
         state.optimizer.zero_grad(set_to_none=True)
@@ -100,6 +98,11 @@ class TrainingStep:
         num_images_per_rank = batch.num_images_in_step / self._ranks.world_size
         totals = torch.stack([mean_loss * num_images_per_rank, num_correct])
         return totals, found_inf.clamp(max=1)
+
+    def split_batch(self, batch: Batch, num_images: int) -> list[BatchPart]:
+        """Return the parts of the batch, prepared; `num_images` is as in `compute_gradients`."""
+        num_parts = min(self._state.num_parts, count_max_parts(num_images, self._state))
+        return self.prepare_inputs(batch).split(num_parts)
 
     def prepare_inputs(self, batch: Batch) -> BatchPart:
         """Return the whole batch as one part: augmented, normalised and mixed, on the device."""
@@ -123,14 +126,18 @@ class TrainingStep:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Run forward and backward; return scaled mean loss, number correct, and `found_inf`."""
         state, compute = self._state, self._compute
-        with compute.autocast():
-            logits = state.train_module(compute.to_memory_format(part.inputs))
-        loss = self._loss(logits.float(), part.targets)
+        loss, logits = self.compute_loss(part)
         loss_scale, found_inf = self._compute_loss_scale(loss, weight, step_weight)
         state.grad_scaler.scale(loss * loss_scale).backward()
         correct = (logits.detach().argmax(dim=1) == part.labels).sum()
         mean_loss = loss.detach().to(compute.accumulator_dtype) * loss_scale
         return mean_loss, correct.to(compute.accumulator_dtype), found_inf
+
+    def compute_loss(self, part: BatchPart) -> tuple[Tensor, Tensor]:
+        """Run the network; return the mean loss, and the logits (N, C)."""
+        with self._compute.autocast():
+            logits = self._state.train_module(self._compute.to_memory_format(part.inputs))
+        return self._loss(logits.float(), part.targets), logits
 
     def _apply_step(self, found_inf: Tensor) -> None:
         """Run the optimizer step with the gradients of all parts."""

@@ -18,12 +18,14 @@ from trialrun.tracking.run import (
     open_nested_run,
     open_run,
 )
+from trialrun.tracking.system_metrics import PREFIX as SYSTEM_PREFIX
 
 __all__ = [
     "DELETED",
     "HEARTBEAT_TAG",
     "MAX_PARAM_LENGTH",
     "PARENT_TAG",
+    "SYSTEM_PREFIX",
     "Heartbeat",
     "Journal",
     "JournalOptions",

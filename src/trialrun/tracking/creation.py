@@ -31,6 +31,7 @@ class RunFacts:
     name: str
     params: Mapping[str, str] = field(default_factory=dict)
     next_system_step: int = 0
+    start_ms: int = 0  # since 1970; 0 if it is not known
 
 
 def describe_run(run: "Run") -> RunFacts:
@@ -42,6 +43,7 @@ def describe_run(run: "Run") -> RunFacts:
         str(run.info.run_name),
         dict(run.data.params),
         max(steps, default=-1) + 1,
+        int(run.info.start_time or 0),
     )
 
 

@@ -203,7 +203,7 @@ class Journal:
             StorageError: The disk is full or the folder is not writable.
         """
         parent = self.folder / _FILES / secrets.token_hex(6)
-        with create_directory(parent) as draft:
+        with translate_storage_errors(parent / name), create_directory(parent) as draft:
             fill(draft / name)
         return (parent / name).relative_to(self.folder).as_posix()
 

@@ -37,8 +37,8 @@ def _ignore_note(_text: str) -> None:
 class JournalOptions:
     """How a run is recorded on disk and sent.
 
-    `known_metrics` are the timestamps of steps that the store has already, for a run whose journal
-    is on another machine. An `offline` run contacts no store.
+    `known_metrics` are the timestamps by name and step of values that the store has already, for a
+    run whose journal is on another machine. An `offline` run contacts no store.
     """
 
     folder: RunFolder
@@ -46,7 +46,7 @@ class JournalOptions:
     offline: bool = False
     handlers: Mapping[str, RecordHandler] = field(default_factory=dict)
     note: Callable[[str], None] = _ignore_note
-    known_metrics: Mapping[int, int] = field(default_factory=dict)
+    known_metrics: Mapping[tuple[str, int], int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +99,7 @@ def open_journal(
         run_id=facts.run_id,
         flush_seconds=options.flush_seconds,
         note=options.note,
+        start_ms=facts.start_ms,
     )
     return writer, _add_journaled(facts, journal)
 

@@ -54,7 +54,7 @@ class TrackedRun:
         *,
         writer: RecordWriter | None = None,
         facts: RunFacts | None = None,
-        known_metrics: Mapping[int, int] | None = None,
+        known_metrics: Mapping[tuple[str, int], int] | None = None,
     ) -> None:
         """Open an existing run; all but an offline run need a client."""
         self.run_id = run_id
@@ -112,7 +112,7 @@ class TrackedRun:
         return min((first for first in known.values() if first is not None), default=timestamp)
 
     def _find_timestamp(self, name: str, step: int) -> int | None:
-        return self._known_metrics.get(step) or self.writer.find_timestamp(name, step)
+        return self._known_metrics.get((name, step)) or self.writer.find_timestamp(name, step)
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags, replacing tags of the same names; values are cut as in `log_params`."""

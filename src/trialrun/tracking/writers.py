@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from trialrun.errors import TrialrunError
 from trialrun.files import scratch_directory
-from trialrun.mlflow_client import translate_tracking_errors
+from trialrun.mlflow_client import is_answering, translate_tracking_errors
 from trialrun.tracking.deferred_signals import defer_signals
 from trialrun.tracking.journal import Journal
 from trialrun.tracking.records import ARTIFACT, END, Record, cut_tag, make_tags
@@ -176,6 +176,7 @@ class JournalWriter:
         run_id: str,
         flush_seconds: float,
         note: Callable[[str], None],
+        start_ms: int = 0,
     ) -> None:
         self.run_id = run_id
         self.journal = journal
@@ -184,6 +185,7 @@ class JournalWriter:
         self._flush_seconds = flush_seconds
         self._note = note
         self._num_raised = 0
+        self._start_ms = start_ms
         self._has_given_up = replayer is None
 
     def start(self) -> None:
@@ -264,9 +266,13 @@ class JournalWriter:
     def end(self, status: str) -> None:
         """End the run; what the store does not have yet remains for `trialrun sync`."""
         self.flush()
-        self.journal.append(Record(END, {"status": status, "end_time": now_ms()}))
+        self.journal.append(self._make_end(status))
         self.flush()
         self._note_unsent()
+
+    def _make_end(self, status: str) -> Record:
+        """Return the record of the end, which is not before the start: clocks are set back."""
+        return Record(END, {"status": status, "end_time": max(now_ms(), self._start_ms)})
 
     def fail(self, status: str, tags: Mapping[str, str]) -> None:
         """End the run after an error; errors are ignored.
@@ -274,15 +280,33 @@ class JournalWriter:
         Sends what can be sent in seconds. A run that a signal interrupts while its last records are
         sent has finished.
         """
+        is_on_disk = True
         if (self.journal.end_status, status) != ("FINISHED", "KILLED"):
-            with suppress(TrialrunError), defer_signals():
-                for record in make_tags(tags):
-                    self.journal.append(record)
-                self.journal.append(Record(END, {"status": status, "end_time": now_ms()}))
-        seconds = _PATIENCE_SECONDS[status]
+            records = [*make_tags(tags), self._make_end(status)]
+            is_on_disk = self._try_append(records)
+        seconds = _PATIENCE_SECONDS[status if is_on_disk else "KILLED"]
         if self._sender is not None:
             self._sender.wait(seconds, longest_seconds=seconds)
+        if not is_on_disk:
+            self._write_directly(records)
         self._note_unsent()
+
+    def _try_append(self, records: list[Record]) -> bool:
+        """Append records; return False if the disk is full or fails."""
+        with suppress(TrialrunError), defer_signals():
+            for record in records:
+                self.journal.append(record)
+            return True
+        return False
+
+    def _write_directly(self, records: list[Record]) -> None:
+        """Write the last records of a run to a store that answers, without the journal."""
+        target = self._replayer.target if self._replayer else None
+        if target is None or not is_answering(target.client.tracking_uri):
+            return
+        for record in records:
+            with suppress(TrialrunError):
+                write_record(target, record)
 
     def _note_unsent(self) -> None:
         if not self.journal.num_unsent:

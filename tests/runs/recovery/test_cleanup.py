@@ -15,14 +15,14 @@ def fail_run(store: str, root: Path, *, is_away: bool) -> RunFolder:
     options = make_options(root, flush_seconds=0)
     client = AwayClient(store)
 
-    def fail() -> None:
+    def train() -> None:
         with open_journaled(client, options) as run:
             client.is_away = is_away
             run.log_metrics({"loss": 1}, 1)
             raise ValueError("wrong")
 
     with pytest.raises(ValueError, match="wrong"):
-        fail()
+        train()
     for path in (options.folder.checkpoints, options.folder.non_finite):
         (path / "1").mkdir(parents=True)
     return options.folder

@@ -1,4 +1,4 @@
-"""Reads from MLflow what a training run has logged: its epochs, and its result at the end."""
+"""Reads from MLflow what a training run has logged: its metrics, and its result at the end."""
 
 import math
 from typing import TYPE_CHECKING
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from trialrun.mlflow_client import translate_tracking_errors
 from trialrun.runs.inspection.run_reader import RecordedRun, read_metric_history
 from trialrun.runs.training.result import TrainResult
+from trialrun.tracking import SYSTEM_PREFIX
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -63,12 +64,16 @@ def _find_version(
     return next(((str(item.name), str(item.version)) for item in versions), None)
 
 
-def read_logged_epochs(client: "MlflowClient", run_id: str) -> dict[int, int]:
-    """Return the timestamps of the epochs that the store has, in ms since 1970.
+def read_timestamps(client: "MlflowClient", run_id: str) -> dict[tuple[str, int], int]:
+    """Return the timestamps of the values that the store has, by metric and step, in ms since 1970.
+
+    System metrics are left out: a resumed run continues their steps.
 
     Raises:
         TrackingError: The store fails.
     """
     with translate_tracking_errors(f"the metrics of run {run_id} cannot be read"):
-        values = client.get_metric_history(run_id, "valid_loss")
-    return {value.step: value.timestamp for value in sorted(values, key=lambda v: -v.timestamp)}
+        names = client.get_run(run_id).data.metrics
+        own = [name for name in names if not name.startswith(SYSTEM_PREFIX)]
+        values = [v for name in own for v in client.get_metric_history(run_id, name)]
+    return {(v.key, v.step): v.timestamp for v in sorted(values, key=lambda v: -v.timestamp)}

@@ -23,7 +23,7 @@ from trialrun.mlflow_client import connect_client
 from trialrun.runs.callbacks import NoOpCallback, RunCallback
 from trialrun.runs.inspection.repetition import load_training_settings, resolve_paths
 from trialrun.runs.inspection.run_reader import RecordedRun, read_run
-from trialrun.runs.recovery.finished import read_logged_epochs, read_result
+from trialrun.runs.recovery.finished import read_result, read_timestamps
 from trialrun.runs.recovery.interrupted import find_last_interrupted
 from trialrun.runs.recovery.sync import clean_up_finished
 from trialrun.runs.training.environment import FOLDER_TAG
@@ -76,7 +76,7 @@ def resume_run(
         if folder is None and is_first:
             folder = _create_folder(client, original, config)
         plan = plan_resumed(client, original, folder, config)
-        read_known_metrics = partial(read_logged_epochs, client, original.run_id)
+        read_known_metrics = partial(read_timestamps, client, original.run_id)
         return _continue(original.run_id, folder, plan, read_known_metrics, callback)
 
 
@@ -107,7 +107,7 @@ def _continue(
     run_id: str,
     folder: RunFolder | None,
     plan: TrainPlan,
-    read_known_metrics: Callable[[], Mapping[int, int]],
+    read_known_metrics: Callable[[], Mapping[tuple[str, int], int]],
     callback: RunCallback,
 ) -> TrainResult:
     """Train; rank 0 has the folder of the run, and sends the checkpoint to the other ranks."""
@@ -179,8 +179,19 @@ def plan_resumed(
     if not recorded:
         settings = load_training_settings(client, original)
         recorded = {"settings": settings, "cwd": original.tags.get(FOLDER_TAG)}
+    extra = {}
     precision = original.params.get("resolved_precision")
-    return _plan_recorded(recorded, config, {"precision": precision} if precision else {})
+    if precision and _has_state(folder):  # else training starts again, with the settings as given
+        extra["precision"] = precision
+    return _plan_recorded(recorded, config, extra)
+
+
+def _has_state(folder: RunFolder | None) -> bool:
+    """Whether the folder holds a training state, damaged or not; ranks above 0 have no folder."""
+    if folder is None:
+        return True
+    stores = (CheckpointStore(path) for path in (folder.checkpoints, folder.non_finite))
+    return any(store.list_paths() for store in stores)
 
 
 def _plan_recorded(

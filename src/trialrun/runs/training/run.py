@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,13 +59,15 @@ class NestedRun:
 class ResumedRun:
     """An interrupted run to continue.
 
-    `read_checkpoint` returns None if the run was stopped before the first one.
+    `read_checkpoint` returns None if the run was stopped before the first one. `known_metrics` are
+    as in `JournalOptions`. `precision` is that of the run; None leaves it to the plan.
     """
 
     run_id: str
     folder: RunFolder
     read_checkpoint: Callable[[], Checkpoint | None]
-    known_metrics: Mapping[int, int] = field(default_factory=dict)  # timestamps by logged epoch
+    known_metrics: Mapping[tuple[str, int], int] = field(default_factory=dict)
+    precision: str | None = None
 
 
 @isolate_torch_state()
@@ -86,6 +88,8 @@ def train_run(
         RunInterruptedError: A signal arrived; the run's status is then KILLED.
     """
     callback = callback or NoOpCallback()
+    if resumed is not None and resumed.precision is not None:  # whatever `auto` is now
+        plan = replace(plan, config=replace(plan.config, precision=resumed.precision))
     compute = resolve_rank_compute(plan)
     if nested is not None:
         return _train_nested(plan, compute, callback, nested, resumed)

@@ -10,7 +10,7 @@ from trialrun.errors import StorageError, TrialrunError
 from trialrun.mlflow_client import connect_client
 from trialrun.runs.inspection.run_reader import read_run
 from trialrun.runs.recovery.cleanup import delete_run_data
-from trialrun.runs.recovery.finished import read_logged_epochs, read_result
+from trialrun.runs.recovery.finished import read_result, read_timestamps
 from trialrun.runs.training.data import PreparedData
 from trialrun.runs.training.plan import TrainPlan
 from trialrun.runs.training.result import TrainResult
@@ -71,7 +71,9 @@ class EarlierRuns:
         checkpoint = None if folder is None else _read_checkpoint(folder)
         if folder is None or checkpoint is None or not _is_same(checkpoint, plan, data):
             return None
-        return ResumedRun(run_id, folder, lambda: checkpoint, read_logged_epochs(client, run_id))
+        known_metrics = read_timestamps(client, run_id)
+        precision = checkpoint.values["precision"]
+        return ResumedRun(run_id, folder, lambda: checkpoint, known_metrics, precision)
 
     def delete(self, run_ids: Collection[str]) -> None:
         """Delete what runs that no trial continues left on this machine."""
@@ -91,11 +93,11 @@ def _read_checkpoint(folder: RunFolder) -> Checkpoint | None:
 
 
 def _is_same(checkpoint: Checkpoint, plan: TrainPlan, data: PreparedData) -> bool:
-    """Whether the trial would go on as it began: with its images, model files and precision."""
-    compute = resolve_rank_compute(plan)
+    """Whether the trial would go on as it began: with its images and model files, on one rank."""
+    identity = describe_identity(plan, data, resolve_rank_compute(plan))
     try:
-        check_identity(checkpoint.values["identity"], describe_identity(plan, data, compute))
-        check_restorable(checkpoint, compute.precision, world_size=1)
+        check_identity(checkpoint.values["identity"], identity)
+        check_restorable(checkpoint, checkpoint.values["precision"], world_size=1)
     except TrialrunError:
         return False
     return True

@@ -65,6 +65,14 @@ def test_torchvision_whose_operators_do_not_load_is_a_problem(
     assert check("GPU") == []
 
 
+def test_mlflow_that_cannot_be_imported_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of its dependencies may be broken."""
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    (finding,) = check("packages")
+    assert (finding.state, finding.exit_code) == (PROBLEM, 1)
+    assert "cannot be imported" in finding.text
+
+
 def test_missing_torchvision_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     """The import fails."""
     monkeypatch.setitem(sys.modules, "torchvision", None)
@@ -94,6 +102,19 @@ def test_driver_without_a_gpu_in_torch_is_noted(
     monkeypatch.setattr(torch.version, "cuda", None)
     (finding,) = check("GPU")
     assert "built for CPUs only" in finding.text
+
+
+def test_gpus_are_named_with_their_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equal ones are counted."""
+    driver = tmp_path / "version"
+    driver.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  570.124.06  Wed Oct\n")
+    monkeypatch.setattr(environment, "_DRIVER_FILE", driver)
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _index: "NVIDIA H100")
+    (finding,) = check("GPU")
+    assert (finding.state, finding.text) == (OK, "2 x NVIDIA H100, CUDA 12.8, driver 570.124.06")
 
 
 @pytest.mark.parametrize(

@@ -112,10 +112,11 @@ def test_folders_are_counted_by_their_use(store: str, tmp_path: Path) -> None:
     client.set_terminated(leave_run(store, tmp_path), "FINISHED")
     gone = create_run_folder(tmp_path, {})
     write_owner(gone, store, "f" * 32, "0")
-    finished, missing, unfinished_text = sorted(item.text for item in judge(store, tmp_path))
-    assert finished.startswith(f"of finished runs: {tmp_path}")
-    assert missing.startswith(f"of no run in this store: {gone.path}, ")
-    assert unfinished_text.startswith(f"of unfinished runs: 2 in {tmp_path}, ")
+    finished, missing, others = sorted(item.text for item in judge(store, tmp_path))
+    assert finished.startswith("1 of finished runs, 0.0 MB: ")
+    assert missing == f"1 of no run in this store, 0.0 MB: {gone.path}"
+    assert others.startswith("2 of unfinished runs, ")
+    assert others.endswith(f" MB: {tmp_path}")
 
 
 def test_folder_of_a_finished_run_is_done_once_all_is_sent(store: str, tmp_path: Path) -> None:

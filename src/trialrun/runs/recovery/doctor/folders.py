@@ -125,7 +125,7 @@ def _inspect(folder: RunFolder, status: str, store: str) -> FolderState:
         num_unsent=num_unsent,
         journal_error=journal_error,
         num_checkpoints=len(paths),
-        damaged=[f"{path.name}: {problem}" for path, problem in checkpoints.find_damaged()],
+        damaged=[problem for _, problem in checkpoints.find_damaged()],
         num_bytes=_measure_bytes(folder.path),
         largest_checkpoint_bytes=max(map(_measure_bytes, paths), default=0),
     )
@@ -178,7 +178,7 @@ def judge_folders(states: Sequence[FolderState]) -> Iterator[Finding]:
 
 def _judge_records(state: FolderState) -> Iterator[Finding]:
     if state.journal_error:
-        remedy = "Restore the file from a backup; `trialrun sync` sends what precedes the damage."
+        remedy = "Restore the file from a backup, then run `trialrun sync`."
         yield report_problem(
             RECORDS, state.journal_error, remedy, StorageError, run_id=state.run_id
         )
@@ -233,10 +233,10 @@ def _summarize(states: Sequence[FolderState]) -> Iterator[Finding]:
         groups[_classify(state), state.folder.path.parent].append(state)
     for (group, parent), members in groups.items():
         size = sum(state.num_bytes for state in members) / 1e6
-        where = str(members[0].folder.path) if len(members) == 1 else f"{len(members)} in {parent}"
+        place = parent if len(members) > 1 else members[0].folder.path
         yield report_note(
             FOLDERS,
-            f"{group}: {where}, {size:.1f} MB",
+            f"{len(members)} {group}, {size:.1f} MB: {place}",
             _FOLDER_REMEDIES[group],
             is_fixable=group == _DONE,
         )

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 ARTIFACTS = "checkpoints"
+SLOT_TAG = "trialrun.checkpoint_slot"  # the folder with the newest complete checkpoint
 _SLOTS = ("a", "b")
 _STOP_SECONDS = 2.0
 
@@ -34,7 +35,6 @@ class CheckpointUploader:
     def __init__(self, client: "MlflowClient", run_id: str) -> None:
         self._client, self._run_id = client, run_id
         self._newest: Path | None = None
-        self._num_uploads = 0
         self._changed = threading.Condition()
         self._is_closed = False
         self._thread = threading.Thread(target=self._upload_until_closed, daemon=True)
@@ -61,13 +61,19 @@ class CheckpointUploader:
             if ARTIFACTS in {item.path for item in self._client.list_artifacts(self._run_id)}:
                 uri = self._client.get_run(self._run_id).info.artifact_uri
                 get_artifact_repository(uri).delete_artifacts(ARTIFACTS)
+                self._client.delete_tag(self._run_id, SLOT_TAG)
 
     def _upload_until_closed(self) -> None:
         while (path := self._wait_for_path()) is not None:
-            slot = _SLOTS[self._num_uploads % len(_SLOTS)]
             with suppress(TrialrunError), translate_tracking_errors("the checkpoint is not stored"):
+                slot = self._choose_slot()
                 self._client.log_artifacts(self._run_id, str(path), f"{ARTIFACTS}/{slot}")
-                self._num_uploads += 1
+                self._client.set_tag(self._run_id, SLOT_TAG, slot)
+
+    def _choose_slot(self) -> str:
+        """Return the folder that does not hold the newest complete checkpoint."""
+        newest = self._client.get_run(self._run_id).data.tags.get(SLOT_TAG)
+        return next(slot for slot in _SLOTS if slot != newest)
 
     def _wait_for_path(self) -> Path | None:
         with self._changed:

@@ -11,7 +11,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
-from trialrun.errors import InvalidParameterError, RunInterruptedError
+from trialrun.errors import (
+    FirstRankFailedError,
+    InvalidParameterError,
+    RunInterruptedError,
+    TrialrunError,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +29,8 @@ Value = TypeVar("Value")
 # ends them if rank 0 dies.
 _TIMEOUT = timedelta(days=7)
 _END_TIMEOUT = timedelta(seconds=8)  # for rank 0 to end its run after a signal
-_OUTCOME_OF_FIRST, _INTERRUPTED = "trialrun/outcome_of_first_rank", "interrupted"
+_OUTCOME_OF_FIRST = "trialrun/outcome_of_first_rank"
+_INTERRUPTED, _FINISHED, _FAILED = "interrupted", "finished", "failed "  # an exit code follows
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,11 +152,11 @@ def _announce_end() -> Iterator[None]:
     outcome = _INTERRUPTED
     try:
         yield
-        outcome = "finished"
+        outcome = _FINISHED
     except RunInterruptedError:
         raise
-    except BaseException:
-        outcome = "failed"
+    except BaseException as error:
+        outcome = f"{_FAILED}{getattr(error, 'exit_code', TrialrunError.exit_code)}"
         raise
     finally:
         with suppress(RuntimeError):  # torchrun, which holds the store, is gone
@@ -159,7 +165,7 @@ def _announce_end() -> Iterator[None]:
 
 @contextmanager
 def _follow_first() -> Iterator[None]:
-    """Stop as rank 0 does if a signal has stopped it, and not before it.
+    """Stop as rank 0 does if a signal or an error has stopped it, and not before it.
 
     torchrun sends a signal to rank 0 once another rank has ended, while rank 0 ends its run.
     """
@@ -170,8 +176,11 @@ def _follow_first() -> Iterator[None]:
             _read_outcome(_END_TIMEOUT)
         raise
     except RuntimeError as error:  # rank 0 has closed its connections
-        if _read_outcome(timedelta(seconds=1)) == _INTERRUPTED:
+        outcome = _read_outcome(timedelta(seconds=1))
+        if outcome == _INTERRUPTED:
             raise RunInterruptedError("SIGTERM") from error
+        if outcome.startswith(_FAILED):
+            raise FirstRankFailedError(int(outcome.removeprefix(_FAILED))) from error
         raise
 
 

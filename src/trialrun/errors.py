@@ -13,11 +13,13 @@
     ├── OutOfMemoryError             7   the hint names a batch size that fits
     └── NotReproducedError           8   `reproduce` came to another result
 
-A signal is not an error: `RunInterruptedError` exits with 75 (EX_TEMPFAIL of sysexits.h).
+`FirstRankFailedError`, with which other ranks end, has the exit code of rank 0's error. A signal is
+not an error: `RunInterruptedError` exits with 75 (EX_TEMPFAIL of sysexits.h).
 Errors of other libraries are translated only where those libraries are called.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 
 class TrialrunError(Exception):
@@ -89,6 +91,20 @@ class NotReproducedError(TrialrunError):
     """A repetition of a run came to another result than the original."""
 
     exit_code = 8
+
+
+class FirstRankFailedError(TrialrunError):
+    """Rank 0 failed: it has reported its own error, and the other ranks stop without one.
+
+    They end with its exit code.
+    """
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__("rank 0 failed", "Read the error of rank 0.")
+        self.exit_code = exit_code
+
+    def __reduce__(self) -> tuple[type["TrialrunError"], tuple[Any, ...]]:
+        return type(self), (self.exit_code,)
 
 
 class RunInterruptedError(BaseException):

@@ -110,3 +110,19 @@ def test_address_with_percent_signs_is_decoded() -> None:
     """MLflow writes the space of a folder as %20 in its default address."""
     roots = list_default_roots("sqlite:////a%20folder/mlflow.db")
     assert roots[0] == Path("/a folder/trialrun-runs")
+
+
+def test_folders_of_other_users_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The temporary folder may hold some that this user may not enter."""
+    own, other = create_run_folder(tmp_path, {}), create_run_folder(tmp_path, {})
+    is_file = Path.is_file
+
+    def refuse(path: Path) -> bool:
+        if path.parent == other.path:
+            raise PermissionError(13, "Permission denied")
+        return is_file(path)
+
+    monkeypatch.setattr(Path, "is_file", refuse)
+    assert list_run_folders(tmp_path) == [own]

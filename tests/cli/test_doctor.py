@@ -1,10 +1,14 @@
 """`trialrun doctor` on the command line."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+import trialrun
 from tests.runs.recovery.doctor.left_runs import leave_run, read_run
 from trialrun.cli import run_cli
 
@@ -61,3 +65,24 @@ def test_table_fits_in_a_narrow_terminal(
     indent = len("tracking store  problem  ")
     assert all(len(line) <= 70 or len(line[indent:].split()) == 1 for line in lines)
     assert any(run_id in line for line in lines)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("package", ["torchvision", "mlflow"])
+def test_broken_package_is_reported_without_a_traceback(package: str, tmp_path: Path) -> None:
+    """No module of the command imports it before the check."""
+    (tmp_path / package).mkdir()
+    source = "raise RuntimeError('operator torchvision::nms does not exist')"
+    (tmp_path / package / "__init__.py").write_text(source)
+    paths = f"{tmp_path}{os.pathsep}{Path(trialrun.__file__).parents[1]}"
+    result = subprocess.run(
+        [sys.executable, "-m", "trialrun", "doctor"],
+        env=os.environ | {"PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert "torchvision::nms does not exist" in " ".join(result.stdout.split())
+    assert result.stderr.startswith("Error: TrialrunError: 1 problem was found: ")
+    assert len(result.stderr.splitlines()) == 2

@@ -150,10 +150,19 @@ def create_run_folder(root: Path, settings: Mapping[str, Any]) -> RunFolder:
 
 
 def list_run_folders(root: Path) -> list[RunFolder]:
-    """Return the run folders below `root`, the oldest first."""
+    """Return the run folders below `root` that this user may read, the oldest first."""
     if not root.is_dir():
         return []
-    return [RunFolder(path) for path in sorted(root.glob("[!.]*")) if (path / _SETTINGS).is_file()]
+    paths = sorted(root.glob("[!.]*"))  # not those of an interrupted deletion
+    return [RunFolder(path) for path in paths if _is_readable(path / _SETTINGS)]
+
+
+def _is_readable(path: Path) -> bool:
+    """Whether `path` is a file; the temporary folder may hold run folders of other users."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def find_run_folder(root: Path, run_id: str) -> RunFolder | None:

@@ -15,7 +15,7 @@ from trialrun.cli.output import open_missing_streams, print_error, print_message
 from trialrun.cli.process import defer_gc
 from trialrun.distributed import read_ranks
 from trialrun.engine.compute.openmp import limit_spinning
-from trialrun.errors import RunInterruptedError, TrialrunError
+from trialrun.errors import FirstRankFailedError, RunInterruptedError, TrialrunError
 from trialrun.fast_exit import FastExit
 from trialrun.files import as_storage_error
 from trialrun.runs.signals import interrupt_on_signals
@@ -94,6 +94,8 @@ def _report_error(error: BaseException, rank: int) -> int:
     if isinstance(error, RunInterruptedError):
         if not rank:
             print_error("Interrupted", str(error), error.hint)
+        return error.exit_code
+    if isinstance(error, FirstRankFailedError):
         return error.exit_code
     if isinstance(error, TrialrunError):
         print_error(type(error).__name__, f"{prefix}{error}", error.hint)

@@ -5,7 +5,7 @@ The functions import MLflow themselves, because the import takes over a second.
 
 from trialrun.tracking.creation import PARENT_TAG, describe_project_run, find_project_run
 from trialrun.tracking.datasets import make_dataset_input, truncate_digest
-from trialrun.tracking.heartbeat import HEARTBEAT_TAG, Heartbeat, parse_heartbeat
+from trialrun.tracking.heartbeat import HEARTBEAT_TAG, Heartbeat, make_heartbeat, parse_heartbeat
 from trialrun.tracking.journal import Journal, count_unsent, find_failure, has_journal
 from trialrun.tracking.opening import JournalOptions, name_store
 from trialrun.tracking.records import MAX_PARAM_LENGTH
@@ -41,6 +41,7 @@ __all__ = [
     "has_journal",
     "kill_unopened_run",
     "make_dataset_input",
+    "make_heartbeat",
     "name_store",
     "open_nested_run",
     "open_run",

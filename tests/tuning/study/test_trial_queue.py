@@ -1,6 +1,7 @@
 """The trial queue: order and number of trials, retries, limits and samplers."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ from sqlalchemy import Engine, text
 import trialrun
 from tests.tuning.conftest import claim_next, make_queue, nested_runs, settings
 from trialrun.errors import OutOfMemoryError, TrialrunError
+from trialrun.tracking import make_heartbeat
 from trialrun.tuning.study import attrs
-from trialrun.tuning.study.processes import describe_process
 from trialrun.tuning.study.trial_queue import ClaimedTrial, Finished, NothingYet
 
 
@@ -121,25 +122,29 @@ def test_trial_of_a_killed_process_is_retried_first(store: str, colors: Path) ->
     """On the same machine: at once, before new trials, with the same seed number."""
     queue = make_queue(store, colors, trials=3)
     lost = claim_next(queue)
-    process = {**describe_process(), "created": 0.0}  # another one has its number now
-    queue.set_attr(lost, attrs.PROCESS, process)
+    assert isinstance(queue.claim("other"), ClaimedTrial)  # the process of this test is alive
+    ended = replace(make_heartbeat(), created=0.0)  # another process has its pid now
+    queue.set_attr(lost, attrs.PROCESS, ended.to_tag())
     retry, new = claim_next(queue), claim_next(queue)
     assert retry.settings == lost.settings
-    assert (lost.seed_number, retry.seed_number, new.seed_number) == (0, 0, 1)
-    assert (lost.number, retry.number, new.number) == (0, 1, 2)
+    assert (lost.seed_number, retry.seed_number, new.seed_number) == (0, 0, 2)
+    assert (lost.number, retry.number, new.number) == (0, 2, 3)
 
 
-def test_retries_do_not_change_later_trials(store: str, colors: Path) -> None:
-    """Settings and seed numbers are those of a search without an interruption."""
-    queue, other = make_queue(store, colors, study="a"), make_queue(store, colors, study="b")
-    expected = [claim_next(other) for _ in range(4)]
-    first = claim_next(queue)
-    queue.requeue(first, "stopped")
-    found = [claim_next(queue) for _ in range(2)]
-    queue.requeue_worker("tester")
-    found = [claim_next(queue) for _ in range(4)]
-    assert [claim.settings for claim in found] == [claim.settings for claim in expected]
-    assert [claim.seed_number for claim in found] == [0, 1, 2, 3]
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "cmaes", "random"])
+def test_retries_do_not_change_later_trials(store: str, colors: Path, sampler: str) -> None:
+    """Settings and seed numbers are those of a search without interruptions."""
+    space = {"sampler": sampler, "weight_decay": "1e-5:1e-2", "trials": 13}
+    queue, other = (make_queue(store, colors, study=name, **space) for name in "ab")
+    for number in range(13):
+        expected, found = claim_next(other), claim_next(queue)
+        if number % 4 == 0:
+            queue.requeue(found, "stopped")
+            found = claim_next(queue)
+        assert found.settings == expected.settings
+        assert found.seed_number == expected.seed_number == number
+        for trials, claim in ((other, expected), (queue, found)):
+            trials.complete(claim, [float(claim.settings["learning_rate"])])
 
 
 def test_hyperband_keeps_the_brackets_of_retried_trials(store: str, colors: Path) -> None:

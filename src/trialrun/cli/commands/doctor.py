@@ -60,7 +60,7 @@ def doctor(
 
 def _print_diagnosis(diagnosis: "Diagnosis") -> None:
     for text in diagnosis.repairs:
-        print_result(textwrap.fill(f"Repair: {text}", _find_width(), subsequent_indent="  "))
+        print_result(_wrap(text, "Repair: ", len("Repair: ")))
     findings = diagnosis.findings
     widths = [max(len(cells) for cells in column) for column in _list_columns(findings)]
     for finding in findings:

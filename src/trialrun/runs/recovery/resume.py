@@ -3,8 +3,9 @@
 import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trialrun.checkpoint.run_folder import FOLDER_TAG as RUN_FOLDER_TAG
 from trialrun.checkpoint.run_folder import (
@@ -58,22 +59,28 @@ def resume_run(
     """
     with open_callback() if open_callback else nullcontext(NoOpCallback()) as callback:
         if folder := _find_offline(run_id, config):
-            return _continue(folder.path.name, folder, _plan_recorded(folder, config), {}, callback)
+            plan = _plan_recorded(folder.read_settings(), config)
+            return _continue(folder.path.name, folder, plan, dict, callback)
         client = connect_client()
         original = read_run(client, run_id or find_last_interrupted(client))
-        describe_project_run(client, f"resume of {original.name}", {RESUMED_TAG: original.run_id})
+        if is_first := read_ranks(os.environ).is_first:
+            describe_project_run(
+                client, f"resume of {original.name}", {RESUMED_TAG: original.run_id}
+            )
         _refuse_search(original)
+        folder = find_folder(client, original, config)
         if original.status == _FINISHED:
             callback.on_note(f"run {original.run_id} has finished: there is nothing to resume")
-            if folder := find_folder(client, original, config):
+            if folder is not None and is_first:
                 clean_up_finished(folder, client)
             if recorded := original.tags.get(RUN_FOLDER_TAG):
                 sweep_deleted(Path(recorded).parent)
             return read_result(client, original)
-        folder = find_folder(client, original, config) or _create_folder(client, original, config)
+        if folder is None and is_first:
+            folder = _create_folder(client, original, config)
         plan = plan_resumed(client, original, folder, config)
-        known_metrics = read_timestamps(client, original.run_id)
-        return _continue(original.run_id, folder, plan, known_metrics, callback)
+        read_known_metrics = partial(read_timestamps, client, original.run_id)
+        return _continue(original.run_id, folder, plan, read_known_metrics, callback)
 
 
 def _find_offline(run_id: str | None, config: ResumeConfig) -> RunFolder | None:
@@ -102,17 +109,19 @@ def _refuse_search(original: RecordedRun) -> None:
 
 def _continue(
     run_id: str,
-    folder: RunFolder,
+    folder: RunFolder | None,
     plan: TrainPlan,
-    known_metrics: Mapping[tuple[str, int], int],
+    read_known_metrics: Callable[[], Mapping[tuple[str, int], int]],
     callback: RunCallback,
 ) -> TrainResult:
+    """Train; rank 0 has the folder of the run, and sends the checkpoint to the other ranks."""
     from trialrun.runs.training.run import ResumedRun, train_run
 
-    checkpoint = None
-    if read_ranks(os.environ).is_first:  # it sends the checkpoint to the other ranks
-        checkpoint = _read_checkpoint(folder, callback)
-    resumed = ResumedRun(run_id, folder, checkpoint, known_metrics)
+    if folder is None or not read_ranks(os.environ).is_first:
+        return train_run(plan, callback)
+    # Read once the ranks are connected: an error then ends the others too.
+    read_checkpoint = partial(_read_checkpoint, folder, callback)
+    resumed = ResumedRun(run_id, folder, read_checkpoint, read_known_metrics())
     return train_run(plan, callback, resumed=resumed)
 
 
@@ -161,37 +170,42 @@ def _create_folder(
 
 
 def plan_resumed(
-    client: "MlflowClient", original: RecordedRun, folder: RunFolder, config: ResumeConfig
+    client: "MlflowClient", original: RecordedRun, folder: RunFolder | None, config: ResumeConfig
 ) -> TrainPlan:
     """Plan with the run's own settings and precision.
+
+    Without a folder that holds the settings, the store's record of them is used.
 
     Raises:
         TrialrunError: The data or the model is not on this machine.
     """
+    recorded = {} if folder is None else folder.read_settings()
+    if not recorded:
+        settings = load_training_settings(client, original)
+        recorded = {"settings": settings, "cwd": original.tags.get(FOLDER_TAG)}
     extra = {}
     precision = original.params.get("resolved_precision")
     if precision and _has_state(folder):  # else training starts again, with the settings as given
         extra["precision"] = precision
-    if not folder.read_settings():
-        extra = {**load_training_settings(client, original), **extra}
-    return _plan_recorded(folder, config, extra)
+    return _plan_recorded(recorded, config, extra)
 
 
-def _has_state(folder: RunFolder) -> bool:
-    """Whether the folder holds a training state, damaged or not."""
+def _has_state(folder: RunFolder | None) -> bool:
+    """Whether the folder holds a training state, damaged or not; ranks above 0 have no folder."""
+    if folder is None:
+        return True
     stores = (CheckpointStore(path) for path in (folder.checkpoints, folder.non_finite))
     return any(store.list_paths() for store in stores)
 
 
 def _plan_recorded(
-    folder: RunFolder, config: ResumeConfig, extra: Mapping[str, str] | None = None
+    recorded: Mapping[str, Any], config: ResumeConfig, extra: Mapping[str, str] | None = None
 ) -> TrainPlan:
-    """Plan with the settings in the run's folder; only the places of the images may be others.
+    """Plan with settings as in a run's folder; only the places of the images may be others.
 
     Raises:
         TrialrunError: The data or the model is not on this machine.
     """
-    recorded = folder.read_settings()
     places = {name: getattr(config, name) for name in ("train_data", "valid_data")}
     settings = {
         **resolve_paths(recorded.get("cwd"), recorded.get("settings", {})),

@@ -40,6 +40,7 @@ from trialrun.runs.training.result import TrainResult
 from trialrun.runs.training.resumption.artifacts import CheckpointUploader
 from trialrun.runs.training.resumption.checkpoints import (
     RunCheckpoints,
+    check_restorable,
     restore_progress,
     restore_session,
 )
@@ -73,6 +74,7 @@ def start_checkpoints(
     if checkpoint is None:
         progress = RunProgress(EarlyStopping(plan.config))
     else:
+        use_recorded_threads(checkpoint.values["identity"])
         progress = restore_progress(session, checkpoint)
         restore_session(session, checkpoint)
     return RunCheckpoints(folder, session, progress, identity, plan.config.checkpoint_minutes)
@@ -176,6 +178,7 @@ class TrainingRun:
         use_recorded_threads(then)
         identity = describe_identity(self.plan, self.data, self.compute)
         check_identity(then, identity)
+        check_restorable(checkpoint, self.compute.precision, self.ranks.world_size)
         if note := describe_inexactness(then, identity):
             self.callback.on_note(note)
         return identity

@@ -58,15 +58,17 @@ class NestedRun:
 
 @dataclass(frozen=True, slots=True)
 class ResumedRun:
-    """An interrupted run to continue; `checkpoint` is None if it was stopped before the first.
+    """An interrupted run to continue.
 
-    `known_metrics` are as in `JournalOptions`.
+    `read_checkpoint` returns None if the run was stopped before the first one. `known_metrics` are
+    as in `JournalOptions`. `precision` is that of the run; None leaves it to the plan.
     """
 
     run_id: str
     folder: RunFolder
-    checkpoint: Checkpoint | None
+    read_checkpoint: Callable[[], Checkpoint | None]
     known_metrics: Mapping[tuple[str, int], int] = field(default_factory=dict)
+    precision: str | None = None
 
 
 @isolate_torch_state()
@@ -80,15 +82,15 @@ def train_run(
     """Train as `plan` says in an MLflow run; register the model if the plan names one.
 
     With `resumed`, that run is continued from its checkpoint. With several ranks, only rank 0 logs
-    to MLflow; all ranks return its result.
+    to MLflow, and only it needs `resumed`; all ranks return its result.
 
     Raises:
         TrialrunError: Training failed (see its subclasses); the run's status is then FAILED.
         RunInterruptedError: A signal arrived; the run's status is then KILLED.
     """
     callback = callback or NoOpCallback()
-    if resumed is not None and resumed.checkpoint is not None:
-        plan = _use_precision(plan, resumed.checkpoint)
+    if resumed is not None and resumed.precision is not None:  # whatever `auto` is now
+        plan = replace(plan, config=replace(plan.config, precision=resumed.precision))
     compute = resolve_rank_compute(plan)
     if nested is not None:
         return _train_nested(plan, compute, callback, nested, resumed)
@@ -99,11 +101,6 @@ def train_run(
         return ranks.broadcast_object(None)  # type: ignore[return-value] # returns rank 0's result
 
 
-def _use_precision(plan: TrainPlan, checkpoint: Checkpoint) -> TrainPlan:
-    """Return the plan with the precision that a run was trained in, whatever `auto` is now."""
-    return replace(plan, config=replace(plan.config, precision=checkpoint.values["precision"]))
-
-
 def _train_nested(
     plan: TrainPlan,
     compute: ComputeConfig,
@@ -111,6 +108,7 @@ def _train_nested(
     nested: NestedRun,
     resumed: ResumedRun | None,
 ) -> TrainResult:
+    checkpoint = resumed.read_checkpoint() if resumed else None
     journal = _open_journal(plan.config, callback, resumed)
     with open_nested_run(
         _connect(plan.config),
@@ -133,7 +131,7 @@ def _train_nested(
             nested.keeps_model,
             is_trial=True,
         )
-        return training.train(resumed.checkpoint if resumed else None)
+        return training.train(checkpoint)
 
 
 def _train_tracked(
@@ -144,6 +142,7 @@ def _train_tracked(
     resumed: ResumedRun | None,
 ) -> TrainResult:
     config = plan.config
+    checkpoint = resumed.read_checkpoint() if resumed else None
     journal = _open_journal(config, callback, resumed)
     with open_run(
         _connect(config),
@@ -156,7 +155,7 @@ def _train_tracked(
         callback.on_run_start(run.name, run.run_id)
         data = prepare_data(plan, callback)
         training = TrainingRun(plan, run, data, compute, ranks, callback, journal.folder)
-        result = training.train(resumed.checkpoint if resumed else None)
+        result = training.train(checkpoint)
     _clean_up(journal.folder, run)
     return result
 

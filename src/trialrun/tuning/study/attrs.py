@@ -13,7 +13,7 @@ BATCH_LIMIT = "batch_size_too_large"  # the smallest batch size that exceeded th
 
 # User attributes of a trial.
 WORKER = "worker"
-PROCESS = "process"  # of the worker, as `describe_process` returns it
+PROCESS = "process"  # of the worker: the text of a heartbeat
 RUN_ID = "run_id"
 MODEL_URI = "model_uri"
 RESULT = "result"

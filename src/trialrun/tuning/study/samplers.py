@@ -2,7 +2,9 @@
 
 import random
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from trialrun.engine.inputs.seeds import derive_seed
@@ -45,7 +47,7 @@ def _max_epochs(plan: SearchPlan) -> int:
 
 
 def make_sampler(plan: SearchPlan, number: int, batch_limit: int | None) -> "BaseSampler":
-    """Return the sampler of trial `number`, seeded by the search's seed and that number.
+    """Return the sampler of the trial with this seed number, seeded by it and the search's seed.
 
     With a common seed, two workers would propose the same trial; trial numbers are unique.
     Batch sizes of `batch_limit` or more are not proposed.
@@ -62,13 +64,37 @@ def make_sampler(plan: SearchPlan, number: int, batch_limit: int | None) -> "Bas
     elif plan.config.sampler == "gp":
         sampler = samplers.GPSampler(seed=seed, n_startup_trials=_RANDOM_TRIALS)
     elif plan.config.sampler == "cmaes":
-        sampler = samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False)
+        sampler = _define_numbered_cmaes()(number, seed)
     else:  # a grid's points are enqueued in the study
         sampler = samplers.RandomSampler(seed=seed)
     if batch_limit is None or BATCH_SIZE not in plan.space.dimensions:
         return sampler
     fallback = _draw_fitting_batch(plan, batch_limit, seed)
     return _MemoryLimitedSampler(sampler, batch_limit, fallback)  # type: ignore[return-value]
+
+
+@cache
+def _define_numbered_cmaes() -> Any:
+    """Define the subclass on first use: importing Optuna takes a second."""
+    from optuna import Study
+    from optuna.samplers import CmaEsSampler
+    from optuna.trial import FrozenTrial
+
+    class NumberedCmaEsSampler(CmaEsSampler):
+        """CMA-ES that draws with a given number: Optuna's counts retries too."""
+
+        def __init__(self, number: int, seed: int) -> None:
+            super().__init__(seed=seed, warn_independent_sampling=False)
+            self._number = number
+
+        def sample_relative(
+            self, study: Study, trial: FrozenTrial, search_space: "dict[str, BaseDistribution]"
+        ) -> dict[str, Any]:
+            numbered = copy(trial)
+            numbered.number = self._number
+            return super().sample_relative(study, numbered, search_space)
+
+    return NumberedCmaEsSampler
 
 
 def draw_grid_point(plan: SearchPlan, trials: "Sequence[FrozenTrial]") -> dict[str, Any] | None:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from trialrun.tracking import make_heartbeat, parse_heartbeat
 from trialrun.tuning.plan import SearchPlan, find_impossible_reason
 from trialrun.tuning.study import attrs
 from trialrun.tuning.study.failure_limits import (
@@ -19,7 +20,6 @@ from trialrun.tuning.study.failure_limits import (
     check_impossible_trials,
 )
 from trialrun.tuning.study.heartbeat import Heartbeat
-from trialrun.tuning.study.processes import describe_process, has_ended
 from trialrun.tuning.study.samplers import BATCH_SIZE, draw_grid_point, make_sampler
 from trialrun.tuning.study.storage import StudyStorage, silence_optuna, translate_optuna_errors
 from trialrun.tuning.study.trials import (
@@ -147,7 +147,7 @@ class TrialQueue:
         if reason := find_impossible_reason(self.plan.base, settings):
             self._prune_untrainable(trial, attrs.IMPOSSIBLE, reason)
             return None
-        trial.set_user_attr(attrs.PROCESS, describe_process())
+        trial.set_user_attr(attrs.PROCESS, make_heartbeat().to_tag())
         trial.set_user_attr(attrs.WORKER, worker)  # last: marks the claim as complete
         return ClaimedTrial(trial, settings, seed_number)
 
@@ -315,8 +315,7 @@ class TrialQueue:
         running = [trial for trial in trials if trial.state == TrialState.RUNNING]
         for trial in running:
             # Without a worker, a process has died in its claim: we hold the lock.
-            process = trial.user_attrs.get(attrs.PROCESS)
-            if attrs.WORKER not in trial.user_attrs or has_ended(process):
+            if attrs.WORKER not in trial.user_attrs or _has_dead_worker(trial):
                 self.study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
         if running:
             optuna.storages.fail_stale_trials(self.study)
@@ -379,3 +378,11 @@ class TrialQueue:
             self.storage.lock(f"{self.study.study_name}/trials"),
         ):
             yield
+
+
+def _has_dead_worker(trial: "FrozenTrial") -> bool:
+    """Whether the worker was a process of this machine and has ended; False if it is unknown."""
+    process = parse_heartbeat(trial.user_attrs.get(attrs.PROCESS))
+    if process is None or not process.is_of_this_machine():
+        return False
+    return not process.has_living_process()

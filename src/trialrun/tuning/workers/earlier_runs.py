@@ -71,7 +71,9 @@ class EarlierRuns:
         checkpoint = None if folder is None else _read_checkpoint(folder)
         if folder is None or checkpoint is None or not _is_same(checkpoint, plan, data):
             return None
-        return ResumedRun(run_id, folder, checkpoint, read_timestamps(client, run_id))
+        known_metrics = read_timestamps(client, run_id)
+        precision = checkpoint.values["precision"]
+        return ResumedRun(run_id, folder, lambda: checkpoint, known_metrics, precision)
 
     def delete(self, run_ids: Collection[str]) -> None:
         """Delete what runs that no trial continues left on this machine."""

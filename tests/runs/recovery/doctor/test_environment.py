@@ -65,6 +65,14 @@ def test_torchvision_whose_operators_do_not_load_is_a_problem(
     assert check("GPU") == []
 
 
+def test_mlflow_that_cannot_be_imported_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of its dependencies may be broken."""
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    (finding,) = check("packages")
+    assert (finding.state, finding.exit_code) == (PROBLEM, 1)
+    assert "cannot be imported" in finding.text
+
+
 def test_missing_torchvision_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     """The import fails."""
     monkeypatch.setitem(sys.modules, "torchvision", None)

@@ -73,6 +73,27 @@ def test_run_whose_journal_holds_an_error_ends_as_failed(store: str, tmp_path: P
     assert "stop_reason" not in run.data.tags
 
 
+def test_run_with_a_damaged_journal_ends_as_killed(store: str, tmp_path: Path) -> None:
+    """The damage itself remains a problem."""
+    run_id = leave_run(store, tmp_path)
+    folder = find_folder(store, run_id)
+    append_records(folder, *[Record("tags", {"tags": {"error": "x"}})] * 2)
+    path = folder.journal / "records.jsonl"
+    path.write_bytes(b"#" + path.read_bytes())
+    findings = diagnose(str(tmp_path), fix=True).findings
+    assert read_run(store, run_id).info.status == "KILLED"
+    assert [item.exit_code for item in findings if item.state == PROBLEM] == [6]
+
+
+def test_folder_without_owner_gets_its_run(store: str, tmp_path: Path) -> None:
+    """Its process was killed just after it had created the run."""
+    run_id = leave_run(store, tmp_path)
+    folder = find_folder(store, run_id)
+    (folder.path / "owner.json").unlink()
+    repair(tmp_path)
+    assert folder.run_id == run_id
+
+
 def test_runs_of_living_processes_are_not_touched(store: str, tmp_path: Path) -> None:
     """Neither that of a training, which holds its lock, nor that of another command."""
     run_id = leave_run(store, tmp_path)

@@ -14,7 +14,7 @@ from trialrun.runs.recovery.doctor.store import check_stores
 
 def test_store_that_works_is_well(store: str) -> None:
     """Its schema is named."""
-    (finding,) = check_stores()
+    (finding,) = check_stores().findings
     assert finding.state == OK
     assert store in finding.text
 
@@ -28,6 +28,18 @@ def test_missing_store_is_well_and_is_not_created(
     findings = diagnose(str(tmp_path)).findings
     assert all(finding.state != PROBLEM for finding in findings)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_database_without_tables_is_not_filled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That is what a run does."""
+    path = tmp_path / "empty.db"
+    path.touch()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{path}")
+    findings = diagnose(str(tmp_path), fix=True).findings
+    assert all(finding.state != PROBLEM for finding in findings)
+    assert path.stat().st_size == 0
 
 
 @pytest.mark.parametrize("fix", [False, True])
@@ -52,7 +64,7 @@ def test_newer_schema_and_registry_of_its_own_are_named(
     set_revision(store, "abcdef")
     with start_server(200, version="2.22.0") as port:
         monkeypatch.setenv("MLFLOW_REGISTRY_URI", f"http://127.0.0.1:{port}")
-        tracking, registry = check_stores()
+        tracking, registry = check_stores().findings
     assert "does not know" in tracking.text
     assert "pip install --upgrade mlflow" in tracking.remedy
     assert (registry.name, registry.state) == ("model registry", PROBLEM)

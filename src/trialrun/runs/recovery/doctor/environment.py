@@ -49,7 +49,14 @@ def _check_packages() -> Iterator[Finding]:
     """Yield a problem per package that is missing or too old, else the versions of the largest."""
     problems = [problem for text in requires("trialrun") or () if (problem := _check_package(text))]
     yield from problems
-    if not problems:
+    if problems:
+        return
+    try:
+        import mlflow  # noqa: F401 - whether it can be imported
+    except Exception as error:  # of any class, raised by one of its many dependencies
+        text = f"mlflow {version('mlflow')} cannot be imported: {summarize_error(error)}"
+        yield report_problem("packages", text, "`pip install --force-reinstall mlflow`")
+    else:
         yield report_ok("packages", ", ".join(f"{name} {version(name)}" for name in _SHOWN_NAMES))
 
 

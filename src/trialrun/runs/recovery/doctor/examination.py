@@ -58,45 +58,50 @@ def diagnose(checkpoint_dir: str | None = None, *, fix: bool = False) -> Diagnos
 
 def _check_runs(checkpoint_dir: str | None) -> Iterator[Finding]:
     from trialrun.runs.recovery.doctor.disks import check_disks
+    from trialrun.runs.recovery.doctor.store import check_stores
+
+    stores = check_stores()
+    yield from stores.findings
+    states: list[FolderState] = []
+    try:
+        unfinished = _find_unfinished(checkpoint_dir, has_runs=stores.has_runs)
+        states = unfinished.states
+        findings = list(_judge_unfinished(unfinished))
+    except TrialrunError as error:
+        findings = [report_problem("runs", str(error), error.hint, type(error))]
+    except OSError as error:
+        remedy = "Check the permissions of the run folders."
+        findings = [report_problem("run folders", str(error), remedy, StorageError)]
+    largest = max((state.largest_checkpoint_bytes for state in states), default=0)
+    yield from check_disks(checkpoint_dir, largest)
+    if stores.findings[0].state == PROBLEM:
+        yield report_note("runs", "not checked, because the store cannot be used")
+    yield from findings
+
+
+def _judge_unfinished(unfinished: _Unfinished) -> Iterator[Finding]:
     from trialrun.runs.recovery.doctor.folders import judge_folders
     from trialrun.runs.recovery.doctor.models import check_models
     from trialrun.runs.recovery.doctor.stale_runs import judge_running
-    from trialrun.runs.recovery.doctor.store import check_stores
 
-    stores = list(check_stores())
-    yield from stores
-    try:
-        unfinished = _find_unfinished(checkpoint_dir, has_store=stores[0].state != PROBLEM)
-        states = unfinished.states
-        largest = max((state.largest_checkpoint_bytes for state in states), default=0)
-        yield from check_disks(checkpoint_dir, largest)
-        if unfinished.running is not None:
-            yield from judge_running(unfinished.running)
-        elif stores[0].state == PROBLEM:
-            yield report_note("runs", "not checked, because the store cannot be used")
-        yield from judge_folders(states)
-        if unfinished.client is not None:
-            yield from check_models(unfinished.client, _list_ended(unfinished))
-    except TrialrunError as error:
-        yield report_problem("runs", str(error), error.hint, type(error))
-    except OSError as error:
-        yield report_problem("folders", str(error), "Check its permissions.", StorageError)
+    if unfinished.running is not None:
+        yield from judge_running(unfinished.running)
+    yield from judge_folders(unfinished.states)
+    if unfinished.client is not None:
+        yield from check_models(unfinished.client, _list_ended(unfinished))
 
 
-def _find_unfinished(checkpoint_dir: str | None, *, has_store: bool) -> _Unfinished:
+def _find_unfinished(checkpoint_dir: str | None, *, has_runs: bool) -> _Unfinished:
     import mlflow
 
     from trialrun.checkpoint.run_folder import list_run_folders
     from trialrun.mlflow_client import connect_client
-    from trialrun.mlflow_client.tracking_uri import find_sqlite_path, make_absolute
     from trialrun.runs.recovery.doctor.folders import inspect_folders
     from trialrun.runs.recovery.doctor.stale_runs import find_running
     from trialrun.runs.recovery.sync import list_local_folders
     from trialrun.tracking import name_store
 
-    database = find_sqlite_path(make_absolute(mlflow.get_tracking_uri()))
-    is_missing = database is not None and not database.exists()  # opening it would create it
-    client = connect_client() if has_store and not is_missing else None
+    client = connect_client() if has_runs else None
     running = None if client is None else find_running(client)
     folders = list_local_folders(checkpoint_dir)
     for root in sorted(running.roots) if running else []:
@@ -127,10 +132,10 @@ def _repair(checkpoint_dir: str | None) -> Iterator[str]:
     from trialrun.runs.recovery.doctor.stale_runs import find_running
     from trialrun.runs.recovery.doctor.store import check_stores
 
-    has_store = next(check_stores()).state != PROBLEM
-    unfinished = _find_unfinished(checkpoint_dir, has_store=has_store)
+    has_runs = check_stores().has_runs
+    unfinished = _find_unfinished(checkpoint_dir, has_runs=has_runs)
     if unfinished.client is not None:
         yield from send_records(unfinished.folders)  # they may hold the ends of the runs
         yield from end_stale_runs(unfinished.client, find_running(unfinished.client).stale)
-        unfinished = _find_unfinished(checkpoint_dir, has_store=True)
+        unfinished = _find_unfinished(checkpoint_dir, has_runs=True)
     yield from repair_folders(unfinished.states)

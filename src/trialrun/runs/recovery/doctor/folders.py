@@ -130,7 +130,7 @@ def _inspect(folder: RunFolder, status: str, store: str) -> FolderState:
         num_unsent=num_unsent,
         journal_error=journal_error,
         num_checkpoints=len(paths),
-        damaged=[f"{path.name}: {problem}" for path, problem in checkpoints.find_damaged()],
+        damaged=[problem for _, problem in checkpoints.find_damaged()],
         num_bytes=_measure_bytes(folder.path),
         largest_checkpoint_bytes=max(map(_measure_bytes, paths), default=0),
     )
@@ -197,7 +197,7 @@ def judge_folders(states: Sequence[FolderState]) -> Iterator[Finding]:
 
 def _judge_records(state: FolderState) -> Iterator[Finding]:
     if state.journal_error:
-        remedy = "Restore the file from a backup; `trialrun sync` sends what precedes the damage."
+        remedy = "Restore the file from a backup, then run `trialrun sync`."
         yield report_problem(
             RECORDS, state.journal_error, remedy, StorageError, run_id=state.run_id
         )

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TYPE_CHECKING
 
 from trialrun.checkpoint.run_folder import RunFolder
@@ -13,7 +13,7 @@ from trialrun.mlflow_client import translate_tracking_errors
 from trialrun.runs.recovery.doctor.folders import FolderState
 from trialrun.runs.recovery.doctor.stale_runs import RUNNING, StaleRun
 from trialrun.runs.recovery.sync import NOT_SENT, sync_folders
-from trialrun.tracking import HEARTBEAT_TAG, find_failure, has_journal
+from trialrun.tracking import HEARTBEAT_TAG, find_failure, has_journal, name_store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -42,7 +42,7 @@ def end_stale_runs(client: "MlflowClient", runs: Sequence[StaleRun]) -> Iterator
         try:
             with _hold_lock(run.folder), translate_tracking_errors(f"{run.run_id} cannot be ended"):
                 status = _end_run(client, run)
-        except StorageError:  # a process works on it, or its journal is damaged
+        except StorageError:  # a process works on it
             continue
         if status is not None:
             yield f"run {run.run_id} ({run.name}): ended as {status}, because {run.describe()}"
@@ -63,15 +63,25 @@ def _end_run(client: "MlflowClient", run: StaleRun) -> str | None:
     error = _find_recorded_error(run.folder)
     tags = {"error": error} if error else _describe_kill(run)
     client.log_batch(run.run_id, tags=[RunTag(name, text) for name, text in tags.items()])
+    if run.folder is not None and run.folder.run_id is None:
+        _write_owner(client, run, run.folder)
     status = "FAILED" if error else "KILLED"
     client.set_terminated(run.run_id, status, _find_end_ms(run))
     return status
 
 
+def _write_owner(client: "MlflowClient", run: StaleRun, folder: RunFolder) -> None:
+    """Complete a folder whose process was killed just after it had created the run."""
+    store = name_store(client.tracking_uri)
+    folder.write_owner(run_id=run.run_id, experiment_id=run.experiment_id, tracking_uri=store)
+
+
 def _find_recorded_error(folder: RunFolder | None) -> str | None:
     if folder is None or not has_journal(folder.journal):
         return None
-    return find_failure(folder.journal)
+    with suppress(StorageError):  # it is damaged
+        return find_failure(folder.journal)
+    return None
 
 
 def _describe_kill(run: StaleRun) -> dict[str, str]:

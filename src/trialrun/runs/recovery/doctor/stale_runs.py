@@ -170,7 +170,7 @@ def judge_running(running: RunningRuns) -> Iterator[Finding]:
         yield report_note(
             RUNS,
             f"of other programs, or not started yet, {RUNNING}: {_name_some(running.unknown)}",
-            "To end one: `mlflow.MlflowClient().set_terminated(RUN_ID, 'KILLED')`.",
+            "`mlflow.MlflowClient().set_terminated(RUN_ID, 'KILLED')` ends one.",
         )
     if not running.stale:
         yield report_ok(RUNS, f"{running.num_alive} in progress, none without its process")

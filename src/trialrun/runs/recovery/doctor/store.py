@@ -1,23 +1,43 @@
 """Check of the tracking store, and of the registry if it is another one."""
 
 import os
-from collections.abc import Iterator
+from dataclasses import dataclass
 
 from trialrun.errors import TrackingError
 from trialrun.mlflow_client import StoreState, describe_store
-from trialrun.runs.recovery.doctor.findings import Finding, report_ok, report_problem
+from trialrun.runs.recovery.doctor.findings import (
+    PROBLEM,
+    Finding,
+    report_ok,
+    report_problem,
+)
 
-STORE = "tracking store"
+_DATABASES = ("sqlite", "postgresql")
 _REGISTRY_VARIABLE = "MLFLOW_REGISTRY_URI"
 
 
-def check_stores() -> Iterator[Finding]:
-    """Yield the states of the tracking store, which comes first, and of a registry of its own."""
+@dataclass(frozen=True, slots=True)
+class StoreCheck:
+    """The findings about the stores, and whether the tracking store can be read.
+
+    A store that the next run creates is without a problem, but there is nothing to read.
+    """
+
+    findings: list[Finding]
+    has_runs: bool
+
+
+def check_stores() -> StoreCheck:
+    """Check the tracking store, and a registry of its own; nothing is created or changed."""
     import mlflow
 
-    yield _judge(STORE, describe_store(mlflow.get_tracking_uri()))
+    state = describe_store(mlflow.get_tracking_uri())
+    finding = _judge("tracking store", state)
+    has_tables = state.kind not in _DATABASES or state.version is not None
+    findings = [finding]
     if registry := os.environ.get(_REGISTRY_VARIABLE):
-        yield _judge("model registry", describe_store(registry))
+        findings.append(_judge("model registry", describe_store(registry)))
+    return StoreCheck(findings, finding.state != PROBLEM and has_tables)
 
 
 def _judge(name: str, state: StoreState) -> Finding:

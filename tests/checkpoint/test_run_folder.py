@@ -97,6 +97,21 @@ def test_missing_folder_reads_as_empty(tmp_path: Path) -> None:
     assert folder.run_id is None
 
 
+def test_deletion_that_was_interrupted_is_completed(tmp_path: Path) -> None:
+    """A folder is renamed before its files are deleted: it is no run folder any more."""
+    folder = create_run_folder(tmp_path, {})
+    folder.path.rename(tmp_path / f".{folder.path.name}.trash-01")
+    assert list_run_folders(tmp_path) == []
+    new = create_run_folder(tmp_path, {})
+    assert list(tmp_path.iterdir()) == [new.path]
+
+
+def test_address_with_percent_signs_is_decoded() -> None:
+    """MLflow writes the space of a folder as %20 in its default address."""
+    roots = list_default_roots("sqlite:////a%20folder/mlflow.db")
+    assert roots[0] == Path("/a folder/trialrun-runs")
+
+
 def test_folders_of_other_users_are_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

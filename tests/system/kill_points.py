@@ -42,7 +42,9 @@ _REGISTRATION = ("create_registered_model", "create_model_version")
 def _is_final_removal(event: Event) -> bool:
     """Whether the event removes a folder of a finished run, and not a checkpoint or a sent file."""
     kind, path = event
-    return kind == "os.rmdir" and "/files/" not in path and "/.trash" not in path
+    if "/files/" in path or "/checkpoints/" in path:
+        return False
+    return kind == "os.rmdir" or (kind == "os.rename" and ".trash-" in path)
 
 
 GROUPS: Mapping[str, Callable[[Event], bool]] = {

@@ -17,11 +17,17 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from filelock import FileLock, Timeout
 
 from trialrun.errors import StorageError
-from trialrun.files import format_json, translate_storage_errors, write_durably
+from trialrun.files import (
+    format_json,
+    remove_directory,
+    translate_storage_errors,
+    write_durably,
+)
 
 FOLDER_TAG = "trialrun.run_folder"
 _ROOT_NAME = "trialrun-runs"
@@ -38,6 +44,11 @@ class RunFolder:
     """The folder of one run; its sub-folders exist once they are written."""
 
     path: Path
+
+    @property
+    def settings_path(self) -> Path:
+        """The file of the settings, which never changes."""
+        return self.path / _SETTINGS
 
     @property
     def checkpoints(self) -> Path:
@@ -114,7 +125,13 @@ class RunFolder:
 
     def delete(self) -> None:
         """Delete the folder; files that cannot be deleted remain."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        remove_directory(self.path)
+
+
+def sweep_deleted(root: Path) -> None:
+    """Delete what remains below `root` of folders whose deletion was interrupted."""
+    for trash in root.glob(".*.trash-*"):
+        shutil.rmtree(trash, ignore_errors=True)
 
 
 def create_run_folder(root: Path, settings: Mapping[str, Any]) -> RunFolder:
@@ -125,6 +142,7 @@ def create_run_folder(root: Path, settings: Mapping[str, Any]) -> RunFolder:
     """
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
     folder = RunFolder(root / name)
+    sweep_deleted(root)
     with translate_storage_errors(folder.path):
         folder.path.mkdir(parents=True)
     write_durably(folder.path / _SETTINGS, format_json(dict(settings)))
@@ -135,7 +153,8 @@ def list_run_folders(root: Path) -> list[RunFolder]:
     """Return the run folders below `root` that this user may read, the oldest first."""
     if not root.is_dir():
         return []
-    return [RunFolder(path) for path in sorted(root.iterdir()) if _is_readable(path / _SETTINGS)]
+    paths = sorted(root.glob("[!.]*"))  # not those of an interrupted deletion
+    return [RunFolder(path) for path in paths if _is_readable(path / _SETTINGS)]
 
 
 def _is_readable(path: Path) -> bool:
@@ -173,7 +192,7 @@ def list_default_roots(tracking_uri: str) -> list[Path]:
     """Return the parents of run folders that `choose_root` considers, the preferred one first."""
     roots = []
     if tracking_uri.startswith(_SQLITE):
-        database = Path(tracking_uri.removeprefix(_SQLITE)).absolute()
+        database = Path(unquote(tracking_uri.removeprefix(_SQLITE))).absolute()
         roots.append(database.parent / _ROOT_NAME)
     if base := os.environ.get("XDG_STATE_HOME"):
         roots.append(Path(base) / "trialrun" / _ROOT_NAME)

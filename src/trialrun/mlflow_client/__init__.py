@@ -11,6 +11,7 @@ from trialrun.mlflow_client.experiments import describe_experiment, find_experim
 from trialrun.mlflow_client.outages import is_answering, is_outage
 from trialrun.mlflow_client.settings import restore_mlflow_settings
 from trialrun.mlflow_client.stores import StoreState, describe_store
+from trialrun.mlflow_client.tracking_uri import resolve_uris
 
 __all__ = [
     "URI_SCHEMES",
@@ -23,6 +24,7 @@ __all__ = [
     "is_answering",
     "is_outage",
     "redact_credentials",
+    "resolve_uris",
     "restore_mlflow_settings",
     "retry_conflicts",
     "translate_tracking_errors",

@@ -187,10 +187,12 @@ def test_folder_of_a_run_that_was_killed_at_its_end_is_deleted(
     interrupted.resume()
     shutil.copytree(copy, interrupted.folder.path)
     shutil.rmtree(interrupted.folder.journal)
+    root = interrupted.folder.path.parent
+    (root / f".{interrupted.folder.path.name}.trash-0" / "journal").mkdir(parents=True)
     result, notes = interrupted.resume()
     assert result.status == "FINISHED"
     assert notes == [f"run {interrupted.run_id} has finished: there is nothing to resume"]
-    assert not interrupted.folder.path.exists()
+    assert list(root.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,13 @@ from trialrun.checkpoint.run_folder import (
     create_run_folder,
     find_run_folder,
     list_default_roots,
+    sweep_deleted,
 )
 from trialrun.checkpoint.store import Checkpoint, CheckpointStore
 from trialrun.config.resume import ResumeConfig
 from trialrun.distributed import read_ranks
 from trialrun.errors import DataError, InvalidParameterError, TrialrunError
-from trialrun.mlflow_client import connect_client
+from trialrun.mlflow_client import connect_client, resolve_uris
 from trialrun.runs.callbacks import NoOpCallback, RunCallback
 from trialrun.runs.inspection.repetition import load_training_settings, resolve_paths
 from trialrun.runs.inspection.run_reader import RecordedRun, read_run
@@ -72,6 +73,8 @@ def resume_run(
             callback.on_note(f"run {original.run_id} has finished: there is nothing to resume")
             if folder is not None and is_first:
                 clean_up_finished(folder, client)
+            if recorded := original.tags.get(RUN_FOLDER_TAG):
+                sweep_deleted(Path(recorded).parent)
             return read_result(client, original)
         if folder is None and is_first:
             folder = _create_folder(client, original, config)
@@ -84,6 +87,7 @@ def _find_offline(run_id: str | None, config: ResumeConfig) -> RunFolder | None:
     """Return the folder of a run that is not in the tracking store yet; None for other runs."""
     import mlflow
 
+    resolve_uris()
     roots = (
         [Path(config.checkpoint_dir).expanduser()]
         if config.checkpoint_dir

@@ -14,7 +14,7 @@ from trialrun.distributed import SINGLE_PROCESS, Ranks, join_ranks
 from trialrun.engine.compute.precision import ComputeConfig
 from trialrun.engine.compute.torch_state import isolate_torch_state
 from trialrun.errors import TrackingError
-from trialrun.mlflow_client import connect_client, is_outage
+from trialrun.mlflow_client import connect_client, is_outage, resolve_uris
 from trialrun.runs.callbacks import NoOpCallback, RunCallback
 from trialrun.runs.signals import finish_step_on_signal
 from trialrun.runs.training.data import PreparedData, prepare_data
@@ -31,6 +31,7 @@ from trialrun.runs.training.session import (
 from trialrun.tracking import (
     JournalOptions,
     TrackedRun,
+    name_store,
     open_nested_run,
     open_run,
 )
@@ -198,8 +199,15 @@ def _open_journal(
 def _create_folder(config: TrainConfig) -> RunFolder:
     import mlflow
 
-    root = choose_root(config.checkpoint_dir, mlflow.get_tracking_uri())
-    return create_run_folder(root, {"settings": config.params(), "cwd": str(Path.cwd())})
+    resolve_uris()  # `mlflow run` starts this process in another folder than its own
+    tracking_uri = mlflow.get_tracking_uri()
+    root = choose_root(config.checkpoint_dir, tracking_uri)
+    values = {
+        "settings": config.params(),
+        "cwd": str(Path.cwd()),
+        "tracking_uri": name_store(tracking_uri),
+    }
+    return create_run_folder(root, values)
 
 
 def _train_untracked(plan: TrainPlan, compute: ComputeConfig, ranks: Ranks) -> None:

@@ -1,5 +1,6 @@
 """The repairs of `trialrun doctor --fix`."""
 
+import os
 from pathlib import Path
 
 import mlflow
@@ -15,11 +16,12 @@ from tests.runs.recovery.doctor.left_runs import (
     read_run,
     write_checkpoints,
 )
+from trialrun.checkpoint.run_folder import FOLDER_TAG, create_run_folder, list_run_folders
 from trialrun.runs.recovery.doctor.examination import Diagnosis, diagnose
 from trialrun.runs.recovery.doctor.findings import PROBLEM
 from trialrun.runs.recovery.doctor.repair import end_stale_runs
 from trialrun.runs.recovery.doctor.stale_runs import find_running
-from trialrun.tracking import open_run
+from trialrun.tracking import name_store, open_run
 from trialrun.tracking.records import Record
 
 
@@ -161,3 +163,17 @@ def test_only_the_folder_of_a_finished_run_is_deleted(
     is_kept = status == "KILLED"
     assert len(repair(tmp_path).repairs) == (0 if is_kept else 1)
     assert folder.path.exists() == is_kept
+
+
+def test_folder_whose_run_was_never_created_is_deleted(store: str, tmp_path: Path) -> None:
+    """A new one remains, one that a run names, and one of another store."""
+    values = {"settings": {}, "tracking_uri": name_store(store)}
+    killed, named, new = (create_run_folder(tmp_path, values) for _ in range(3))
+    other = create_run_folder(tmp_path, {**values, "tracking_uri": "http://127.0.0.1"})
+    client = mlflow.MlflowClient(store)
+    client.create_run("0", tags={FOLDER_TAG: str(named.path)})
+    for folder in (killed, named, other):
+        os.utime(folder.settings_path, (0, 0))
+    assert repair(tmp_path).repairs == [f"folder {killed.path} deleted, its run was never created"]
+    remaining = {folder.path for folder in list_run_folders(tmp_path)}
+    assert remaining == {named.path, new.path, other.path}

@@ -6,11 +6,11 @@ A folder whose lock is held belongs to a process that works on its run; its cont
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trialrun.checkpoint.run_folder import RunFolder
+from trialrun.checkpoint.run_folder import FOLDER_TAG, RunFolder
 from trialrun.checkpoint.store import CheckpointStore
 from trialrun.errors import StorageError, TrackingError, summarize_error
 from trialrun.mlflow_client import translate_tracking_errors
@@ -25,16 +25,19 @@ RECORDS, CHECKPOINTS, FOLDERS = "unsent records", "checkpoints", "run folders"
 UNKNOWN, MISSING = "UNKNOWN", "MISSING"  # beside MLflow's statuses
 _FINISHED = "FINISHED"
 _UNFINISHED, _DONE = "of unfinished runs", "of finished runs"
+_NO_RUN = "whose run was never created"
 _OTHER_STORE, _NOT_IN_STORE = "of another store", "of no run in this store"
 _NOT_LOOKED_UP = "of runs that were not looked up"
 _FOLDER_REMEDIES = {
     _UNFINISHED: "`trialrun resume RUN_ID` continues a run, `trialrun sync` sends its records.",
     _DONE: "`trialrun doctor --fix` deletes them.",
+    _NO_RUN: "`trialrun doctor --fix` deletes them.",
     _OTHER_STORE: "Set MLFLOW_TRACKING_URI to their store to see more.",
     _NOT_LOOKED_UP: "",
     _NOT_IN_STORE: "Delete what you do not need.",
 }
 _MAX_IDS = 100  # in one search
+_NEW_SECONDS = 300.0  # in which the process of a new folder creates the run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +60,7 @@ class FolderState:
     damaged: Sequence[str]
     num_bytes: int
     largest_checkpoint_bytes: int
+    has_no_run: bool = False  # its process was killed before it created the run
 
     @property
     def label(self) -> str:
@@ -65,8 +69,8 @@ class FolderState:
 
     @property
     def is_done(self) -> bool:
-        """Whether the run has finished and the store has everything: the folder has no use."""
-        return (
+        """Whether no run needs the folder: it has finished and is stored, or never existed."""
+        return self.has_no_run or (
             self.status == _FINISHED
             and self.other_store is None
             and not self.num_unsent
@@ -90,11 +94,12 @@ def inspect_folders(
     idle = [folder for folder in folders if not is_in_use(folder)]
     statuses = {} if client is None else _read_statuses(client, idle)
     default = UNKNOWN if client is None else MISSING
-    return [
+    states = [
         _inspect(folder, statuses.get(folder.run_id or "", default), store)
         for folder in idle
         if folder.path.is_dir()  # a run that finished meanwhile has deleted it
     ]
+    return [replace(state, has_no_run=_has_no_run(client, state, store)) for state in states]
 
 
 def is_in_use(folder: RunFolder) -> bool:
@@ -129,6 +134,20 @@ def _inspect(folder: RunFolder, status: str, store: str) -> FolderState:
         num_bytes=_measure_bytes(folder.path),
         largest_checkpoint_bytes=max(map(_measure_bytes, paths), default=0),
     )
+
+
+def _has_no_run(client: "MlflowClient | None", state: FolderState, store: str) -> bool:
+    """Whether an old folder is as it was created, and no run of the store names it."""
+    if client is None or state.run_id or state.num_unsent or state.num_checkpoints:
+        return False
+    age_seconds = time.time() - state.folder.settings_path.stat().st_mtime
+    is_of_store = state.folder.read_settings().get("tracking_uri") == store
+    if state.journal_error or age_seconds < _NEW_SECONDS or not is_of_store:
+        return False
+    path = str(state.folder.path.absolute()).replace("'", "\\'")
+    with translate_tracking_errors("runs cannot be read"):
+        experiments = [item.experiment_id for item in client.search_experiments()]
+        return not client.search_runs(experiments, f"tags.`{FOLDER_TAG}` = '{path}'", max_results=1)
 
 
 def _measure_bytes(folder: Path) -> int:
@@ -238,13 +257,15 @@ def _summarize(states: Sequence[FolderState]) -> Iterator[Finding]:
             FOLDERS,
             f"{len(members)} {group}, {size:.1f} MB: {place}",
             _FOLDER_REMEDIES[group],
-            is_fixable=group == _DONE,
+            is_fixable=group in (_DONE, _NO_RUN),
         )
 
 
 def _classify(state: FolderState) -> str:
     if state.other_store is not None:
         return _OTHER_STORE
+    if state.has_no_run:
+        return _NO_RUN
     if state.is_done:
         return _DONE
     if state.status in (MISSING, DELETED) and not state.num_unsent:

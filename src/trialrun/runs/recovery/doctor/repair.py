@@ -111,7 +111,10 @@ def repair_folders(states: Sequence[FolderState]) -> Iterator[str]:
 
 
 def _repair_folder(state: FolderState) -> Iterator[str]:
-    if state.is_done:
+    if state.has_no_run:
+        state.folder.delete()
+        yield f"folder {state.folder.path} deleted, its run was never created"
+    elif state.is_done:
         state.folder.delete()
         yield f"run {state.label}: folder {state.folder.path} deleted, the store has everything"
     elif 0 < len(state.damaged) < state.num_checkpoints:

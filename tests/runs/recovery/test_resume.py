@@ -102,12 +102,12 @@ def test_repeated_best_epoch_keeps_its_first_values(store: str, colors: Path) ->
 
 
 def test_changed_image_is_refused(interrupted: Interrupted, colors: Path) -> None:
-    """The error says which set has changed."""
+    """The error says which set has changed, and the run stays as it is."""
     write_image(colors / "blue" / "000.png", (1, 2, 3), seed=5)
     with pytest.raises(InvalidDatasetError, match="images have changed since") as raised:
         interrupted.resume()
     assert raised.value.exit_code == 3
-    assert interrupted.read_run().info.status == "FAILED"
+    assert interrupted.read_run().info.status == "KILLED"
 
 
 def test_moved_data_is_accepted(

@@ -80,6 +80,34 @@ def start_checkpoints(
     return RunCheckpoints(folder, session, progress, identity, plan.config.checkpoint_minutes)
 
 
+def identify_run(
+    plan: TrainPlan,
+    data: PreparedData,
+    compute: ComputeConfig,
+    ranks: Ranks,
+    checkpoint: Checkpoint | None,
+    note: Callable[[str], None],
+) -> dict[str, Any]:
+    """Return what identifies settings and data, after comparing it with a checkpoint's.
+
+    `note` receives why a resumed run will not be bit-identical, if it will not.
+
+    Raises:
+        InvalidParameterError: Settings, model files, precision or the number of ranks have changed.
+        InvalidDatasetError: The images have changed.
+    """
+    if checkpoint is None:
+        return describe_identity(plan, data, compute)
+    then = checkpoint.values["identity"]
+    use_recorded_threads(then)
+    identity = describe_identity(plan, data, compute)
+    check_identity(then, identity)
+    check_restorable(checkpoint, compute.precision, ranks.world_size)
+    if inexactness := describe_inexactness(then, identity):
+        note(inexactness)
+    return identity
+
+
 def _keep_always(_result: TrainResult) -> bool:
     """Keep the model of every run."""
     return True
@@ -87,11 +115,12 @@ def _keep_always(_result: TrainResult) -> bool:
 
 @dataclass(slots=True)
 class TrainingRun:
-    """A run in progress and its parts; rank 0 has it."""
+    """A run in progress and its parts; rank 0 has it. `identity` is from `identify_run`."""
 
     plan: TrainPlan
     run: TrackedRun
     data: PreparedData
+    identity: Mapping[str, Any]
     compute: ComputeConfig
     ranks: Ranks
     callback: RunCallback
@@ -131,7 +160,6 @@ class TrainingRun:
         return self._log_outcome(description)
 
     def _train_epochs(self, checkpoint: Checkpoint | None) -> ModelDescription:
-        identity = self._check_identity(checkpoint)
         if checkpoint is None:
             log_start(self.run, self.plan, self.data, self.compute)
         session = start_session(
@@ -140,7 +168,7 @@ class TrainingRun:
         resolved = collect_resolved_params(session.state, self.plan.config)
         self.run.log_params({**resolved, **session.initial_params})
         checkpoints = start_checkpoints(
-            session, self.ranks.broadcast_object(checkpoint), self.folder, identity, self.plan
+            session, self.ranks.broadcast_object(checkpoint), self.folder, self.identity, self.plan
         )
         self.checkpoints = checkpoints
         if self.plan.config.checkpoint_artifacts and not self.plan.config.offline:
@@ -169,19 +197,6 @@ class TrainingRun:
             DurationForecast(session, self.callback),
             PartsReport(session, self.run, checkpoints.progress.events, note),
         )
-
-    def _check_identity(self, checkpoint: Checkpoint | None) -> dict[str, Any]:
-        """Return what identifies settings and data, after comparing it with a checkpoint's."""
-        if checkpoint is None:
-            return describe_identity(self.plan, self.data, self.compute)
-        then = checkpoint.values["identity"]
-        use_recorded_threads(then)
-        identity = describe_identity(self.plan, self.data, self.compute)
-        check_identity(then, identity)
-        check_restorable(checkpoint, self.compute.precision, self.ranks.world_size)
-        if note := describe_inexactness(then, identity):
-            self.callback.on_note(note)
-        return identity
 
     def _report_resumption(self, session: TrainingSession) -> None:
         """Note and record where the run continues."""

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trialrun.checkpoint.run_folder import RunFolder, choose_root, create_run_folder
 from trialrun.checkpoint.store import Checkpoint
@@ -19,7 +19,7 @@ from trialrun.runs.callbacks import NoOpCallback, RunCallback
 from trialrun.runs.signals import finish_step_on_signal
 from trialrun.runs.training.data import PreparedData, prepare_data
 from trialrun.runs.training.environment import FOLDER_TAG
-from trialrun.runs.training.execution import TrainingRun, start_checkpoints
+from trialrun.runs.training.execution import TrainingRun, identify_run, start_checkpoints
 from trialrun.runs.training.model_upload import HANDLERS
 from trialrun.runs.training.plan import TrainPlan
 from trialrun.runs.training.result import TrainResult
@@ -109,6 +109,9 @@ def _train_nested(
     resumed: ResumedRun | None,
 ) -> TrainResult:
     checkpoint = resumed.read_checkpoint() if resumed else None
+    identity = identify_run(
+        plan, nested.data, compute, SINGLE_PROCESS, checkpoint, callback.on_note
+    )
     journal = _open_journal(plan.config, callback, resumed)
     with open_nested_run(
         _connect(plan.config),
@@ -124,6 +127,7 @@ def _train_nested(
             plan,
             run,
             nested.data,
+            identity,
             compute,
             SINGLE_PROCESS,
             callback,
@@ -143,6 +147,13 @@ def _train_tracked(
 ) -> TrainResult:
     config = plan.config
     checkpoint = resumed.read_checkpoint() if resumed else None
+
+    def prepare() -> tuple[PreparedData, dict[str, Any]]:
+        data = prepare_data(plan, callback)
+        return data, identify_run(plan, data, compute, ranks, checkpoint, callback.on_note)
+
+    # Before a run is opened again: a refusal then leaves it as it is.
+    prepared = prepare() if checkpoint else None
     journal = _open_journal(config, callback, resumed)
     with open_run(
         _connect(config),
@@ -153,8 +164,8 @@ def _train_tracked(
         journal=journal,
     ) as run:
         callback.on_run_start(run.name, run.run_id)
-        data = prepare_data(plan, callback)
-        training = TrainingRun(plan, run, data, compute, ranks, callback, journal.folder)
+        data, identity = prepared or prepare()
+        training = TrainingRun(plan, run, data, identity, compute, ranks, callback, journal.folder)
         result = training.train(checkpoint)
     _clean_up(journal.folder, run)
     return result

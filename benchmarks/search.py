@@ -187,7 +187,9 @@ def time_dummy_trials(storage_url: str) -> list[tuple[float, float]]:
     client = connect_client()
     storage = open_storage(storage_url, heartbeat_seconds=30)
     study = open_study(storage, "dummy", plan)
-    queue = open_trial_queue(storage, study, plan, deadline=None, on_stale=lambda _trial: None)
+    queue = open_trial_queue(
+        storage, study, plan, deadline=None, on_stale=lambda _trial, _is_retried: None
+    )
     parent_run_id = client.create_run("0").info.run_id
     times: list[tuple[float, float]] = []
     start = time.perf_counter(), time.process_time()

@@ -112,6 +112,13 @@ def _root_options(
 Json = Annotated[
     bool, typer.Option("--json", help="Print the result as one JSON object on the last line.")
 ]
+CheckpointDir = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DIR",
+        help="Parent of the run folders, if training was given another than the default.",
+    ),
+]
 Model = Annotated[
     str,
     typer.Argument(

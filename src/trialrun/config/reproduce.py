@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from trialrun.config.settings import device_setting, setting
+from trialrun.config.settings import device_setting, present_data_setting, setting
 
 DEFAULT_TOLERANCE = 1e-3  # of a metric's value; two CPUs differ by about 1e-5 per epoch
 
@@ -14,12 +14,8 @@ class ReproduceConfig:
     `build_config` creates it and checks the values.
     """
 
-    train_data: str | None = setting(
-        None, "Present location of the training images; none is the recorded one.", path=True
-    )
-    valid_data: str | None = setting(
-        None, "Present location of the validation images; none is the recorded one.", path=True
-    )
+    train_data: str | None = present_data_setting("training")
+    valid_data: str | None = present_data_setting("validation")
     device: str | None = device_setting(
         "Device to train on; none is the recorded setting.", default=None
     )

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from trialrun.config.settings import setting
+from trialrun.config.settings import present_data_setting, setting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -12,12 +12,8 @@ class ResumeConfig:
     `build_config` creates it and checks the values.
     """
 
-    train_data: str | None = setting(
-        None, "Present location of the training images; none is the recorded one.", path=True
-    )
-    valid_data: str | None = setting(
-        None, "Present location of the validation images; none is the recorded one.", path=True
-    )
+    train_data: str | None = present_data_setting("training")
+    valid_data: str | None = present_data_setting("validation")
     checkpoint_dir: str | None = setting(
         None,
         "Folder with the run's checkpoints; none is the one that the run recorded, or the default "

@@ -272,3 +272,10 @@ def device_setting(
         suggestions=("auto", "cpu", "cuda", "mps"),
         **rule,
     )
+
+
+def present_data_setting(images: str) -> Any:
+    """Declare where the `images` (`training`, `validation`) of a recorded run are now."""
+    return setting(
+        None, f"Present location of the {images} images; none is the recorded one.", path=True
+    )

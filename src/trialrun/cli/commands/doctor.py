@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trialrun.cli.app import Json, app
+from trialrun.cli.app import CheckpointDir, Json, app
 from trialrun.cli.output import print_json, print_result, print_status, silence_mlflow
 
 if TYPE_CHECKING:
@@ -27,13 +27,7 @@ def doctor(
             "checkpoints beside intact ones and folders of finished runs.",
         ),
     ] = False,
-    checkpoint_dir: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DIR",
-            help="Parent of the run folders, if training was given another than the default.",
-        ),
-    ] = None,
+    checkpoint_dir: CheckpointDir = None,
     json: Json = False,
 ) -> None:
     """Check the installation, the store and unfinished runs.

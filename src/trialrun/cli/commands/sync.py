@@ -1,10 +1,8 @@
 """`trialrun sync`: a command that sends the records that wait on disk."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
-from trialrun.cli.app import Json, app
+from trialrun.cli.app import CheckpointDir, Json, app
 from trialrun.cli.output import (
     align_columns,
     print_json,
@@ -19,13 +17,7 @@ if TYPE_CHECKING:
 
 @app.command()
 def sync(
-    checkpoint_dir: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DIR",
-            help="Parent of the run folders, if training was given another than the default.",
-        ),
-    ] = None,
+    checkpoint_dir: CheckpointDir = None,
     json: Json = False,
 ) -> None:
     """Send records that wait on disk to the tracking store.

@@ -24,10 +24,11 @@ def find_launchers(environment: Mapping[str, str]) -> "list[psutil.Process]":
     The list is empty without a launcher: a process started by nohup, cron or Kubernetes may outlive
     its parent.
     """
-    chain = _list_ancestors()
+    matchers = {name: match for name, match in _MATCHERS.items() if environment.get(name)}
+    chain = _list_ancestors() if matchers else []
     length = 0
-    for name, match in _MATCHERS.items():
-        place = find_first(chain, match) if environment.get(name) else None
+    for name, match in matchers.items():
+        place = find_first(chain, match)
         if place is not None:
             _found[name] = chain[place]
             length = max(length, place + 1)

@@ -25,6 +25,7 @@ def read_only_run_status(store: str) -> str:
     return str(run.info.status)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
 def test_interrupted_command_prints_two_lines(tmp_path: Path, number: signal.Signals) -> None:
     """A command without a run exits with 75 and leaves no partial output."""

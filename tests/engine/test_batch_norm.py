@@ -148,6 +148,7 @@ def test_stale_moving_average_is_reported() -> None:
     assert results[-1].evaluation_fault.cause == "ema"
 
 
+@pytest.mark.slow
 def test_overfitting_is_not_reported_as_a_fault() -> None:
     """With overfitting, training images are classified well in both modes."""
     train, valid = make_dataset(24), make_dataset(30, seed=1)

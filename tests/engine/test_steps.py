@@ -82,6 +82,7 @@ def test_impossible_warmup_is_an_error_before_torch_is_loaded(colors: Path) -> N
     assert "warmup_steps=100000" in completed.stderr
 
 
+@pytest.mark.slow
 def test_warmup_in_epochs_equals_warmup_in_steps(store: str, colors: Path) -> None:
     """One epoch and its four steps give the same weights; both runs log 4 steps."""
     warm_ups: tuple[dict[str, Any], ...] = ({"warmup_epochs": 1}, {"warmup_steps": 4}, {})

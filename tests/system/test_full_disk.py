@@ -162,6 +162,7 @@ class DiskFiller(NoOpCallback):
                 file.write(bytes(1000))
 
 
+@pytest.mark.slow
 def test_full_disk_under_the_journal_fails_the_run(store: str, colors: Path, disk: Disk) -> None:
     """The store has the status and the error all the same, and the run can be resumed."""
     folder = disk(30_000_000)

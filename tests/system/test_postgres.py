@@ -107,6 +107,7 @@ open_storage(sys.argv[1], heartbeat_seconds=1).close()
 """
 
 
+@pytest.mark.slow
 def test_concurrent_processes_create_the_tables_once(postgres: str) -> None:
     """Four processes open an empty database; a second creation of a table would fail."""
     from sqlalchemy import create_engine, text

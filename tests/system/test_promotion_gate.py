@@ -226,6 +226,7 @@ def test_pinned_baseline_is_compared_too(registry: Registry) -> None:
     assert registry.judge(challenger, **settings).promoted
 
 
+@pytest.mark.slow
 def test_second_attempt_needs_stronger_evidence(registry: Registry) -> None:
     """14 images against 4 pass the first attempt on a test set and fail the second."""
     registry.write_images(alternate(500))
@@ -242,6 +243,7 @@ def test_second_attempt_needs_stronger_evidence(registry: Registry) -> None:
     assert "attempt 2 on these images" in again.verdict.failed[0].asked
 
 
+@pytest.mark.slow
 def test_evaluation_of_a_candidate_is_an_attempt(registry: Registry) -> None:
     """An evaluation on the test set may have chosen the version."""
     registry.write_images(alternate(500))
@@ -274,6 +276,7 @@ def test_code_of_a_foreign_model_needs_a_flag(registry: Registry) -> None:
     assert "allow-model-code" in caught.value.hint
 
 
+@pytest.mark.slow
 def test_labels_have_no_log_loss(registry: Registry) -> None:
     """A version that returns only labels is compared by accuracy and refused for log_loss."""
     registry.write_images(alternate(500))

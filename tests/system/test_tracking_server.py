@@ -57,6 +57,7 @@ def test_processes_log_the_same_new_dataset_at_once(server: str, tmp_path: Path)
     check_datasets(f"http://{server}", 20, tmp_path)
 
 
+@pytest.mark.slow
 def test_no_password_is_shown(
     tracked: str, registered: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

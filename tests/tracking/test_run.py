@@ -241,6 +241,7 @@ def test_appending_takes_less_than_a_millisecond(store: str, tmp_path: Path) -> 
     assert sorted(seconds)[100] < 0.001
 
 
+@pytest.mark.slow
 def test_end_is_stored_although_the_journal_is_full(store: str, tmp_path: Path) -> None:
     """The disk of the journal takes no record any more: status and error go to the store alone."""
     options = make_options(tmp_path / "runs")

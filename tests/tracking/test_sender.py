@@ -68,6 +68,7 @@ class HangingClient(AwayClient):
         return super().log_batch(*arguments, **options)
 
 
+@pytest.mark.slow
 def test_call_that_hangs_does_not_hold_the_run_up(store: str, tmp_path: Path) -> None:
     """Logging goes on; the end of a killed run waits for seconds only."""
     client = HangingClient(store)

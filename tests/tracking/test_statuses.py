@@ -207,6 +207,7 @@ def test_first_error_is_raised_without_artifact_store(store: str, colors: Path) 
         )
 
 
+@pytest.mark.slow
 def test_project_run_is_used_once(
     store: str, colors: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

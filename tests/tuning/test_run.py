@@ -95,6 +95,7 @@ def test_trials_have_their_own_settings_and_seeds(store: str, colors: Path) -> N
     assert first.weights_sha256 == again.weights_sha256
 
 
+@pytest.mark.slow
 def test_a_search_below_mlflow_run_uses_its_run(
     store: str, colors: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -238,6 +239,7 @@ def test_no_trial_starts_after_the_timeout(store: str, colors: Path) -> None:
     assert result.status == "FINISHED"
 
 
+@pytest.mark.slow
 def test_several_metrics_give_a_pareto_front(store: str, colors: Path) -> None:
     """The result lists the Pareto front, and the parent run has its plot."""
     import mlflow

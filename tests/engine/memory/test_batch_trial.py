@@ -29,6 +29,7 @@ def train(
     return name_fitting_batch(fit(state, config), state, config, ranks)
 
 
+@pytest.mark.slow
 def test_hint_names_the_largest_size_that_was_tried() -> None:
     """With memory for five of 24 images, three fit and six do not."""
     config = TrainConfig(batch_size=24)
@@ -53,6 +54,7 @@ def test_nothing_fits() -> None:
     assert raised.value.hint.startswith("No smaller batch fits either (tried): set a smaller image")
 
 
+@pytest.mark.slow
 def test_parts_that_do_not_fit_are_halved_too() -> None:
     """A batch of 24 in two parts: sizes below a part are tried."""
     config = TrainConfig(batch_size=24, accumulate_steps=2)
@@ -63,6 +65,7 @@ def test_parts_that_do_not_fit_are_halved_too() -> None:
     assert "accumulate_steps=4" in raised.value.hint
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_trial_leaves_no_trace(optimizer: str) -> None:
     """Weights, statistics, optimizer state, generators and gradients are as before."""
@@ -85,6 +88,7 @@ def test_trial_leaves_no_trace(optimizer: str) -> None:
     next(fit(state, TrainConfig(batch_size=8, optimizer=optimizer)))
 
 
+@pytest.mark.slow
 def test_trial_of_a_new_optimizer_leaves_no_state() -> None:
     """The state that a trial allocates is dropped."""
     config = TrainConfig(batch_size=8)

@@ -40,6 +40,7 @@ TINY: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 def test_a_trial_of_a_search_is_reproduced(store: str, colors: Path) -> None:
     """The search's seed splits the data, the trial's own seed draws the weights."""
     search = trialrun.search(**settings(colors, trials=1, random_seed=5))
@@ -142,6 +143,7 @@ def record_another_device(run_id: str) -> None:
     client.log_text(run_id, json.dumps(values), "environment.json")
 
 
+@pytest.mark.slow
 def test_run_on_another_device_is_reproduced_within_the_tolerance(store: str, colors: Path) -> None:
     """The device is a setting; notes name it and the precision that replaces an unavailable one."""
     run = trialrun.train(train_data=str(colors), **TINY)
@@ -292,6 +294,7 @@ def change_param(store: str, name: str, value: str | None) -> None:
             connection.execute("UPDATE params SET value=? WHERE key=?", (value, name))
 
 
+@pytest.mark.slow
 def test_other_random_weights_are_noted_and_not_refused(store: str, colors: Path) -> None:
     """The user cannot restore what another version of torch draws."""
     run = trialrun.train(train_data=str(colors), **TINY)

@@ -35,6 +35,7 @@ def test_folder_is_deleted_once_the_store_has_all_records(store: str, tmp_path: 
     assert not folder.path.exists()
 
 
+@pytest.mark.slow
 def test_unsent_records_remain_until_they_are_sent(store: str, tmp_path: Path) -> None:
     """The checkpoints are deleted at once, and the folder by `sync`."""
     folder = fail_run(store, tmp_path, is_away=True)

@@ -55,8 +55,10 @@ def test_sync_sends_what_remains_and_deletes_the_folder(store: str, tmp_path: Pa
 def test_sync_looks_where_training_puts_its_folders(store: str) -> None:
     """Without an option, that is beside a SQLite store."""
     database = Path(store.removeprefix("sqlite:///"))
-    leave_unsent(store, database.parent / "trialrun-runs")
-    assert [row.outcome for row in sync_runs()] == [SENT]
+    root = database.parent / "trialrun-runs"
+    leave_unsent(store, root)
+    rows = [row for row in sync_runs() if Path(row.folder).parent == root]  # it looks elsewhere too
+    assert [row.outcome for row in rows] == [SENT]
 
 
 def test_sync_creates_an_offline_run_once(store: str, tmp_path: Path) -> None:

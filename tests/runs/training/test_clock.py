@@ -44,6 +44,7 @@ class ClockTurner(NoOpCallback):
             self._turn()
 
 
+@pytest.mark.slow
 def test_no_record_is_lost(store: str, colors: Path, set_back: Callable[[], None]) -> None:
     """Intervals are measured by another clock: checkpoints are taken, and the time budget holds."""
     settings = {**SETTINGS, "train_data": str(colors), "max_minutes": 30, "register_as": "colors"}
@@ -66,6 +67,7 @@ def test_no_record_is_lost(store: str, colors: Path, set_back: Callable[[], None
     assert not Path(run.data.tags["trialrun.run_folder"]).exists()
 
 
+@pytest.mark.slow
 def test_run_is_resumed_after_the_clock_was_set_back(
     store: str, colors: Path, set_back: Callable[[], None]
 ) -> None:

@@ -230,6 +230,7 @@ def test_notes_name_the_setting_as_it_was_typed(store: str, colors: Path, tmp_pa
     assert "2 of 3 classes keep their rows" in matching[0]
 
 
+@pytest.mark.slow
 def test_models_of_mlflow_are_searched(store: str, colors: Path) -> None:
     """A search accepts registered models as choices of `model`."""
     trialrun.train(train_data=str(colors), register_as="colors", **TINY)
@@ -273,6 +274,7 @@ def test_plan_without_a_uri_loads_neither_torch_nor_mlflow(tmp_path: Path) -> No
     assert loaded == "[]"
 
 
+@pytest.mark.slow
 def test_run_with_registered_weights_is_reproduced(store: str, colors: Path) -> None:
     """`reproduce` finds the weights again and reports that they are identical."""
     trialrun.train(train_data=str(colors), register_as="colors", **TINY)

@@ -138,6 +138,7 @@ def test_system_metrics_are_recorded(store: str, colors: Path) -> None:
     assert any(name.startswith("system/") for name in metrics)
 
 
+@pytest.mark.slow
 def test_datasets_have_digests_of_their_content(store: str, colors: Path) -> None:
     """Equal images have equal digests, one changed file another; both sets are inputs."""
     first = trialrun.train(train_data=str(colors), **QUICK)

@@ -57,6 +57,7 @@ def test_empty_study_with_equal_directions_is_used(store: str, colors: Path) -> 
     assert claim_next(make_queue(store, colors, study="theirs")).number == 0
 
 
+@pytest.mark.slow
 def test_brackets_of_hyperband_depend_on_the_seed_only(store: str, colors: Path) -> None:
     """Two studies with other names prune the same trials; with another seed, others."""
 

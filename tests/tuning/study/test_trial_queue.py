@@ -131,6 +131,7 @@ def test_trial_of_a_killed_process_is_retried_first(store: str, colors: Path) ->
     assert (lost.number, retry.number, new.number) == (0, 2, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["tpe", "gp", "cmaes", "random"])
 def test_retries_do_not_change_later_trials(store: str, colors: Path, sampler: str) -> None:
     """Settings and seed numbers are those of a search without interruptions."""

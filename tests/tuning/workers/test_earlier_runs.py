@@ -229,6 +229,7 @@ def test_run_that_was_taken_over_is_not_ended(interrupted: Interrupted) -> None:
     assert client.get_run(interrupted.run_id).info.status == "KILLED"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", ["1e30", "1e-3"])
 def test_ended_trials_leave_no_folder(store: str, colors: Path, rate: str) -> None:
     """Whether they complete or fail with a loss that is not finite."""

@@ -1,7 +1,6 @@
 """The thread that sees signals while the main thread is busy, and enforces the time limits."""
 
 import os
-import select
 import signal
 import socket
 import threading
@@ -29,7 +28,10 @@ class Watcher:
     """
 
     def __init__(self, control: StopControl, *, watches_parent: bool) -> None:
-        self._control, self._watches_parent = control, watches_parent
+        self._control = control
+        # Here, not in the thread: there it would read no signal while a busy main thread keeps it
+        # from importing psutil.
+        self._launchers = find_launchers(os.environ) if watches_parent else []
         self._reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
         self._fd_before = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
@@ -47,7 +49,7 @@ class Watcher:
         self._writer.close()
 
     def _watch(self) -> None:
-        launchers = find_launchers(os.environ) if self._watches_parent else []
+        launchers = self._launchers
         while True:
             for number in self._read_signals(self._find_timeout(bool(launchers))):
                 if number == _CLOSE:
@@ -65,8 +67,11 @@ class Watcher:
         return _POLL_SECONDS if has_launchers else None
 
     def _read_signals(self, timeout: float | None) -> bytes:
-        readable, _, _ = select.select([self._reader], [], [], timeout)
-        return self._reader.recv(64) if readable else b""
+        self._reader.settimeout(timeout)  # not select(), which fails above 1,024 open files
+        try:
+            return self._reader.recv(64)
+        except TimeoutError:
+            return b""
 
     def _count_signal(self, number: int) -> None:
         if number not in STOP_SIGNALS or signal.getsignal(number) is signal.SIG_IGN:

@@ -38,6 +38,7 @@ def moved(store: str, colors: Path) -> Interrupted:
     return interrupted
 
 
+@pytest.mark.slow
 def test_another_machine_continues_bit_identically(moved: Interrupted, colors: Path) -> None:
     """Each metric has one value per step, and the stored checkpoints are deleted at the end."""
     result, notes = moved.resume()
@@ -51,6 +52,7 @@ def test_another_machine_continues_bit_identically(moved: Interrupted, colors: P
     assert SLOT_TAG not in moved.read_run().data.tags
 
 
+@pytest.mark.slow
 def test_damaged_stored_checkpoint_is_passed_over(moved: Interrupted, colors: Path) -> None:
     """The other one is used: its process was killed while it stored the newest."""
     newest = moved.read_run().data.tags[SLOT_TAG]
@@ -74,6 +76,7 @@ def test_newest_stored_checkpoint_is_overwritten_last(store: str, colors: Path) 
     assert interrupted.read_run().data.tags[SLOT_TAG] == "a"
 
 
+@pytest.mark.slow
 def test_run_killed_at_its_end_is_completed_on_another_machine(store: str, colors: Path) -> None:
     """Its summary was logged already: it keeps one value of each metric."""
     interrupted = interrupt_training(
@@ -89,6 +92,7 @@ def test_run_killed_at_its_end_is_completed_on_another_machine(store: str, color
     assert all(steps in ([0], [1, 2, 3]) for steps in histories.values()), histories
 
 
+@pytest.mark.slow
 def test_run_without_a_stored_checkpoint_starts_over(store: str, colors: Path) -> None:
     """The folder is lost: the run says so, and its metrics keep one value per step."""
     interrupted = interrupt_training(store, colors)

@@ -49,10 +49,9 @@ def check_usable(path: Path) -> None:
 
 
 def read_schema(path: Path) -> list[tuple[object, ...]]:
-    """Return the schema; MLflow writes the values of a check in an order that varies."""
+    """Return the schema; MLflow writes a table's constraints in an order that varies."""
     return [
-        (*names, re.sub(r"(?<= IN \()[^)]*", lambda m: str(sorted(m[0].split(", "))), sql or ""))
-        for *names, sql in read_rows(path, _SCHEMA)
+        (*names, sorted(re.findall(r"\w+", str(sql)))) for *names, sql in read_rows(path, _SCHEMA)
     ]
 
 

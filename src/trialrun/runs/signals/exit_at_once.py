@@ -8,7 +8,7 @@ from typing import NoReturn
 from trialrun.errors import RunInterruptedError
 
 _STATUS_FIXER = "trialrun.tracking.killed_status"  # ends by itself, seconds after this process
-_HINT = "If its MLflow run still has the status RUNNING, end that run in MLflow."
+_HINT = "If its MLflow run still has the status RUNNING, `trialrun doctor --fix` ends it."
 
 
 def exit_at_once(reason: str) -> NoReturn:

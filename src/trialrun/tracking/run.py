@@ -1,13 +1,13 @@
 """MLflow runs, written by id and always ended with a status."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trialrun.engine.early_stopping import KILLED
-from trialrun.errors import RunInterruptedError
+from trialrun.errors import RunInterruptedError, TrialrunError
 from trialrun.mlflow_client import translate_tracking_errors
 from trialrun.signals import act_if_stuck
 from trialrun.tracking.creation import (
@@ -257,10 +257,12 @@ def _open_directly(
     if run_id is None:
         created = replace(new, tags={**new.tags, HEARTBEAT_TAG: heartbeat}).create(client)
         return DirectWriter(client, str(created.info.run_id)), None
-    with translate_tracking_errors(f"run {run_id} cannot be opened again"):
-        client.set_tag(run_id, HEARTBEAT_TAG, heartbeat)
-        if run_id != find_project_run():
+    if run_id != find_project_run():
+        with translate_tracking_errors(f"run {run_id} cannot be opened again"):
             client.update_run(run_id, status="RUNNING")
+    # Best effort: the run's own tags, which follow, report a store that refuses tags.
+    with suppress(TrialrunError), translate_tracking_errors("the heartbeat cannot be set"):
+        client.set_tag(run_id, HEARTBEAT_TAG, heartbeat)
     return DirectWriter(client, run_id), None
 
 

@@ -17,7 +17,10 @@ SHORT_OF_MEMORY = """
 import json, resource, sys
 from pathlib import Path
 import trialrun
+from trialrun.engine import fit
 from trialrun.tuning.workers import trial_runner
+
+fit.check_batch_fits = lambda *_: None  # it would refuse the batch before anything is allocated
 
 def kilobytes(name):
     return int(Path("/proc/self/status").read_text().split(name + ":")[1].split()[0])

@@ -20,6 +20,11 @@ class Arrivals:
     started: float | None = None  # `time.monotonic` of the first request to stop
     _first_by_signal: dict[int, float] = field(default_factory=dict)
 
+    @property
+    def first_signal(self) -> int | None:
+        """The number of the first signal; None if no signal asked for the stop."""
+        return next(iter(self._first_by_signal), None)
+
     def start(self, now: float) -> None:
         """Note a stop that no signal asked for: another rank stops, or the parent is gone."""
         if self.started is None:

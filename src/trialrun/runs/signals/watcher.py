@@ -96,9 +96,8 @@ class Watcher:
             self._end_stuck()
 
     def _find_signal(self) -> signal.Signals:
-        request = self._control.request
-        name = request.signal_name if request else None
-        return signal.Signals[name] if name else signal.SIGTERM
+        """Return the signal that asked for the stop; its handler may not have run yet."""
+        return signal.Signals(self._control.arrivals.first_signal or signal.SIGTERM)
 
     def _end_stuck(self) -> None:
         """End the run in another thread and then the process, unless the exception was raised."""

@@ -112,9 +112,10 @@ def _train_nested(
     identity = identify_run(
         plan, nested.data, compute, SINGLE_PROCESS, checkpoint, callback.on_note
     )
+    client = _connect(plan.config)  # before a folder is created
     journal = _open_journal(plan.config, callback, resumed)
     with open_nested_run(
-        _connect(plan.config),
+        client,
         parent_run_id=nested.parent_run_id,
         experiment_id=nested.experiment_id,
         name=nested.name,
@@ -154,9 +155,10 @@ def _train_tracked(
 
     # Before a run is opened again: a refusal then leaves it as it is.
     prepared = prepare() if checkpoint else None
+    client = _connect(config)  # before a folder is created
     journal = _open_journal(config, callback, resumed)
     with open_run(
-        _connect(config),
+        client,
         experiment=config.experiment,
         name=config.run_name,
         tags=_build_tags(),

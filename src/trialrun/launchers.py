@@ -39,7 +39,7 @@ def find_project_pid() -> int:
     """Return the pid of the `mlflow run` that `find_launchers` found, also if it has ended.
 
     `mlflow.projects.run` in a program of the user is not recognised: it is taken for the parent. A
-    shell in between may have ended, so that `mlflow run` is no ancestor of this process any more.
+    shell in between may have ended, and `mlflow run` is then not an ancestor of this process.
     """
     launcher = _found.get(_PROJECT_VARIABLE)
     return _parent_at_import if launcher is None else launcher.pid
@@ -58,7 +58,7 @@ def is_alive(process: "psutil.Process") -> bool:
 def find_first(
     chain: "Sequence[psutil.Process]", match: Callable[[Sequence[str]], bool]
 ) -> int | None:
-    """Return the position of the first process whose command line matches."""
+    """Return the position of the first process with a matching command line."""
     import psutil
 
     for place, process in enumerate(chain):

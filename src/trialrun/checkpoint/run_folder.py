@@ -62,7 +62,7 @@ class RunFolder:
 
     @property
     def non_finite(self) -> Path:
-        """The folder of the state before the step whose loss was not finite."""
+        """The folder of the state before the step with a non-finite loss."""
         return self.path / "non_finite"
 
     @property
@@ -129,7 +129,7 @@ class RunFolder:
 
 
 def sweep_deleted(root: Path) -> None:
-    """Delete what remains below `root` of folders whose deletion was interrupted."""
+    """Delete what interrupted deletions of folders have left below `root`."""
     for trash in root.glob(".*.trash-*"):
         shutil.rmtree(trash, ignore_errors=True)
 

@@ -128,7 +128,7 @@ class CheckpointStore:
         return [f"checkpoint {path.name}: {problem}" for path, problem in damaged]
 
     def read_newest(self) -> Checkpoint | None:
-        """Read the newest intact checkpoint; None if there is none.
+        """Read the newest intact checkpoint; None without any checkpoint.
 
         Raises:
             StorageError: There are checkpoints, but all are damaged.

@@ -1,4 +1,4 @@
-"""Repetition of a training step whose loss is not finite, to find the layer and images at fault."""
+"""Repetition of a training step with a non-finite loss, to find the layer and images at fault."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,7 +37,7 @@ class NonFiniteStep:
 
 @dataclass(slots=True)
 class _FirstFault:
-    """Collects the first layer whose output is not finite, and its images in all parts."""
+    """Collects the first layer with a non-finite output, and its images in all parts."""
 
     layer: str = ""
     kind: str = ""

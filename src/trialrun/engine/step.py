@@ -74,7 +74,7 @@ class TrainingStep:
         return self._compute.device.type == "cpu" or self._state.checks_each_step
 
     def compute_gradients(self, batch: Batch, num_images: int) -> tuple[Tensor, Tensor]:
-        """Add up the gradients of the batch's parts, whose number depends on `num_images`.
+        """Add up the gradients of the batch's parts; their number depends on `num_images`.
 
         Returns:
             (2,) sum of losses and number correct; and 1 if a rank's loss is not finite, else 0.

@@ -28,13 +28,13 @@ _STATUS_HINTS = {
 
 
 def check_server(uri: str) -> "Version | None":
-    """Check the server at `uri`; return its version, or None if it does not tell.
+    """Check the server at `uri`; return its version, or None if it does not report one.
 
     MLflow itself would wait for minutes. Some proxies do not pass the address of the version on;
     then the server is asked for an experiment.
 
     Raises:
-        TrackingError: The server does not answer, is too old, or is no MLflow server.
+        TrackingError: The server does not answer, is too old, or is not an MLflow server.
     """
     version = _parse_version(_request(uri, "/version"))
     if version is None:

@@ -85,7 +85,7 @@ def make_absolute(uri: str) -> str:
 def _find_folder(path: Path) -> Path:
     """Return the folder that a relative path starts from.
 
-    `mlflow run` passes the path to its child, whose current folder is the project's. So the run
+    `mlflow run` passes the path to its child, which runs in the project's folder. So the run
     that it created is looked for from the folders of the parent processes too.
     """
     current = Path.cwd()

@@ -126,7 +126,7 @@ def _check_upload(model: LoggedModel) -> None:
 def register_once(
     client: "MlflowClient", model: LoggedModel, *, name: str, run_id: str, tags: Mapping[str, str]
 ) -> str:
-    """Return the number of the version of `name` that is `model`; register it if there is none.
+    """Return the number of the version of `name` that is `model`; register it if necessary.
 
     Raises:
         TrackingError: The registry fails or rejects the name.

@@ -23,8 +23,8 @@ class Heartbeat:
     """A process, and the time of the heartbeat; all times are in seconds since 1970.
 
     `created` is when the process started and `booted` when its machine did, both by the clock of
-    that time. Their difference does not change if the clock is set. `namespace` tells containers of
-    one host apart.
+    that time. Their difference does not change if the clock is set. `namespace` distinguishes
+    containers of one host.
     """
 
     host: str
@@ -66,7 +66,7 @@ def make_heartbeat() -> Heartbeat:
 
 
 def parse_heartbeat(text: str | None) -> Heartbeat | None:
-    """Return the heartbeat in a tag; None if there is none, or it is of another version."""
+    """Return the heartbeat in a tag; None without one, or if it is of another version."""
     with suppress(TypeError, ValueError):
         return Heartbeat(**json.loads(text or ""))
     return None

@@ -38,7 +38,7 @@ class JournalOptions:
     """How a run is recorded on disk and sent.
 
     `known_metrics` are the timestamps by name and step of values that the store has already, for a
-    run whose journal is on another machine. An `offline` run contacts no store.
+    run with its journal on another machine. An `offline` run contacts no store.
     """
 
     folder: RunFolder
@@ -90,7 +90,7 @@ def open_journal(
             facts = _open_online(replayer, options.folder, new, run_id)
     except BaseException:
         journal.close()
-        if run_id is None and not journal.num_records:  # there is no run that the folder is of
+        if run_id is None and not journal.num_records:  # the folder's run was never created
             options.folder.delete()
         raise
     writer = JournalWriter(

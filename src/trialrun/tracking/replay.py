@@ -85,7 +85,7 @@ class RunTarget:
 
 
 # Writes a record of another kind: gets its values and its files; returns plain values. It may be
-# called again for the same record, and must then complete what the first call has begun.
+# called again for the same record, and must then complete what the first call has started.
 RecordHandler = Callable[[RunTarget, Mapping[str, Any], Path], Mapping[str, Any]]
 
 

@@ -93,7 +93,7 @@ class TrackedRun:
     ) -> int:
         """Log the metrics of one step in one call.
 
-        A resumed run repeats an epoch whose metrics are known already: the first values remain.
+        A resumed run may repeat an epoch with known metrics: the first values remain.
 
         Args:
             metrics: Values by name.
@@ -294,7 +294,7 @@ def _end_on_exit(writer: RecordWriter, *, by_mlflow: bool) -> Iterator[None]:
 
 
 def _describe_restart(writer: RecordWriter) -> str:
-    """Return the hint of a run that a signal has ended; only one with a journal can go on."""
+    """Return the hint of a run that a signal has ended; only one with a journal can be resumed."""
     if isinstance(writer, JournalWriter):
         return f"Continue it with `trialrun resume {writer.run_id}`."
     return "Its MLflow run has ended as KILLED; start it again."

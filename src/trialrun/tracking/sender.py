@@ -1,4 +1,4 @@
-"""The sender of a run: a thread that sends the records of the journal while training goes on."""
+"""The sender of a run: a thread that sends the records of the journal during training."""
 
 import logging
 import random

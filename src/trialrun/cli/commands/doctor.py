@@ -32,7 +32,7 @@ def doctor(
 ) -> None:
     """Check the installation, the store and unfinished runs.
 
-    Exit code: 0 if there are no problems, else the lowest of 1 (installation), 5 (tracking store,
+    Exit code: 0 without problems, else the lowest of 1 (installation), 5 (tracking store,
     stale runs, unsent records) and 6 (disks, folders, checkpoints).
     """
     silence_mlflow()

@@ -43,7 +43,7 @@ def resume(
 ) -> None:
     """Continue an interrupted training run.
 
-    The run goes on in the same MLflow run, from its newest intact checkpoint and with its own
+    The run continues in the same MLflow run, from its newest intact checkpoint and with its own
     settings. On the same processor, versions and threads its weights become bit-identical to those
     of an uninterrupted run.
     """

@@ -1,4 +1,4 @@
-"""Gradient accumulation: a batch is computed in parts whose gradients are added up.
+"""Gradient accumulation: a batch is computed in parts, and their gradients are added up.
 
 Tensor letters: N images in a part, C classes, S the image size.
 """
@@ -37,7 +37,7 @@ class BatchPart:
         return len(self.labels)
 
     def split(self, num_parts: int) -> list["BatchPart"]:
-        """Return `num_parts` parts, whose sizes differ by at most one image."""
+        """Return `num_parts` parts; their sizes differ by at most one image."""
         tensors = (self.inputs, self.targets, self.labels)
         pieces = (torch.tensor_split(tensor, num_parts) for tensor in tensors)
         return [BatchPart(*part) for part in zip(*pieces, strict=True)]

@@ -56,7 +56,7 @@ def name_fitting_batch(
 def find_fitting_batch(
     state: TrainState, config: TrainConfig, max_seconds: float = _MAX_SECONDS
 ) -> int | None:
-    """Return the largest number of images whose training step fits; None if none does.
+    """Return the largest number of images for which a training step fits; None if none does.
 
     The sizes are halves, quarters and so on of the batch, or of its parts. The smallest are tried
     first, because they are the fastest, until one does not fit or time is short.

@@ -13,7 +13,7 @@ def delete_run_data(folder: RunFolder) -> None:
     """Delete the saved states of an ended run, and its folder if the store has all its records.
 
     Otherwise `trialrun sync` sends the records and deletes the folder. A folder that a process
-    works on, or whose journal is damaged, remains.
+    works on, or with a damaged journal, remains.
     """
     with suppress(StorageError), folder.lock():
         folder.delete_checkpoints()

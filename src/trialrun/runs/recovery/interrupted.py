@@ -21,7 +21,7 @@ def find_last_interrupted(client: "MlflowClient") -> str:
     Trials of a search are left out: the search continues them.
 
     Raises:
-        TrackingError: There is none, or the store fails.
+        TrackingError: The store has none, or fails.
     """
     runs = list_interrupted(client)
     if not runs:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 class ReplayedStep:
     """A repeated step. `layer` is None if its loss is finite this time.
 
-    `images` are those whose values are not finite at the layer; `num_images` counts the step's.
+    `images` are those with non-finite values at the layer; `num_images` counts the step's.
     """
 
     run_id: str

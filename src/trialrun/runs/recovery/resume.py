@@ -52,7 +52,7 @@ def resume_run(
     this.
 
     Raises:
-        TrackingError: There is no such run, or it is not a training run.
+        TrackingError: The run does not exist, or is not a training run.
         InvalidParameterError: Settings, model files or the number of ranks differ from the run's.
         InvalidDatasetError: The images have changed.
         StorageError: Another process works on the run, or no checkpoint is intact.
@@ -140,7 +140,7 @@ def _read_checkpoint(folder: RunFolder, callback: RunCallback) -> Checkpoint | N
 def find_folder(
     client: "MlflowClient", original: RecordedRun, config: ResumeConfig
 ) -> RunFolder | None:
-    """Return the run's folder on this machine; None if there is none."""
+    """Return the run's folder on this machine; None without one."""
     if config.checkpoint_dir is not None:
         return find_run_folder(Path(config.checkpoint_dir).expanduser(), original.run_id)
     if recorded := original.tags.get(RUN_FOLDER_TAG):

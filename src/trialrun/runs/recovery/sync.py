@@ -131,7 +131,7 @@ def _sync_folders(
 def _sync_folder(
     folder: RunFolder, store: str, connect: "Callable[[], MlflowClient]"
 ) -> SyncedRun | None:
-    """Send the records of one run, whose lock is held; return None if there are none."""
+    """Send the records of one run while its lock is held; return None without records."""
     journal = Journal(folder.journal)
     try:
         if not journal.num_unsent:

@@ -1,4 +1,4 @@
-"""How a process stops at a signal: orderly at the first one, at once at the second.
+"""Stop signals of a process: the first one stops it orderly, the second at once.
 
 `handlers` has the context managers, `control` the state between the first signal and the end,
 `watcher` the thread that enforces the time limits.

@@ -13,7 +13,7 @@ _SAME_SIGNAL_SECONDS = 0.3
 class Arrivals:
     """When a process was first asked to stop, and when by each signal.
 
-    `is_relayed` is for a process whose parent passes signals on: the same signal may arrive twice.
+    `is_relayed` means that the parent passes signals on: the same signal may arrive twice.
     """
 
     is_relayed: bool = False

@@ -27,7 +27,7 @@ def _kill_children() -> None:
         try:
             if _STATUS_FIXER not in child.cmdline():
                 child.kill()
-        except psutil.Error:  # has ended meanwhile
+        except psutil.Error:  # has ended
             continue
 
 

@@ -80,7 +80,7 @@ def end_orphaned_runs(
 
 
 def register_best(client: "MlflowClient", *, name: str, model_uri: str | None, run_id: str) -> str:
-    """Return the version of the best trial's model in `name`; register it if there is none.
+    """Return the version of the best trial's model in `name`; register it if necessary.
 
     Without `model_uri`, the model was sent after its trial had ended.
 

@@ -71,7 +71,7 @@ class TrialQueue:
     With `enqueued_only` the queue returns only enqueued trials; for a grid it enqueues the points
     itself. The failures in `ended_before` belong to earlier searches and do not end this one.
     `on_stale` is called with each trial that lost its worker, and with whether it will be retried;
-    not for one whose run a retry has taken over.
+    not for one with a run that a retry has taken over.
     """
 
     storage: StudyStorage
@@ -242,7 +242,7 @@ class TrialQueue:
         self.study.tell(trial, state=TrialState.PRUNED, skip_if_finished=True)
 
     def end_run_of_lost(self, claim: ClaimedTrial) -> bool:
-        """End the run of a trial that another worker has been given meanwhile.
+        """End the run of a trial that another worker has been given.
 
         Returns:
             False if that worker continues the run, which then does not end.
@@ -324,7 +324,7 @@ class TrialQueue:
         return self.study.get_trials(deepcopy=False) if num_retries else trials
 
     def _enqueue_retries(self, trials: "Sequence[FrozenTrial]", were_running: set[int]) -> int:
-        """Enqueue a retry of each lost trial, whose run ends before; return their number."""
+        """End the run of each lost trial, then enqueue its retry; return their number."""
         histories = [trial.system_attrs.get(attrs.RETRY_HISTORY, []) for trial in trials]
         retried = {number for history in histories for number in history}
         num_retries = 0

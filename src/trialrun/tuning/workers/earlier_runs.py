@@ -82,7 +82,7 @@ class EarlierRuns:
 
 
 def _read_checkpoint(folder: RunFolder) -> Checkpoint | None:
-    """Return the newest intact checkpoint; None if there is none or a process uses the folder."""
+    """Return the newest intact checkpoint; None without one, or if a process uses the folder."""
     store = CheckpointStore(folder.checkpoints)
     try:
         with folder.lock():
@@ -93,7 +93,7 @@ def _read_checkpoint(folder: RunFolder) -> Checkpoint | None:
 
 
 def _is_same(checkpoint: Checkpoint, plan: TrainPlan, data: PreparedData) -> bool:
-    """Whether the trial would go on as it began: with its images and model files, on one rank."""
+    """Whether the trial would continue with its images and model files, on one rank."""
     identity = describe_identity(plan, data, resolve_rank_compute(plan))
     try:
         check_identity(checkpoint.values["identity"], identity)

@@ -134,7 +134,7 @@ class TrialRunner:
         self._earlier_runs.delete(set(filter(None, tries)))
 
     def _train(self, queue: TrialQueue, claim: ClaimedTrial, callback: "_PruningCallback") -> bool:
-        """Train a trial; return False if it was given to another worker meanwhile."""
+        """Train a trial; return False if it was given to another worker."""
         plan = self._plan_trial(claim)
         nested = NestedRun(
             parent_run_id=self.parent_run_id,
@@ -162,7 +162,7 @@ class TrialRunner:
         nested: NestedRun,
         callback: RunCallback,
     ) -> TrainResult | None:
-        """Continue the run of a retried trial; None if there is none, or it cannot be continued."""
+        """Continue the run of a retried trial; None if that is not possible."""
         run_id = queue.take_over_run(claim, self._earlier_runs.can_continue)
         if run_id is None:
             return None

@@ -1,4 +1,4 @@
-"""What a check found: one row of the table of `trialrun doctor`, and the exit code of all rows."""
+"""Findings of checks: the rows of the table of `trialrun doctor`, and their exit code."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -49,7 +49,7 @@ def report_problem(
 
 
 def check_findings(findings: list[Finding]) -> None:
-    """Check that there are no problems.
+    """Check that no problem was found.
 
     Raises:
         TrialrunError: There are. The error has the lowest of their exit codes: without a working

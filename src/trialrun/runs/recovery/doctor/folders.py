@@ -97,7 +97,7 @@ def inspect_folders(
     states = [
         _inspect(folder, statuses.get(folder.run_id or "", default), store)
         for folder in idle
-        if folder.path.is_dir()  # a run that finished meanwhile has deleted it
+        if folder.path.is_dir()  # a run that has just finished has deleted it
     ]
     return [replace(state, has_no_run=_has_no_run(client, state, store)) for state in states]
 

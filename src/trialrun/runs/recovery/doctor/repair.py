@@ -1,4 +1,4 @@
-"""The repairs of `trialrun doctor --fix`; none of them touches a run whose process lives."""
+"""The repairs of `trialrun doctor --fix`; none of them touches a run with a live process."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -33,7 +33,7 @@ def send_records(folders: Sequence[RunFolder]) -> Iterator[str]:
 
 
 def end_stale_runs(client: "MlflowClient", runs: Sequence[StaleRun]) -> Iterator[str]:
-    """End runs whose process is gone, unless another process has resumed them; yield what was done.
+    """End runs without a live process, unless they were resumed; yield what was done.
 
     Raises:
         TrackingError: The store fails.
@@ -53,7 +53,7 @@ def _hold_lock(folder: RunFolder | None) -> AbstractContextManager[None]:
 
 
 def _end_run(client: "MlflowClient", run: StaleRun) -> str | None:
-    """End a run; return its status, or None if it was ended or resumed meanwhile."""
+    """End a run; return its status, or None if it has been ended or resumed."""
     from mlflow.entities import RunTag
 
     current = client.get_run(run.run_id)
@@ -71,7 +71,7 @@ def _end_run(client: "MlflowClient", run: StaleRun) -> str | None:
 
 
 def _write_owner(client: "MlflowClient", run: StaleRun, folder: RunFolder) -> None:
-    """Complete a folder whose process was killed just after it had created the run."""
+    """Complete the folder of a process that was killed just after it had created the run."""
     store = name_store(client.tracking_uri)
     folder.write_owner(run_id=run.run_id, experiment_id=run.experiment_id, tracking_uri=store)
 

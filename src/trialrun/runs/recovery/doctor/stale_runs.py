@@ -1,4 +1,4 @@
-"""Runs that say RUNNING: those whose process is gone are stale.
+"""Runs that say RUNNING: those without a live process are stale.
 
 Training refreshes its heartbeat every minute and locks its folder. Other commands, such as a search
 or an evaluation, only name their process.
@@ -42,7 +42,7 @@ _PAGE_SIZE = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StaleRun:
-    """A run whose process is gone; `is_certain` is false if that is concluded from its heartbeat.
+    """A run without a live process; `is_certain` is false if that is concluded from its heartbeat.
 
     `folder` is the run's folder, if it is on this machine; `study` that of a search or a trial.
     """

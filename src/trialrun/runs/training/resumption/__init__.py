@@ -1,1 +1,1 @@
-"""What a resumed run continues from: checkpoints, the progress in them, and its identity."""
+"""Checkpoints of a run: the progress in them, and the identity of the run that resumes."""

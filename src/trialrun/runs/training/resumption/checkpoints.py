@@ -30,7 +30,7 @@ from trialrun.runs.training.session import TrainingSession
 # and its predictions, and the generators of all ranks.
 _NETWORK, _STATE, _WEIGHTS, _PREDICTIONS = "network", "state", "best_weights", "best_predictions"
 _RANKS = "ranks"
-_BATCH, _POSITIONS = "batch", "positions"  # of the step whose loss is not finite
+_BATCH, _POSITIONS = "batch", "positions"  # of the step with a non-finite loss
 
 
 @dataclass(slots=True)
@@ -91,7 +91,7 @@ class RunCheckpoints:
     def save(self, *, in_epoch: bool) -> None:
         """Take a checkpoint; rank 0 writes it while training continues.
 
-        `in_epoch` tells that all ranks are inside an epoch and call this: their generators are
+        `in_epoch` means that all ranks are inside an epoch and call this: their generators are
         collected.
 
         Raises:
@@ -143,7 +143,7 @@ class RunCheckpoints:
         }
 
     def save_non_finite(self, positions: NDArray[np.int64]) -> None:
-        """Save the state before a step whose loss is not finite, for `trialrun resume --replay`.
+        """Save the state before a step with a non-finite loss, for `trialrun resume --replay`.
 
         `positions`, (N,), are the images of the step in the training set.
 

@@ -1,4 +1,4 @@
-"""What a run must have in common with its checkpoint: settings, images, model files and ranks.
+"""Identity of a run and its checkpoint: the same settings, images and model files.
 
 Versions, processor and threads may differ: training then continues, but not bit-identically.
 """

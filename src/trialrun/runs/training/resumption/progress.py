@@ -69,7 +69,7 @@ class RunProgress:
 
     @property
     def stop_reason(self) -> str | None:
-        """Why training ended; None while it goes on."""
+        """Why training ended; None until then."""
         return self.stopping.stop_reason
 
     def add_epoch(

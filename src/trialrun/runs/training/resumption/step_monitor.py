@@ -1,4 +1,4 @@
-"""What happens after each training step: checkpoints and stop signals, on all ranks together."""
+"""The monitor of training steps: checkpoints and stop signals, on all ranks together."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field

@@ -108,7 +108,6 @@ def test_no_intact_checkpoint_is_an_error(tmp_path: Path) -> None:
     assert len(store.list_paths()) == 1
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_failed_write_keeps_the_older_checkpoints(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

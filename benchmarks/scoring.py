@@ -3,7 +3,7 @@
     python -m benchmarks.scoring [--rounds 3]
 
 The limit is a bare forward pass over one batch that stays in memory, in the faster memory layout.
-Ours is `scoring.score_images` on JPEG bytes: decoding, resizing, normalization and the network.
+Ours is `scoring.pipeline.score_images` on JPEG bytes: decoding, resizing, normalization and the network.
 """
 
 import argparse
@@ -21,7 +21,8 @@ from benchmarks.table import format_table, make_heading
 from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.models.classifier import ImageClassifier
 from trialrun.models.zoo import build_network
-from trialrun.scoring import score_images
+from trialrun.scoring.network import prepare_network
+from trialrun.scoring.pipeline import score_images
 
 MODELS = ("resnet18", "resnet50", "densenet121", "mobilenet_v3_small")
 NUM_PHOTOS, BATCH_SIZE, SIZE = 256, 32, 224
@@ -54,8 +55,9 @@ def measure_ours(model: str, files: list[bytes]) -> float:
     """Return images per second of scoring."""
     network = build_network(model, len(CLASSES), image_size=SIZE).eval()
     classifier = ImageClassifier(network, CLASSES, Preprocessing(SIZE)).eval()
-    list(score_images(classifier, files[:BATCH_SIZE]))
-    return len(files) / measure_seconds(lambda: list(score_images(classifier, files)))
+    scorer = prepare_network(classifier, torch.device("cpu"))
+    list(score_images(scorer, files[:BATCH_SIZE]))
+    return len(files) / measure_seconds(lambda: list(score_images(scorer, files)))
 
 
 def main() -> int:

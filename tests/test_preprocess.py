@@ -14,7 +14,8 @@ from tests.conftest import write_image
 from trialrun.errors import InvalidDatasetError
 from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.models.classifier import ImageClassifier
-from trialrun.scoring import score_images
+from trialrun.scoring.network import prepare_network
+from trialrun.scoring.pipeline import score_images
 
 SIZE = 24
 
@@ -44,7 +45,7 @@ def test_input_equals_scoring_s(model: ImageClassifier, photo: Path, suffix: str
     assert (images.shape, images.dtype) == ((1, 3, SIZE, SIZE), torch.float32)
     with torch.inference_mode():
         probabilities = model(images).softmax(dim=1)[0].numpy()
-    (scored,) = score_images(model, [path.read_bytes()])
+    (scored,) = score_images(prepare_network(model, torch.device("cpu")), [path.read_bytes()])
     assert scored.probabilities is not None
     assert probabilities.tolist() == scored.probabilities.tolist()
 

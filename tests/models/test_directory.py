@@ -27,8 +27,10 @@ from trialrun.models.weights import serialize_state
 from trialrun.models.zoo import build_network, find_head_prefix
 from trialrun.runs.evaluation.score import build_score_table
 from trialrun.runs.init_model import write_untrained_model
-from trialrun.scoring import score_images
+from trialrun.scoring.network import prepare_network
+from trialrun.scoring.pipeline import score_images
 
+CPU = torch.device("cpu")
 SMALL = "shufflenet_v2_x0_5"
 
 
@@ -418,7 +420,7 @@ def test_image_too_small_for_the_network_gets_an_error() -> None:
         file = io.BytesIO()
         Image.new("RGB", (size, size), (200, 30, 30)).save(file, "PNG")
         contents.append(file.getvalue())
-    first, small, last = score_images(classifier, contents)
+    first, small, last = score_images(prepare_network(classifier, CPU), contents)
     assert small.probabilities is None
     assert "8 by 8 pixels" in small.error
     assert first.probabilities is not None
@@ -436,7 +438,9 @@ def test_azure_untrained_directory_becomes_a_network(azure: Path) -> None:
 def test_azure_model_scores_as_azure_did(azure: Path, cache_folder: Path) -> None:
     """Every probability equals Azure ML designer's own within 1e-5."""
     images = open_data(str(azure / "image_directory_valid"), cache_folder)
-    table = build_score_table(open_classifier(azure / "model_directory"), images)
+    table = build_score_table(
+        prepare_network(open_classifier(azure / "model_directory"), CPU), images
+    )
     with (azure / "scored_valid.csv").open(newline="") as file:
         golden = list(csv.DictReader(file))
     assert table["id"].tolist() == [int(row["id"]) for row in golden]

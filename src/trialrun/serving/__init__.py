@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from trialrun.config import AUTO_TEXT
 from trialrun.engine.compute.device import find_device
 from trialrun.engine.compute.torch_state import isolate_torch_state, use_default_modes
-from trialrun.models.classifier import ImageClassifier
 from trialrun.models.open import open_classifier
-from trialrun.scoring import LABEL_COLUMN, move_classifier, probability_columns, score_images
+from trialrun.scoring.network import ScoringNetwork, prepare_network
+from trialrun.scoring.pipeline import score_images
+from trialrun.scoring.scores import LABEL_COLUMN, probability_columns
 from trialrun.serving.inputs import FORMATS, IMAGE_COLUMN, InputError, extract_images
 
 if TYPE_CHECKING:
@@ -26,8 +27,8 @@ __all__ = ["IMAGE_COLUMN", "ImageModel"]
 class ImageModel:
     """A classifier with MLflow's pyfunc interface: images in, a DataFrame of scores out."""
 
-    def __init__(self, classifier: ImageClassifier) -> None:
-        self.classifier = classifier
+    def __init__(self, network: ScoringNetwork) -> None:
+        self.network = network
 
     def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> "pd.DataFrame":
         """Score images: one row per image, with `Scored Probabilities_<class>` and `Scored Labels`.
@@ -47,7 +48,7 @@ class ImageModel:
         except InputError as error:
             raise _invalid_input(str(error)) from error
         scores = self._score(images)
-        classes = self.classifier.classes
+        classes = self.network.classes
         table = pd.DataFrame(
             scores, columns=probability_columns(classes), index=index, dtype="float64"
         )
@@ -58,7 +59,7 @@ class ImageModel:
     def _score(self, images: "list[bytes | str]") -> "list[NDArray[np.float32]]":
         data = [None if isinstance(image, str) else image for image in images]
         with use_default_modes():
-            scores = list(score_images(self.classifier, data))
+            scores = list(score_images(self.network, data))
         reasons = [
             image if isinstance(image, str) else scored.error
             for image, scored in zip(images, scores, strict=True)
@@ -88,4 +89,4 @@ def _load_pyfunc(data_path: str) -> ImageModel:
     from mlflow.environment_variables import MLFLOW_DEFAULT_PREDICTION_DEVICE as PREDICTION_DEVICE
 
     device = find_device(PREDICTION_DEVICE.get() or AUTO_TEXT, setting=PREDICTION_DEVICE.name)
-    return ImageModel(move_classifier(open_classifier(Path(data_path)), device))
+    return ImageModel(prepare_network(open_classifier(Path(data_path)), device))

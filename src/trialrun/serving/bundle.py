@@ -33,7 +33,10 @@ _SERVED_MODULES = (
     "engine/compute/torch_state.py",
     "engine/memory/__init__.py",
     "engine/memory/available.py",
-    "scoring.py",
+    "scoring/__init__.py",
+    "scoring/network.py",
+    "scoring/pipeline.py",
+    "scoring/scores.py",
     "serving/__init__.py",
     "serving/inputs.py",
 )

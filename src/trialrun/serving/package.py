@@ -4,7 +4,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from trialrun.models.directory import CODE, format_loader_module
-from trialrun.scoring import LABEL_COLUMN, probability_columns
+from trialrun.scoring.scores import LABEL_COLUMN, probability_columns
 from trialrun.serving import IMAGE_COLUMN
 from trialrun.serving.bundle import write_served_code
 

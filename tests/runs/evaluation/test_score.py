@@ -25,8 +25,10 @@ from trialrun.models import directory
 from trialrun.models.classifier import ImageClassifier
 from trialrun.models.directory import ModelDescription
 from trialrun.models.zoo import build_network
-from trialrun.scoring import score_images
+from trialrun.scoring.network import prepare_network
+from trialrun.scoring.pipeline import score_images
 
+CPU = torch.device("cpu")
 GPU = torch.device("cuda", 0)
 backends: Any = torch.backends  # torch does not declare all that is below it
 TOO_MANY_BYTES = 1 << 50
@@ -133,8 +135,8 @@ def test_auto_is_cuda_else_mps_else_the_cpu(
 
 def test_errors_and_scores_are_in_the_order_of_the_images() -> None:
     """A batch mixes images of several sizes with unreadable ones."""
-    network = build_network("squeezenet1_1", 2, image_size=None)
-    classifier = ImageClassifier(network, ("a", "b"), Preprocessing(None)).eval()
+    module = build_network("squeezenet1_1", 2, image_size=None)
+    classifier = ImageClassifier(module, ("a", "b"), Preprocessing(None)).eval()
     images = [
         encode_image(40),
         b"no picture",
@@ -144,9 +146,10 @@ def test_errors_and_scores_are_in_the_order_of_the_images() -> None:
         encode_image(8),
         encode_image(40),
     ]
-    scores = list(score_images(classifier, images))
+    network = prepare_network(classifier, CPU)
+    scores = list(score_images(network, images))
     assert [bool(score.error) for score in scores] == [False, True, True, False, False, True, False]
-    singles = [next(score_images(classifier, [image])).probabilities for image in images]
+    singles = [next(score_images(network, [image])).probabilities for image in images]
     for together, single in zip(scores, singles, strict=True):
         assert (together.probabilities is None) == (single is None)
         if single is not None:
@@ -211,7 +214,7 @@ def test_scoring_that_does_not_fit_in_memory_is_an_error(image_size: int | None)
     """The exit code is 7; the error is not mistaken for an unsuitable image size."""
     classifier = ImageClassifier(HugeNetwork(), ("a", "b"), Preprocessing(image_size)).eval()
     with pytest.raises(OutOfMemoryError, match="memory of cpu") as raised:
-        list(score_images(classifier, [encode_image()]))
+        list(score_images(prepare_network(classifier, CPU), [encode_image()]))
     assert raised.value.exit_code == 7
     assert raised.value.hint
 

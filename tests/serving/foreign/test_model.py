@@ -19,7 +19,7 @@ from torch import nn
 from tests.serving.foreign.conftest import CLASSES, save_code_model
 from trialrun.errors import InvalidModelDirectoryError
 from trialrun.registry import find_model_folder
-from trialrun.scoring import ImageScore, ScoredImages
+from trialrun.scoring.scores import ImageScore, ScoredImages
 from trialrun.serving.foreign import ForeignModel, open_foreign_model
 
 Save = Callable[..., Path]

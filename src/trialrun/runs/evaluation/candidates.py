@@ -10,12 +10,13 @@ import torch
 
 from trialrun.image_cache.perceptual_hash import PerceptualHashes
 from trialrun.images.scanning.scan import DatasetScan
-from trialrun.models.classifier import ImageClassifier
 from trialrun.models.open import open_classifier
 from trialrun.registry import find_model_folder
 from trialrun.runs.evaluation.predictions import predict_images
 from trialrun.runs.evaluation.score import read_contents
-from trialrun.scoring import ScoredImages, move_classifier, score_images
+from trialrun.scoring.network import ScoringNetwork, prepare_network
+from trialrun.scoring.pipeline import score_images
+from trialrun.scoring.scores import ScoredImages
 from trialrun.serving.foreign import (
     ForeignModel,
     check_code_allowed,
@@ -32,7 +33,7 @@ class Candidate:
     """An opened model, the folder that it came from, and notes about it for the user."""
 
     folder: Path
-    model: ImageClassifier | ForeignModel
+    model: ScoringNetwork | ForeignModel
     notes: tuple[str, ...] = ()
 
     def score(self, scan: DatasetScan) -> tuple[ScoredImages, PerceptualHashes | None]:
@@ -44,9 +45,9 @@ class Candidate:
             InvalidModelDirectoryError: The code of a foreign model fails, or its answers cannot be
                 used.
         """
-        if isinstance(self.model, ImageClassifier):
-            return predict_images(self.model, scan)
-        return self.model.score_images(read_contents(scan.images)), None
+        if isinstance(self.model, ForeignModel):
+            return self.model.score_images(read_contents(scan.images)), None
+        return predict_images(self.model, scan)
 
     def compute_size_mb(self) -> float:
         """Return the size of the model's folder in megabytes (10^6 bytes)."""
@@ -68,10 +69,10 @@ class Candidate:
         return 1000 * statistics.median(seconds[_WARM_UP_IMAGES:] or [float("nan")])
 
     def _score_image(self, data: bytes) -> None:
-        if isinstance(self.model, ImageClassifier):
-            list(score_images(self.model, [data]))
-        else:
+        if isinstance(self.model, ForeignModel):
             self.model.score_images([data])
+        else:
+            list(score_images(self.model, [data]))
 
 
 def open_candidate(model: str, device: torch.device, *, allow_model_code: bool) -> Candidate:
@@ -84,7 +85,7 @@ def open_candidate(model: str, device: torch.device, *, allow_model_code: bool) 
     """
     folder = find_model_folder(model)
     if is_trialrun_model(folder):
-        return Candidate(folder, move_classifier(open_classifier(folder), device))
+        return Candidate(folder, prepare_network(open_classifier(folder), device))
     check_code_allowed(folder, name=model, is_allowed=allow_model_code)
     foreign = open_foreign_model(folder, name=model, device=device)
     return Candidate(folder, foreign, foreign.notes)

@@ -18,14 +18,15 @@ from trialrun.image_cache import MAX_UNREADABLE_FRACTION
 from trialrun.image_cache.perceptual_hash import PerceptualHashes
 from trialrun.images import ImageItem, escape_non_utf8
 from trialrun.images.scanning.scan import DatasetScan
-from trialrun.models.classifier import ImageClassifier
 from trialrun.registry.versions import read_artifact_bytes
 from trialrun.report.predictions import Predictions, build_predictions
 from trialrun.runs.datasets.scan import scan_set
 from trialrun.runs.datasets.sources import open_source
 from trialrun.runs.evaluation.groups import LikenessSampler
 from trialrun.runs.evaluation.score import read_contents
-from trialrun.scoring import ImageScore, ScoredImages, score_images
+from trialrun.scoring.network import ScoringNetwork
+from trialrun.scoring.pipeline import score_images
+from trialrun.scoring.scores import ImageScore, ScoredImages
 from trialrun.tracking import TrackedRun
 
 if TYPE_CHECKING:
@@ -64,13 +65,13 @@ def open_labelled_data(
 
 
 def predict_images(
-    classifier: ImageClassifier, scan: DatasetScan
+    network: ScoringNetwork, scan: DatasetScan
 ) -> tuple[ScoredImages, PerceptualHashes]:
     """Score every image of the set, in its order; return the scores and the perceptual hashes."""
     sampler = LikenessSampler()
     contents = read_contents(scan.images)
-    scores = list(score_images(classifier, contents, observe=sampler.add))
-    return ScoredImages(tuple(classifier.classes), scores), sampler.compute_hashes()
+    scores = list(score_images(network, contents, observe=sampler.add))
+    return ScoredImages(network.classes, scores), sampler.compute_hashes()
 
 
 def find_readable_rows(scan: DatasetScan, *scored: ScoredImages) -> NDArray[np.int64]:

@@ -22,7 +22,9 @@ from trialrun.registry import find_model_folder
 from trialrun.runs.datasets.outputs import check_output
 from trialrun.runs.datasets.sources import open_source
 from trialrun.runs.evaluation.tables import choose_quoting
-from trialrun.scoring import LABEL_COLUMN, move_classifier, probability_columns, score_images
+from trialrun.scoring.network import ScoringNetwork, prepare_network
+from trialrun.scoring.pipeline import score_images
+from trialrun.scoring.scores import LABEL_COLUMN, probability_columns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,11 +66,11 @@ def score_data(model: str, data: str, output: str, values: Mapping[str, Any]) ->
         raise InvalidDatasetError(f"{data} contains no images", "Give a folder with images.")
     enforce_cache_limit()
     with isolate_torch_state():
-        classifier = move_classifier(load_model(model), device)
-        table = build_score_table(classifier, images)
+        network = prepare_network(load_model(model), device)
+        table = build_score_table(network, images)
     _write_table(table, path)
     num_errors = int((table["error"] != "").sum())
-    unknown_classes = count_unknown_classes(images, classifier.classes)
+    unknown_classes = count_unknown_classes(images, network.classes)
     return ScoreResult(str(path), len(table), num_errors, unknown_classes)
 
 
@@ -85,21 +87,21 @@ def describe_unknown_classes(unknown_classes: Mapping[str, int]) -> list[str]:
     ]
 
 
-def build_score_table(classifier: ImageClassifier, images: ImageSet) -> "pd.DataFrame":
+def build_score_table(network: ScoringNetwork, images: ImageSet) -> "pd.DataFrame":
     """Return one row per image, in the set's order, with probabilities in full precision."""
     import numpy as np
     import pandas as pd
 
-    scores = list(score_images(classifier, read_contents(images)))
-    missing = np.full(len(classifier.classes), np.nan, dtype=np.float32)
+    scores = list(score_images(network, read_contents(images)))
+    missing = np.full(len(network.classes), np.nan, dtype=np.float32)
     rows = [score.probabilities for score in scores]
     probabilities = np.stack([missing if row is None else row for row in rows])
-    labels = ["" if row is None else classifier.classes[row.argmax()] for row in rows]
+    labels = ["" if row is None else network.classes[row.argmax()] for row in rows]
     columns: dict[str, Any] = {"path": _make_text_column(item.name for item in images.items)}
     columns["id"] = _build_ids(images.items)
     if images.classes:
         columns["category"] = _make_text_column(item.label or "" for item in images.items)
-    for name, column in zip(probability_columns(classifier.classes), probabilities.T, strict=True):
+    for name, column in zip(probability_columns(network.classes), probabilities.T, strict=True):
         columns[escape_non_utf8(name)] = column.astype(np.float64)
     columns |= {
         LABEL_COLUMN: _make_text_column(labels),

@@ -36,7 +36,7 @@ from trialrun.runs.promotion.overlaps import (
     count_overlaps,
     read_training_images,
 )
-from trialrun.scoring import ScoredImages
+from trialrun.scoring.scores import ScoredImages
 from trialrun.tracking import TrackedRun
 
 if TYPE_CHECKING:

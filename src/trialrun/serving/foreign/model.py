@@ -15,7 +15,7 @@ from trialrun.engine.compute.torch_errors import translate_scoring_errors
 from trialrun.errors import InvalidModelDirectoryError, TrialrunError, summarize_error
 from trialrun.images.decoding.header import UndecodableError
 from trialrun.images.scanning.thread_pool import TIMEOUT_REASON, count_threads, map_in_order
-from trialrun.scoring import ScoredImages
+from trialrun.scoring.scores import ScoredImages
 from trialrun.serving.foreign.code import ModelCode
 from trialrun.serving.foreign.inputs import ImageInput, SignatureError, choose_input
 from trialrun.serving.foreign.metadata import list_requirement_notes, read_metadata

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from trialrun.scoring import LABEL_COLUMN, probability_columns
+from trialrun.scoring.scores import LABEL_COLUMN, probability_columns
 from trialrun.serving.foreign.metadata import CLASSES_KEY
 
 if TYPE_CHECKING:

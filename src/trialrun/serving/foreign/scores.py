@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from trialrun.scoring import ImageScore, ScoredImages
+from trialrun.scoring.scores import ImageScore, ScoredImages
 from trialrun.serving.foreign.outputs import BatchAnswers, OutputError
 
 

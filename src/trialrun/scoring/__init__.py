@@ -1,0 +1,1 @@
+"""Images to class probabilities, the same for bulk scoring and for serving."""

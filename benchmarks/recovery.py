@@ -4,9 +4,11 @@
 
 - Checkpoints and journal: ResNet-18 with the default settings, on the sample digits and on photos
   at 224 pixels. Epochs with and without a checkpoint and the epoch's records alternate in one
-  process; an epoch's time ends when its checkpoint is on the disk. The share is the difference of
-  the medians. `waited` is the time that training itself spent, `thread` the processor time of the
-  writing thread per core.
+  process. Whole epochs of a shared machine differ by more than the cost. So the last half of an
+  epoch's steps, when its checkpoint is on the disk, shows how fast the machine is at that moment.
+  The cost is what the first half took beyond the time expected from the last half, compared to
+  epochs without a checkpoint. `waited` is the time that training itself spent, `thread` the
+  processor time of the writing thread per core.
 - Start: the time from the start of `trialrun train` until its first epoch has ended, with a server,
   and with `--offline` while no server answers.
 - Resumption: a run of ten epochs is stopped by SIGTERM in the middle of an epoch and resumed: the
@@ -39,18 +41,39 @@ SMALL = ["--model", "shufflenet_v2_x0_5", "--epochs", "1"]
 
 
 @dataclass(frozen=True, slots=True)
-class EpochCost:
-    """Seconds per epoch without and with checkpoint and journal, and the direct costs of these."""
+class EpochTimes:
+    """Seconds of a whole epoch, and of the halves of its training steps."""
 
-    plain: float
-    recorded: float
+    whole: float
+    first_half: float
+    last_half: float
+
+
+def measure_times(started: float, steps: list[float]) -> EpochTimes:
+    """Return the times of an epoch that has just ended; `steps` are the moments of its steps."""
+    middle = steps[len(steps) // 2]
+    return EpochTimes(time.perf_counter() - started, middle - started, steps[-1] - middle)
+
+
+def compute_extra(plain: list[EpochTimes], recorded: list[EpochTimes]) -> float:
+    """Return the seconds that the first halves took beyond what the last halves let expect."""
+    ratio = statistics.median(times.first_half / times.last_half for times in plain)
+    return statistics.median(times.first_half - ratio * times.last_half for times in recorded)
+
+
+@dataclass(frozen=True, slots=True)
+class EpochCost:
+    """Seconds of an epoch, and of them for checkpoint and journal; the direct costs of these."""
+
+    epoch: float
+    extra: float
     waited: float
     thread: float
 
     @property
     def share(self) -> float:
         """The cost as a share of an epoch."""
-        return self.recorded / self.plain - 1
+        return self.extra / self.epoch
 
 
 def measure_epochs(data: str, num_epochs: int, folder: Path) -> EpochCost:
@@ -76,7 +99,8 @@ def measure_epochs(data: str, num_epochs: int, folder: Path) -> EpochCost:
     prepared = prepare_data(plan, NoOpCallback())
     session = start_session(plan, prepared, compute, SINGLE_PROCESS)
     run_folder = create_run_folder(folder, {})
-    seconds: dict[bool, list[float]] = {False: [], True: []}
+    times: dict[bool, list[EpochTimes]] = {False: [], True: []}
+    steps: list[float] = []
     options = JournalOptions(folder=run_folder)
     with open_run(connect_client(), experiment=None, name=None, tags={}, journal=options) as run:
         checkpoints = RunCheckpoints(
@@ -89,10 +113,12 @@ def measure_epochs(data: str, num_epochs: int, folder: Path) -> EpochCost:
         writer = checkpoints.writer
         assert writer is not None
         started, is_recorded = time.perf_counter(), False
-        for result in fit(session.state, plan.config):
-            if is_recorded:
-                writer.wait()
-            seconds[is_recorded].append(time.perf_counter() - started)
+        for result in fit(
+            session.state, plan.config, on_step=lambda: steps.append(time.perf_counter())
+        ):
+            times[is_recorded].append(measure_times(started, steps))
+            writer.wait()
+            steps.clear()
             is_recorded = not is_recorded
             started = time.perf_counter()
             if is_recorded:
@@ -103,9 +129,10 @@ def measure_epochs(data: str, num_epochs: int, folder: Path) -> EpochCost:
                 checkpoints.save(in_epoch=False)
         checkpoints.release()
     num_cores = len(os.sched_getaffinity(0))
+    plain = times[False][1:]  # the first epoch warms up
     return EpochCost(
-        plain=statistics.median(seconds[False][1:]),  # the first epoch warms up
-        recorded=statistics.median(seconds[True]),
+        epoch=statistics.median(epoch.whole for epoch in plain),
+        extra=compute_extra(plain, times[True]),
         waited=writer.waited_seconds / writer.num_written,
         thread=writer.processor_seconds / writer.num_written / num_cores,
     )
@@ -211,7 +238,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.child:
         cost = measure_epochs(options.child, options.epochs, options.folder)
-        fields = ("plain", "recorded", "waited", "thread")
+        fields = ("epoch", "extra", "waited", "thread")
         sys.stdout.write(json.dumps({name: getattr(cost, name) for name in fields}) + "\n")
         return 0
     sys.stdout.write(make_heading("Checkpoints, journal and resumption") + "\n")
@@ -230,10 +257,10 @@ def print_epoch_costs(num_epochs: int, num_photos: int) -> None:
             f"{num_photos} photos, 224 pixels": measure_child(str(photos), num_epochs),
         }
     rows = [
-        [name, cost.plain, cost.recorded, f"{cost.share:.2%}", cost.waited, cost.thread]
+        [name, cost.epoch, cost.extra, f"{cost.share:.2%}", cost.waited, cost.thread]
         for name, cost in costs.items()
     ]
-    columns = ("data", "epoch, s", "with records, s", "share", "waited, s", "thread, s per core")
+    columns = ("data", "epoch, s", "cost, s", "share", "waited, s", "thread, s per core")
     sys.stdout.write(format_table(columns, rows) + "\n")
 
 

@@ -3,7 +3,8 @@
     python -m benchmarks.scoring [--rounds 3]
 
 The limit is a bare forward pass over one batch that stays in memory, in the faster memory layout.
-Ours is `scoring.pipeline.score_images` on JPEG bytes: decoding, resizing, normalization and the network.
+Ours is `scoring.pipeline.score_images` on JPEG bytes: decoding, resizing, normalization and the
+network.
 """
 
 import argparse

@@ -1,5 +1,8 @@
 """Tests of the checkpoint writer: training may change tensors while they are written."""
 
+import os
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -52,3 +55,20 @@ def test_error_of_the_thread_reaches_the_caller(tmp_path: Path) -> None:
         writer.wait()
     writer.wait()  # the error is reported once
     writer.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have no priority of their own")
+def test_writing_leaves_the_processor_to_training(tmp_path: Path) -> None:
+    """The writing thread has a lower priority, and the caller keeps its own."""
+    priorities = []
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    writer = CheckpointWriter(
+        CheckpointStore(tmp_path),
+        on_written=lambda _path: priorities.append(
+            os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+        ),
+    )
+    writer.submit({"state": {"t": torch.ones(3)}}, {})
+    writer.close()
+    assert priorities[0] > own
+    assert os.getpriority(os.PRIO_PROCESS, 0) == own

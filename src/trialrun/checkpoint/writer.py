@@ -1,5 +1,8 @@
 """Writes checkpoints in a thread while training continues."""
 
+import os
+import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,10 +19,23 @@ from trialrun.checkpoint.store import CheckpointStore, Parts
 _NO_BUFFERS: Mapping[str, Tensor] = MappingProxyType({})
 _NO_VERSIONS: Mapping[str, int] = MappingProxyType({})
 _NO_EQUALS: Mapping[str, str] = MappingProxyType({})
+# On two cores, a thread of normal priority beside two threads of torch makes every step wait for
+# the interrupted one: ten times the processor time of writing (benchmarks/recovery.py).
+_NICENESS = 10
 
 
 def _ignore_path(_path: Path) -> None:
     """Do nothing."""
+
+
+def _lower_priority() -> None:
+    """Let this thread use the processor only a little while others need it."""
+    if sys.platform == "linux":  # elsewhere, this would change the whole process
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+
+
+def _start_executor() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, thread_name_prefix="checkpoints", initializer=_lower_priority)
 
 
 @dataclass(slots=True)
@@ -39,7 +55,7 @@ class CheckpointWriter:
     processor_seconds: float = 0.0
     _buffers: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     _versions: dict[str, int | None] = field(default_factory=dict)
-    _executor: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
+    _executor: ThreadPoolExecutor = field(default_factory=_start_executor)
     _pending: "Future[Path] | None" = None
 
     def submit(

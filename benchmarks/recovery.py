@@ -1,14 +1,13 @@
 """Cost of checkpoints and of the journal, of a start without a server, and of a resumption.
 
-    python -m benchmarks.recovery [--epochs 12] [--photos 192] [--skip-commands]
+    python -m benchmarks.recovery [--windows 100] [--photos 512] [--skip-commands]
 
 - Checkpoints and journal: ResNet-18 with the default settings, on the sample digits and on photos
-  at 224 pixels. Epochs with and without a checkpoint and the epoch's records alternate in one
-  process. Whole epochs of a shared machine differ by more than the cost. So the last half of an
-  epoch's steps, when its checkpoint is on the disk, shows how fast the machine is at that moment.
-  The cost is what the first half took beyond the time expected from the last half, compared to
-  epochs without a checkpoint. `waited` is the time that training itself spent, `thread` the
-  processor time of the writing thread per core.
+  at 224 pixels. On a shared machine, equal epochs differ by more than the cost. So the cost is
+  measured in windows of some seconds: every second one begins with what the end of an epoch costs,
+  a checkpoint and the epoch's records. The cost is the median difference between such a window
+  and the mean of its neighbours; the share is of an epoch's training steps. `waited` is the time
+  that training itself spent, `thread` the processor time of the writing thread per core.
 - Start: the time from the start of `trialrun train` until its first epoch has ended, with a server,
   and with `--offline` while no server answers.
 - Resumption: a run of ten epochs is stopped by SIGTERM in the middle of an epoch and resumed: the
@@ -26,8 +25,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,34 +35,14 @@ from benchmarks.photos import write_photos
 from benchmarks.table import format_table, make_heading
 
 ROUNDS = 3
+WINDOW_SECONDS = 2.0  # long enough for a checkpoint to be on the disk
 DIGITS = "sample:digits"
 SMALL = ["--model", "shufflenet_v2_x0_5", "--epochs", "1"]
 
 
 @dataclass(frozen=True, slots=True)
-class EpochTimes:
-    """Seconds of a whole epoch, and of the halves of its training steps."""
-
-    whole: float
-    first_half: float
-    last_half: float
-
-
-def measure_times(started: float, steps: list[float]) -> EpochTimes:
-    """Return the times of an epoch that has just ended; `steps` are the moments of its steps."""
-    middle = steps[len(steps) // 2]
-    return EpochTimes(time.perf_counter() - started, middle - started, steps[-1] - middle)
-
-
-def compute_extra(plain: list[EpochTimes], recorded: list[EpochTimes]) -> float:
-    """Return the seconds that the first halves took beyond what the last halves let expect."""
-    ratio = statistics.median(times.first_half / times.last_half for times in plain)
-    return statistics.median(times.first_half - ratio * times.last_half for times in recorded)
-
-
-@dataclass(frozen=True, slots=True)
 class EpochCost:
-    """Seconds of an epoch, and of them for checkpoint and journal; the direct costs of these."""
+    """Seconds of an epoch, and those that checkpoint and journal add; the direct costs of both."""
 
     epoch: float
     extra: float
@@ -76,12 +55,42 @@ class EpochCost:
         return self.extra / self.epoch
 
 
-def measure_epochs(data: str, num_epochs: int, folder: Path) -> EpochCost:
-    """Train `num_epochs` pairs of epochs, one of each pair with checkpoint and records."""
+@dataclass(slots=True)
+class Windows:
+    """Divides training into windows of `num_steps` steps; calls `record` at every second one."""
+
+    num_steps: int
+    record: Callable[[], None]
+    seconds: list[float] = field(default_factory=list)  # the even ones without records
+    _num_done: int = 0
+    _started: float = field(default_factory=time.perf_counter)
+
+    def count_step(self) -> None:
+        """End the window after its last step."""
+        self._num_done += 1
+        if self._num_done == self.num_steps:
+            self.seconds.append(time.perf_counter() - self._started)
+            self.restart()
+
+    def restart(self) -> None:
+        """Begin a window."""
+        self._num_done, self._started = 0, time.perf_counter()
+        if len(self.seconds) % 2:
+            self.record()
+
+    def compute_extra(self) -> float:
+        """Return the median seconds that a window with records took more than its neighbours."""
+        triples = zip(self.seconds[2::2], self.seconds[3::2], self.seconds[4::2], strict=False)
+        return statistics.median(now - (before + after) / 2 for before, now, after in triples)
+
+
+def measure_epochs(data: str, num_windows: int, folder: Path) -> EpochCost:
+    """Train `num_windows` windows, half of them with a checkpoint and records."""
     from trialrun.checkpoint.run_folder import create_run_folder
     from trialrun.distributed import SINGLE_PROCESS
     from trialrun.engine.early_stopping import EarlyStopping
     from trialrun.engine.fit import fit
+    from trialrun.engine.steps import count_steps_per_epoch
     from trialrun.mlflow_client import connect_client
     from trialrun.runs.callbacks import NoOpCallback
     from trialrun.runs.training.data import prepare_data
@@ -93,57 +102,52 @@ def measure_epochs(data: str, num_epochs: int, folder: Path) -> EpochCost:
     from trialrun.runs.training.session import resolve_rank_compute, start_session
     from trialrun.tracking import JournalOptions, open_run
 
-    epochs = 2 * num_epochs + 2
-    plan = plan_training({"train_data": data, "epochs": epochs, "patience": epochs})
+    plan = plan_training({"train_data": data, "epochs": 1000, "patience": 1000})
     compute = resolve_rank_compute(plan)
     prepared = prepare_data(plan, NoOpCallback())
     session = start_session(plan, prepared, compute, SINGLE_PROCESS)
     run_folder = create_run_folder(folder, {})
-    times: dict[bool, list[EpochTimes]] = {False: [], True: []}
-    steps: list[float] = []
     options = JournalOptions(folder=run_folder)
     with open_run(connect_client(), experiment=None, name=None, tags={}, journal=options) as run:
-        checkpoints = RunCheckpoints(
-            run_folder,
-            session,
-            RunProgress(EarlyStopping(plan.config)),
-            describe_identity(plan, prepared, compute),
-            minutes=5,
-        )
+        identity = describe_identity(plan, prepared, compute)
+        progress = RunProgress(EarlyStopping(plan.config))
+        checkpoints = RunCheckpoints(run_folder, session, progress, identity, minutes=5)
         writer = checkpoints.writer
         assert writer is not None
-        started, is_recorded = time.perf_counter(), False
-        for result in fit(
-            session.state, plan.config, on_step=lambda: steps.append(time.perf_counter())
-        ):
-            times[is_recorded].append(measure_times(started, steps))
-            writer.wait()
-            steps.clear()
-            is_recorded = not is_recorded
-            started = time.perf_counter()
-            if is_recorded:
-                status = checkpoints.progress.stopping.update(result, 0.0)
-                timestamp_ms = log_epoch(run, status)
-                weights = session.state.inference_model().state_dict()
-                checkpoints.progress.add_epoch(status, timestamp_ms, weights)
-                checkpoints.save(in_epoch=False)
+        fitting = fit(session.state, plan.config, on_step=lambda: windows.count_step())
+        windows = Windows(10**9, lambda: None)
+        status = progress.stopping.update(next(fitting), 0.0)  # this epoch warms up
+
+        def record() -> None:
+            # The best weights are not a part: at the end of the best epoch they are the network's.
+            log_epoch(run, status)
+            checkpoints.save(in_epoch=True)
+
+        step_seconds = status.result.epoch_seconds / count_steps_per_epoch(
+            plan.config, len(prepared.train.dataset), 1
+        )
+        windows = Windows(max(4, round(WINDOW_SECONDS / step_seconds)), record)
+        while len(windows.seconds) < num_windows:
+            windows.restart()  # the validation before it is not in a window
+            next(fitting)
+        writer.wait()
         checkpoints.release()
     num_cores = len(os.sched_getaffinity(0))
-    plain = times[False][1:]  # the first epoch warms up
+    num_steps = count_steps_per_epoch(plan.config, len(prepared.train.dataset), 1)
     return EpochCost(
-        epoch=statistics.median(epoch.whole for epoch in plain),
-        extra=compute_extra(plain, times[True]),
+        epoch=num_steps * statistics.median(windows.seconds[::2]) / windows.num_steps,
+        extra=windows.compute_extra(),
         waited=writer.waited_seconds / writer.num_written,
         thread=writer.processor_seconds / writer.num_written / num_cores,
     )
 
 
-def measure_child(data: str, num_epochs: int) -> EpochCost:
+def measure_child(data: str, num_windows: int) -> EpochCost:
     """Call `measure_epochs` in a process of its own, with a store of its own."""
     with tempfile.TemporaryDirectory() as folder:
         environment = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
         command = [sys.executable, "-m", "benchmarks.recovery", "--child", data]
-        command += ["--epochs", str(num_epochs), "--folder", folder]
+        command += ["--windows", str(num_windows), "--folder", folder]
         output = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE)
     return EpochCost(**json.loads(output.stdout.splitlines()[-1]))
 
@@ -230,31 +234,31 @@ def measure_imports() -> float:
 def main() -> int:
     """Measure and print the tables."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--epochs", type=int, default=12, help="pairs of epochs")
-    parser.add_argument("--photos", type=int, default=192)
+    parser.add_argument("--windows", type=int, default=100)
+    parser.add_argument("--photos", type=int, default=512)
     parser.add_argument("--skip-commands", action="store_true")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        cost = measure_epochs(options.child, options.epochs, options.folder)
+        cost = measure_epochs(options.child, options.windows, options.folder)
         fields = ("epoch", "extra", "waited", "thread")
         sys.stdout.write(json.dumps({name: getattr(cost, name) for name in fields}) + "\n")
         return 0
     sys.stdout.write(make_heading("Checkpoints, journal and resumption") + "\n")
-    print_epoch_costs(options.epochs, options.photos)
+    print_epoch_costs(options.windows, options.photos)
     if not options.skip_commands:
         print_commands()
     return 0
 
 
-def print_epoch_costs(num_epochs: int, num_photos: int) -> None:
+def print_epoch_costs(num_windows: int, num_photos: int) -> None:
     """Print the cost of checkpoints and journal as a share of an epoch."""
     with tempfile.TemporaryDirectory() as folder:
         photos = write_photos(Path(folder), num_photos, seed=1)
         costs = {
-            "digits, 32 pixels": measure_child(DIGITS, num_epochs),
-            f"{num_photos} photos, 224 pixels": measure_child(str(photos), num_epochs),
+            "digits, 32 pixels": measure_child(DIGITS, num_windows),
+            f"{num_photos} photos, 224 pixels": measure_child(str(photos), num_windows),
         }
     rows = [
         [name, cost.epoch, cost.extra, f"{cost.share:.2%}", cost.waited, cost.thread]

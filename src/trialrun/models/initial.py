@@ -13,7 +13,14 @@ from trialrun.images.decoding.preprocessing import IMAGENET_MEAN, IMAGENET_STD, 
 from trialrun.images.scanning.scan import DEFAULT_IMAGE_SIZE
 from trialrun.models import azure, directory
 from trialrun.models.directory import ModelDescription
-from trialrun.models.names import ARCHITECTURES, DEFAULT_WEIGHTS, DESCRIPTION_FILE, check_model_name
+from trialrun.models.names import (
+    DEFAULT_WEIGHTS,
+    DESCRIPTION_FILE,
+    TIMM_PREFIX,
+    check_model_name,
+    is_network_name,
+)
+from trialrun.models.timm_zoo import describe_timm_weights, find_fixed_size
 
 # Networks that do not take every multiple of 32 pixels: their smallest image size, and the number
 # of which every size is a multiple. Measured with torchvision 0.29: all networks at 32 pixels, and
@@ -72,7 +79,7 @@ def describe_initial_weights(model: str, weights: str | None) -> InitialWeights:
         InvalidModelDirectoryError: `model` is neither a network nor a model directory.
     """
     check_model_name(model)
-    if model in ARCHITECTURES:
+    if is_network_name(model):
         description, source = ModelDescription(model), None
     else:
         description, source = _describe_directory(Path(model).expanduser())
@@ -106,7 +113,9 @@ def describe_weights(architecture: str, weights: str) -> Preprocessing | None:
 
 
 def describe_default_weights(architecture: str) -> Preprocessing:
-    """Return the image size and normalisation that torchvision's weights were trained with."""
+    """Return the image size and normalisation that the published weights were trained with."""
+    if architecture.startswith(TIMM_PREFIX):
+        return describe_timm_weights(architecture)
     transforms = torchvision.models.get_model_weights(architecture).DEFAULT.transforms()
     return Preprocessing(transforms.crop_size[0], tuple(transforms.mean), tuple(transforms.std))
 
@@ -125,6 +134,8 @@ def _describe_directory(folder: Path) -> tuple[ModelDescription, str | None]:
 
 
 def _expect_from_network(architecture: str) -> ExpectedInput:
+    if architecture.startswith(TIMM_PREFIX):
+        return ExpectedInput(required_size=find_fixed_size(architecture))
     min_size, multiple = _SIZES.get(architecture, (1, 1))
     return ExpectedInput(min_size=min_size, size_multiple=multiple)
 
@@ -138,5 +149,5 @@ def _expect_from_weights(
     if image_size is None:
         return expected
     # A ViT has one embedding per patch, and their number depends on the image size.
-    required_size = image_size if architecture.startswith("vit_") else None
+    required_size = image_size if architecture.startswith("vit_") else expected.required_size
     return replace(expected, weights_size=image_size, required_size=required_size)

@@ -35,10 +35,17 @@ SWITCHES = {
     "zero_init_residual": ("resnet", "resnext", "wide_resnet"),
 }
 
-DEFAULT_WEIGHTS = "default"  # torchvision's
+TIMM_PREFIX = "timm/"  # of timm's names; `timm_zoo` knows which of them exist
+
+DEFAULT_WEIGHTS = "default"  # torchvision's or timm's
 
 DESCRIPTION_FILE = "model.json"
 AZURE_DESCRIPTION_FILE = "model_spec.yaml"
+
+
+def is_network_name(model: str) -> bool:
+    """Whether `model` is the name of a network, of timm's with any name after the prefix."""
+    return model in ARCHITECTURES or model.startswith(TIMM_PREFIX)
 
 
 def check_model_name(model: str) -> None:
@@ -47,7 +54,7 @@ def check_model_name(model: str) -> None:
     Raises:
         InvalidModelDirectoryError: Neither; the hint suggests the nearest name.
     """
-    if model in ARCHITECTURES:
+    if is_network_name(model):
         return
     folder = Path(model).expanduser()
     if folder.is_dir():

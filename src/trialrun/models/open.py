@@ -16,11 +16,11 @@ from trialrun.models.classifier import ImageClassifier
 from trialrun.models.directory import ModelDescription, StoredModel
 from trialrun.models.head import transfer_head
 from trialrun.models.names import (
-    ARCHITECTURES,
     AZURE_DESCRIPTION_FILE,
     DEFAULT_WEIGHTS,
     DESCRIPTION_FILE,
     check_model_name,
+    is_network_name,
 )
 from trialrun.models.weights import load_initial_state, read_state_file
 from trialrun.models.zoo import (
@@ -70,7 +70,7 @@ def create_network(
             downloaded.
     """
     check_model_name(model)
-    stored = None if model in ARCHITECTURES else _read_model(Path(model).expanduser())
+    stored = None if is_network_name(model) else _read_model(Path(model).expanduser())
     description = ModelDescription(model) if stored is None else stored.description
     network = build_network(
         description.architecture,

@@ -1,5 +1,6 @@
-"""Builder of torchvision's classification networks, and torchvision's pretrained weights."""
+"""Builder of torchvision's and timm's classification networks, and their published weights."""
 
+import os.path
 import pickle
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -10,7 +11,14 @@ import torchvision
 from torch import Tensor, nn
 
 from trialrun.errors import InvalidModelDirectoryError, InvalidParameterError, summarize_error
-from trialrun.models.names import ARCHITECTURES, DEFAULT_WEIGHTS, SWITCHES, supports_switch
+from trialrun.models.names import (
+    ARCHITECTURES,
+    DEFAULT_WEIGHTS,
+    SWITCHES,
+    TIMM_PREFIX,
+    supports_switch,
+)
+from trialrun.models.timm_zoo import build_timm_network, load_timm_weights
 
 # Auxiliary heads are not built, so that every network has one loss.
 _WITH_AUXILIARY_HEADS = ("googlenet", "inception_v3")
@@ -29,6 +37,9 @@ def build_network(
         InvalidModelDirectoryError: Unknown architecture, or an argument that it does not take.
         InvalidParameterError: The network cannot be built for this image size.
     """
+    if architecture.startswith(TIMM_PREFIX):
+        _check_switches(architecture, arguments or {})
+        return build_timm_network(architecture, num_classes, image_size)
     if architecture not in ARCHITECTURES:
         raise InvalidModelDirectoryError(
             f"unknown network {architecture}", "`trialrun model list` lists all networks."
@@ -97,9 +108,20 @@ def _image_size_error(
 
 
 def find_head_prefix(network: nn.Module) -> str:
-    """Return the name of the last layer, the one sized by the number of classes, with a dot."""
+    """Return the prefix of the last layer's tensors: its name with a dot.
+
+    Of timm's networks with several last layers it is the beginning that their names share.
+    """
+    if (get_heads := getattr(network, "get_classifier", None)) is not None:  # timm
+        return _find_shared_prefix(network, get_heads())
     *_, last = (name for name, _ in network.named_parameters())
     return last.rpartition(".")[0] + "."
+
+
+def _find_shared_prefix(network: nn.Module, heads: nn.Module | tuple[nn.Module, ...]) -> str:
+    wanted = {id(head) for head in (heads if isinstance(heads, tuple) else (heads,))}
+    names = [name for name, module in network.named_modules() if id(module) in wanted]
+    return f"{names[0]}." if len(names) == 1 else os.path.commonprefix(names)  # noqa: RUF071 - not paths
 
 
 def load_pretrained_state(
@@ -112,6 +134,8 @@ def load_pretrained_state(
     Raises:
         InvalidParameterError: They cannot be downloaded, or their file is damaged.
     """
+    if architecture.startswith(TIMM_PREFIX):
+        return dict(load_timm_weights(architecture, setting))
     weights = torchvision.models.get_model_weights(architecture).DEFAULT
     cached = Path(torch.hub.get_dir(), "checkpoints", PurePosixPath(weights.url).name)
     try:

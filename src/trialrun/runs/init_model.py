@@ -8,10 +8,10 @@ from trialrun.config import NONE_TEXT
 from trialrun.errors import InvalidModelDirectoryError, InvalidParameterError
 from trialrun.files import create_directory
 from trialrun.models.names import (
-    ARCHITECTURES,
     DEFAULT_WEIGHTS,
     SWITCHES,
     check_model_name,
+    is_network_name,
     supports_switch,
 )
 from trialrun.runs.datasets.sources import find_local_path
@@ -32,7 +32,7 @@ def write_untrained_model(
         InvalidParameterError: The architecture lacks a switch, or weights cannot be downloaded.
         StorageError: `out` exists or cannot be written.
     """
-    if name not in ARCHITECTURES:
+    if not is_network_name(name):
         check_model_name(name)
         raise InvalidModelDirectoryError(
             f"{name} is a directory already",

@@ -20,6 +20,7 @@ _HASH_DIGITS = 12
 # `serving/package.py` are not among them: they only write models.
 _SERVED_MODULES = (
     "errors.py",
+    "extras.py",
     "files.py",
     "cache",
     "config",

@@ -1,11 +1,14 @@
 """`trialrun model`: commands that list networks and write untrained model directories."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from trialrun.cli.app import Json, ModelName, add_command_group
-from trialrun.cli.output import print_json, print_result
+from trialrun.cli.output import align_columns, print_json, print_result, print_status
+
+if TYPE_CHECKING:
+    from trialrun.models.catalog import CatalogEntry
 
 _model_app = add_command_group("model", "List networks or prepare one for training.")
 
@@ -16,6 +19,10 @@ Weights = Annotated[
         "trained model."
     ),
 ]
+Pattern = Annotated[
+    str, typer.Argument(metavar="PATTERN", help="Names to list, for example 'resnet*'.")
+]
+Timm = Annotated[bool, typer.Option("--timm", help="List timm's networks (extra timm).")]
 MemoryEfficient = Annotated[
     bool, typer.Option("--memory-efficient", help="DenseNet only: use less memory and more time.")
 ]
@@ -28,15 +35,31 @@ ZeroInitResidual = Annotated[
 
 
 @_model_app.command("list")
-def list_models(json: Json = False) -> None:
-    """List the networks that can be trained."""
-    from trialrun.models import ARCHITECTURES
+def list_models(pattern: Pattern = "*", timm: Timm = False, json: Json = False) -> None:
+    """List the networks that can be trained: parameters, image size, published weights.
 
+    Parameters are counted with 1,000 classes.
+    """
+    from dataclasses import asdict
+
+    from trialrun.models.catalog import list_networks
+
+    entries = list(list_networks(pattern, has_timm=timm))
     if json:
-        print_json({"models": list(ARCHITECTURES)})
+        print_json({"models": [asdict(entry) for entry in entries]})
         return
-    for name in ARCHITECTURES:
-        print_result(name)
+    if not entries:
+        print_status(f"Note: no network matches {pattern}")
+        return
+    header = ["network", "parameters", "image size", "weights"]
+    for line in align_columns([header, *(_format_entry(entry) for entry in entries)]):
+        print_result(line)
+
+
+def _format_entry(entry: "CatalogEntry") -> list[str]:
+    millions = "" if entry.num_params is None else f"{entry.num_params / 1e6:.1f} M"
+    size = "" if entry.image_size is None else str(entry.image_size)
+    return [entry.name, millions, size, "default" if entry.has_weights else ""]
 
 
 @_model_app.command("init")

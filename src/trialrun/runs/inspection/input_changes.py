@@ -16,7 +16,7 @@ from trialrun.errors import (
 from trialrun.images import make_printable
 from trialrun.images.scanning.scan import DatasetScan, scan_files
 from trialrun.images.scanning.thread_pool import count_threads
-from trialrun.models.names import ARCHITECTURES, DEFAULT_WEIGHTS
+from trialrun.models.names import DEFAULT_WEIGHTS, is_network_name
 from trialrun.models.weights import hash_state
 from trialrun.registry.versions import read_manifest
 from trialrun.runs.inspection.run_reader import RecordedRun
@@ -160,12 +160,12 @@ def _list_changed_sources(
         return f"weights={settings['weights']}"
     if not _has_changed(MODEL_DIRECTORY, before, after):
         return ""
-    names = {"model": {*ARCHITECTURES}, "weights": {NONE_TEXT, DEFAULT_WEIGHTS}}
+    names = ["model"] if WEIGHTS_FILE in before else ["model", "weights"]
     folders = [
         f"{name}={settings[name]}"
-        for name, other_values in names.items()
-        if settings.get(name, NONE_TEXT) not in other_values
-        and not (name == "weights" and WEIGHTS_FILE in before)
+        for name in names
+        if settings.get(name, NONE_TEXT) not in (NONE_TEXT, DEFAULT_WEIGHTS)
+        and not is_network_name(settings[name])
     ]
     return " or ".join(folders)
 

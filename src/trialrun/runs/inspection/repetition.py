@@ -14,7 +14,7 @@ from trialrun.engine.compute.precision import ComputeConfig, resolve_compute, su
 from trialrun.engine.early_stopping import TIME_BUDGET
 from trialrun.errors import DataError, InvalidParameterError, TrackingError, TrialrunError
 from trialrun.mlflow_client import URI_SCHEMES
-from trialrun.models.names import ARCHITECTURES, DEFAULT_WEIGHTS
+from trialrun.models.names import DEFAULT_WEIGHTS, is_network_name
 from trialrun.runs.inspection.run_reader import RecordedRun, load_settings
 from trialrun.runs.training.environment import FOLDER_TAG
 from trialrun.runs.training.plan import TrainPlan, plan_training
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _PATHS = ("train_data", "valid_data", "model", "weights", "transforms")
-_NOT_PATHS = frozenset({NONE_TEXT, DEFAULT_WEIGHTS, *ARCHITECTURES})
+_NOT_PATHS = frozenset({NONE_TEXT, DEFAULT_WEIGHTS})
 _SPLIT_SEED_TAG = "split_seed"  # set on trials of a search
 
 
@@ -101,7 +101,9 @@ def resolve_paths(folder: str | None, settings: Mapping[str, str]) -> dict[str, 
     paths = {
         name: Path(folder, value)
         for name, value in values.items()
-        if value not in _NOT_PATHS and not value.startswith(URI_SCHEMES)
+        if value not in _NOT_PATHS
+        and not is_network_name(value)
+        and not value.startswith(URI_SCHEMES)
     }
     return {**settings, **{name: str(path) for name, path in paths.items() if _path_exists(path)}}
 

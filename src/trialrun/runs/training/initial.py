@@ -10,7 +10,7 @@ from torch import nn
 from trialrun.config import TrainConfig
 from trialrun.files import hash_file
 from trialrun.models.initial import InitialWeights, describe_initial_weights
-from trialrun.models.names import ARCHITECTURES, DEFAULT_WEIGHTS
+from trialrun.models.names import DEFAULT_WEIGHTS, is_network_name
 from trialrun.models.open import read_directory_digests
 from trialrun.models.weights import hash_state
 from trialrun.runs.datasets.sources import find_local_path
@@ -104,7 +104,7 @@ def _hash_directories(plan: TrainPlan) -> str | None:
 
 def _find_directory(name: str | None) -> Path | None:
     """Return the folder that a setting names; None for an architecture, a file and `default`."""
-    if name is None or name == DEFAULT_WEIGHTS or name in ARCHITECTURES:
+    if name is None or name == DEFAULT_WEIGHTS or is_network_name(name):
         return None
     path = Path(name).expanduser()
     return path if path.is_dir() else None

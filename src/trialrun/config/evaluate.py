@@ -8,6 +8,7 @@ from trialrun.config.settings import (
     group_column_setting,
     group_pattern_setting,
     setting,
+    sha256_setting,
 )
 
 
@@ -22,6 +23,7 @@ class EvaluateConfig:
         False,
         "Run the code of a model that was logged with plain MLflow: loading it executes it.",
     )
+    sha256: str | None = sha256_setting()
     device: str = device_setting(
         "Device to score on; auto is CUDA if available, else MPS, else the CPU."
     )

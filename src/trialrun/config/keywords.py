@@ -65,6 +65,7 @@ class EvaluateKeywords(TypedDict, total=False):
     group_column: str | None
     group_pattern: str | None
     allow_model_code: bool
+    sha256: str | None
     device: str
     experiment: str | None
     run_name: str | None
@@ -73,6 +74,7 @@ class EvaluateKeywords(TypedDict, total=False):
 class ScoreKeywords(TypedDict, total=False):
     """Settings of bulk scoring."""
 
+    sha256: str | None
     device: str
 
 

@@ -274,6 +274,17 @@ def device_setting(
     )
 
 
+def sha256_setting() -> Any:
+    """Declare a setting that pins a model's weights; `registry.pins` compares it."""
+    return setting(
+        None,
+        "SHA-256 that the model's weights must have (as `sha256sum model.safetensors` prints it); "
+        "none does not compare.",
+        pattern="[0-9a-fA-F]{64}",
+        pattern_help="64 hexadecimal digits",
+    )
+
+
 def present_data_setting(images: str) -> Any:
     """Declare where the `images` (`training`, `validation`) of a recorded run are now."""
     return setting(

@@ -97,6 +97,15 @@ def read_description(folder: Path) -> tuple[ModelDescription, str | None]:
     return description, DEFAULT_WEIGHTS if is_pretrained else None
 
 
+def find_weights_file(folder: Path) -> Path:
+    """Return the path of a directory's weights, which may not exist.
+
+    Raises:
+        InvalidModelDirectoryError: Not a model directory of Azure ML designer.
+    """
+    return _find_model_file(folder, _read_spec(folder))
+
+
 def read_trained(folder: Path) -> ImageClassifier:
     """Read a trained directory as a classifier in eval mode.
 

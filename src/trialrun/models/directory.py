@@ -28,12 +28,12 @@ from trialrun.models.weights import load_exactly, parse_safetensors
 from trialrun.models.zoo import build_network
 
 _FORMAT = "trialrun.model/1"
-_WEIGHTS = "model.safetensors"
+WEIGHTS = "model.safetensors"
 MANIFEST = "manifest.json"
 CODE = "code"
 SERVED_PREFIX = "trialrun_served_"  # of the package in `code/`, followed by a hash of its sources
 
-_DATA_FILES = (DESCRIPTION_FILE, _WEIGHTS)
+_DATA_FILES = (DESCRIPTION_FILE, WEIGHTS)
 # MLflow adds `registered_model_meta` when it downloads a registered version.
 _MLFLOW_FILES = frozenset(
     {"MLmodel", "conda.yaml", "python_env.yaml", "requirements.txt", "registered_model_meta"}
@@ -103,7 +103,7 @@ def write_model_directory(
     """
     contents = {DESCRIPTION_FILE: format_json(description.to_json()).encode()}
     if weights is not None:
-        contents[_WEIGHTS] = weights
+        contents[WEIGHTS] = weights
     for name, data in contents.items():
         write_durably(folder / name, data)
     manifest = {
@@ -144,7 +144,7 @@ class StoredModel:
             image_size=description.preprocessing.image_size,
             arguments=description.arguments,
         )
-        load_exactly(network, self.state, self.folder / _WEIGHTS)
+        load_exactly(network, self.state, self.folder / WEIGHTS)
         classifier = ImageClassifier(network, description.classes, description.preprocessing)
         return classifier.eval()
 
@@ -157,10 +157,10 @@ def read_model_directory(folder: Path) -> StoredModel:
             module.
     """
     description, manifest = _parse_description(folder)
-    if _WEIGHTS not in manifest:
+    if WEIGHTS not in manifest:
         return StoredModel(folder, description, None, None)
-    entry = manifest[_WEIGHTS]
-    state = parse_safetensors(_read_verified(folder / _WEIGHTS, entry), folder / _WEIGHTS)
+    entry = manifest[WEIGHTS]
+    state = parse_safetensors(_read_verified(folder / WEIGHTS, entry), folder / WEIGHTS)
     return StoredModel(folder, description, state, entry["sha256"])
 
 
@@ -171,7 +171,7 @@ def read_description(folder: Path) -> tuple[ModelDescription, str | None]:
         InvalidModelDirectoryError: As `read_model_directory`; the weights are not verified.
     """
     description, manifest = _parse_description(folder)
-    return description, str(folder / _WEIGHTS) if _WEIGHTS in manifest else None
+    return description, str(folder / WEIGHTS) if WEIGHTS in manifest else None
 
 
 def read_file_digests(folder: Path) -> dict[str, str]:

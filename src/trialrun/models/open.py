@@ -19,6 +19,7 @@ from trialrun.models.names import (
     AZURE_DESCRIPTION_FILE,
     DEFAULT_WEIGHTS,
     DESCRIPTION_FILE,
+    check_model_directory,
     check_model_name,
     is_network_name,
 )
@@ -170,6 +171,21 @@ def _read_model(folder: Path) -> StoredModel:
     return azure.read_untrained(folder)
 
 
+def read_trained_model(folder: Path) -> StoredModel:
+    """Read a trained model directory of trialrun or Azure, as a network of the zoo.
+
+    Raises:
+        InvalidModelDirectoryError: Not a model directory, not trained, or damaged.
+    """
+    check_model_directory(folder, str(folder))
+    stored = _read_model(folder)
+    if not stored.description.classes or stored.state is None:
+        raise InvalidModelDirectoryError(
+            f"{folder} is not trained", "Train it: `trialrun train --model DIR`."
+        )
+    return stored
+
+
 def read_directory_digests(folder: Path) -> dict[str, str]:
     """Return the sha256 of each data file of a model directory.
 
@@ -179,3 +195,17 @@ def read_directory_digests(folder: Path) -> dict[str, str]:
     if (folder / DESCRIPTION_FILE).is_file():
         return directory.read_file_digests(folder)
     return {path.name: hash_file(path) for path in sorted(folder.iterdir()) if path.is_file()}
+
+
+def find_weights_sha256(folder: Path) -> str | None:
+    """Return the sha256 of the weights file of a model directory; None if there is none.
+
+    Raises:
+        InvalidModelDirectoryError: Damaged.
+    """
+    if (folder / DESCRIPTION_FILE).is_file():
+        return directory.read_file_digests(folder).get(directory.WEIGHTS)
+    if (folder / AZURE_DESCRIPTION_FILE).is_file():
+        path = azure.find_weights_file(folder)
+        return hash_file(path) if path.is_file() else None
+    return None

@@ -4,8 +4,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trialrun.cli.app import Json, ModelName, add_command_group
-from trialrun.cli.output import align_columns, print_json, print_result, print_status
+from trialrun.cli.app import Json, Model, ModelName, add_command_group
+from trialrun.cli.output import (
+    align_columns,
+    print_json,
+    print_result,
+    print_status,
+    silence_mlflow,
+)
 
 if TYPE_CHECKING:
     from trialrun.models.catalog import CatalogEntry
@@ -23,6 +29,12 @@ Pattern = Annotated[
     str, typer.Argument(metavar="PATTERN", help="Names to list, for example 'resnet*'.")
 ]
 Timm = Annotated[bool, typer.Option("--timm", help="List timm's networks (extra timm).")]
+Sha256 = Annotated[
+    str | None, typer.Option("--sha256", help="SHA-256 that the model's weights must have.")
+]
+Experiment = Annotated[
+    str | None, typer.Option(help="MLflow experiment of the run; none is MLflow's default.")
+]
 MemoryEfficient = Annotated[
     bool, typer.Option("--memory-efficient", help="DenseNet only: use less memory and more time.")
 ]
@@ -83,3 +95,33 @@ def init_model(
         print_json({"model_directory": str(folder)})
         return
     print_result(f"{name} written to {folder}; train it with `trialrun train --model {folder}`")
+
+
+@_model_app.command("register")
+def register_model(
+    model: Model,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Registered model.")],
+    sha256: Sha256 = None,
+    experiment: Experiment = None,
+    json: Json = False,
+) -> None:
+    """Register a trained model directory, for example Azure's, as a version of NAME.
+
+    A new MLflow run holds the model.
+    """
+    from dataclasses import asdict
+
+    from trialrun.runs.signals import interrupt_on_signals
+
+    with interrupt_on_signals():
+        silence_mlflow()
+        from trialrun.runs.registration import register_model
+
+        result = register_model(model, name, sha256=sha256, experiment=experiment)
+    if json:
+        print_json(asdict(result))
+        return
+    print_result(
+        f"{model} registered as {result.model_name} version {result.model_version} "
+        f"(run {result.run_id}); its probabilities differ by at most {result.max_difference:.1g}"
+    )

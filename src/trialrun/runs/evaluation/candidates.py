@@ -11,7 +11,7 @@ import torch
 from trialrun.image_cache.perceptual_hash import PerceptualHashes
 from trialrun.images.scanning.scan import DatasetScan
 from trialrun.models.open import open_classifier
-from trialrun.registry import find_model_folder
+from trialrun.registry.pins import find_pinned_folder
 from trialrun.runs.evaluation.predictions import predict_images
 from trialrun.runs.evaluation.score import read_contents
 from trialrun.scoring.network import ScoringNetwork, prepare_network
@@ -75,7 +75,9 @@ class Candidate:
             list(score_images(self.model, [data]))
 
 
-def open_candidate(model: str, device: torch.device, *, allow_model_code: bool) -> Candidate:
+def open_candidate(
+    model: str, device: torch.device, *, allow_model_code: bool, sha256: str | None = None
+) -> Candidate:
     """Open the model at a URI or path on `device`.
 
     Raises:
@@ -83,7 +85,7 @@ def open_candidate(model: str, device: torch.device, *, allow_model_code: bool) 
             code and `allow_model_code` is false.
         TrackingError: The model does not exist or cannot be downloaded.
     """
-    folder = find_model_folder(model)
+    folder = find_pinned_folder(model, sha256)
     if is_trialrun_model(folder):
         return Candidate(folder, prepare_network(open_classifier(folder), device))
     check_code_allowed(folder, name=model, is_allowed=allow_model_code)

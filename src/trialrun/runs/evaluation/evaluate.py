@@ -75,7 +75,9 @@ def evaluate_model(
     )
     client = connect_client()
     origin = find_origin(client, model)
-    candidate = open_candidate(model, device, allow_model_code=config.allow_model_code)
+    candidate = open_candidate(
+        model, device, allow_model_code=config.allow_model_code, sha256=config.sha256
+    )
     tags = {"trialrun.kind": "evaluation", "trialrun.model": model}
     with open_run(client, experiment=config.experiment, name=config.run_name, tags=tags) as run:
         callback.on_run_start(run.name, run.run_id)

@@ -18,7 +18,7 @@ from trialrun.images.decoding.file_io import read_file
 from trialrun.images.decoding.header import UndecodableError
 from trialrun.models.classifier import ImageClassifier
 from trialrun.models.open import open_classifier
-from trialrun.registry import find_model_folder
+from trialrun.registry.pins import find_pinned_folder
 from trialrun.runs.datasets.outputs import check_output
 from trialrun.runs.datasets.sources import open_source
 from trialrun.runs.evaluation.tables import choose_quoting
@@ -41,14 +41,14 @@ class ScoreResult:
 
 
 @isolate_torch_state()
-def load_model(model: str) -> ImageClassifier:
+def load_model(model: str, sha256: str | None = None) -> ImageClassifier:
     """Load a model (models:/…, runs:/…, a directory of ours or Azure's) in eval mode.
 
     Raises:
         InvalidModelDirectoryError: Not a PyTorch image model of ours or Azure's, or damaged.
         TrackingError: MLflow does not have the model.
     """
-    return open_classifier(find_model_folder(model))
+    return open_classifier(find_pinned_folder(model, sha256))
 
 
 def score_data(model: str, data: str, output: str, values: Mapping[str, Any]) -> ScoreResult:
@@ -66,7 +66,7 @@ def score_data(model: str, data: str, output: str, values: Mapping[str, Any]) ->
         raise InvalidDatasetError(f"{data} contains no images", "Give a folder with images.")
     enforce_cache_limit()
     with isolate_torch_state():
-        network = prepare_network(load_model(model), device)
+        network = prepare_network(load_model(model, config.sha256), device)
         table = build_score_table(network, images)
     _write_table(table, path)
     num_errors = int((table["error"] != "").sum())

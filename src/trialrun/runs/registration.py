@@ -1,0 +1,139 @@
+"""Registers a model directory that no run of this store has trained, such as Azure's."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from trialrun.engine.compute.torch_state import isolate_torch_state
+from trialrun.errors import InvalidModelDirectoryError
+from trialrun.files import scratch_directory, translate_storage_errors
+from trialrun.mlflow_client import connect_client
+from trialrun.models.directory import (
+    MANIFEST,
+    WEIGHTS,
+    ModelDescription,
+    write_model_directory,
+)
+from trialrun.models.names import DESCRIPTION_FILE
+from trialrun.models.open import open_classifier, read_trained_model
+from trialrun.models.weights import hash_weights, serialize_state
+from trialrun.registry.pins import SHA256_TAG, find_pinned_folder
+from trialrun.runs.training.model_upload import ModelRecord, send_model
+from trialrun.tracking import RunTarget, open_run
+from trialrun.tracking.replay import now_ms
+
+_MAX_DIFFERENCE = 1e-5  # of probabilities, between the model as given and as registered
+_SIZES = ((64, 64), (97, 64), (65, 130), (224, 224))  # of images, for networks that take any size
+_STEP = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """A registered version, and the largest difference of its probabilities to the given model."""
+
+    run_id: str
+    model_uri: str
+    model_name: str
+    model_version: str
+    weights_sha256: str
+    max_difference: float
+
+
+@isolate_torch_state()
+def register_model(
+    model: str,
+    name: str,
+    *,
+    sha256: str | None = None,
+    experiment: str | None = None,
+    on_run: Callable[[str, str], None] | None = None,
+) -> Registration:
+    """Store a trained model directory of trialrun or Azure in a run; register it as `name`.
+
+    Azure's last two layers become one. `on_run` is called with the run's name and id.
+
+    Raises:
+        InvalidModelDirectoryError: The directory is damaged or not trained, has other weights than
+            `sha256`, or computes other probabilities after its conversion.
+        TrackingError: The store or the registry fails.
+    """
+    source = find_pinned_folder(model, sha256)
+    client = connect_client()
+    tags = {"trialrun.kind": "registration", "trialrun.model": model}
+    with scratch_directory() as scratch:
+        folder = scratch / "model"
+        folder.mkdir()
+        weights_sha256 = convert_model(source, folder)
+        difference = compare_models(source, folder)
+        if difference > _MAX_DIFFERENCE:
+            raise InvalidModelDirectoryError(
+                f"{model} computes other probabilities after its conversion (by {difference:.2g})",
+                "Report this, with the model's description, as a bug of trialrun.",
+            )
+        with open_run(client, experiment=experiment, name=None, tags=tags) as run:
+            if on_run is not None:
+                on_run(run.name, run.run_id)
+            record = ModelRecord(
+                params={"model": model},
+                tags={SHA256_TAG: weights_sha256},
+                step=_STEP,
+                timestamp_ms=now_ms(),
+                register_as=name,
+            )
+            run.set_tags({SHA256_TAG: weights_sha256})
+            sent = send_model(RunTarget(client, run.run_id), record.to_json(), folder)
+    return Registration(
+        run.run_id,
+        f"models:/{sent['model_id']}",
+        name,
+        sent["version"],
+        weights_sha256,
+        difference,
+    )
+
+
+def convert_model(source: Path, folder: Path) -> str:
+    """Write a trained model as data files of a model directory; return its weights' sha256.
+
+    Raises:
+        InvalidModelDirectoryError: `source` is damaged, or not trained.
+        StorageError: `folder` cannot be written.
+    """
+    stored = read_trained_model(source)
+    if (source / DESCRIPTION_FILE).is_file():
+        with translate_storage_errors(folder):
+            for name in (DESCRIPTION_FILE, WEIGHTS, MANIFEST):
+                shutil.copyfile(source / name, folder / name)
+        assert stored.weights_sha256 is not None
+        return stored.weights_sha256
+    assert stored.state is not None
+    content = serialize_state(stored.state)
+    old = stored.description
+    description = ModelDescription(old.architecture, old.arguments, old.classes, old.preprocessing)
+    write_model_directory(folder, description, content)
+    return hash_weights(content)
+
+
+def compare_models(first: Path, second: Path) -> float:
+    """Return the largest difference of the probabilities of two model directories.
+
+    Both compute the same random images, of one size or, if they take any, of several.
+    """
+    classifiers = [open_classifier(folder) for folder in (first, second)]
+    size = classifiers[0].preprocessing.image_size
+    generator = torch.Generator().manual_seed(0)
+    differences = []
+    for height, width in _SIZES if size is None else ((size, size),):
+        pixels = torch.randint(
+            0, 256, (4, 3, height, width), dtype=torch.uint8, generator=generator
+        )
+        with torch.inference_mode():
+            one, other = (
+                classifier(classifier.preprocessing.normalised(pixels)).softmax(dim=1)
+                for classifier in classifiers
+            )
+        differences.append(float((one - other).abs().max()))
+    return max(differences)

@@ -103,7 +103,8 @@ def test_untrained_directory_is_not_registered(store: str, tmp_path: Path) -> No
         register_model(str(tmp_path / "untrained"), "nothing")
     client = mlflow.MlflowClient(store)
     assert list(client.search_registered_models()) == []
-    assert client.search_runs([client.get_experiment_by_name("tests").experiment_id]) == []
+    experiment_ids = [found.experiment_id for found in client.search_experiments()]
+    assert client.search_runs(experiment_ids) == []
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tests.conftest import write_classes
+from tests.processes import ForkedProgram
 from trialrun.config import TrainConfig
 from trialrun.distributed import SINGLE_PROCESS, Ranks, join_ranks, read_ranks
 from trialrun.engine.compute.precision import ComputeConfig
@@ -92,11 +93,10 @@ def run_in_ranks(world_size: int, *command: str, **variables: str) -> list[str]:
         **variables,
     }
     processes = [
-        subprocess.Popen(
+        ForkedProgram(
             [sys.executable, *command],
             env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE,
-            text=True,
             cwd=Path(__file__).parents[2],
         )
         for rank in range(world_size)
@@ -154,11 +154,10 @@ def test_a_rank_with_other_images_fails(store: str, tmp_path: Path) -> None:
         folder = tmp_path / f"machine{rank}"
         write_classes(folder / "set", {"a": 8, "b": 8}, seed=rank)
         ranks.append(
-            subprocess.Popen(
+            ForkedProgram(
                 [*command, "--model", "shufflenet_v2_x0_5", "--batch-size", "4"],
                 env=os.environ | variables | {"RANK": str(rank), "LOCAL_RANK": "0"},
                 stderr=subprocess.PIPE,
-                text=True,
                 cwd=folder,
             )
         )

@@ -20,7 +20,7 @@ from tests.runs.recovery.doctor.left_runs import (
     read_run,
 )
 from tests.servers import run_mlflow_server
-from tests.system.test_signals import start
+from tests.system.test_signals import start_forked
 from trialrun.checkpoint.store import CheckpointStore
 from trialrun.cli import run_cli
 from trialrun.mlflow_client import connect_client
@@ -45,7 +45,7 @@ def killed(store: str, tmp_path: Path, own_folders: None) -> str:
     data = write_classes(tmp_path / "data", {"a": 24, "b": 24})
     flags = [f"--train-data={data}", f"--model={SMALL}", f"--epochs={NUM_EPOCHS}"]
     command = [sys.executable, "-m", "trialrun", "train", *flags, "--patience=9", "--batch-size=4"]
-    with start(command, tmp_path, "Epoch 2/") as started:
+    with start_forked(command, tmp_path, "Epoch 2/") as started:
         while len(list(tmp_path.glob("store/trialrun-runs/*/checkpoints/[0-9]"))) < 2:
             assert started.process.poll() is None
         started.process.send_signal(signal.SIGKILL)

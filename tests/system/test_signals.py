@@ -15,6 +15,7 @@ import pytest
 from mlflow.entities import Run
 
 from tests.conftest import SMALL, write_classes
+from tests.processes import ForkedProgram
 from tests.system.test_distributed import find_free_port
 from trialrun.launchers import is_alive
 
@@ -37,6 +38,20 @@ def start(command: list[str], folder: Path, sign: str = "Epoch 2/") -> "Iterator
         text=True,
         start_new_session=True,
     )
+    with watch(process, sign) as started:
+        yield started
+
+
+@contextmanager
+def start_forked(command: list[str], folder: Path, sign: str = "Epoch 2/") -> "Iterator[Started]":
+    """Start a program as `start` does, without the time of its imports."""
+    with watch(ForkedProgram(command, cwd=folder, stderr=subprocess.PIPE), sign) as started:
+        yield started
+
+
+@contextmanager
+def watch(process: "subprocess.Popen[str] | ForkedProgram", sign: str) -> "Iterator[Started]":
+    """Wait until a line of the program's errors starts with `sign`; kill what is left."""
     started = Started(process)
     try:
         started.wait_for(sign)
@@ -48,7 +63,7 @@ def start(command: list[str], folder: Path, sign: str = "Epoch 2/") -> "Iterator
 class Started:
     """A program that trains, and the processes below it."""
 
-    def __init__(self, process: "subprocess.Popen[str]") -> None:
+    def __init__(self, process: "subprocess.Popen[str] | ForkedProgram") -> None:
         self.process = process
         self.family: list[psutil.Process] = []
 
@@ -119,7 +134,7 @@ def build_train(data: Path, *flags: str) -> list[str]:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_training(store: str, data: Path, tmp_path: Path, number: signal.Signals) -> None:
     """The exit code is 75."""
-    with start(build_train(data), tmp_path) as started:
+    with start_forked(build_train(data), tmp_path) as started:
         started.process.send_signal(number)
         errors = started.wait_for_end()
         assert started.process.returncode == 75, errors
@@ -131,7 +146,7 @@ def test_second_signal(store: str, data: Path, tmp_path: Path) -> None:
     """The second signal ends a training whose first one waits for a step of many seconds."""
     photos = write_classes(tmp_path / "photos", {"a": 600, "b": 600}, size=8)
     command = build_train(photos, "--batch-size=900", "--image-size=128")
-    with start(command, tmp_path, sign="Run ") as started:
+    with start_forked(command, tmp_path, sign="Run ") as started:
         time.sleep(4)  # within the first step
         started.process.send_signal(signal.SIGTERM)
         time.sleep(0.6)
@@ -283,7 +298,7 @@ def wait_for_trials(store: str, started: Started) -> None:
 @pytest.mark.parametrize("number", [signal.SIGKILL])
 def test_search(store: str, data: Path, tmp_path: Path, number: signal.Signals) -> None:
     """The workers end with the search; after SIGKILL its own run stays RUNNING."""
-    with start(build_search(data), tmp_path, sign="Run ") as started:
+    with start_forked(build_search(data), tmp_path, sign="Run ") as started:
         wait_for_trials(store, started)
         assert len(started.family) == 3
         started.process.send_signal(number)
@@ -297,7 +312,7 @@ def test_search(store: str, data: Path, tmp_path: Path, number: signal.Signals) 
 
 def test_second_signal_to_a_search(store: str, data: Path, tmp_path: Path) -> None:
     """The second signal kills the workers too."""
-    with start(build_search(data), tmp_path, sign="Run ") as started:
+    with start_forked(build_search(data), tmp_path, sign="Run ") as started:
         wait_for_trials(store, started)
         for process in started.family[1:]:
             process.suspend()  # the search waits for them

@@ -13,6 +13,7 @@ import pytest
 
 import trialrun
 from tests.conftest import write_classes
+from tests.processes import run_program
 from tests.servers import find_free_port, run_mlflow_server, start_server
 from tests.tracking.test_conflicts import check_datasets
 from trialrun.cli import run_cli as command
@@ -96,14 +97,8 @@ def test_downloaded_models_are_removed_at_exit(
 ) -> None:
     """A process that downloads a model from a server deletes it at exit."""
     code = "import trialrun, sys; print(len(list(trialrun.load_model(sys.argv[1]).parameters())))"
-    done = subprocess.run(
-        [sys.executable, "-c", code, "models:/colors/1"],
-        env=os.environ | {"TMPDIR": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    command = [sys.executable, "-c", code, "models:/colors/1"]
+    done = run_program(command, env=os.environ | {"TMPDIR": str(tmp_path)}, timeout=120)
     assert int(done.stdout) > 0, done.stderr
     assert list(tmp_path.iterdir()) == []
 
@@ -203,13 +198,7 @@ sys.exit(run_cli(sys.argv[1:]))
 
 def run_without_boto3(*arguments: str) -> "subprocess.CompletedProcess[str]":
     """Run a command line in a process that cannot import boto3."""
-    return subprocess.run(
-        [sys.executable, "-c", _WITHOUT_BOTO3, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    return run_program([sys.executable, "-c", _WITHOUT_BOTO3, *arguments], timeout=120)
 
 
 @pytest.mark.slow

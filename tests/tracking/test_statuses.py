@@ -4,7 +4,6 @@ import os
 import shutil
 import signal
 import sqlite3
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -16,6 +15,7 @@ import pytest
 from mlflow.entities import Run
 
 import trialrun
+from tests.processes import run_program
 from trialrun.engine.compute.torch_errors import NonFiniteLossError
 from trialrun.engine.early_stopping import EpochStatus
 from trialrun.errors import RunInterruptedError, TrackingError
@@ -253,13 +253,8 @@ def test_signal_in_a_library_call(
     store: str, colors: Path, number: int, code: int, output: str
 ) -> None:
     """The run is KILLED with a reason; then the signal has its usual effect on the process."""
-    done = subprocess.run(
-        [sys.executable, "-c", _LIBRARY, str(colors), str(number)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    command = [sys.executable, "-c", _LIBRARY, str(colors), str(number)]
+    done = run_program(command, timeout=120)
     assert (done.returncode, done.stdout.strip()) == (code, output), done.stderr
     (run,) = runs(store)
     assert (run.info.status, run.data.tags["stop_reason"]) == ("KILLED", "killed")

@@ -3,7 +3,6 @@
 import json
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -13,6 +12,7 @@ import mlflow
 import pytest
 
 import trialrun
+from tests.processes import ForkedProgram
 from tests.tuning.conftest import SMALL, make_queue, nested_runs, settings
 from trialrun import mlflow_client
 from trialrun.cli import run_cli
@@ -170,7 +170,7 @@ def test_an_interrupted_search_can_be_resumed(store: str, colors: Path) -> None:
 
     raw_settings = settings(colors, epochs=4, trials=3, study="cut", pruner="none", patience=9)
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in raw_settings.items()]
-    process = subprocess.Popen([sys.executable, "-m", "trialrun", "search", *flags])
+    process = ForkedProgram([sys.executable, "-m", "trialrun", "search", *flags])
     client = mlflow.MlflowClient(store)
     _wait_for_trial(client)
     process.send_signal(signal.SIGINT)

@@ -19,7 +19,7 @@ from tests.runs.recovery.doctor.left_runs import (
     now_ms,
     read_run,
 )
-from tests.servers import run_mlflow_server
+from tests.servers import copy_empty_store, run_mlflow_server
 from tests.system.test_signals import start_forked
 from trialrun.checkpoint.store import CheckpointStore
 from trialrun.cli import run_cli
@@ -107,6 +107,7 @@ def test_runs_of_other_stores_are_found_and_ended(
     """A server and PostgreSQL answer the same searches as SQLite."""
     with ExitStack() as stack:
         if kind == "server":
+            copy_empty_store(request.getfixturevalue("initialised_store"), tmp_path)
             uri = f"http://{stack.enter_context(run_mlflow_server(tmp_path))}"
         else:
             uri = request.getfixturevalue("postgres")

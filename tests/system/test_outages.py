@@ -12,6 +12,7 @@ import pytest
 
 from tests.conftest import write_classes
 from tests.processes import run_program
+from tests.servers import copy_empty_store
 from tests.system.outage_server import Server, describe_run, run_server
 from trialrun.cli import run_cli as command
 from trialrun.engine.early_stopping import EpochStatus
@@ -33,9 +34,11 @@ _AWAY_SECONDS = 20.0
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(initialised_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server for the module; every test leaves it running."""
-    with run_server(tmp_path_factory.mktemp("server")) as running:
+    folder = tmp_path_factory.mktemp("server")
+    copy_empty_store(initialised_store, folder)
+    with run_server(folder) as running:
         yield running
 
 

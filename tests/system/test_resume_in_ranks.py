@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from tests.conftest import SMALL, write_classes
-from tests.system.test_distributed import find_free_port
+from tests.system.test_distributed import find_free_port, run_in_ranks
 from trialrun.checkpoint.run_folder import RunFolder, list_run_folders
 from trialrun.cli import run_cli
 
@@ -58,12 +58,9 @@ def kill_ranks(process: "subprocess.Popen[str]") -> None:
 
 
 def train_in_ranks(*arguments: str) -> dict[str, Any]:
-    """Run a command on two ranks to its end; return its result."""
-    with start_ranks(*arguments, "--json") as process:
-        output, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, errors
-    (line,) = [line for line in output.splitlines() if line.startswith("{")]
-    result: dict[str, Any] = json.loads(line)
+    """Run a command on two ranks to its end, without torchrun; return its result."""
+    outputs = run_in_ranks(2, "-m", "trialrun", *arguments, "--json")
+    result: dict[str, Any] = json.loads(outputs[0])
     return result
 
 

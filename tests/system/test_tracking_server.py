@@ -14,7 +14,7 @@ import pytest
 import trialrun
 from tests.conftest import write_classes
 from tests.processes import run_program
-from tests.servers import find_free_port, run_mlflow_server, start_server
+from tests.servers import copy_empty_store, find_free_port, run_mlflow_server, start_server
 from tests.tracking.test_conflicts import check_datasets
 from trialrun.cli import run_cli as command
 from trialrun.errors import TrackingError
@@ -26,9 +26,11 @@ TINY: dict[str, Any] = {"model": "shufflenet_v2_x0_5", "batch_size": 8, "epochs"
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def server(initialised_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Start an MLflow server that stores artifacts; return its address."""
-    with run_mlflow_server(tmp_path_factory.mktemp("server")) as address:
+    folder = tmp_path_factory.mktemp("server")
+    copy_empty_store(initialised_store, folder)
+    with run_mlflow_server(folder) as address:
         yield address
 
 

@@ -5,6 +5,7 @@ import shutil
 import sys
 import tarfile
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,11 +68,22 @@ def mlflow_settings_restored() -> Iterator[None]:
         fluent._active_experiment_id = None  # type: ignore[attr-defined]
 
 
+def _remember_latest_revision() -> None:
+    """Let MLflow find the latest version of its tables once, not for every store that is opened.
+
+    It is the same for all stores, and MLflow loads its 68 scripts of migrations to find it.
+    """
+    from mlflow.store.db import utils
+
+    utils._get_latest_schema_revision = cache(utils._get_latest_schema_revision)
+
+
 @pytest.fixture(scope="session")
 def initialised_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Create an empty MLflow database once; creating its tables takes seconds."""
     import mlflow
 
+    _remember_latest_revision()
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
     mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
     return path

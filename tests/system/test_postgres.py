@@ -70,13 +70,13 @@ def wait_for_workers(process: ForkedProgram, url: str, name: str) -> list[int]:
 
 @pytest.mark.slow
 def test_trials_of_killed_workers_are_retried(postgres: str, store: str, colors: Path) -> None:
-    """Two of four workers get SIGKILL during a trial: exactly 8 trials complete."""
+    """Two of four workers get SIGKILL during a trial: exactly 16 trials complete."""
     from optuna.trial import TrialState
 
     raw_settings = settings(
         colors,
         pruner="none",
-        trials=8,
+        trials=16,
         workers=4,
         study="killed",
         storage=postgres,
@@ -88,13 +88,13 @@ def test_trials_of_killed_workers_are_retried(postgres: str, store: str, colors:
     result = read_result(process)
     trials = load_trials(postgres, "killed")
     states = [trial.state for trial in trials]
-    assert states.count(TrialState.COMPLETE) == 8
+    assert states.count(TrialState.COMPLETE) == 16
     assert set(states) <= {TrialState.COMPLETE, TrialState.FAIL}
     runs = nested_runs(store, result["run_id"])
-    assert sum(run.info.status == "FINISHED" for run in runs) == 8
+    assert sum(run.info.status == "FINISHED" for run in runs) == 16
     assert {run.info.status for run in runs} <= {"FINISHED", "KILLED"}
     completed = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    assert len({trial.params["learning_rate"] for trial in completed}) == 8
+    assert len({trial.params["learning_rate"] for trial in completed}) == 16
 
 
 OPEN_STORAGE = """

@@ -43,7 +43,7 @@ def import_example(name: str) -> ModuleType:
 def run_receiver(make_command: Any, run: Any) -> Iterator[str]:
     """Run a receiver on a free port; yield its URL."""
     server = import_example("mlflow_webhooks").Receiver(0, SECRET, make_command, run)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.server_port}"

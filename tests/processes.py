@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from multiprocessing.connection import Connection
@@ -55,10 +55,6 @@ _fork_server.set_forkserver_preload(_LIBRARIES)
 Output = Connection | Path  # a pipe, or a file that is created
 
 
-def _do_nothing() -> None:
-    """Do nothing."""
-
-
 class ForkedProgram:
     """A running program, with those parts of `subprocess.Popen` that tests use."""
 
@@ -70,7 +66,6 @@ class ForkedProgram:
         env: Mapping[str, str] | None = None,
         stdout: Path | int | None = None,
         stderr: Path | int | None = None,
-        prepare: Callable[[], None] = _do_nothing,
     ) -> None:
         """Start `python -m MODULE ...` or `python -c CODE ...` in a session of its own.
 
@@ -80,14 +75,13 @@ class ForkedProgram:
             env: All environment variables; by default those of this process.
             stdout: `subprocess.PIPE`, or a file to create; by default the output is not captured.
             stderr: As `stdout`.
-            prepare: A function of a module that the new process calls first.
         """
         outputs: dict[int, Output] = {}
         self.stdout = _open_output(1, stdout, outputs)
         self.stderr = _open_output(2, stderr, outputs)
         self._process = _fork_server.Process(
             target=_run_program,
-            args=(list(command), str(cwd or Path.cwd()), dict(env or os.environ), outputs, prepare),
+            args=(list(command), str(cwd or Path.cwd()), dict(env or os.environ), outputs),
         )
         self._process.start()
         assert self._process.pid is not None
@@ -160,14 +154,11 @@ def run_program(
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
     timeout: float | None = None,
-    prepare: Callable[[], None] = _do_nothing,
 ) -> "subprocess.CompletedProcess[str]":
     """Run a program as `ForkedProgram` does; return its exit code and its outputs."""
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder, name) for name in ("stdout", "stderr")]
-        program = ForkedProgram(
-            command, cwd=cwd, env=env, stdout=files[0], stderr=files[1], prepare=prepare
-        )
+        program = ForkedProgram(command, cwd=cwd, env=env, stdout=files[0], stderr=files[1])
         try:
             code = program.wait(timeout)
         finally:
@@ -181,7 +172,6 @@ def _run_program(
     folder: str,
     variables: dict[str, str],
     outputs: dict[int, Output],
-    prepare: Callable[[], None],
 ) -> None:
     os.setsid()
     for number, output in outputs.items():
@@ -192,7 +182,6 @@ def _run_program(
     multiprocessing.set_start_method(None, force=True)
     paths = variables.get("PYTHONPATH", "").split(os.pathsep)
     sys.path[:0] = [folder, *(path for path in paths if path)]
-    prepare()
     try:
         _run_main(*command[1:])
     finally:

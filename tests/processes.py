@@ -52,7 +52,7 @@ _LIBRARIES = [
 _fork_server = multiprocessing.get_context("forkserver")
 _fork_server.set_forkserver_preload(_LIBRARIES)
 
-Output = Connection | Path  # a pipe, or a file that is created
+Output = Connection | Path  # a pipe, or a file to append to
 
 
 class ForkedProgram:
@@ -73,7 +73,7 @@ class ForkedProgram:
             command: The command line; its first word, the interpreter, is not used.
             cwd: The folder to start in; by default the current one.
             env: All environment variables; by default those of this process.
-            stdout: `subprocess.PIPE`, or a file to create; by default the output is not captured.
+            stdout: `subprocess.PIPE`, or a file; by default the output is not captured.
             stderr: As `stdout`.
         """
         outputs: dict[int, Output] = {}
@@ -158,6 +158,8 @@ def run_program(
     """Run a program as `ForkedProgram` does; return its exit code and its outputs."""
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder, name) for name in ("stdout", "stderr")]
+        for file in files:  # a process that is killed at once creates none
+            file.touch()
         program = ForkedProgram(command, cwd=cwd, env=env, stdout=files[0], stderr=files[1])
         try:
             code = program.wait(timeout)

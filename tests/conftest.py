@@ -4,7 +4,8 @@ import os
 import shutil
 import sys
 import tarfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -133,6 +134,18 @@ def azure() -> Path:
         # The files belong to Azure and are not committed, so a bare checkout does not have them.
         pytest.skip("the files of Azure ML designer are not beside this checkout")
     return folder
+
+
+@pytest.fixture
+def wait_until_stable(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Return a function that waits until the times of files are reliable, which takes 0.2 s here.
+
+    The caches do not keep what they know about a file that has just changed.
+    """
+    from trialrun.images.decoding import file_io
+
+    monkeypatch.setattr(file_io, "_STABLE_SECONDS", 0.1)
+    return lambda: time.sleep(0.2)
 
 
 def make_network(name: str = SMALL, num_classes: int = 3, *, seed: int = 7) -> "nn.Module":

@@ -181,7 +181,7 @@ def _run_program(
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(variables)
-    multiprocessing.set_start_method(None, force=True)
+    multiprocessing.set_start_method(None, force=True)  # that of a new interpreter
     paths = variables.get("PYTHONPATH", "").split(os.pathsep)
     sys.path[:0] = [folder, *(path for path in paths if path)]
     try:

@@ -57,7 +57,7 @@ def wait_for_workers(process: ForkedProgram, url: str, name: str) -> list[int]:
     """Wait until at least three of four workers train; return the workers' process ids."""
     from optuna.trial import TrialState
 
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while time.monotonic() < deadline:
         children = psutil.Process(process.pid).children()
         pids = [child.pid for child in children if "trialrun.tuning.workers" in child.cmdline()]

@@ -9,12 +9,15 @@ INSTALLED := $(VENV)/.installed
 # MLflow's default store, independent of the current folder.
 MLFLOW_TRACKING_URI ?= sqlite:///$(CURDIR)/mlflow.db
 
-.PHONY: run ui test check bench format generate lock clean
+# 0 leaves the compilation of modules to their first import.
+export UV_COMPILE_BYTECODE ?= 1
+
+.PHONY: run ui test check lint types layers bench format generate lock clean
 
 $(INSTALLED): requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet "uv==$(UV_VERSION)"
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode -r requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	touch $(INSTALLED)
 
@@ -30,14 +33,19 @@ ui: $(INSTALLED) ## serve MLflow's UI on the runs made here
 	$(BIN)/mlflow ui --backend-store-uri $(MLFLOW_TRACKING_URI)
 
 test: $(INSTALLED) ## run the tests
-	$(BIN)/pytest -n auto --dist loadfile
+	$(BIN)/pytest -n auto --dist worksteal
 
-check: $(INSTALLED) ## check format, lint, types and layers; run the tests
+check: lint types layers test ## check format, lint, types and layers; run the tests
+
+lint: $(INSTALLED) ## check format and lint
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+
+types: $(INSTALLED) ## check types
 	$(BIN)/mypy
+
+layers: $(INSTALLED) ## check the direction of imports
 	$(BIN)/lint-imports
-	$(BIN)/pytest -n auto --dist loadfile
 
 bench: $(INSTALLED) ## measure training speed against the machine's limit and other trainers
 	$(BIN)/python -m benchmarks.engine

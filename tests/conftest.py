@@ -4,7 +4,9 @@ import os
 import shutil
 import sys
 import tarfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,11 +69,22 @@ def mlflow_settings_restored() -> Iterator[None]:
         fluent._active_experiment_id = None  # type: ignore[attr-defined]
 
 
+def _remember_latest_revision() -> None:
+    """Let MLflow find the latest version of its tables once, not for every store that is opened.
+
+    It is the same for all stores, and MLflow loads its 68 scripts of migrations to find it.
+    """
+    from mlflow.store.db import utils
+
+    utils._get_latest_schema_revision = cache(utils._get_latest_schema_revision)
+
+
 @pytest.fixture(scope="session")
 def initialised_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Create an empty MLflow database once; creating its tables takes seconds."""
     import mlflow
 
+    _remember_latest_revision()
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
     mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
     return path
@@ -121,6 +134,18 @@ def azure() -> Path:
         # The files belong to Azure and are not committed, so a bare checkout does not have them.
         pytest.skip("the files of Azure ML designer are not beside this checkout")
     return folder
+
+
+@pytest.fixture
+def wait_until_stable(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Return a function that waits until the times of files are reliable, which takes 0.2 s here.
+
+    The caches do not keep what they know about a file that has just changed.
+    """
+    from trialrun.images.decoding import file_io
+
+    monkeypatch.setattr(file_io, "_STABLE_SECONDS", 0.1)
+    return lambda: time.sleep(0.2)
 
 
 def make_network(name: str = SMALL, num_classes: int = 3, *, seed: int = 7) -> "nn.Module":

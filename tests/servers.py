@@ -1,7 +1,9 @@
 """Servers on loopback for tests: MLflow's own, and simple ones that answer as told."""
 
 import os
+import shutil
 import socket
+import sqlite3
 import ssl
 import subprocess
 import sys
@@ -9,9 +11,12 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+
+from tests.processes import ForkedProgram
 
 _START_SECONDS = 180
 
@@ -49,7 +54,15 @@ def run_mlflow_server(folder: Path, python: str = sys.executable) -> Iterator[st
             process.wait(30)
 
 
-def wait_until_healthy(address: str, process: "subprocess.Popen[bytes]") -> None:
+def copy_empty_store(initialised: Path, folder: Path) -> None:
+    """Copy an empty store to the file that `run_mlflow_server` uses; its artifacts are served."""
+    path = folder / "mlflow.db"
+    shutil.copy(initialised, path)
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("UPDATE experiments SET artifact_location = 'mlflow-artifacts:/0'")
+
+
+def wait_until_healthy(address: str, process: "subprocess.Popen[bytes] | ForkedProgram") -> None:
     """Wait until the server answers."""
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline:
@@ -57,7 +70,7 @@ def wait_until_healthy(address: str, process: "subprocess.Popen[bytes]") -> None
         try:
             urllib.request.urlopen(address, timeout=5).close()
         except OSError:
-            time.sleep(0.2)
+            time.sleep(0.05)
         else:
             return
     raise AssertionError(f"{address} does not answer")
@@ -99,7 +112,8 @@ def start_server(
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate)
         listening.socket = context.wrap_socket(listening.socket, server_side=True)
-    threading.Thread(target=listening.serve_forever, daemon=True).start()
+    serve = partial(listening.serve_forever, poll_interval=0.01)  # the longest wait at the end
+    threading.Thread(target=serve, daemon=True).start()
     try:
         yield int(listening.server_address[1])
     finally:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import SMALL, write_classes
+from tests.processes import run_program
 
 ROOT = Path(__file__).parents[1]
 MAX_FILES = 3
@@ -44,13 +45,7 @@ def apply_example(name: str, folder: Path) -> dict[str, str]:
 
 def run_command(environment: dict[str, str], *arguments: str) -> "subprocess.CompletedProcess[str]":
     """Run `trialrun` of the copy."""
-    return subprocess.run(
-        [sys.executable, "-m", "trialrun", *arguments],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return run_program([sys.executable, "-m", "trialrun", *arguments], env=environment)
 
 
 @pytest.mark.slow
@@ -76,8 +71,8 @@ def test_example_of_a_setting_is_a_flag_with_a_range_and_changes_training(
     assert refused.returncode == 2
     assert "dropout=2 is not" in refused.stderr
     command = [sys.executable, "-c", TRAIN_WITH_DROPOUT, str(colors)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout == "3\n"
+    done = run_program(command, env=environment)
+    assert done.stdout == "3\n", done.stderr
 
 
 @pytest.mark.slow

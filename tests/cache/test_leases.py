@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -148,10 +148,12 @@ def test_stale_leases_are_removed(tmp_path: Path, cache: Path) -> None:
     user.communicate("\n")
 
 
-def test_unchanged_archive_is_not_hashed_again(tmp_path: Path, cache: Path) -> None:
+def test_unchanged_archive_is_not_hashed_again(
+    tmp_path: Path, cache: Path, wait_until_stable: Callable[[], None]
+) -> None:
     """A changed archive is hashed again, even if its modification time is restored."""
     path = make_archive(tmp_path, "set", seed=1)
-    time.sleep(2.1)  # the fingerprint of a file that has just changed is not stored
+    wait_until_stable()
     folder = open_data(str(path), cache).root
     (digest_file,) = (cache / "digests").iterdir()
     fake_digest = "0" * 64

@@ -1,13 +1,13 @@
 """Tests of -q/--quiet."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import write_classes
+from tests.processes import run_program
 from trialrun.cli import run_cli
 from trialrun.cli.output import is_quiet, print_message, print_status, set_quiet
 
@@ -25,8 +25,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_quiet_training_prints_only_its_result(store: str, colors: Path) -> None:
     """Standard error stays empty."""
     command = [sys.executable, "-m", "trialrun", "-q", *TRAIN, "--train-data", str(colors)]
-    completed = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert completed.stderr == ""
+    completed = run_program(command)
+    assert (completed.returncode, completed.stderr) == (0, "")
     assert "best_valid_loss" in completed.stdout
 
 

@@ -11,6 +11,7 @@ import mlflow
 import pytest
 
 from tests.conftest import write_classes
+from tests.processes import ForkedProgram
 
 COMMAND = (sys.executable, "-m", "trialrun")
 QUICK = ("--model", "shufflenet_v2_x0_5", "--image-size", "32", "--batch-size", "8")
@@ -47,10 +48,9 @@ def test_interrupted_command_prints_two_lines(tmp_path: Path, number: signal.Sig
 @pytest.mark.slow
 def test_closing_the_terminal_ends_the_run_as_killed(store: str, colors: Path) -> None:
     """SIGHUP is handled, so MLflow records the status."""
-    process = subprocess.Popen(
+    process = ForkedProgram(
         [*COMMAND, "train", "--train-data", str(colors), *QUICK, "--epochs=500", "--patience=500"],
         stderr=subprocess.PIPE,
-        text=True,
     )
     assert process.stderr is not None
     while not process.stderr.readline().startswith("Epoch"):

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -126,12 +125,14 @@ def test_the_same_bytes_under_other_names_are_not_decoded_again(
     assert open_images(scan_files(open_data(str(moved), moved), threads=2)).num_decoded == 0
 
 
-def test_an_unchanged_file_is_not_read_again(colors: Path, tmp_path: Path) -> None:
+def test_an_unchanged_file_is_not_read_again(
+    colors: Path, tmp_path: Path, wait_until_stable: Callable[[], None]
+) -> None:
     """The scan cache compares size and times; a changed file is scanned again."""
     for path in colors.rglob("*.png"):
         os.utime(path, (1, 1))  # sets the change time to now
     images = open_data(str(colors), tmp_path)
-    time.sleep(2.1)  # a file that has just changed is not cached
+    wait_until_stable()
     first = scan_with_cache(images, tmp_path / "ledgers", threads=2)
     (cache_file,) = (tmp_path / "ledgers").iterdir()
     forged = cache_file.read_text().replace(first.files[0].sha256, "f" * 64)
@@ -144,10 +145,12 @@ def test_an_unchanged_file_is_not_read_again(colors: Path, tmp_path: Path) -> No
 
 
 def test_a_change_that_restores_size_and_time_is_detected(
-    colors: Path, open_images: Callable[..., DecodedImages]
+    colors: Path,
+    open_images: Callable[..., DecodedImages],
+    wait_until_stable: Callable[[], None],
 ) -> None:
     """A file that changed between scanning and decoding is skipped."""
-    time.sleep(2.1)  # a file that has just been written has no fingerprint
+    wait_until_stable()
     scan = scan_files(open_data(str(colors), colors), threads=2)
     assert all(file.fingerprint for file in scan.files)
     path = colors / scan.images.items[0].name
@@ -301,11 +304,14 @@ def test_near_duplicates_are_found(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [list, lambda rows: {name: [1, 2] for name in rows}, str])
 def test_a_damaged_scan_cache_is_ignored(
-    colors: Path, tmp_path: Path, damage: Callable[[dict[str, object]], object]
+    colors: Path,
+    tmp_path: Path,
+    damage: Callable[[dict[str, object]], object],
+    wait_until_stable: Callable[[], None],
 ) -> None:
     """Invalid rows are ignored, and their files are read again."""
     images = open_data(str(colors), tmp_path)
-    time.sleep(2.1)  # a file that has just changed is not cached
+    wait_until_stable()
     first = scan_with_cache(images, tmp_path / "ledgers", threads=2)
     (cache_file,) = (tmp_path / "ledgers").iterdir()
     content = json.loads(cache_file.read_text())
@@ -313,11 +319,13 @@ def test_a_damaged_scan_cache_is_ignored(
     assert scan_with_cache(images, tmp_path / "ledgers", threads=2) == first
 
 
-def test_the_scan_cache_drops_deleted_files(colors: Path, tmp_path: Path) -> None:
+def test_the_scan_cache_drops_deleted_files(
+    colors: Path, tmp_path: Path, wait_until_stable: Callable[[], None]
+) -> None:
     """It keeps the files of another dataset in the same folder."""
     images = open_data(str(colors), tmp_path)
     halves = images.subset(range(18)), images.subset(range(18, 36))
-    time.sleep(2.1)  # a file that has just changed is not cached
+    wait_until_stable()
     scan_with_cache(halves[0], tmp_path / "ledgers", threads=2)
     (colors / halves[0].items[0].name).unlink()
     scan_with_cache(halves[1], tmp_path / "ledgers", threads=2)

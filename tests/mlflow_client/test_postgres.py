@@ -1,6 +1,5 @@
 """Tests of PostgreSQL databases as tracking stores."""
 
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +9,7 @@ import pytest
 import sqlalchemy
 
 from tests.mlflow_client.databases import add_experiment, create_part, set_revision
+from tests.processes import run_program
 from tests.tracking.test_conflicts import run_together
 from trialrun.errors import TrackingError
 from trialrun.mlflow_client import connect_client, describe_store
@@ -83,12 +83,7 @@ def test_newer_database_is_refused(create_database: CreateDatabase) -> None:
     uri = create_database("newer")
     connect_client()
     set_revision(uri, "from_the_future")
-    done = subprocess.run(
-        [sys.executable, "-m", "trialrun", "history", "any"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_program([sys.executable, "-m", "trialrun", "history", "any"])
     assert done.returncode == 5
     assert "Hint: Use the newer MLflow" in done.stderr
     assert describe_store(uri).version == "from_the_future"

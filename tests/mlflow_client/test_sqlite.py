@@ -14,6 +14,7 @@ import pytest
 import sqlalchemy
 
 from tests.mlflow_client.databases import add_experiment, address, create_part, set_revision
+from tests.processes import ForkedProgram, run_program
 from tests.system.test_full_disk import Disk, disk  # noqa: F401 - a fixture
 from tests.tracking.test_conflicts import run_together
 from trialrun.errors import TrackingError
@@ -93,15 +94,14 @@ _PLAIN = "import mlflow, sys; print(len(mlflow.MlflowClient(sys.argv[1]).search_
 @pytest.mark.slow
 def test_store_that_mlflow_still_creates_is_waited_for(path: Path) -> None:
     """A process of plain MLflow, which takes no lock of ours, finishes its work."""
-    plain = subprocess.Popen(
-        [sys.executable, "-c", _PLAIN, address(path)], stdout=subprocess.PIPE, cwd=path.parents[2]
-    )
+    command = [sys.executable, "-c", _PLAIN, address(path)]
+    plain = ForkedProgram(command, stdout=subprocess.PIPE, cwd=path.parents[2])
     try:
         while not (path.exists() and path.stat().st_size):
             assert plain.poll() is None
             time.sleep(0.01)
         connect_client()
-        assert plain.communicate(timeout=60)[0] == b"1\n"
+        assert plain.communicate(timeout=60)[0] == "1\n"
     finally:
         plain.kill()
         plain.wait()
@@ -133,7 +133,7 @@ time.sleep(60)
 def test_store_is_usable_after_its_creator_was_killed(path: Path) -> None:
     """Four processes get SIGKILL one after the other, at moments spread over the creation."""
     for number in range(4):
-        killed = subprocess.run([sys.executable, "-c", _KILLED, str(0.1 + 0.5 * number)])
+        killed = run_program([sys.executable, "-c", _KILLED, str(0.1 + 0.5 * number)])
         assert killed.returncode == -signal.SIGKILL
         if path.exists() and path.stat().st_size:
             with closing(connect_file(path)) as database:

@@ -3,10 +3,10 @@
 One process imports, which takes seconds, and forks. Each child connects for itself.
 """
 
-import subprocess
 import sys
 from pathlib import Path
 
+from tests.processes import run_program
 from tests.registry.conftest import NUM_PROCESSES
 
 _HEADER = """
@@ -46,11 +46,7 @@ def run_together(source: str, folder: Path) -> None:
 
     Their numbers start at 1. An exception in one of them fails the test.
     """
-    done = subprocess.run(
-        [sys.executable, "-c", _HEADER + source + _FOOTER, str(folder), str(NUM_PROCESSES)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    program = _HEADER + source + _FOOTER
+    command = [sys.executable, "-c", program, str(folder), str(NUM_PROCESSES)]
+    done = run_program(command, timeout=120)
     assert done.returncode == 0, done.stderr

@@ -2,15 +2,15 @@
 
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import mlflow
 
+from tests.processes import ForkedProgram
 from tests.servers import find_free_port, wait_until_healthy
 
 # Tags and metrics that differ between two equal runs.
@@ -31,7 +31,7 @@ class Server:
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._port = folder, find_free_port()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: ForkedProgram | None = None
         self.uri = f"http://127.0.0.1:{self._port}"
 
     def start(self) -> None:
@@ -39,14 +39,12 @@ class Server:
         folder = self._folder
         arguments = ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}", "--workers", "1"]
         arguments += ["--artifacts-destination", str(folder / "artifacts")]
-        with (folder / "log").open("a") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "mlflow", "server", *arguments, "--port", str(self._port)],
-                env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        self._process = ForkedProgram(
+            [sys.executable, "-m", "mlflow", "server", *arguments, "--port", str(self._port)],
+            env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+            stdout=folder / "log",
+            stderr=folder / "log",
+        )
         wait_until_healthy(f"{self.uri}/health", self._process)
 
     def kill(self) -> None:
@@ -71,7 +69,8 @@ class Server:
 
     def _send(self, number: signal.Signals) -> None:
         if self._process is not None:
-            os.killpg(self._process.pid, number)
+            with suppress(ProcessLookupError):  # it has ended
+                os.killpg(self._process.pid, number)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tests.conftest import write_classes
+from tests.processes import ForkedProgram
 from trialrun.config import TrainConfig
 from trialrun.distributed import SINGLE_PROCESS, Ranks, join_ranks, read_ranks
 from trialrun.engine.compute.precision import ComputeConfig
@@ -83,24 +84,28 @@ def find_free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def run_in_ranks(world_size: int, *command: str, **variables: str) -> list[str]:
-    """Run a command once per rank, as torchrun does; return the standard outputs."""
+def start_in_ranks(world_size: int, *command: str, **variables: str) -> list[ForkedProgram]:
+    """Start a command once per rank, as torchrun does."""
     shared = {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(find_free_port()),
         "WORLD_SIZE": str(world_size),
         **variables,
     }
-    processes = [
-        subprocess.Popen(
+    return [
+        ForkedProgram(
             [sys.executable, *command],
             env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE,
-            text=True,
             cwd=Path(__file__).parents[2],
         )
         for rank in range(world_size)
     ]
+
+
+def run_in_ranks(world_size: int, *command: str, **variables: str) -> list[str]:
+    """Run a command once per rank to its end; return the standard outputs."""
+    processes = start_in_ranks(world_size, *command, **variables)
     try:
         outputs = [process.communicate(timeout=120)[0] for process in processes]
     finally:
@@ -154,11 +159,10 @@ def test_a_rank_with_other_images_fails(store: str, tmp_path: Path) -> None:
         folder = tmp_path / f"machine{rank}"
         write_classes(folder / "set", {"a": 8, "b": 8}, seed=rank)
         ranks.append(
-            subprocess.Popen(
+            ForkedProgram(
                 [*command, "--model", "shufflenet_v2_x0_5", "--batch-size", "4"],
                 env=os.environ | variables | {"RANK": str(rank), "LOCAL_RANK": "0"},
                 stderr=subprocess.PIPE,
-                text=True,
                 cwd=folder,
             )
         )
@@ -188,7 +192,7 @@ def test_training_in_ranks_logs_one_run(store: str, colors: Path) -> None:
 
 
 _INTERRUPTED_FIRST = """
-import sys, torch
+import sys, time, torch
 from trialrun.distributed import join_ranks
 from trialrun.errors import RunInterruptedError
 
@@ -199,7 +203,8 @@ try:
             raise RunInterruptedError("SIGTERM")
         ranks.broadcast_object(None)
 except RunInterruptedError as interrupt:
-    print(interrupt.signal_name)
+    print(interrupt.signal_name, flush=True)
+    time.sleep(0 if ranks.rank else 1)  # rank 0 has the store that rank 1 reads
 """
 
 

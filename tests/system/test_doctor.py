@@ -19,8 +19,8 @@ from tests.runs.recovery.doctor.left_runs import (
     now_ms,
     read_run,
 )
-from tests.servers import run_mlflow_server
-from tests.system.test_signals import start
+from tests.servers import copy_empty_store, run_mlflow_server
+from tests.system.test_signals import start_forked
 from trialrun.checkpoint.store import CheckpointStore
 from trialrun.cli import run_cli
 from trialrun.mlflow_client import connect_client
@@ -45,7 +45,7 @@ def killed(store: str, tmp_path: Path, own_folders: None) -> str:
     data = write_classes(tmp_path / "data", {"a": 24, "b": 24})
     flags = [f"--train-data={data}", f"--model={SMALL}", f"--epochs={NUM_EPOCHS}"]
     command = [sys.executable, "-m", "trialrun", "train", *flags, "--patience=9", "--batch-size=4"]
-    with start(command, tmp_path, "Epoch 2/") as started:
+    with start_forked(command, tmp_path, "Epoch 2/") as started:
         while len(list(tmp_path.glob("store/trialrun-runs/*/checkpoints/[0-9]"))) < 2:
             assert started.process.poll() is None
         started.process.send_signal(signal.SIGKILL)
@@ -107,6 +107,7 @@ def test_runs_of_other_stores_are_found_and_ended(
     """A server and PostgreSQL answer the same searches as SQLite."""
     with ExitStack() as stack:
         if kind == "server":
+            copy_empty_store(request.getfixturevalue("initialised_store"), tmp_path)
             uri = f"http://{stack.enter_context(run_mlflow_server(tmp_path))}"
         else:
             uri = request.getfixturevalue("postgres")

@@ -10,6 +10,7 @@ from pathlib import Path
 import mlflow
 import pytest
 
+from tests.processes import ForkedProgram
 from tests.system.test_mlflow_project import NETWORK, ROOT
 
 pytestmark = pytest.mark.slow
@@ -17,19 +18,13 @@ pytestmark = pytest.mark.slow
 TRAIN = ["train", "--model", NETWORK, "--epochs", "1", "--batch-size", "8"]
 
 
-def start_training(colors: Path, folder: Path, uri: str | None) -> "subprocess.Popen[str]":
+def start_training(colors: Path, folder: Path, uri: str | None) -> ForkedProgram:
     """Start a training in `folder`, with MLflow's default store if `uri` is None."""
     variables = {name: text for name, text in os.environ.items() if not name.startswith("MLFLOW_")}
     if uri is not None:
         variables["MLFLOW_TRACKING_URI"] = uri
-    return subprocess.Popen(
-        [sys.executable, "-m", "trialrun", *TRAIN, "--train-data", str(colors)],
-        cwd=folder,
-        env=variables,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-    )
+    command = [sys.executable, "-m", "trialrun", *TRAIN, "--train-data", str(colors)]
+    return ForkedProgram(command, cwd=folder, env=variables, stderr=subprocess.PIPE)
 
 
 def test_eight_trainings_start_at_once_on_a_missing_store(colors: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 import trialrun
 from tests.conftest import write_classes
+from tests.processes import run_program
 from tests.system.conftest import skip_unless_ci
 from trialrun.engine.early_stopping import EpochStatus
 from trialrun.errors import StorageError
@@ -87,12 +88,9 @@ def test_full_disk_under_the_database_is_reported_in_two_lines(
     shutil.copy(source, folder)
     (folder / "filler").write_bytes(bytes(395_000))
     settings = [f"--{name.replace('_', '-')}={value}" for name, value in QUICK.items()]
-    ended = subprocess.run(
+    ended = run_program(
         [sys.executable, "-m", "trialrun", "train", f"--train-data={colors}", *settings],
         env=os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"},
-        capture_output=True,
-        text=True,
-        check=False,
     )
     lines = [line for line in ended.stderr.splitlines() if not line.startswith(("Run ", "Epoch "))]
     assert ended.returncode == 6, ended.stderr
@@ -127,12 +125,8 @@ def test_full_disk_under_the_checkpoints_leaves_the_last_good_one(
     small = disk(11_000_000)  # two checkpoints and half of a third
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
     flags.append(f"--checkpoint-dir={small}")
-    ended = subprocess.run(
-        [sys.executable, "-m", "trialrun", "train", f"--train-data={colors}", *flags],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [sys.executable, "-m", "trialrun", "train", f"--train-data={colors}", *flags]
+    ended = run_program(command)
     assert ended.returncode == 6, ended.stderr
     lines = [line for line in ended.stderr.splitlines() if not line.startswith(("Run ", "Epoch "))]
     assert [line.partition(":")[0] for line in lines] == ["Error", "Hint"]
@@ -198,14 +192,10 @@ def test_read_only_folders_do_not_stop_training(
     command = [sys.executable, "-m", "trialrun", "train", f"--train-data={colors}", *flags]
     for changes in ({}, {"HOME": None}):
         own = {k: v for k, v in (variables | changes).items() if v is not None}
-        ended = subprocess.run(
-            command, cwd=folder, env=own, capture_output=True, text=True, check=False
-        )
+        ended = run_program(command, cwd=folder, env=own)
         assert ended.returncode == 0, ended.stderr
     del variables["MLFLOW_TRACKING_URI"]
-    ended = subprocess.run(
-        command, cwd=folder, env=variables, capture_output=True, text=True, check=False
-    )
+    ended = run_program(command, cwd=folder, env=variables)
     lines = [line for line in ended.stderr.splitlines() if not line.startswith(("Run ", "Epoch "))]
     assert ended.returncode in (5, 6), ended.stderr
     assert [line.partition(":")[0] for line in lines] == ["Error", "Hint"], ended.stderr

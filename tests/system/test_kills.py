@@ -1,9 +1,7 @@
 """Trainings that are killed at seeded random moments and resumed leave what unbroken ones leave."""
 
 import json
-import os
 import shutil
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +12,7 @@ import psutil
 import pytest
 from mlflow.entities import Run
 
+from tests.processes import run_program
 from tests.system.kills import WHOLE
 from trialrun.files import hash_file
 
@@ -120,14 +119,7 @@ def test_killed_trainings_equal_an_unbroken_one(
     folder.mkdir()
     shutil.copy(initialised_store, folder / "template.db")
     program = [sys.executable, "-m", "tests.system.kills", str(folder), str(colors)]
-    done = subprocess.run(
-        [*program, str(SEED), str(NUM_KILLS)],
-        cwd=Path(__file__).resolve().parents[2],
-        env=os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_program([*program, str(SEED), str(NUM_KILLS)], cwd=Path(__file__).parents[2])
     assert done.returncode == 0, done.stderr
     trainings = json.loads(done.stdout.splitlines()[-1])
     whole = read_record(folder / WHOLE)

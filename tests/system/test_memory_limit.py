@@ -1,7 +1,6 @@
 """Training with less memory than the batch needs, in real processes with a limit."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import mlflow
 import pytest
 
 from tests.conftest import write_classes
+from tests.processes import run_program
 
 pytestmark = [
     pytest.mark.slow,
@@ -41,12 +41,8 @@ def train_with_limit(
     """Run `trialrun train` in a process that may take `megabytes` more than it starts with."""
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
     command = ["train", f"--train-data={data}", "--model=resnet18", "--image-size=128", *flags]
-    return subprocess.run(
-        [sys.executable, "-c", LIMITED, str(megabytes), *command, "--epochs=1", "--json"],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
+    return run_program(
+        [sys.executable, "-c", LIMITED, str(megabytes), *command, "--epochs=1", "--json"]
     )
 
 

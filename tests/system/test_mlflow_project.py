@@ -161,7 +161,7 @@ def test_interrupted_project_is_resumed_by_its_entry_point(
     store: str, colors: Path, tmp_path: Path
 ) -> None:
     """`-e resume` finishes the run after SIGTERM to `mlflow run` alone; its own run says so."""
-    settings: dict[str, Any] = {"epochs": 12, "patience": 12, "batch_size": 2, "model": NETWORK}
+    settings: dict[str, Any] = {"epochs": 8, "patience": 8, "batch_size": 2, "model": NETWORK}
     whole = trialrun.train(train_data=str(colors), **settings)
     command = build_command(store, tmp_path, train_data=colors, **settings)
     environment = build_environment(store)

@@ -1,8 +1,6 @@
 """Outages of a real tracking server during training: nothing is lost, nothing is there twice."""
 
 import json
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +11,8 @@ import mlflow
 import pytest
 
 from tests.conftest import write_classes
+from tests.processes import run_program
+from tests.servers import copy_empty_store
 from tests.system.outage_server import Server, describe_run, run_server
 from trialrun.cli import run_cli as command
 from trialrun.engine.early_stopping import EpochStatus
@@ -34,9 +34,11 @@ _AWAY_SECONDS = 20.0
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(initialised_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server for the module; every test leaves it running."""
-    with run_server(tmp_path_factory.mktemp("server")) as running:
+    folder = tmp_path_factory.mktemp("server")
+    copy_empty_store(initialised_store, folder)
+    with run_server(folder) as running:
         yield running
 
 
@@ -222,14 +224,8 @@ def test_killed_upload_is_completed(
     settings = {**SETTINGS, "epochs": 1, "register_as": f"killed-{moment}"}
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
     flags += [f"--train-data={images}", f"--checkpoint-dir={tmp_path}"]
-    ended = subprocess.run(
-        [sys.executable, "-c", _KILLED, moment, "train", *flags],
-        env=os.environ,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    command_line = [sys.executable, "-c", _KILLED, moment, "train", *flags]
+    ended = run_program(command_line, timeout=120)
     assert ended.returncode == -9, ended.stderr
     assert command(["sync", "--checkpoint-dir", str(tmp_path), "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out.splitlines()[-1])["runs"]

@@ -16,6 +16,7 @@ import psutil
 import pytest
 from sqlalchemy import text
 
+from tests.processes import ForkedProgram
 from tests.tracking.test_conflicts import check_datasets
 from tests.tuning.conftest import SMALL, nested_runs, settings
 from trialrun.cli import run_cli
@@ -26,17 +27,14 @@ from trialrun.tuning.study.attrs import FINALIZED
 from trialrun.tuning.study.storage import StudyStorage, open_storage
 
 
-def start_search(raw_settings: dict[str, Any]) -> "subprocess.Popen[str]":
+def start_search(raw_settings: dict[str, Any]) -> ForkedProgram:
     """Start a search in a separate process."""
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in raw_settings.items()]
-    return subprocess.Popen(
-        [sys.executable, "-m", "trialrun", "search", "--json", *flags],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    command = [sys.executable, "-m", "trialrun", "search", "--json", *flags]
+    return ForkedProgram(command, stdout=subprocess.PIPE)
 
 
-def read_result(process: "subprocess.Popen[str]") -> dict[str, Any]:
+def read_result(process: ForkedProgram) -> dict[str, Any]:
     """Wait for a search; return the result that it printed."""
     out, _ = process.communicate(timeout=300)
     assert process.returncode == 0
@@ -55,11 +53,11 @@ def load_trials(url: str, name: str) -> list[Any]:
             return []
 
 
-def wait_for_workers(process: "subprocess.Popen[str]", url: str, name: str) -> list[int]:
+def wait_for_workers(process: ForkedProgram, url: str, name: str) -> list[int]:
     """Wait until at least three of four workers train; return the workers' process ids."""
     from optuna.trial import TrialState
 
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while time.monotonic() < deadline:
         children = psutil.Process(process.pid).children()
         pids = [child.pid for child in children if "trialrun.tuning.workers" in child.cmdline()]
@@ -72,13 +70,13 @@ def wait_for_workers(process: "subprocess.Popen[str]", url: str, name: str) -> l
 
 @pytest.mark.slow
 def test_trials_of_killed_workers_are_retried(postgres: str, store: str, colors: Path) -> None:
-    """Two of four workers get SIGKILL during a trial: exactly 24 trials complete."""
+    """Two of four workers get SIGKILL during a trial: exactly 16 trials complete."""
     from optuna.trial import TrialState
 
     raw_settings = settings(
         colors,
         pruner="none",
-        trials=24,
+        trials=16,
         workers=4,
         study="killed",
         storage=postgres,
@@ -90,13 +88,13 @@ def test_trials_of_killed_workers_are_retried(postgres: str, store: str, colors:
     result = read_result(process)
     trials = load_trials(postgres, "killed")
     states = [trial.state for trial in trials]
-    assert states.count(TrialState.COMPLETE) == 24
+    assert states.count(TrialState.COMPLETE) == 16
     assert set(states) <= {TrialState.COMPLETE, TrialState.FAIL}
     runs = nested_runs(store, result["run_id"])
-    assert sum(run.info.status == "FINISHED" for run in runs) == 24
+    assert sum(run.info.status == "FINISHED" for run in runs) == 16
     assert {run.info.status for run in runs} <= {"FINISHED", "KILLED"}
     completed = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    assert len({trial.params["learning_rate"] for trial in completed}) == 24
+    assert len({trial.params["learning_rate"] for trial in completed}) == 16
 
 
 OPEN_STORAGE = """
@@ -117,7 +115,7 @@ def test_concurrent_processes_create_the_tables_once(postgres: str) -> None:
         connection.execute(text("CREATE DATABASE empty"))
     engine.dispose()
     url = postgres.replace("/postgres", "/empty")
-    processes = [subprocess.Popen([sys.executable, "-c", OPEN_STORAGE, url]) for _ in range(4)]
+    processes = [ForkedProgram([sys.executable, "-c", OPEN_STORAGE, url]) for _ in range(4)]
     assert [process.wait() for process in processes] == [0] * 4
 
 

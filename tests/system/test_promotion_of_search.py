@@ -1,15 +1,14 @@
 """Test of the promotion of a search's best trial, with the real command line."""
 
 import json
-import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.processes import run_program
 from trialrun.cache.location import cache_folder
 from trialrun.images.formats.sample import write_sample
 
@@ -34,7 +33,7 @@ def digits(tmp_path: Path) -> Path:
 def run_command(*arguments: str, codes: tuple[int, ...] = (0,)) -> tuple[dict[str, Any], str]:
     """Run a command, check its exit code, and return its JSON object and its standard error."""
     command = [sys.executable, "-m", "trialrun", *arguments, "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
+    done = run_program(command)
     assert done.returncode in codes, done.stderr
     values = json.loads(done.stdout.splitlines()[-1])
     assert isinstance(values, dict)
@@ -45,14 +44,14 @@ def run_command(*arguments: str, codes: tuple[int, ...] = (0,)) -> tuple[dict[st
 def test_set_that_chose_the_trial_is_refused(
     digits: Path, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The best of 20 equal trials is not judged by the images that chose it, but by fresh ones."""
+    """The best of 6 equal trials is not judged by the images that chose it, but by fresh ones."""
     monkeypatch.chdir(tmp_path)
     data = [f"--train-data={digits / 'train'}", f"--valid-data={digits / 'valid'}"]
     names = ["--register-as=digits", "--experiment=tests"]
     run_command("train", *data, *names, *SETTINGS, "--learning-rate=0.02")
     promote = ["promote", "digits", "--experiment=tests"]
     run_command(*promote, "--version=1", f"--data={digits / 'test'}", "--min=accuracy=0.01")
-    equal = ["--trials=20", "--learning-rate=0.0199:0.0201", "--pruner=none"]
+    equal = ["--trials=6", "--learning-rate=0.0199:0.0201", "--pruner=none"]
     run_command("search", *data, *names, *SETTINGS, *equal)
 
     challenge = [*promote, "--version=2", "--require=better"]

@@ -16,7 +16,8 @@ import psutil
 import pytest
 
 from tests.conftest import SMALL, write_classes
-from tests.system.test_distributed import find_free_port
+from tests.processes import ForkedProgram
+from tests.system.test_distributed import find_free_port, run_in_ranks, start_in_ranks
 from trialrun.checkpoint.run_folder import RunFolder, list_run_folders
 from trialrun.cli import run_cli
 
@@ -57,13 +58,22 @@ def kill_ranks(process: "subprocess.Popen[str]") -> None:
     process.communicate()
 
 
+@contextmanager
+def start_without_torchrun(*arguments: str) -> Iterator[list[ForkedProgram]]:
+    """Start trialrun on two ranks; kill what is left at the end."""
+    ranks = start_in_ranks(2, "-m", "trialrun", *arguments)
+    try:
+        yield ranks
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.communicate()
+
+
 def train_in_ranks(*arguments: str) -> dict[str, Any]:
-    """Run a command on two ranks to its end; return its result."""
-    with start_ranks(*arguments, "--json") as process:
-        output, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, errors
-    (line,) = [line for line in output.splitlines() if line.startswith("{")]
-    result: dict[str, Any] = json.loads(line)
+    """Run a command on two ranks to its end, without torchrun; return its result."""
+    outputs = run_in_ranks(2, "-m", "trialrun", *arguments, "--json")
+    result: dict[str, Any] = json.loads(outputs[0])
     return result
 
 
@@ -85,7 +95,9 @@ def read_newest_values(store: str) -> dict[str, Any]:
     return values
 
 
-def wait_until(condition: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
+def wait_until(
+    condition: Callable[[], bool], process: "subprocess.Popen[str] | ForkedProgram"
+) -> None:
     """Wait for a state of the run."""
     deadline = time.monotonic() + 90
     while not condition():
@@ -145,9 +157,10 @@ def test_one_process_ends_a_run_whose_training_has_ended(
         progress = read_newest_values(store).get("progress", {})
         return bool(progress) and progress["stopping"]["stop_reason"] == "completed"
 
-    with start_ranks("train", f"--train-data={colors}", *TRAINING) as process:
-        wait_until(has_ended, process)
-        kill_ranks(process)
+    with start_without_torchrun("train", f"--train-data={colors}", *TRAINING) as ranks:
+        wait_until(has_ended, ranks[0])
+        for rank in ranks:
+            rank.kill()
     folder = find_folder(store)
     assert folder is not None
     run_id = str(folder.run_id)
@@ -162,10 +175,12 @@ def test_one_process_ends_a_run_whose_training_has_ended(
 
 def test_refusal_of_rank_0_ends_the_other_ranks(store: str, colors: Path) -> None:
     """One error is printed; rank 1 ends with rank 0, and creates no folder."""
-    with start_ranks("train", f"--train-data={colors}", *TRAINING) as process:
-        wait_until(lambda: bool(read_newest_values(store)), process)
-        process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=30)
+    with start_without_torchrun("train", f"--train-data={colors}", *TRAINING) as ranks:
+        wait_until(lambda: bool(read_newest_values(store)), ranks[0])
+        for rank in ranks:
+            rank.send_signal(signal.SIGTERM)
+        for rank in ranks:
+            rank.communicate(timeout=30)
     folder = find_folder(store)
     assert folder is not None
     for file in folder.checkpoints.glob("*/state.safetensors"):

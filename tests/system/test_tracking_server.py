@@ -13,7 +13,8 @@ import pytest
 
 import trialrun
 from tests.conftest import write_classes
-from tests.servers import find_free_port, run_mlflow_server, start_server
+from tests.processes import run_program
+from tests.servers import copy_empty_store, find_free_port, run_mlflow_server, start_server
 from tests.tracking.test_conflicts import check_datasets
 from trialrun.cli import run_cli as command
 from trialrun.errors import TrackingError
@@ -25,9 +26,11 @@ TINY: dict[str, Any] = {"model": "shufflenet_v2_x0_5", "batch_size": 8, "epochs"
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def server(initialised_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Start an MLflow server that stores artifacts; return its address."""
-    with run_mlflow_server(tmp_path_factory.mktemp("server")) as address:
+    folder = tmp_path_factory.mktemp("server")
+    copy_empty_store(initialised_store, folder)
+    with run_mlflow_server(folder) as address:
         yield address
 
 
@@ -96,14 +99,8 @@ def test_downloaded_models_are_removed_at_exit(
 ) -> None:
     """A process that downloads a model from a server deletes it at exit."""
     code = "import trialrun, sys; print(len(list(trialrun.load_model(sys.argv[1]).parameters())))"
-    done = subprocess.run(
-        [sys.executable, "-c", code, "models:/colors/1"],
-        env=os.environ | {"TMPDIR": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    command = [sys.executable, "-c", code, "models:/colors/1"]
+    done = run_program(command, env=os.environ | {"TMPDIR": str(tmp_path)}, timeout=120)
     assert int(done.stdout) > 0, done.stderr
     assert list(tmp_path.iterdir()) == []
 
@@ -203,13 +200,7 @@ sys.exit(run_cli(sys.argv[1:]))
 
 def run_without_boto3(*arguments: str) -> "subprocess.CompletedProcess[str]":
     """Run a command line in a process that cannot import boto3."""
-    return subprocess.run(
-        [sys.executable, "-c", _WITHOUT_BOTO3, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    return run_program([sys.executable, "-c", _WITHOUT_BOTO3, *arguments], timeout=120)
 
 
 @pytest.mark.slow

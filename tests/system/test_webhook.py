@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import requests
 
-from tests.servers import find_free_port, wait_until_healthy
+from tests.servers import copy_empty_store, find_free_port, wait_until_healthy
 from trialrun.registry.history import format_now
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -43,7 +43,7 @@ def import_example(name: str) -> ModuleType:
 def run_receiver(make_command: Any, run: Any) -> Iterator[str]:
     """Run a receiver on a free port; yield its URL."""
     server = import_example("mlflow_webhooks").Receiver(0, SECRET, make_command, run)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.server_port}"
@@ -118,10 +118,11 @@ def test_a_move_of_the_alias_is_looked_at() -> None:
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[str]:
+def server(initialised_store: Path, tmp_path: Path) -> Iterator[str]:
     """Start an MLflow server that may deliver to plain HTTP on loopback; yield its URI."""
     from cryptography.fernet import Fernet
 
+    copy_empty_store(initialised_store, tmp_path)
     port = find_free_port()
     arguments = ["--backend-store-uri", f"sqlite:///{tmp_path / 'mlflow.db'}", "--workers", "1"]
     settings = {

@@ -1,7 +1,6 @@
 """Runs that are started together and write the same rows for the first time."""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
+from tests.processes import run_program
 from tests.tracking.together import EXPERIMENT
 from trialrun.mlflow_client import conflicts, retry_conflicts
 
@@ -20,15 +20,8 @@ def run_together(action: str, uri: str, num_processes: int, folder: Path) -> mlf
     """Run an action in many processes at once in `folder`; return a client of the results."""
     command = [sys.executable, "-m", "tests.tracking.together", action, uri, str(num_processes)]
     paths = filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))
-    done = subprocess.run(
-        command,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    variables = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    done = run_program(command, env=variables, cwd=folder, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "error ignored" not in done.stderr  # logged by psycopg after each conflict
     return mlflow.MlflowClient(uri)

@@ -4,18 +4,20 @@ import os
 import shutil
 import signal
 import sqlite3
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mlflow
 import pytest
 from mlflow.entities import Run
+from mlflow.store.tracking import sqlalchemy_store
 
 import trialrun
+from tests.processes import run_program
 from trialrun.engine.compute.torch_errors import NonFiniteLossError
 from trialrun.engine.early_stopping import EpochStatus
 from trialrun.errors import RunInterruptedError, TrackingError
@@ -147,9 +149,10 @@ def test_long_tags_are_cut(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (len(run.data.tags["error"]), run.data.tags["error"][-1]) == (8000, "…")
 
 
-@pytest.mark.slow
-def test_error_while_a_run_is_opened_fails_it(store: str) -> None:
+def test_error_while_a_run_is_opened_fails_it(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run is FAILED if it was opened again but its tags could not be set."""
+    without_waits = SimpleNamespace(sleep=lambda _seconds: None)
+    monkeypatch.setattr(sqlalchemy_store, "time", without_waits)  # 13 s between MLflow's attempts
     client = mlflow.MlflowClient(store)
     experiment = client.get_experiment_by_name("tests")
     assert experiment is not None
@@ -253,13 +256,8 @@ def test_signal_in_a_library_call(
     store: str, colors: Path, number: int, code: int, output: str
 ) -> None:
     """The run is KILLED with a reason; then the signal has its usual effect on the process."""
-    done = subprocess.run(
-        [sys.executable, "-c", _LIBRARY, str(colors), str(number)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    command = [sys.executable, "-c", _LIBRARY, str(colors), str(number)]
+    done = run_program(command, timeout=120)
     assert (done.returncode, done.stdout.strip()) == (code, output), done.stderr
     (run,) = runs(store)
     assert (run.info.status, run.data.tags["stop_reason"]) == ("KILLED", "killed")

@@ -3,7 +3,6 @@
 import json
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -13,6 +12,8 @@ import mlflow
 import pytest
 
 import trialrun
+from tests.conftest import write_classes
+from tests.processes import ForkedProgram
 from tests.tuning.conftest import SMALL, make_queue, nested_runs, settings
 from trialrun import mlflow_client
 from trialrun.cli import run_cli
@@ -23,6 +24,7 @@ from trialrun.runs.datasets import sources
 from trialrun.tuning.callbacks import NoOpSearchCallback
 from trialrun.tuning.plan import plan_search
 from trialrun.tuning.reporting.seed_replicates import compute_mean_interval
+from trialrun.tuning.result import SearchResult
 
 
 class CountingCallback(NoOpSearchCallback):
@@ -117,12 +119,12 @@ def test_a_search_below_mlflow_run_uses_its_run(
 def test_images_are_decoded_once_for_all_trials(
     store: str, colors: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Sixteen trials decode 36 images once."""
+    """Four trials decode 36 images once."""
     from trialrun.tuning.run import execute_search
 
     monkeypatch.setenv("TRIALRUN_CACHE", str(tmp_path / "cache"))
     callback = CountingCallback()
-    execute_search(plan_search(settings(colors, trials=16)), callback)
+    execute_search(plan_search(settings(colors, trials=4)), callback)
     assert callback.num_decoded == 36
 
 
@@ -170,7 +172,7 @@ def test_an_interrupted_search_can_be_resumed(store: str, colors: Path) -> None:
 
     raw_settings = settings(colors, epochs=4, trials=3, study="cut", pruner="none", patience=9)
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in raw_settings.items()]
-    process = subprocess.Popen([sys.executable, "-m", "trialrun", "search", *flags])
+    process = ForkedProgram([sys.executable, "-m", "trialrun", "search", *flags])
     client = mlflow.MlflowClient(store)
     _wait_for_trial(client)
     process.send_signal(signal.SIGINT)
@@ -196,11 +198,42 @@ def _wait_for_trial(client: Any) -> None:
     raise AssertionError("no trial started")
 
 
+@pytest.fixture(scope="module")
+def searched_by_workers(
+    initialised_store: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[SearchResult, list[Any]]:
+    """The result of a search with two workers on images in the artifact store, and its trials.
+
+    The images are deleted from the store before the workers start.
+    """
+    folder = tmp_path_factory.mktemp("workers")
+    shutil.copy(initialised_store, folder / "mlflow.db")
+    store = f"sqlite:///{folder / 'mlflow.db'}"
+    client = mlflow.MlflowClient(store)
+    run = client.create_run(client.create_experiment("tests", str(folder / "artifacts")))
+    images = write_classes(folder / "colors", {"blue": 12, "green": 12, "red": 12})
+    client.log_artifacts(run.info.run_id, str(images), "set")
+
+    def download(uri: str) -> Path:
+        path = mlflow_client.download_artifact(uri)
+        shutil.rmtree(Path(run.info.artifact_uri) / "set")
+        return path
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", store)
+        patch.setenv("MLFLOW_EXPERIMENT_NAME", "tests")
+        patch.setattr(sources, "download_artifact", download)
+        raw_settings = settings(Path("unused"), trials=4, workers=2)
+        result = trialrun.search(**raw_settings | {"train_data": f"runs:/{run.info.run_id}/set"})
+        return result, nested_runs(store, result.run_id)
+
+
 @pytest.mark.slow
-def test_worker_processes_share_a_study(store: str, colors: Path) -> None:
+def test_worker_processes_share_a_study(
+    searched_by_workers: tuple[SearchResult, list[Any]],
+) -> None:
     """Two workers train exactly the requested number of trials, all different."""
-    result = trialrun.search(**settings(colors, trials=4, workers=2))
-    runs = nested_runs(store, result.run_id)
+    result, runs = searched_by_workers
     assert result.num_trials["complete"] + result.num_trials["pruned"] == 4
     assert len({run.data.params["learning_rate"] for run in runs}) == 4
     assert len({run.data.params["random_seed"] for run in runs}) == 4
@@ -208,27 +241,12 @@ def test_worker_processes_share_a_study(store: str, colors: Path) -> None:
 
 @pytest.mark.slow
 def test_workers_share_downloaded_images(
-    store: str, colors: Path, monkeypatch: pytest.MonkeyPatch
+    searched_by_workers: tuple[SearchResult, list[Any]],
 ) -> None:
-    """Images in the artifact store are downloaded once, not by each worker.
-
-    The test deletes them from the store before the workers start.
-    """
-    client = mlflow.MlflowClient(store)
-    experiment = client.get_experiment_by_name("tests")
-    assert experiment is not None
-    run = client.create_run(experiment.experiment_id)
-    client.log_artifacts(run.info.run_id, str(colors), "set")
-
-    def download(uri: str) -> Path:
-        path = mlflow_client.download_artifact(uri)
-        shutil.rmtree(Path(run.info.artifact_uri) / "set")
-        return path
-
-    monkeypatch.setattr(sources, "download_artifact", download)
-    raw_settings = settings(Path("unused"), trials=2, workers=2)
-    result = trialrun.search(**raw_settings | {"train_data": f"runs:/{run.info.run_id}/set"})
-    assert result.num_trials["complete"] + result.num_trials["pruned"] == 2
+    """Images in the artifact store are downloaded once, not by each worker."""
+    result, runs = searched_by_workers
+    assert result.num_trials["complete"] + result.num_trials["pruned"] == 4
+    assert [run.info.status for run in runs] == ["FINISHED"] * 4
 
 
 def test_no_trial_starts_after_the_timeout(store: str, colors: Path) -> None:

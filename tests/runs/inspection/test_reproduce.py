@@ -3,7 +3,6 @@
 import json
 import shutil
 import sqlite3
-import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 
 import trialrun
 from tests.conftest import make_network
+from tests.processes import run_program
 from tests.tuning.conftest import settings
 from trialrun.engine.early_stopping import EpochStatus
 from trialrun.errors import (
@@ -244,12 +244,8 @@ def test_other_result_has_exit_code_8(store: str, colors: Path) -> None:
     assert settings is not None
     changed = settings.replace("learning_rate: 0.001", "learning_rate: 0.5")
     connect_client().log_text(run.run_id, changed, "config.yaml")
-    done = subprocess.run(
-        [sys.executable, "-m", "trialrun", "reproduce", run.run_id, "--json"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [sys.executable, "-m", "trialrun", "reproduce", run.run_id, "--json"]
+    done = run_program(command)
     assert done.returncode == 8, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
     assert (result["verdict"], result["since_epoch"]) == ("different", 1)

@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from mlflow.entities import Run
 
 import trialrun
 from tests.conftest import write_classes
+from tests.processes import ForkedProgram
 from tests.tuning.conftest import nested_runs
 from tests.tuning.conftest import settings as short_search
 from trialrun.errors import InvalidDatasetError, TrackingError
@@ -294,12 +294,8 @@ def test_signal_ends_the_run_as_killed(
     """The run is KILLED and the exit code is 75, also if a second signal follows."""
     arguments = ["train", "--train-data", str(colors), "--model", NETWORK]
     arguments += ["--epochs", "100000", "--patience", "100000", "--batch-size", "8"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "trialrun", *arguments],
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"MLFLOW_TRACKING_URI": store},
-    )
+    command = [sys.executable, "-m", "trialrun", *arguments]
+    process = ForkedProgram(command, stderr=subprocess.PIPE)
     assert process.stderr is not None
     try:
         while not process.stderr.readline().startswith("Epoch 2/"):

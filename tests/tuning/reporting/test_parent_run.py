@@ -15,6 +15,7 @@ import mlflow
 import pytest
 
 import trialrun
+from tests.processes import ForkedProgram
 from tests.tuning.conftest import claim_next, make_queue, settings
 from trialrun.tuning.callbacks import NoOpSearchCallback
 from trialrun.tuning.plan import plan_search
@@ -44,7 +45,7 @@ def test_a_joining_process_without_trials_fails_the_parent_run(store: str, color
     parent = open_project_run(store)
     queue.study.set_user_attr(attrs.PARENT_RUN, parent)
     with queue.storage.try_lock("dead/owner"):
-        joiner = subprocess.Popen(command(raw_settings), stderr=subprocess.PIPE, text=True)
+        joiner = ForkedProgram(command(raw_settings), stderr=subprocess.PIPE)
         assert joiner.stderr is not None
         while "joining" not in (line := joiner.stderr.readline()):
             assert line
@@ -71,7 +72,7 @@ def test_a_signal_while_planning_exits_with_75(store: str, colors: Path, tmp_pat
     pipe, run_id = tmp_path / "enqueued.json", open_project_run(store)
     os.mkfifo(pipe)
     environment = {**os.environ, "MLFLOW_RUN_ID": run_id}
-    process = subprocess.Popen(command(settings(colors, enqueue=pipe)), env=environment)
+    process = ForkedProgram(command(settings(colors, enqueue=pipe)), env=environment)
     with closing(_Writer(pipe)):
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 75

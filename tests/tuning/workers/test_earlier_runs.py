@@ -16,6 +16,7 @@ import mlflow
 import pytest
 
 import trialrun
+from tests.processes import ForkedProgram
 from tests.tuning.conftest import claim_next, make_queue, nested_runs, settings
 from trialrun.checkpoint.run_folder import RunFolder, list_run_folders
 from trialrun.errors import RunInterruptedError, TrialrunError
@@ -44,9 +45,7 @@ def interrupt_search(
 ) -> None:
     """Start a search; send it and its workers a signal at the right moment, and wait for it."""
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in values.items()]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "trialrun", "search", *flags], start_new_session=True
-    )
+    process = ForkedProgram([sys.executable, "-m", "trialrun", "search", *flags])
     try:
         deadline = time.monotonic() + 90
         while not is_time():

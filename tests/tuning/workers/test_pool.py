@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import trialrun
+from tests.processes import run_program
 from tests.tuning.conftest import settings
 
 
@@ -59,7 +60,8 @@ def test_workers_print_no_links(
     with tracking_server(store) as url:
         _wait_for_server(url)
         monkeypatch.setenv("MLFLOW_TRACKING_URI", url.replace("//", "//me:secret@"))
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        done = run_program(command)
+    assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["num_trials"]["complete"] == 2
     assert "trial-0" not in done.stdout
 

@@ -51,10 +51,10 @@ if TYPE_CHECKING:
     from trialrun.models.classifier import ImageClassifier
     from trialrun.registry.history import AliasHistory
     from trialrun.runs.evaluation.evaluate import ModelEvaluation
-    from trialrun.runs.evaluation.score import ScoreResult
     from trialrun.runs.inspection.compare import RunComparison
     from trialrun.runs.inspection.reproduction import Reproduction
     from trialrun.runs.promotion.result import Promotion
+    from trialrun.runs.scoring.score import ScoreResult
     from trialrun.runs.training.result import TrainResult
     from trialrun.tuning.result import SearchResult
 
@@ -152,7 +152,7 @@ def score(model: str, data: str, output: str, **settings: "Unpack[ScoreKeywords]
         TrialrunError: One of the classes of `trialrun.errors`.
     """
     from trialrun.runs.api import api_call
-    from trialrun.runs.evaluation.score import score_data
+    from trialrun.runs.scoring.score import score_data
 
     with api_call():
         return score_data(model, data, output, settings)
@@ -271,7 +271,7 @@ def load_model(model: "str | Path") -> "ImageClassifier":
         TrackingError: MLflow has no such model.
     """
     from trialrun.runs.api import api_call
-    from trialrun.runs.evaluation import score as scoring
+    from trialrun.runs.scoring import model as scoring
 
     with api_call():
         return scoring.load_model(str(model))

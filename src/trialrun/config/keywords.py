@@ -74,6 +74,10 @@ class ScoreKeywords(TypedDict, total=False):
     """Settings of bulk scoring."""
 
     device: str
+    batch_size: int | Literal["auto"]
+    top_k: int | None
+    embeddings: str | PathLike[str] | None
+    spark: str | None
 
 
 class PromoteKeywords(TypedDict, total=False):

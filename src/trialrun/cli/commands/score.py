@@ -35,7 +35,8 @@ def score(
 
     build_config(ScoreConfig, settings)
     check_output(output)
-    from trialrun.runs.evaluation.score import describe_unknown_classes, score_data
+    from trialrun.runs.scoring.classes import describe_unknown_classes
+    from trialrun.runs.scoring.score import score_data
 
     silence_mlflow()
     result = score_data(model, data, output, settings)

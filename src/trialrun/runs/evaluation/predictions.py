@@ -23,7 +23,7 @@ from trialrun.report.predictions import Predictions, build_predictions
 from trialrun.runs.datasets.scan import scan_set
 from trialrun.runs.datasets.sources import open_source
 from trialrun.runs.evaluation.groups import LikenessSampler
-from trialrun.runs.evaluation.score import read_contents
+from trialrun.runs.scoring.images import read_contents
 from trialrun.scoring.network import ScoringNetwork
 from trialrun.scoring.pipeline import score_images
 from trialrun.scoring.scores import ImageScore, ScoredImages

@@ -26,7 +26,8 @@ def score(
 ) -> None:
     """Score the images of DATA with MODEL and write a table.
 
-    The table has one row per image and one probability column per class.
+    The table has one row per image and one probability column per class. A call that was killed is
+    continued by the same command.
     """
     from dataclasses import asdict
 
@@ -40,12 +41,14 @@ def score(
 
     silence_mlflow()
     result = score_data(model, data, output, settings)
-    for line in describe_unknown_classes(result.unknown_classes):
+    for line in (*result.notes, *describe_unknown_classes(result.unknown_classes)):
         print_status(f"Note: {line}")
+    if result.num_continued:
+        print_status(f"Continued after {result.num_continued} images of an interrupted call")
     if json:
         print_json(asdict(result))
         return
     print_result(
-        f"{result.num_images} images scored, {result.num_errors} unreadable; "
+        f"{result.num_images - result.num_errors} images scored, {result.num_errors} not; "
         f"table written to {result.output}"
     )

@@ -81,11 +81,13 @@ def test_killed_scoring_is_continued(model: str, data: Path, tmp_path: Path, suf
     assert not embeddings.exists()
 
     settings: ScoreKeywords = {"batch_size": 2, "top_k": 2, "device": "cpu"}
-    result = trialrun.score(model, str(data), str(output), embeddings=str(embeddings), **settings)
+    settings["embeddings"] = str(embeddings)
+    result = trialrun.score(model, str(data), str(output), **settings)
     assert num_rows <= result.num_continued < result.num_images == 80
     assert result.num_errors == 1
     whole, other = tmp_path / f"whole{suffix}", tmp_path / "whole_features.parquet"
-    trialrun.score(model, str(data), str(whole), embeddings=str(other), **settings)
+    settings["embeddings"] = str(other)
+    trialrun.score(model, str(data), str(whole), **settings)
     if suffix == ".csv":
         assert output.read_bytes() == whole.read_bytes()
     else:

@@ -117,8 +117,10 @@ def choose_limit(network: nn.Module, num_images: int) -> Callable[[], Speed]:
         module = copy.deepcopy(network).to(memory_format=layout)
         for batch_size in BATCH_SIZES:
             images = torch.randn(batch_size, 3, SIZE, SIZE).contiguous(memory_format=layout)
-            for measure in (_measure_together, _measure_streams):
-                measurements.append(partial(measure, module, images, num_images))
+            measurements += [
+                partial(measure, module, images, num_images)
+                for measure in (_measure_together, _measure_streams)
+            ]
     return max(measurements, key=lambda measure: max(measure().cpu for _ in range(2)))
 
 
@@ -185,9 +187,7 @@ def print_speeds(models: Sequence[str], num_rounds: int) -> None:
         names = sorted(str(path.relative_to(photos)) for path in photos.rglob("*.jpg"))
         items = [ImageItem(name) for name in names]
         for model in models:
-            rounds = [
-                list_values(found) for found in measure_rounds(model, photos, items, num_rounds)
-            ]
+            rounds = map(list_values, measure_rounds(model, photos, items, num_rounds))
             rows.append([model, *(statistics.median(column) for column in zip(*rounds))])  # noqa: B905
     heading = make_heading(f"Scoring {NUM_PHOTOS} photos at {SIZE} pixels, images/s")
     sys.stdout.write(heading + "\n" + format_table(("model", *COLUMNS), rows))

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from trialrun.runs.inspection.compare import RunComparison
     from trialrun.runs.inspection.reproduction import Reproduction
     from trialrun.runs.promotion.result import Promotion
-    from trialrun.runs.scoring.score import ScoreResult
+    from trialrun.runs.scoring.job import ScoreResult
     from trialrun.runs.training.result import TrainResult
     from trialrun.tuning.result import SearchResult
 

@@ -25,8 +25,8 @@ from trialrun.models.zoo import build_network
 # Scores like `trialrun.score`, but writes every row at once and takes 20 ms per image.
 SLOWED = """
 import sys, time, trialrun
-from trialrun.runs.scoring import score
-score._FLUSH_ROWS = 1
+from trialrun.runs.scoring import job, score
+job._FLUSH_ROWS = 1
 decode = score.decode_file
 def slow(*arguments):
     time.sleep(0.02)

@@ -5,13 +5,10 @@ names. An interrupted process is continued by the next one with the same argumen
 """
 
 import hashlib
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import version
-from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,68 +20,18 @@ from trialrun.engine.compute.torch_state import isolate_torch_state
 from trialrun.errors import InvalidDatasetError, InvalidParameterError, RunInterruptedError
 from trialrun.files import format_json
 from trialrun.image_cache.inventory import enforce_cache_limit
-from trialrun.images import ImageItem, ImageSet
 from trialrun.models.open import open_classifier, read_directory_digests
 from trialrun.registry import find_model_folder
 from trialrun.runs.datasets.outputs import check_embeddings, check_output
 from trialrun.runs.datasets.sources import open_source
-from trialrun.runs.scoring.classes import count_unknown_classes
-from trialrun.runs.scoring.columns import Columns, ScoredItem
-from trialrun.runs.scoring.draft import Draft, Output, Progress, open_draft
+from trialrun.runs.scoring.columns import ScoredItem
+from trialrun.runs.scoring.draft import Draft, Progress, open_draft
 from trialrun.runs.scoring.images import decode_file, list_rows
-from trialrun.runs.scoring.tables import EmbeddingTable, choose_format
+from trialrun.runs.scoring.job import ScoreResult, ScoringJob, build_result, write_rows
 from trialrun.scoring.batching import find_torch_device, plan_batches
 from trialrun.scoring.features import FeatureNetwork
 from trialrun.scoring.network import ScoringNetwork, TorchNetwork, prepare_network
 from trialrun.scoring.pipeline import score_batches
-
-_TABLE, _EMBEDDINGS = "table", "embeddings"
-# Rows are written when there are so many, or after so many seconds: a kill loses no more than that.
-_FLUSH_ROWS, _FLUSH_SECONDS = 4096, 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class ScoreResult:
-    """The file of scores, and the numbers of images and errors in it.
-
-    `num_continued` images were scored by an interrupted process with the same arguments.
-    """
-
-    output: str
-    num_images: int
-    num_errors: int
-    unknown_classes: Mapping[str, int] = field(default_factory=dict)  # images per class
-    num_continued: int = 0
-    embeddings: str | None = None
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class ScoringJob:
-    """What is scored, and where the rows are written."""
-
-    images: ImageSet
-    rows: tuple[ImageItem, ...]
-    folder: Path
-    config: ScoreConfig
-    output: Path
-
-    def build_columns(self, classes: tuple[str, ...]) -> Columns:
-        """Return the columns of the table.
-
-        Raises:
-            InvalidParameterError: `top_k` is more than the number of classes.
-        """
-        has_text_ids = any(isinstance(item.id, str) for item in self.rows)
-        return Columns(classes, bool(self.images.classes), has_text_ids, self.config.top_k or 0)
-
-    def list_outputs(self, columns: Columns) -> dict[str, Output]:
-        """Return the outputs by the names of their files in a draft; the table is the first."""
-        outputs = {_TABLE: Output(self.output, choose_format(self.output, columns))}
-        if self.config.embeddings is not None:
-            path = check_embeddings(self.config.embeddings, self.output)
-            outputs[_EMBEDDINGS] = Output(path, EmbeddingTable())
-        return outputs
 
 
 def score_data(model: str, data: str, output: str, values: Mapping[str, Any]) -> ScoreResult:
@@ -98,20 +45,25 @@ def score_data(model: str, data: str, output: str, values: Mapping[str, Any]) ->
     path = check_output(output)
     if config.embeddings is not None:
         check_embeddings(config.embeddings, path)
-    device = find_device(config.device)
+    if config.spark is None:
+        find_device(config.device)  # raises before the data is read
     images = open_source(data)
     if not images.items:
         raise InvalidDatasetError(f"{data} contains no images", "Give a folder with images.")
     enforce_cache_limit()
     job = ScoringJob(images, list_rows(images), find_model_folder(model), config, path)
     with isolate_torch_state():
-        return _score_locally(job, device)
+        if config.spark is None:
+            return _score_locally(job, find_device(config.device))
+        from trialrun.runs.scoring.spark import score_with_spark
+
+        return score_with_spark(job, config.spark)
 
 
 def _score_locally(job: ScoringJob, device: torch.device) -> ScoreResult:
     network = prepare_network(open_classifier(job.folder), device)
     outputs = job.list_outputs(job.build_columns(network.classes))
-    if _EMBEDDINGS in outputs:
+    if job.config.embeddings is not None:
         network = _add_features(network)
     with open_draft(outputs) as draft:
         progress = _continue_draft(draft, job, network)
@@ -131,22 +83,6 @@ def _add_features(network: ScoringNetwork) -> ScoringNetwork:
             "Score without embeddings, or with the model that was trained.",
         )
     return FeatureNetwork(network)
-
-
-def build_result(
-    job: ScoringJob, classes: Sequence[str], draft: Draft, num_continued: int
-) -> ScoreResult:
-    """Return the result of a finished draft."""
-    assert draft.progress is not None
-    return ScoreResult(
-        str(job.output),
-        draft.progress.num_rows,
-        draft.progress.num_errors,
-        count_unknown_classes(job.images, classes),
-        num_continued,
-        job.config.embeddings,
-        job.images.notes,
-    )
 
 
 def _continue_draft(draft: Draft, job: ScoringJob, network: ScoringNetwork) -> Progress:
@@ -189,27 +125,3 @@ def _score_rows(
     for scores in score_batches(network, rows, decode, plan):
         # The scores come first: zip would drop a row of `remaining` after the last score.
         yield [ScoredItem(item, score) for score, item in zip(scores, remaining, strict=False)]
-
-
-def write_rows(
-    draft: Draft, outputs: Mapping[str, Output], batches: Iterable[list[ScoredItem]]
-) -> None:
-    """Append rows to the draft, many at a time."""
-    for rows in _collect_rows(batches):
-        contents = {name: output.format.encode_rows(rows) for name, output in outputs.items()}
-        num_errors = sum(bool(row.score.error) for row in rows)
-        draft.append(contents, num_rows=len(rows), num_errors=num_errors)
-
-
-def _collect_rows(batches: Iterable[list[ScoredItem]]) -> Iterator[list[ScoredItem]]:
-    """Yield whole batches together, by `_FLUSH_ROWS` or after `_FLUSH_SECONDS`."""
-    pending: list[list[ScoredItem]] = []
-    flushed, num_rows = time.monotonic(), 0
-    for batch in batches:
-        pending.append(batch)
-        num_rows += len(batch)
-        if num_rows >= _FLUSH_ROWS or time.monotonic() - flushed >= _FLUSH_SECONDS:
-            yield list(chain.from_iterable(pending))
-            pending, num_rows, flushed = [], 0, time.monotonic()
-    if pending:
-        yield list(chain.from_iterable(pending))

@@ -31,6 +31,7 @@ def score(
     """
     from dataclasses import asdict
 
+    from trialrun.cli.progress import TerminalProgress
     from trialrun.config import build_config
     from trialrun.runs.datasets.outputs import check_output
 
@@ -40,7 +41,8 @@ def score(
     from trialrun.runs.scoring.score import score_data
 
     silence_mlflow()
-    result = score_data(model, data, output, settings)
+    with TerminalProgress() as progress:
+        result = score_data(model, data, output, settings, progress)
     for line in (*result.notes, *describe_unknown_classes(result.unknown_classes)):
         print_status(f"Note: {line}")
     if result.num_continued:

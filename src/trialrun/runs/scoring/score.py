@@ -6,6 +6,7 @@ names. An interrupted process is continued by the next one with the same argumen
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import version
@@ -17,11 +18,17 @@ from trialrun.config import build_config
 from trialrun.config.score import ScoreConfig
 from trialrun.engine.compute.device import find_device
 from trialrun.engine.compute.torch_state import isolate_torch_state
-from trialrun.errors import InvalidDatasetError, InvalidParameterError, RunInterruptedError
+from trialrun.errors import (
+    InvalidDatasetError,
+    InvalidParameterError,
+    OutOfMemoryError,
+    RunInterruptedError,
+)
 from trialrun.files import format_json
 from trialrun.image_cache.inventory import enforce_cache_limit
 from trialrun.models.open import open_classifier, read_directory_digests
 from trialrun.registry import find_model_folder
+from trialrun.runs.callbacks import NoOpCallback, RunCallback
 from trialrun.runs.datasets.outputs import check_embeddings, check_output
 from trialrun.runs.datasets.sources import open_source
 from trialrun.runs.scoring.columns import ScoredItem
@@ -34,7 +41,13 @@ from trialrun.scoring.network import ScoringNetwork, TorchNetwork, prepare_netwo
 from trialrun.scoring.pipeline import score_batches
 
 
-def score_data(model: str, data: str, output: str, values: Mapping[str, Any]) -> ScoreResult:
+def score_data(
+    model: str,
+    data: str,
+    output: str,
+    values: Mapping[str, Any],
+    callback: RunCallback | None = None,
+) -> ScoreResult:
     """Score every image of `data` with `model` and write the table to `output`.
 
     Raises:
@@ -54,26 +67,39 @@ def score_data(model: str, data: str, output: str, values: Mapping[str, Any]) ->
     job = ScoringJob(images, list_rows(images), find_model_folder(model), config, path)
     with isolate_torch_state():
         if config.spark is None:
-            return _score_locally(job, find_device(config.device))
+            return _score_locally(job, find_device(config.device), callback or NoOpCallback())
         from trialrun.runs.scoring.spark import score_with_spark
 
         return score_with_spark(job, config.spark)
 
 
-def _score_locally(job: ScoringJob, device: torch.device) -> ScoreResult:
+def _score_locally(job: ScoringJob, device: torch.device, callback: RunCallback) -> ScoreResult:
     network = prepare_network(open_classifier(job.folder), device)
     outputs = job.list_outputs(job.build_columns(network.classes))
     if job.config.embeddings is not None:
         network = _add_features(network)
     with open_draft(outputs) as draft:
         progress = _continue_draft(draft, job, network)
-        try:
-            write_rows(draft, outputs, _score_rows(network, job, progress))
-        except RunInterruptedError as error:
-            error.hint = "The same command continues where this one stopped."
-            raise
+        callback.on_scan_start("Images scored", len(job.rows) - progress.num_rows)
+        with _add_hints(progress.batch_size):
+            write_rows(draft, outputs, _score_rows(network, job, progress, callback))
         draft.finish()
         return build_result(job, network.classes, draft, progress.num_rows)
+
+
+@contextmanager
+def _add_hints(batch_size: int) -> Iterator[None]:
+    """Add what to do after an interruption, or if a batch does not fit in memory."""
+    try:
+        yield
+    except RunInterruptedError as error:
+        error.hint = "The same command continues where this one stopped."
+        raise
+    except OutOfMemoryError as error:
+        if batch_size == 1:
+            raise
+        hint = f"Set batch_size={batch_size // 2} or less. {error.hint}"
+        raise OutOfMemoryError(str(error), hint) from error
 
 
 def _add_features(network: ScoringNetwork) -> ScoringNetwork:
@@ -115,7 +141,7 @@ def compute_identity(job: ScoringJob, network: ScoringNetwork) -> str:
 
 
 def _score_rows(
-    network: ScoringNetwork, job: ScoringJob, progress: Progress
+    network: ScoringNetwork, job: ScoringJob, progress: Progress, callback: RunCallback
 ) -> Iterator[list[ScoredItem]]:
     """Yield the rows of each batch, from where `progress` ends."""
     rows = job.rows[progress.num_rows :]
@@ -123,5 +149,6 @@ def _score_rows(
     plan = plan_batches(network, progress.batch_size)
     remaining = iter(rows)
     for scores in score_batches(network, rows, decode, plan):
+        callback.on_scan_progress(len(scores))
         # The scores come first: zip would drop a row of `remaining` after the last score.
         yield [ScoredItem(item, score) for score, item in zip(scores, remaining, strict=False)]

@@ -8,6 +8,7 @@ import os
 import secrets
 import shutil
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ from trialrun.errors import InvalidParameterError, summarize_error
 from trialrun.extras import import_extra
 from trialrun.models.open import open_classifier
 from trialrun.registry import find_model_folder
-from trialrun.runs.scoring.columns import ScoredItem
+from trialrun.runs.scoring.columns import ERROR_COLUMN, ScoredItem
 from trialrun.runs.scoring.draft import Progress, open_draft
 from trialrun.runs.scoring.job import ScoreResult, ScoringJob, build_result, write_rows
 from trialrun.runs.scoring.spark_worker import (
@@ -38,7 +39,7 @@ from trialrun.scoring.scores import LABEL_COLUMN, ImageScore, probability_column
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, Row, SparkSession
 
-_POSITION = "position"
+_POSITION = "_trialrun_position"
 _PARTITION_IMAGES = 2000  # at most; a partition that fails is scored again
 _PARTITIONS_PER_CORE = 4  # so that cores with fast partitions take more of them
 _ROWS_PER_MESSAGE = 256  # between Spark and its Python processes
@@ -56,6 +57,11 @@ def score_frame(frame: "DataFrame", model: str) -> "DataFrame":
         InvalidModelDirectoryError: See `load_model`.
         TrackingError: See `load_model`.
     """
+    with _ignore_pandas_warning():
+        return _score_frame(frame, model)
+
+
+def _score_frame(frame: "DataFrame", model: str) -> "DataFrame":
     functions = import_extra("pyspark.sql.functions", "spark", needed_by="score_frame")
     if not {IMAGE_COLUMN, PATH_COLUMN} & set(frame.columns):
         raise InvalidParameterError(
@@ -64,6 +70,11 @@ def score_frame(frame: "DataFrame", model: str) -> "DataFrame":
         )
     folder = find_model_folder(model)
     classes = open_classifier(folder).classes
+    added = {*probability_columns(classes), LABEL_COLUMN, ERROR_COLUMN}
+    if taken := sorted(added & set(frame.columns)):
+        raise InvalidParameterError(
+            f"the data frame has the columns {taken}, which scoring adds", "Rename them first."
+        )
     column = IMAGE_COLUMN if IMAGE_COLUMN in frame.columns else PATH_COLUMN
     scored = _map_frame(frame, SparkTask(_send_model(frame, folder), column))
     others = [name for name in frame.columns if name != IMAGE_COLUMN]
@@ -75,7 +86,7 @@ def score_frame(frame: "DataFrame", model: str) -> "DataFrame":
         *(functions.col(f"`{name}`") for name in others),
         *probabilities,
         functions.col(LABEL).alias(LABEL_COLUMN),
-        functions.col(ERROR),
+        functions.col(ERROR).alias(ERROR_COLUMN),
     )
     return result
 
@@ -87,6 +98,11 @@ def score_with_spark(job: ScoringJob, master: str) -> ScoreResult:
         InvalidParameterError: Spark or Java is missing, or the job fails on the executors.
         TrialrunError: See `score_data`.
     """
+    with _ignore_pandas_warning():
+        return _score_job(job, master)
+
+
+def _score_job(job: ScoringJob, master: str) -> ScoreResult:
     classes = open_classifier(job.folder).classes
     outputs = job.list_outputs(job.build_columns(classes))
     with open_session(master) as session, _translate_spark_errors(master):
@@ -105,6 +121,14 @@ def score_with_spark(job: ScoringJob, master: str) -> ScoreResult:
             write_rows(draft, outputs, _read_rows(kept, job))
             draft.finish()
             return build_result(job, classes, draft, num_continued=0)
+
+
+@contextmanager
+def _ignore_pandas_warning() -> Iterator[None]:
+    """Ignore that Spark has not been tested with this pandas: only Arrow data are exchanged."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "PySpark does not yet fully support pandas")
+        yield
 
 
 @contextmanager

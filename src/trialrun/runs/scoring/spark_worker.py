@@ -29,10 +29,11 @@ if TYPE_CHECKING:
 
 # Columns of images: contents of files, paths of files, and names below a root (bytes, as Spark's
 # text is UTF-8 only).
-IMAGE_COLUMN, PATH_COLUMN, NAME_COLUMN = "image", "path", "name"
+IMAGE_COLUMN, PATH_COLUMN, NAME_COLUMN = "image", "path", "_trialrun_name"
 IMAGE_COLUMNS = (IMAGE_COLUMN, NAME_COLUMN)  # those that the result does not contain
 # Columns of scores.
-LABEL, PROBABILITIES, FEATURES, ERROR = "label", "probabilities", "features", "error"
+LABEL, PROBABILITIES = "_trialrun_label", "_trialrun_probabilities"
+FEATURES, ERROR = "_trialrun_features", "_trialrun_error"
 _FILE_SCHEME = "file:"
 
 

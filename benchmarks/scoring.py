@@ -233,7 +233,7 @@ def print_memory(num_images: int) -> None:
         output = folder / "scored.csv"
         command = [sys.executable, "-m", "trialrun", "score", str(folder / "model"), str(data)]
         process = subprocess.Popen([*command, "--output", str(output)])
-        samples = list(sample_memory(process))
+        samples = [sample for sample in sample_memory(process) if sample[1]]  # 0 when it has ended
     half = samples[len(samples) // 2 :]
     slope = float(np.polyfit([t for t, _ in half], [mb for _, mb in half], 1)[0])
     seconds = samples[-1][0]

@@ -16,6 +16,7 @@ from trialrun.errors import InvalidParameterError
 from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.images.formats.sample import write_sample
 from trialrun.runs.scoring import spark as spark_scoring
+from trialrun.scoring.scores import LABEL_COLUMN
 
 CLASSES = tuple("0123456789")
 MASTER = "local[2]"
@@ -55,7 +56,8 @@ def session() -> Iterator[Any]:
 
 def read_table(path: Path) -> pd.DataFrame:
     """Read a table of scores, with the bytes of its names."""
-    return pd.read_csv(path, encoding_errors="surrogateescape", dtype={"path": object})
+    objects = {"path": object, LABEL_COLUMN: object}
+    return pd.read_csv(path, encoding_errors="surrogateescape", dtype=objects)
 
 
 @pytest.mark.slow
@@ -81,9 +83,9 @@ def test_spark_scores_equal_local_scores(
         found = scored[row["path"]]
         if row["path"] == "3/bro\nken,.png":
             assert found["error"] == row["error"]
-            assert found["Scored Labels"] is None
+            assert found[LABEL_COLUMN] is None
             continue
-        assert found["Scored Labels"] == str(row["Scored Labels"])
+        assert found[LABEL_COLUMN] == row[LABEL_COLUMN]
         assert [found[name] for name in columns] == pytest.approx(row[columns].tolist(), abs=1e-5)
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from trialrun.engine.compute.torch_state import isolate_torch_state
 from trialrun.errors import InvalidParameterError, summarize_error
 from trialrun.extras import import_extra
 from trialrun.models.open import open_classifier
@@ -57,26 +58,13 @@ def score_frame(frame: "DataFrame", model: str) -> "DataFrame":
         InvalidModelDirectoryError: See `load_model`.
         TrackingError: See `load_model`.
     """
-    with _ignore_pandas_warning():
-        return _score_frame(frame, model)
-
-
-def _score_frame(frame: "DataFrame", model: str) -> "DataFrame":
     functions = import_extra("pyspark.sql.functions", "spark", needed_by="score_frame")
-    if not {IMAGE_COLUMN, PATH_COLUMN} & set(frame.columns):
-        raise InvalidParameterError(
-            f"the data frame has no column {IMAGE_COLUMN} or {PATH_COLUMN}, but {frame.columns}",
-            "Name the column of file contents image, or the column of file names path.",
-        )
     folder = find_model_folder(model)
-    classes = open_classifier(folder).classes
-    added = {*probability_columns(classes), LABEL_COLUMN, ERROR_COLUMN}
-    if taken := sorted(added & set(frame.columns)):
-        raise InvalidParameterError(
-            f"the data frame has the columns {taken}, which scoring adds", "Rename them first."
-        )
-    column = IMAGE_COLUMN if IMAGE_COLUMN in frame.columns else PATH_COLUMN
-    scored = _map_frame(frame, SparkTask(_send_model(frame, folder), column))
+    with isolate_torch_state():
+        classes = open_classifier(folder).classes
+    column = _find_image_column(frame, classes)
+    with _ignore_pandas_warning():
+        scored = _map_frame(frame, SparkTask(_send_model(frame, folder), column))
     others = [name for name in frame.columns if name != IMAGE_COLUMN]
     probabilities = [
         functions.col(PROBABILITIES)[index].cast("double").alias(name)
@@ -89,6 +77,25 @@ def _score_frame(frame: "DataFrame", model: str) -> "DataFrame":
         functions.col(ERROR).alias(ERROR_COLUMN),
     )
     return result
+
+
+def _find_image_column(frame: "DataFrame", classes: tuple[str, ...]) -> str:
+    """Return the column of images, after a check that scoring adds none that exists.
+
+    Raises:
+        InvalidParameterError: There is no column of images, or one that scoring adds.
+    """
+    if not {IMAGE_COLUMN, PATH_COLUMN} & set(frame.columns):
+        raise InvalidParameterError(
+            f"the data frame has no column {IMAGE_COLUMN} or {PATH_COLUMN}, but {frame.columns}",
+            "Name the column of file contents image, or the column of file names path.",
+        )
+    added = {*probability_columns(classes), LABEL_COLUMN, ERROR_COLUMN}
+    if taken := sorted(added & set(frame.columns)):
+        raise InvalidParameterError(
+            f"the data frame has the columns {taken}, which scoring adds", "Rename them first."
+        )
+    return IMAGE_COLUMN if IMAGE_COLUMN in frame.columns else PATH_COLUMN
 
 
 def score_with_spark(job: ScoringJob, master: str) -> ScoreResult:

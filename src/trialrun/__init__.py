@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from PIL.Image import Image
+    from pyspark.sql import DataFrame
     from torch import Tensor
 
     from trialrun.config.keywords import (
@@ -51,10 +52,10 @@ if TYPE_CHECKING:
     from trialrun.models.classifier import ImageClassifier
     from trialrun.registry.history import AliasHistory
     from trialrun.runs.evaluation.evaluate import ModelEvaluation
-    from trialrun.runs.evaluation.score import ScoreResult
     from trialrun.runs.inspection.compare import RunComparison
     from trialrun.runs.inspection.reproduction import Reproduction
     from trialrun.runs.promotion.result import Promotion
+    from trialrun.runs.scoring.job import ScoreResult
     from trialrun.runs.training.result import TrainResult
     from trialrun.tuning.result import SearchResult
 
@@ -72,6 +73,7 @@ __all__ = [
     "rollback",
     "run_search",
     "score",
+    "score_frame",
     "search",
     "train",
 ]
@@ -152,10 +154,33 @@ def score(model: str, data: str, output: str, **settings: "Unpack[ScoreKeywords]
         TrialrunError: One of the classes of `trialrun.errors`.
     """
     from trialrun.runs.api import api_call
-    from trialrun.runs.evaluation.score import score_data
+    from trialrun.runs.scoring.score import score_data
 
     with api_call():
         return score_data(model, data, output, settings)
+
+
+def score_frame(frame: "DataFrame", model: str) -> "DataFrame":
+    """Add class probabilities to a Spark data frame of images; needs `trialrun[spark]`.
+
+    The images are in the binary column `image` (contents of files), else in the text column `path`
+    (names of files that every executor can read).
+
+        frame = spark.read.format("binaryFile").load("/data").withColumnRenamed("content", "image")
+        trialrun.score_frame(frame, "models:/photos@champion").write.parquet("/data/scored")
+
+    Returns:
+        The frame without `image`, with `Scored Probabilities_<class>`, `Scored Labels` and `error`,
+        computed on the executors when the frame is used.
+
+    Raises:
+        TrialrunError: One of the classes of `trialrun.errors`.
+    """
+    from trialrun.runs.api import api_call
+    from trialrun.runs.scoring import spark
+
+    with api_call():
+        return spark.score_frame(frame, model)
 
 
 @document_settings(EvaluateConfig)
@@ -271,7 +296,7 @@ def load_model(model: "str | Path") -> "ImageClassifier":
         TrackingError: MLflow has no such model.
     """
     from trialrun.runs.api import api_call
-    from trialrun.runs.evaluation import score as scoring
+    from trialrun.runs.scoring import model as scoring
 
     with api_call():
         return scoring.load_model(str(model))

@@ -89,6 +89,26 @@ def _write_file(path: Path, content: bytes | str, *, is_durable: bool) -> None:
             _sync(path.parent)
 
 
+@contextmanager
+def replace_durably(path: Path) -> Iterator[Path]:
+    """Create or replace the file `path` atomically; yields the path of the draft to write.
+
+    Raises:
+        StorageError: The disk is full or the folder is not writable.
+    """
+    with translate_storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = _choose_draft_path(path)
+        try:
+            yield draft
+            _sync(draft)
+            draft.replace(path)
+        except BaseException:
+            draft.unlink(missing_ok=True)
+            raise
+        _sync(path.parent)
+
+
 def _choose_draft_path(path: Path) -> Path:
     """Return a new name beside `path`, within the length limit of file systems.
 

@@ -9,14 +9,15 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 import torchvision
 from PIL import Image
 from torch import nn
 
+import trialrun
 from trialrun.errors import InvalidModelDirectoryError, InvalidParameterError
-from trialrun.images import open_data
 from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.models import ARCHITECTURES, directory
 from trialrun.models.classifier import ImageClassifier
@@ -25,7 +26,6 @@ from trialrun.models.names import check_model_name
 from trialrun.models.open import create_network, open_classifier
 from trialrun.models.weights import serialize_state
 from trialrun.models.zoo import build_network, find_head_prefix
-from trialrun.runs.evaluation.score import build_score_table
 from trialrun.runs.init_model import write_untrained_model
 from trialrun.scoring.network import prepare_network
 from trialrun.scoring.pipeline import score_images
@@ -435,12 +435,11 @@ def test_azure_untrained_directory_becomes_a_network(azure: Path) -> None:
     assert description.architecture == "densenet121"
 
 
-def test_azure_model_scores_as_azure_did(azure: Path, cache_folder: Path) -> None:
+def test_azure_model_scores_as_azure_did(azure: Path, tmp_path: Path) -> None:
     """Every probability equals Azure ML designer's own within 1e-5."""
-    images = open_data(str(azure / "image_directory_valid"), cache_folder)
-    table = build_score_table(
-        prepare_network(open_classifier(azure / "model_directory"), CPU), images
-    )
+    model, data = azure / "model_directory", azure / "image_directory_valid"
+    trialrun.score(str(model), str(data), str(tmp_path / "scored.parquet"), device="cpu")
+    table = pd.read_parquet(tmp_path / "scored.parquet")
     with (azure / "scored_valid.csv").open(newline="") as file:
         golden = list(csv.DictReader(file))
     assert table["id"].tolist() == [int(row["id"]) for row in golden]

@@ -76,6 +76,10 @@ class ScoreKeywords(TypedDict, total=False):
 
     sha256: str | None
     device: str
+    batch_size: int | Literal["auto"]
+    top_k: int | None
+    embeddings: str | PathLike[str] | None
+    spark: str | None
 
 
 class PromoteKeywords(TypedDict, total=False):

@@ -25,7 +25,8 @@ class ImageSet:
     """Images of one source, in a fixed order.
 
     `declared_classes` are the classes that the layout names, with or without images. `notes`
-    describe what was ignored during reading.
+    describe what was ignored during reading. `skipped` are entries with an image's name that cannot
+    be read as files of the set: pipes, devices and links that lead out of the folder or nowhere.
     """
 
     source: str
@@ -33,6 +34,7 @@ class ImageSet:
     items: tuple[ImageItem, ...]
     declared_classes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    skipped: tuple[ImageItem, ...] = ()
 
     def __len__(self) -> int:
         return len(self.items)

@@ -12,10 +12,14 @@ _PROBABILITY_PREFIX = "Scored Probabilities_"
 
 @dataclass(frozen=True, slots=True)
 class ImageScore:
-    """One image's (C,) float32 probabilities; None if scoring failed, for the reason `error`."""
+    """One image's (C,) float32 probabilities; None if scoring failed, for the reason `error`.
+
+    `features` are the (F,) float32 inputs of the network's last layer, if they were requested.
+    """
 
     probabilities: NDArray[np.float32] | None
     error: str = ""
+    features: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,25 +26,31 @@ def score(
 ) -> None:
     """Score the images of DATA with MODEL and write a table.
 
-    The table has one row per image and one probability column per class.
+    The table has one row per image and one probability column per class. A call that was killed is
+    continued by the same command.
     """
     from dataclasses import asdict
 
+    from trialrun.cli.progress import TerminalProgress
     from trialrun.config import build_config
     from trialrun.runs.datasets.outputs import check_output
 
     build_config(ScoreConfig, settings)
     check_output(output)
-    from trialrun.runs.evaluation.score import describe_unknown_classes, score_data
+    from trialrun.runs.scoring.classes import describe_unknown_classes
+    from trialrun.runs.scoring.score import score_data
 
     silence_mlflow()
-    result = score_data(model, data, output, settings)
-    for line in describe_unknown_classes(result.unknown_classes):
+    with TerminalProgress() as progress:
+        result = score_data(model, data, output, settings, progress)
+    for line in (*result.notes, *describe_unknown_classes(result.unknown_classes)):
         print_status(f"Note: {line}")
+    if result.num_continued:
+        print_status(f"Continued after {result.num_continued} images of an interrupted call")
     if json:
         print_json(asdict(result))
         return
     print_result(
-        f"{result.num_images} images scored, {result.num_errors} unreadable; "
+        f"{result.num_images - result.num_errors} images scored, {result.num_errors} not; "
         f"table written to {result.output}"
     )

@@ -65,6 +65,8 @@ class Preprocessing:
     def normalised(self, pixels: Tensor) -> Tensor:
         """Normalize (N, 3, S, S) uint8 to float32 of about zero mean and unit variance."""
         factor, shift = _channel_constants(self.mean, self.std, pixels.device)
+        if pixels.device.type == "cpu" and pixels.is_contiguous(memory_format=torch.channels_last):
+            return _normalise_rows(pixels, factor, shift)
         return pixels.to(torch.float32).mul_(factor).sub_(shift)
 
     def to_json(self) -> dict[str, Any]:
@@ -111,6 +113,18 @@ def _channel_constants(
             torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1) for values in (mean, std)
         )
         return (1 / (255 * deviations)).to(device), (means / deviations).to(device)
+
+
+def _normalise_rows(pixels: Tensor, factor: Tensor, shift: Tensor) -> Tensor:
+    """Normalize channels-last pixels on a CPU: whole rows of pixels, to the same bits.
+
+    Broadcasting over three adjacent channels takes seven times as long.
+    """
+    num_images, num_channels, height, width = pixels.shape
+    rows = pixels.permute(0, 2, 3, 1).reshape(num_images, height, width * num_channels)
+    factors, shifts = (values.view(-1).repeat(width) for values in (factor, shift))
+    normalised = rows.to(torch.float32).mul_(factors).sub_(shifts)
+    return normalised.view(num_images, height, width, num_channels).permute(0, 3, 1, 2)
 
 
 def _check_triple(values: object) -> tuple[float, ...]:

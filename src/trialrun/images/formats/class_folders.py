@@ -30,11 +30,12 @@ def read_images(folder: Path, source: str, group_column: str | None = None) -> I
     listing = walk_folder(folder)
     classes = tuple(name for name in listing.folders if "/" not in name)
     items = tuple(ImageItem(name, _find_label(name)) for name in listing.images)
+    skipped = tuple(ImageItem(name, _find_label(name)) for name in listing.skipped)
     num_nested = sum(name.count("/") > 1 for name in listing.images)
     notes = list(listing.notes())
     if num_nested:
         notes.append(f"{num_nested} images in deeper folders belong to their top folder's class")
-    return ImageSet(source, folder.resolve(), items, classes, tuple(notes))
+    return ImageSet(source, folder.resolve(), items, classes, tuple(notes), skipped)
 
 
 def _find_label(name: str) -> str | None:

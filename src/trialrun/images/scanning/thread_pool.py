@@ -92,17 +92,19 @@ def map_in_order(
     on_timeout: Callable[[Item], Result],
     timeout_seconds: float = ITEM_TIMEOUT_SECONDS,
     chunk_size: int = 1,
+    max_jobs: int | None = None,
 ) -> Iterator[Result]:
     """Yield `function(item)` for every item, in the items' order, computed by `threads` threads.
 
     Yields `on_timeout(item)` for an item that exceeds `timeout_seconds`. An exception in `function`
     is raised in its item's turn. A thread takes `chunk_size` items at once: handing over after
-    every short item costs more time than the work itself.
+    every short item costs more time than the work itself. At most `max_jobs` chunks wait or are
+    computed at once; None is a number that suits images.
     """
     pool = _ThreadPool(function, threads)
     pending: deque[_Job[Item, Result]] = deque()
     timeout = _ItemTimeout(timeout_seconds)
-    max_pending = _choose_max_jobs(threads, chunk_size)
+    max_pending = max_jobs or _choose_max_jobs(threads, chunk_size)
     chunks = iterate_chunks(items, chunk_size)
     try:
         while True:

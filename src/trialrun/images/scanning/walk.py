@@ -28,9 +28,13 @@ _Folder = tuple[bool, str, str]
 
 @dataclass(slots=True)
 class FolderListing:
-    """Sorted names of the images and folders below a folder (with `/`), and counts of the rest."""
+    """Sorted names of the images and folders below a folder (with `/`), and counts of the rest.
+
+    `skipped` are names of images that are not listed, because they are not files in the folder.
+    """
 
     images: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
     folders: list[str] = field(default_factory=list)
     ignored: Counter[str] = field(default_factory=Counter)
 
@@ -65,6 +69,7 @@ def walk_folder(root: Path) -> FolderListing:
         for sub_folder in _visit_folder(folder, real_root, visited, listing):
             heapq.heappush(pending, sub_folder)
     listing.images.sort()
+    listing.skipped.sort()
     listing.folders.sort()
     return listing
 
@@ -96,15 +101,22 @@ def _list_folder(path: str, prefix: str, root: str, listing: FolderListing) -> l
                 continue
             if entry.is_symlink() and not _is_inside(entry.path, root):
                 listing.ignored["links that lead out of the folder or nowhere (not followed)"] += 1
+                _add_skipped(listing, prefix + entry.name)
             elif entry.is_dir():
                 folders.append((entry.is_symlink(), prefix + entry.name, entry.path))
             elif not entry.is_file():
                 listing.ignored["pipes, sockets or devices (skipped)"] += 1
+                _add_skipped(listing, prefix + entry.name)
             elif is_image_name(entry.name):
                 listing.images.append(prefix + entry.name)
             else:
                 listing.ignored["files that are not images (ignored)"] += 1
     return folders
+
+
+def _add_skipped(listing: FolderListing, name: str) -> None:
+    if is_image_name(name):
+        listing.skipped.append(name)
 
 
 def _identify_folder(folder: str) -> tuple[int, int]:

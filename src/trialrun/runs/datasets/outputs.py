@@ -36,7 +36,7 @@ def check_output(output: str) -> Path:
     """Return the path of the table to write.
 
     Raises:
-        InvalidParameterError: Its suffix is neither .csv nor .parquet.
+        InvalidParameterError: Its suffix is neither .csv nor .parquet, or it is a folder.
     """
     path = Path(output)
     if path.suffix.lower() not in _TABLE_SUFFIXES:
@@ -44,4 +44,29 @@ def check_output(output: str) -> Path:
             f"output={output} is neither .csv nor .parquet",
             "Name the file scored.csv, for example.",
         )
+    return _check_no_folder("output", path)
+
+
+def check_embeddings(embeddings: str, output: Path) -> Path:
+    """Return the path of the embeddings to write beside the table `output`.
+
+    Raises:
+        InvalidParameterError: Its suffix is not .parquet, or it is the table's path.
+    """
+    path = Path(embeddings)
+    if path.suffix.lower() != ".parquet":
+        raise InvalidParameterError(
+            f"embeddings={embeddings} is not .parquet",
+            "Name the file embeddings.parquet, for example.",
+        )
+    if path.resolve() == output.resolve():
+        raise InvalidParameterError(
+            f"embeddings={embeddings} is the output too", "Name another file."
+        )
+    return _check_no_folder("embeddings", path)
+
+
+def _check_no_folder(setting: str, path: Path) -> Path:
+    if path.is_dir():
+        raise InvalidParameterError(f"{setting}={path} is a folder", "Name a file.")
     return path

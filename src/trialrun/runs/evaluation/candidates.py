@@ -13,7 +13,7 @@ from trialrun.images.scanning.scan import DatasetScan
 from trialrun.models.open import open_classifier
 from trialrun.registry.pins import find_pinned_folder
 from trialrun.runs.evaluation.predictions import predict_images
-from trialrun.runs.evaluation.score import read_contents
+from trialrun.runs.scoring.images import read_contents
 from trialrun.scoring.network import ScoringNetwork, prepare_network
 from trialrun.scoring.pipeline import score_images
 from trialrun.scoring.scores import ScoredImages

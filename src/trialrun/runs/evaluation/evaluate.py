@@ -29,8 +29,8 @@ from trialrun.runs.evaluation.predictions import (
     log_predictions,
     open_labelled_data,
 )
-from trialrun.runs.evaluation.score import count_unknown_classes, describe_unknown_classes
 from trialrun.runs.evaluation.tables import log_tables
+from trialrun.runs.scoring.classes import count_unknown_classes, describe_unknown_classes
 from trialrun.tracking import TrackedRun, open_run, truncate_digest
 
 if TYPE_CHECKING:

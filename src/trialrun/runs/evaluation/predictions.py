@@ -23,7 +23,8 @@ from trialrun.report.predictions import Predictions, build_predictions
 from trialrun.runs.datasets.scan import scan_set
 from trialrun.runs.datasets.sources import open_source
 from trialrun.runs.evaluation.groups import LikenessSampler
-from trialrun.runs.evaluation.score import read_contents
+from trialrun.runs.scoring.images import read_contents
+from trialrun.scoring.batching import plan_batches
 from trialrun.scoring.network import ScoringNetwork
 from trialrun.scoring.pipeline import score_images
 from trialrun.scoring.scores import ImageScore, ScoredImages
@@ -70,7 +71,7 @@ def predict_images(
     """Score every image of the set, in its order; return the scores and the perceptual hashes."""
     sampler = LikenessSampler()
     contents = read_contents(scan.images)
-    scores = list(score_images(network, contents, observe=sampler.add))
+    scores = list(score_images(network, contents, observe=sampler.add, plan=plan_batches(network)))
     return ScoredImages(network.classes, scores), sampler.compute_hashes()
 
 

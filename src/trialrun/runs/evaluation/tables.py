@@ -2,13 +2,14 @@
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
-from typing import Any, Literal
+from typing import Any
 
 from trialrun import report
 from trialrun.images import escape_non_utf8
 from trialrun.report.predictions import Predictions
+from trialrun.runs.scoring.tables import choose_quoting
 from trialrun.tracking import TrackedRun
 
 
@@ -24,16 +25,6 @@ def format_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return escape_non_utf8(text.getvalue())
-
-
-def choose_quoting(cells: Iterable[object]) -> Literal[0, 2]:
-    r"""Return the quoting that `csv` needs for these cells if lines end in ``\n``.
-
-    Before Python 3.13, `csv` does not quote a carriage return unless its own lines end in one, but
-    readers end a line at any unquoted carriage return.
-    """
-    has_return = any(isinstance(cell, str) and "\r" in cell for cell in cells)
-    return csv.QUOTE_NONNUMERIC if has_return else csv.QUOTE_MINIMAL
 
 
 def log_tables(run: TrackedRun, predictions: Predictions) -> None:

@@ -94,8 +94,8 @@ def test_library_scores_on_the_device_that_is_set(model: str, data: str, tmp_pat
     assert trialrun.score(model, data, output, device="cpu").num_images == 4
     with pytest.raises(InvalidParameterError, match="not on this machine"):
         trialrun.score(model, data, output, device="cuda:999")
-    with pytest.raises(InvalidParameterError, match="no setting batch_size"):
-        trialrun.score(model, data, output, batch_size=4)  # type: ignore[call-arg]
+    with pytest.raises(InvalidParameterError, match="no setting threads"):
+        trialrun.score(model, data, output, threads=4)  # type: ignore[call-arg]
 
 
 def test_scores_equal_those_of_the_bare_network(model: str, data: str, tmp_path: Path) -> None:

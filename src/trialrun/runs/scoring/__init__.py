@@ -1,0 +1,1 @@
+"""Bulk scoring: a stream of images to a table, continued after an interruption."""

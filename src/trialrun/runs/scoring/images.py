@@ -1,0 +1,44 @@
+"""The images to score: one per row of the table, and reading of their files."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from torch import Tensor
+
+from trialrun.images import ImageItem, ImageSet
+from trialrun.images.decoding.file_io import read_file
+from trialrun.images.decoding.header import UndecodableError
+from trialrun.images.decoding.preprocessing import Preprocessing
+
+
+def list_rows(images: ImageSet) -> tuple[ImageItem, ...]:
+    """Return the items of the table's rows, with a number or Azure's identifier as `id`.
+
+    Entries that the set's reader skipped are among them, without a label: reading them fails, for
+    the reason that the table then contains.
+    """
+    items = images.items
+    if images.skipped:
+        skipped = (ImageItem(item.name) for item in images.skipped)
+        items = tuple(sorted((*items, *skipped), key=lambda item: item.name))
+    return tuple(
+        ImageItem(item.name, item.label, row if item.id is None else item.id)
+        for row, item in enumerate(items)
+    )
+
+
+def read_contents(images: ImageSet) -> Iterator[bytes | None]:
+    """Yield the bytes of every image file, in order; None for a file that cannot be read."""
+    for item in images.items:
+        try:
+            yield read_file(images.root, item.name)
+        except UndecodableError:
+            yield None
+
+
+def decode_file(root: Path, preprocessing: Preprocessing, item: ImageItem) -> Tensor | str:
+    """Return the (3, S, S) uint8 pixels of an image file, or the reason why there are none."""
+    try:
+        return preprocessing.decode(read_file(root, item.name))
+    except UndecodableError as error:
+        return str(error)

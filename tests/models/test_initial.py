@@ -15,9 +15,10 @@ from trialrun.errors import InvalidModelDirectoryError, InvalidParameterError
 from trialrun.images.decoding.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from trialrun.models import directory
 from trialrun.models.directory import ModelDescription
-from trialrun.models.initial import describe_default_weights, describe_initial_weights
+from trialrun.models.initial import describe_initial_weights
 from trialrun.models.names import ARCHITECTURES
 from trialrun.models.open import create_network
+from trialrun.models.pretrained.published import describe_default_weights
 from trialrun.models.weights import serialize_state
 from trialrun.models.zoo import build_network, check_image_size
 from trialrun.runs.callbacks import NoOpCallback

@@ -38,7 +38,7 @@ class TrainKeywords(TypedDict, total=False):
     cutmix: float
     ema: float
     freeze: Literal["none", "backbone"]
-    weights: str | PathLike[str] | None
+    weights: str | PathLike[str] | Literal["auto"] | None
     precision: Literal["auto", "fp32", "bf16", "fp16"]
     device: str
     tf32: bool
@@ -168,7 +168,7 @@ class SearchKeywords(TypedDict, total=False):
     cutmix: float | str | Sequence[float]
     ema: float | str | Sequence[float]
     freeze: Literal["none", "backbone"] | str | Sequence[Literal["none", "backbone"]]
-    weights: str | PathLike[str] | None
+    weights: str | PathLike[str] | Literal["auto"] | None
     precision: (
         Literal["auto", "fp32", "bf16", "fp16"]
         | str

@@ -143,10 +143,13 @@ class TrainConfig:
         choices=("none", "backbone"),
     )
     weights: str | None = setting(
-        None,
-        "Initial weights: none (random, or those of the model directory), default (downloads "
-        "torchvision's), a file (.safetensors, or a state dict or checkpoint of torch.save), or a "
-        "trained model as for `model`.",
+        "auto",
+        "Initial weights: auto (torchvision's for a network by name and images of at least 96 "
+        "pixels, if they are in torch's cache or can be downloaded within 20 s; those of a model "
+        "directory), none (random, or those of the model directory), default (torchvision's), a "
+        "file (.safetensors, or a state dict or checkpoint of torch.save), or a trained model as "
+        "for `model`.",
+        auto=True,
         searchable=False,
         path=True,
     )

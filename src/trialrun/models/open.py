@@ -22,12 +22,12 @@ from trialrun.models.names import (
     DESCRIPTION_FILE,
     check_model_name,
 )
+from trialrun.models.pretrained.published import load_pretrained_state
 from trialrun.models.weights import load_initial_state, read_state_file
 from trialrun.models.zoo import (
     build_network,
     check_image_size,
     find_head_prefix,
-    load_pretrained_state,
 )
 
 

@@ -1,16 +1,14 @@
-"""Builder of torchvision's classification networks, and torchvision's pretrained weights."""
+"""Builder of torchvision's classification networks."""
 
-import pickle
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
 import torchvision
-from torch import Tensor, nn
+from torch import nn
 
 from trialrun.errors import InvalidModelDirectoryError, InvalidParameterError, summarize_error
-from trialrun.models.names import ARCHITECTURES, DEFAULT_WEIGHTS, SWITCHES, supports_switch
+from trialrun.models.names import ARCHITECTURES, SWITCHES, supports_switch
 
 # Auxiliary heads are not built, so that every network has one loss.
 _WITH_AUXILIARY_HEADS = ("googlenet", "inception_v3")
@@ -100,27 +98,3 @@ def find_head_prefix(network: nn.Module) -> str:
     """Return the name of the last layer, the one sized by the number of classes, with a dot."""
     *_, last = (name for name, _ in network.named_parameters())
     return last.rpartition(".")[0] + "."
-
-
-def load_pretrained_state(
-    architecture: str, setting: str = f"weights={DEFAULT_WEIGHTS}"
-) -> dict[str, Tensor]:
-    """Load torchvision's default weights from torch's cache, or download and verify them.
-
-    `setting` is named in errors as the setting that selects these weights.
-
-    Raises:
-        InvalidParameterError: They cannot be downloaded, or their file is damaged.
-    """
-    weights = torchvision.models.get_model_weights(architecture).DEFAULT
-    cached = Path(torch.hub.get_dir(), "checkpoints", PurePosixPath(weights.url).name)
-    try:
-        state: dict[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True)
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        problem = "is damaged" if cached.is_file() else "cannot be downloaded"
-        reason = summarize_error(error)
-        raise InvalidParameterError(
-            f"{setting}: {architecture}'s weights {cached.name}: {problem}: {reason}",
-            f"Go online once, copy the file to {cached}, or give another with `weights=FILE`.",
-        ) from error
-    return state

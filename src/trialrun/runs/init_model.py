@@ -60,8 +60,9 @@ def write_untrained_model(
 
 def _load_weights(name: str, weights: str, switches: Mapping[str, bool]) -> bytes:
     from trialrun.models.open import read_initial_state
+    from trialrun.models.pretrained.published import load_pretrained_state
     from trialrun.models.weights import check_initial_names, serialize_state
-    from trialrun.models.zoo import build_network, find_head_prefix, load_pretrained_state
+    from trialrun.models.zoo import build_network, find_head_prefix
 
     if weights == DEFAULT_WEIGHTS:
         return serialize_state(load_pretrained_state(name))

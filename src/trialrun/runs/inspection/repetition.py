@@ -17,13 +17,14 @@ from trialrun.mlflow_client import URI_SCHEMES
 from trialrun.models.names import ARCHITECTURES, DEFAULT_WEIGHTS
 from trialrun.runs.inspection.run_reader import RecordedRun, load_settings
 from trialrun.runs.training.environment import FOLDER_TAG
+from trialrun.runs.training.initial import RESOLVED_WEIGHTS
 from trialrun.runs.training.plan import TrainPlan, plan_training
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _PATHS = ("train_data", "valid_data", "model", "weights", "transforms")
-_NOT_PATHS = frozenset({NONE_TEXT, DEFAULT_WEIGHTS, *ARCHITECTURES})
+_NOT_PATHS = frozenset({NONE_TEXT, AUTO_TEXT, DEFAULT_WEIGHTS, *ARCHITECTURES})
 _SPLIT_SEED_TAG = "split_seed"  # set on trials of a search
 
 
@@ -86,7 +87,7 @@ def plan_repetition(
         )
         raise
     return Repetition(
-        plan,
+        replace(plan, recorded_weights=original.params.get(RESOLVED_WEIGHTS)),
         resolve_compute(plan.config.device, plan.config.precision),
         original_precision,
         _describe_precision(original_precision, precision, device),

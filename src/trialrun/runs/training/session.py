@@ -26,10 +26,10 @@ from trialrun.models.zoo import find_head_prefix
 from trialrun.runs.callbacks import RunCallback
 from trialrun.runs.training.data import PreparedData
 from trialrun.runs.training.initial import (
+    ResolvedWeights,
     compute_initial_params,
     describe_source,
     resolve_model,
-    resolve_weights,
 )
 from trialrun.runs.training.plan import TrainPlan
 from trialrun.tracking import truncate_digest
@@ -113,8 +113,8 @@ def start_session(
     assert size is not None, "training images have one size"
     _check_same_images(data, ranks)
     keep_freed_memory()
-    description, network = create_initial_network(plan, size, note)
-    params = compute_initial_params(plan, network) if ranks.is_first else {}
+    description, network = create_initial_network(plan, data.weights, size, note)
+    params = compute_initial_params(plan, data.weights, network) if ranks.is_first else {}
     task = TrainingData(
         data.train.dataset,
         data.valid.dataset,
@@ -129,7 +129,10 @@ def start_session(
 
 
 def create_initial_network(
-    plan: TrainPlan, image_size: int, note: Callable[[str], None] | None = None
+    plan: TrainPlan,
+    weights: ResolvedWeights,
+    image_size: int,
+    note: Callable[[str], None] | None = None,
 ) -> tuple[ModelDescription, nn.Module]:
     """Create the network with its initial weights; notes name the setting that they concern.
 
@@ -137,14 +140,15 @@ def create_initial_network(
         InvalidModelDirectoryError: The model or its weights cannot be used.
         InvalidParameterError: The image size does not fit the network.
     """
+    source = describe_source(plan.config, weights)
     torch.manual_seed(derive_seed(plan.config.random_seed, "weights"))
     return create_network(
         resolve_model(plan),
         len(plan.classes),
         image_size=image_size,
-        weights=resolve_weights(plan),
+        weights=weights.source,
         classes=plan.classes,
-        note=lambda text: note(f"{describe_source(plan.config)}: {text}") if note else None,
+        note=lambda text: note(f"{source}: {text}") if note else None,
     )
 
 

@@ -137,7 +137,7 @@ def load_start_state(path: Path, name: str = SMALL) -> "dict[str, Tensor]":
     """The state dict that a network of three classes starts from with `weights=path`."""
     from trialrun.models.open import create_network
 
-    return create_network(name, 3, image_size=32, weights=str(path))[1].state_dict()
+    return create_network(name, 3, image_size=32, weights=str(path)).network.state_dict()
 
 
 def write_model(

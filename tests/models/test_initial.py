@@ -87,7 +87,7 @@ def write_azure_untrained(folder: Path, *, pretrained: bool, **more: object) -> 
 
 def create_first_layer(model: Path, weights: str | None = None) -> Tensor:
     """Return the first layer of the ResNet that training would start from."""
-    _, network = create_network(str(model), 3, image_size=32, weights=weights)
+    network = create_network(str(model), 3, image_size=32, weights=weights).network
     return network.get_parameter("conv1.weight")
 
 

@@ -16,7 +16,7 @@ class TrainKeywords(TypedDict, total=False):
     valid_data: str | PathLike[str] | None
     epochs: int
     batch_size: int
-    learning_rate: float
+    learning_rate: float | Literal["auto"]
     random_seed: int
     patience: int
     valid_fraction: float
@@ -38,6 +38,10 @@ class TrainKeywords(TypedDict, total=False):
     cutmix: float
     ema: float
     freeze: Literal["none", "backbone"]
+    freeze_epochs: int | Literal["auto"]
+    head_start: Literal["auto", "random", "probe"]
+    layer_decay: float
+    dropout: float | None
     weights: str | PathLike[str] | Literal["auto"] | None
     precision: Literal["auto", "fp32", "bf16", "fp16"]
     device: str
@@ -138,7 +142,7 @@ class SearchKeywords(TypedDict, total=False):
     valid_data: str | PathLike[str] | None
     epochs: int | str | Sequence[int]
     batch_size: int | str | Sequence[int]
-    learning_rate: float | str | Sequence[float]
+    learning_rate: float | Literal["auto"] | str | Sequence[float | Literal["auto"]]
     random_seed: int
     patience: int | str | Sequence[int]
     valid_fraction: float
@@ -168,6 +172,12 @@ class SearchKeywords(TypedDict, total=False):
     cutmix: float | str | Sequence[float]
     ema: float | str | Sequence[float]
     freeze: Literal["none", "backbone"] | str | Sequence[Literal["none", "backbone"]]
+    freeze_epochs: int | Literal["auto"] | str | Sequence[int | Literal["auto"]]
+    head_start: (
+        Literal["auto", "random", "probe"] | str | Sequence[Literal["auto", "random", "probe"]]
+    )
+    layer_decay: float | str | Sequence[float]
+    dropout: float | str | Sequence[float | None] | None
     weights: str | PathLike[str] | Literal["auto"] | None
     precision: (
         Literal["auto", "fp32", "bf16", "fp16"]

@@ -40,11 +40,13 @@ class TrainConfig:
     )
     epochs: int = setting(5, "Number of passes over the training images.", low=1)
     batch_size: int = setting(16, "Images per training step and rank.", low=1, logarithmic=True)
-    learning_rate: float = setting(
+    learning_rate: float | str = setting(
         0.001,
-        "Peak learning rate of the optimizer.",
+        "Peak learning rate of the optimizer; auto finds one with a range test on the training "
+        "images before the first epoch.",
         low=SMALLEST_POSITIVE_DOUBLE,
         logarithmic=True,
+        auto=True,
     )
     random_seed: int = setting(
         1, "Seed of image order, initial weights, augmentation and split.", searchable=False
@@ -141,6 +143,32 @@ class TrainConfig:
         "none",
         "Layers to freeze: backbone trains only the last layer.",
         choices=("none", "backbone"),
+    )
+    freeze_epochs: int | str = setting(
+        "auto",
+        "Number of first epochs that train only the last layer; the others train all layers. auto "
+        "is three fifths of the epochs for a new last layer on pretrained weights, else 0.",
+        low=0,
+        auto=True,
+    )
+    head_start: str = setting(
+        "auto",
+        "Start of a new last layer: random, or probe (logistic regression on the features of the "
+        "layers before it, which costs one forward pass); auto is probe for pretrained weights.",
+        choices=("auto", "random", "probe"),
+    )
+    layer_decay: float = setting(
+        1.0,
+        "Factor by which the learning rate decreases from each block of layers to the one before "
+        "it, from the last layer to the input; 1 is off.",
+        low=SMALLEST_POSITIVE_DOUBLE,
+        high=1,
+    )
+    dropout: float | None = setting(
+        None,
+        "Dropout probability of all dropout layers; none keeps that of the network.",
+        low=0,
+        lt=1,
     )
     weights: str | None = setting(
         "auto",

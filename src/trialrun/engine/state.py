@@ -27,21 +27,24 @@ class TrainState:
     """A network, its optimizer and its data.
 
     `trainable` is the module that is trained: `network` itself, or only its last layer if the
-    backbone is frozen and `data` holds the backbone's features. `train_module` is `trainable` as
-    a step calls it: compiled, or wrapped for several ranks.
+    backbone is frozen and `data` holds the backbone's features of `image_data`. `train_module` is
+    `trainable` as a step calls it: compiled, or wrapped for several ranks. `phases.enter_phase`
+    changes them between epochs.
     """
 
     network: nn.Module
     trainable: nn.Module
     train_module: nn.Module
     data: TrainingData
+    image_data: TrainingData
+    head_prefix: str  # of the names of the last layer's parameters
     compute: ComputeConfig
     optimizer: Optimizer
     scheduler: LambdaLR
     warm_up_steps: int
     grad_scaler: torch.amp.GradScaler
     ema: MovingAverage | None
-    batch_norm_statistics: RunningStatistics | None  # None with a frozen backbone
+    batch_norm_statistics: RunningStatistics | None  # None if the backbone stays frozen
     has_frozen_backbone: bool
     totals: Tensor  # (2,): sum of losses and number correct of the epoch's steps so far
     epoch: int = 0  # completed epochs
@@ -59,6 +62,10 @@ class TrainState:
             return self.network
         averaged: nn.Module = self.ema.module
         return averaged
+
+    def changing_statistics(self) -> RunningStatistics | None:
+        """Return the batch-norm statistics if steps change them: not with a frozen backbone."""
+        return None if self.has_frozen_backbone else self.batch_norm_statistics
 
     def eval_module(self) -> nn.Module:
         """Return the module that maps the inputs in `data` to the outputs of `inference_model`."""
@@ -96,8 +103,10 @@ def init_train_state(
     return TrainState(
         network=network,
         trainable=trainable,
-        train_module=_wrap_module(trainable, config, compute, ranks),
+        train_module=wrap_module(trainable, config, compute, ranks),
         data=trainable_data,
+        image_data=data,
+        head_prefix=head_prefix,
         compute=compute,
         optimizer=optimizer,
         scheduler=make_scheduler(optimizer, config, warm_up_steps, num_steps),
@@ -112,9 +121,10 @@ def init_train_state(
     )
 
 
-def _wrap_module(
+def wrap_module(
     module: nn.Module, config: TrainConfig, compute: ComputeConfig, ranks: Ranks
 ) -> nn.Module:
+    """Return the module as a step calls it: wrapped for several ranks, and compiled."""
     if ranks.world_size > 1:
         on_cuda = compute.device.type == "cuda"
         module = DistributedDataParallel(module, [compute.device] if on_cuda else None)

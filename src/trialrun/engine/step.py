@@ -84,14 +84,15 @@ class TrainingStep:
         weights = [self._sum_weights(part.targets) for part in parts]
         step_weight = reduce(torch.add, weights)
         state.optimizer.zero_grad(set_to_none=True)
-        if state.batch_norm_statistics is not None:
-            state.batch_norm_statistics.drop_parts()
+        statistics = state.changing_statistics()
+        if statistics is not None:
+            statistics.drop_parts()
         sums: list[tuple[Tensor, Tensor, Tensor]] = []
         for part, weight in zip(parts, weights, strict=True):
             with sync_gradients(state.train_module, is_last=part is parts[-1]):
                 sums.append(self._add_gradients(part, weight, step_weight))
-            if len(parts) > 1 and state.batch_norm_statistics is not None:
-                state.batch_norm_statistics.add_part(len(part) / len(batch))
+            if len(parts) > 1 and statistics is not None:
+                statistics.add_part(len(part) / len(batch))
         mean_loss, num_correct, found_inf = (
             reduce(torch.add, column) for column in zip(*sums, strict=True)
         )
@@ -152,8 +153,8 @@ class TrainingStep:
         state.grad_scaler.step(state.optimizer)
         state.grad_scaler.update()
         state.scheduler.step()
-        if state.batch_norm_statistics is not None:
-            state.batch_norm_statistics.update()
+        if (statistics := state.changing_statistics()) is not None:
+            statistics.update()
         if state.ema is not None:
             state.ema.update_parameters(state.network)
 

@@ -98,3 +98,18 @@ def find_head_prefix(network: nn.Module) -> str:
     """Return the name of the last layer, the one sized by the number of classes, with a dot."""
     *_, last = (name for name, _ in network.named_parameters())
     return last.rpartition(".")[0] + "."
+
+
+def set_dropout(network: nn.Module, architecture: str, probability: float) -> None:
+    """Set the probability of all dropout layers.
+
+    Raises:
+        InvalidParameterError: The network has no dropout layer.
+    """
+    layers = [layer for layer in network.modules() if isinstance(layer, nn.Dropout)]
+    if not layers:
+        raise InvalidParameterError(
+            f"dropout={probability:g}: {architecture} has no dropout layer", "Set dropout=none."
+        )
+    for layer in layers:
+        layer.p = probability

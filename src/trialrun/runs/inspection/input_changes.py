@@ -108,8 +108,8 @@ def _compute_params(original: RecordedRun, plan: TrainPlan) -> dict[str, str]:
     image_size = original.params.get("resolved_image_size", "")
     if INITIAL_WEIGHTS in original.params and image_size.isdecimal():
         with suppress(InvalidModelDirectoryError, InvalidParameterError):
-            _, network = create_initial_network(plan, weights, int(image_size))
-            params[INITIAL_WEIGHTS] = hash_state(network.state_dict())
+            initial = create_initial_network(plan, weights, int(image_size))
+            params[INITIAL_WEIGHTS] = hash_state(initial.network.state_dict())
     return params
 
 

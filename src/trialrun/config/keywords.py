@@ -40,6 +40,7 @@ class TrainKeywords(TypedDict, total=False):
     freeze: Literal["none", "backbone"]
     freeze_epochs: int | Literal["auto"]
     head_start: Literal["auto", "random", "probe"]
+    batch_norm: Literal["auto", "batch", "frozen"]
     layer_decay: float
     dropout: float | None
     weights: str | PathLike[str] | Literal["auto"] | None
@@ -175,6 +176,9 @@ class SearchKeywords(TypedDict, total=False):
     freeze_epochs: int | Literal["auto"] | str | Sequence[int | Literal["auto"]]
     head_start: (
         Literal["auto", "random", "probe"] | str | Sequence[Literal["auto", "random", "probe"]]
+    )
+    batch_norm: (
+        Literal["auto", "batch", "frozen"] | str | Sequence[Literal["auto", "batch", "frozen"]]
     )
     layer_decay: float | str | Sequence[float]
     dropout: float | str | Sequence[float | None] | None

@@ -157,6 +157,12 @@ class TrainConfig:
         "layers before it, which costs one forward pass); auto is probe for pretrained weights.",
         choices=("auto", "random", "probe"),
     )
+    batch_norm: str = setting(
+        "auto",
+        "Statistics that batch norm uses in training: batch (those of the batch), or frozen (those "
+        "of the initial weights); auto is frozen for a new last layer on pretrained weights.",
+        choices=("auto", "batch", "frozen"),
+    )
     layer_decay: float = setting(
         1.0,
         "Factor by which the learning rate decreases from each block of layers to the one before "

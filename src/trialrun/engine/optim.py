@@ -20,14 +20,18 @@ _SCALE = "layer_scale"  # of the learning rate of a parameter group
 _NUMBERED = re.compile(r"(?:[^.\d]+\.)*[^.]*\d[^.]*")
 
 
-def make_optimizer(network: nn.Module, config: TrainConfig, world_size: int = 1) -> Optimizer:
+def make_optimizer(
+    network: nn.Module, config: TrainConfig, world_size: int = 1, head_prefix: str = ""
+) -> Optimizer:
     """Make the optimizer of the parameters that require gradients.
 
+    `head_prefix` is that of a last layer which trains alone at first: it gets a group of its own,
+    because a fused SGD needs the momentum of all parameters of a group, or of none.
     learning_rate=auto is replaced before the first epoch, with `set_peak_learning_rate`.
     """
     peak = 0.0 if config.learning_rate == AUTO_TEXT else float(config.learning_rate)
     learning_rate = peak * (world_size if config.scale_learning_rate else 1)
-    groups = _make_parameter_groups(network, config)
+    groups = _make_parameter_groups(network, config, head_prefix)
     for group in groups:
         group["lr"] = learning_rate * group[_SCALE]
     if config.optimizer == "adamw":
@@ -42,17 +46,21 @@ def make_optimizer(network: nn.Module, config: TrainConfig, world_size: int = 1)
     )
 
 
-def _make_parameter_groups(network: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
+def _make_parameter_groups(
+    network: nn.Module, config: TrainConfig, head_prefix: str
+) -> list[dict[str, Any]]:
     """Group the trainable parameters by layer, and without `decay_norms` by weight decay.
 
-    The first group is that of the last layers, with the full learning rate. Without `layer_decay`
-    there is one group of layers. Vectors are biases and the parameters of normalization layers.
+    The first group is that of the last layer, with the full learning rate. Vectors are biases and
+    the parameters of normalization layers.
     """
     trainable = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
+    head = [p for name, p in trainable if head_prefix and name.startswith(head_prefix)]
+    backbone = [(name, p) for name, p in trainable if not any(p is other for other in head)]
     decay = float(config.layer_decay)
-    layers = [[p for _, p in trainable]] if decay == 1 else group_by_layer(trainable)[::-1]
+    layers = [[p for _, p in backbone]] if decay == 1 else group_by_layer(backbone)[::-1]
     groups: list[dict[str, Any]] = []
-    for depth, parameters in enumerate(layers):
+    for depth, parameters in enumerate([head, *layers] if head else layers):
         scale = {_SCALE: decay**depth}
         if config.decay_norms:
             groups.append({"params": parameters, **scale})
@@ -67,13 +75,14 @@ def _make_parameter_groups(network: nn.Module, config: TrainConfig) -> list[dict
 def group_by_layer(named: Sequence[tuple[str, nn.Parameter]]) -> list[list[nn.Parameter]]:
     """Group parameters by the blocks of the network, from the input to the last layer.
 
-    A block is a top-level module, or a numbered part of one: `layer1`, `features.3`. Parameters
+    A block is a numbered part of the network, `layer1` or `features.3`, or a layer. Parameters
     without a matrix, such as those of a normalization layer, belong to the block before.
     """
     blocks: dict[str, list[nn.Parameter]] = {}
     for name, parameter in named:
         match = _NUMBERED.match(name)
-        blocks.setdefault(match[0] if match else name.partition(".")[0], []).append(parameter)
+        block = match[0] if match else name.rpartition(".")[0] or name
+        blocks.setdefault(block, []).append(parameter)
     groups: list[list[nn.Parameter]] = []
     for parameters in blocks.values():
         if groups and all(p.ndim <= 1 for p in parameters):

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -44,7 +45,8 @@ class TrainState:
     warm_up_steps: int
     grad_scaler: torch.amp.GradScaler
     ema: MovingAverage | None
-    batch_norm_statistics: RunningStatistics | None  # None if the backbone stays frozen
+    batch_norm_statistics: RunningStatistics | None  # None if they stay as they are
+    has_frozen_statistics: bool  # of batch norm
     has_frozen_backbone: bool
     totals: Tensor  # (2,): sum of losses and number correct of the epoch's steps so far
     epoch: int = 0  # completed epochs
@@ -72,8 +74,12 @@ class TrainState:
         return self.inference_model() if self.trainable is self.network else self.trainable
 
     def set_training(self) -> None:
-        """Set training mode; evaluation mode with a frozen backbone, to keep its statistics."""
+        """Set training mode; evaluation mode where batch-norm statistics are to be kept."""
         self.train_module.train(not self.has_frozen_backbone)
+        if self.has_frozen_statistics:
+            for layer in self.network.modules():
+                if isinstance(layer, _BatchNorm):
+                    layer.eval()
 
 
 def init_train_state(
@@ -93,11 +99,15 @@ def init_train_state(
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # not available on CPUs
     network.to(compute.device).to(memory_format=compute.memory_format)
     freeze = config.freeze == "backbone"
+    has_frozen_statistics = config.batch_norm == "frozen"
     trainable, trainable_data = network, data
     if freeze:
         freeze_backbone(network, head_prefix)
         trainable, trainable_data = use_features(network, head_prefix, data, config, compute)
-    optimizer = make_optimizer(trainable, config, ranks.world_size)
+    trains_head_first = not freeze and config.freeze_epochs not in (0, AUTO_TEXT)
+    optimizer = make_optimizer(
+        trainable, config, ranks.world_size, head_prefix if trains_head_first else ""
+    )
     warm_up_steps = count_warm_up_steps(config, len(data.train), ranks.world_size)
     num_steps = config.epochs * count_steps_per_epoch(config, len(data.train), ranks.world_size)
     return TrainState(
@@ -113,7 +123,10 @@ def init_train_state(
         warm_up_steps=warm_up_steps,
         grad_scaler=torch.amp.GradScaler(compute.device.type, enabled=compute.precision == "fp16"),
         ema=MovingAverage(network, config.ema) if config.ema else None,
-        batch_norm_statistics=None if freeze else RunningStatistics(network),
+        batch_norm_statistics=None
+        if freeze or has_frozen_statistics
+        else RunningStatistics(network),
+        has_frozen_statistics=has_frozen_statistics,
         has_frozen_backbone=freeze,
         totals=torch.zeros(2, dtype=compute.accumulator_dtype, device=compute.device),
         num_parts=1 if config.accumulate_steps == AUTO_TEXT else int(config.accumulate_steps),

@@ -19,7 +19,7 @@ _RANDOM_HEAD, _PROBE = "random", "probe"
 def resolve_fine_tuning(
     config: TrainConfig, *, are_random: bool, has_new_head: bool
 ) -> TrainConfig:
-    """Replace `auto` in freeze_epochs and head_start; docs/finetuning.md has the measurements."""
+    """Replace `auto` except that of learning_rate; docs/finetuning.md has the measurements."""
     is_new = not are_random and has_new_head
     head_start = config.head_start
     if head_start == AUTO_TEXT:
@@ -29,7 +29,12 @@ def resolve_fine_tuning(
     freeze_epochs = config.freeze_epochs
     if freeze_epochs == AUTO_TEXT:
         freeze_epochs = count_default_frozen(config.epochs) if is_new else 0
-    return replace(config, freeze_epochs=freeze_epochs, head_start=head_start)
+    batch_norm = config.batch_norm
+    if batch_norm == AUTO_TEXT:
+        batch_norm = "frozen" if is_new else "batch"
+    return replace(
+        config, freeze_epochs=freeze_epochs, head_start=head_start, batch_norm=batch_norm
+    )
 
 
 def count_default_frozen(epochs: int) -> int:
@@ -42,6 +47,7 @@ def collect_fine_tuning_params(config: TrainConfig) -> dict[str, str]:
     return {
         "resolved_freeze_epochs": str(count_frozen_epochs(config)),
         "resolved_head_start": config.head_start,
+        "resolved_batch_norm": config.batch_norm,
     }
 
 

@@ -1,15 +1,13 @@
 """Initial weights: their source, and the image size and normalisation that they expect."""
 
 import json
-import socket
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pytest
 import torch
-import torchvision
 from torch import Tensor
 
-from tests.conftest import write_classes
+from tests.conftest import find_file_name, write_classes, write_weights
 from tests.tuning.conftest import settings as search_settings
 from trialrun.errors import InvalidModelDirectoryError, InvalidParameterError
 from trialrun.images.decoding.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
@@ -43,33 +41,6 @@ class Notes(NoOpCallback):
     def on_note(self, text: str) -> None:
         """Append the note."""
         self.texts.append(text)
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache of torch.hub, on a machine without a network."""
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-
-    def refuse(*_args: object, **_kwargs: object) -> None:
-        raise OSError("no network")
-
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    folder = tmp_path / "torch" / "hub" / "checkpoints"
-    folder.mkdir(parents=True)
-    return folder
-
-
-def write_weights(hub: Path, name: str) -> dict[str, Tensor]:
-    """Write weights for 1,000 classes to torchvision's file name."""
-    torch.manual_seed(7)
-    state = build_network(name, 1000, image_size=None).state_dict()
-    torch.save(state, hub / find_file_name(name))
-    return state
-
-
-def find_file_name(name: str) -> str:
-    """Return the file name of torchvision's default weights."""
-    return PurePosixPath(torchvision.models.get_model_weights(name).DEFAULT.url).name
 
 
 def write_azure_untrained(folder: Path, *, pretrained: bool, **more: object) -> Path:

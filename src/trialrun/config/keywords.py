@@ -28,7 +28,7 @@ class TrainKeywords(TypedDict, total=False):
     optimizer: Literal["sgd", "adamw"]
     weight_decay: float
     decay_norms: bool
-    clip_grad_norm: float | None
+    clip_grad_norm: float | Literal["auto"] | None
     schedule: Literal["cosine", "constant", "polynomial"]
     warmup_steps: int
     warmup_epochs: float
@@ -159,7 +159,7 @@ class SearchKeywords(TypedDict, total=False):
     optimizer: Literal["sgd", "adamw"] | str | Sequence[Literal["sgd", "adamw"]]
     weight_decay: float | str | Sequence[float]
     decay_norms: bool | str | Sequence[bool]
-    clip_grad_norm: float | str | Sequence[float | None] | None
+    clip_grad_norm: float | Literal["auto"] | str | Sequence[float | Literal["auto"] | None] | None
     schedule: (
         Literal["cosine", "constant", "polynomial"]
         | str

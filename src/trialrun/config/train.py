@@ -98,11 +98,13 @@ class TrainConfig:
         True,
         "Apply weight decay to biases and normalization layers too (as Azure ML does).",
     )
-    clip_grad_norm: float | None = setting(
-        None,
-        "Clip the gradient norm to this value; none does not clip.",
+    clip_grad_norm: float | str | None = setting(
+        "auto",
+        "Clip the gradient norm to this value; none does not clip. auto is 1 for a new last layer "
+        "on pretrained weights, else none.",
         low=SMALLEST_POSITIVE_DOUBLE,
         logarithmic=True,
+        auto=True,
     )
     schedule: str = setting(
         "cosine",

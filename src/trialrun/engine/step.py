@@ -11,7 +11,7 @@ from functools import partial, reduce
 import torch
 from torch import Tensor
 
-from trialrun.config import TrainConfig
+from trialrun.config import AUTO_TEXT, TrainConfig
 from trialrun.distributed import Ranks
 from trialrun.engine.compute.device import to_device
 from trialrun.engine.compute.torch_errors import NonFiniteLossError
@@ -143,10 +143,11 @@ class TrainingStep:
     def _apply_step(self, found_inf: Tensor) -> None:
         """Run the optimizer step with the gradients of all parts."""
         state = self._state
-        if self._config.clip_grad_norm is not None:
+        max_norm = self._config.clip_grad_norm
+        if max_norm is not None and max_norm != AUTO_TEXT:  # the session resolves it
             state.grad_scaler.unscale_(state.optimizer)
             parameters = state.train_module.parameters()
-            torch.nn.utils.clip_grad_norm_(parameters, self._config.clip_grad_norm)
+            torch.nn.utils.clip_grad_norm_(parameters, float(max_norm))
         if not state.grad_scaler.is_enabled():
             # Fused optimizers skip the step on the device if this tensor is not 0.
             state.optimizer.found_inf = found_inf  # type: ignore[attr-defined]

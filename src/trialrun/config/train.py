@@ -52,7 +52,10 @@ class TrainConfig:
         1, "Seed of image order, initial weights, augmentation and split.", searchable=False
     )
     patience: int = setting(
-        3, "Stop after this many consecutive epochs without a lower validation loss.", low=1
+        3,
+        "Stop after this many consecutive epochs without a lower validation loss; epochs that "
+        "train only the last layer first (freeze_epochs) do not count.",
+        low=1,
     )
 
     valid_fraction: float = setting(

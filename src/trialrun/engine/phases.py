@@ -1,19 +1,11 @@
 """Phases of a training: the last layer alone in the first epochs, then all layers."""
 
-from trialrun.config import AUTO_TEXT, TrainConfig
+from trialrun.config import TrainConfig
 from trialrun.distributed import SINGLE_PROCESS, Ranks
 from trialrun.engine.inputs.features import use_features
 from trialrun.engine.optim import freeze_backbone
 from trialrun.engine.state import TrainState, wrap_module
-
-
-def count_frozen_epochs(config: TrainConfig) -> int:
-    """Return the number of first epochs in which only the last layer trains."""
-    if config.freeze == "backbone":
-        return config.epochs
-    if config.freeze_epochs == AUTO_TEXT:  # resolved by the session, which knows the weights
-        return 0
-    return min(int(config.freeze_epochs), config.epochs)
+from trialrun.engine.steps import count_frozen_epochs
 
 
 def enter_phase(state: TrainState, config: TrainConfig, ranks: Ranks = SINGLE_PROCESS) -> None:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _PATHS = ("train_data", "valid_data", "model", "weights", "transforms")
 _NOT_PATHS = frozenset({NONE_TEXT, AUTO_TEXT, DEFAULT_WEIGHTS, *ARCHITECTURES})
+# What runs did before these settings existed, which they do not record.
+_VALUES_BEFORE = {"freeze_epochs": "0", "head_start": "random", "batch_norm": "batch"}
 _SPLIT_SEED_TAG = "split_seed"  # set on trials of a search
 
 
@@ -55,7 +57,7 @@ def load_training_settings(client: "MlflowClient", original: RecordedRun) -> dic
             "Give the run that trained the model, which MLflow shows as the version's source run. "
             "`trialrun history` shows the runs of promotions.",
         )
-    return settings
+    return {**_VALUES_BEFORE, **settings}
 
 
 def plan_repetition(

@@ -103,8 +103,7 @@ def prepare_data(
         StorageError: The cache folder cannot be written.
     """
     scans = [scan_set(images, callback) for images in (plan.train, plan.valid)]
-    source = ranks.broadcast_object(_find_weights(plan, scans, fetch, callback.on_note))
-    weights = name_weights(plan, source)
+    weights = name_weights(plan, _find_weights(plan, scans, ranks, fetch, callback.on_note))
     initial = describe_initial(plan, weights)
     for text in find_likely_mistakes(plan.config, initial):
         callback.on_note(text)
@@ -119,12 +118,24 @@ def prepare_data(
 
 
 def _find_weights(
+    plan: TrainPlan,
+    scans: Sequence[DatasetScan],
+    ranks: Ranks,
+    fetch: FetchWeights,
+    note: Callable[[str], None],
+) -> str | None:
+    """Return the source of the initial weights, as in `ResolvedWeights`; rank 0 resolves `auto`."""
+    if plan.config.weights != AUTO_TEXT:
+        return read_weights_setting(plan)
+    return ranks.broadcast_object(
+        _resolve_auto(plan, scans, fetch, note) if ranks.is_first else None
+    )
+
+
+def _resolve_auto(
     plan: TrainPlan, scans: Sequence[DatasetScan], fetch: FetchWeights, note: Callable[[str], None]
 ) -> str | None:
-    """Return the source of the initial weights, as in `ResolvedWeights`.
-
-    weights=auto is torchvision's weights for images of at least 96 pixels, if they can be had.
-    """
+    """Return `default` for images of at least 96 pixels if the weights can be had, else None."""
     setting = read_weights_setting(plan)
     if setting != AUTO_TEXT:
         return setting

@@ -79,7 +79,7 @@ def start_checkpoints(
     `on_range_test` receives the test of learning_rate=auto.
     """
     if checkpoint is None:
-        progress = RunProgress(EarlyStopping(plan.config))
+        progress = RunProgress(EarlyStopping(session.plan.config))
         session.prepare(on_range_test)
     else:
         use_recorded_threads(checkpoint.values["identity"])

@@ -19,10 +19,10 @@ from trialrun.engine.head_probe import fit_head
 from trialrun.engine.inputs.data import TrainingData
 from trialrun.engine.inputs.seeds import derive_seed
 from trialrun.engine.optim import set_peak_learning_rate
-from trialrun.engine.phases import count_frozen_epochs, enter_phase
+from trialrun.engine.phases import enter_phase
 from trialrun.engine.range_test import RangeTest, find_learning_rate
 from trialrun.engine.state import TrainState, init_train_state
-from trialrun.engine.steps import count_steps_per_epoch
+from trialrun.engine.steps import count_frozen_epochs, count_steps_per_epoch
 from trialrun.errors import InvalidDatasetError, InvalidParameterError
 from trialrun.models.directory import ModelDescription
 from trialrun.models.open import InitialNetwork, create_network

@@ -102,7 +102,7 @@ def measure_epochs(data: str, num_windows: int, folder: Path) -> EpochCost:
     from trialrun.runs.training.session import resolve_rank_compute, start_session
     from trialrun.tracking import JournalOptions, open_run
 
-    plan = plan_training({"train_data": data, "epochs": 1000, "patience": 1000})
+    plan = plan_training({"train_data": data, "weights": None, "epochs": 1000, "patience": 1000})
     compute = resolve_rank_compute(plan)
     prepared = prepare_data(plan, NoOpCallback())
     session = start_session(plan, prepared, compute, SINGLE_PROCESS)

@@ -76,6 +76,7 @@ def main() -> int:
             "train_data": str(write_photos(folder / "train", NUM_TRAIN, seed=1)),
             "valid_data": str(write_photos(folder / "valid", NUM_VALID, seed=2)),
             "model": "resnet18",
+            "weights": None,
             "epochs": EPOCHS,
             "batch_size": BATCH_SIZE,
             "patience": EPOCHS,

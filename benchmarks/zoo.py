@@ -46,12 +46,13 @@ def check_network(name: str, folder: Path) -> None:
     """
     size = describe_initial_weights(name, None).expected_input.choose_size(IMAGE_SIZE)
     torch.manual_seed(0)
-    description, network = create_network(name, len(CLASSES), image_size=size, weights=None)
+    initial = create_network(name, len(CLASSES), image_size=size, weights=None)
+    network = initial.network
     train_one_step(network, size)
     preprocessing = Preprocessing(size)
     write_model_directory(
         folder,
-        ModelDescription(name, description.arguments, CLASSES, preprocessing),
+        ModelDescription(name, initial.description.arguments, CLASSES, preprocessing),
         serialize_state(network.state_dict()),
     )
     pixels = torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8)

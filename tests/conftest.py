@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import sys
 import tarfile
 import time
@@ -162,7 +163,7 @@ def load_start_state(path: Path, name: str = SMALL) -> "dict[str, Tensor]":
     """The state dict that a network of three classes starts from with `weights=path`."""
     from trialrun.models.open import create_network
 
-    return create_network(name, 3, image_size=32, weights=str(path))[1].state_dict()
+    return create_network(name, 3, image_size=32, weights=str(path)).network.state_dict()
 
 
 def write_model(
@@ -177,3 +178,36 @@ def write_model(
     described = ModelDescription(name, {}, classes, preprocessing or Preprocessing(32))
     write_model_directory(folder, described, serialize_state(network.state_dict()))
     return network
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of torch.hub, on a machine without a network."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+
+    def refuse(*_args: object, **_kwargs: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    folder = tmp_path / "torch" / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def write_weights(hub: Path, name: str, *, seed: int = 7) -> "dict[str, Tensor]":
+    """Write weights for 1,000 classes to torchvision's file name."""
+    import torch
+
+    from trialrun.models.zoo import build_network
+
+    torch.manual_seed(seed)
+    state = build_network(name, 1000, image_size=None).state_dict()
+    torch.save(state, hub / find_file_name(name))
+    return state
+
+
+def find_file_name(name: str) -> str:
+    """Return the file name of torchvision's default weights."""
+    from trialrun.models.pretrained.published import find_default_file
+
+    return find_default_file(name).name

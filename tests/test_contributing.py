@@ -16,12 +16,12 @@ from tests.processes import run_program
 ROOT = Path(__file__).parents[1]
 MAX_FILES = 3
 
-TRAIN_WITH_DROPOUT = """
+TRAIN_WITH_MOMENTUM = """
 import sys, trialrun
-settings = {"model": "mobilenet_v3_small", "epochs": 1, "batch_size": 8, "device": "cpu"}
+settings = {"model": "shufflenet_v2_x0_5", "epochs": 1, "batch_size": 8, "device": "cpu"}
 trained = [
-    trialrun.train(train_data=sys.argv[1], **settings, dropout=dropout).weights_sha256
-    for dropout in (None, 0.0, 0.9)
+    trialrun.train(train_data=sys.argv[1], **settings, momentum=momentum).weights_sha256
+    for momentum in (0.9, 0.5, 0.8)
 ]
 print(len(set(trained)))
 """
@@ -65,12 +65,12 @@ def test_example_of_a_list_format_reads_the_list_out_of_an_archive(tmp_path: Pat
 def test_example_of_a_setting_is_a_flag_with_a_range_and_changes_training(
     tmp_path: Path, colors: Path, store: str
 ) -> None:
-    """A value outside the range is refused; another dropout trains other weights."""
+    """A value outside the range is refused; another momentum trains other weights."""
     environment = apply_example("setting", tmp_path / "copy")
-    refused = run_command(environment, "train", "--dropout", "2")
+    refused = run_command(environment, "train", "--momentum", "2")
     assert refused.returncode == 2
-    assert "dropout=2 is not" in refused.stderr
-    command = [sys.executable, "-c", TRAIN_WITH_DROPOUT, str(colors)]
+    assert "momentum=2 is not" in refused.stderr
+    command = [sys.executable, "-c", TRAIN_WITH_MOMENTUM, str(colors)]
     done = run_program(command, env=environment)
     assert done.stdout == "3\n", done.stderr
 

@@ -54,7 +54,7 @@ OURS = Peer(
     ("trialrun",),
     tuple(
         "-m trialrun train --train-data {train} --valid-data {valid} --epochs {epochs} "
-        "--model resnet18 --register-as photos".split()
+        "--weights none --model resnet18 --register-as photos".split()
     ),
     environment={
         "MLFLOW_TRACKING_URI": "sqlite:///{folder}/mlflow.db",

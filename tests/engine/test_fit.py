@@ -287,6 +287,16 @@ def test_patience_counts_epochs_without_a_new_best() -> None:
     assert (last.result.epoch, last.best_epoch, last.stop_reason) == (3, 1, "early_stop")
 
 
+def test_patience_begins_once_all_layers_train() -> None:
+    """Epochs of the last layer alone do not stop a training."""
+    config = TrainConfig(epochs=9, batch_size=8, patience=2, freeze_epochs=4)
+    results = make_results([1.0] * 9)
+    assert [status.stop_reason for status in stop_early(results, EarlyStopping(config))] == [
+        *[None] * 5,
+        "early_stop",
+    ]
+
+
 def test_improvement_below_min_delta_does_not_count() -> None:
     """An improvement below min_delta does not reset patience; the lowest loss is still the best."""
     config = TrainConfig(epochs=9, patience=2, min_delta=0.1)

@@ -99,6 +99,11 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "dropout": ("mobilenet_v3_small", {"warmup_steps": 3, "schedule": "polynomial"}),
     "features": ("shufflenet_v2_x0_5", {"freeze": "backbone"}),
     "frozen": ("mobilenet_v3_small", {"freeze": "backbone", "augment": "flip"}),
+    "head-first": ("shufflenet_v2_x0_5", {"freeze_epochs": 1, "layer_decay": 0.5}),
+    "head-first-ema": (
+        "shufflenet_v2_x0_5",
+        {"freeze_epochs": 1, "ema": 0.9, "batch_norm": "frozen", "optimizer": "adamw"},
+    ),
 }
 
 

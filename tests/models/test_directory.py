@@ -85,9 +85,9 @@ def test_untrained_directory_is_a_valid_model(tmp_path: Path) -> None:
         weights="none",
         switches={"memory_efficient": True, "zero_init_residual": False},
     )
-    description, network = create_network(str(folder), 3, image_size=32, weights=None)
-    assert description.arguments == {"memory_efficient": True}
-    assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 3)
+    created = create_network(str(folder), 3, image_size=32, weights=None)
+    assert created.description.arguments == {"memory_efficient": True}
+    assert created.network(torch.zeros(2, 3, 32, 32)).shape == (2, 3)
 
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_initial_weights_come_from_a_file_except_for_the_head(tmp_path: Path) ->
     source = build_network(SMALL, 1000, image_size=64)
     path = tmp_path / "weights.safetensors"
     path.write_bytes(serialize_state(source.state_dict()))
-    _, network = create_network(SMALL, 3, image_size=64, weights=str(path))
+    network = create_network(SMALL, 3, image_size=64, weights=str(path)).network
     assert torch.equal(
         network.state_dict()["conv1.0.weight"], source.state_dict()["conv1.0.weight"]
     )
@@ -147,7 +147,7 @@ def test_weights_with_old_names_initialise_a_network(tmp_path: Path) -> None:
     }
     torch.save(published, tmp_path / "densenet121.pth")
     weights = str(tmp_path / "densenet121.pth")
-    _, network = create_network("densenet121", 3, image_size=32, weights=weights)
+    network = create_network("densenet121", 3, image_size=32, weights=weights).network
     name = "features.denseblock1.denselayer2.conv1.weight"
     assert name not in published
     assert torch.equal(network.state_dict()[name], source.state_dict()[name])
@@ -429,9 +429,9 @@ def test_image_too_small_for_the_network_gets_an_error() -> None:
 
 def test_azure_untrained_directory_becomes_a_network(azure: Path) -> None:
     """Azure ML designer's untrained DenseNet is read without its weights file."""
-    description, _ = create_network(
+    description = create_network(
         str(azure / "untrained_densenet121"), 10, image_size=32, weights=None
-    )
+    ).description
     assert description.architecture == "densenet121"
 
 

@@ -1,23 +1,22 @@
 """Initial weights: their source, and the image size and normalisation that they expect."""
 
 import json
-import socket
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pytest
 import torch
-import torchvision
 from torch import Tensor
 
-from tests.conftest import write_classes
+from tests.conftest import find_file_name, write_classes, write_weights
 from tests.tuning.conftest import settings as search_settings
 from trialrun.errors import InvalidModelDirectoryError, InvalidParameterError
 from trialrun.images.decoding.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from trialrun.models import directory
 from trialrun.models.directory import ModelDescription
-from trialrun.models.initial import describe_default_weights, describe_initial_weights
+from trialrun.models.initial import describe_initial_weights
 from trialrun.models.names import ARCHITECTURES
 from trialrun.models.open import create_network
+from trialrun.models.pretrained.published import describe_default_weights
 from trialrun.models.weights import serialize_state
 from trialrun.models.zoo import build_network, check_image_size
 from trialrun.runs.callbacks import NoOpCallback
@@ -44,33 +43,6 @@ class Notes(NoOpCallback):
         self.texts.append(text)
 
 
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache of torch.hub, on a machine without a network."""
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-
-    def refuse(*_args: object, **_kwargs: object) -> None:
-        raise OSError("no network")
-
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    folder = tmp_path / "torch" / "hub" / "checkpoints"
-    folder.mkdir(parents=True)
-    return folder
-
-
-def write_weights(hub: Path, name: str) -> dict[str, Tensor]:
-    """Write weights for 1,000 classes to torchvision's file name."""
-    torch.manual_seed(7)
-    state = build_network(name, 1000, image_size=None).state_dict()
-    torch.save(state, hub / find_file_name(name))
-    return state
-
-
-def find_file_name(name: str) -> str:
-    """Return the file name of torchvision's default weights."""
-    return PurePosixPath(torchvision.models.get_model_weights(name).DEFAULT.url).name
-
-
 def write_azure_untrained(folder: Path, *, pretrained: bool, **more: object) -> Path:
     """Write an untrained model directory of Azure ML designer, without its weights file."""
     folder.mkdir()
@@ -86,7 +58,7 @@ def write_azure_untrained(folder: Path, *, pretrained: bool, **more: object) -> 
 
 def create_first_layer(model: Path, weights: str | None = None) -> Tensor:
     """Return the first layer of the ResNet that training would start from."""
-    _, network = create_network(str(model), 3, image_size=32, weights=weights)
+    network = create_network(str(model), 3, image_size=32, weights=weights).network
     return network.get_parameter("conv1.weight")
 
 

@@ -40,7 +40,8 @@ def train_with_limit(
 ) -> "subprocess.CompletedProcess[str]":
     """Run `trialrun train` in a process that may take `megabytes` more than it starts with."""
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
-    command = ["train", f"--train-data={data}", "--model=resnet18", "--image-size=128", *flags]
+    command = ["train", f"--train-data={data}", "--model=resnet18", "--image-size=128"]
+    command += ["--weights=none", *flags]
     return run_program(
         [sys.executable, "-c", LIMITED, str(megabytes), *command, "--epochs=1", "--json"]
     )

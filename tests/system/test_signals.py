@@ -149,7 +149,7 @@ def test_training(store: str, data: Path, tmp_path: Path, number: signal.Signals
 def test_second_signal(store: str, data: Path, tmp_path: Path) -> None:
     """The second signal ends a training whose first one waits for a step of many seconds."""
     photos = write_classes(tmp_path / "photos", {"a": 600, "b": 600}, size=8)
-    command = build_train(photos, "--batch-size=900", "--image-size=128")
+    command = build_train(photos, "--batch-size=900", "--image-size=128", "--weights=none")
     with start_forked(command, tmp_path, sign="Run ") as started:
         time.sleep(4)  # within the first step
         started.process.send_signal(signal.SIGTERM)

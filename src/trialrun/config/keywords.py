@@ -16,7 +16,7 @@ class TrainKeywords(TypedDict, total=False):
     valid_data: str | PathLike[str] | None
     epochs: int
     batch_size: int
-    learning_rate: float
+    learning_rate: float | Literal["auto"]
     random_seed: int
     patience: int
     valid_fraction: float
@@ -28,7 +28,7 @@ class TrainKeywords(TypedDict, total=False):
     optimizer: Literal["sgd", "adamw"]
     weight_decay: float
     decay_norms: bool
-    clip_grad_norm: float | None
+    clip_grad_norm: float | Literal["auto"] | None
     schedule: Literal["cosine", "constant", "polynomial"]
     warmup_steps: int
     warmup_epochs: float
@@ -38,7 +38,12 @@ class TrainKeywords(TypedDict, total=False):
     cutmix: float
     ema: float
     freeze: Literal["none", "backbone"]
-    weights: str | PathLike[str] | None
+    freeze_epochs: int | Literal["auto"]
+    head_start: Literal["auto", "random", "probe"]
+    batch_norm: Literal["auto", "batch", "frozen"]
+    layer_decay: float
+    dropout: float | None
+    weights: str | PathLike[str] | Literal["auto"] | None
     precision: Literal["auto", "fp32", "bf16", "fp16"]
     device: str
     tf32: bool
@@ -144,7 +149,7 @@ class SearchKeywords(TypedDict, total=False):
     valid_data: str | PathLike[str] | None
     epochs: int | str | Sequence[int]
     batch_size: int | str | Sequence[int]
-    learning_rate: float | str | Sequence[float]
+    learning_rate: float | Literal["auto"] | str | Sequence[float | Literal["auto"]]
     random_seed: int
     patience: int | str | Sequence[int]
     valid_fraction: float
@@ -160,7 +165,7 @@ class SearchKeywords(TypedDict, total=False):
     optimizer: Literal["sgd", "adamw"] | str | Sequence[Literal["sgd", "adamw"]]
     weight_decay: float | str | Sequence[float]
     decay_norms: bool | str | Sequence[bool]
-    clip_grad_norm: float | str | Sequence[float | None] | None
+    clip_grad_norm: float | Literal["auto"] | str | Sequence[float | Literal["auto"] | None] | None
     schedule: (
         Literal["cosine", "constant", "polynomial"]
         | str
@@ -174,7 +179,16 @@ class SearchKeywords(TypedDict, total=False):
     cutmix: float | str | Sequence[float]
     ema: float | str | Sequence[float]
     freeze: Literal["none", "backbone"] | str | Sequence[Literal["none", "backbone"]]
-    weights: str | PathLike[str] | None
+    freeze_epochs: int | Literal["auto"] | str | Sequence[int | Literal["auto"]]
+    head_start: (
+        Literal["auto", "random", "probe"] | str | Sequence[Literal["auto", "random", "probe"]]
+    )
+    batch_norm: (
+        Literal["auto", "batch", "frozen"] | str | Sequence[Literal["auto", "batch", "frozen"]]
+    )
+    layer_decay: float | str | Sequence[float]
+    dropout: float | str | Sequence[float | None] | None
+    weights: str | PathLike[str] | Literal["auto"] | None
     precision: (
         Literal["auto", "fp32", "bf16", "fp16"]
         | str

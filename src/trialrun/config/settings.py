@@ -84,9 +84,7 @@ class Setting:
         low, high, lt = self.rule.low, self.rule.high, self.rule.lt
         if low == -math.inf:
             return ""
-        if low == SMALLEST_POSITIVE_DOUBLE:
-            return " > 0"
-        words = f" >= {low:g}"
+        words = " > 0" if low == SMALLEST_POSITIVE_DOUBLE else f" >= {low:g}"
         if high < math.inf:
             words += f" and <= {high:g}"
         return words + f" and < {lt:g}" if lt < math.inf else words

@@ -40,17 +40,22 @@ class TrainConfig:
     )
     epochs: int = setting(5, "Number of passes over the training images.", low=1)
     batch_size: int = setting(16, "Images per training step and rank.", low=1, logarithmic=True)
-    learning_rate: float = setting(
+    learning_rate: float | str = setting(
         0.001,
-        "Peak learning rate of the optimizer.",
+        "Peak learning rate of the optimizer; auto finds one with a range test on the training "
+        "images before the first epoch.",
         low=SMALLEST_POSITIVE_DOUBLE,
         logarithmic=True,
+        auto=True,
     )
     random_seed: int = setting(
         1, "Seed of image order, initial weights, augmentation and split.", searchable=False
     )
     patience: int = setting(
-        3, "Stop after this many consecutive epochs without a lower validation loss.", low=1
+        3,
+        "Stop after this many consecutive epochs without a lower validation loss; epochs that "
+        "train only the last layer first (freeze_epochs) do not count.",
+        low=1,
     )
 
     valid_fraction: float = setting(
@@ -96,11 +101,13 @@ class TrainConfig:
         True,
         "Apply weight decay to biases and normalization layers too (as Azure ML does).",
     )
-    clip_grad_norm: float | None = setting(
-        None,
-        "Clip the gradient norm to this value; none does not clip.",
+    clip_grad_norm: float | str | None = setting(
+        "auto",
+        "Clip the gradient norm to this value; none does not clip. auto is 1 for a new last layer "
+        "on pretrained weights, else none.",
         low=SMALLEST_POSITIVE_DOUBLE,
         logarithmic=True,
+        auto=True,
     )
     schedule: str = setting(
         "cosine",
@@ -142,11 +149,46 @@ class TrainConfig:
         "Layers to freeze: backbone trains only the last layer.",
         choices=("none", "backbone"),
     )
-    weights: str | None = setting(
+    freeze_epochs: int | str = setting(
+        "auto",
+        "Number of first epochs that train only the last layer; the others train all layers. auto "
+        "is three fifths of the epochs for a new last layer on pretrained weights, else 0.",
+        low=0,
+        auto=True,
+    )
+    head_start: str = setting(
+        "auto",
+        "Start of a new last layer: random, or probe (logistic regression on the features of the "
+        "layers before it, which costs one forward pass); auto is probe for pretrained weights.",
+        choices=("auto", "random", "probe"),
+    )
+    batch_norm: str = setting(
+        "auto",
+        "Statistics that batch norm uses in training: batch (those of the batch), or frozen (those "
+        "of the initial weights); auto is frozen for a new last layer on pretrained weights.",
+        choices=("auto", "batch", "frozen"),
+    )
+    layer_decay: float = setting(
+        1.0,
+        "Factor by which the learning rate decreases from each block of layers to the one before "
+        "it, from the last layer to the input; 1 is off.",
+        low=SMALLEST_POSITIVE_DOUBLE,
+        high=1,
+    )
+    dropout: float | None = setting(
         None,
-        "Initial weights: none (random, or those of the model directory), default (downloads "
-        "torchvision's), a file (.safetensors, or a state dict or checkpoint of torch.save), or a "
-        "trained model as for `model`.",
+        "Dropout probability of all dropout layers; none keeps that of the network.",
+        low=0,
+        lt=1,
+    )
+    weights: str | None = setting(
+        "auto",
+        "Initial weights: auto (torchvision's for a network by name and images of at least 96 "
+        "pixels, if they are in torch's cache or can be downloaded within 20 s; those of a model "
+        "directory), none (random, or those of the model directory), default (torchvision's), a "
+        "file (.safetensors, or a state dict or checkpoint of torch.save), or a trained model as "
+        "for `model`.",
+        auto=True,
         searchable=False,
         path=True,
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 from trialrun.config import TrainConfig
 from trialrun.engine.results import EpochResult
+from trialrun.engine.steps import count_frozen_epochs
 
 COMPLETED = "completed"
 EARLY_STOP = "early_stop"
@@ -43,6 +44,7 @@ class EarlyStopping:
 
     An epoch counts as no improvement unless its validation loss is more than `min_delta` below the
     reference, the last loss that improved; NaN never improves. The best epoch has the lowest loss.
+    Patience begins once all layers train.
     """
 
     config: TrainConfig
@@ -71,12 +73,18 @@ class EarlyStopping:
     def _find_stop_reason(self, epoch: int) -> str | None:
         if epoch >= self.config.epochs:
             return COMPLETED
-        if self.num_stalled >= self.config.patience:
+        if min(self.num_stalled, epoch - self._num_head_epochs) >= self.config.patience:
             return EARLY_STOP
         max_minutes = self.config.max_minutes
         if max_minutes is not None and self.seconds >= 60 * max_minutes:
             return TIME_BUDGET
         return None
+
+    @property
+    def _num_head_epochs(self) -> int:
+        """The number of epochs that train the last layer before the others, and do not count."""
+        num_frozen = count_frozen_epochs(self.config)
+        return num_frozen if num_frozen < self.config.epochs else 0
 
     def to_json(self) -> dict[str, Any]:
         """Return the state as plain values; infinity is None."""

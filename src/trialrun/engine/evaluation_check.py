@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from trialrun.distributed import Ranks
 from trialrun.engine.evaluate import compute_logits, evaluate_network
-from trialrun.engine.inputs.augment import augment_batch
-from trialrun.engine.inputs.batches import Batch, ImageDataset, ImageSource, sequential_batches
+from trialrun.engine.inputs.augment import ResizedSource
+from trialrun.engine.inputs.batches import Batch, ImageDataset, sequential_batches
 from trialrun.engine.inputs.seeds import draw_permutation
 from trialrun.engine.state import TrainState
 
@@ -58,6 +58,8 @@ def find_evaluation_fault(
         valid_accuracy: Of the network in evaluation mode, 0 to 1.
         ranks: Every rank calls this with the same accuracies.
     """
+    if state.trainable is not state.network:
+        return None  # the last layer on features is the same in both modes
     chance = max(
         _compute_majority_share(data.labels) for data in (state.data.train, state.data.valid)
     )
@@ -81,28 +83,13 @@ def _compute_majority_share(labels: NDArray[np.int64]) -> float:
     return float(np.bincount(labels).max() / len(labels))
 
 
-@dataclass(frozen=True, slots=True)
-class _ResizedSource:
-    """Training images at the size of the network's inputs, without augmentation."""
-
-    source: ImageSource
-    size: int | None
-
-    def pixels(self, rows: NDArray[np.int64]) -> Tensor:
-        """Return (N, 3, S, S) uint8, the images at `rows` in that order."""
-        pixels = self.source.pixels(rows)
-        if pixels.ndim != 4:
-            return pixels  # features of a frozen backbone
-        return augment_batch(pixels, rows, augment="none", epoch=0, random_seed=0, size=self.size)
-
-
 def _select_sample(state: TrainState, ranks: Ranks) -> ImageDataset:
     """Draw training images, the same number for each rank."""
     train = state.data.train
     num_images = min(len(train), _MAX_IMAGES) // ranks.world_size * ranks.world_size
     # Shuffled, because a batch of one class has different statistics than a training batch.
     chosen = draw_permutation(len(train), _SAMPLE_SEED)[:num_images]
-    source = _ResizedSource(train.source, state.data.preprocessing.image_size)
+    source = ResizedSource(train.source, state.data.preprocessing.image_size)
     return replace(train, source=source, rows=train.rows[chosen], labels=train.labels[chosen])
 
 

@@ -26,6 +26,7 @@ from trialrun.engine.inputs.seeds import derive_seed
 from trialrun.engine.memory.accumulation import count_valid_images
 from trialrun.engine.memory.forecast import check_batch_fits
 from trialrun.engine.memory.release import find_fitting_result
+from trialrun.engine.phases import enter_phase
 from trialrun.engine.results import EpochResult
 from trialrun.engine.state import TrainState
 from trialrun.engine.step import TrainingStep
@@ -54,10 +55,13 @@ def fit(
         OutOfMemoryError: The batch does not fit; `name_fitting_batch` finds one that does.
         InvalidParameterError: The network cannot train on a batch this small.
     """
-    with translate_torch_errors(config.batch_size):
-        check_batch_fits(state, config)
+    checked = None
     while state.epoch < config.epochs:
         with translate_torch_errors(config.batch_size):
+            enter_phase(state, config, ranks)
+            if state.train_module is not checked:
+                check_batch_fits(state, config)
+                checked = state.train_module
             result = _run_epoch(state, config, ranks, on_step, on_valid_batch)
         state.epoch, state.step, state.train_seconds = result.epoch, 0, 0.0
         yield result

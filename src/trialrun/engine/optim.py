@@ -1,7 +1,8 @@
 """Optimizer, learning rate schedule, loss and MixUp of a run, built from its settings."""
 
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -10,16 +11,29 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torchvision.transforms import v2
 
-from trialrun.config import TrainConfig
+from trialrun.config import AUTO_TEXT, TrainConfig
 
 _MOMENTUM = 0.9  # as in Azure ML designer, with Nesterov's correction
 _POLYNOMIAL_POWER = 2  # as in Azure ML designer
+_SCALE = "layer_scale"  # of the learning rate of a parameter group
+# The name of a parameter up to its first number: `features.3`, `encoder.layers.encoder_layer_0`.
+_NUMBERED = re.compile(r"(?:[^.\d]+\.)*[^.]*\d[^.]*")
 
 
-def make_optimizer(network: nn.Module, config: TrainConfig, world_size: int = 1) -> Optimizer:
-    """Make the optimizer of the parameters that require gradients."""
-    learning_rate = config.learning_rate * (world_size if config.scale_learning_rate else 1)
-    groups = _make_parameter_groups(network, config)
+def make_optimizer(
+    network: nn.Module, config: TrainConfig, world_size: int = 1, head_prefix: str = ""
+) -> Optimizer:
+    """Make the optimizer of the parameters that require gradients.
+
+    `head_prefix` is that of a last layer which trains alone at first: it gets a group of its own,
+    because a fused SGD needs the momentum of all parameters of a group, or of none.
+    learning_rate=auto is replaced before the first epoch, with `set_peak_learning_rate`.
+    """
+    peak = 0.0 if config.learning_rate == AUTO_TEXT else float(config.learning_rate)
+    learning_rate = peak * (world_size if config.scale_learning_rate else 1)
+    groups = _make_parameter_groups(network, config, head_prefix)
+    for group in groups:
+        group["lr"] = learning_rate * group[_SCALE]
     if config.optimizer == "adamw":
         return AdamW(groups, lr=learning_rate, weight_decay=config.weight_decay, fused=True)
     return SGD(
@@ -32,18 +46,66 @@ def make_optimizer(network: nn.Module, config: TrainConfig, world_size: int = 1)
     )
 
 
-def _make_parameter_groups(network: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
-    """Group the trainable parameters; without `decay_norms`, vectors get no weight decay.
+def _make_parameter_groups(
+    network: nn.Module, config: TrainConfig, head_prefix: str
+) -> list[dict[str, Any]]:
+    """Group the trainable parameters by layer, and without `decay_norms` by weight decay.
 
-    Vectors are biases and the parameters of normalization layers.
+    The first group is that of the last layer, with the full learning rate. Vectors are biases and
+    the parameters of normalization layers.
     """
-    trainable = [p for p in network.parameters() if p.requires_grad]
-    if config.decay_norms:
-        return [{"params": trainable}]
-    return [
-        {"params": [p for p in trainable if p.ndim > 1]},
-        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+    trainable = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
+    head = [p for name, p in trainable if head_prefix and name.startswith(head_prefix)]
+    backbone = [(name, p) for name, p in trainable if not any(p is other for other in head)]
+    decay = float(config.layer_decay)
+    layers = [[p for _, p in backbone]] if decay == 1 else group_by_layer(backbone)[::-1]
+    groups: list[dict[str, Any]] = []
+    for depth, parameters in enumerate([head, *layers] if head else layers):
+        scale = {_SCALE: decay**depth}
+        if config.decay_norms:
+            groups.append({"params": parameters, **scale})
+            continue
+        tensors = [p for p in parameters if p.ndim > 1]
+        vectors = [p for p in parameters if p.ndim <= 1]
+        groups.append({"params": tensors, **scale})
+        groups.append({"params": vectors, "weight_decay": 0.0, **scale})
+    return groups
+
+
+def group_by_layer(named: Sequence[tuple[str, nn.Parameter]]) -> list[list[nn.Parameter]]:
+    """Group parameters by the blocks of the network, from the input to the last layer.
+
+    A block is a numbered part of the network, `layer1` or `features.3`, or a layer. Parameters
+    without a matrix, such as those of a normalization layer, belong to the block before.
+    """
+    blocks: dict[str, list[nn.Parameter]] = {}
+    for name, parameter in named:
+        match = _NUMBERED.match(name)
+        block = match[0] if match else name.rpartition(".")[0] or name
+        blocks.setdefault(block, []).append(parameter)
+    groups: list[list[nn.Parameter]] = []
+    for parameters in blocks.values():
+        if groups and all(p.ndim <= 1 for p in parameters):
+            groups[-1].extend(parameters)
+        else:
+            groups.append(parameters)
+    return groups
+
+
+def set_learning_rate(optimizer: Optimizer, learning_rate: float) -> None:
+    """Set the learning rate of the next step; layers have their share of it."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate * group[_SCALE]
+
+
+def set_peak_learning_rate(scheduler: LambdaLR, learning_rate: float) -> None:
+    """Set the rate that the schedule's shares refer to, before the first step."""
+    groups = scheduler.optimizer.param_groups
+    scheduler.base_lrs = [learning_rate * group[_SCALE] for group in groups]
+    shares = [make_share(scheduler.last_epoch) for make_share in scheduler.lr_lambdas]
+    for group, base, share in zip(groups, scheduler.base_lrs, shares, strict=True):
+        group["initial_lr"], group["lr"] = base, base * share
+    scheduler._last_lr = [group["lr"] for group in groups]
 
 
 def make_scheduler(

@@ -56,6 +56,7 @@ def capture_values(state: TrainState) -> dict[str, Any]:
         "train_seconds": state.train_seconds,
         "num_parts": state.num_parts,
         "scheduler_step": state.scheduler.last_epoch,
+        "base_learning_rates": list(state.scheduler.base_lrs),
         "group_learning_rates": [group["lr"] for group in state.optimizer.param_groups],
         "grad_scaler": state.grad_scaler.state_dict(),
         "ema_updates": None if ema is None else int(ema.n_averaged),
@@ -135,5 +136,6 @@ def _restore_schedule(state: TrainState, values: Mapping[str, Any]) -> None:
     scheduler.last_epoch = values["scheduler_step"]
     scheduler._step_count = values["scheduler_step"] + 1
     scheduler._last_lr = rates
+    scheduler.base_lrs = list(values["base_learning_rates"])
     for group, rate in zip(state.optimizer.param_groups, rates, strict=True):
         group["lr"] = rate

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -27,21 +28,25 @@ class TrainState:
     """A network, its optimizer and its data.
 
     `trainable` is the module that is trained: `network` itself, or only its last layer if the
-    backbone is frozen and `data` holds the backbone's features. `train_module` is `trainable` as
-    a step calls it: compiled, or wrapped for several ranks.
+    backbone is frozen and `data` holds the backbone's features of `image_data`. `train_module` is
+    `trainable` as a step calls it: compiled, or wrapped for several ranks. `phases.enter_phase`
+    changes them between epochs.
     """
 
     network: nn.Module
     trainable: nn.Module
     train_module: nn.Module
     data: TrainingData
+    image_data: TrainingData
+    head_prefix: str  # of the names of the last layer's parameters
     compute: ComputeConfig
     optimizer: Optimizer
     scheduler: LambdaLR
     warm_up_steps: int
     grad_scaler: torch.amp.GradScaler
     ema: MovingAverage | None
-    batch_norm_statistics: RunningStatistics | None  # None with a frozen backbone
+    batch_norm_statistics: RunningStatistics | None  # None if they stay as they are
+    has_frozen_statistics: bool  # of batch norm
     has_frozen_backbone: bool
     totals: Tensor  # (2,): sum of losses and number correct of the epoch's steps so far
     epoch: int = 0  # completed epochs
@@ -60,13 +65,21 @@ class TrainState:
         averaged: nn.Module = self.ema.module
         return averaged
 
+    def changing_statistics(self) -> RunningStatistics | None:
+        """Return the batch-norm statistics if steps change them: not with a frozen backbone."""
+        return None if self.has_frozen_backbone else self.batch_norm_statistics
+
     def eval_module(self) -> nn.Module:
         """Return the module that maps the inputs in `data` to the outputs of `inference_model`."""
         return self.inference_model() if self.trainable is self.network else self.trainable
 
     def set_training(self) -> None:
-        """Set training mode; evaluation mode with a frozen backbone, to keep its statistics."""
+        """Set training mode; evaluation mode where batch-norm statistics are to be kept."""
         self.train_module.train(not self.has_frozen_backbone)
+        if self.has_frozen_statistics:
+            for layer in self.network.modules():
+                if isinstance(layer, _BatchNorm):
+                    layer.eval()
 
 
 def init_train_state(
@@ -86,25 +99,34 @@ def init_train_state(
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # not available on CPUs
     network.to(compute.device).to(memory_format=compute.memory_format)
     freeze = config.freeze == "backbone"
+    has_frozen_statistics = config.batch_norm == "frozen"
     trainable, trainable_data = network, data
     if freeze:
         freeze_backbone(network, head_prefix)
         trainable, trainable_data = use_features(network, head_prefix, data, config, compute)
-    optimizer = make_optimizer(trainable, config, ranks.world_size)
+    trains_head_first = not freeze and config.freeze_epochs not in (0, AUTO_TEXT)
+    optimizer = make_optimizer(
+        trainable, config, ranks.world_size, head_prefix if trains_head_first else ""
+    )
     warm_up_steps = count_warm_up_steps(config, len(data.train), ranks.world_size)
     num_steps = config.epochs * count_steps_per_epoch(config, len(data.train), ranks.world_size)
     return TrainState(
         network=network,
         trainable=trainable,
-        train_module=_wrap_module(trainable, config, compute, ranks),
+        train_module=wrap_module(trainable, config, compute, ranks),
         data=trainable_data,
+        image_data=data,
+        head_prefix=head_prefix,
         compute=compute,
         optimizer=optimizer,
         scheduler=make_scheduler(optimizer, config, warm_up_steps, num_steps),
         warm_up_steps=warm_up_steps,
         grad_scaler=torch.amp.GradScaler(compute.device.type, enabled=compute.precision == "fp16"),
         ema=MovingAverage(network, config.ema) if config.ema else None,
-        batch_norm_statistics=None if freeze else RunningStatistics(network),
+        batch_norm_statistics=None
+        if freeze or has_frozen_statistics
+        else RunningStatistics(network),
+        has_frozen_statistics=has_frozen_statistics,
         has_frozen_backbone=freeze,
         totals=torch.zeros(2, dtype=compute.accumulator_dtype, device=compute.device),
         num_parts=1 if config.accumulate_steps == AUTO_TEXT else int(config.accumulate_steps),
@@ -112,9 +134,10 @@ def init_train_state(
     )
 
 
-def _wrap_module(
+def wrap_module(
     module: nn.Module, config: TrainConfig, compute: ComputeConfig, ranks: Ranks
 ) -> nn.Module:
+    """Return the module as a step calls it: wrapped for several ranks, and compiled."""
     if ranks.world_size > 1:
         on_cuda = compute.device.type == "cuda"
         module = DistributedDataParallel(module, [compute.device] if on_cuda else None)

@@ -11,7 +11,7 @@ from functools import partial, reduce
 import torch
 from torch import Tensor
 
-from trialrun.config import TrainConfig
+from trialrun.config import AUTO_TEXT, TrainConfig
 from trialrun.distributed import Ranks
 from trialrun.engine.compute.device import to_device
 from trialrun.engine.compute.torch_errors import NonFiniteLossError
@@ -84,14 +84,15 @@ class TrainingStep:
         weights = [self._sum_weights(part.targets) for part in parts]
         step_weight = reduce(torch.add, weights)
         state.optimizer.zero_grad(set_to_none=True)
-        if state.batch_norm_statistics is not None:
-            state.batch_norm_statistics.drop_parts()
+        statistics = state.changing_statistics()
+        if statistics is not None:
+            statistics.drop_parts()
         sums: list[tuple[Tensor, Tensor, Tensor]] = []
         for part, weight in zip(parts, weights, strict=True):
             with sync_gradients(state.train_module, is_last=part is parts[-1]):
                 sums.append(self._add_gradients(part, weight, step_weight))
-            if len(parts) > 1 and state.batch_norm_statistics is not None:
-                state.batch_norm_statistics.add_part(len(part) / len(batch))
+            if len(parts) > 1 and statistics is not None:
+                statistics.add_part(len(part) / len(batch))
         mean_loss, num_correct, found_inf = (
             reduce(torch.add, column) for column in zip(*sums, strict=True)
         )
@@ -142,18 +143,19 @@ class TrainingStep:
     def _apply_step(self, found_inf: Tensor) -> None:
         """Run the optimizer step with the gradients of all parts."""
         state = self._state
-        if self._config.clip_grad_norm is not None:
+        max_norm = self._config.clip_grad_norm
+        if max_norm is not None and max_norm != AUTO_TEXT:  # the session resolves it
             state.grad_scaler.unscale_(state.optimizer)
             parameters = state.train_module.parameters()
-            torch.nn.utils.clip_grad_norm_(parameters, self._config.clip_grad_norm)
+            torch.nn.utils.clip_grad_norm_(parameters, float(max_norm))
         if not state.grad_scaler.is_enabled():
             # Fused optimizers skip the step on the device if this tensor is not 0.
             state.optimizer.found_inf = found_inf  # type: ignore[attr-defined]
         state.grad_scaler.step(state.optimizer)
         state.grad_scaler.update()
         state.scheduler.step()
-        if state.batch_norm_statistics is not None:
-            state.batch_norm_statistics.update()
+        if (statistics := state.changing_statistics()) is not None:
+            statistics.update()
         if state.ema is not None:
             state.ema.update_parameters(state.network)
 

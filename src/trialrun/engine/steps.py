@@ -1,6 +1,6 @@
-"""The number of optimizer steps of a run and of its warm-up; this module does not import torch."""
+"""The numbers of steps and epochs of a run and its parts; this module does not import torch."""
 
-from trialrun.config import TrainConfig
+from trialrun.config import AUTO_TEXT, TrainConfig
 from trialrun.errors import InvalidParameterError
 
 
@@ -38,3 +38,12 @@ def count_warm_up_steps(config: TrainConfig, num_images: int, world_size: int = 
         f"({config.epochs} epochs of {per_epoch} steps)",
         f"Set {name} below {limit}, or train for more epochs.",
     )
+
+
+def count_frozen_epochs(config: TrainConfig) -> int:
+    """Return the number of first epochs in which only the last layer trains."""
+    if config.freeze == "backbone":
+        return config.epochs
+    if config.freeze_epochs == AUTO_TEXT:  # resolved by the session, which knows the weights
+        return 0
+    return min(int(config.freeze_epochs), config.epochs)

@@ -1,14 +1,13 @@
-"""Image sizes and normalisation expected by networks and initial weights.
+"""Image sizes and preprocessing expected by networks and initial weights.
 
-No weights are read or downloaded for this: the mean, the standard deviation and the image size of
-torchvision's weights come from torchvision's metadata.
+No weights are downloaded for this: the preprocessing of torchvision's weights comes from
+torchvision's metadata.
 """
 
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torchvision
-
+from trialrun.files import hash_file
 from trialrun.images.decoding.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from trialrun.images.scanning.scan import DEFAULT_IMAGE_SIZE
 from trialrun.models import azure, directory
@@ -20,7 +19,8 @@ from trialrun.models.names import (
     check_model_name,
     is_network_name,
 )
-from trialrun.models.timm_zoo import describe_timm_weights, find_fixed_size
+from trialrun.models.pretrained.published import describe_default_weights, describe_published_file
+from trialrun.models.timm_zoo import find_fixed_size
 
 # Networks that do not take every multiple of 32 pixels: their smallest image size, and the number
 # of which every size is a multiple. Measured with torchvision 0.29: all networks at 32 pixels, and
@@ -35,9 +35,11 @@ _SIZES = {
 
 @dataclass(frozen=True, slots=True)
 class ExpectedInput:
-    """Normalisation and size of the images that a network should be trained on. Sizes in pixels.
+    """Size, crop and normalisation of the images to train a network on. Sizes in pixels.
 
     Attributes:
+        crop_fraction: As in `Preprocessing`.
+        interpolation: As in `Preprocessing`.
         weights_size: Image size that the initial weights were trained with; 224 if random.
         trained_size: Image size of the trained model that training starts from, or None.
         required_size: The only image size that the initial weights support, or None if several.
@@ -52,6 +54,8 @@ class ExpectedInput:
     required_size: int | None = None
     min_size: int = 1
     size_multiple: int = 1
+    crop_fraction: float = 1.0
+    interpolation: str = "bilinear"
 
     def choose_size(self, image_size: int) -> int:
         """Return the size nearest to `image_size` that the network and its weights support."""
@@ -72,8 +76,8 @@ class InitialWeights:
 def describe_initial_weights(model: str, weights: str | None) -> InitialWeights:
     """Describe the initial weights that the settings `model` and `weights` select.
 
-    Both settings are names or paths. A file of weights does not record its normalisation;
-    ImageNet's mean and standard deviation are assumed.
+    Both settings are names or paths. A file of weights does not record its preprocessing: unless
+    torchvision published the file, ImageNet's mean and standard deviation are assumed.
 
     Raises:
         InvalidModelDirectoryError: `model` is neither a network nor a model directory.
@@ -97,10 +101,22 @@ def describe_initial_weights(model: str, weights: str | None) -> InitialWeights:
     return InitialWeights(source is None, expected)
 
 
-def describe_weights(architecture: str, weights: str) -> Preprocessing | None:
-    """Return the image size and normalisation that `weights` were trained with.
+def read_architecture(model: str) -> str:
+    """Return the name of the network that the setting `model` selects.
 
-    Returns None for a file of weights, which does not record them.
+    Raises:
+        InvalidModelDirectoryError: `model` is neither a network nor a model directory.
+    """
+    check_model_name(model)
+    if is_network_name(model):
+        return model
+    return _describe_directory(Path(model).expanduser())[0].architecture
+
+
+def describe_weights(architecture: str, weights: str) -> Preprocessing | None:
+    """Return the preprocessing that `weights` were trained with.
+
+    Returns None for a file of weights that torchvision did not publish: it does not record it.
 
     Raises:
         InvalidModelDirectoryError: The directory is damaged.
@@ -112,19 +128,18 @@ def describe_weights(architecture: str, weights: str) -> Preprocessing | None:
     return None if preprocessing is None else replace(preprocessing, steps=())
 
 
-def describe_default_weights(architecture: str) -> Preprocessing:
-    """Return the image size and normalisation that the published weights were trained with."""
-    if architecture.startswith(TIMM_PREFIX):
-        return describe_timm_weights(architecture)
-    transforms = torchvision.models.get_model_weights(architecture).DEFAULT.transforms()
-    return Preprocessing(transforms.crop_size[0], tuple(transforms.mean), tuple(transforms.std))
-
-
 def _describe_weights(architecture: str, weights: str) -> tuple[ModelDescription, str | None]:
-    folder = Path(weights).expanduser()
-    if weights != DEFAULT_WEIGHTS and folder.is_dir():
-        return _describe_directory(folder)
-    return ModelDescription(architecture), weights
+    path = Path(weights).expanduser()
+    if weights == DEFAULT_WEIGHTS:
+        return ModelDescription(architecture), weights
+    if path.is_dir():
+        return _describe_directory(path)
+    try:
+        sha256 = hash_file(path)
+    except OSError:  # reported by the reader of the file
+        return ModelDescription(architecture), weights
+    preprocessing = describe_published_file(architecture, sha256)
+    return ModelDescription(architecture, preprocessing=preprocessing), weights
 
 
 def _describe_directory(folder: Path) -> tuple[ModelDescription, str | None]:
@@ -144,7 +159,13 @@ def _expect_from_weights(
     expected: ExpectedInput, architecture: str, trained_with: Preprocessing
 ) -> ExpectedInput:
     """Return `expected` changed to the preprocessing that the weights were trained with."""
-    expected = replace(expected, mean=trained_with.mean, std=trained_with.std)
+    expected = replace(
+        expected,
+        mean=trained_with.mean,
+        std=trained_with.std,
+        crop_fraction=trained_with.crop_fraction,
+        interpolation=trained_with.interpolation,
+    )
     image_size = trained_with.image_size
     if image_size is None:
         return expected

@@ -23,12 +23,12 @@ from trialrun.models.names import (
     check_model_name,
     is_network_name,
 )
-from trialrun.models.weights import load_initial_state, read_state_file
+from trialrun.models.pretrained.published import load_pretrained_state
+from trialrun.models.weights import find_replaced_head, load_initial_state, read_state_file
 from trialrun.models.zoo import (
     build_network,
     check_image_size,
     find_head_prefix,
-    load_pretrained_state,
 )
 
 
@@ -49,6 +49,15 @@ def open_classifier(folder: Path) -> ImageClassifier:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class InitialNetwork:
+    """A network with its initial weights; a new head is a last layer with random weights."""
+
+    description: ModelDescription
+    network: nn.Module
+    has_new_head: bool
+
+
 def create_network(
     model: str,
     num_classes: int,
@@ -57,13 +66,13 @@ def create_network(
     weights: str | None,
     classes: Sequence[str] = (),
     note: Callable[[str], None] | None = None,
-) -> tuple[ModelDescription, nn.Module]:
+) -> InitialNetwork:
     """Create the network to train: a network by name, or the one of a model directory.
 
     `weights` (None, `default`, a file or a model directory) replaces the weights that the directory
     contains or names. Random weights are drawn from torch's global generator. If the initial
-    weights have classes, rows of the last layer are transferred to the same names in `classes`, and
-    `note` is called with a message about it.
+    weights have classes, rows of the last layer are transferred to the same names in `classes`.
+    `note` is called with a message about the last layer if it is not loaded as it is.
 
     Raises:
         InvalidModelDirectoryError: `model` is neither, or its weights do not match the network.
@@ -79,19 +88,24 @@ def create_network(
         image_size=image_size,
         arguments=description.arguments,
     )
+    has_new_head = True
     if initial := _find_initial_state(description.architecture, stored, weights):
-        _load_weights(network, initial, classes, note)
+        has_new_head = _load_weights(network, initial, classes, note)
     check_image_size(network, description.architecture, image_size)
-    return description, network
+    return InitialNetwork(description, network, has_new_head)
 
 
 @dataclass(frozen=True, slots=True)
 class InitialState:
-    """A state dict to start from, its source, and its classes in index order if known."""
+    """A state dict to start from, its source, and its classes in index order if known.
+
+    `is_published` is true for torchvision's weights, whose last layer nobody expects to keep.
+    """
 
     state: Mapping[str, Tensor]
     classes: tuple[str, ...]
     source: Path
+    is_published: bool = False
 
 
 def _find_initial_state(
@@ -99,7 +113,8 @@ def _find_initial_state(
 ) -> InitialState | None:
     """Return the weights that the setting or the model directory gives; None for random weights."""
     if weights == DEFAULT_WEIGHTS:
-        return InitialState(load_pretrained_state(architecture), (), Path(architecture))
+        state = load_pretrained_state(architecture)
+        return InitialState(state, (), Path(architecture), is_published=True)
     if weights is not None:
         return read_initial_state(Path(weights).expanduser(), architecture)
     return None if stored is None else _read_directory_state(stored)
@@ -110,7 +125,7 @@ def _read_directory_state(stored: StoredModel) -> InitialState | None:
     if stored.needs_default_weights:
         setting = f"{stored.folder / AZURE_DESCRIPTION_FILE}, pretrained: true"
         state = load_pretrained_state(stored.description.architecture, setting)
-        return InitialState(state, (), stored.folder)
+        return InitialState(state, (), stored.folder, is_published=True)
     if stored.state is None:
         return None
     return InitialState(stored.state, stored.description.classes, stored.folder)
@@ -144,7 +159,8 @@ def _load_weights(
     initial: InitialState,
     classes: Sequence[str],
     note: Callable[[str], None] | None,
-) -> None:
+) -> bool:
+    """Load the initial weights; return whether the last layer keeps its random weights."""
     prefix, state = find_head_prefix(network), initial.state
     if initial.classes and classes:
         head = transfer_head(
@@ -154,10 +170,15 @@ def _load_weights(
             old_classes=initial.classes,
             new_classes=classes,
         )
-        state = {**state, **head.tensors}
         if note is not None:
             note(str(head))
+        load_initial_state(network, {**state, **head.tensors}, prefix, initial.source)
+        return head.num_kept == 0
+    replaced = find_replaced_head(network, state, prefix)
+    if replaced and note is not None and not initial.is_published:
+        note(replaced)
     load_initial_state(network, state, prefix, initial.source)
+    return bool(replaced)
 
 
 def _read_model(folder: Path) -> StoredModel:

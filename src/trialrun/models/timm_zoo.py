@@ -1,16 +1,15 @@
 """Networks of timm (extra `[timm]`), named `timm/NAME`: builds them, reads their metadata.
 
-timm runs only its own code here; its published weights are read with `weights_only`.
+Their weights are given as files: timm's downloads are not used.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from trialrun.errors import InvalidModelDirectoryError, InvalidParameterError, summarize_error
 from trialrun.extras import import_extra
-from trialrun.images.decoding.preprocessing import Preprocessing
+from trialrun.images.decoding.preprocessing import INTERPOLATIONS, Preprocessing
 from trialrun.models.names import TIMM_PREFIX
 
 _EXTRA = "timm"
@@ -70,14 +69,23 @@ def build_timm_network(name: str, num_classes: int, image_size: int | None) -> n
     return network
 
 
-def describe_timm_weights(name: str) -> Preprocessing:
-    """Return the image size and normalization that timm's default weights were trained with.
+def describe_timm_weights(name: str) -> Preprocessing | None:
+    """Return the preprocessing that timm's weights were trained for; None if it publishes none.
 
     Raises:
         InvalidModelDirectoryError: timm does not know the network.
     """
     config = read_timm_config(name)
-    return Preprocessing(config.input_size[-1], tuple(config.mean), tuple(config.std))
+    if config is None or not config.has_weights:
+        return None
+    interpolation = config.interpolation if config.interpolation in INTERPOLATIONS else "bilinear"
+    return Preprocessing(
+        config.input_size[-1],
+        tuple(config.mean),
+        tuple(config.std),
+        crop_fraction=config.crop_pct,
+        interpolation=interpolation,
+    )
 
 
 def find_fixed_size(name: str) -> int | None:
@@ -88,38 +96,3 @@ def find_fixed_size(name: str) -> int | None:
     """
     config = read_timm_config(name)
     return int(config.input_size[-1]) if config is not None and config.fixed_input_size else None
-
-
-def has_timm_weights(name: str) -> bool:
-    """Whether timm publishes weights of the network.
-
-    Raises:
-        InvalidModelDirectoryError: timm does not know the network.
-    """
-    config = read_timm_config(name)
-    return config is not None and bool(config.has_weights)
-
-
-def load_timm_weights(name: str, setting: str) -> Mapping[str, Tensor]:
-    """Load timm's default weights from its cache, or download them.
-
-    `setting` is named in errors as the setting that selects these weights.
-
-    Raises:
-        InvalidModelDirectoryError: timm does not know the network.
-        InvalidParameterError: There are none, or they cannot be downloaded.
-    """
-    if not has_timm_weights(name):
-        raise InvalidParameterError(
-            f"{setting}: timm publishes no weights of {name}", "Set weights=none or weights=FILE."
-        )
-    try:
-        network: nn.Module = _import_timm().create_model(
-            name.removeprefix(TIMM_PREFIX), pretrained=True
-        )
-    except (OSError, RuntimeError, ValueError) as error:
-        raise InvalidParameterError(
-            f"{setting}: {name}'s weights cannot be downloaded: {summarize_error(error)}",
-            "Go online once, set weights=FILE, or weights=none for random weights.",
-        ) from error
-    return network.state_dict()

@@ -9,7 +9,7 @@ import io
 import pickle
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import safetensors
@@ -28,6 +28,7 @@ from trialrun.models.state_dicts import (
 )
 
 _INITIAL_HINT = "Give weights of the same network; those of a ViT or MaxViT need one image_size."
+_SHOWN_NAMES = 10
 _COUNT = ".num_batches_tracked"
 _OLD_DENSENET_NAME = re.compile(r"(\bdenselayer\d+\.(?:norm|conv))\.([12])\.")
 # torch's message for a pickle that names code; it has another message for modules like os.
@@ -170,8 +171,10 @@ def load_initial_state(
     weights are older than it.
 
     Raises:
-        InvalidModelDirectoryError: A tensor other than the last layer's does not match.
+        InvalidModelDirectoryError: A tensor other than the last layer's does not match, or the
+            weights are another network's.
     """
+    _check_not_foreign(network, state, head_prefix, str(source))
     initial = _adapt_initial(network.state_dict(), state, head_prefix)
     load_exactly(network, initial, source, _INITIAL_HINT)
 
@@ -186,9 +189,39 @@ def check_initial_names(
     Raises:
         InvalidModelDirectoryError: The weights are another network's.
     """
+    _check_not_foreign(network, state, head_prefix, source)
     expected = network.state_dict()
     if problem := _find_unexpected_names(expected, _adapt_initial(expected, state, head_prefix)):
         raise InvalidModelDirectoryError(f"{source}: {problem}", _INITIAL_HINT)
+
+
+def find_replaced_head(network: nn.Module, state: Mapping[str, Tensor], head_prefix: str) -> str:
+    """Return how the last layer of `state` differs from the network's; empty if it is loaded."""
+    head = {n: t for n, t in network.state_dict().items() if n.startswith(head_prefix)}
+    if all(name in state and state[name].shape == tensor.shape for name, tensor in head.items()):
+        return ""
+    num_classes = max((len(tensor) for tensor in head.values() if tensor.ndim), default=0)
+    stored = [t for n, t in state.items() if n.startswith(head_prefix) and t.ndim]
+    if not stored:
+        return f"the weights have no last layer: a new one for {num_classes} classes is trained"
+    return (
+        f"the last layer, which has {max(map(len, stored))} classes, is replaced by a new one for "
+        f"{num_classes} classes"
+    )
+
+
+def _check_not_foreign(
+    network: nn.Module, state: Mapping[str, Tensor], head_prefix: str, source: str
+) -> None:
+    """Raise if no tensor but those of the last layer has a name of the network."""
+    expected = network.state_dict()
+    if not any(n in expected and not n.startswith(head_prefix) for n in _rename_layers(state)):
+        raise InvalidModelDirectoryError(
+            f"{source} contains weights of another network: none of its {len(state)} tensors has a "
+            f"name of this one; they are {_list_names(list(state))}, and should be "
+            f"{_list_names(list(expected))}",
+            "Give weights of the same network, or rename the tensors.",
+        )
 
 
 def _adapt_initial(
@@ -242,11 +275,17 @@ def _find_unexpected_names(expected: Mapping[str, Tensor], state: Mapping[str, T
     missing = [name for name in expected if name not in state]
     unknown = [name for name in state if name not in expected]
     problems = [
-        f"{len(names)} tensor{'s are' if len(names) > 1 else ' is'} {problem} ({names[0]})"
+        f"{len(names)} tensor{'s are' if len(names) > 1 else ' is'} {problem} "
+        f"({_list_names(names)})"
         for names, problem in ((missing, "missing"), (unknown, "unknown to the network"))
         if names
     ]
     return ", ".join(problems)
+
+
+def _list_names(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
+    return ", ".join(names[:_SHOWN_NAMES]) + more
 
 
 def _find_first_mismatch(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:

@@ -1,24 +1,16 @@
-"""Builder of torchvision's and timm's classification networks, and their published weights."""
+"""Builder of torchvision's and timm's classification networks."""
 
 import os.path
-import pickle
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
 import torchvision
-from torch import Tensor, nn
+from torch import nn
 
 from trialrun.errors import InvalidModelDirectoryError, InvalidParameterError, summarize_error
-from trialrun.models.names import (
-    ARCHITECTURES,
-    DEFAULT_WEIGHTS,
-    SWITCHES,
-    TIMM_PREFIX,
-    supports_switch,
-)
-from trialrun.models.timm_zoo import build_timm_network, load_timm_weights
+from trialrun.models.names import ARCHITECTURES, SWITCHES, TIMM_PREFIX, supports_switch
+from trialrun.models.timm_zoo import build_timm_network
 
 # Auxiliary heads are not built, so that every network has one loss.
 _WITH_AUXILIARY_HEADS = ("googlenet", "inception_v3")
@@ -124,27 +116,16 @@ def _find_shared_prefix(network: nn.Module, heads: nn.Module | tuple[nn.Module, 
     return f"{names[0]}." if len(names) == 1 else os.path.commonprefix(names)  # noqa: RUF071 - not paths
 
 
-def load_pretrained_state(
-    architecture: str, setting: str = f"weights={DEFAULT_WEIGHTS}"
-) -> dict[str, Tensor]:
-    """Load torchvision's default weights from torch's cache, or download and verify them.
-
-    `setting` is named in errors as the setting that selects these weights.
+def set_dropout(network: nn.Module, architecture: str, probability: float) -> None:
+    """Set the probability of all dropout layers.
 
     Raises:
-        InvalidParameterError: They cannot be downloaded, or their file is damaged.
+        InvalidParameterError: The network has no dropout layer.
     """
-    if architecture.startswith(TIMM_PREFIX):
-        return dict(load_timm_weights(architecture, setting))
-    weights = torchvision.models.get_model_weights(architecture).DEFAULT
-    cached = Path(torch.hub.get_dir(), "checkpoints", PurePosixPath(weights.url).name)
-    try:
-        state: dict[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True)
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        problem = "is damaged" if cached.is_file() else "cannot be downloaded"
-        reason = summarize_error(error)
+    layers = [layer for layer in network.modules() if isinstance(layer, nn.Dropout)]
+    if not layers:
         raise InvalidParameterError(
-            f"{setting}: {architecture}'s weights {cached.name}: {problem}: {reason}",
-            f"Go online once, copy the file to {cached}, or give another with `weights=FILE`.",
-        ) from error
-    return state
+            f"dropout={probability:g}: {architecture} has no dropout layer", "Set dropout=none."
+        )
+    for layer in layers:
+        layer.p = probability

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trialrun.config import NONE_TEXT
+from trialrun.config import AUTO_TEXT, NONE_TEXT
 from trialrun.errors import InvalidModelDirectoryError, InvalidParameterError
 from trialrun.files import create_directory
 from trialrun.models.names import (
@@ -44,6 +44,11 @@ def write_untrained_model(
             raise InvalidParameterError(
                 f"{name} has no {switch}", f"It belongs to {' and '.join(SWITCHES[switch])}."
             )
+    if weights == AUTO_TEXT:
+        raise InvalidParameterError(
+            "weights=auto depends on the images, which `trialrun model init` does not have",
+            "Give none, default, a file of weights or a trained model.",
+        )
     weights = find_local_path(weights, {})
     content = None if weights == NONE_TEXT else _load_weights(name, weights, enabled)
     folder = Path(out).expanduser()
@@ -60,8 +65,9 @@ def write_untrained_model(
 
 def _load_weights(name: str, weights: str, switches: Mapping[str, bool]) -> bytes:
     from trialrun.models.open import read_initial_state
+    from trialrun.models.pretrained.published import load_pretrained_state
     from trialrun.models.weights import check_initial_names, serialize_state
-    from trialrun.models.zoo import build_network, find_head_prefix, load_pretrained_state
+    from trialrun.models.zoo import build_network, find_head_prefix
 
     if weights == DEFAULT_WEIGHTS:
         return serialize_state(load_pretrained_state(name))

@@ -72,14 +72,14 @@ def test_rows_of_the_last_layer_move_with_their_class(
         values = {"model": name, "weights": str(tmp_path / "model")}
     notes: list[str] = []
     torch.manual_seed(3)
-    _, network = create_network(
+    network = create_network(
         str(values["model"]),
         3,
         image_size=32,
         weights=values["weights"],
         classes=("bee", "dog", "ant"),
         note=notes.append,
-    )
+    ).network
     torch.manual_seed(3)
     fresh = build_network(name, 3, image_size=32)
     prefix = find_head_prefix(network)
@@ -98,9 +98,9 @@ def test_rows_of_the_last_layer_move_with_their_class(
 def test_same_classes_start_from_all_weights_of_the_model(tmp_path: Path) -> None:
     """Training starts from exactly the stored network."""
     trained = write_model(tmp_path / "model", SMALL, ("ant", "bee"))
-    _, network = create_network(
+    network = create_network(
         str(tmp_path / "model"), 2, image_size=32, weights=None, classes=("ant", "bee")
-    )
+    ).network
     assert hash_state(network.state_dict()) == hash_state(trained.state_dict())
 
 
@@ -129,9 +129,9 @@ def write_azure_model(folder: Path, *, with_output_layer: bool) -> nn.Module:
 def test_azure_model_keeps_its_rows_by_class(with_output_layer: bool, tmp_path: Path) -> None:
     """A trained ResNet of Azure ML gives the same outputs after its classes are reordered."""
     write_azure_model(tmp_path / "model", with_output_layer=with_output_layer)
-    _, network = create_network(
+    network = create_network(
         str(tmp_path / "model"), 2, image_size=32, weights=None, classes=("dog", "cat")
-    )
+    ).network
     images = torch.rand(2, 3, 32, 32)
     expected = open_classifier(tmp_path / "model")(images)[:, [1, 0]]
     torch.testing.assert_close(network.eval()(images), expected, rtol=1e-4, atol=1e-4)
@@ -144,7 +144,7 @@ def test_untrained_directory_from_a_trained_one_has_no_last_layer(tmp_path: Path
         SMALL, str(tmp_path / "out"), weights=str(tmp_path / "model"), switches={}
     )
     torch.manual_seed(3)
-    _, network = create_network(str(folder), 3, image_size=32, weights=None)
+    network = create_network(str(folder), 3, image_size=32, weights=None).network
     torch.manual_seed(3)
     fresh = build_network(SMALL, 3, image_size=32)
     assert torch.equal(network.get_parameter("fc.weight"), fresh.get_parameter("fc.weight"))

@@ -7,6 +7,7 @@ P the stored size (P >= S).
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
 from trialrun.engine.compute.device import to_device
+from trialrun.engine.inputs.batches import ImageSource
 from trialrun.engine.inputs.seeds import derive_seed, draw_uniforms
 from trialrun.images.decoding.transforms import TransformStep
 
@@ -58,6 +60,21 @@ def augment_batch(
     if augment == "standard":
         return cropped
     return _apply_trivial_augment(cropped, positions, epoch, random_seed)
+
+
+@dataclass(frozen=True, slots=True)
+class ResizedSource:
+    """Training images at the size of the network's inputs, without augmentation."""
+
+    source: ImageSource
+    size: int | None
+
+    def pixels(self, rows: NDArray[np.int64]) -> Tensor:
+        """Return (N, 3, S, S) uint8, the images at `rows` in that order."""
+        pixels = self.source.pixels(rows)
+        if pixels.ndim != 4:
+            return pixels  # features of a frozen backbone
+        return augment_batch(pixels, rows, augment="none", epoch=0, random_seed=0, size=self.size)
 
 
 def _flip_random(pixels: Tensor, draws: NDArray[np.float64]) -> Tensor:

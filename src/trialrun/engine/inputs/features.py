@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from trialrun.config import TrainConfig
 from trialrun.engine.compute.precision import ComputeConfig
 from trialrun.engine.evaluate import compute_logits
+from trialrun.engine.inputs.augment import ResizedSource
 from trialrun.engine.inputs.batches import ImageDataset, sequential_batches
 from trialrun.engine.inputs.data import InputTransform, TrainingData
 from trialrun.engine.memory.release import find_fitting_result
@@ -87,6 +88,24 @@ def _ends_with_layer(
         output = compute_logits(network, first.pixels, data.preprocessing, compute)
         with compute.autocast():
             return torch.equal(head(captured[0].to(compute.device)), output)
+
+
+def compute_features(
+    network: nn.Module,
+    head: nn.Linear,
+    data: TrainingData,
+    config: TrainConfig,
+    compute: ComputeConfig,
+) -> Tensor | None:
+    """Return (N, F) features of the training images as inference sees them, on the CPU.
+
+    Returns None if they would take more than 2 GiB.
+    """
+    if len(data.train) * head.in_features * 4 > _MAX_TABLE_BYTES:
+        return None
+    source = ResizedSource(data.train.source, data.preprocessing.image_size)
+    images = replace(data.train, source=source)
+    return _build_table(network, head, images, data.preprocessing, config, compute).values
 
 
 def _build_table(

@@ -5,7 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from trialrun.config import NONE_TEXT
+from trialrun.config import AUTO_TEXT, NONE_TEXT
 from trialrun.errors import (
     InvalidDatasetError,
     InvalidModelDirectoryError,
@@ -26,6 +26,8 @@ from trialrun.runs.training.initial import (
     TRANSFORMS,
     WEIGHTS_FILE,
     hash_sources,
+    name_weights,
+    read_weights_setting,
 )
 from trialrun.runs.training.plan import TrainPlan
 from trialrun.runs.training.session import create_initial_network
@@ -100,12 +102,14 @@ def _compute_params(original: RecordedRun, plan: TrainPlan) -> dict[str, str]:
 
     Initial weights that cannot be created, perhaps because a file has changed, are left out.
     """
-    params = {"num_classes": str(len(plan.classes)), **hash_sources(plan)}
+    source = read_weights_setting(plan)
+    weights = name_weights(plan, None if source == AUTO_TEXT else source)
+    params = {"num_classes": str(len(plan.classes)), **hash_sources(plan, weights)}
     image_size = original.params.get("resolved_image_size", "")
     if INITIAL_WEIGHTS in original.params and image_size.isdecimal():
         with suppress(InvalidModelDirectoryError, InvalidParameterError):
-            _, network = create_initial_network(plan, int(image_size))
-            params[INITIAL_WEIGHTS] = hash_state(network.state_dict())
+            initial = create_initial_network(plan, weights, int(image_size))
+            params[INITIAL_WEIGHTS] = hash_state(initial.network.state_dict())
     return params
 
 
@@ -149,7 +153,8 @@ def _is_file_unrecorded(before: Mapping[str, str], after: Mapping[str, str]) -> 
 def _name_source(settings: Mapping[str, str]) -> str:
     """Return the setting that provides the initial weights, as it was typed."""
     model, weights = (settings.get(name, NONE_TEXT) for name in ("model", "weights"))
-    return f"model={model}" if weights == NONE_TEXT else f"weights={weights}"
+    is_own = weights in (NONE_TEXT, AUTO_TEXT)
+    return f"model={model}" if is_own else f"weights={weights}"
 
 
 def _list_changed_sources(
@@ -164,7 +169,7 @@ def _list_changed_sources(
     folders = [
         f"{name}={settings[name]}"
         for name in names
-        if settings.get(name, NONE_TEXT) not in (NONE_TEXT, DEFAULT_WEIGHTS)
+        if settings.get(name, NONE_TEXT) not in (NONE_TEXT, AUTO_TEXT, DEFAULT_WEIGHTS)
         and not is_network_name(settings[name])
     ]
     return " or ".join(folders)

@@ -17,13 +17,16 @@ from trialrun.mlflow_client import URI_SCHEMES
 from trialrun.models.names import DEFAULT_WEIGHTS, is_network_name
 from trialrun.runs.inspection.run_reader import RecordedRun, load_settings
 from trialrun.runs.training.environment import FOLDER_TAG
+from trialrun.runs.training.initial import RESOLVED_WEIGHTS
 from trialrun.runs.training.plan import TrainPlan, plan_training
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _PATHS = ("train_data", "valid_data", "model", "weights", "transforms")
-_NOT_PATHS = frozenset({NONE_TEXT, DEFAULT_WEIGHTS})
+_NOT_PATHS = frozenset({NONE_TEXT, AUTO_TEXT, DEFAULT_WEIGHTS})
+# What runs did before these settings existed, which they do not record.
+_VALUES_BEFORE = {"freeze_epochs": "0", "head_start": "random", "batch_norm": "batch"}
 _SPLIT_SEED_TAG = "split_seed"  # set on trials of a search
 
 
@@ -54,7 +57,7 @@ def load_training_settings(client: "MlflowClient", original: RecordedRun) -> dic
             "Give the run that trained the model, which MLflow shows as the version's source run. "
             "`trialrun history` shows the runs of promotions.",
         )
-    return settings
+    return {**_VALUES_BEFORE, **settings}
 
 
 def plan_repetition(
@@ -86,7 +89,7 @@ def plan_repetition(
         )
         raise
     return Repetition(
-        plan,
+        replace(plan, recorded_weights=original.params.get(RESOLVED_WEIGHTS)),
         resolve_compute(plan.config.device, plan.config.precision),
         original_precision,
         _describe_precision(original_precision, precision, device),

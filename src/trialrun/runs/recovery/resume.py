@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -187,7 +188,8 @@ def plan_resumed(
     precision = original.params.get("resolved_precision")
     if precision and _has_state(folder):  # else training starts again, with the settings as given
         extra["precision"] = precision
-    return _plan_recorded(recorded, config, extra)
+    plan = _plan_recorded(recorded, config, extra)
+    return replace(plan, recorded_weights=original.params.get("resolved_weights"))
 
 
 def _has_state(folder: RunFolder | None) -> bool:

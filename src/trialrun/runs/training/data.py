@@ -1,12 +1,13 @@
 """Prepares the image sets of a plan: scans and decodes them and skips unreadable images."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from trialrun.cache.location import cache_limit_bytes, decoded_folder
 from trialrun.config import AUTO_TEXT
+from trialrun.distributed import SINGLE_PROCESS, Ranks
 from trialrun.engine.inputs.batches import ImageDataset
 from trialrun.errors import InvalidParameterError
 from trialrun.image_cache import DecodedImages, SkippedImage, list_skipped, open_pack, select_usable
@@ -22,13 +23,26 @@ from trialrun.images.decoding.transforms import (
 )
 from trialrun.images.scanning.scan import WARNED, DatasetScan, choose_image_size, classify_image
 from trialrun.images.scanning.thread_pool import count_threads
-from trialrun.models.initial import ExpectedInput
+from trialrun.models.initial import ExpectedInput, describe_initial_weights
+from trialrun.models.names import DEFAULT_WEIGHTS
+from trialrun.models.pretrained.published import has_default_weights
 from trialrun.runs.callbacks import DECODING, RunCallback
 from trialrun.runs.datasets.leakage import LeakageReport, find_leakage
 from trialrun.runs.datasets.scan import scan_set
-from trialrun.runs.training.initial import describe_initial, find_likely_mistakes
+from trialrun.runs.training.initial import (
+    ResolvedWeights,
+    describe_initial,
+    fetch_or_warn,
+    find_likely_mistakes,
+    name_weights,
+    read_weights_setting,
+    resolve_model,
+)
 from trialrun.runs.training.plan import TrainPlan
 
+FetchWeights = Callable[[str, Callable[[str], None]], bool]  # as `fetch_or_warn`
+
+_MIN_PRETRAINED_SIZE = 96  # the smallest image size at which weights=auto is torchvision's weights
 _TRAIN_MARGIN = 8 / 7  # 256 pixels for 224, as in torchvision's training recipes
 
 
@@ -55,13 +69,15 @@ class PreparedSet:
 class PreparedData:
     """Both sets, the preprocessing of inference, and the transforms that only training applies.
 
-    `train_transforms` are applied anew in every epoch.
+    `train_transforms` are applied anew in every epoch. `weights` are the initial weights, for which
+    the images are prepared.
     """
 
     preprocessing: Preprocessing
     train: PreparedSet
     valid: PreparedSet
     leakage: LeakageReport
+    weights: ResolvedWeights
     train_transforms: tuple[TransformStep, ...] = ()
 
     @property
@@ -70,8 +86,15 @@ class PreparedData:
         return self.train.decoded.num_decoded + self.valid.decoded.num_decoded
 
 
-def prepare_data(plan: TrainPlan, callback: RunCallback) -> PreparedData:
+def prepare_data(
+    plan: TrainPlan,
+    callback: RunCallback,
+    ranks: Ranks = SINGLE_PROCESS,
+    fetch: FetchWeights = fetch_or_warn,
+) -> PreparedData:
     """Scan and decode both sets, and report likely mistakes, skipped images and leakage.
+
+    `fetch` is called on rank 0 if weights=auto may use torchvision's weights.
 
     Raises:
         InvalidModelDirectoryError: The description of the model cannot be read.
@@ -79,21 +102,69 @@ def prepare_data(plan: TrainPlan, callback: RunCallback) -> PreparedData:
         InvalidDatasetError: Too many images cannot be read, or a class has no usable image.
         StorageError: The cache folder cannot be written.
     """
-    initial = describe_initial(plan)
+    scans = [scan_set(images, callback) for images in (plan.train, plan.valid)]
+    weights = name_weights(plan, _find_weights(plan, scans, ranks, fetch, callback.on_note))
+    initial = describe_initial(plan, weights)
     for text in find_likely_mistakes(plan.config, initial):
         callback.on_note(text)
-    scans = [scan_set(images, callback) for images in (plan.train, plan.valid)]
-    expected = initial.expected_input
-    size = _choose_image_size(plan, scans, expected)
-    fixed_transforms = select_fixed_steps(plan.transforms)
-    preprocessing = Preprocessing(size, expected.mean, expected.std, fixed_transforms)
+    preprocessing = _build_preprocessing(plan, scans, initial.expected_input)
     stored, train_transforms = _plan_storage(plan, preprocessing)
     train = _prepare_set(scans[0], stored, plan, callback)
     valid = _prepare_set(scans[1], preprocessing, plan, callback)
     leakage = find_leakage(scans, [train.decoded, valid.decoded])
     for note in leakage.notes():
         callback.on_note(note)
-    return PreparedData(preprocessing, train, valid, leakage, train_transforms)
+    return PreparedData(preprocessing, train, valid, leakage, weights, train_transforms)
+
+
+def _find_weights(
+    plan: TrainPlan,
+    scans: Sequence[DatasetScan],
+    ranks: Ranks,
+    fetch: FetchWeights,
+    note: Callable[[str], None],
+) -> str | None:
+    """Return the source of the initial weights, as in `ResolvedWeights`; rank 0 resolves `auto`."""
+    if plan.config.weights != AUTO_TEXT:
+        return read_weights_setting(plan)
+    return ranks.broadcast_object(
+        _resolve_auto(plan, scans, fetch, note) if ranks.is_first else None
+    )
+
+
+def _resolve_auto(
+    plan: TrainPlan, scans: Sequence[DatasetScan], fetch: FetchWeights, note: Callable[[str], None]
+) -> str | None:
+    """Return `default` for images of at least 96 pixels if the weights can be had, else None."""
+    setting = read_weights_setting(plan)
+    if setting != AUTO_TEXT:
+        return setting
+    model = resolve_model(plan)
+    random = describe_initial_weights(model, None).expected_input
+    is_small = _choose_image_size(plan, scans, random) < _MIN_PRETRAINED_SIZE
+    if is_small or not has_default_weights(model):
+        return None
+    pretrained = describe_initial_weights(model, DEFAULT_WEIGHTS).expected_input
+    try:
+        _choose_image_size(plan, scans, pretrained)
+    except InvalidParameterError as error:
+        note(f"weights={AUTO_TEXT}: training starts from random weights, because {error}")
+        return None
+    return DEFAULT_WEIGHTS if fetch(model, note) else None
+
+
+def _build_preprocessing(
+    plan: TrainPlan, scans: Sequence[DatasetScan], expected: ExpectedInput
+) -> Preprocessing:
+    """Return the preprocessing of inference; transforms replace the crop of the weights."""
+    return Preprocessing(
+        _choose_image_size(plan, scans, expected),
+        expected.mean,
+        expected.std,
+        select_fixed_steps(plan.transforms),
+        1.0 if plan.transforms else expected.crop_fraction,
+        expected.interpolation,
+    )
 
 
 def _choose_image_size(
@@ -123,13 +194,15 @@ def _plan_storage(
     """Return how training images are stored, and the transforms left to apply in every epoch.
 
     Images that are cropped at random are stored an eighth larger, so that cropping does not
-    enlarge them.
+    enlarge them; the crop of the weights is then for inference only.
     """
     assert preprocessing.image_size is not None
     with_margin = round(preprocessing.image_size * _TRAIN_MARGIN)
     if not plan.transforms:
         crops = plan.config.augment in ("standard", "strong")
-        return (replace(preprocessing, image_size=with_margin) if crops else preprocessing), ()
+        if not crops:
+            return preprocessing, ()
+        return replace(preprocessing, image_size=with_margin, crop_fraction=1.0), ()
     fixed, remaining = split_at_random_step(plan.transforms)
     if not remaining:
         return preprocessing, ()

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from math import isfinite
 from typing import Any
 
@@ -14,6 +15,7 @@ from trialrun.engine.compute.precision import ComputeConfig
 from trialrun.engine.compute.torch_errors import NonFiniteLossError
 from trialrun.engine.early_stopping import EarlyStopping, EpochStatus, PrunedError
 from trialrun.engine.memory.batch_trial import name_fitting_batch
+from trialrun.engine.range_test import RangeTest
 from trialrun.errors import RunInterruptedError, TrialrunError
 from trialrun.models import directory, weights
 from trialrun.models.directory import ModelDescription
@@ -21,6 +23,7 @@ from trialrun.registry import LoggedModel
 from trialrun.runs.callbacks import RunCallback
 from trialrun.runs.signals import StopRequest, finish_step_on_signal
 from trialrun.runs.training.data import PreparedData
+from trialrun.runs.training.fine_tuning import log_range_test
 from trialrun.runs.training.logging import (
     SUMMARY_STEP,
     collect_linked_metrics,
@@ -69,10 +72,15 @@ def start_checkpoints(
     folder: RunFolder | None,
     identity: Mapping[str, Any],
     plan: TrainPlan,
+    on_range_test: Callable[[RangeTest], None] | None = None,
 ) -> RunCheckpoints:
-    """Restore a checkpoint, if there is one, and prepare to take the next ones."""
+    """Restore a checkpoint or prepare the first epoch, and prepare to take the next checkpoints.
+
+    `on_range_test` receives the test of learning_rate=auto.
+    """
     if checkpoint is None:
-        progress = RunProgress(EarlyStopping(plan.config))
+        progress = RunProgress(EarlyStopping(session.plan.config))
+        session.prepare(on_range_test)
     else:
         use_recorded_threads(checkpoint.values["identity"])
         progress = restore_progress(session, checkpoint)
@@ -165,10 +173,15 @@ class TrainingRun:
         session = start_session(
             self.plan, self.data, self.compute, self.ranks, self.callback.on_note
         )
-        resolved = collect_resolved_params(session.state, self.plan.config)
+        resolved = collect_resolved_params(session.state, session.plan.config)
         self.run.log_params({**resolved, **session.initial_params})
         checkpoints = start_checkpoints(
-            session, self.ranks.broadcast_object(checkpoint), self.folder, self.identity, self.plan
+            session,
+            self.ranks.broadcast_object(checkpoint),
+            self.folder,
+            self.identity,
+            self.plan,
+            partial(log_range_test, self.run),
         )
         self.checkpoints = checkpoints
         if self.plan.config.checkpoint_artifacts and not self.plan.config.offline:

@@ -2,24 +2,31 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
 
-from trialrun.config import TrainConfig
+from trialrun.config import AUTO_TEXT, TrainConfig
+from trialrun.errors import InvalidParameterError
 from trialrun.files import hash_file
-from trialrun.models.initial import InitialWeights, describe_initial_weights
+from trialrun.models.initial import InitialWeights, describe_initial_weights, read_architecture
 from trialrun.models.names import DEFAULT_WEIGHTS, is_network_name
 from trialrun.models.open import read_directory_digests
+from trialrun.models.pretrained.published import fetch_default_file
 from trialrun.models.weights import hash_state
 from trialrun.runs.datasets.sources import find_local_path
 from trialrun.runs.training.plan import TrainPlan
 
+RESOLVED_WEIGHTS = "resolved_weights"
+RANDOM = "random"  # the value of this parameter for random weights
 INITIAL_WEIGHTS = "initial_weights_sha256"
 MODEL_DIRECTORY = "model_directory_sha256"
 WEIGHTS_FILE = "weights_file_sha256"
 TRANSFORMS = "transforms_sha256"
+
+_FETCH_SECONDS = 20.0  # that weights=auto waits for a download
 
 
 def resolve_model(plan: TrainPlan) -> str:
@@ -27,57 +34,115 @@ def resolve_model(plan: TrainPlan) -> str:
     return find_local_path(plan.config.model, plan.local_paths)
 
 
-def resolve_weights(plan: TrainPlan) -> str | None:
-    """Return None, `default`, or the local file or folder of the initial weights."""
+@dataclass(frozen=True, slots=True)
+class ResolvedWeights:
+    """The initial weights of a run, with `auto` resolved.
+
+    Attributes:
+        source: `default`, or the local file or folder; None for random weights and for those of the
+            model directory.
+        name: The source for the record: `random`, `default`, or the setting as it was typed.
+    """
+
+    source: str | None
+    name: str
+
+    @property
+    def are_random(self) -> bool:
+        """Whether training starts from random weights."""
+        return self.name == RANDOM
+
+
+def name_weights(plan: TrainPlan, source: str | None) -> ResolvedWeights:
+    """Return the weights from `source`, which is as in `ResolvedWeights`.
+
+    Raises:
+        InvalidModelDirectoryError: The description of the model cannot be read.
+    """
+    if source == DEFAULT_WEIGHTS:
+        return ResolvedWeights(source, source)
+    if source is not None:
+        return ResolvedWeights(source, str(plan.config.weights))
+    are_random = describe_initial_weights(resolve_model(plan), None).are_random
+    return ResolvedWeights(None, RANDOM if are_random else plan.config.model)
+
+
+def read_weights_setting(plan: TrainPlan) -> str | None:
+    """Return None, `default`, `auto`, or the local file or folder that `weights` names.
+
+    `auto` is returned only for a network by name: a model directory keeps its own weights. A
+    repeated run uses what `auto` was resolved to.
+    """
     weights = plan.config.weights
+    if weights == AUTO_TEXT:
+        if not is_network_name(resolve_model(plan)) or plan.recorded_weights == RANDOM:
+            return None
+        return plan.recorded_weights or AUTO_TEXT
     return None if weights is None else find_local_path(weights, plan.local_paths)
 
 
-def describe_source(config: TrainConfig) -> str:
+def describe_source(config: TrainConfig, weights: ResolvedWeights) -> str:
     """Return the setting that provides the initial weights, as it was typed."""
-    return f"model={config.model}" if config.weights is None else f"weights={config.weights}"
+    return f"model={config.model}" if weights.source is None else f"weights={config.weights}"
 
 
-def describe_initial(plan: TrainPlan) -> InitialWeights:
+def describe_initial(plan: TrainPlan, weights: ResolvedWeights) -> InitialWeights:
     """Return whether the initial weights are random, and what images they and the network expect.
 
     Raises:
         InvalidModelDirectoryError: The description of the model cannot be read.
     """
-    return describe_initial_weights(resolve_model(plan), resolve_weights(plan))
+    return describe_initial_weights(resolve_model(plan), weights.source)
 
 
-def compute_initial_params(plan: TrainPlan, network: nn.Module) -> dict[str, str]:
+def fetch_or_warn(architecture: str, note: Callable[[str], None]) -> bool:
+    """Fetch torchvision's default weights within 20 s; note why if they cannot be had."""
+    try:
+        fetch_default_file(architecture, seconds=_FETCH_SECONDS, setting=f"weights={AUTO_TEXT}")
+    except InvalidParameterError as error:
+        note(f"{error}. Training starts from random weights, which need more images. {error.hint}")
+        return False
+    return True
+
+
+def compute_initial_params(
+    plan: TrainPlan, weights: ResolvedWeights, network: nn.Module
+) -> dict[str, str]:
     """Return the MLflow parameters that identify the initial weights and the files of the settings.
 
     Raises:
         InvalidModelDirectoryError: A directory is damaged.
+        InvalidParameterError: torchvision's weights cannot be downloaded.
     """
-    return {INITIAL_WEIGHTS: hash_state(network.state_dict()), **hash_sources(plan)}
+    return {INITIAL_WEIGHTS: hash_state(network.state_dict()), **hash_sources(plan, weights)}
 
 
-def hash_sources(plan: TrainPlan) -> dict[str, str]:
-    """Return the digests of what `model`, `weights` and `transforms` name, by parameter.
+def hash_sources(plan: TrainPlan, weights: ResolvedWeights) -> dict[str, str]:
+    """Return the name of the weights, and digests of what the settings name, by parameter.
 
-    A network's name, `default` and `none` have no digest. The digest of transforms covers the
-    parsed list, so that its formatting does not count.
+    A network's name and random weights have no digest. The digest of transforms covers the parsed
+    list, so that its formatting does not count.
 
     Raises:
         InvalidModelDirectoryError: A directory is damaged.
+        InvalidParameterError: torchvision's weights cannot be downloaded.
     """
     digests = {
-        MODEL_DIRECTORY: _hash_directories(plan),
-        WEIGHTS_FILE: _hash_weights_file(plan),
+        RESOLVED_WEIGHTS: weights.name,
+        MODEL_DIRECTORY: _hash_directories(plan, weights),
+        WEIGHTS_FILE: _hash_weights_file(plan, weights),
         TRANSFORMS: _hash_transforms(plan),
     }
     return {name: sha256 for name, sha256 in digests.items() if sha256 is not None}
 
 
-def _hash_weights_file(plan: TrainPlan) -> str | None:
-    weights = resolve_weights(plan)
-    if weights is None or weights == DEFAULT_WEIGHTS:
+def _hash_weights_file(plan: TrainPlan, weights: ResolvedWeights) -> str | None:
+    if weights.source is None:
         return None
-    path = Path(weights).expanduser()
+    if weights.source == DEFAULT_WEIGHTS:
+        architecture = read_architecture(resolve_model(plan))
+        return hash_file(fetch_default_file(architecture, setting=f"weights={plan.config.weights}"))
+    path = Path(weights.source).expanduser()
     return hash_file(path) if path.is_file() else None
 
 
@@ -88,12 +153,12 @@ def _hash_transforms(plan: TrainPlan) -> str | None:
     return hashlib.sha256(steps.encode()).hexdigest()
 
 
-def _hash_directories(plan: TrainPlan) -> str | None:
+def _hash_directories(plan: TrainPlan, weights: ResolvedWeights) -> str | None:
     """Return one hash of the model directories in `model` and `weights`; None without one."""
     digest = hashlib.sha256()
     folders = {
         "model": _find_directory(resolve_model(plan)),
-        "weights": _find_directory(resolve_weights(plan)),
+        "weights": _find_directory(weights.source),
     }
     existing = {name: folder for name, folder in folders.items() if folder is not None}
     for name, folder in existing.items():

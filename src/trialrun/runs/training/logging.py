@@ -28,6 +28,7 @@ from trialrun.runs.evaluation.predictions import (
 from trialrun.runs.evaluation.tables import format_csv, log_tables
 from trialrun.runs.training.data import PreparedData, PreparedSet
 from trialrun.runs.training.environment import ENVIRONMENT, describe_environment
+from trialrun.runs.training.fine_tuning import collect_fine_tuning_params
 from trialrun.runs.training.plan import TrainPlan
 from trialrun.runs.training.result import TrainResult
 from trialrun.tracking import TrackedRun, make_dataset_input, truncate_digest
@@ -78,7 +79,10 @@ def log_start(run: TrackedRun, plan: TrainPlan, data: PreparedData, compute: Com
 
 
 def collect_resolved_params(state: TrainState, config: TrainConfig) -> dict[str, str]:
-    """Return the parameters that depend on the network, such as precision and warm-up steps."""
+    """Return the parameters that depend on the network, such as precision and warm-up steps.
+
+    `config` is the session's, in which `auto` is resolved.
+    """
     statistics = state.batch_norm_statistics
     return {
         "resolved_precision": state.compute.precision,
@@ -86,6 +90,7 @@ def collect_resolved_params(state: TrainState, config: TrainConfig) -> dict[str,
         "resolved_warmup_steps": str(state.warm_up_steps),
         "resolved_ema": describe_ema(config.ema),
         "resolved_batch_norm_momentum": statistics.rule if statistics else NONE_TEXT,
+        **collect_fine_tuning_params(config),
     }
 
 

@@ -34,7 +34,8 @@ class TrainPlan:
     """Settings and both sets, checked as far as possible without reading an image.
 
     `transforms` are the steps that the setting of this name lists. `local_paths` are the folders of
-    models in MLflow, by URI.
+    models in MLflow, by URI. `recorded_weights` is `random` or `default` in the repetition of a
+    run with weights=auto: what it was resolved to.
     """
 
     config: TrainConfig
@@ -42,6 +43,7 @@ class TrainPlan:
     valid: ImageSet
     transforms: tuple[TransformStep, ...] = ()
     local_paths: Mapping[str, Path] = field(default_factory=dict)
+    recorded_weights: str | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -114,7 +116,7 @@ def _check_model(model: str, local_paths: Mapping[str, Path]) -> None:
 
 
 def _check_weights(weights: str | None, local_paths: Mapping[str, Path]) -> None:
-    if weights in (None, DEFAULT_WEIGHTS):
+    if weights in (None, AUTO_TEXT, DEFAULT_WEIGHTS):
         return
     name = str(weights)
     if name.startswith(URI_SCHEMES) and name not in local_paths:

@@ -23,6 +23,7 @@ from trialrun.runs.training.execution import TrainingRun, identify_run, start_ch
 from trialrun.runs.training.model_upload import HANDLERS
 from trialrun.runs.training.plan import TrainPlan
 from trialrun.runs.training.result import TrainResult
+from trialrun.runs.training.resumption.identity import read_recorded_weights
 from trialrun.runs.training.resumption.step_monitor import StepMonitor
 from trialrun.runs.training.session import (
     resolve_rank_compute,
@@ -148,9 +149,12 @@ def _train_tracked(
 ) -> TrainResult:
     config = plan.config
     checkpoint = resumed.read_checkpoint() if resumed else None
+    if checkpoint is not None:
+        recorded_weights = read_recorded_weights(checkpoint.values["identity"])
+        plan = replace(plan, recorded_weights=recorded_weights)
 
     def prepare() -> tuple[PreparedData, dict[str, Any]]:
-        data = prepare_data(plan, callback)
+        data = prepare_data(plan, callback, ranks)
         return data, identify_run(plan, data, compute, ranks, checkpoint, callback.on_note)
 
     # Before a run is opened again: a refusal then leaves it as it is.
@@ -225,7 +229,7 @@ def _create_folder(config: TrainConfig) -> RunFolder:
 
 def _train_untracked(plan: TrainPlan, compute: ComputeConfig, ranks: Ranks) -> None:
     """Train as a rank above 0: it takes part in checkpoints, and logs and writes nothing."""
-    session = start_session(plan, prepare_data(plan, NoOpCallback()), compute, ranks)
+    session = start_session(plan, prepare_data(plan, NoOpCallback(), ranks), compute, ranks)
     checkpoints = start_checkpoints(session, ranks.broadcast_object(None), None, {}, plan)
     with finish_step_on_signal() as request:
         monitor = StepMonitor(request, checkpoints)

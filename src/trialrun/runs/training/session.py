@@ -7,29 +7,34 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
-from torch import nn
 
+from trialrun.config import AUTO_TEXT
 from trialrun.distributed import Ranks, read_ranks
 from trialrun.engine.compute.allocator import keep_freed_memory
 from trialrun.engine.compute.precision import ComputeConfig, resolve_compute
 from trialrun.engine.compute.torch_errors import translate_network_errors
 from trialrun.engine.early_stopping import EarlyStopping, EpochStatus, stop_early
 from trialrun.engine.fit import fit
+from trialrun.engine.head_probe import fit_head
 from trialrun.engine.inputs.data import TrainingData
 from trialrun.engine.inputs.seeds import derive_seed
+from trialrun.engine.optim import set_peak_learning_rate
+from trialrun.engine.phases import enter_phase
+from trialrun.engine.range_test import RangeTest, find_learning_rate
 from trialrun.engine.state import TrainState, init_train_state
-from trialrun.engine.steps import count_steps_per_epoch
+from trialrun.engine.steps import count_frozen_epochs, count_steps_per_epoch
 from trialrun.errors import InvalidDatasetError, InvalidParameterError
 from trialrun.models.directory import ModelDescription
-from trialrun.models.open import create_network
-from trialrun.models.zoo import find_head_prefix
+from trialrun.models.open import InitialNetwork, create_network
+from trialrun.models.zoo import find_head_prefix, set_dropout
 from trialrun.runs.callbacks import RunCallback
 from trialrun.runs.training.data import PreparedData
+from trialrun.runs.training.fine_tuning import resolve_fine_tuning
 from trialrun.runs.training.initial import (
+    ResolvedWeights,
     compute_initial_params,
     describe_source,
     resolve_model,
-    resolve_weights,
 )
 from trialrun.runs.training.plan import TrainPlan
 from trialrun.tracking import truncate_digest
@@ -46,7 +51,8 @@ def _do_nothing() -> None:
 class TrainingSession:
     """A network in training, and the description of the trained model.
 
-    `initial_params` are the parameters that identify the initial weights; empty on ranks above 0.
+    In the plan's settings, what `auto` means for the initial weights is resolved. `initial_params`
+    are the parameters that identify these weights; empty on ranks above 0.
     """
 
     plan: TrainPlan
@@ -54,6 +60,27 @@ class TrainingSession:
     state: TrainState
     ranks: Ranks
     initial_params: Mapping[str, str]
+
+    def prepare(self, on_range_test: Callable[[RangeTest], None] | None = None) -> None:
+        """Fit a new last layer and find the learning rate, as the settings say.
+
+        Call it before the first epoch, and not after a checkpoint is restored. `on_range_test`
+        receives the test that learning_rate=auto runs.
+
+        Raises:
+            TrialrunError: See `engine.fit.fit`.
+        """
+        config, state = self.plan.config, self.state
+        enter_phase(state, config, self.ranks)
+        if config.head_start == "probe":
+            fit_head(state, config, self.ranks)
+        if config.learning_rate != AUTO_TEXT:
+            return
+        found = find_learning_rate(state, config, self.ranks)
+        num_ranks = self.ranks.world_size if config.scale_learning_rate else 1
+        set_peak_learning_rate(state.scheduler, found.learning_rate * num_ranks)
+        if on_range_test is not None:
+            on_range_test(found)
 
     def epochs(
         self,
@@ -113,8 +140,13 @@ def start_session(
     assert size is not None, "training images have one size"
     _check_same_images(data, ranks)
     keep_freed_memory()
-    description, network = create_initial_network(plan, size, note)
-    params = compute_initial_params(plan, network) if ranks.is_first else {}
+    initial = create_initial_network(plan, data.weights, size, note)
+    network = initial.network
+    params = compute_initial_params(plan, data.weights, network) if ranks.is_first else {}
+    config = resolve_fine_tuning(
+        config, are_random=data.weights.are_random, has_new_head=initial.has_new_head
+    )
+    plan = replace(plan, config=config)
     task = TrainingData(
         data.train.dataset,
         data.valid.dataset,
@@ -124,28 +156,37 @@ def start_session(
     )
     with translate_network_errors(compute.device):
         state = init_train_state(network, find_head_prefix(network), task, config, compute, ranks)
-    description = replace(description, classes=plan.classes, preprocessing=data.preprocessing)
+    description = replace(
+        initial.description, classes=plan.classes, preprocessing=data.preprocessing
+    )
     return TrainingSession(plan, description, state, ranks, params)
 
 
 def create_initial_network(
-    plan: TrainPlan, image_size: int, note: Callable[[str], None] | None = None
-) -> tuple[ModelDescription, nn.Module]:
+    plan: TrainPlan,
+    weights: ResolvedWeights,
+    image_size: int,
+    note: Callable[[str], None] | None = None,
+) -> InitialNetwork:
     """Create the network with its initial weights; notes name the setting that they concern.
 
     Raises:
         InvalidModelDirectoryError: The model or its weights cannot be used.
         InvalidParameterError: The image size does not fit the network.
     """
+    source = describe_source(plan.config, weights)
     torch.manual_seed(derive_seed(plan.config.random_seed, "weights"))
-    return create_network(
+    initial = create_network(
         resolve_model(plan),
         len(plan.classes),
         image_size=image_size,
-        weights=resolve_weights(plan),
+        weights=weights.source,
         classes=plan.classes,
-        note=lambda text: note(f"{describe_source(plan.config)}: {text}") if note else None,
+        note=lambda text: note(f"{source}: {text}") if note else None,
     )
+    if plan.config.dropout is not None:
+        set_dropout(initial.network, initial.description.architecture, plan.config.dropout)
+    return initial
 
 
 def _check_same_images(data: PreparedData, ranks: Ranks) -> None:
@@ -176,13 +217,18 @@ class DurationForecast:
         num_images = len(session.state.data.train)
         per_epoch = count_steps_per_epoch(config, num_images, ranks.world_size)
         self._num_steps = config.epochs * per_epoch
+        self._state, self._num_frozen = session.state, count_frozen_epochs(config)
+        self._has_phases = self._num_frozen < config.epochs
         self._on_cpu = session.state.compute.device.type == "cpu"
         self._callback = callback
         self._steps = 0
         self._started = 0.0
 
     def on_step(self) -> None:
-        """Count one optimizer step."""
+        """Count one optimizer step; those of the last layer alone are faster and do not count."""
+        if self._has_phases and self._state.epoch < self._num_frozen:
+            self._num_steps -= 1
+            return
         self._steps += 1
         if self._steps == _FORECAST_STEPS:
             self._started = time.perf_counter()

@@ -10,6 +10,7 @@ FINALIZED = "concluded"  # the outcome of the last finalized search
 DATA = "data_digest"
 NUM_MODELS = "models_kept"  # of how many of the best settings the models are logged
 BATCH_LIMIT = "batch_size_too_large"  # the smallest batch size that exceeded the memory
+PRETRAINED = "pretrained:"  # and a network: whether its pretrained weights can be had
 
 # User attributes of a trial.
 WORKER = "worker"

@@ -4,7 +4,7 @@ All trials of a process share torch and the decoded images.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -23,9 +23,10 @@ from trialrun.errors import (
     TrackingError,
 )
 from trialrun.mlflow_client import connect_client
+from trialrun.models.pretrained.published import fetch_default_file
 from trialrun.runs.callbacks import NoOpCallback, RunCallback
 from trialrun.runs.training.data import PreparedData, prepare_data
-from trialrun.runs.training.initial import describe_initial
+from trialrun.runs.training.initial import fetch_or_warn
 from trialrun.runs.training.plan import TrainPlan
 from trialrun.runs.training.result import TrainResult
 from trialrun.runs.training.run import NestedRun, train_run
@@ -56,16 +57,34 @@ class TrialRunner:
     experiment_id: str  # of the parent run
     callback: RunCallback
     _prepared: dict[tuple[object, ...], PreparedData] = field(default_factory=dict)
+    _study: "Study | None" = None
 
     def load_data(self, plan: TrainPlan) -> PreparedData:
         """Return the images of a trial; trials with equal preprocessing share them."""
         config = plan.config
-        expected = describe_initial(plan).expected_input
-        # The settings that the prepared pixels depend on.
-        key = (config.image_size, config.augment, config.transforms, expected)
+        # The settings that the initial weights and the prepared pixels depend on.
+        key = (config.model, config.weights, config.image_size, config.augment, config.transforms)
         if key not in self._prepared:
-            self._prepared[key] = prepare_data(plan, self.callback)
+            self._prepared[key] = prepare_data(plan, self.callback, fetch=self._fetch_once)
         return self._prepared[key]
+
+    def _fetch_once(self, architecture: str, note: Callable[[str], None]) -> bool:
+        """Fetch pretrained weights for the first trial of a study that needs them.
+
+        All later trials follow the outcome, so that they start from the same weights.
+
+        Raises:
+            InvalidParameterError: Earlier trials had the weights, and this machine cannot.
+        """
+        assert self._study is not None, "the images are compared first"
+        name = f"{attrs.PRETRAINED}{architecture}"
+        known: bool | None = self._study.user_attrs.get(name)
+        if known is None:
+            known = fetch_or_warn(architecture, note)
+            self._study.set_user_attr(name, known)
+        elif known:
+            fetch_default_file(architecture)
+        return known
 
     def check_same_data(self, study: "Study") -> None:
         """Compare this machine's images with the study's; store them in a new study.
@@ -73,6 +92,7 @@ class TrialRunner:
         Raises:
             InvalidDatasetError: They differ.
         """
+        self._study = study
         data = self.load_data(self.plan.base)
         current = f"{truncate_digest(data.train.scan)} {truncate_digest(data.valid.scan)}"
         stored = study.user_attrs.get(attrs.DATA)

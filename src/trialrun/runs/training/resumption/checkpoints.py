@@ -13,6 +13,7 @@ from torch import Tensor
 from trialrun.checkpoint.run_folder import RunFolder
 from trialrun.checkpoint.store import Checkpoint, CheckpointStore
 from trialrun.checkpoint.writer import CheckpointWriter, copy_tensors
+from trialrun.engine.phases import enter_phase
 from trialrun.engine.snapshot import (
     capture_generators,
     capture_tensors,
@@ -234,6 +235,7 @@ def restore_session(session: TrainingSession, checkpoint: Checkpoint) -> None:
     tensors = checkpoint.parts[_STATE]
     network = checkpoint.parts[_NETWORK]
     restore_state(session.state, network, tensors, checkpoint.values["state"])
+    enter_phase(session.state, session.plan.config, ranks)
     own = _select_generators(checkpoint.parts.get(_RANKS, {}), ranks.rank)
     restore_generators(own or tensors, session.state.compute.device)
 

@@ -15,7 +15,7 @@ from trialrun.engine.compute.precision import ComputeConfig
 from trialrun.errors import InvalidDatasetError, InvalidParameterError, TrialrunError, merge_errors
 from trialrun.runs.training.data import PreparedData, PreparedSet
 from trialrun.runs.training.environment import describe_environment
-from trialrun.runs.training.initial import hash_sources
+from trialrun.runs.training.initial import RESOLVED_WEIGHTS, hash_sources
 from trialrun.runs.training.plan import TrainPlan
 from trialrun.tracking import truncate_digest
 
@@ -54,7 +54,7 @@ def describe_identity(
             "training": _hash_images(data.train),
             "validation": _hash_images(data.valid),
         },
-        _SOURCES: hash_sources(plan),
+        _SOURCES: hash_sources(plan, data.weights),
         _ENVIRONMENT: describe_environment(compute),
     }
 
@@ -122,6 +122,12 @@ def _list_changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[s
             yield f"{name}={now[name]} (not recorded)"
         elif then[name] != now[name]:
             yield f"{name}={now[name]} (was {then[name]})"
+
+
+def read_recorded_weights(then: Mapping[str, Any]) -> str | None:
+    """Return what the setting `weights` was resolved to; None if it is not recorded."""
+    recorded: str | None = then[_SOURCES].get(RESOLVED_WEIGHTS)
+    return recorded
 
 
 def use_recorded_threads(then: Mapping[str, Any]) -> None:

@@ -1,0 +1,152 @@
+"""Accuracy and time of fine-tuning MobileNetV2 from its real weights, on three sets of pictures.
+
+    python -m benchmarks.finetune [--sets photos dozen fashion] [--seeds 3] [--cases ...]
+
+The sets: six kinds of pictures of Tux Paint; six others with a dozen pictures each; 300 images of
+Fashion-MNIST at 96 pixels. A seed decides the split (a fifth is validation), the last layer and the
+order. Accuracy is that of the epoch with the lowest validation loss, as in a run; the time is that
+of training and validation, with the images decoded. The logistic probe is scikit-learn's
+LogisticRegression on the features of the frozen network, on the same split.
+"""
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from benchmarks.fetched import fetch_mobilenet_weights, fetch_stamps, write_fashion
+from benchmarks.table import format_table, make_heading
+from trialrun.distributed import SINGLE_PROCESS
+from trialrun.engine.early_stopping import EarlyStopping
+from trialrun.runs.callbacks import NoOpCallback
+from trialrun.runs.training.data import prepare_data
+from trialrun.runs.training.plan import plan_training
+from trialrun.runs.training.session import TrainingSession, resolve_rank_compute, start_session
+
+PHOTOS = (
+    "animals/mammals",
+    "animals/birds",
+    "household",
+    "food/fruit",
+    "plants/flowers",
+    "food/vegetables",
+)
+DOZEN = (
+    "clothes",
+    "symbols/chess",
+    "symbols/music",
+    "household/tools",
+    "symbols/math",
+    "town/roadsigns",
+)
+PLAIN = {
+    "freeze_epochs": 0,
+    "head_start": "random",
+    "batch_norm": "batch",
+    "clip_grad_norm": None,
+}
+CASES: dict[str, dict[str, Any]] = {
+    "from scratch": {"weights": None},
+    "all layers, plain": PLAIN,
+    "last layer only, plain": {**PLAIN, "freeze": "backbone"},
+    "last layer only": {"freeze": "backbone"},
+    "defaults": {},
+}
+PROBE = "logistic probe"
+
+
+def write_stamps(folder: Path, subjects: tuple[str, ...], limit: int | None = None) -> Path:
+    """Copy the pictures of some subjects, without mirrored ones, evenly spaced if limited."""
+    stamps = fetch_stamps()
+    for subject in subjects:
+        files = sorted(
+            path
+            for path in (stamps / subject).rglob("*.png")
+            if "_mirror" not in path.name and "cartoon" not in path.parts
+        )
+        if limit is not None:
+            files = files[:: max(len(files) // limit, 1)][:limit]
+        target = folder / subject.replace("/", "-")
+        target.mkdir(parents=True)
+        for number, path in enumerate(files):
+            shutil.copy(path, target / f"{number:03}.png")
+    return folder
+
+
+def start(data: Path, seed: int, settings: dict[str, Any]) -> TrainingSession:
+    """Prepare the images, and return the session before its first epoch."""
+    values = {"train_data": str(data), "model": "mobilenet_v2", "random_seed": seed}
+    plan = plan_training({**values, "weights": str(fetch_mobilenet_weights()), **settings})
+    prepared = prepare_data(plan, NoOpCallback())
+    return start_session(plan, prepared, resolve_rank_compute(plan), SINGLE_PROCESS)
+
+
+def train(data: Path, seed: int, settings: dict[str, Any]) -> tuple[float, float]:
+    """Train; return the accuracy of the best epoch and the seconds."""
+    session = start(data, seed, settings)
+    started = time.perf_counter()
+    session.prepare()
+    results = [status.result for status in session.epochs(EarlyStopping(session.plan.config))]
+    best = min(results, key=lambda result: result.validation.loss)
+    return best.validation.accuracy, time.perf_counter() - started
+
+
+def fit_probe(data: Path, seed: int) -> tuple[float, float]:
+    """Fit scikit-learn's logistic regression to the features; return accuracy and seconds."""
+    from sklearn.linear_model import LogisticRegression
+
+    started = time.perf_counter()
+    session = start(data, seed, {**PLAIN, "freeze": "backbone"})
+    (train_x, train_y), (valid_x, valid_y) = (
+        (images.source.pixels(images.rows).numpy(), images.labels)
+        for images in (session.state.data.train, session.state.data.valid)
+    )
+    fitted = LogisticRegression(max_iter=1000).fit(train_x, train_y)
+    return float(fitted.score(valid_x, valid_y)), time.perf_counter() - started
+
+
+def measure(name: str, data: Path, cases: list[str], seeds: int) -> list[list[object]]:
+    """Return one row per case: set, case, mean accuracy, lowest accuracy, mean seconds."""
+    rows: list[list[object]] = []
+    for case in cases:
+        results = [
+            fit_probe(data, seed) if case == PROBE else train(data, seed, CASES[case])
+            for seed in range(1, seeds + 1)
+        ]
+        accuracies, seconds = zip(*results, strict=True)
+        rows.append([name, case, mean(accuracies), min(accuracies), mean(seconds)])
+        print(*rows[-1], file=sys.stderr, flush=True)
+    return rows
+
+
+def main() -> int:
+    """Measure and print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--sets", nargs="+", default=["photos", "dozen", "fashion"])
+    parser.add_argument("--cases", nargs="+", default=[*CASES, PROBE])
+    parser.add_argument("--seeds", type=int, default=3)
+    arguments = parser.parse_args()
+    rows: list[list[object]] = []
+    with tempfile.TemporaryDirectory(prefix="trialrun-benchmark-") as scratch:
+        os.environ["TRIALRUN_CACHE"] = f"{scratch}/cache"
+        for name in arguments.sets:
+            folder = Path(scratch) / name
+            if name == "fashion":
+                write_fashion(folder, num_images=300, size=96)
+            else:
+                subjects, limit = (PHOTOS, None) if name == "photos" else (DOZEN, 12)
+                write_stamps(folder, subjects, limit)
+            rows += measure(name, folder, arguments.cases, arguments.seeds)
+    columns = ("set", "case", "accuracy", "lowest", "seconds")
+    title = f"Fine-tuning MobileNetV2, 5 epochs, {arguments.seeds} seeds"
+    sys.stdout.write(make_heading(title) + "\n" + format_table(columns, rows))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,76 @@
+"""The start of a new last layer: logistic regression on the features of pretrained layers.
+
+Fine-tuning from a random last layer first distorts the pretrained features (Kumar et al. 2022,
+arXiv:2202.10054). The regression costs one forward pass over the training images.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from trialrun.config import TrainConfig
+from trialrun.distributed import Ranks
+from trialrun.engine.inputs.features import compute_features
+from trialrun.engine.optim import make_loss
+from trialrun.engine.state import TrainState
+
+# Of the squared weights, as in scikit-learn's LogisticRegression with its default C=1.
+_PENALTY = 0.5
+_MAX_ITERATIONS = 200
+
+
+def fit_head(state: TrainState, config: TrainConfig, ranks: Ranks) -> bool:
+    """Fit the last layer to the features of the training images; return whether this is possible.
+
+    The optimum does not depend on the layer's present weights. All ranks call this and get the
+    weights of rank 0.
+    """
+    head = state.network.get_submodule(state.head_prefix.removesuffix("."))
+    if not isinstance(head, nn.Linear) or head.bias is None:
+        return False
+    features = _find_features(state, head, config)
+    if features is None:
+        return False
+    device = state.compute.device
+    labels = torch.from_numpy(state.image_data.train.labels).to(device)
+    loss = make_loss(config, labels.cpu(), state.image_data.num_classes).to(device)
+    weight, bias = _fit_logistic_regression(features.to(device), labels, loss, len(head.bias))
+    with torch.no_grad():
+        head.weight.copy_(weight)
+        head.bias.copy_(bias)
+    ranks.broadcast_tensors([head.weight.data, head.bias.data])
+    return True
+
+
+def _find_features(state: TrainState, head: nn.Linear, config: TrainConfig) -> Tensor | None:
+    """Return the (N, F) features of the training images, or None if they are too large."""
+    if state.trainable is head:  # they are the inputs of the first epochs
+        positions = np.arange(len(state.data.train))
+        return state.data.train.load_batch(positions, len(positions)).pixels
+    return compute_features(state.network, head, state.image_data, config, state.compute)
+
+
+def _fit_logistic_regression(
+    features: Tensor, labels: Tensor, loss: Callable[[Tensor, Tensor], Tensor], num_classes: int
+) -> tuple[Tensor, Tensor]:
+    """Return (C, F) weights and (C,) biases for (N, F) features and (N,) labels."""
+    weight = features.new_zeros(num_classes, features.shape[1]).requires_grad_()
+    bias = features.new_zeros(num_classes).requires_grad_()
+    optimizer = torch.optim.LBFGS(
+        [weight, bias],
+        max_iter=_MAX_ITERATIONS,
+        tolerance_grad=1e-4,
+        line_search_fn="strong_wolfe",
+    )
+
+    def compute_loss() -> Tensor:
+        optimizer.zero_grad()
+        penalty = _PENALTY * weight.square().sum() / len(labels)
+        total = loss(nn.functional.linear(features, weight, bias), labels) + penalty
+        total.backward()
+        return total
+
+    optimizer.step(compute_loss)
+    return weight.detach(), bias.detach()

@@ -1,0 +1,1 @@
+"""The pretrained weights that torchvision publishes: their files, downloads and preprocessing."""

@@ -78,8 +78,11 @@ def _render_class(name: str, doc: str, fields: list[tuple[str, list[str]]]) -> s
 
 
 def _render_field(field: str, types: list[str]) -> list[str]:
-    line = f"    {field}: {' | '.join(types)}"
+    text = " | ".join(types)
+    line = f"    {field}: {text}"
     if len(line) <= _LINE_LENGTH:
         return [line]
+    if len(text) + 8 <= _LINE_LENGTH:
+        return [f"    {field}: (", f"        {text}", "    )"]
     union = [f"        {types[0]}", *(f"        | {name}" for name in types[1:])]
     return [f"    {field}: (", *union, "    )"]

@@ -48,9 +48,9 @@ ZeroInitResidual = Annotated[
 
 @_model_app.command("list")
 def list_models(pattern: Pattern = "*", timm: Timm = False, json: Json = False) -> None:
-    """List the networks that can be trained: parameters, image size, published weights.
+    """List the networks that can be trained.
 
-    Parameters are counted with 1,000 classes.
+    Their parameters, image size and published weights are shown; parameters are counted with 1,000 classes.
     """
     from dataclasses import asdict
 
@@ -105,9 +105,9 @@ def register_model(
     experiment: Experiment = None,
     json: Json = False,
 ) -> None:
-    """Register a trained model directory, for example Azure's, as a version of NAME.
+    """Register a trained model directory as a version of NAME.
 
-    A new MLflow run holds the model.
+    The directory may be Azure ML designer's. A new MLflow run holds the model.
     """
     from dataclasses import asdict
 

@@ -50,7 +50,8 @@ ZeroInitResidual = Annotated[
 def list_models(pattern: Pattern = "*", timm: Timm = False, json: Json = False) -> None:
     """List the networks that can be trained.
 
-    Their parameters, image size and published weights are shown; parameters are counted with 1,000 classes.
+    Their parameters, image size and published weights are shown. Parameters are counted with 1,000
+    classes.
     """
     from dataclasses import asdict
 

@@ -34,6 +34,7 @@ _SERVED_MODULES = (
     "engine/memory/__init__.py",
     "engine/memory/available.py",
     "scoring/__init__.py",
+    "scoring/engines",
     "scoring/network.py",
     "scoring/pipeline.py",
     "scoring/scores.py",

@@ -13,7 +13,7 @@ from trialrun.scoring.network import TorchNetwork, prepare_network
 
 CPU = torch.device("cpu")
 CLASSES = ("a", "b", "c", "d")
-# One network of each family, and how many batch norms remain: DenseNet has some before convolutions.
+# One network of each family, and how many batch norms remain; DenseNet's precede convolutions.
 FAMILIES = {
     "googlenet": 0,
     "mnasnet0_5": 0,
@@ -103,7 +103,8 @@ def test_network_that_folding_would_change_is_left_alone() -> None:
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             if images.shape[0] < 0:  # torch.fx cannot trace this
                 return images
-            return self.body(images).mean((2, 3)) + 9 * self.body[0](images).mean((2, 3))
+            result: torch.Tensor = self.body(images) + 9 * self.body[0](images)
+            return result.mean((2, 3))
 
     network = Reused()
     norm = network.body[1]
@@ -126,7 +127,8 @@ def test_untraceable_network_is_folded_in_its_parts() -> None:
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             if images.shape[0] < 0:
                 return images
-            return self.body(images).mean((2, 3))
+            result: torch.Tensor = self.body(images)
+            return result.mean((2, 3))
 
     classifier = ImageClassifier(Branching(), CLASSES, Preprocessing(32)).eval()
     prepared = prepare_network(classifier, CPU)

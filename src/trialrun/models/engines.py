@@ -19,6 +19,11 @@ ENGINE_FILES: Mapping[str, tuple[str, ...]] = {
     OPENVINO_BF16: _OPENVINO_FILES,
     OPENVINO_INT8: _OPENVINO_FILES,
 }
+ENGINE_PACKAGES: Mapping[str, tuple[str, ...]] = {  # that computing with an engine imports
+    ONNX_RUNTIME: ("onnxruntime",),
+    OPENVINO_BF16: ("openvino",),
+    OPENVINO_INT8: ("openvino",),
+}
 ENGINES = tuple(ENGINE_FILES)
 ALL_ENGINE_FILES = (*_ONNX_FILES, *_OPENVINO_FILES)
 EXACT_ENGINES = (ONNX_RUNTIME,)  # in fp32: held to parity

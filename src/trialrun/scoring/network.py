@@ -3,6 +3,8 @@
 Tensor letters: N images, C classes, S the image size.
 """
 
+import contextlib
+import copy
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,7 +16,7 @@ from trialrun.engine.compute.torch_errors import translate_scoring_errors
 from trialrun.engine.compute.torch_state import use_full_fp32
 from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.models.classifier import ImageClassifier
-from trialrun.models.engines import TORCH_FP32
+from trialrun.models.engines import TORCH_BF16, TORCH_FP32
 from trialrun.models.fold import find_followers, fold_batch_norm
 from trialrun.scoring.engines.onednn import fuse_convolutions
 
@@ -70,8 +72,7 @@ class TorchNetwork:
         ):
             images = self.preprocessing.normalised(to_device(pixels, self.device))
             logits: Tensor = self.classifier(images.to(self.dtype))
-            probabilities = logits.float().softmax(dim=1)
-        return probabilities
+            return logits.float().softmax(dim=1)
 
 
 def prepare_network(classifier: ImageClassifier, device: torch.device) -> ScoringNetwork:
@@ -87,6 +88,24 @@ def prepare_network(classifier: ImageClassifier, device: torch.device) -> Scorin
     with translate_scoring_errors(device):
         fast = optimize_network(classifier, fuse=device.type == "cpu")
         return TorchNetwork(fast.to(device), device)
+
+
+@torch.inference_mode()
+def prepare_bf16_network(classifier: ImageClassifier) -> ScoringNetwork:
+    """Return the network that computes a classifier's probabilities on the CPU in bf16.
+
+    It shares no tensor with `classifier`. Its probabilities are not compared with the original's.
+    """
+    followers = find_followers(classifier.network)
+    network = fold_batch_norm(classifier.network, followers)
+    network = copy.deepcopy(network).to(torch.bfloat16)
+    sample = make_sample(classifier.preprocessing).to(torch.bfloat16)
+    with contextlib.suppress(RuntimeError, AttributeError):  # oneDNN's operators may be missing
+        fused = fuse_convolutions(network, followers, sample)
+        if torch.isfinite(fused(sample)).all():
+            network = fused
+    fast = with_network(classifier, network)
+    return TorchNetwork(fast, torch.device("cpu"), torch.bfloat16, TORCH_BF16)
 
 
 @torch.inference_mode()

@@ -20,6 +20,7 @@ _HASH_DIGITS = 12
 # `serving/package.py` are not among them: they only write models.
 _SERVED_MODULES = (
     "errors.py",
+    "extras.py",
     "files.py",
     "cache",
     "config",
@@ -36,6 +37,7 @@ _SERVED_MODULES = (
     "scoring/__init__.py",
     "scoring/engines",
     "scoring/network.py",
+    "scoring/open.py",
     "scoring/pipeline.py",
     "scoring/scores.py",
     "serving/__init__.py",

@@ -4,6 +4,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from trialrun.models.directory import CODE, format_loader_module
+from trialrun.models.engines import ENGINE_PACKAGES
 from trialrun.scoring.scores import LABEL_COLUMN, probability_columns
 from trialrun.serving import IMAGE_COLUMN
 from trialrun.serving.bundle import write_served_code
@@ -20,20 +21,24 @@ _REQUIRED = (
 )
 
 
-def _list_requirements() -> list[str]:
+def _list_requirements(engine: str) -> list[str]:
     """Return the packages that serving imports, pinned to the installed versions."""
-    return [f"{name}=={version(name).partition('+')[0]}" for name in _REQUIRED]
+    required = (*_REQUIRED, *ENGINE_PACKAGES.get(engine, ()))
+    return [f"{name}=={version(name).partition('+')[0]}" for name in required]
 
 
 def add_serving_files(
-    folder: Path, classes: tuple[str, ...], *, model_id: str, run_id: str
+    folder: Path, classes: tuple[str, ...], *, model_id: str, run_id: str, engine: str = ""
 ) -> None:
-    """Add MLflow's files to a model directory that already contains its data files."""
+    """Add MLflow's files to a model directory that already contains its data files.
+
+    The requirements include the packages of `engine`.
+    """
     from mlflow.models import Model
     from mlflow.pyfunc import add_to_model
     from mlflow.utils.environment import _PythonEnv
 
-    pins = _list_requirements()
+    pins = _list_requirements(engine)
     (folder / "requirements.txt").write_text("\n".join(pins) + "\n")
     (folder / "conda.yaml").write_text(_format_conda_yaml(pins))
     _PythonEnv.current().to_yaml(str(folder / "python_env.yaml"))

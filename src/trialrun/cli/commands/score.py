@@ -39,7 +39,7 @@ def score(
 
     silence_mlflow()
     result = score_data(model, data, output, settings)
-    for line in describe_unknown_classes(result.unknown_classes):
+    for line in (*result.notes, *describe_unknown_classes(result.unknown_classes)):
         print_status(f"Note: {line}")
     if json:
         print_json(asdict(result))

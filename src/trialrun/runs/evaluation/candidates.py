@@ -10,11 +10,11 @@ import torch
 
 from trialrun.image_cache.perceptual_hash import PerceptualHashes
 from trialrun.images.scanning.scan import DatasetScan
-from trialrun.models.open import open_classifier
 from trialrun.registry import find_model_folder
 from trialrun.runs.evaluation.predictions import predict_images
 from trialrun.runs.evaluation.score import read_contents
-from trialrun.scoring.network import ScoringNetwork, prepare_network
+from trialrun.scoring.network import ScoringNetwork
+from trialrun.scoring.open import open_network
 from trialrun.scoring.pipeline import score_images
 from trialrun.scoring.scores import ScoredImages
 from trialrun.serving.foreign import (
@@ -85,7 +85,9 @@ def open_candidate(model: str, device: torch.device, *, allow_model_code: bool) 
     """
     folder = find_model_folder(model)
     if is_trialrun_model(folder):
-        return Candidate(folder, prepare_network(open_classifier(folder), device))
+        notes: list[str] = []
+        network = open_network(folder, device, notes.append)
+        return Candidate(folder, network, tuple(f"{model}: {note}" for note in notes))
     check_code_allowed(folder, name=model, is_allowed=allow_model_code)
     foreign = open_foreign_model(folder, name=model, device=device)
     return Candidate(folder, foreign, foreign.notes)

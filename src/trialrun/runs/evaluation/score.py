@@ -22,7 +22,8 @@ from trialrun.registry import find_model_folder
 from trialrun.runs.datasets.outputs import check_output
 from trialrun.runs.datasets.sources import open_source
 from trialrun.runs.evaluation.tables import choose_quoting
-from trialrun.scoring.network import ScoringNetwork, prepare_network
+from trialrun.scoring.network import ScoringNetwork
+from trialrun.scoring.open import open_network
 from trialrun.scoring.pipeline import score_images
 from trialrun.scoring.scores import LABEL_COLUMN, probability_columns
 
@@ -38,6 +39,7 @@ class ScoreResult:
     num_images: int
     num_errors: int
     unknown_classes: Mapping[str, int] = field(default_factory=dict)  # images per class
+    notes: tuple[str, ...] = ()  # which engine computed, if the model names one
 
 
 @isolate_torch_state()
@@ -65,13 +67,14 @@ def score_data(model: str, data: str, output: str, values: Mapping[str, Any]) ->
     if not images.items:
         raise InvalidDatasetError(f"{data} contains no images", "Give a folder with images.")
     enforce_cache_limit()
+    notes: list[str] = []
     with isolate_torch_state():
-        network = prepare_network(load_model(model), device)
+        network = open_network(find_model_folder(model), device, notes.append)
         table = build_score_table(network, images)
     _write_table(table, path)
     num_errors = int((table["error"] != "").sum())
     unknown_classes = count_unknown_classes(images, network.classes)
-    return ScoreResult(str(path), len(table), num_errors, unknown_classes)
+    return ScoreResult(str(path), len(table), num_errors, unknown_classes, tuple(notes))
 
 
 def count_unknown_classes(images: ImageSet, classes: Sequence[str]) -> dict[str, int]:

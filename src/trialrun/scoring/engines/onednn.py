@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from trialrun.models.fold import copy_modules
+from trialrun.models.zoo import find_head_prefix
 
 _Activation = tuple[str, tuple[float, ...]]  # oneDNN's name and arguments
 
@@ -64,6 +65,7 @@ def fuse_convolutions(
     """
     shapes = _record_input_shapes(network, images)
     fused = copy_modules(network)
+    shapes.pop(find_head_prefix(network).removesuffix("."), None)  # others look for the last layer
     for name, module in network.named_modules():
         if isinstance(module, nn.Conv2d) and name in shapes and _is_fusible(module):
             activation, replaced = _find_activation(network, followers, name)
@@ -80,7 +82,7 @@ def _is_fusible(convolution: nn.Conv2d) -> bool:
 def _record_input_shapes(network: nn.Module, images: Tensor) -> dict[str, tuple[int, ...]]:
     """Return the shape of the images that each convolution gets."""
     shapes: dict[str, tuple[int, ...]] = {}
-    convolutions = {
+    convolutions: dict[nn.Module, str] = {
         module: name for name, module in network.named_modules() if isinstance(module, nn.Conv2d)
     }
 

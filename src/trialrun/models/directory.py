@@ -20,11 +20,11 @@ from typing import Any
 
 from torch import Tensor
 
+from trialrun.config.engines import ALL_ENGINE_FILES, ENGINE_FILES
 from trialrun.errors import InvalidModelDirectoryError
 from trialrun.files import format_json, write_durably
 from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.models.classifier import ImageClassifier
-from trialrun.models.engines import ALL_ENGINE_FILES, ENGINE_FILES
 from trialrun.models.names import DESCRIPTION_FILE
 from trialrun.models.weights import load_exactly, parse_safetensors
 from trialrun.models.zoo import build_network

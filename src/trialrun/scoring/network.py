@@ -11,12 +11,12 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from trialrun.config.engines import TORCH_BF16, TORCH_FP32
 from trialrun.engine.compute.device import to_device
 from trialrun.engine.compute.torch_errors import translate_scoring_errors
 from trialrun.engine.compute.torch_state import use_full_fp32
 from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.models.classifier import ImageClassifier
-from trialrun.models.engines import TORCH_BF16, TORCH_FP32
 from trialrun.models.fold import find_followers, fold_batch_norm
 from trialrun.scoring.engines.onednn import fuse_convolutions
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import torch
 
+from trialrun.config.engines import TORCH_BF16
 from trialrun.errors import InvalidParameterError
 from trialrun.models import directory
 from trialrun.models.classifier import ImageClassifier
 from trialrun.models.directory import StoredModel
-from trialrun.models.engines import TORCH_BF16
 from trialrun.models.names import DESCRIPTION_FILE
 from trialrun.models.open import open_classifier
 from trialrun.scoring.engines.runtime import EngineNetwork

@@ -3,8 +3,8 @@
 from importlib.metadata import version
 from pathlib import Path
 
+from trialrun.config.engines import ENGINE_PACKAGES
 from trialrun.models.directory import CODE, format_loader_module
-from trialrun.models.engines import ENGINE_PACKAGES
 from trialrun.scoring.scores import LABEL_COLUMN, probability_columns
 from trialrun.serving import IMAGE_COLUMN
 from trialrun.serving.bundle import write_served_code

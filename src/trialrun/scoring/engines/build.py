@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from trialrun.config.engines import ONNX_RUNTIME, OPENVINO_BF16, OPENVINO_INT8, TORCH_BF16
 from trialrun.errors import InvalidParameterError
 from trialrun.extras import import_extra
 from trialrun.models.classifier import ImageClassifier
-from trialrun.models.engines import ONNX_RUNTIME, OPENVINO_BF16, OPENVINO_INT8, TORCH_BF16
 from trialrun.scoring.engines.export import export_onnx
 
 _EXTRA = "openvino"

@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from trialrun.config.engines import ONNX_RUNTIME, OPENVINO_BF16, OPENVINO_INT8
 from trialrun.errors import InvalidModelDirectoryError, summarize_error
 from trialrun.extras import import_extra
 from trialrun.images.decoding.preprocessing import Preprocessing
-from trialrun.models.engines import ONNX_RUNTIME, OPENVINO_BF16, OPENVINO_INT8
 from trialrun.scoring.engines.export import INPUT
 
 _Pixels = NDArray[np.uint8]

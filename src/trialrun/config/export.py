@@ -23,8 +23,8 @@ class ExportConfig:
     )
     data: str | None = setting(
         None,
-        "Images like the ones to score: int8 is calibrated on them, and parity is measured on "
-        "them. None draws images for parity; int8 is then calibrated on test images.",
+        "Images like the ones to score: they calibrate int8, which is not tried without them, and "
+        "measure the parity of a file, for which none draws images.",
     )
     test: str | None = setting(
         None, "Labelled test images on which an engine is compared with torch in fp32."
@@ -37,6 +37,9 @@ class ExportConfig:
     margin: float = setting(0.01, "How much lower the accuracy of an engine may be.", low=0)
     max_class_drop: float | None = setting(
         0.1, "Largest accepted drop in the recall of any class.", low=0, high=1
+    )
+    max_log_loss_rise: float | None = setting(
+        0.1, "Largest accepted rise of the log loss, in nats.", low=0
     )
     confidence: float = setting(0.95, "Confidence level of the interval.", low=0.5, lt=1)
     experiment: str | None = setting(

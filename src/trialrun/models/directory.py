@@ -6,8 +6,8 @@
     engine.*           the files of the engine that model.json names, if it names one
     manifest.json      sha256 and size of all of these
 
-The directory may also contain MLflow's own files and `code/`; any other file is an error. No code
-in the directory is run.
+The directory may also contain MLflow's own files, `code/`, and `data/` of MLflow's pytorch flavor;
+any other file is an error. No code in the directory is run, and nothing in `data/` is read.
 """
 
 import hashlib
@@ -33,6 +33,7 @@ _FORMAT = "trialrun.model/1"
 _WEIGHTS = "model.safetensors"
 MANIFEST = "manifest.json"
 CODE = "code"
+PYTORCH_DATA = "data"  # where MLflow's pytorch flavor has its files
 SERVED_PREFIX = "trialrun_served_"  # of the package in `code/`, followed by a hash of its sources
 
 _DATA_FILES = (DESCRIPTION_FILE, _WEIGHTS, *ALL_ENGINE_FILES)
@@ -233,11 +234,12 @@ def _invalid_directory(path: Path, problem: str) -> InvalidModelDirectoryError:
 
 
 def _check_names(folder: Path) -> None:
-    allowed = {*_DATA_FILES, MANIFEST, CODE, *_MLFLOW_FILES}
+    folders = {CODE, PYTORCH_DATA}
+    allowed = {*_DATA_FILES, MANIFEST, *folders, *_MLFLOW_FILES}
     for path in sorted(folder.iterdir()):
         if path.name not in allowed:
             raise _invalid_directory(path, "does not belong in a model directory")
-        if path.is_symlink() or (path.name != CODE and not path.is_file()):
+        if path.is_symlink() or (path.name not in folders and not path.is_file()):
             raise _invalid_directory(path, "is not a regular file")
 
 

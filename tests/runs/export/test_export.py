@@ -99,7 +99,12 @@ def test_certified_engine_becomes_a_version_that_scores_with_it(
 ) -> None:
     """The version names its engine, its files are in the manifest, and scoring says so."""
     pytest.importorskip("onnxruntime")
-    quick = {"model": "shufflenet_v2_x0_5", "epochs": 6, "batch_size": 8, "learning_rate": 0.05}
+    quick: dict[str, Any] = {
+        "model": "shufflenet_v2_x0_5",
+        "epochs": 6,
+        "batch_size": 8,
+        "learning_rate": 0.05,
+    }
     trialrun.train(train_data=str(colors), register_as="colors", **quick)
     test = write_classes(tmp_path / "test", {"blue": 40, "green": 40, "red": 40}, seed=9)
     settings = {"engine": ONNX_RUNTIME, "test": str(test), "margin": 0.1, "max_log_loss_rise": 1}

@@ -355,6 +355,7 @@ class TrainingRun:
             timestamp_ms=best.timestamp_ms,
             metrics=collect_linked_metrics(best.status, self.data),
             register_as=self.plan.config.register_as if parity.is_equal else None,
+            pytorch_flavor=self.plan.config.pytorch_flavor,
         )
         self.run.log_custom(
             MODEL_RECORD,

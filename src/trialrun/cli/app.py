@@ -24,6 +24,8 @@ _COMMAND_ORDER = (  # of `trialrun --help`: the order in which a project uses th
     "doctor",
     "evaluate",
     "score",
+    "export",
+    "bench",
     "promote",
     "rollback",
     "history",

@@ -60,6 +60,7 @@ class TrainKeywords(TypedDict, total=False):
     flush_seconds: float
     checkpoint_dir: str | PathLike[str] | None
     checkpoint_minutes: float
+    pytorch_flavor: bool
     checkpoint_artifacts: bool
 
 
@@ -209,6 +210,7 @@ class SearchKeywords(TypedDict, total=False):
     flush_seconds: float
     checkpoint_dir: str | PathLike[str] | None
     checkpoint_minutes: float
+    pytorch_flavor: bool
     checkpoint_artifacts: bool
     trials: int
     workers: int

@@ -283,6 +283,12 @@ class TrainConfig:
         low=SMALLEST_POSITIVE_DOUBLE,
         searchable=False,
     )
+    pytorch_flavor: bool = setting(
+        False,
+        "Log the model with MLflow's own pytorch flavor too, for programs that need "
+        "mlflow.pytorch.load_model. That flavor is a pickle: loading it runs code from the file.",
+        searchable=False,
+    )
     checkpoint_artifacts: bool = setting(
         False,
         "Store the newest checkpoint as an artifact too, so that another machine can resume.",

@@ -45,7 +45,7 @@ def download_artifact(uri: str) -> Path:
     try:
         if _is_local(uri):
             return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
-        folder = _create_exit_folder()
+        folder = create_exit_folder()
         return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder)))
     except ImportError as error:
         raise _download_error(uri, error, suggest_package(error)) from error
@@ -68,7 +68,12 @@ def _is_local(uri: str) -> bool:
     return isinstance(getattr(get_artifact_repository(uri), "repo", None), LocalArtifactRepository)
 
 
-def _create_exit_folder() -> Path:
+def create_exit_folder() -> Path:
+    """Create a temporary folder that is deleted when the process ends.
+
+    Raises:
+        StorageError: It cannot be created.
+    """
     with translate_storage_errors(Path("a temporary folder")):
         folder = Path(tempfile.mkdtemp(prefix="trialrun-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)

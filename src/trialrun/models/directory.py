@@ -3,22 +3,24 @@
     model.json         architecture and arguments; if trained: classes in index order and
                        preprocessing; if untrained with torchvision's weights: their preprocessing
     model.safetensors  the weights; an untrained directory may have none
-    manifest.json      sha256 and size of both
+    engine.*           the files of the engine that model.json names, if it names one
+    manifest.json      sha256 and size of all of these
 
-The directory may also contain MLflow's own files and `code/`; any other file is an error. No code
-in the directory is run.
+The directory may also contain MLflow's own files, `code/`, and `data/` of MLflow's pytorch flavor;
+any other file is an error. No code in the directory is run, and nothing in `data/` is read.
 """
 
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from trialrun.config.engines import ALL_ENGINE_FILES, ENGINE_FILES
 from trialrun.errors import InvalidModelDirectoryError
 from trialrun.files import format_json, write_durably
 from trialrun.images.decoding.preprocessing import Preprocessing
@@ -31,9 +33,10 @@ _FORMAT = "trialrun.model/1"
 WEIGHTS = "model.safetensors"
 MANIFEST = "manifest.json"
 CODE = "code"
+PYTORCH_DATA = "data"  # where MLflow's pytorch flavor has its files
 SERVED_PREFIX = "trialrun_served_"  # of the package in `code/`, followed by a hash of its sources
 
-_DATA_FILES = (DESCRIPTION_FILE, WEIGHTS)
+_DATA_FILES = (DESCRIPTION_FILE, WEIGHTS, *ALL_ENGINE_FILES)
 # MLflow adds `registered_model_meta` when it downloads a registered version.
 _MLFLOW_FILES = frozenset(
     {"MLmodel", "conda.yaml", "python_env.yaml", "requirements.txt", "registered_model_meta"}
@@ -48,12 +51,14 @@ class ModelDescription:
     """The contents of `model.json`; an untrained model has no `classes`.
 
     The `preprocessing` of an untrained model is that of its initial weights, or None if unknown.
+    `engine` is the engine that the model is certified for; empty for torch in fp32.
     """
 
     architecture: str
     arguments: Mapping[str, bool] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
     preprocessing: Preprocessing | None = None
+    engine: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, in the order in which they are written."""
@@ -66,6 +71,8 @@ class ModelDescription:
             values["classes"] = list(self.classes)
         if self.preprocessing is not None:
             values["preprocessing"] = self.preprocessing.to_json()
+        if self.engine:
+            values["engine"] = self.engine
         return values
 
     @classmethod
@@ -90,13 +97,21 @@ class ModelDescription:
             raise ValueError("classes are not a list of names")
         if len(set(classes)) != len(classes) or not classes:
             raise ValueError("classes are empty or not unique")
-        return cls(values["architecture"], arguments, tuple(classes), preprocessing)
+        engine = values.get("engine", "")
+        if engine and engine not in ENGINE_FILES:
+            raise ValueError(f"unknown engine {engine!r}")
+        return cls(values["architecture"], arguments, tuple(classes), preprocessing, engine)
 
 
 def write_model_directory(
-    folder: Path, description: ModelDescription, weights: bytes | None
+    folder: Path,
+    description: ModelDescription,
+    weights: bytes | None,
+    engine_files: Mapping[str, bytes] | None = None,
 ) -> None:
     """Write the data files into `folder`, then their manifest.
+
+    `engine_files` are the contents of the files of the described engine.
 
     Raises:
         StorageError: The folder cannot be written.
@@ -104,6 +119,7 @@ def write_model_directory(
     contents = {DESCRIPTION_FILE: format_json(description.to_json()).encode()}
     if weights is not None:
         contents[WEIGHTS] = weights
+    contents |= engine_files or {}
     for name, data in contents.items():
         write_durably(folder / name, data)
     manifest = {
@@ -125,6 +141,7 @@ class StoredModel:
     state: dict[str, Tensor] | None
     weights_sha256: str | None
     needs_default_weights: bool = False
+    engine_files: Mapping[str, bytes] = field(default_factory=dict)
 
     def build_classifier(self) -> ImageClassifier:
         """Return the trained network in eval mode.
@@ -160,8 +177,13 @@ def read_model_directory(folder: Path) -> StoredModel:
     if WEIGHTS not in manifest:
         return StoredModel(folder, description, None, None)
     entry = manifest[WEIGHTS]
-    state = parse_safetensors(_read_verified(folder / WEIGHTS, entry), folder / WEIGHTS)
-    return StoredModel(folder, description, state, entry["sha256"])
+    content = _read_verified(folder / WEIGHTS, entry)
+    engine_files = {
+        name: _read_verified(folder / name, manifest[name])
+        for name in ENGINE_FILES.get(description.engine, ())
+    }
+    state = parse_safetensors(content, folder / WEIGHTS)
+    return StoredModel(folder, description, state, entry["sha256"], engine_files=engine_files)
 
 
 def read_description(folder: Path) -> tuple[ModelDescription, str | None]:
@@ -191,9 +213,20 @@ def _parse_description(folder: Path) -> tuple[ModelDescription, dict[str, dict[s
     path = folder / DESCRIPTION_FILE
     try:
         content = _read_verified(path, manifest[DESCRIPTION_FILE])
-        return ModelDescription.from_json(json.loads(content)), manifest
+        description = ModelDescription.from_json(json.loads(content))
     except (KeyError, ValueError, TypeError) as error:
         raise _invalid_directory(path, f"is damaged: {error}") from error
+    _check_engine_files(folder, description.engine, manifest.keys())
+    return description, manifest
+
+
+def _check_engine_files(folder: Path, engine: str, listed: Collection[str]) -> None:
+    """Check that the manifest lists the files of the engine and of no other."""
+    needed = set(ENGINE_FILES.get(engine, ()))
+    if missing := needed - set(listed):
+        raise _invalid_directory(folder / min(missing), "is missing")
+    if unused := set(listed).intersection(ALL_ENGINE_FILES) - needed:
+        raise _invalid_directory(folder / min(unused), "belongs to another engine")
 
 
 def _invalid_directory(path: Path, problem: str) -> InvalidModelDirectoryError:
@@ -201,11 +234,12 @@ def _invalid_directory(path: Path, problem: str) -> InvalidModelDirectoryError:
 
 
 def _check_names(folder: Path) -> None:
-    allowed = {*_DATA_FILES, MANIFEST, CODE, *_MLFLOW_FILES}
+    folders = {CODE, PYTORCH_DATA}
+    allowed = {*_DATA_FILES, MANIFEST, *folders, *_MLFLOW_FILES}
     for path in sorted(folder.iterdir()):
         if path.name not in allowed:
             raise _invalid_directory(path, "does not belong in a model directory")
-        if path.is_symlink() or (path.name != CODE and not path.is_file()):
+        if path.is_symlink() or (path.name not in folders and not path.is_file()):
             raise _invalid_directory(path, "is not a regular file")
 
 

@@ -9,19 +9,23 @@ import torch
 from torch import Tensor, nn
 
 from trialrun.images.decoding.preprocessing import Preprocessing
+from trialrun.models.classifier import ImageClassifier
 from trialrun.models.zoo import find_head_prefix
-from trialrun.scoring.network import TorchNetwork
+from trialrun.scoring.network import ScoringNetwork, TorchNetwork, prepare_network
 
 
 class FeatureNetwork:
     """A `ScoringNetwork` whose rows contain the F features after the C probabilities."""
 
-    def __init__(self, network: TorchNetwork) -> None:
-        self.device = network.device
-        self._network = network
+    def __init__(self, classifier: ImageClassifier, device: torch.device) -> None:
+        """Move `classifier` to `device`.
+
+        Raises:
+            OutOfMemoryError: It does not fit in the device's memory.
+        """
+        self.device = device
         self._captured = threading.local()  # several threads may compute at once
-        module = network.classifier.network
-        head = module.get_submodule(find_head_prefix(module).removesuffix("."))
+        self._network, head = _open_with_head(classifier, device)
         head.register_forward_pre_hook(self._capture)
 
     @property
@@ -42,6 +46,20 @@ class FeatureNetwork:
 
     def _capture(self, _head: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self._captured.features = inputs[0]
+
+
+def _open_with_head(
+    classifier: ImageClassifier, device: torch.device
+) -> tuple[ScoringNetwork, nn.Module]:
+    """Return the network and its last layer; only a linear one is left as it is by optimization."""
+    name = find_head_prefix(classifier.network).removesuffix(".")
+    network = prepare_network(classifier, device)
+    if isinstance(network, TorchNetwork):
+        head = network.classifier.network.get_submodule(name)
+        if isinstance(head, nn.Linear):
+            return network, head
+    plain = TorchNetwork(classifier, device)
+    return plain, classifier.network.get_submodule(name)
 
 
 def _flatten(features: Tensor) -> Tensor:

@@ -4,14 +4,15 @@ A model directory contains a copy of this module and its imports (`serving.bundl
 served without trialrun installed.
 """
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trialrun.config import AUTO_TEXT
 from trialrun.engine.compute.device import find_device
 from trialrun.engine.compute.torch_state import isolate_torch_state, use_default_modes
-from trialrun.models.open import open_classifier
-from trialrun.scoring.network import ScoringNetwork, prepare_network
+from trialrun.scoring.network import ScoringNetwork
+from trialrun.scoring.open import open_network
 from trialrun.scoring.pipeline import score_images
 from trialrun.scoring.scores import LABEL_COLUMN, probability_columns
 from trialrun.serving.inputs import FORMATS, IMAGE_COLUMN, InputError, extract_images
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["IMAGE_COLUMN", "ImageModel"]
+
+_logger = logging.getLogger("mlflow.trialrun")  # below MLflow's, which the server configures
 
 
 class ImageModel:
@@ -89,4 +92,4 @@ def _load_pyfunc(data_path: str) -> ImageModel:
     from mlflow.environment_variables import MLFLOW_DEFAULT_PREDICTION_DEVICE as PREDICTION_DEVICE
 
     device = find_device(PREDICTION_DEVICE.get() or AUTO_TEXT, setting=PREDICTION_DEVICE.name)
-    return ImageModel(prepare_network(open_classifier(Path(data_path)), device))
+    return ImageModel(open_network(Path(data_path), device, _logger.warning))

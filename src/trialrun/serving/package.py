@@ -1,9 +1,14 @@
 """Writer of the files that MLflow needs to serve a model directory: MLmodel, requirements, code."""
 
+import shutil
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-from trialrun.models.directory import CODE, format_loader_module
+from trialrun.config.engines import ENGINE_PACKAGES
+from trialrun.files import scratch_directory
+from trialrun.models.directory import CODE, PYTORCH_DATA, format_loader_module
+from trialrun.models.open import open_classifier
 from trialrun.scoring.scores import LABEL_COLUMN, probability_columns
 from trialrun.serving import IMAGE_COLUMN
 from trialrun.serving.bundle import write_served_code
@@ -20,20 +25,31 @@ _REQUIRED = (
 )
 
 
-def _list_requirements() -> list[str]:
+def _list_requirements(engine: str) -> list[str]:
     """Return the packages that serving imports, pinned to the installed versions."""
-    return [f"{name}=={version(name).partition('+')[0]}" for name in _REQUIRED]
+    required = (*_REQUIRED, *ENGINE_PACKAGES.get(engine, ()))
+    return [f"{name}=={version(name).partition('+')[0]}" for name in required]
 
 
 def add_serving_files(
-    folder: Path, classes: tuple[str, ...], *, model_id: str, run_id: str
+    folder: Path,
+    classes: tuple[str, ...],
+    *,
+    model_id: str,
+    run_id: str,
+    engine: str = "",
+    with_pytorch_flavor: bool = False,
 ) -> None:
-    """Add MLflow's files to a model directory that already contains its data files."""
+    """Add MLflow's files to a model directory that already contains its data files.
+
+    The requirements include the packages of `engine`. MLflow's pytorch flavor holds the network
+    alone, which maps normalised images to logits, as a pickle.
+    """
     from mlflow.models import Model
     from mlflow.pyfunc import add_to_model
     from mlflow.utils.environment import _PythonEnv
 
-    pins = _list_requirements()
+    pins = _list_requirements(engine)
     (folder / "requirements.txt").write_text("\n".join(pins) + "\n")
     (folder / "conda.yaml").write_text(_format_conda_yaml(pins))
     _PythonEnv.current().to_yaml(str(folder / "python_env.yaml"))
@@ -48,7 +64,27 @@ def add_serving_files(
         model_code_path=None,
     )
     model.add_flavor("trialrun", version=version("trialrun"), data=".")
+    if with_pytorch_flavor:
+        model.add_flavor("pytorch", **_write_pytorch_files(folder))
     model.save(str(folder / "MLmodel"))
+
+
+def _write_pytorch_files(folder: Path) -> dict[str, Any]:
+    """Write the files of MLflow's pytorch flavor; return its entry in MLmodel."""
+    import mlflow
+    from mlflow.models import Model
+
+    with scratch_directory() as scratch:
+        path = scratch / "model"
+        mlflow.pytorch.save_model(
+            open_classifier(folder).network,
+            str(path),
+            pip_requirements=[],
+            serialization_format="pickle",
+        )
+        shutil.copytree(path / PYTORCH_DATA, folder / PYTORCH_DATA)
+        flavor: dict[str, Any] = Model.load(str(path)).flavors["pytorch"]
+    return flavor
 
 
 def _build_signature(classes: tuple[str, ...]) -> object:

@@ -10,11 +10,11 @@ import torch
 
 from trialrun.image_cache.perceptual_hash import PerceptualHashes
 from trialrun.images.scanning.scan import DatasetScan
-from trialrun.models.open import open_classifier
 from trialrun.registry.pins import find_pinned_folder
 from trialrun.runs.evaluation.predictions import predict_images
 from trialrun.runs.scoring.images import read_contents
-from trialrun.scoring.network import ScoringNetwork, prepare_network
+from trialrun.scoring.network import ScoringNetwork
+from trialrun.scoring.open import open_network
 from trialrun.scoring.pipeline import score_images
 from trialrun.scoring.scores import ScoredImages
 from trialrun.serving.foreign import (
@@ -87,7 +87,9 @@ def open_candidate(
     """
     folder = find_pinned_folder(model, sha256)
     if is_trialrun_model(folder):
-        return Candidate(folder, prepare_network(open_classifier(folder), device))
+        notes: list[str] = []
+        network = open_network(folder, device, notes.append)
+        return Candidate(folder, network, tuple(f"{model}: {note}" for note in notes))
     check_code_allowed(folder, name=model, is_allowed=allow_model_code)
     foreign = open_foreign_model(folder, name=model, device=device)
     return Candidate(folder, foreign, foreign.notes)

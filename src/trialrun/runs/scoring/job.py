@@ -64,7 +64,11 @@ class ScoringJob:
 
 
 def build_result(
-    job: ScoringJob, classes: Sequence[str], draft: Draft, num_continued: int
+    job: ScoringJob,
+    classes: Sequence[str],
+    draft: Draft,
+    num_continued: int,
+    notes: Iterable[str] = (),
 ) -> ScoreResult:
     """Return the result of a finished draft."""
     assert draft.progress is not None
@@ -75,7 +79,7 @@ def build_result(
         count_unknown_classes(job.images, classes),
         num_continued,
         job.config.embeddings,
-        job.images.notes,
+        (*job.images.notes, *notes),
     )
 
 

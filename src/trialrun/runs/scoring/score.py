@@ -20,7 +20,6 @@ from trialrun.engine.compute.device import find_device
 from trialrun.engine.compute.torch_state import isolate_torch_state
 from trialrun.errors import (
     InvalidDatasetError,
-    InvalidParameterError,
     OutOfMemoryError,
     RunInterruptedError,
 )
@@ -37,7 +36,8 @@ from trialrun.runs.scoring.images import decode_file, list_rows
 from trialrun.runs.scoring.job import ScoreResult, ScoringJob, build_result, write_rows
 from trialrun.scoring.batching import find_torch_device, plan_batches
 from trialrun.scoring.features import FeatureNetwork
-from trialrun.scoring.network import ScoringNetwork, TorchNetwork, prepare_network
+from trialrun.scoring.network import ScoringNetwork
+from trialrun.scoring.open import open_network
 from trialrun.scoring.pipeline import score_batches
 
 
@@ -76,17 +76,20 @@ def score_data(
 
 
 def _score_locally(job: ScoringJob, device: torch.device, callback: RunCallback) -> ScoreResult:
-    network = prepare_network(open_classifier(job.folder), device)
+    notes: list[str] = []
+    network: ScoringNetwork
+    if job.config.embeddings is None:
+        network = open_network(job.folder, device, notes.append)
+    else:
+        network = FeatureNetwork(open_classifier(job.folder), device)
     outputs = job.list_outputs(job.build_columns(network.classes))
-    if job.config.embeddings is not None:
-        network = _add_features(network)
     with open_draft(outputs) as draft:
         progress = _continue_draft(draft, job, network)
         callback.on_scan_start("Images scored", len(job.rows) - progress.num_rows)
         with _add_hints(progress.batch_size):
             write_rows(draft, outputs, _score_rows(network, job, progress, callback))
         draft.finish()
-        return build_result(job, network.classes, draft, progress.num_rows)
+        return build_result(job, network.classes, draft, progress.num_rows, notes)
 
 
 @contextmanager
@@ -102,15 +105,6 @@ def _add_hints(batch_size: int) -> Iterator[None]:
             raise
         hint = f"Set batch_size={batch_size // 2} or less. {error.hint}"
         raise OutOfMemoryError(str(error), hint) from error
-
-
-def _add_features(network: ScoringNetwork) -> ScoringNetwork:
-    if not isinstance(network, TorchNetwork):
-        raise InvalidParameterError(
-            "embeddings: only a network of torch has a layer to read features from",
-            "Score without embeddings, or with the model that was trained.",
-        )
-    return FeatureNetwork(network)
 
 
 def _continue_draft(draft: Draft, job: ScoringJob, network: ScoringNetwork) -> Progress:

@@ -3,6 +3,7 @@
 Executors need trialrun, but no MLflow store: the model comes with the Spark job.
 """
 
+import logging
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.models.open import open_classifier
 from trialrun.scoring.batching import plan_batches
 from trialrun.scoring.features import FeatureNetwork
-from trialrun.scoring.network import ScoringNetwork, TorchNetwork, prepare_network
+from trialrun.scoring.network import ScoringNetwork
+from trialrun.scoring.open import open_network
 from trialrun.scoring.pipeline import score_batches
 from trialrun.scoring.scores import ImageScore
 
@@ -34,6 +36,7 @@ IMAGE_COLUMNS = (IMAGE_COLUMN, NAME_COLUMN)  # those that the result does not co
 # Columns of scores.
 LABEL, PROBABILITIES = "_trialrun_label", "_trialrun_probabilities"
 FEATURES, ERROR = "_trialrun_features", "_trialrun_error"
+_LOGGER = logging.getLogger(__name__)
 _FILE_SCHEME = "file:"
 
 
@@ -86,10 +89,9 @@ class SparkTask:
 @lru_cache(maxsize=1)
 def _load_network(folder: str, device: str, has_features: bool) -> ScoringNetwork:
     """Load the model once per process; Spark uses a process for several partitions."""
-    network = prepare_network(open_classifier(Path(folder)), find_device(device))
-    if has_features and isinstance(network, TorchNetwork):
-        return FeatureNetwork(network)
-    return network
+    if has_features:
+        return FeatureNetwork(open_classifier(Path(folder)), find_device(device))
+    return open_network(Path(folder), find_device(device), _LOGGER.warning)
 
 
 def _add_scores(

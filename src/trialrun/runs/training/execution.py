@@ -31,12 +31,14 @@ from trialrun.runs.training.logging import (
     drop_speeds,
     log_epoch,
     log_evaluation_fault,
+    log_parity_failure,
     log_start,
     log_stop,
     log_validation,
 )
 from trialrun.runs.training.model_card import format_model_card
 from trialrun.runs.training.model_upload import MODEL_RECORD, ModelRecord
+from trialrun.runs.training.parity import check_parity, measure_parity
 from trialrun.runs.training.parts_report import PartsReport
 from trialrun.runs.training.plan import TrainPlan
 from trialrun.runs.training.result import TrainResult
@@ -60,6 +62,7 @@ from trialrun.runs.training.session import (
     TrainingSession,
     start_session,
 )
+from trialrun.scoring.parity import Parity
 from trialrun.tracking import (
     TrackedRun,
     truncate_digest,
@@ -304,10 +307,25 @@ class TrainingRun:
         if not self.keeps_model(result):
             self._delete_uploads()
             return result
-        self._record_model(description, content, result)
+        parity = self._measure_parity(description, content)
+        self._record_model(description, content, result, parity)
         self.run.flush()
         self._delete_uploads()
-        return self._add_model(result)
+        result = self._add_model(result)
+        check_parity(parity, result.model_uri)
+        return result
+
+    def _measure_parity(self, description: ModelDescription, content: bytes) -> Parity:
+        """Compare the model to log with the trained network; log the difference and a failure."""
+        best, checkpoints = self.progress.best, self.checkpoints
+        assert best is not None
+        assert checkpoints is not None
+        network = checkpoints.session.state.inference_model()
+        parity = measure_parity(network, best.weights, description, content, self.data.valid)
+        self.run.set_tags(parity.make_tags())
+        if not parity.is_equal:
+            log_parity_failure(self.run, self.progress.events, parity)
+        return parity
 
     def _delete_uploads(self) -> None:
         if self.checkpoints is not None and self.checkpoints.uploader is not None:
@@ -335,18 +353,22 @@ class TrainingRun:
         }
 
     def _record_model(
-        self, description: ModelDescription, content: bytes, result: TrainResult
+        self, description: ModelDescription, content: bytes, result: TrainResult, parity: Parity
     ) -> None:
-        """Record the model: it is uploaded, verified and registered while the store answers."""
+        """Record the model: it is uploaded, verified and registered while the store answers.
+
+        Without parity it is not registered.
+        """
         best = self.progress.best
         assert best is not None
         record = ModelRecord(
             params=self.plan.config.params(),
-            tags=self._model_tags(result),
+            tags=self._model_tags(result) | parity.make_tags(),
             step=result.best_epoch,
             timestamp_ms=best.timestamp_ms,
             metrics=collect_linked_metrics(best.status, self.data),
-            register_as=self.plan.config.register_as,
+            register_as=self.plan.config.register_as if parity.is_equal else None,
+            pytorch_flavor=self.plan.config.pytorch_flavor,
         )
         self.run.log_custom(
             MODEL_RECORD,

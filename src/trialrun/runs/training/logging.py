@@ -31,6 +31,7 @@ from trialrun.runs.training.environment import ENVIRONMENT, describe_environment
 from trialrun.runs.training.fine_tuning import collect_fine_tuning_params
 from trialrun.runs.training.plan import TrainPlan
 from trialrun.runs.training.result import TrainResult
+from trialrun.scoring.parity import Parity
 from trialrun.tracking import TrackedRun, make_dataset_input, truncate_digest
 
 _TRAIN_NAME, _VALID_NAME = TRAINED_ON, "valid"
@@ -156,6 +157,12 @@ def log_evaluation_fault(run: TrackedRun, events: "EventLog", status: EpochStatu
     assert fault is not None
     events.add("evaluation_fault", epoch=status.result.epoch, **asdict(fault))
     run.set_tags({"evaluation_fault": f"epoch {status.result.epoch}: {fault}"})
+
+
+def log_parity_failure(run: TrackedRun, events: "EventLog", parity: Parity) -> None:
+    """Log that the model differs from the trained network, after the stop was logged."""
+    events.add("parity_failed", num_images=parity.num_images, **parity.differences)
+    run.log_text(_EVENTS, events.text())
 
 
 class EventLog:

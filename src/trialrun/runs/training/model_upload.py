@@ -33,6 +33,7 @@ class ModelRecord:
     timestamp_ms: int
     metrics: list[dict[str, Any]] = field(default_factory=list)
     register_as: str | None = None
+    pytorch_flavor: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -59,7 +60,7 @@ def send_model(target: RunTarget, values: Mapping[str, Any], folder: Path) -> di
         params=record.params,
         tags=record.tags,
     )
-    _upload(target, model, folder, record.step)
+    _upload(target, model, folder, record)
     _link_metrics(target, model, record)
     result: dict[str, Any] = {"model_id": model.model_id, "version": None}
     if record.register_as is not None:
@@ -76,16 +77,20 @@ def send_model(target: RunTarget, values: Mapping[str, Any], folder: Path) -> di
 HANDLERS: Mapping[str, RecordHandler] = {MODEL_RECORD: send_model}
 
 
-def _upload(target: RunTarget, model: LoggedModel, folder: Path, step: int) -> None:
+def _upload(target: RunTarget, model: LoggedModel, folder: Path, record: ModelRecord) -> None:
     description, _ = read_description(folder)
     with scratch_directory() as scratch:
         complete = scratch / "model"
         with translate_storage_errors(complete):
             shutil.copytree(folder, complete)
             add_serving_files(
-                complete, description.classes, model_id=model.model_id, run_id=target.run_id
+                complete,
+                description.classes,
+                model_id=model.model_id,
+                run_id=target.run_id,
+                with_pytorch_flavor=record.pytorch_flavor,
             )
-        upload_model(target.client, model, complete, run_id=target.run_id, step=step)
+        upload_model(target.client, model, complete, run_id=target.run_id, step=record.step)
 
 
 def _link_metrics(target: RunTarget, model: LoggedModel, record: ModelRecord) -> None:

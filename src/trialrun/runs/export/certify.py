@@ -1,0 +1,287 @@
+"""Certification: the fastest engine that predicts as well as torch in fp32, as a new version."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from trialrun.config.engines import TORCH_FP32
+from trialrun.config.export import ExportConfig
+from trialrun.engine.compute.torch_state import isolate_torch_state
+from trialrun.errors import InvalidParameterError, PromotionRefusedError
+from trialrun.files import format_json, scratch_directory
+from trialrun.images.scanning.scan import DatasetScan
+from trialrun.mlflow_client import connect_client
+from trialrun.models.classifier import ImageClassifier
+from trialrun.models.directory import StoredModel, write_model_directory
+from trialrun.models.weights import serialize_state
+from trialrun.registry import find_or_create_model, register_version, upload_model
+from trialrun.registry.versions import (
+    MANIFEST,
+    ModelOrigin,
+    find_origin,
+    find_version_of_uri,
+    link_models,
+    read_artifact_text,
+)
+from trialrun.runs.callbacks import NoOpCallback, RunCallback
+from trialrun.runs.evaluation.logging import log_dataset
+from trialrun.runs.evaluation.predictions import find_readable_rows, open_labelled_data
+from trialrun.runs.export.candidates import (
+    EngineCandidate,
+    EngineSpeed,
+    build_candidates,
+    choose_engines,
+    measure_speeds,
+    open_source_model,
+)
+from trialrun.runs.export.images import sample_files
+from trialrun.runs.export.judgement import EngineJudgement, judge_engine
+from trialrun.runs.scoring.images import read_contents
+from trialrun.scoring.network import ScoringNetwork, TorchNetwork
+from trialrun.scoring.pipeline import score_images
+from trialrun.scoring.scores import ScoredImages
+from trialrun.serving.package import add_serving_files
+from trialrun.tracking import TrackedRun, open_run
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_KIND = "engine"
+_TIMED_IMAGES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRow:
+    """An engine's speed and judgement; both are None if it could not be built."""
+
+    engine: str
+    speed: EngineSpeed | None = None
+    judgement: EngineJudgement | None = None
+    problem: str = ""
+
+    @property
+    def is_certified(self) -> bool:
+        """Whether it is faster than torch in fp32 and passed its gates."""
+        return not self.problem
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {
+            "engine": self.engine,
+            **(self.speed.to_json() if self.speed else {}),
+            **(self.judgement.to_json() if self.judgement else {}),
+            "problem": self.problem,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Certification:
+    """All engines in the order of their speed, and the version of the fastest that passed."""
+
+    rows: tuple[EngineRow, ...]
+    run_id: str
+    num_images: int
+    chosen: str | None = None
+    model_name: str | None = None
+    model_version: str | None = None
+    model_uri: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        values = {name: getattr(self, name) for name in self.__slots__ if name != "rows"}
+        return {**values, "engines": [row.to_json() for row in self.rows]}
+
+    def raise_if_refused(self) -> None:
+        """Raise if no engine passed.
+
+        Raises:
+            PromotionRefusedError: Names the reason of each engine.
+        """
+        if self.chosen is None:
+            reasons = "; ".join(f"{row.engine}: {row.problem}" for row in self.rows)
+            raise PromotionRefusedError(
+                f"no engine is certified: {reasons}",
+                "Give more test images, or score with torch in fp32.",
+            )
+
+
+@isolate_torch_state()
+def certify_engine(
+    model: str, config: ExportConfig, callback: RunCallback | None = None
+) -> Certification:
+    """Register the fastest engine that passes the gates as a new version.
+
+    The result names no version if none passed, so that the caller can show the table.
+
+    Raises:
+        TrialrunError: Settings, model, data or MLflow fail (see its subclasses).
+    """
+    callback = callback or NoOpCallback()
+    assert config.engine is not None
+    if config.test is None:
+        raise InvalidParameterError("an engine needs labelled test images", "Give --test.")
+    engines = choose_engines(config.engine, config.data is not None)
+    client = connect_client()
+    name = _choose_name(client, model, config)
+    origin = find_origin(client, model)
+    stored = open_source_model(model)
+    classifier = stored.build_classifier()
+    scan = open_labelled_data(config.test)
+    calibration = sample_files(config.data, config.calibration_images) if config.data else []
+    tags = {"trialrun.kind": _KIND, "trialrun.model": model}
+    with open_run(client, experiment=config.experiment, name=config.run_name, tags=tags) as run:
+        callback.on_run_start(run.name, run.run_id)
+        run.log_params(config.params() | {"model": model})
+        link_models(client, run.run_id, [origin.model_id])
+        log_dataset(run, scan)
+        candidates = build_candidates(classifier, engines, calibration, callback.on_note)
+        rows, num_images = _judge_candidates(classifier, candidates, scan, config)
+        result = Certification(rows, run.run_id, num_images)
+        if best := next((row for row in rows if row.is_certified), None):
+            (candidate,) = (item for item in candidates if item.engine == best.engine)
+            result = _register(run, stored, candidate, best, result, name, model)
+            _copy_manifest(run, origin)
+        run.log_text("engines.json", format_json(result.to_json()))
+    return result
+
+
+def _choose_name(client: "MlflowClient", model: str, config: ExportConfig) -> str:
+    """Return the registered model that gets the version.
+
+    Raises:
+        InvalidParameterError: The setting does not name it, and `model` is no version of one.
+    """
+    if config.register is not None:
+        return config.register
+    version = find_version_of_uri(client, model)
+    if version is None:
+        raise InvalidParameterError(
+            f"{model} is no version of a registered model", "Name one with --register NAME."
+        )
+    return version.name
+
+
+def _judge_candidates(
+    classifier: ImageClassifier,
+    candidates: Sequence[EngineCandidate],
+    scan: DatasetScan,
+    config: ExportConfig,
+) -> tuple[tuple[EngineRow, ...], int]:
+    """Return a row per engine, fastest first, and the number of test images."""
+    reference = TorchNetwork(classifier, torch.device("cpu"))
+    networks = {item.engine: item.network for item in candidates if item.network is not None}
+    scored = {name: _score(network, scan) for name, network in networks.items()}
+    expected = _score(reference, scan)
+    readable = find_readable_rows(scan, expected)
+    labels = [str(scan.images.items[row].label) for row in readable]
+    timed = [
+        data for _, data in zip(range(_TIMED_IMAGES), read_contents(scan.images), strict=False)
+    ]
+    speeds = measure_speeds(classifier, candidates, [data for data in timed if data is not None])
+    rows = []
+    for item in candidates:
+        if item.network is None:
+            rows.append(EngineRow(item.engine, problem=item.problem))
+            continue
+        errors = [scored[item.engine].scores[row].error for row in readable]
+        if any(errors):
+            problem = f"{len(list(filter(None, errors)))} images fail: {next(filter(None, errors))}"
+            rows.append(EngineRow(item.engine, speeds[item.engine], problem=problem))
+            continue
+        judgement = judge_engine(
+            item.engine,
+            labels,
+            classifier.classes,
+            _stack(expected, readable),
+            _stack(scored[item.engine], readable),
+            config,
+        )
+        rows.append(_make_row(item.engine, speeds[item.engine], judgement))
+    rows.sort(key=lambda row: -row.speed.images_per_second if row.speed else 0.0)
+    return tuple(rows), len(labels)
+
+
+def _make_row(engine: str, speed: EngineSpeed, judgement: EngineJudgement) -> EngineRow:
+    problem = "" if judgement.passed else judgement.describe_refusal()
+    if not problem and speed.speedup <= 1:
+        problem = f"not faster than {TORCH_FP32} on this machine"
+    return EngineRow(engine, speed, judgement, problem)
+
+
+def _score(network: ScoringNetwork, scan: DatasetScan) -> ScoredImages:
+    return ScoredImages(network.classes, list(score_images(network, read_contents(scan.images))))
+
+
+def _stack(scored: ScoredImages, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return the (N, C) probabilities of images that were scored without an error."""
+    probabilities = [scored.scores[row].probabilities for row in rows]
+    return np.stack([row for row in probabilities if row is not None])
+
+
+def _register(
+    run: TrackedRun,
+    stored: StoredModel,
+    candidate: EngineCandidate,
+    row: EngineRow,
+    result: Certification,
+    name: str,
+    model: str,
+) -> Certification:
+    """Log the model directory with the engine's files and register it."""
+    tags = _make_tags(row, stored, model)
+    logged = find_or_create_model(
+        run.client,
+        experiment_id=run.experiment_id,
+        run_id=run.run_id,
+        params={"model": model, "engine": row.engine},
+        tags=tags,
+    )
+    description = replace(stored.description, engine=row.engine)
+    assert stored.state is not None
+    with scratch_directory() as folder:
+        weights = serialize_state(stored.state)
+        write_model_directory(folder, description, weights, candidate.files)
+        add_serving_files(
+            folder,
+            description.classes,
+            model_id=logged.model_id,
+            run_id=run.run_id,
+            engine=row.engine,
+        )
+        upload_model(run.client, logged, folder, run_id=run.run_id, step=0)
+    version = register_version(run.client, logged, name=name, run_id=run.run_id, tags=tags)
+    run.set_tags(tags)
+    return replace(
+        result,
+        chosen=row.engine,
+        model_name=name,
+        model_version=version,
+        model_uri=logged.uri,
+    )
+
+
+def _make_tags(row: EngineRow, stored: StoredModel, model: str) -> dict[str, str]:
+    assert row.speed is not None
+    assert row.judgement is not None
+    return {
+        "engine": row.engine,
+        "engine_images_per_second": f"{row.speed.images_per_second:.4g}",
+        "engine_speedup": f"{row.speed.speedup:.3g}",
+        "engine_flips": str(row.judgement.flips),
+        "engine_interval": row.judgement.format_interval(),
+        "engine_source": model,
+        "weights_sha256": str(stored.weights_sha256),
+        "parity_max_difference": f"{row.judgement.max_difference:.3g}",
+    }
+
+
+def _copy_manifest(run: TrackedRun, origin: ModelOrigin) -> None:
+    """Copy the record of the training images, by which a promotion finds overlaps."""
+    if origin.run_id is None:
+        return
+    if text := read_artifact_text(run.client, origin.run_id, MANIFEST):
+        run.log_text(MANIFEST, text)

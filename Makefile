@@ -60,7 +60,7 @@ generate: $(INSTALLED) ## write the files that follow from the configuration: ML
 
 lock: $(INSTALLED) ## resolve all versions again
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate \
-		--extra dev --output-file requirements.lock --upgrade pyproject.toml scripts/lock-constraints.txt
+		--all-extras --output-file requirements.lock --upgrade pyproject.toml scripts/lock-constraints.txt
 
 clean: ## delete .venv and the runs made here
 	rm -rf $(VENV) mlruns mlflow.db*

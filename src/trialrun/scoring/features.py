@@ -8,9 +8,10 @@ import threading
 import torch
 from torch import Tensor, nn
 
+from trialrun.errors import InvalidParameterError
 from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.models.zoo import find_head_prefix
-from trialrun.scoring.network import TorchNetwork
+from trialrun.scoring.network import ScoringNetwork, TorchNetwork
 
 
 class FeatureNetwork:
@@ -42,6 +43,20 @@ class FeatureNetwork:
 
     def _capture(self, _head: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self._captured.features = inputs[0]
+
+
+def add_features(network: ScoringNetwork) -> FeatureNetwork:
+    """Return `network` with features in its rows.
+
+    Raises:
+        InvalidParameterError: It is not a network of torch.
+    """
+    if not isinstance(network, TorchNetwork):
+        raise InvalidParameterError(
+            "embeddings: only a network of torch has a layer to read features from",
+            "Score without embeddings, or with the model that was trained.",
+        )
+    return FeatureNetwork(network)
 
 
 def _flatten(features: Tensor) -> Tensor:

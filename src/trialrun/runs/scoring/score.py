@@ -20,12 +20,12 @@ from trialrun.engine.compute.device import find_device
 from trialrun.engine.compute.torch_state import isolate_torch_state
 from trialrun.errors import (
     InvalidDatasetError,
-    InvalidParameterError,
     OutOfMemoryError,
     RunInterruptedError,
 )
 from trialrun.files import format_json
 from trialrun.image_cache.inventory import enforce_cache_limit
+from trialrun.mlflow_client import URI_SCHEMES
 from trialrun.models.open import open_classifier, read_directory_digests
 from trialrun.registry import find_model_folder
 from trialrun.runs.callbacks import NoOpCallback, RunCallback
@@ -36,8 +36,8 @@ from trialrun.runs.scoring.draft import Draft, Progress, open_draft
 from trialrun.runs.scoring.images import decode_file, list_rows
 from trialrun.runs.scoring.job import ScoreResult, ScoringJob, build_result, write_rows
 from trialrun.scoring.batching import find_torch_device, plan_batches
-from trialrun.scoring.features import FeatureNetwork
-from trialrun.scoring.network import ScoringNetwork, TorchNetwork, prepare_network
+from trialrun.scoring.features import add_features
+from trialrun.scoring.network import ScoringNetwork, prepare_network
 from trialrun.scoring.pipeline import score_batches
 
 
@@ -77,7 +77,7 @@ def _score_locally(job: ScoringJob, device: torch.device, callback: RunCallback)
     network = prepare_network(open_classifier(job.folder), device)
     outputs = job.list_outputs(job.build_columns(network.classes))
     if job.config.embeddings is not None:
-        network = _add_features(network)
+        network = add_features(network)
     with open_draft(outputs) as draft:
         progress = _continue_draft(draft, job, network)
         callback.on_scan_start("Images scored", len(job.rows) - progress.num_rows)
@@ -102,15 +102,6 @@ def _add_hints(batch_size: int) -> Iterator[None]:
         raise OutOfMemoryError(str(error), hint) from error
 
 
-def _add_features(network: ScoringNetwork) -> ScoringNetwork:
-    if not isinstance(network, TorchNetwork):
-        raise InvalidParameterError(
-            "embeddings: only a network of torch has a layer to read features from",
-            "Score without embeddings, or with the model that was trained.",
-        )
-    return FeatureNetwork(network)
-
-
 def _continue_draft(draft: Draft, job: ScoringJob, network: ScoringNetwork) -> Progress:
     """Begin the draft, with the rows of an interrupted process if it did the same work."""
     identity = compute_identity(job, network)
@@ -124,14 +115,14 @@ def _continue_draft(draft: Draft, job: ScoringJob, network: ScoringNetwork) -> P
 
 def compute_identity(job: ScoringJob, network: ScoringNetwork) -> str:
     """Return a digest of all that decides the rows: model, settings, names, software."""
-    device = find_torch_device(network)
+    device, source = find_torch_device(network), job.images.source
     described = {
         "model": read_directory_digests(job.folder),
         "settings": asdict(replace(job.config, device=str(device))),
         "format": job.output.suffix.lower(),
         "threads": torch.get_num_threads(),
         "versions": [version(name) for name in ("trialrun", "torch", "torchvision")],
-        "root": str(job.images.root),
+        "data": source if source.startswith(URI_SCHEMES) else str(job.images.root),
     }
     digest = hashlib.sha256(format_json(described).encode("utf-8", "surrogateescape"))
     for item in job.rows:

@@ -19,8 +19,8 @@ from trialrun.images.decoding.header import UndecodableError
 from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.models.open import open_classifier
 from trialrun.scoring.batching import plan_batches
-from trialrun.scoring.features import FeatureNetwork
-from trialrun.scoring.network import ScoringNetwork, TorchNetwork, prepare_network
+from trialrun.scoring.features import add_features
+from trialrun.scoring.network import ScoringNetwork, prepare_network
 from trialrun.scoring.pipeline import score_batches
 from trialrun.scoring.scores import ImageScore
 
@@ -87,9 +87,7 @@ class SparkTask:
 def _load_network(folder: str, device: str, has_features: bool) -> ScoringNetwork:
     """Load the model once per process; Spark uses a process for several partitions."""
     network = prepare_network(open_classifier(Path(folder)), find_device(device))
-    if has_features and isinstance(network, TorchNetwork):
-        return FeatureNetwork(network)
-    return network
+    return add_features(network) if has_features else network
 
 
 def _add_scores(

@@ -46,7 +46,8 @@ def digits(tmp_path_factory: pytest.TempPathFactory, cache_folder: Path) -> Path
 
 @pytest.fixture(scope="module")
 def session() -> Iterator[Any]:
-    """Open a Spark session, which `score` then uses too; skip without Spark or Java."""
+    """Open a Spark session, which `score` then uses too; skip without Spark."""
+    pytest.importorskip("pyspark")
     try:
         with spark_scoring.open_session(MASTER) as session:
             yield session

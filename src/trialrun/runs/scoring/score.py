@@ -25,6 +25,7 @@ from trialrun.errors import (
 )
 from trialrun.files import format_json
 from trialrun.image_cache.inventory import enforce_cache_limit
+from trialrun.mlflow_client import URI_SCHEMES
 from trialrun.models.open import open_classifier, read_directory_digests
 from trialrun.registry.pins import find_pinned_folder
 from trialrun.runs.callbacks import NoOpCallback, RunCallback
@@ -120,14 +121,14 @@ def _continue_draft(draft: Draft, job: ScoringJob, network: ScoringNetwork) -> P
 
 def compute_identity(job: ScoringJob, network: ScoringNetwork) -> str:
     """Return a digest of all that decides the rows: model, settings, names, software."""
-    device = find_torch_device(network)
+    device, source = find_torch_device(network), job.images.source
     described = {
         "model": read_directory_digests(job.folder),
         "settings": asdict(replace(job.config, device=str(device))),
         "format": job.output.suffix.lower(),
         "threads": torch.get_num_threads(),
         "versions": [version(name) for name in ("trialrun", "torch", "torchvision")],
-        "root": str(job.images.root),
+        "data": source if source.startswith(URI_SCHEMES) else str(job.images.root),
     }
     digest = hashlib.sha256(format_json(described).encode("utf-8", "surrogateescape"))
     for item in job.rows:

@@ -78,18 +78,18 @@ def write_stamps(folder: Path, subjects: tuple[str, ...], limit: int | None = No
     return folder
 
 
-def start(data: Path, seed: int, settings: dict[str, Any]) -> TrainingSession:
-    """Prepare the images, and return the session before its first epoch."""
+def start(data: Path, seed: int, settings: dict[str, Any]) -> tuple[TrainingSession, float]:
+    """Decode the images; return the session before its first epoch, and when it was begun."""
     values = {"train_data": str(data), "model": "mobilenet_v2", "random_seed": seed}
     plan = plan_training({**values, "weights": str(fetch_mobilenet_weights()), **settings})
     prepared = prepare_data(plan, NoOpCallback())
-    return start_session(plan, prepared, resolve_rank_compute(plan), SINGLE_PROCESS)
+    started = time.perf_counter()
+    return start_session(plan, prepared, resolve_rank_compute(plan), SINGLE_PROCESS), started
 
 
 def train(data: Path, seed: int, settings: dict[str, Any]) -> tuple[float, float]:
     """Train; return the accuracy of the best epoch and the seconds."""
-    session = start(data, seed, settings)
-    started = time.perf_counter()
+    session, started = start(data, seed, settings)
     session.prepare()
     results = [status.result for status in session.epochs(EarlyStopping(session.plan.config))]
     best = min(results, key=lambda result: result.validation.loss)
@@ -100,8 +100,7 @@ def fit_probe(data: Path, seed: int) -> tuple[float, float]:
     """Fit scikit-learn's logistic regression to the features; return accuracy and seconds."""
     from sklearn.linear_model import LogisticRegression
 
-    started = time.perf_counter()
-    session = start(data, seed, {**PLAIN, "freeze": "backbone"})
+    session, started = start(data, seed, {**PLAIN, "freeze": "backbone"})
     (train_x, train_y), (valid_x, valid_y) = (
         (images.source.pixels(images.rows).numpy(), images.labels)
         for images in (session.state.data.train, session.state.data.valid)

@@ -17,6 +17,7 @@ from trialrun.engine.inputs.data import TrainingData
 from trialrun.engine.optim import group_by_layer, set_peak_learning_rate
 from trialrun.engine.phases import enter_phase
 from trialrun.engine.range_test import find_learning_rate
+from trialrun.engine.snapshot import capture_tensors, capture_values, restore_state
 from trialrun.engine.state import TrainState, init_train_state
 from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.models.weights import hash_state
@@ -127,3 +128,16 @@ def test_range_test_is_deterministic_and_leaves_no_trace() -> None:
     assert first.learning_rates[0] < first.learning_rate < first.learning_rates[-1]
     set_peak_learning_rate(state.scheduler, first.learning_rate)
     assert next(fit(state, config)).learning_rate == pytest.approx(first.learning_rate * 0.25)
+
+
+def test_restored_training_keeps_the_rate_that_was_found() -> None:
+    """The schedule continues from the peak of the interrupted training."""
+    config = TrainConfig(epochs=2, batch_size=8, learning_rate="auto", layer_decay=0.5)
+    state, other = start(config), start(config)
+    set_peak_learning_rate(state.scheduler, 0.02)
+    next(fit(state, config))
+    restore_state(other, state.network.state_dict(), capture_tensors(state), capture_values(state))
+    assert other.scheduler.base_lrs == state.scheduler.base_lrs
+    other.scheduler.step()
+    state.scheduler.step()
+    assert other.scheduler.get_last_lr() == state.scheduler.get_last_lr() != [0.0]

@@ -95,7 +95,7 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     source = build_network("resnet18", 5, image_size=None)
     (tmp_path / "weights.safetensors").write_bytes(serialize_state(source.state_dict()))
     weights, out = str(tmp_path / "weights.safetensors"), tmp_path / "out"
-    with pytest.raises(InvalidModelDirectoryError, match="another network"):
+    with pytest.raises(InvalidModelDirectoryError, match="weights of another network"):
         write_untrained_model(SMALL, str(out), weights=weights, switches={})
     assert not out.exists()
     write_untrained_model("resnet18", str(out), weights=weights, switches={})

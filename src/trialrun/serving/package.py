@@ -7,7 +7,13 @@ from typing import Any
 
 from trialrun.config.engines import ENGINE_PACKAGES
 from trialrun.files import scratch_directory
-from trialrun.models.directory import CODE, PYTORCH_DATA, format_loader_module
+from trialrun.models.directory import (
+    CODE,
+    PYTORCH_DATA,
+    ModelDescription,
+    format_loader_module,
+)
+from trialrun.models.names import TIMM_PREFIX
 from trialrun.models.open import open_classifier
 from trialrun.scoring.scores import LABEL_COLUMN, probability_columns
 from trialrun.serving import IMAGE_COLUMN
@@ -25,36 +31,37 @@ _REQUIRED = (
 )
 
 
-def _list_requirements(engine: str) -> list[str]:
+def _list_requirements(description: ModelDescription) -> list[str]:
     """Return the packages that serving imports, pinned to the installed versions."""
-    required = (*_REQUIRED, *ENGINE_PACKAGES.get(engine, ()))
+    required = [*_REQUIRED, *ENGINE_PACKAGES.get(description.engine, ())]
+    if description.architecture.startswith(TIMM_PREFIX):
+        required.append("timm")
     return [f"{name}=={version(name).partition('+')[0]}" for name in required]
 
 
 def add_serving_files(
     folder: Path,
-    classes: tuple[str, ...],
+    description: ModelDescription,
     *,
     model_id: str,
     run_id: str,
-    engine: str = "",
     with_pytorch_flavor: bool = False,
 ) -> None:
     """Add MLflow's files to a model directory that already contains its data files.
 
-    The requirements include the packages of `engine`. MLflow's pytorch flavor holds the network
+    The requirements include the packages of its engine and its network. MLflow's pytorch flavor holds the network
     alone, which maps normalised images to logits, as a pickle.
     """
     from mlflow.models import Model
     from mlflow.pyfunc import add_to_model
     from mlflow.utils.environment import _PythonEnv
 
-    pins = _list_requirements(engine)
+    pins = _list_requirements(description)
     (folder / "requirements.txt").write_text("\n".join(pins) + "\n")
     (folder / "conda.yaml").write_text(_format_conda_yaml(pins))
     _PythonEnv.current().to_yaml(str(folder / "python_env.yaml"))
     package = write_served_code(folder / CODE)
-    model = Model(run_id=run_id, model_id=model_id, signature=_build_signature(classes))
+    model = Model(run_id=run_id, model_id=model_id, signature=_build_signature(description.classes))
     add_to_model(
         model,
         loader_module=format_loader_module(package),

@@ -245,13 +245,7 @@ def _register(
     with scratch_directory() as folder:
         weights = serialize_state(stored.state)
         write_model_directory(folder, description, weights, candidate.files)
-        add_serving_files(
-            folder,
-            description.classes,
-            model_id=logged.model_id,
-            run_id=run.run_id,
-            engine=row.engine,
-        )
+        add_serving_files(folder, description, model_id=logged.model_id, run_id=run.run_id)
         upload_model(run.client, logged, folder, run_id=run.run_id, step=0)
     version = register_version(run.client, logged, name=name, run_id=run.run_id, tags=tags)
     run.set_tags(tags)

@@ -85,7 +85,7 @@ def _upload(target: RunTarget, model: LoggedModel, folder: Path, record: ModelRe
             shutil.copytree(folder, complete)
             add_serving_files(
                 complete,
-                description.classes,
+                description,
                 model_id=model.model_id,
                 run_id=target.run_id,
                 with_pytorch_flavor=record.pytorch_flavor,

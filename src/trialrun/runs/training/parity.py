@@ -55,7 +55,7 @@ def measure_parity(
     expected = compute_all(TorchNetwork(classifier, _CPU), pixels)
     with scratch_directory() as folder:
         write_model_directory(folder, description, content)
-        add_serving_files(folder, description.classes, model_id="", run_id="")
+        add_serving_files(folder, description, model_id="", run_id="")
         loaded = compute_all(TorchNetwork(open_classifier(folder), _CPU), pixels)
         served = _predict_served(load_served_model(folder).predict(files))
     return compare_forms(expected, {"load_model": loaded, "pyfunc": served})

@@ -175,14 +175,10 @@ class SearchKeywords(TypedDict, total=False):
     freeze: Literal["none", "backbone"] | str | Sequence[Literal["none", "backbone"]]
     freeze_epochs: int | Literal["auto"] | str | Sequence[int | Literal["auto"]]
     head_start: (
-        Literal["auto", "random", "probe"]
-        | str
-        | Sequence[Literal["auto", "random", "probe"]]
+        Literal["auto", "random", "probe"] | str | Sequence[Literal["auto", "random", "probe"]]
     )
     batch_norm: (
-        Literal["auto", "batch", "frozen"]
-        | str
-        | Sequence[Literal["auto", "batch", "frozen"]]
+        Literal["auto", "batch", "frozen"] | str | Sequence[Literal["auto", "batch", "frozen"]]
     )
     layer_decay: float | str | Sequence[float]
     dropout: float | str | Sequence[float | None] | None

@@ -81,5 +81,8 @@ def _render_field(field: str, types: list[str]) -> list[str]:
     line = f"    {field}: {' | '.join(types)}"
     if len(line) <= _LINE_LENGTH:
         return [line]
+    one_line = f"        {' | '.join(types)}"
+    if len(one_line) <= _LINE_LENGTH:
+        return [f"    {field}: (", one_line, "    )"]
     union = [f"        {types[0]}", *(f"        | {name}" for name in types[1:])]
     return [f"    {field}: (", *union, "    )"]

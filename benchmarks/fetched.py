@@ -59,7 +59,8 @@ def _fetch_debian(package: str) -> Path:
     folder = _find_folder() / package
     if not folder.is_dir():
         with _create_folder(folder) as draft:
-            subprocess.run(["apt-get", "-q", "download", package], cwd=draft, check=True)
+            command = ["apt-get", "-q", "download", package]
+            subprocess.run(command, cwd=draft, stdout=sys.stderr, check=True)
             archive = next(draft.glob("*.deb"))
             subprocess.run(["dpkg", "-x", str(archive), str(draft)], check=True)
             archive.unlink()

@@ -28,7 +28,7 @@ from trialrun.engine.step import TrainingStep
 from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.models.classifier import ImageClassifier
 from trialrun.models.zoo import build_network, find_head_prefix
-from trialrun.scoring.network import prepare_network
+from trialrun.scoring.network import TorchNetwork
 from trialrun.scoring.pipeline import _score_batch
 
 GPU = torch.device("cuda", 0)
@@ -197,7 +197,7 @@ class FetchMonitor(TorchDispatchMode):
 def test_scoring_waits_for_the_gpu_once_per_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pixels are copied asynchronously, and all results of a batch return in one copy."""
     classifier = ImageClassifier(build_on_device(GPU), ("a", "b"), Preprocessing(64)).eval()
-    network = prepare_network(classifier, GPU)
+    network = TorchNetwork(classifier, GPU)
     monkeypatch.setattr(Tensor, "numpy", lambda tensor: np.zeros(tensor.shape, np.float32))
     image = torch.zeros(3, 64, 64, dtype=torch.uint8)
     with TransferMonitor(GPU):

@@ -16,6 +16,7 @@ from trialrun.distributed import SINGLE_PROCESS, Ranks
 from trialrun.engine.compute.torch_errors import NonFiniteLossError, translate_torch_errors
 from trialrun.engine.evaluate import EvaluationResult, evaluate_network
 from trialrun.engine.evaluation_check import find_evaluation_fault
+from trialrun.engine.fine_tuning.phases import enter_phase
 from trialrun.engine.inputs.batches import (
     Batch,
     PrefetchIterator,
@@ -26,7 +27,6 @@ from trialrun.engine.inputs.seeds import derive_seed
 from trialrun.engine.memory.accumulation import count_valid_images
 from trialrun.engine.memory.forecast import check_batch_fits
 from trialrun.engine.memory.release import find_fitting_result
-from trialrun.engine.phases import enter_phase
 from trialrun.engine.results import EpochResult
 from trialrun.engine.state import TrainState
 from trialrun.engine.step import TrainingStep

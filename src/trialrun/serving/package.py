@@ -49,8 +49,8 @@ def add_serving_files(
 ) -> None:
     """Add MLflow's files to a model directory that already contains its data files.
 
-    The requirements include the packages of its engine and its network. MLflow's pytorch flavor holds the network
-    alone, which maps normalised images to logits, as a pickle.
+    The requirements include the packages of its engine and its network. MLflow's pytorch flavor
+    holds the network alone, which maps normalised images to logits, as a pickle.
     """
     from mlflow.models import Model
     from mlflow.pyfunc import add_to_model

@@ -14,8 +14,8 @@ from trialrun.engine import early_stopping
 from trialrun.engine.compute.precision import ComputeConfig
 from trialrun.engine.compute.torch_errors import NonFiniteLossError
 from trialrun.engine.early_stopping import EarlyStopping, EpochStatus, PrunedError
+from trialrun.engine.fine_tuning.range_test import RangeTest
 from trialrun.engine.memory.batch_trial import name_fitting_batch
-from trialrun.engine.range_test import RangeTest
 from trialrun.errors import RunInterruptedError, TrialrunError
 from trialrun.models import directory, weights
 from trialrun.models.directory import ModelDescription

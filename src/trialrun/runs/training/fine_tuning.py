@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from trialrun.config import AUTO_TEXT, TrainConfig, as_text
-from trialrun.engine.range_test import RangeTest
+from trialrun.engine.fine_tuning.range_test import RangeTest
 from trialrun.engine.steps import count_frozen_epochs
 from trialrun.files import scratch_directory
 from trialrun.report.range_test import draw_range_test

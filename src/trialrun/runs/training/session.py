@@ -14,13 +14,13 @@ from trialrun.engine.compute.allocator import keep_freed_memory
 from trialrun.engine.compute.precision import ComputeConfig, resolve_compute
 from trialrun.engine.compute.torch_errors import translate_network_errors
 from trialrun.engine.early_stopping import EarlyStopping, EpochStatus, stop_early
+from trialrun.engine.fine_tuning.head_probe import fit_head
+from trialrun.engine.fine_tuning.phases import enter_phase
+from trialrun.engine.fine_tuning.range_test import RangeTest, find_learning_rate
 from trialrun.engine.fit import fit
-from trialrun.engine.head_probe import fit_head
 from trialrun.engine.inputs.data import TrainingData
 from trialrun.engine.inputs.seeds import derive_seed
 from trialrun.engine.optim import set_peak_learning_rate
-from trialrun.engine.phases import enter_phase
-from trialrun.engine.range_test import RangeTest, find_learning_rate
 from trialrun.engine.state import TrainState, init_train_state
 from trialrun.engine.steps import count_frozen_epochs, count_steps_per_epoch
 from trialrun.errors import InvalidDatasetError, InvalidParameterError

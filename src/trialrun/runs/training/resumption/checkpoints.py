@@ -13,7 +13,7 @@ from torch import Tensor
 from trialrun.checkpoint.run_folder import RunFolder
 from trialrun.checkpoint.store import Checkpoint, CheckpointStore
 from trialrun.checkpoint.writer import CheckpointWriter, copy_tensors
-from trialrun.engine.phases import enter_phase
+from trialrun.engine.fine_tuning.phases import enter_phase
 from trialrun.engine.snapshot import (
     capture_generators,
     capture_tensors,

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from tests.engine.conftest import CPU, SIZE, make_dataset
 from trialrun.config import TrainConfig
 from trialrun.distributed import SINGLE_PROCESS
+from trialrun.engine.fine_tuning.head_probe import fit_head
+from trialrun.engine.fine_tuning.phases import enter_phase
+from trialrun.engine.fine_tuning.range_test import find_learning_rate
 from trialrun.engine.fit import fit
-from trialrun.engine.head_probe import fit_head
 from trialrun.engine.inputs.data import TrainingData
 from trialrun.engine.optim import group_by_layer, set_peak_learning_rate
-from trialrun.engine.phases import enter_phase
-from trialrun.engine.range_test import find_learning_rate
 from trialrun.engine.snapshot import capture_tensors, capture_values, restore_state
 from trialrun.engine.state import TrainState, init_train_state
 from trialrun.images.decoding.preprocessing import Preprocessing

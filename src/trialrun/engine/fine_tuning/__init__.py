@@ -1,0 +1,1 @@
+"""Fine-tuning: phases of a training, the start of the last layer, the learning rate range test."""

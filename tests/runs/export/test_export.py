@@ -34,8 +34,7 @@ def model(tmp_path: Path) -> Path:
     """A model directory with random weights, whose outputs are far from uniform."""
     network = make_network()
     with torch.no_grad():
-        *_, head = network.modules()
-        head.get_parameter("weight").mul_(40)
+        network.get_parameter("fc.weight").mul_(40)
     folder = tmp_path / "model"
     folder.mkdir()
     description = ModelDescription("shufflenet_v2_x0_5", {}, CLASSES, Preprocessing(32))

@@ -91,7 +91,12 @@ def compile_openvino(core: Any, model: Any, precision: str) -> _Compute:
     Raises:
         RuntimeError: OpenVINO cannot compile it.
     """
-    options = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
+    options = {
+        "INFERENCE_PRECISION_HINT": precision,
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "ENABLE_CPU_PINNING": False,  # pinned threads wait for other programs on the same cores
+    }
     compiled = core.compile_model(model, "CPU", options)
     requests = threading.local()  # a request computes one batch at a time
 

@@ -22,11 +22,19 @@ from trialrun.models.open import open_classifier, read_trained_model
 from trialrun.models.weights import hash_weights, serialize_state
 from trialrun.registry.pins import SHA256_TAG, find_pinned_folder
 from trialrun.runs.training.model_upload import ModelRecord, send_model
+from trialrun.scoring.network import TorchNetwork
+from trialrun.scoring.parity import (
+    Parity,
+    choose_parity_images,
+    compare_forms,
+    compute_all,
+    prepare_images,
+)
 from trialrun.tracking import RunTarget, open_run
 from trialrun.tracking.replay import now_ms
 
 _MAX_DIFFERENCE = 1e-5  # of probabilities, between the model as given and as registered
-_SIZES = ((64, 64), (97, 64), (65, 130), (224, 224))  # of images, for networks that take any size
+_CPU = torch.device("cpu")
 _STEP = 0
 
 
@@ -67,10 +75,10 @@ def register_model(
         folder = scratch / "model"
         folder.mkdir()
         weights_sha256 = convert_model(source, folder)
-        difference = compare_models(source, folder)
-        if difference > _MAX_DIFFERENCE:
+        parity = compare_models(source, folder)
+        if parity.max_difference > _MAX_DIFFERENCE:
             raise InvalidModelDirectoryError(
-                f"{model} computes other probabilities after its conversion (by {difference:.2g})",
+                f"{model} changes by its conversion: {parity.describe_largest()}",
                 "Report this, with the model's description, as a bug of trialrun.",
             )
         with open_run(client, experiment=experiment, name=None, tags=tags) as run:
@@ -78,7 +86,7 @@ def register_model(
                 on_run(run.name, run.run_id)
             record = ModelRecord(
                 params={"model": model},
-                tags={SHA256_TAG: weights_sha256},
+                tags={SHA256_TAG: weights_sha256} | parity.make_tags(),
                 step=_STEP,
                 timestamp_ms=now_ms(),
                 register_as=name,
@@ -91,7 +99,7 @@ def register_model(
         name,
         sent["version"],
         weights_sha256,
-        difference,
+        parity.max_difference,
     )
 
 
@@ -117,23 +125,9 @@ def convert_model(source: Path, folder: Path) -> str:
     return hash_weights(content)
 
 
-def compare_models(first: Path, second: Path) -> float:
-    """Return the largest difference of the probabilities of two model directories.
-
-    Both compute the same random images, of one size or, if they take any, of several.
-    """
-    classifiers = [open_classifier(folder) for folder in (first, second)]
-    size = classifiers[0].preprocessing.image_size
-    generator = torch.Generator().manual_seed(0)
-    differences = []
-    for height, width in _SIZES if size is None else ((size, size),):
-        pixels = torch.randint(
-            0, 256, (4, 3, height, width), dtype=torch.uint8, generator=generator
-        )
-        with torch.inference_mode():
-            one, other = (
-                classifier(classifier.preprocessing.normalised(pixels)).softmax(dim=1)
-                for classifier in classifiers
-            )
-        differences.append(float((one - other).abs().max()))
-    return max(differences)
+def compare_models(first: Path, second: Path) -> Parity:
+    """Compare the probabilities of two model directories on drawn images of odd sizes."""
+    reference, other = (TorchNetwork(open_classifier(path), _CPU) for path in (first, second))
+    images = prepare_images(reference, choose_parity_images([]))
+    expected = compute_all(reference, images)
+    return compare_forms(expected, {"the registered model": compute_all(other, images)})

@@ -95,6 +95,25 @@ def decode_images(preprocessing: Preprocessing, files: Iterable[bytes]) -> list[
     return images
 
 
+def prepare_images(network: ScoringNetwork, files: Iterable[bytes]) -> list[torch.Tensor]:
+    """Return the pixels of the files that can be decoded and that the network accepts.
+
+    A network that takes images at their own size does not accept every size.
+    """
+    images = decode_images(network.preprocessing, files)
+    if network.preprocessing.image_size is not None:
+        return images
+    return [image for image in images if _accepts(network, image)]
+
+
+def _accepts(network: ScoringNetwork, image: torch.Tensor) -> bool:
+    try:
+        network.compute_probabilities(image[None])
+    except RuntimeError:
+        return False
+    return True
+
+
 def compute_all(network: ScoringNetwork, images: Sequence[torch.Tensor]) -> NDArray[np.float32]:
     """Return the (N, C) probabilities of images, the first alone and the others together."""
     if network.preprocessing.image_size is None:

@@ -27,7 +27,7 @@ from trialrun.scoring.parity import (
     choose_parity_images,
     compare_forms,
     compute_all,
-    decode_images,
+    prepare_images,
 )
 
 _CPU = torch.device("cpu")
@@ -106,8 +106,9 @@ def measure_file_parity(
     classifier: ImageClassifier, file_format: str, content: bytes, files: list[bytes]
 ) -> Parity:
     """Compare an exported file with torch in fp32 on `files` and on drawn images of odd sizes."""
-    images = decode_images(classifier.preprocessing, choose_parity_images(files))
-    expected = compute_all(TorchNetwork(classifier, _CPU), images)
+    reference = TorchNetwork(classifier, _CPU)
+    images = prepare_images(reference, choose_parity_images(files))
+    expected = compute_all(reference, images)
     network: ScoringNetwork = (
         _ProgramNetwork(content, classifier)
         if file_format == PT2

@@ -8,6 +8,7 @@ one process.
 import ast
 import hashlib
 from collections.abc import Iterator
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -51,13 +52,20 @@ def write_served_code(code: Path) -> str:
     Raises:
         OSError: The folder cannot be written.
     """
-    sources = dict(_read_sources())
-    package = SERVED_PREFIX + _hash_sources(sources)
+    package, sources = _prepare_sources()
     for name, text in sources.items():
         path = code / package / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(rename_imports(text, package), "utf-8")
+        path.write_text(text, "utf-8")
     return package
+
+
+@cache
+def _prepare_sources() -> tuple[str, dict[str, str]]:
+    """Return the copy's package name and its modules by path; a process prepares them once."""
+    sources = dict(_read_sources())
+    package = SERVED_PREFIX + _hash_sources(sources)
+    return package, {name: rename_imports(text, package) for name, text in sources.items()}
 
 
 def _read_sources() -> Iterator[tuple[str, str]]:

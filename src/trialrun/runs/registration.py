@@ -25,7 +25,6 @@ from trialrun.runs.training.model_upload import ModelRecord, send_model
 from trialrun.scoring.network import TorchNetwork
 from trialrun.scoring.parity import (
     Parity,
-    choose_parity_images,
     compare_forms,
     compute_all,
     prepare_images,
@@ -128,6 +127,6 @@ def convert_model(source: Path, folder: Path) -> str:
 def compare_models(first: Path, second: Path) -> Parity:
     """Compare the probabilities of two model directories on drawn images of odd sizes."""
     reference, other = (TorchNetwork(open_classifier(path), _CPU) for path in (first, second))
-    images = prepare_images(reference, choose_parity_images([]))
+    images = prepare_images(reference.preprocessing, [])
     expected = compute_all(reference, images)
     return compare_forms(expected, {"the registered model": compute_all(other, images)})

@@ -20,6 +20,8 @@ NUM_PARITY_IMAGES = 32
 MAX_PARITY_DIFFERENCE = 1e-4
 PARITY_TAG = "parity_max_difference"
 _ODD_SIZES = ((37, 53), (301, 199), (64, 65), (5, 7))  # pixels
+_MIN_OWN_SIDE = 64
+_OWN_SIZES = ((97, 113), (301, 199), (64, 65), (165, 70))
 _BLOCK = 8  # the drawn images have this many coarse cells per side
 
 
@@ -67,17 +69,20 @@ def _find_largest_difference(expected: NDArray[np.float32], found: NDArray[np.fl
     return difference if np.isfinite(difference) else float("inf")
 
 
-def choose_parity_images(files: Sequence[bytes]) -> list[bytes]:
-    """Return at least 32 image files: the given ones, and drawn ones with odd sizes."""
-    num_drawn = max(NUM_PARITY_IMAGES - len(files), len(_ODD_SIZES))
-    return [*files[: NUM_PARITY_IMAGES - len(_ODD_SIZES)], *map(draw_image, range(num_drawn))]
+def choose_parity_images(
+    files: Sequence[bytes], sizes: Sequence[tuple[int, int]] = _ODD_SIZES
+) -> list[bytes]:
+    """Return at least 32 image files: the given ones, and drawn ones of these sizes."""
+    num_drawn = max(NUM_PARITY_IMAGES - len(files), len(sizes))
+    drawn = (draw_image(number, sizes) for number in range(num_drawn))
+    return [*files[: NUM_PARITY_IMAGES - len(sizes)], *drawn]
 
 
-def draw_image(number: int) -> bytes:
-    """Return a JPEG or PNG file of random cells with an odd size; the same for each number."""
+def draw_image(number: int, sizes: Sequence[tuple[int, int]] = _ODD_SIZES) -> bytes:
+    """Return a JPEG or PNG file of random cells, of one of `sizes`; the same for each number."""
     generator = np.random.default_rng(number)
     cells = generator.integers(0, 256, (_BLOCK, _BLOCK, 3), dtype=np.uint8)
-    size = _ODD_SIZES[number % len(_ODD_SIZES)]
+    size = sizes[number % len(sizes)]
     image = Image.fromarray(cells).resize(size, Image.Resampling.BICUBIC)
     buffer = io.BytesIO()
     image.save(buffer, "JPEG" if number % 2 else "PNG")
@@ -95,23 +100,15 @@ def decode_images(preprocessing: Preprocessing, files: Iterable[bytes]) -> list[
     return images
 
 
-def prepare_images(network: ScoringNetwork, files: Iterable[bytes]) -> list[torch.Tensor]:
-    """Return the pixels of the files that can be decoded and that the network accepts.
+def prepare_images(preprocessing: Preprocessing, files: Sequence[bytes]) -> list[torch.Tensor]:
+    """Return the pixels of at least 32 images: of the given files, and of drawn ones.
 
-    A network that takes images at their own size does not accept every size.
+    Networks that take images at their own size get none below 64 pixels: many refuse them.
     """
-    images = decode_images(network.preprocessing, files)
-    if network.preprocessing.image_size is not None:
-        return images
-    return [image for image in images if _accepts(network, image)]
-
-
-def _accepts(network: ScoringNetwork, image: torch.Tensor) -> bool:
-    try:
-        network.compute_probabilities(image[None])
-    except RuntimeError:
-        return False
-    return True
+    if preprocessing.image_size is not None:
+        return decode_images(preprocessing, choose_parity_images(files))
+    images = decode_images(preprocessing, choose_parity_images(files, _OWN_SIZES))
+    return [image for image in images if min(image.shape[-2:]) >= _MIN_OWN_SIDE]
 
 
 def compute_all(network: ScoringNetwork, images: Sequence[torch.Tensor]) -> NDArray[np.float32]:

@@ -66,6 +66,17 @@ def test_onnx_file_computes_our_probabilities_without_trialrun(model: Path, tmp_
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("suffix", ["onnx", "pt2"])
+def test_azures_model_is_exported(azure: Path, tmp_path: Path, suffix: str) -> None:
+    """Its network takes images at their own size; the file does too."""
+    path = tmp_path / f"out.{suffix}"
+    result = export_model(str(azure / "model_directory"), str(path), build_config(ExportConfig, {}))
+    assert result.parity_max_difference < 1e-5
+    assert result.num_images >= 32
+    assert path.is_file()
+
+
+@pytest.mark.slow
 def test_pt2_file_computes_our_probabilities(model: Path, tmp_path: Path) -> None:
     """torch.export's file takes batches of any size."""
     path = tmp_path / "out.pt2"

@@ -24,7 +24,6 @@ from trialrun.scoring.network import ScoringNetwork, TorchNetwork
 from trialrun.scoring.parity import (
     NUM_PARITY_IMAGES,
     Parity,
-    choose_parity_images,
     compare_forms,
     compute_all,
     prepare_images,
@@ -107,7 +106,7 @@ def measure_file_parity(
 ) -> Parity:
     """Compare an exported file with torch in fp32 on `files` and on drawn images of odd sizes."""
     reference = TorchNetwork(classifier, _CPU)
-    images = prepare_images(reference, choose_parity_images(files))
+    images = prepare_images(classifier.preprocessing, files)
     expected = compute_all(reference, images)
     network: ScoringNetwork = (
         _ProgramNetwork(content, classifier)

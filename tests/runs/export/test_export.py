@@ -72,7 +72,7 @@ def test_azures_model_is_exported(azure: Path, tmp_path: Path, suffix: str) -> N
     path = tmp_path / f"out.{suffix}"
     result = export_model(str(azure / "model_directory"), str(path), build_config(ExportConfig, {}))
     assert result.parity_max_difference < 1e-5
-    assert result.num_images >= 32
+    assert result.num_parity_images >= 32
     assert path.is_file()
 
 

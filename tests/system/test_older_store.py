@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import trialrun
+from trialrun.errors import InvalidParameterError
 from tests.conftest import SAFE_EXTRACTION
 from trialrun.cli import run_cli
 
@@ -105,7 +106,13 @@ def test_model_of_an_older_store_is_loaded_by_mlflow(older_store: Path) -> None:
 
 
 def test_study_of_an_older_store_is_continued(older_store: Path) -> None:
-    """The third point of the grid is trained; the two trials of then are kept."""
-    found = trialrun.search(**SEARCH, trials=3)  # type: ignore[arg-type]
+    """The third point of the grid is trained; the two trials of then are kept.
+
+    Defaults that have changed since are named, and must be given.
+    """
+    with pytest.raises(InvalidParameterError, match="clip_grad_norm=none, weights=none"):
+        trialrun.search(**SEARCH, trials=3)  # type: ignore[arg-type]
+    before = {"clip_grad_norm": "none", "weights": "none"}
+    found = trialrun.search(**SEARCH, **before, trials=3)  # type: ignore[arg-type]
     assert found.num_trials["complete"] == 3
     assert found.search_stop_reason == "completed"

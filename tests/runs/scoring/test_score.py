@@ -99,7 +99,7 @@ def test_library_scores_on_the_device_that_is_set(model: str, data: str, tmp_pat
 
 
 def test_scores_equal_those_of_the_bare_network(model: str, data: str, tmp_path: Path) -> None:
-    """On a CPU they equal the network's outputs for the same batch, bit for bit."""
+    """On a CPU they equal the network's outputs up to the rounding of folded batch norms."""
     output = tmp_path / "scored.csv"
     trialrun.score(model, data, str(output), device="cpu")
     network = trialrun.load_model(model)
@@ -108,7 +108,8 @@ def test_scores_equal_those_of_the_bare_network(model: str, data: str, tmp_path:
         batch = torch.cat([trialrun.preprocess(file, network) for file in files])
         expected = network(batch).softmax(dim=1).double()
     columns = [f"Scored Probabilities_{name}" for name in network.classes]
-    assert pd.read_csv(output)[columns].to_numpy().tolist() == expected.tolist()
+    scored = pd.read_csv(output)[columns].to_numpy()
+    assert scored == pytest.approx(expected.numpy(), abs=1e-6)
 
 
 @pytest.mark.usefixtures("store")

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 import trialrun
-from trialrun.errors import InvalidParameterError
 from tests.conftest import SAFE_EXTRACTION
 from trialrun.cli import run_cli
+from trialrun.errors import InvalidParameterError
 
 ARCHIVE = Path(__file__).parents[1] / "data" / "store_of_0.1.0.tar.xz"
 WRITTEN_IN = "/tmp/fixture"  # the folder that the stored paths name

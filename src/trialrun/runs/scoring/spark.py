@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 _POSITION = "_trialrun_position"
 _PARTITION_IMAGES = 2000  # at most; a partition that fails is scored again
 _PARTITIONS_PER_CORE = 4  # so that cores with fast partitions take more of them
+_PYTHON_VARIABLE = "PYSPARK_PYTHON"
 _ROWS_PER_MESSAGE = 256  # between Spark and its Python processes
 _HINT = (
     "Every executor needs trialrun[spark] and the files of the images under the same paths; see "
@@ -155,7 +156,7 @@ def open_session(master: str) -> "Iterator[SparkSession]":
     builder = sql.SparkSession.builder.master(master).appName("trialrun score")
     for name, value in _list_options(master).items():
         builder = builder.config(name, value)
-    with _translate_spark_errors(master):
+    with _translate_spark_errors(master), _choose_python(master):
         session = active or builder.getOrCreate()
     try:
         yield session
@@ -164,13 +165,29 @@ def open_session(master: str) -> "Iterator[SparkSession]":
             session.stop()
 
 
+@contextmanager
+def _choose_python(master: str) -> Iterator[None]:
+    """Let the executors of a local master run this Python, unless PYSPARK_PYTHON names another.
+
+    pyspark reads the variable when a session starts, and otherwise runs the `python3` of PATH.
+    """
+    if not master.startswith("local") or _PYTHON_VARIABLE in os.environ:
+        yield
+        return
+    os.environ[_PYTHON_VARIABLE] = sys.executable
+    try:
+        yield
+    finally:
+        del os.environ[_PYTHON_VARIABLE]
+
+
 def _find_java() -> str | None:
     home = os.environ.get("JAVA_HOME")
     return shutil.which("java", path=os.path.join(home, "bin") if home else None)  # noqa: PTH118
 
 
 def _list_options(master: str) -> dict[str, str]:
-    """Return Spark's settings: few messages, and for a local master this Python and this host."""
+    """Return Spark's settings: few messages, and for a local master this host."""
     options = {
         "spark.log.level": "ERROR",
         "spark.ui.showConsoleProgress": "false",
@@ -178,7 +195,6 @@ def _list_options(master: str) -> dict[str, str]:
     }
     if master.startswith("local"):
         options |= {
-            "spark.pyspark.python": sys.executable,
             "spark.ui.enabled": "false",
             "spark.driver.host": "127.0.0.1",
             "spark.driver.bindAddress": "127.0.0.1",

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import nn
 
 import trialrun
+from tests.azure_models import format_azure_spec, save_with_torch, write_azure_model
 from trialrun.errors import InvalidModelDirectoryError, InvalidParameterError
 from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.models import ARCHITECTURES, directory
@@ -308,31 +309,13 @@ class _Payload:
         return Path.touch, (self.target,)
 
 
-def format_azure_spec(**changes: object) -> str:
-    """Format a model_spec.yaml of Azure ML designer, as JSON, which is also YAML."""
-    spec: dict[str, object] = {
-        "flavor": {"name": "pytorch", "serialization_method": "state_dict"},
-        "model_file": "model",
-        "flavor_extras": {
-            "module": "azureml.designer.modules.somewhere",
-            "class": "ResNet",
-            "init_params": {"model_name": "resnet18", "pretrained": False, "num_classes": 2},
-        },
-        "label_map_file": "index_to_label.csv",
-        "inputs": [],
-    }
-    return json.dumps(spec | changes)
-
-
 @pytest.fixture
 def azure_model(tmp_path: Path) -> Path:
     """A model directory in Azure ML designer's format."""
     folder = tmp_path / "azure_model"
-    folder.mkdir()
-    (folder / "model_spec.yaml").write_text(format_azure_spec())
-    (folder / "index_to_label.csv").write_text(",label\n0,cat\n1,dog\n")
     network = build_network("resnet18", 2, image_size=None)
-    torch.save({f"model.{k}": v for k, v in network.state_dict().items()}, folder / "model")
+    state = {f"model.{k}": v for k, v in network.state_dict().items()}
+    write_azure_model(folder, save_with_torch(state))
     return folder
 
 

@@ -4,13 +4,13 @@ import csv
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
 import torch
 
 import trialrun
+from tests.azure_models import save_with_torch, write_azure_model
 from tests.conftest import SMALL, write_classes, write_model
 from trialrun.cli import run_cli
 from trialrun.errors import InvalidModelDirectoryError
@@ -26,24 +26,11 @@ OTHER_SHA256 = "0" * 64
 def azure_model(tmp_path: Path) -> Path:
     """A trained model directory of Azure ML designer that started from pretrained weights."""
     folder = tmp_path / "azure"
-    folder.mkdir()
-    spec: dict[str, Any] = {
-        "flavor": {"name": "pytorch", "serialization_method": "state_dict"},
-        "model_file": "model",
-        "flavor_extras": {
-            "class": "ResNet",
-            "init_params": {"model_name": "resnet18", "pretrained": True, "num_classes": 2},
-        },
-        "label_map_file": "labels.csv",
-        "inputs": [],
-    }
-    (folder / "model_spec.yaml").write_text(json.dumps(spec))
-    (folder / "labels.csv").write_text(",label\n0,cat\n1,dog\n")
     torch.manual_seed(0)
     network, output = build_network("resnet18", 1000, image_size=None), torch.nn.Linear(1000, 2)
     state = {f"model.{name}": tensor for name, tensor in network.state_dict().items()}
     state |= {f"out_linear_model.{name}": tensor for name, tensor in output.state_dict().items()}
-    torch.save(state, folder / "model")
+    write_azure_model(folder, save_with_torch(state))
     return folder
 
 

@@ -1,16 +1,14 @@
 """Model directories that try to run code: every command refuses them, and nothing is run."""
 
-import io
 import json
 import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 
+from tests.azure_models import save_with_torch, write_azure_model
 from tests.conftest import SMALL, write_classes, write_model
 from trialrun.cli import run_cli
 from trialrun.images.decoding.preprocessing import Preprocessing
@@ -33,31 +31,6 @@ class Call:
 def sentinel(tmp_path: Path) -> Path:
     """The file that every payload creates if it is run."""
     return tmp_path / "sentinel"
-
-
-def write_azure_model(folder: Path, weights: bytes, **changes: Any) -> None:
-    """Write a trained model directory in Azure ML designer's format."""
-    spec: dict[str, Any] = {
-        "flavor": {"name": "pytorch", "serialization_method": "state_dict"},
-        "model_file": "model",
-        "flavor_extras": {
-            "class": "ResNet",
-            "init_params": {"model_name": "resnet18", "pretrained": False, "num_classes": 2},
-        },
-        "label_map_file": "labels.csv",
-        "inputs": [],
-    }
-    folder.mkdir()
-    (folder / "model_spec.yaml").write_text(json.dumps(spec | changes))
-    (folder / "labels.csv").write_text(",label\n0,cat\n1,dog\n")
-    (folder / "model").write_bytes(weights)
-
-
-def save_with_torch(value: object) -> bytes:
-    """Return the content of a file that `torch.save` writes."""
-    file = io.BytesIO()
-    torch.save(value, file)
-    return file.getvalue()
 
 
 def save_azure_weights() -> bytes:

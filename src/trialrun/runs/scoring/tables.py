@@ -7,6 +7,7 @@ table. A Parquet file cannot be appended to after an interruption, an Arrow stre
 import csv
 import io
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -74,7 +75,7 @@ def _encode_csv(rows: Iterable[Sequence[Cell]]) -> bytes:
     return text.getvalue().encode("utf-8", "surrogateescape")
 
 
-class _ArrowTable:
+class _ArrowTable(ABC):
     """A draft in Arrow's stream format; the table is Parquet with row groups of a fixed size."""
 
     def __init__(self, schema: "pa.Schema") -> None:
@@ -88,8 +89,9 @@ class _ArrowTable:
         """Return one message with the rows."""
         return bytes(self._build_batch(rows).serialize())
 
+    @abstractmethod
     def _build_batch(self, rows: Sequence[ScoredItem]) -> "pa.RecordBatch":
-        raise NotImplementedError
+        """Return the rows with the columns of the schema."""
 
     def write_table(self, draft: Path, path: Path) -> None:
         """Write the rows of the draft as Parquet, one row group at a time."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
+from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
 from tests.tracking.journaled import (
     AwayClient,
@@ -52,6 +53,21 @@ def test_finished_run_is_stored_and_its_journal_deleted(store: str, tmp_path: Pa
     check_something(store)
     assert run.is_drained
     assert is_empty(options.folder)
+
+
+def test_end_of_a_run_deletes_what_a_killed_upload_left(store: str, tmp_path: Path) -> None:
+    """MLflow's staging file, from the upload of a killed process, is no longer among the artifacts.
+
+    The staging file is created by MLflow itself, so that a new name of it is noticed.
+    """
+    client = mlflow.MlflowClient(store)
+    with open_journaled(client, make_options(tmp_path / "runs")) as run:
+        (started,) = read_runs(store)
+        repository = LocalArtifactRepository(started.info.artifact_uri)
+        descriptor, staged, _ = repository._create_staging_artifact("events.jsonl", "folder")
+        os.close(descriptor)
+        run.log_text("folder/events.jsonl", "{}")
+    assert [path.name for path in Path(staged).parent.iterdir()] == ["events.jsonl"]
 
 
 def test_run_names_its_folder_and_process(store: str, tmp_path: Path) -> None:

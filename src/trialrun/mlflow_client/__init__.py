@@ -12,11 +12,13 @@ from trialrun.mlflow_client.outages import is_answering, is_outage
 from trialrun.mlflow_client.settings import restore_mlflow_settings
 from trialrun.mlflow_client.stores import StoreState, describe_store
 from trialrun.mlflow_client.tracking_uri import resolve_uris
+from trialrun.mlflow_client.unfinished_uploads import delete_unfinished_uploads
 
 __all__ = [
     "URI_SCHEMES",
     "StoreState",
     "connect_client",
+    "delete_unfinished_uploads",
     "describe_experiment",
     "describe_store",
     "download_artifact",

@@ -10,6 +10,7 @@ import xxhash
 from trialrun.checkpoint.run_folder import RunFolder
 from trialrun.errors import StorageError
 from trialrun.mlflow_client import (
+    delete_unfinished_uploads,
     describe_experiment,
     find_experiment_id,
     is_outage,
@@ -107,6 +108,7 @@ def write_record(target: RunTarget, record: Record) -> None:
         elif record.kind == REOPEN:
             _reopen_run(target)
         elif record.kind == END:
+            delete_unfinished_uploads(target.client, target.run_id)
             end_time = record.values["end_time"]
             target.client.set_terminated(target.run_id, record.values["status"], end_time)
 

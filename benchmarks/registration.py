@@ -196,10 +196,13 @@ def main() -> int:
         return 0
     rounds: list[dict[str, Cost]] = []
     others: list[dict[str, Cost]] = []
+    versions = [(ROOT / "src", rounds)]
+    if arguments.compare:
+        versions.append((arguments.compare, others))
     for _ in range(arguments.rounds):
-        rounds.append(measure_child(ROOT / "src", arguments.model))
-        if arguments.compare:
-            others.append(measure_child(arguments.compare, arguments.model))
+        for sources, measured in versions:
+            measured.append(measure_child(sources, arguments.model))
+        versions.reverse()  # so that no version is always the first
     columns = ["part", "s", "CPU s"]
     if others:
         columns += ["other, s", "other, CPU s", "ratio", "ratio of CPU"]

@@ -5,18 +5,18 @@
 The limit is the network alone: a bare forward pass over batches that stay in memory, in the best of
 two memory orders and several batch sizes, by one thread per core or by all of them together.
 `decoded` is `scoring.pipeline.score_batches` on pixels that are in memory, `JPEG` on files:
-reading, decoding, resizing, normalization and the network. Scoring folds batch norms and activations
-into convolutions, so it can be faster than the network as it was trained: `folded` is the limit of
-that form alone.
+reading, decoding, resizing, normalization and the network. Scoring folds batch norms and
+activations into convolutions, so it can be faster than the network as it was trained: `folded` is
+the limit of that form alone.
 
 Decoding alone uses all cores, and so does the network alone. With both at work, an image costs the
 sum of both processor times, so no order of the work is faster than 1 / (1 / decoding + 1 / folded),
 `shared`. With d images/s from decoding and e from the network that is d / (d + e) of e: 0.9 of the
 slower one is reached only if the faster one is at least nine times as fast. `of shared` is the part
-of this limit that scoring reaches; `of slower` is relative to the slower of decoding and the network
-as it was trained. The measurements of one round follow each other at once, and the ratios are
-medians over the rounds, because other programs may run. `CPU` ratios compare processor seconds per
-image instead of elapsed ones, which other programs change less.
+of this limit that scoring reaches; `of slower` is relative to the slower of decoding and the
+network as it was trained. The measurements of one round follow each other at once, and the ratios
+are medians over the rounds, because other programs may run. `CPU` ratios compare processor seconds
+per image instead of elapsed ones, which other programs change less.
 """
 
 import argparse
@@ -26,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -126,11 +126,18 @@ def exhaust(items: Iterable[object]) -> None:
         pass
 
 
-def choose_limit(network: nn.Module, num_images: int) -> Callable[[], Speed]:
-    """Return the measurement of the bare network in its fastest form."""
+def copy_layouts(network: nn.Module) -> dict[torch.memory_format, nn.Module]:
+    """Return copies of a network in two memory orders."""
+    layouts = (torch.contiguous_format, torch.channels_last)
+    return {layout: copy.deepcopy(network).to(memory_format=layout) for layout in layouts}
+
+
+def choose_limit(
+    networks: Mapping[torch.memory_format, nn.Module], num_images: int
+) -> Callable[[], Speed]:
+    """Return the measurement of a network alone in its fastest form."""
     measurements = []
-    for layout in (torch.contiguous_format, torch.channels_last):
-        module = copy.deepcopy(network).to(memory_format=layout)
+    for layout, module in networks.items():
         for batch_size in BATCH_SIZES:
             images = torch.randn(batch_size, 3, SIZE, SIZE).contiguous(memory_format=layout)
             measurements += [
@@ -172,11 +179,11 @@ def measure_rounds(
 ) -> Iterator[Round]:
     """Yield all speeds of one network, once per round."""
     network = build_network(model, len(CLASSES), image_size=SIZE).eval()
-    measure_limit = choose_limit(network, len(items) // 2)
+    measure_limit = choose_limit(copy_layouts(network), len(items) // 2)
     classifier = ImageClassifier(network, CLASSES, Preprocessing(SIZE)).eval()
     scorer = prepare_network(classifier, CPU)
     assert isinstance(scorer, TorchNetwork)
-    measure_folded = choose_limit(scorer.classifier, len(items) // 2)
+    measure_folded = choose_limit({torch.channels_last: scorer.classifier}, len(items) // 2)
     decode = partial(decode_file, folder, scorer.preprocessing)
     score(scorer, items[:64], decode)
     with ThreadPoolExecutor(count_threads()) as pool:

@@ -5,11 +5,18 @@
 The limit is the network alone: a bare forward pass over batches that stay in memory, in the best of
 two memory orders and several batch sizes, by one thread per core or by all of them together.
 `decoded` is `scoring.pipeline.score_batches` on pixels that are in memory, `JPEG` on files:
-reading, decoding, resizing, normalization and the network. Decoding and computing share the cores.
-If both use all of them, no order of the work is faster than 1 / (1 / decoding + 1 / network); the
-slower one of both alone is out of reach. The measurements of one round follow each other at once,
-and the ratios are medians over the rounds, because other programs may run. `CPU` ratios compare
-processor seconds per image instead of elapsed ones, which other programs change less.
+reading, decoding, resizing, normalization and the network. Scoring folds batch norms and
+activations into convolutions, so it can be faster than the network as it was trained: `folded` is
+the limit of that form alone.
+
+Decoding alone uses all cores, and so does the network alone. With both at work, an image costs the
+sum of both processor times, so no order of the work is faster than 1 / (1 / decoding + 1 / folded),
+`shared`. With d images/s from decoding and e from the network that is d / (d + e) of e: 0.9 of the
+slower one is reached only if the faster one is at least nine times as fast. `of shared` is the part
+of this limit that scoring reaches; `of slower` is relative to the slower of decoding and the
+network as it was trained. The measurements of one round follow each other at once, and the ratios
+are medians over the rounds, because other programs may run. `CPU` ratios compare processor seconds
+per image instead of elapsed ones, which other programs change less.
 """
 
 import argparse
@@ -19,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -33,6 +40,7 @@ from torch import Tensor, nn
 
 from benchmarks.photos import write_photos
 from benchmarks.table import format_table, make_heading
+from trialrun.engine.compute.allocator import keep_freed_memory
 from trialrun.engine.compute.openmp import limit_spinning
 from trialrun.images import ImageItem
 from trialrun.images.decoding.preprocessing import Preprocessing
@@ -43,7 +51,7 @@ from trialrun.models.weights import serialize_state
 from trialrun.models.zoo import build_network
 from trialrun.runs.scoring.images import decode_file
 from trialrun.scoring.batching import plan_batches
-from trialrun.scoring.network import ScoringNetwork, prepare_network
+from trialrun.scoring.network import ScoringNetwork, TorchNetwork, prepare_network
 from trialrun.scoring.pipeline import score_batches
 
 MODELS = ("resnet18", "resnet50", "densenet121", "mobilenet_v2", "mobilenet_v3_small")
@@ -65,33 +73,41 @@ class Speed:
     cpu: float
 
 
-Round = tuple[Speed, Speed, Speed, Speed]  # network alone, from pixels, decoding alone, from JPEG
+# network alone, folded network alone, from pixels, decoding alone, from JPEG
+Round = tuple[Speed, Speed, Speed, Speed, Speed]
 
 COLUMNS = (
     "network alone",
+    "folded",
     "decoded",
-    "of it",
+    "of network",
+    "of folded",
     "CPU",
     "decoding alone",
+    "shared",
     "JPEG",
-    "of both shared",
+    "of shared",
     "CPU",
-    "of the slower",
+    "of slower",
 )
 
 
 def list_values(measured: Round) -> list[float]:
     """Return the columns of the table for one round."""
-    limit, decoded, decoding, jpeg = measured
+    limit, folded, decoded, decoding, jpeg = measured
+    shared = 1 / (1 / decoding.wall + 1 / folded.wall)
     return [
         limit.wall,
+        folded.wall,
         decoded.wall,
         decoded.wall / limit.wall,
-        decoded.cpu / limit.cpu,
+        decoded.wall / folded.wall,
+        decoded.cpu / folded.cpu,
         decoding.wall,
+        shared,
         jpeg.wall,
-        jpeg.wall * (1 / decoding.wall + 1 / limit.wall),
-        jpeg.cpu * (1 / decoding.cpu + 1 / limit.cpu),
+        jpeg.wall / shared,
+        jpeg.cpu * (1 / decoding.cpu + 1 / folded.cpu),
         jpeg.wall / min(decoding.wall, limit.wall),
     ]
 
@@ -110,11 +126,18 @@ def exhaust(items: Iterable[object]) -> None:
         pass
 
 
-def choose_limit(network: nn.Module, num_images: int) -> Callable[[], Speed]:
-    """Return the measurement of the bare network in its fastest form."""
+def copy_layouts(network: nn.Module) -> dict[torch.memory_format, nn.Module]:
+    """Return copies of a network in two memory orders."""
+    layouts = (torch.contiguous_format, torch.channels_last)
+    return {layout: copy.deepcopy(network).to(memory_format=layout) for layout in layouts}
+
+
+def choose_limit(
+    networks: Mapping[torch.memory_format, nn.Module], num_images: int
+) -> Callable[[], Speed]:
+    """Return the measurement of a network alone in its fastest form."""
     measurements = []
-    for layout in (torch.contiguous_format, torch.channels_last):
-        module = copy.deepcopy(network).to(memory_format=layout)
+    for layout, module in networks.items():
         for batch_size in BATCH_SIZES:
             images = torch.randn(batch_size, 3, SIZE, SIZE).contiguous(memory_format=layout)
             measurements += [
@@ -156,9 +179,11 @@ def measure_rounds(
 ) -> Iterator[Round]:
     """Yield all speeds of one network, once per round."""
     network = build_network(model, len(CLASSES), image_size=SIZE).eval()
-    measure_limit = choose_limit(network, len(items) // 2)
+    measure_limit = choose_limit(copy_layouts(network), len(items) // 2)
     classifier = ImageClassifier(network, CLASSES, Preprocessing(SIZE)).eval()
     scorer = prepare_network(classifier, CPU)
+    assert isinstance(scorer, TorchNetwork)
+    measure_folded = choose_limit({torch.channels_last: scorer.classifier}, len(items) // 2)
     decode = partial(decode_file, folder, scorer.preprocessing)
     score(scorer, items[:64], decode)
     with ThreadPoolExecutor(count_threads()) as pool:
@@ -166,6 +191,7 @@ def measure_rounds(
         for _ in range(num_rounds):
             yield (
                 measure_limit(),
+                measure_folded(),
                 measure_speed(lambda: score(scorer, pixels, lambda image: image), len(items)),
                 measure_speed(lambda: exhaust(pool.map(decode, items)), len(items)),
                 measure_speed(lambda: score(scorer, items, decode), len(items)),
@@ -181,6 +207,7 @@ def score(
 
 def print_speeds(models: Sequence[str], num_rounds: int) -> None:
     """Measure the networks and print one line for each of them."""
+    keep_freed_memory()  # as `trialrun score` does
     rows: list[list[object]] = []
     with tempfile.TemporaryDirectory() as scratch:
         photos = write_photos(Path(scratch), NUM_PHOTOS, seed=1)

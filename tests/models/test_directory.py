@@ -293,6 +293,17 @@ def test_flipped_bit_is_reported_as_a_checksum_mismatch(trained: Path) -> None:
         open_classifier(trained)
 
 
+@pytest.mark.parametrize(
+    "damage", [flip_a_weight_bit, remove_the_weights, remove_the_manifest, add_a_file]
+)
+def test_damage_is_found_without_parsing(trained: Path, damage: Callable[[Path], None]) -> None:
+    """An upload is verified against its manifest alone."""
+    directory.verify_model_directory(trained)
+    damage(trained)
+    with pytest.raises(InvalidModelDirectoryError):
+        directory.verify_model_directory(trained)
+
+
 def test_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     """Fault 42: not a model directory at all."""
     with pytest.raises(InvalidModelDirectoryError, match="is not a model directory"):

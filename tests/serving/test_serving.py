@@ -430,6 +430,20 @@ def test_imports_of_the_copy_are_renamed_and_texts_are_not() -> None:
     source = f"{text}from trialrun import c\nfrom trialrun.d import (\n    e,\n)\n"
     expected = f"{text}from p import c\nfrom p.d import (\n    e,\n)\n"
     assert rename_imports(source, "p") == expected
+    nested = """
+class A:
+    def f(self):
+        try:
+            pass
+        except OSError:
+            match self:
+                case 1:
+                    from trialrun.a import b
+        finally:
+            if self:
+                from trialrun import c
+"""
+    assert "trialrun" not in rename_imports(nested, "p")
     with pytest.raises(ValueError, match="line 1"):
         rename_imports("import trialrun.errors\n", "p")
 

@@ -5,7 +5,7 @@ The functions import MLflow themselves, because the import takes over a second.
 
 from trialrun.mlflow_client.client import connect_client
 from trialrun.mlflow_client.conflicts import retry_conflicts
-from trialrun.mlflow_client.downloads import URI_SCHEMES, download_artifact
+from trialrun.mlflow_client.downloads import URI_SCHEMES, download_artifact, is_local_model
 from trialrun.mlflow_client.errors import redact_credentials, translate_tracking_errors
 from trialrun.mlflow_client.experiments import describe_experiment, find_experiment_id
 from trialrun.mlflow_client.outages import is_answering, is_outage
@@ -24,6 +24,7 @@ __all__ = [
     "download_artifact",
     "find_experiment_id",
     "is_answering",
+    "is_local_model",
     "is_outage",
     "redact_credentials",
     "resolve_uris",

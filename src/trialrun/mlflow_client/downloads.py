@@ -43,7 +43,7 @@ def download_artifact(uri: str) -> Path:
     from mlflow.exceptions import MlflowException
 
     try:
-        if _is_local(uri):
+        if is_local_model(uri):
             return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
         folder = create_exit_folder()
         return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder)))
@@ -59,7 +59,8 @@ def _download_error(uri: str, error: Exception, hint: str) -> TrackingError:
     return TrackingError(redact_credentials(message), hint)
 
 
-def _is_local(uri: str) -> bool:
+def is_local_model(uri: str) -> bool:
+    """Whether `uri` is a model whose files are in a local folder, so that MLflow need not copy."""
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
     from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 

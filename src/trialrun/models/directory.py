@@ -13,6 +13,7 @@ any other file is an error. No code in the directory is run, and nothing in `dat
 import hashlib
 import json
 import re
+import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,12 +23,12 @@ from torch import Tensor
 
 from trialrun.config.engines import ALL_ENGINE_FILES, ENGINE_FILES
 from trialrun.errors import InvalidModelDirectoryError
-from trialrun.files import format_json, write_durably
+from trialrun.files import format_json, hash_file, translate_storage_errors, write_durably
 from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.models.classifier import ImageClassifier
 from trialrun.models.names import DESCRIPTION_FILE
 from trialrun.models.weights import load_exactly, parse_safetensors
-from trialrun.models.zoo import build_network
+from trialrun.models.zoo import build_empty_network
 
 _FORMAT = "trialrun.model/1"
 WEIGHTS = "model.safetensors"
@@ -129,6 +130,19 @@ def write_model_directory(
     write_durably(folder / MANIFEST, format_json({"files": manifest}))
 
 
+def move_data_files(folder: Path, target: Path) -> None:
+    """Move the data files and the manifest of a directory into `target`, which is created.
+
+    Raises:
+        StorageError: `target` cannot be written.
+    """
+    with translate_storage_errors(target):
+        target.mkdir(parents=True)
+        for name in (*_DATA_FILES, MANIFEST):
+            if (folder / name).is_file():
+                shutil.move(folder / name, target / name)
+
+
 @dataclass(frozen=True, slots=True)
 class StoredModel:
     """A verified model directory, before its network is built.
@@ -155,7 +169,7 @@ class StoredModel:
             raise InvalidModelDirectoryError(
                 f"{self.folder} is not trained", "Train it: `trialrun train --model DIR`."
             )
-        network = build_network(
+        network = build_empty_network(
             description.architecture,
             len(description.classes),
             image_size=description.preprocessing.image_size,
@@ -184,6 +198,18 @@ def read_model_directory(folder: Path) -> StoredModel:
     }
     state = parse_safetensors(content, folder / WEIGHTS)
     return StoredModel(folder, description, state, entry["sha256"], engine_files=engine_files)
+
+
+def verify_model_directory(folder: Path) -> None:
+    """Check all data files of a directory against its manifest, without parsing weights.
+
+    Raises:
+        InvalidModelDirectoryError: As `read_model_directory`.
+    """
+    _, manifest = _parse_description(folder)
+    for name, entry in manifest.items():
+        if name != DESCRIPTION_FILE:
+            _verify_file(folder / name, entry)
 
 
 def read_description(folder: Path) -> tuple[ModelDescription, str | None]:
@@ -287,7 +313,23 @@ def _read_verified(path: Path, entry: Mapping[str, Any]) -> bytes:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise _invalid_directory(path, f"cannot be read: {error.strerror or error}") from error
-    if len(data) != entry["bytes"] or hashlib.sha256(data).hexdigest() != entry["sha256"]:
-        raise _invalid_directory(path, "checksum mismatch: the file is not the one in the manifest")
+        raise _unreadable_file(path, error) from error
+    _check_content(path, entry, len(data), hashlib.sha256(data).hexdigest())
     return data
+
+
+def _verify_file(path: Path, entry: Mapping[str, Any]) -> None:
+    try:
+        num_bytes, digest = path.stat().st_size, hash_file(path)
+    except OSError as error:
+        raise _unreadable_file(path, error) from error
+    _check_content(path, entry, num_bytes, digest)
+
+
+def _unreadable_file(path: Path, error: OSError) -> InvalidModelDirectoryError:
+    return _invalid_directory(path, f"cannot be read: {error.strerror or error}")
+
+
+def _check_content(path: Path, entry: Mapping[str, Any], num_bytes: int, digest: str) -> None:
+    if num_bytes != entry["bytes"] or digest != entry["sha256"]:
+        raise _invalid_directory(path, "checksum mismatch: the file is not the one in the manifest")

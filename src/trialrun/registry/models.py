@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING
 
 from trialrun.errors import InvalidModelDirectoryError, TrackingError, TrialrunError
 from trialrun.files import scratch_directory
-from trialrun.mlflow_client import is_outage, retry_conflicts, translate_tracking_errors
+from trialrun.mlflow_client import (
+    is_local_model,
+    is_outage,
+    retry_conflicts,
+    translate_tracking_errors,
+)
 from trialrun.models import directory
 
 if TYPE_CHECKING:
@@ -109,13 +114,17 @@ def _fail_unless_complete(client: "MlflowClient", model: LoggedModel) -> Iterato
 
 
 def _check_upload(model: LoggedModel) -> None:
-    """Download the model and check it against its manifest, so that no version is incomplete."""
+    """Check the stored files against their manifest, so that no version is incomplete.
+
+    They are downloaded, or read where they are if that is a local folder.
+    """
     import mlflow
 
     with scratch_directory() as scratch:
-        folder = mlflow.artifacts.download_artifacts(artifact_uri=model.uri, dst_path=str(scratch))
+        target = None if is_local_model(model.uri) else str(scratch)
+        folder = mlflow.artifacts.download_artifacts(artifact_uri=model.uri, dst_path=target)
         try:
-            directory.read_model_directory(Path(folder))
+            directory.verify_model_directory(Path(folder))
         except InvalidModelDirectoryError as error:
             raise TrackingError(
                 f"the stored model differs from the uploaded one: {error}",

@@ -5,6 +5,7 @@ Tensor letters: N images, C classes, S the image size.
 
 import contextlib
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -116,17 +117,22 @@ def optimize_network(classifier: ImageClassifier, *, fuse: bool) -> ImageClassif
         followers = find_followers(classifier.network)
         folded = with_network(classifier, fold_batch_norm(classifier.network, followers))
         expected = classifier(sample).softmax(dim=1)
-        if not is_equal(folded, sample, expected):
-            return classifier
+        if fuse and (fused := _fuse_equal(folded, followers, sample, expected)):
+            return fused
+        return folded if is_equal(folded, sample, expected) else classifier
     except (RuntimeError, ValueError, AssertionError):  # it does not take images of this size
         return classifier
-    if not fuse:
-        return folded
+
+
+def _fuse_equal(
+    folded: ImageClassifier, followers: Mapping[str, str], sample: Tensor, expected: Tensor
+) -> ImageClassifier | None:
+    """Return a classifier whose convolutions compute their activations; None if it is not equal."""
     try:
         fused = with_network(folded, fuse_convolutions(folded.network, followers, sample))
-        return fused if is_equal(fused, sample, expected) else folded
+        return fused if is_equal(fused, sample, expected) else None
     except (RuntimeError, AttributeError):  # this torch or this CPU lacks oneDNN's operators
-        return folded
+        return None
 
 
 def make_sample(preprocessing: Preprocessing) -> Tensor:

@@ -15,6 +15,7 @@ from PIL import Image
 from trialrun.images.decoding.header import UndecodableError
 from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.scoring.network import ScoringNetwork
+from trialrun.scoring.pipeline import stack_pixels
 
 NUM_PARITY_IMAGES = 32
 MAX_PARITY_DIFFERENCE = 1e-4
@@ -117,5 +118,5 @@ def compute_all(network: ScoringNetwork, images: Sequence[torch.Tensor]) -> NDAr
         batches = [[image] for image in images]
     else:
         batches = [list(images[:1]), list(images[1:])]
-    outputs = [network.compute_probabilities(torch.stack(batch)) for batch in batches if batch]
+    outputs = [network.compute_probabilities(stack_pixels(batch)) for batch in batches if batch]
     return torch.cat(outputs).cpu().numpy()

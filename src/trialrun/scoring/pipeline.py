@@ -158,7 +158,7 @@ def _compute_rows(network: ScoringNetwork, group: list[Tensor | str]) -> Tensor 
     """
     if isinstance(group[0], str):
         return [ImageScore(None, str(reason)) for reason in group]
-    pixels = _stack_pixels([image for image in group if isinstance(image, Tensor)])
+    pixels = stack_pixels([image for image in group if isinstance(image, Tensor)])
     try:
         return network.compute_probabilities(pixels)
     except RuntimeError as error:
@@ -170,7 +170,7 @@ def _compute_rows(network: ScoringNetwork, group: list[Tensor | str]) -> Tensor 
         return [ImageScore(None, reason)] * len(pixels)
 
 
-def _stack_pixels(images: list[Tensor]) -> Tensor:
+def stack_pixels(images: list[Tensor]) -> Tensor:
     """Stack (3, S, S) uint8 images to (N, 3, S, S), channels last in memory as networks need it.
 
     In NumPy, as `torch.stack` would change the memory order.

@@ -93,13 +93,23 @@ def rename_imports(source: str, package: str) -> str:
         ValueError: The source contains `import trialrun...`, which binds the name `trialrun`.
     """
     lines = source.splitlines(keepends=True)
-    for node in ast.walk(ast.parse(source)):
+    for node in _walk_statements(ast.parse(source)):
         if isinstance(node, ast.Import) and any(_is_trialrun(alias.name) for alias in node.names):
             raise ValueError(f"line {node.lineno}: write `from {_PACKAGE}... import ...`")
         if isinstance(node, ast.ImportFrom) and not node.level and _is_trialrun(node.module or ""):
             index = node.lineno - 1
             lines[index] = lines[index].replace(f"from {_PACKAGE}", f"from {package}", 1)
     return "".join(lines)
+
+
+def _walk_statements(node: ast.AST) -> Iterator[ast.stmt]:
+    """Yield the statements in a module or statement, nested ones too; expressions are left out."""
+    for _, value in ast.iter_fields(node):
+        for child in value if isinstance(value, list) else ():
+            if isinstance(child, ast.stmt):
+                yield child
+            if isinstance(child, ast.stmt | ast.ExceptHandler | ast.match_case):
+                yield from _walk_statements(child)
 
 
 def _is_trialrun(module: str) -> bool:

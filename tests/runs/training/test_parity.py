@@ -31,7 +31,10 @@ def test_registered_model_is_equal_and_can_have_the_pytorch_flavor(
         train_data=str(colors), register_as="colors", pytorch_flavor=True, **QUICK
     )
     client = mlflow.MlflowClient(store)
-    tags = client.get_run(result.run_id).data.tags
+    run = client.get_run(result.run_id)
+    assert run.data.metrics["parity_seconds"] > 0
+    assert run.data.metrics["model_upload_seconds"] > 0
+    tags = run.data.tags
     assert float(tags["parity_max_difference"]) <= MAX_PARITY_DIFFERENCE
     version = client.get_model_version("colors", "1")
     assert version.tags["parity_max_difference"] == tags["parity_max_difference"]

@@ -1,10 +1,12 @@
 """A training run in progress: trains, takes checkpoints, logs epochs, the result and the model."""
 
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from math import isfinite
+from pathlib import Path
 from typing import Any
 
 from trialrun.checkpoint.run_folder import RunFolder
@@ -17,6 +19,7 @@ from trialrun.engine.early_stopping import EarlyStopping, EpochStatus, PrunedErr
 from trialrun.engine.fine_tuning.range_test import RangeTest
 from trialrun.engine.memory.batch_trial import name_fitting_batch
 from trialrun.errors import RunInterruptedError, TrialrunError
+from trialrun.files import scratch_directory
 from trialrun.models import directory, weights
 from trialrun.models.directory import ModelDescription
 from trialrun.registry import LoggedModel
@@ -307,25 +310,39 @@ class TrainingRun:
         if not self.keeps_model(result):
             self._delete_uploads()
             return result
-        parity = self._measure_parity(description, content)
-        self._record_model(description, content, result, parity)
-        self.run.flush()
-        self._delete_uploads()
-        result = self._add_model(result)
+        with scratch_directory() as scratch:
+            folder = scratch / MODEL_RECORD
+            directory.write_model_directory(folder, description, content)
+            parity = self._measure_parity(description, folder)
+            result = self._send_model(folder, result, parity)
         check_parity(parity, result.model_uri)
         return result
 
-    def _measure_parity(self, description: ModelDescription, content: bytes) -> Parity:
+    def _measure_parity(self, description: ModelDescription, folder: Path) -> Parity:
         """Compare the model to log with the trained network; log the difference and a failure."""
         best, checkpoints = self.progress.best, self.checkpoints
         assert best is not None
         assert checkpoints is not None
         network = checkpoints.session.state.inference_model()
-        parity = measure_parity(network, best.weights, description, content, self.data.valid)
+        started = time.monotonic()
+        parity = measure_parity(network, best.weights, description, folder, self.data.valid)
+        self.run.log_metrics({"parity_seconds": time.monotonic() - started}, SUMMARY_STEP)
         self.run.set_tags(parity.make_tags())
         if not parity.is_equal:
             log_parity_failure(self.run, self.progress.events, parity)
         return parity
+
+    def _send_model(self, folder: Path, result: TrainResult, parity: Parity) -> TrainResult:
+        """Record the model and wait for the store; return the result with the stored model."""
+        started = time.monotonic()
+        self._record_model(folder, result, parity)
+        self.run.flush()
+        self._delete_uploads()
+        result = self._add_model(result)
+        if result.model_uri is not None:
+            seconds = time.monotonic() - started
+            self.run.log_metrics({"model_upload_seconds": seconds}, SUMMARY_STEP)
+        return result
 
     def _delete_uploads(self) -> None:
         if self.checkpoints is not None and self.checkpoints.uploader is not None:
@@ -352,9 +369,7 @@ class TrainingRun:
             "stop_reason": result.stop_reason,
         }
 
-    def _record_model(
-        self, description: ModelDescription, content: bytes, result: TrainResult, parity: Parity
-    ) -> None:
+    def _record_model(self, folder: Path, result: TrainResult, parity: Parity) -> None:
         """Record the model: it is uploaded, verified and registered while the store answers.
 
         Without parity it is not registered.
@@ -373,5 +388,5 @@ class TrainingRun:
         self.run.log_custom(
             MODEL_RECORD,
             record.to_json(),
-            lambda folder: directory.write_model_directory(folder, description, content),
+            partial(directory.move_data_files, folder),
         )

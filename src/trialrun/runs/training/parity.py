@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterator, Mapping
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,11 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from trialrun.errors import InvalidModelDirectoryError
-from trialrun.files import scratch_directory
 from trialrun.images.decoding.file_io import read_file
 from trialrun.images.decoding.header import UndecodableError
 from trialrun.models.classifier import ImageClassifier
-from trialrun.models.directory import ModelDescription, write_model_directory
+from trialrun.models.directory import ModelDescription
 from trialrun.models.open import open_classifier
 from trialrun.runs.training.data import PreparedSet
 from trialrun.scoring.network import TorchNetwork
@@ -37,13 +37,13 @@ def measure_parity(
     network: nn.Module,
     weights: Mapping[str, Tensor],
     description: ModelDescription,
-    content: bytes,
+    folder: Path,
     valid: PreparedSet,
 ) -> Parity:
     """Compare the trained network with `load_model` and the pyfunc model, on validation images.
 
-    `weights` are those of the best epoch, `content` is the file of weights to log. Drawn images of
-    odd sizes are added. All paths compute in fp32 on the CPU.
+    `weights` are those of the best epoch, `folder` contains the data files of the model to log and
+    gets MLflow's files. Drawn images of odd sizes are added. All paths compute in fp32 on the CPU.
     """
     preprocessing = description.preprocessing
     assert preprocessing is not None
@@ -53,11 +53,9 @@ def measure_parity(
     classifier = ImageClassifier(trained, description.classes, preprocessing).eval()
     pixels = decode_images(preprocessing, files)
     expected = compute_all(TorchNetwork(classifier, _CPU), pixels)
-    with scratch_directory() as folder:
-        write_model_directory(folder, description, content)
-        add_serving_files(folder, description, model_id="", run_id="")
-        loaded = compute_all(TorchNetwork(open_classifier(folder), _CPU), pixels)
-        served = _predict_served(load_served_model(folder).predict(files))
+    loaded = compute_all(TorchNetwork(open_classifier(folder), _CPU), pixels)
+    add_serving_files(folder, description, model_id="", run_id="")
+    served = _predict_served(load_served_model(folder).predict(files))
     return compare_forms(expected, {"load_model": loaded, "pyfunc": served})
 
 

@@ -101,10 +101,13 @@ def start_in_ranks(
     return [
         ForkedProgram(
             [sys.executable, *command],
-            env=os.environ
-            | shared
-            | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            | (of_rank[rank] if of_rank else {}),
+            env={
+                **os.environ,
+                **shared,
+                **(of_rank[rank] if of_rank else {}),
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+            },
             stdout=subprocess.PIPE,
             cwd=Path(__file__).parents[2],
         )

@@ -11,12 +11,20 @@ import torch
 
 import trialrun
 from tests.azure_models import save_with_torch, write_azure_model
-from tests.conftest import SMALL, write_classes, write_model
+from tests.conftest import SMALL, make_network, write_classes, write_model
 from trialrun.cli import run_cli
+from trialrun.config.engines import ONNX_RUNTIME
 from trialrun.errors import InvalidModelDirectoryError
 from trialrun.images.decoding.preprocessing import Preprocessing
+from trialrun.models.directory import (
+    ModelDescription,
+    read_model_directory,
+    write_model_directory,
+)
+from trialrun.models.weights import serialize_state
 from trialrun.models.zoo import build_network
-from trialrun.runs.registration import register_model
+from trialrun.runs.registration import convert_model, register_model
+from trialrun.serving.package import add_serving_files
 
 CLASSES = ("cat", "dog")
 OTHER_SHA256 = "0" * 64
@@ -32,6 +40,24 @@ def azure_model(tmp_path: Path) -> Path:
     state |= {f"out_linear_model.{name}": tensor for name, tensor in output.state_dict().items()}
     write_azure_model(folder, save_with_torch(state))
     return folder
+
+
+def test_files_of_an_engine_are_registered_with_the_model(tmp_path: Path) -> None:
+    """A certified model directory keeps its engine, and its code is written anew."""
+    source, target = tmp_path / "source", tmp_path / "target"
+    weights = serialize_state(make_network(SMALL, len(CLASSES)).state_dict())
+    description = ModelDescription(SMALL, {}, CLASSES, Preprocessing(32), ONNX_RUNTIME)
+    for folder in (source, target):
+        folder.mkdir()
+    write_model_directory(source, description, weights, {"engine.onnx": b"not parsed"})
+    add_serving_files(source, description, model_id="", run_id="")
+    convert_model(source, target)
+    stored = read_model_directory(target)
+    assert (stored.description.engine, stored.engine_files["engine.onnx"]) == (
+        ONNX_RUNTIME,
+        b"not parsed",
+    )
+    assert not (target / "code").exists()
 
 
 @pytest.mark.slow

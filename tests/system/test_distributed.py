@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tests.conftest import write_classes
+from tests.conftest import SMALL, write_classes, write_weights
 from tests.processes import ForkedProgram
 from trialrun.config import TrainConfig
 from trialrun.distributed import SINGLE_PROCESS, Ranks, join_ranks, read_ranks
@@ -84,8 +85,13 @@ def find_free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def start_in_ranks(world_size: int, *command: str, **variables: str) -> list[ForkedProgram]:
-    """Start a command once per rank, as torchrun does."""
+def start_in_ranks(
+    world_size: int,
+    *command: str,
+    of_rank: Sequence[Mapping[str, str]] = (),
+    **variables: str,
+) -> list[ForkedProgram]:
+    """Start a command once per rank, as torchrun does; `of_rank` are variables of one rank each."""
     shared = {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(find_free_port()),
@@ -95,7 +101,13 @@ def start_in_ranks(world_size: int, *command: str, **variables: str) -> list[For
     return [
         ForkedProgram(
             [sys.executable, *command],
-            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            env={
+                **os.environ,
+                **shared,
+                **(of_rank[rank] if of_rank else {}),
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+            },
             stdout=subprocess.PIPE,
             cwd=Path(__file__).parents[2],
         )
@@ -103,10 +115,17 @@ def start_in_ranks(world_size: int, *command: str, **variables: str) -> list[For
     ]
 
 
-def run_in_ranks(world_size: int, *command: str, **variables: str) -> list[str]:
-    """Run a command once per rank to its end; return the standard outputs."""
-    processes = start_in_ranks(world_size, *command, **variables)
+def run_in_ranks(
+    world_size: int,
+    *command: str,
+    of_rank: Sequence[Mapping[str, str]] = (),
+    **variables: str,
+) -> list[str]:
+    """Run a command once per rank to its end; return the standard outputs, which are short."""
+    processes = start_in_ranks(world_size, *command, of_rank=of_rank, **variables)
     try:
+        for process in processes:  # ranks that disagree wait for each other
+            process.wait(timeout=120)
         outputs = [process.communicate(timeout=120)[0] for process in processes]
     finally:
         for process in processes:
@@ -189,6 +208,31 @@ def test_training_in_ranks_logs_one_run(store: str, colors: Path) -> None:
     assert experiment is not None
     (run,) = client.search_runs([experiment.experiment_id])
     assert (run.info.run_id, run.info.status) == (result["run_id"], "FINISHED")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("has_weights", [True, False])
+def test_rank_0_decides_on_the_initial_weights(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, has_weights: bool
+) -> None:
+    """`weights=auto`: without them on rank 0, no rank takes them, though another has the file."""
+    homes = [tmp_path / f"home{rank}" for rank in range(2)]
+    monkeypatch.setenv("TORCH_HOME", str(homes[1]))
+    (homes[1] / "hub" / "checkpoints").mkdir(parents=True)
+    write_weights(homes[1] / "hub" / "checkpoints", SMALL)
+    photos = write_classes(tmp_path / "photos", {"cat": 8, "dog": 8}, size=100)
+    command = ["-m", "trialrun", "train", "--train-data", str(photos), "--model", SMALL, "--json"]
+    variables = {"MLFLOW_TRACKING_URI": store, "https_proxy": "http://127.0.0.1:9"}  # unreachable
+    output, _ = run_in_ranks(
+        2,
+        *[*command, "--epochs", "2", "--batch-size", "4"],
+        of_rank=[{"TORCH_HOME": str(homes[1 if has_weights else rank])} for rank in range(2)],
+        **variables,
+    )
+    params = mlflow.MlflowClient(store).get_run(json.loads(output)["run_id"]).data.params
+    assert params["resolved_weights"] == ("default" if has_weights else "random")
+    assert params["resolved_head_start"] == ("probe" if has_weights else "random")
+    assert ("weights_file_sha256" in params) is has_weights
 
 
 _INTERRUPTED_FIRST = """

@@ -8,11 +8,15 @@ from pathlib import Path
 
 import pytest
 
+import trialrun
 from tests.azure_models import save_with_torch, write_azure_model
 from tests.conftest import SMALL, write_classes, write_model
 from trialrun.cli import run_cli
+from trialrun.errors import InvalidModelDirectoryError
 from trialrun.images.decoding.preprocessing import Preprocessing
+from trialrun.models.directory import read_description
 from trialrun.models.zoo import build_network
+from trialrun.serving.package import add_serving_files
 
 CLASSES = ("cat", "dog")
 
@@ -94,6 +98,34 @@ def flip_a_bit(folder: Path, _command: str) -> None:
     (folder / "model.safetensors").write_bytes(data)
 
 
+def write_servable_model(folder: Path) -> Path:
+    """Write a model directory as MLflow stores it; return the folder of its code."""
+    write_trialrun_model(folder)
+    description, _ = read_description(folder)
+    add_serving_files(folder, description, model_id="", run_id="")
+    (package,) = (folder / "code").iterdir()
+    return package
+
+
+def flip_a_bit_of_code(folder: Path, _command: str) -> None:
+    """One bit of a module in `code/` differs from the manifest."""
+    path = write_servable_model(folder) / "errors.py"
+    data = bytearray(path.read_bytes())
+    data[-2] ^= 1
+    path.write_bytes(data)
+
+
+def add_code(folder: Path, command: str) -> None:
+    """`code/` contains a module that the manifest does not list."""
+    package = write_servable_model(folder)
+    (package.parent / "torch.py").write_text(f"import os; os.system({command!r})")
+
+
+def remove_code(folder: Path, _command: str) -> None:
+    """`code/` lacks a module that the manifest lists."""
+    (write_servable_model(folder) / "errors.py").unlink()
+
+
 @pytest.mark.parametrize(
     "write",
     [
@@ -104,6 +136,9 @@ def flip_a_bit(folder: Path, _command: str) -> None:
         name_a_loader,
         list_a_file_outside,
         flip_a_bit,
+        flip_a_bit_of_code,
+        add_code,
+        remove_code,
     ],
 )
 def test_hostile_model_is_refused_and_leaves_no_trace(
@@ -113,13 +148,14 @@ def test_hostile_model_is_refused_and_leaves_no_trace(
     sentinel: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Scoring, evaluation, registration and training exit with 4 and two lines."""
+    """Scoring, evaluation, export, registration and training exit with 4 and two lines."""
     images = write_classes(tmp_path / "images", {"cat": 3, "dog": 3})
     folder = tmp_path / "model"
     write(folder, f"touch {sentinel}")
     for command in (
         ["score", str(folder), str(images), "--output", str(tmp_path / "scored.csv")],
         ["evaluate", str(folder), str(images)],
+        ["export", str(folder), str(tmp_path / "model.pt2")],
         ["model", "register", str(folder), "pets"],
         ["train", "--model", str(folder), "--train-data", str(images), "--batch-size", "4"],
     ):
@@ -130,6 +166,18 @@ def test_hostile_model_is_refused_and_leaves_no_trace(
         assert lines[error + 1].startswith("Hint: ")
     assert not sentinel.exists()
     assert not (tmp_path / "scored.csv").exists()
+    assert not (tmp_path / "model.pt2").exists()
+
+
+def test_bytecode_that_python_wrote_is_accepted(tmp_path: Path) -> None:
+    """MLflow compiles the modules in place; a file of another name there is refused."""
+    package = write_servable_model(tmp_path / "model")
+    (package / "__pycache__").mkdir()
+    (package / "__pycache__" / "errors.cpython-311.pyc").write_bytes(b"compiled")
+    assert trialrun.load_model(str(tmp_path / "model")).classes == CLASSES
+    (package / "__pycache__" / "other.cpython-311.pyc").write_bytes(b"compiled")
+    with pytest.raises(InvalidModelDirectoryError, match="is not in the manifest"):
+        trialrun.load_model(str(tmp_path / "model"))
 
 
 def test_weights_file_that_unpickles_a_call_is_refused(

@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -12,7 +13,7 @@ import mlflow
 import pytest
 
 import trialrun
-from tests.conftest import write_classes
+from tests.conftest import write_classes, write_weights
 from tests.processes import ForkedProgram
 from tests.tuning.conftest import SMALL, make_queue, nested_runs, settings
 from trialrun import mlflow_client
@@ -80,6 +81,38 @@ def test_only_the_best_trial_is_registered(store: str, colors: Path) -> None:
 
 def _history(client: Any, run: Any, name: str) -> list[float]:
     return [metric.value for metric in client.get_metric_history(run.info.run_id, name)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("are_published_here", [True, False])
+def test_trials_start_from_the_same_weights(
+    store: str,
+    tmp_path: Path,
+    hub: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    are_published_here: bool,
+) -> None:
+    """`weights=auto`: all trials record the same file, or random weights after one try."""
+    attempts = []
+
+    def refuse(host: str, *_args: object, **_kwargs: object) -> None:
+        attempts.append(host)
+        raise OSError("no network")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    photos = write_classes(tmp_path / "photos", {"cat": 8, "dog": 8}, size=100)
+    if are_published_here:
+        write_weights(hub, SMALL["model"])
+    result = trialrun.search(**settings(photos, trials=2, pruner="none", batch_size=4))
+    params = [run.data.params for run in nested_runs(store, result.run_id)]
+    names, files = (
+        [values.get(name) for values in params]
+        for name in ("resolved_weights", "weights_file_sha256")
+    )
+    assert names == ["default" if are_published_here else "random"] * 2
+    assert len(set(files)) == 1
+    assert len(attempts) == (0 if are_published_here else 1)
 
 
 @pytest.mark.slow

@@ -41,7 +41,12 @@ class ExportConfig:
     max_log_loss_rise: float | None = setting(
         0.1, "Largest accepted rise of the log loss, in nats.", low=0
     )
-    confidence: float = setting(0.95, "Confidence level of the interval.", low=0.5, lt=1)
+    confidence: float = setting(0.95, "Confidence level for all engines together.", low=0.5, lt=1)
+    allow_overlap: bool = setting(
+        False,
+        "Certify even if test images trained the model, chose its epoch or trial or calibrate "
+        "int8, or if that is unknown.",
+    )
     experiment: str | None = setting(
         None, "MLflow experiment of the certification run; none is MLflow's default experiment."
     )

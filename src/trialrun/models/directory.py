@@ -4,7 +4,7 @@
                        preprocessing; if untrained with torchvision's weights: their preprocessing
     model.safetensors  the weights; an untrained directory may have none
     engine.*           the files of the engine that model.json names, if it names one
-    manifest.json      sha256 and size of all of these
+    manifest.json      sha256 and size of all of these, and of the files in `code/`
 
 The directory may also contain MLflow's own files, `code/`, and `data/` of MLflow's pytorch flavor;
 any other file is an error. No code in the directory is run, and nothing in `data/` is read.
@@ -14,7 +14,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ WEIGHTS = "model.safetensors"
 MANIFEST = "manifest.json"
 CODE = "code"
 PYTORCH_DATA = "data"  # where MLflow's pytorch flavor has its files
+_FILES_KEY = "files"  # in the manifest, beside `code`
 SERVED_PREFIX = "trialrun_served_"  # of the package in `code/`, followed by a hash of its sources
 
 _DATA_FILES = (DESCRIPTION_FILE, WEIGHTS, *ALL_ENGINE_FILES)
@@ -44,6 +45,7 @@ _MLFLOW_FILES = frozenset(
 )
 # Old models have `trialrun.serving`: their copy of the code is a package named `trialrun`.
 _LOADER = re.compile(rf"trialrun\.serving|{SERVED_PREFIX}[0-9a-f]{{12}}\.serving")
+_BYTECODE = re.compile(r"(.*/|)__pycache__/([^/.]+)\.[^/]+\.pyc")
 _HINT = "Take another copy of the model, or train it again."
 
 
@@ -123,11 +125,38 @@ def write_model_directory(
     contents |= engine_files or {}
     for name, data in contents.items():
         write_durably(folder / name, data)
-    manifest = {
-        name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
-        for name, data in contents.items()
-    }
-    write_durably(folder / MANIFEST, format_json({"files": manifest}))
+    files = {name: _describe_content(data) for name, data in contents.items()}
+    write_durably(folder / MANIFEST, format_json({_FILES_KEY: files}))
+
+
+def add_code_to_manifest(folder: Path) -> None:
+    """Add the files in `code/` to the manifest of a directory, which lists its data files.
+
+    Raises:
+        StorageError: The folder cannot be written.
+    """
+    code = {name: _describe_content(path.read_bytes()) for name, path in _list_code(folder)}
+    values = json.loads((folder / MANIFEST).read_text("utf-8"))
+    write_durably(folder / MANIFEST, format_json({**values, CODE: code}))
+
+
+def copy_data_files(source: Path, target: Path) -> None:
+    """Copy the data files of a directory and the part of its manifest that lists them.
+
+    Raises:
+        InvalidModelDirectoryError: As `read_description`; the weights are not verified.
+        StorageError: `target` cannot be written.
+    """
+    _, manifest = _parse_description(source)
+    with translate_storage_errors(target):
+        for name in manifest:
+            shutil.copyfile(source / name, target / name)
+    write_durably(target / MANIFEST, format_json({_FILES_KEY: manifest}))
+
+
+def _describe_content(data: bytes) -> dict[str, Any]:
+    """Return the entry of a file in the manifest."""
+    return {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
 
 
 def move_data_files(folder: Path, target: Path) -> None:
@@ -290,13 +319,12 @@ def _check_loader(folder: Path) -> None:
 
 
 def _read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return the data files that the manifest lists, after verifying the files in `code/`."""
     path = folder / MANIFEST
     try:
-        files = json.loads(path.read_text("utf-8"))["files"]
-        manifest = {
-            name: {"sha256": str(entry["sha256"]), "bytes": int(entry["bytes"])}
-            for name, entry in files.items()
-        }
+        values = json.loads(path.read_text("utf-8"))
+        manifest = _parse_entries(values[_FILES_KEY])
+        code = _parse_entries(values[CODE]) if CODE in values else None
     except FileNotFoundError as error:
         raise _invalid_directory(path, "is missing") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -306,7 +334,47 @@ def _read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
     for name in _DATA_FILES:
         if (folder / name).is_file() and name not in manifest:
             raise _invalid_directory(folder / name, "is not in the manifest")
+    if code is not None:  # earlier versions of trialrun did not list it
+        _verify_code(folder, code)
     return manifest
+
+
+def _parse_entries(files: Any) -> dict[str, dict[str, Any]]:
+    return {
+        name: {"sha256": str(entry["sha256"]), "bytes": int(entry["bytes"])}
+        for name, entry in files.items()
+    }
+
+
+def _verify_code(folder: Path, listed: Mapping[str, Mapping[str, Any]]) -> None:
+    """Check that `code/` has exactly the listed files.
+
+    Bytecode of listed modules is skipped: Python writes it where MLflow loads the model.
+    """
+    found = dict(_list_code(folder))
+    for name, path in found.items():
+        if path.is_symlink() or not path.is_file():
+            raise _invalid_directory(path, "is not a regular file")
+        if name in listed:
+            _read_verified(path, listed[name])
+        elif _find_module_of_bytecode(name) not in listed:
+            raise _invalid_directory(path, "is not in the manifest")
+    if missing := listed.keys() - found:
+        raise _invalid_directory(folder / CODE / min(missing), "is missing")
+
+
+def _list_code(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Yield path below `code/` and path of everything there except folders, in a fixed order."""
+    code = folder / CODE
+    for path in sorted(code.rglob("*")):
+        if path.is_symlink() or not path.is_dir():
+            yield path.relative_to(code).as_posix(), path
+
+
+def _find_module_of_bytecode(name: str) -> str | None:
+    """Return the path of the module that `a/__pycache__/b.cpython-311.pyc` is the bytecode of."""
+    match = _BYTECODE.fullmatch(name)
+    return match and f"{match[1]}{match[2]}.py"
 
 
 def _read_verified(path: Path, entry: Mapping[str, Any]) -> bytes:

@@ -140,7 +140,7 @@ def _make_difference_gate(
     units = "" if comparison.num_groups is None else f" in {comparison.num_groups} groups"
     return Gate(
         name,
-        f"{_format_level(comparison.confidence)} interval above {bound:g}{repeated}",
+        f"{format_level(comparison.confidence)} interval above {bound:g}{repeated}",
         f"{comparison.difference:+.4f} [{comparison.low:+.4f}, {comparison.high:+.4f}], "
         f"{comparison.only_challenger_right} against {comparison.only_baseline_right} of "
         f"{comparison.num_images} images{units}",
@@ -148,7 +148,7 @@ def _make_difference_gate(
     )
 
 
-def _format_level(confidence: float) -> str:
+def format_level(confidence: float) -> str:
     """Return 95%, 99.17%, 99.976%: two significant digits of the error."""
     digits = max(1 - math.floor(math.log10(1 - confidence)) - 2, 0)
     return f"{confidence:.{digits}%}"

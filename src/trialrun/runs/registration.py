@@ -1,6 +1,5 @@
 """Registers a model directory that no run of this store has trained, such as Azure's."""
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +8,11 @@ import torch
 
 from trialrun.engine.compute.torch_state import isolate_torch_state
 from trialrun.errors import InvalidModelDirectoryError
-from trialrun.files import scratch_directory, translate_storage_errors
+from trialrun.files import scratch_directory
 from trialrun.mlflow_client import connect_client
 from trialrun.models.directory import (
-    MANIFEST,
-    WEIGHTS,
     ModelDescription,
+    copy_data_files,
     write_model_directory,
 )
 from trialrun.models.names import DESCRIPTION_FILE
@@ -111,9 +109,7 @@ def convert_model(source: Path, folder: Path) -> str:
     """
     stored = read_trained_model(source)
     if (source / DESCRIPTION_FILE).is_file():
-        with translate_storage_errors(folder):
-            for name in (DESCRIPTION_FILE, WEIGHTS, MANIFEST):
-                shutil.copyfile(source / name, folder / name)
+        copy_data_files(source, folder)
         assert stored.weights_sha256 is not None
         return stored.weights_sha256
     assert stored.state is not None

@@ -11,6 +11,7 @@ from trialrun.models.directory import (
     CODE,
     PYTORCH_DATA,
     ModelDescription,
+    add_code_to_manifest,
     format_loader_module,
 )
 from trialrun.models.names import TIMM_PREFIX
@@ -61,6 +62,7 @@ def add_serving_files(
     (folder / "conda.yaml").write_text(_format_conda_yaml(pins))
     _PythonEnv.current().to_yaml(str(folder / "python_env.yaml"))
     package = write_served_code(folder / CODE)
+    add_code_to_manifest(folder)
     model = Model(run_id=run_id, model_id=model_id, signature=_build_signature(description.classes))
     add_to_model(
         model,

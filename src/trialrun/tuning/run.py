@@ -204,7 +204,7 @@ class _SearchRun:
 
             experiment_id = TrackedRun(self.client, parent_run_id).experiment_id
             self.runner = TrialRunner(self.plan, parent_run_id, experiment_id, self.callback)
-            self.runner.check_same_data(self.study)
+            self.runner.check_same_data(self.study, self.storage)
         worker = make_worker_name()
         try:
             run_trials(queue, self.runner, worker, on_poll)

@@ -13,9 +13,13 @@ import trialrun
 from tests.conftest import make_network, write_classes
 from trialrun.cli import run_cli
 from trialrun.config import build_config
-from trialrun.config.engines import ONNX_RUNTIME, TORCH_BF16
+from trialrun.config.engines import ONNX_RUNTIME, OPENVINO_INT8, TORCH_BF16
 from trialrun.config.export import ExportConfig
-from trialrun.errors import InvalidModelDirectoryError, InvalidParameterError
+from trialrun.errors import (
+    InvalidModelDirectoryError,
+    InvalidParameterError,
+    PromotionRefusedError,
+)
 from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.models.classifier import ImageClassifier
 from trialrun.models.directory import ModelDescription, write_model_directory
@@ -116,7 +120,13 @@ def test_certified_engine_becomes_a_version_that_scores_with_it(
         "learning_rate": 0.05,
     }
     trialrun.train(train_data=str(colors), register_as="colors", **quick)
-    test = write_classes(tmp_path / "test", {"blue": 40, "green": 40, "red": 40}, seed=9)
+    overlapping = build_config(ExportConfig, {"engine": ONNX_RUNTIME, "test": str(colors)})
+    with pytest.raises(PromotionRefusedError) as raised:
+        certify_engine("models:/colors/1", overlapping)
+    assert "test images that models:/colors/1 was trained on: 30; " in str(raised.value)
+    assert "test images that chose the epoch or trial of models:/colors/1: 6" in str(raised.value)
+
+    test = write_classes(tmp_path / "test", {"blue": 40, "green": 40, "red": 40}, seed=100)
     settings = {"engine": ONNX_RUNTIME, "test": str(test), "margin": 0.1, "max_log_loss_rise": 1}
     result = certify_engine("models:/colors/1", build_config(ExportConfig, settings))
     result.raise_if_refused()
@@ -138,6 +148,19 @@ def test_certified_engine_becomes_a_version_that_scores_with_it(
         original.iloc[0, :3].to_numpy(dtype=float),
         atol=1e-5,
     )
+
+
+@pytest.mark.usefixtures("store")
+def test_test_images_that_were_used_before_certify_nothing(
+    model: Path, colors: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Images that calibrate int8 are refused, as is a model without a record of its images."""
+    command = ["export", str(model), "--engine", OPENVINO_INT8, "--register", "colors"]
+    assert run_cli([*command, "--data", str(colors), "--test", str(colors)]) == 5
+    error = capsys.readouterr().err
+    assert f"test images that {model} was trained on: no record of its data; " in error
+    assert "test images that calibrate int8: 36\n" in error
+    assert "--allow-overlap" in error
 
 
 def test_changed_engine_file_is_refused(model: Path) -> None:

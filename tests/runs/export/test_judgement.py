@@ -89,9 +89,11 @@ def judge(
     expected: NDArray[np.float32],
     found: NDArray[np.float32],
     engine: str = OPENVINO_INT8,
+    num_engines: int = 1,
 ) -> EngineJudgement:
     """Judge with the default settings."""
-    return judge_engine(engine, labels, CLASSES, expected, found, build_config(ExportConfig, {}))
+    config = build_config(ExportConfig, {})
+    return judge_engine(engine, labels, CLASSES, expected, found, config, num_engines)
 
 
 def test_sabotaged_quantizations_are_refused() -> None:
@@ -124,6 +126,22 @@ def test_rounding_passes() -> None:
         judgement = judge(labels, expected, compute(other, images))
         assert judgement.passed, judgement.describe_refusal()
         assert judgement.comparison.num_images == NUM_IMAGES
+
+
+def test_engines_that_are_judged_together_share_the_error_probability() -> None:
+    """Three wrong images of 1,000 pass alone; one of four engines needs stronger evidence."""
+    labels = [name for name in CLASSES for _ in range(NUM_IMAGES // len(CLASSES))]
+    expected = np.full((len(labels), len(CLASSES)), 0.1, dtype=np.float32)
+    expected[np.arange(len(labels)), [CLASSES.index(label) for label in labels]] = 0.6
+    found = expected.copy()
+    wrong = [0, 300, 600]
+    found[wrong] = np.roll(expected[wrong], 1, axis=1)
+    alone, together = (judge(labels, expected, found, num_engines=number) for number in (1, 4))
+    assert alone.passed
+    assert not together.passed
+    assert together.comparison.confidence == pytest.approx(0.9875)
+    assert together.describe_refusal().startswith("accuracy not-worse: required 98.8% interval")
+    assert together.format_interval().endswith("] at 98.8%")
 
 
 @pytest.mark.parametrize(("engine", "passes"), [(ONNX_RUNTIME, False), (OPENVINO_INT8, True)])

@@ -1,5 +1,6 @@
 """Trials that the queue gives to another worker while this one still trains them."""
 
+import socket
 import threading
 import time
 from functools import partial
@@ -9,6 +10,7 @@ from typing import Any
 import mlflow
 import pytest
 
+from tests.conftest import SMALL, write_classes, write_weights
 from tests.tuning.conftest import claim_next, make_queue, nested_runs
 from trialrun.checkpoint.run_folder import RunFolder, list_run_folders
 from trialrun.mlflow_client import connect_client
@@ -80,3 +82,34 @@ def test_trial_that_was_lost_while_training_ends_as_killed(
     thread.join()
     assert find_folders(store) == []
     assert (run.info.status, run.data.tags["stop_reason"]) == ("KILLED", "killed")
+
+
+def test_workers_that_need_weights_at_once_follow_one_decision(
+    store: str, hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second worker waits for the first, which cannot download them, though it has the file."""
+    photos = write_classes(tmp_path / "photos", {"cat": 4, "dog": 4}, size=100)
+    queue = make_queue(store, photos, batch_size=2)
+    has_started, may_fail = threading.Event(), threading.Event()
+
+    def fail_late(*_args: object, **_kwargs: object) -> None:
+        has_started.set()
+        may_fail.wait(20)
+        raise OSError("no network")
+
+    monkeypatch.setattr(socket, "getaddrinfo", fail_late)
+    runners = [TrialRunner(queue.plan, "", "", NoOpCallback()) for _ in range(2)]
+    workers = [
+        threading.Thread(target=runner.check_same_data, args=(queue.study, queue.storage))
+        for runner in runners
+    ]
+    workers[0].start()
+    assert has_started.wait(20)
+    write_weights(hub, SMALL)
+    workers[1].start()
+    workers[1].join(1)
+    may_fail.set()
+    for worker in workers:
+        worker.join(20)
+    data = [runner.load_data(queue.plan.base) for runner in runners]
+    assert [prepared.weights.name for prepared in data] == ["random", "random"]

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from trialrun.config.engines import TORCH_FP32
+from trialrun.config.engines import OPENVINO_INT8, TORCH_FP32
 from trialrun.config.export import ExportConfig
 from trialrun.engine.compute.torch_state import isolate_torch_state
 from trialrun.errors import InvalidParameterError, PromotionRefusedError
@@ -40,6 +41,7 @@ from trialrun.runs.export.candidates import (
 )
 from trialrun.runs.export.images import sample_files
 from trialrun.runs.export.judgement import EngineJudgement, judge_engine
+from trialrun.runs.export.overlaps import check_overlaps, find_overlaps
 from trialrun.runs.scoring.images import read_contents
 from trialrun.scoring.network import ScoringNetwork, TorchNetwork
 from trialrun.scoring.pipeline import score_images
@@ -131,7 +133,10 @@ def certify_engine(
     stored = open_source_model(model)
     classifier = stored.build_classifier()
     scan = open_labelled_data(config.test)
-    calibration = sample_files(config.data, config.calibration_images) if config.data else []
+    calibration = _sample_calibration(config, engines)
+    overlaps = find_overlaps(client, scan, model, origin, calibration)
+    for note in check_overlaps(overlaps, is_allowed=config.allow_overlap):
+        callback.on_note(note)
     tags = {"trialrun.kind": _KIND, "trialrun.model": model}
     with open_run(client, experiment=config.experiment, name=config.run_name, tags=tags) as run:
         callback.on_run_start(run.name, run.run_id)
@@ -165,6 +170,13 @@ def _choose_name(client: "MlflowClient", model: str, config: ExportConfig) -> st
     return version.name
 
 
+def _sample_calibration(config: ExportConfig, engines: Sequence[str]) -> list[bytes]:
+    """Return the images that calibrate int8; none if no engine needs them."""
+    if config.data is None or OPENVINO_INT8 not in engines:
+        return []
+    return sample_files(config.data, config.calibration_images)
+
+
 def _judge_candidates(
     classifier: ImageClassifier,
     candidates: Sequence[EngineCandidate],
@@ -172,37 +184,40 @@ def _judge_candidates(
     config: ExportConfig,
 ) -> tuple[tuple[EngineRow, ...], int]:
     """Return a row per engine, fastest first, and the number of test images."""
-    reference = TorchNetwork(classifier, torch.device("cpu"))
+    reference = _score(TorchNetwork(classifier, torch.device("cpu")), scan)
     networks = {item.engine: item.network for item in candidates if item.network is not None}
     scored = {name: _score(network, scan) for name, network in networks.items()}
-    expected = _score(reference, scan)
-    readable = find_readable_rows(scan, expected)
+    readable = find_readable_rows(scan, reference)
     labels = [str(scan.images.items[row].label) for row in readable]
-    timed = [
-        data for _, data in zip(range(_TIMED_IMAGES), read_contents(scan.images), strict=False)
-    ]
-    speeds = measure_speeds(classifier, candidates, [data for data in timed if data is not None])
+    expected = _stack(reference, readable)
+    problems = {item.engine: item.problem for item in candidates if item.network is None}
+    problems |= {name: _describe_failures(scores, readable) for name, scores in scored.items()}
+    num_engines = sum(not problem for problem in problems.values())
+    speeds = measure_speeds(classifier, candidates, _read_timed_files(scan))
     rows = []
-    for item in candidates:
-        if item.network is None:
-            rows.append(EngineRow(item.engine, problem=item.problem))
+    for name, problem in problems.items():
+        if problem:
+            rows.append(EngineRow(name, speeds.get(name), problem=problem))
             continue
-        errors = [scored[item.engine].scores[row].error for row in readable]
-        if any(errors):
-            problem = f"{len(list(filter(None, errors)))} images fail: {next(filter(None, errors))}"
-            rows.append(EngineRow(item.engine, speeds[item.engine], problem=problem))
-            continue
+        found = _stack(scored[name], readable)
         judgement = judge_engine(
-            item.engine,
-            labels,
-            classifier.classes,
-            _stack(expected, readable),
-            _stack(scored[item.engine], readable),
-            config,
+            name, labels, classifier.classes, expected, found, config, num_engines
         )
-        rows.append(_make_row(item.engine, speeds[item.engine], judgement))
+        rows.append(_make_row(name, speeds[name], judgement))
     rows.sort(key=lambda row: -row.speed.images_per_second if row.speed else 0.0)
     return tuple(rows), len(labels)
+
+
+def _read_timed_files(scan: DatasetScan) -> list[bytes]:
+    """Return the first test images, with which the engines are timed."""
+    contents = islice(read_contents(scan.images), _TIMED_IMAGES)
+    return [data for data in contents if data is not None]
+
+
+def _describe_failures(scored: ScoredImages, rows: NDArray[np.int64]) -> str:
+    """Return how many images an engine fails on, and why; empty if none."""
+    errors = [error for row in rows if (error := scored.scores[row].error)]
+    return f"{len(errors)} images fail: {errors[0]}" if errors else ""
 
 
 def _make_row(engine: str, speed: EngineSpeed, judgement: EngineJudgement) -> EngineRow:

@@ -11,7 +11,7 @@ from trialrun.config import build_config
 from trialrun.config.engines import EXACT_ENGINES
 from trialrun.config.export import ExportConfig
 from trialrun.config.promote import PromoteConfig
-from trialrun.registry.gates import Evidence, Gate, evaluate_gates
+from trialrun.registry.gates import Evidence, Gate, evaluate_gates, format_level
 from trialrun.report.metrics import LOG_LOSS, compute_metrics, compute_recall
 from trialrun.report.paired import PairedComparison, compare_paired
 from trialrun.report.predictions import build_predictions
@@ -42,9 +42,10 @@ class EngineJudgement:
         )
 
     def format_interval(self) -> str:
-        """Return the difference of the accuracies with its interval."""
+        """Return the difference of the accuracies with its interval and confidence level."""
         comparison = self.comparison
-        return f"{comparison.difference:+.4f} [{comparison.low:+.4f}, {comparison.high:+.4f}]"
+        interval = f"{comparison.difference:+.4f} [{comparison.low:+.4f}, {comparison.high:+.4f}]"
+        return f"{interval} at {format_level(comparison.confidence)}"
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -52,6 +53,7 @@ class EngineJudgement:
             "flips": self.flips,
             "max_difference": self.max_difference,
             "interval": [self.comparison.low, self.comparison.high],
+            "confidence": self.comparison.confidence,
             "gates": [
                 {"name": gate.name, "asked": gate.asked, "found": gate.found, "passed": gate.passed}
                 for gate in self.gates
@@ -66,15 +68,19 @@ def judge_engine(
     expected: NDArray[np.float32],
     found: NDArray[np.float32],
     config: ExportConfig,
+    num_engines: int = 1,
 ) -> EngineJudgement:
     """Compare (N, C) probabilities of an engine with those of torch in fp32 on N labelled images.
 
     The gate is that of `trialrun promote` with `not-worse`, with torch in fp32 as the champion; a
-    limit for the rise of the log loss is added.
+    limit for the rise of the log loss is added. `num_engines` are judged on these images: the
+    interval of each has a share of the error probability, so that the probability that any of them
+    passes by chance is as for one.
     """
     before = build_predictions(labels, classes, expected)
     after = build_predictions(labels, classes, found)
-    comparison = compare_paired(_METRIC, before, after, confidence=config.confidence)
+    confidence = 1 - (1 - config.confidence) / num_engines  # Bonferroni
+    comparison = compare_paired(_METRIC, before, after, confidence=confidence)
     evidence = Evidence(
         metrics=compute_metrics(after),
         size_mb=0.0,

@@ -23,6 +23,11 @@ from trialrun.runs.evaluation.candidates import (
 )
 from trialrun.runs.evaluation.groups import ImageGroups, group_images
 from trialrun.runs.evaluation.logging import log_class_metrics, log_metrics
+from trialrun.runs.evaluation.overlaps import (
+    TrainingImages,
+    count_overlaps,
+    read_training_images,
+)
 from trialrun.runs.evaluation.predictions import (
     ImagePredictions,
     collect_predictions,
@@ -31,11 +36,6 @@ from trialrun.runs.evaluation.predictions import (
 )
 from trialrun.runs.evaluation.tables import log_tables
 from trialrun.runs.promotion.baseline import CHAMPION_PREFIX
-from trialrun.runs.promotion.overlaps import (
-    TrainingImages,
-    count_overlaps,
-    read_training_images,
-)
 from trialrun.scoring.scores import ScoredImages
 from trialrun.tracking import TrackedRun
 

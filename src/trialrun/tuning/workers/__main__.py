@@ -96,7 +96,7 @@ def _train_trials(
     )
     experiment_id = TrackedRun(client, worker_args.parent_run_id).experiment_id
     runner = TrialRunner(plan, worker_args.parent_run_id, experiment_id, NoOpCallback())
-    runner.check_same_data(study)
+    runner.check_same_data(study, storage)
     run_trials(queue, runner, worker_args.worker, lambda: None)
 
 

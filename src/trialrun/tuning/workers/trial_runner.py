@@ -35,6 +35,7 @@ from trialrun.tuning.objectives import as_minimized
 from trialrun.tuning.plan import SearchPlan, plan_trial
 from trialrun.tuning.space import format_settings
 from trialrun.tuning.study import attrs
+from trialrun.tuning.study.storage import StudyStorage
 from trialrun.tuning.study.trial_queue import ClaimedTrial, TrialQueue
 from trialrun.tuning.study.trials import sort_by_objective
 from trialrun.tuning.workers.earlier_runs import EarlierRuns
@@ -58,6 +59,7 @@ class TrialRunner:
     callback: RunCallback
     _prepared: dict[tuple[object, ...], PreparedData] = field(default_factory=dict)
     _study: "Study | None" = None
+    _storage: StudyStorage | None = None
 
     def load_data(self, plan: TrainPlan) -> PreparedData:
         """Return the images of a trial; trials with equal preprocessing share them."""
@@ -71,28 +73,33 @@ class TrialRunner:
     def _fetch_once(self, architecture: str, note: Callable[[str], None]) -> bool:
         """Fetch pretrained weights for the first trial of a study that needs them.
 
-        All later trials follow the outcome, so that they start from the same weights.
+        All other trials follow the outcome, so that they start from the same weights. A lock makes
+        the others wait for it.
 
         Raises:
             InvalidParameterError: Earlier trials had the weights, and this machine cannot.
         """
-        assert self._study is not None, "the images are compared first"
+        study, storage = self._study, self._storage
+        assert study is not None, "the images are compared first"
+        assert storage is not None
         name = f"{attrs.PRETRAINED}{architecture}"
-        known: bool | None = self._study.user_attrs.get(name)
-        if known is None:
-            known = fetch_or_warn(architecture, note)
-            self._study.set_user_attr(name, known)
-        elif known:
+        with storage.lock(f"{study.study_name}/weights"):
+            known: bool | None = study.user_attrs.get(name)
+            if known is None:
+                known = fetch_or_warn(architecture, note)
+                study.set_user_attr(name, known)
+                return known
+        if known:
             fetch_default_file(architecture)
         return known
 
-    def check_same_data(self, study: "Study") -> None:
+    def check_same_data(self, study: "Study", storage: StudyStorage) -> None:
         """Compare this machine's images with the study's; store them in a new study.
 
         Raises:
             InvalidDatasetError: They differ.
         """
-        self._study = study
+        self._study, self._storage = study, storage
         data = self.load_data(self.plan.base)
         current = f"{truncate_digest(data.train.scan)} {truncate_digest(data.valid.scan)}"
         stored = study.user_attrs.get(attrs.DATA)

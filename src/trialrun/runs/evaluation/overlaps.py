@@ -10,6 +10,7 @@ from trialrun.registry.gates import Overlap
 from trialrun.registry.versions import (
     TRAINED_ON,
     VALIDATED_ON,
+    ModelOrigin,
     ModelVersion,
     collect_hashes,
     read_manifest,
@@ -26,9 +27,8 @@ _PAGE_SIZE = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingImages:
-    """The SHA-256 values of the images that trained a version, and of those that selected it."""
+    """The SHA-256 values of the images that trained a model, and of those that selected it."""
 
-    version: ModelVersion
     trained_on: frozenset[str]
     selected_by: frozenset[str]
     has_groups: bool
@@ -42,17 +42,21 @@ def read_training_images(
     Raises:
         TrackingError: The store fails.
     """
-    return {version: _read_images_of(client, version) for version in versions}
+    return {version: read_images_of_origin(client, version.origin) for version in versions}
 
 
-def _read_images_of(client: "MlflowClient", version: ModelVersion) -> TrainingImages | None:
-    run_id = version.origin.run_id
+def read_images_of_origin(client: "MlflowClient", origin: ModelOrigin) -> TrainingImages | None:
+    """Read the manifest of a model's training run; None if it has none.
+
+    Raises:
+        TrackingError: The store fails.
+    """
+    run_id = origin.run_id
     rows = read_manifest(client, run_id) if run_id and run_exists(client, run_id) else None
     if rows is None or run_id is None:
         return None
     hashes = collect_hashes(rows)
     return TrainingImages(
-        version=version,
         trained_on=hashes[TRAINED_ON],
         selected_by=hashes[VALIDATED_ON] | _read_search_hashes(client, run_id),
         has_groups=any("group" in row for row in rows),
@@ -63,16 +67,24 @@ def count_overlaps(
     scan: DatasetScan, training: Mapping[ModelVersion, TrainingImages | None]
 ) -> tuple[Overlap, ...]:
     """Count the test images that trained each version, and those that chose its epoch or trial."""
+    return tuple(
+        overlap
+        for version, images in training.items()
+        for overlap in count_overlaps_with(scan, f"version {version.number}", images)
+    )
+
+
+def count_overlaps_with(
+    scan: DatasetScan, name: str, images: TrainingImages | None
+) -> tuple[Overlap, ...]:
+    """Count the test images that trained the model `name`, and those that selected it."""
     test_hashes = frozenset(file.sha256 for file in scan.files) - {""}
-    overlaps: list[Overlap] = []
-    for version, images in training.items():
-        name = f"version {version.number}"
-        trained_on = None if images is None else len(test_hashes & images.trained_on)
-        overlaps.append(Overlap(f"{name} was trained on", trained_on))
-        if images is not None:
-            selected_by = len(test_hashes & images.selected_by)
-            overlaps.append(Overlap(f"chose the epoch or trial of {name}", selected_by))
-    return tuple(overlaps)
+    if images is None:
+        return (Overlap(f"{name} was trained on", None),)
+    return (
+        Overlap(f"{name} was trained on", len(test_hashes & images.trained_on)),
+        Overlap(f"chose the epoch or trial of {name}", len(test_hashes & images.selected_by)),
+    )
 
 
 def _read_search_hashes(client: "MlflowClient", run_id: str) -> frozenset[str]:

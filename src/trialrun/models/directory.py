@@ -28,7 +28,7 @@ from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.models.classifier import ImageClassifier
 from trialrun.models.names import DESCRIPTION_FILE
 from trialrun.models.weights import load_exactly, parse_safetensors
-from trialrun.models.zoo import build_empty_network
+from trialrun.models.zoo import build_network
 
 _FORMAT = "trialrun.model/1"
 WEIGHTS = "model.safetensors"
@@ -160,16 +160,18 @@ def _describe_content(data: bytes) -> dict[str, Any]:
 
 
 def move_data_files(folder: Path, target: Path) -> None:
-    """Move the data files and the manifest of a directory into `target`, which is created.
+    """Move the data files of a directory into `target`, which is created, with their manifest.
 
     Raises:
+        InvalidModelDirectoryError: As `read_description`; the weights are not verified.
         StorageError: `target` cannot be written.
     """
+    _, manifest = _parse_description(folder)
     with translate_storage_errors(target):
         target.mkdir(parents=True)
-        for name in (*_DATA_FILES, MANIFEST):
-            if (folder / name).is_file():
-                shutil.move(folder / name, target / name)
+        for name in manifest:
+            shutil.move(folder / name, target / name)
+    write_durably(target / MANIFEST, format_json({_FILES_KEY: manifest}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +200,7 @@ class StoredModel:
             raise InvalidModelDirectoryError(
                 f"{self.folder} is not trained", "Train it: `trialrun train --model DIR`."
             )
-        network = build_empty_network(
+        network = build_network(
             description.architecture,
             len(description.classes),
             image_size=description.preprocessing.image_size,

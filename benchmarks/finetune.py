@@ -1,6 +1,7 @@
 """Accuracy and time of fine-tuning MobileNetV2 from its real weights, on three sets of pictures.
 
     python -m benchmarks.finetune [--sets photos dozen fashion] [--seeds 3] [--cases ...]
+    python -m benchmarks.finetune --settings  # layer_decay and learning_rate=auto on all three sets
 
 The sets: six kinds of pictures of Tux Paint; six others with a dozen pictures each; 300 images of
 Fashion-MNIST at 96 pixels. A seed decides the split (a fifth is validation), the last layer and the
@@ -56,6 +57,13 @@ CASES: dict[str, dict[str, Any]] = {
     "last layer only, plain": {**PLAIN, "freeze": "backbone"},
     "last layer only": {"freeze": "backbone"},
     "defaults": {},
+}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "defaults": {},
+    "layer_decay 0.9": {"layer_decay": 0.9},
+    "layer_decay 0.7": {"layer_decay": 0.7},
+    "learning_rate auto": {"learning_rate": "auto"},
+    "both": {"layer_decay": 0.7, "learning_rate": "auto"},
 }
 PROBE = "logistic probe"
 
@@ -125,7 +133,7 @@ def measure(name: str, data: Path, cases: list[str], seeds: int) -> list[list[ob
     rows: list[list[object]] = []
     for case in cases:
         results = [
-            fit_probe(data, seed) if case == PROBE else train(data, seed, CASES[case])
+            fit_probe(data, seed) if case == PROBE else train(data, seed, (CASES | SETTINGS)[case])
             for seed in range(1, seeds + 1)
         ]
         accuracies, seconds, cpu_seconds = zip(*results, strict=True)
@@ -139,7 +147,9 @@ def main() -> int:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--sets", nargs="+", default=["photos", "dozen", "fashion"])
-    parser.add_argument("--cases", nargs="+", default=[*CASES, PROBE])
+    cases = parser.add_mutually_exclusive_group()
+    cases.add_argument("--cases", nargs="+", default=[*CASES, PROBE])
+    cases.add_argument("--settings", dest="cases", action="store_const", const=[*SETTINGS])
     parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()
     rows: list[list[object]] = []

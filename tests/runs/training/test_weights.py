@@ -17,6 +17,7 @@ from tests.conftest import (
     write_model,
     write_weights,
 )
+from trialrun.distributed import SINGLE_PROCESS
 from trialrun.errors import InvalidModelDirectoryError, InvalidParameterError
 from trialrun.files import hash_file
 from trialrun.images.decoding.preprocessing import Preprocessing
@@ -27,7 +28,9 @@ from trialrun.runs.callbacks import NoOpCallback
 from trialrun.runs.inspection.reproduce import reproduce_run
 from trialrun.runs.inspection.run_reader import read_run
 from trialrun.runs.training.data import PreparedData, prepare_data
+from trialrun.runs.training.fine_tuning import collect_fine_tuning_params
 from trialrun.runs.training.plan import plan_training
+from trialrun.runs.training.session import resolve_rank_compute, start_session
 
 TINY: dict[str, Any] = {"model": SMALL, "epochs": 1, "batch_size": 4, "precision": "fp32"}
 
@@ -65,6 +68,19 @@ def test_auto_takes_published_weights_with_their_preprocessing(photos: Path, hub
     for smaller in ({"image_size": 95}, {"weights": "none"}):
         assert prepare(photos, **smaller)[0].weights.are_random
     assert prepare(photos, image_size=95)[0].preprocessing.crop_fraction == 1
+
+
+def test_last_layer_that_is_a_convolution_starts_from_random_weights(
+    photos: Path, hub: Path
+) -> None:
+    """SqueezeNet's cannot be fitted by a logistic regression: a note says so, as does the run."""
+    write_weights(hub, "squeezenet1_1")
+    plan = plan_training({"train_data": str(photos), "model": "squeezenet1_1", "batch_size": 2})
+    notes: list[str] = []
+    data = prepare_data(plan, NoOpCallback())
+    session = start_session(plan, data, resolve_rank_compute(plan), SINGLE_PROCESS, notes.append)
+    assert collect_fine_tuning_params(session.plan.config)["resolved_head_start"] == "random"
+    assert notes == ["the last layer of squeezenet1_1 is not linear: it starts from random weights"]
 
 
 @pytest.mark.usefixtures("hub")

@@ -27,8 +27,8 @@ def fit_head(state: TrainState, config: TrainConfig, ranks: Ranks) -> bool:
     The optimum does not depend on the layer's present weights. All ranks call this and get the
     weights of rank 0.
     """
-    head = state.network.get_submodule(state.head_prefix.removesuffix("."))
-    if not isinstance(head, nn.Linear) or head.bias is None:
+    head = find_linear_head(state.network, state.head_prefix)
+    if head is None:
         return False
     features = _find_features(state, head, config)
     if features is None:
@@ -42,6 +42,15 @@ def fit_head(state: TrainState, config: TrainConfig, ranks: Ranks) -> bool:
         head.bias.copy_(bias)
     ranks.broadcast_tensors([head.weight.data, head.bias.data])
     return True
+
+
+def find_linear_head(network: nn.Module, head_prefix: str) -> nn.Linear | None:
+    """Return the last layer if a logistic regression can replace it; None for a convolution.
+
+    The logits of SqueezeNet are averages of its last layer after ReLU, so not linear in features.
+    """
+    head = network.get_submodule(head_prefix.removesuffix("."))
+    return head if isinstance(head, nn.Linear) and head.bias is not None else None
 
 
 def _find_features(state: TrainState, head: nn.Linear, config: TrainConfig) -> Tensor | None:

@@ -14,7 +14,7 @@ from trialrun.engine.compute.allocator import keep_freed_memory
 from trialrun.engine.compute.precision import ComputeConfig, resolve_compute
 from trialrun.engine.compute.torch_errors import translate_network_errors
 from trialrun.engine.early_stopping import EarlyStopping, EpochStatus, stop_early
-from trialrun.engine.fine_tuning.head_probe import fit_head
+from trialrun.engine.fine_tuning.head_probe import find_linear_head, fit_head
 from trialrun.engine.fine_tuning.phases import enter_phase
 from trialrun.engine.fine_tuning.range_test import RangeTest, find_learning_rate
 from trialrun.engine.fit import fit
@@ -146,6 +146,11 @@ def start_session(
     config = resolve_fine_tuning(
         config, are_random=data.weights.are_random, has_new_head=initial.has_new_head
     )
+    if config.head_start == "probe" and not find_linear_head(network, find_head_prefix(network)):
+        config = replace(config, head_start="random")
+        if note is not None:
+            name = initial.description.architecture
+            note(f"the last layer of {name} is not linear: it starts from random weights")
     plan = replace(plan, config=config)
     task = TrainingData(
         data.train.dataset,

@@ -4,14 +4,13 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from benchmarks.zoo import check_network
 from trialrun.errors import InvalidModelDirectoryError, InvalidParameterError
 from trialrun.models import ARCHITECTURES
 from trialrun.models.catalog import list_networks
 from trialrun.models.initial import describe_initial_weights
-from trialrun.models.zoo import build_empty_network, build_network, find_head_prefix
+from trialrun.models.zoo import build_network, find_head_prefix
 
 TIMM = ("timm/resnet10t", "timm/vit_tiny_patch16_224", "timm/deit_tiny_distilled_patch16_224")
 # The largest networks have the code of smaller ones; `python -m benchmarks.zoo` covers them too.
@@ -37,18 +36,6 @@ def test_every_network_trains_and_survives_the_disk(name: str, tmp_path: Path) -
 def test_networks_of_timm_train_and_survive_the_disk(name: str, tmp_path: Path) -> None:
     """A plain one, one with a fixed image size, and one with two last layers."""
     check_network(name, tmp_path)
-
-
-@pytest.mark.parametrize("name", ["shufflenet_v2_x0_5", "mobilenet_v2", "timm/resnet10t"])
-def test_networks_for_stored_weights_draw_no_random_ones(name: str) -> None:
-    """They have the same tensors, and torch's generator is left as it was."""
-    expected = build_network(name, 2, image_size=32).state_dict()
-    before = torch.get_rng_state()
-    found = build_empty_network(name, 2, image_size=32).state_dict()
-    assert torch.equal(torch.get_rng_state(), before)
-    assert {key: tensor.shape for key, tensor in found.items()} == {
-        key: tensor.shape for key, tensor in expected.items()
-    }
 
 
 def test_catalog_lists_every_network_with_its_size() -> None:

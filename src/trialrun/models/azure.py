@@ -21,7 +21,7 @@ from trialrun.models.classifier import ImageClassifier
 from trialrun.models.directory import ModelDescription, StoredModel
 from trialrun.models.names import AZURE_DESCRIPTION_FILE, DEFAULT_WEIGHTS, SWITCHES
 from trialrun.models.weights import load_exactly, parse_torch_save
-from trialrun.models.zoo import build_empty_network
+from trialrun.models.zoo import build_network
 
 _FAMILIES = {
     "DenseNet": frozenset({"densenet121", "densenet161", "densenet169", "densenet201"}),
@@ -119,7 +119,7 @@ def read_trained(folder: Path) -> ImageClassifier:
     path = _find_model_file(folder, spec)
     state = parse_torch_save(_read_bytes(path), path)
     num_outputs = _PRETRAINED_OUTPUTS if _has_output_layer(state) else len(classes)
-    network = build_empty_network(architecture, num_outputs, image_size=None, arguments=arguments)
+    network = build_network(architecture, num_outputs, image_size=None, arguments=arguments)
     if _has_output_layer(state):
         model: nn.Module = _NetworkWithOutputLayer(network, len(classes))
         load_exactly(model, state, path)

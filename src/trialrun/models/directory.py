@@ -28,7 +28,7 @@ from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.models.classifier import ImageClassifier
 from trialrun.models.names import DESCRIPTION_FILE
 from trialrun.models.weights import load_exactly, parse_safetensors
-from trialrun.models.zoo import build_empty_network
+from trialrun.models.zoo import build_network
 
 _FORMAT = "trialrun.model/1"
 WEIGHTS = "model.safetensors"
@@ -169,7 +169,7 @@ class StoredModel:
             raise InvalidModelDirectoryError(
                 f"{self.folder} is not trained", "Train it: `trialrun train --model DIR`."
             )
-        network = build_empty_network(
+        network = build_network(
             description.architecture,
             len(description.classes),
             image_size=description.preprocessing.image_size,

@@ -1,13 +1,12 @@
 """Builder of torchvision's and timm's classification networks."""
 
 import os.path
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 import torchvision
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from trialrun.errors import InvalidModelDirectoryError, InvalidParameterError, summarize_error
 from trialrun.models.names import ARCHITECTURES, SWITCHES, TIMM_PREFIX, supports_switch
@@ -54,44 +53,6 @@ def build_network(
     except (ValueError, RuntimeError, AssertionError) as error:
         raise _image_size_error(architecture, image_size, error) from error
     return network
-
-
-class _SkipDrawing(TorchFunctionMode):
-    """Leaves tensors as they are instead of filling them with random numbers."""
-
-    _DRAWING = frozenset({"normal_", "uniform_", "kaiming_uniform_"})
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        """Call `func`, unless it draws; those of torch.nn.init get their tensor as a keyword."""
-        kwargs = kwargs or {}
-        if getattr(func, "__name__", "") in self._DRAWING:
-            return kwargs["tensor"] if "tensor" in kwargs else args[0]
-        return func(*args, **kwargs)
-
-
-def build_empty_network(
-    architecture: str,
-    num_classes: int,
-    *,
-    image_size: int | None,
-    arguments: Mapping[str, Any] | None = None,
-) -> nn.Module:
-    """Build a network for weights that are loaded next: those it has are arbitrary.
-
-    To draw the random weights of a ResNet-18 takes 0.15 s.
-
-    Raises:
-        InvalidModelDirectoryError: As `build_network`.
-        InvalidParameterError: As `build_network`.
-    """
-    with _SkipDrawing():
-        return build_network(architecture, num_classes, image_size=image_size, arguments=arguments)
 
 
 def _check_switches(architecture: str, arguments: Mapping[str, Any]) -> dict[str, Any]:

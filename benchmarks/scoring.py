@@ -40,7 +40,6 @@ from torch import Tensor, nn
 
 from benchmarks.photos import write_photos
 from benchmarks.table import format_table, make_heading
-from trialrun.engine.compute.allocator import keep_freed_memory
 from trialrun.engine.compute.openmp import limit_spinning
 from trialrun.images import ImageItem
 from trialrun.images.decoding.preprocessing import Preprocessing
@@ -207,7 +206,6 @@ def score(
 
 def print_speeds(models: Sequence[str], num_rounds: int) -> None:
     """Measure the networks and print one line for each of them."""
-    keep_freed_memory()  # as `trialrun score` does
     rows: list[list[object]] = []
     with tempfile.TemporaryDirectory() as scratch:
         photos = write_photos(Path(scratch), NUM_PHOTOS, seed=1)

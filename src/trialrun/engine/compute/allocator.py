@@ -1,11 +1,10 @@
-"""Settings of glibc's allocator: the process keeps freed memory for the next step or batch.
+"""Settings of glibc's allocator: the process keeps freed memory for the next training step.
 
 By default, glibc takes every block over 32 MB from the kernel and returns it when it is freed.
 Training allocates the same large blocks in every step, so every step pays for the page faults.
 Measured with ResNet-18 at 224 pixels, batch 16, fp32, on two cores: 17 images/s with the defaults,
 22 with these settings. All threads share one arena: with an arena per thread, memory grew by 26 MB
-from the second epoch to the tenth, with one by 0.2 MB (benchmarks/upkeep.py). Scoring JPEG files
-with MobileNetV3-small had 130 to 200 page faults per image, and none with these settings.
+from the second epoch to the tenth, with one by 0.2 MB (benchmarks/upkeep.py).
 """
 
 import ctypes

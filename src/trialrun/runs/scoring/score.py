@@ -16,7 +16,6 @@ import torch
 
 from trialrun.config import build_config
 from trialrun.config.score import ScoreConfig
-from trialrun.engine.compute.allocator import keep_freed_memory
 from trialrun.engine.compute.device import find_device
 from trialrun.engine.compute.torch_state import isolate_torch_state
 from trialrun.errors import (
@@ -78,7 +77,6 @@ def score_data(
 
 
 def _score_locally(job: ScoringJob, device: torch.device, callback: RunCallback) -> ScoreResult:
-    keep_freed_memory()
     notes: list[str] = []
     network: ScoringNetwork
     if job.config.embeddings is None:

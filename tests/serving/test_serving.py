@@ -28,6 +28,7 @@ import trialrun
 from tests.conftest import write_classes
 from trialrun.errors import InvalidModelDirectoryError
 from trialrun.images import open_data
+from trialrun.models.directory import add_code_to_manifest
 from trialrun.serving.bundle import rename_imports
 
 CLASSES = ("blue", "green", "red")
@@ -359,6 +360,7 @@ def test_models_of_two_versions_load_in_one_process(registered: Registered, tmp_
     other = copy_renamed(registered, tmp_path / "other", package)
     scoring = other / "code" / package / "scoring" / "scores.py"
     scoring.write_text(scoring.read_text().replace('"Scored Labels"', '"Labels of old"'))
+    add_code_to_manifest(other)
     code = f"""
 import base64, mlflow, pandas, sys
 frame = pandas.DataFrame({{"image": [base64.b64decode({registered.base64()[0]!r})]}})

@@ -28,7 +28,7 @@ import trialrun
 from tests.conftest import write_classes
 from trialrun.errors import InvalidModelDirectoryError
 from trialrun.images import open_data
-from trialrun.models.directory import add_code_to_manifest
+from trialrun.models.manifest import add_code_to_manifest
 from trialrun.serving.bundle import rename_imports
 
 CLASSES = ("blue", "green", "red")

@@ -10,11 +10,10 @@ The directory may also contain MLflow's own files, `code/`, and `data/` of MLflo
 any other file is an error. No code in the directory is run, and nothing in `data/` is read.
 """
 
-import hashlib
 import json
 import re
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,30 +22,36 @@ from torch import Tensor
 
 from trialrun.config.engines import ALL_ENGINE_FILES, ENGINE_FILES
 from trialrun.errors import InvalidModelDirectoryError
-from trialrun.files import format_json, hash_file, translate_storage_errors, write_durably
+from trialrun.files import format_json, translate_storage_errors, write_durably
 from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.models.classifier import ImageClassifier
+from trialrun.models.manifest import (
+    CODE,
+    DATA_FILES,
+    MANIFEST,
+    WEIGHTS,
+    Entries,
+    describe_content,
+    invalid_directory,
+    read_manifest,
+    read_verified,
+    verify_file,
+    write_manifest,
+)
 from trialrun.models.names import DESCRIPTION_FILE
 from trialrun.models.weights import load_exactly, parse_safetensors
 from trialrun.models.zoo import build_network
 
 _FORMAT = "trialrun.model/1"
-WEIGHTS = "model.safetensors"
-MANIFEST = "manifest.json"
-CODE = "code"
 PYTORCH_DATA = "data"  # where MLflow's pytorch flavor has its files
-_FILES_KEY = "files"  # in the manifest, beside `code`
 SERVED_PREFIX = "trialrun_served_"  # of the package in `code/`, followed by a hash of its sources
 
-_DATA_FILES = (DESCRIPTION_FILE, WEIGHTS, *ALL_ENGINE_FILES)
 # MLflow adds `registered_model_meta` when it downloads a registered version.
 _MLFLOW_FILES = frozenset(
     {"MLmodel", "conda.yaml", "python_env.yaml", "requirements.txt", "registered_model_meta"}
 )
 # Old models have `trialrun.serving`: their copy of the code is a package named `trialrun`.
 _LOADER = re.compile(rf"trialrun\.serving|{SERVED_PREFIX}[0-9a-f]{{12}}\.serving")
-_BYTECODE = re.compile(r"(.*/|)__pycache__/([^/.]+)\.[^/]+\.pyc")
-_HINT = "Take another copy of the model, or train it again."
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,53 +130,34 @@ def write_model_directory(
     contents |= engine_files or {}
     for name, data in contents.items():
         write_durably(folder / name, data)
-    files = {name: _describe_content(data) for name, data in contents.items()}
-    write_durably(folder / MANIFEST, format_json({_FILES_KEY: files}))
-
-
-def add_code_to_manifest(folder: Path) -> None:
-    """Add the files in `code/` to the manifest of a directory, which lists its data files.
-
-    Raises:
-        StorageError: The folder cannot be written.
-    """
-    code = {name: _describe_content(path.read_bytes()) for name, path in _list_code(folder)}
-    values = json.loads((folder / MANIFEST).read_text("utf-8"))
-    write_durably(folder / MANIFEST, format_json({**values, CODE: code}))
+    files = {name: describe_content(data) for name, data in contents.items()}
+    write_manifest(folder, files)
 
 
 def copy_data_files(source: Path, target: Path) -> None:
-    """Copy the data files of a directory and the part of its manifest that lists them.
+    """Copy the data files of a directory, and the part of its manifest that lists them.
 
     Raises:
         InvalidModelDirectoryError: As `read_description`; the weights are not verified.
         StorageError: `target` cannot be written.
     """
+    _transfer_data_files(source, target, shutil.copyfile)
+
+
+def move_data_files(source: Path, target: Path) -> None:
+    """Move the data files of a directory, as `copy_data_files` copies them."""
+    _transfer_data_files(source, target, shutil.move)
+
+
+def _transfer_data_files(
+    source: Path, target: Path, transfer: Callable[[Path, Path], object]
+) -> None:
     _, manifest = _parse_description(source)
     with translate_storage_errors(target):
+        target.mkdir(parents=True, exist_ok=True)
         for name in manifest:
-            shutil.copyfile(source / name, target / name)
-    write_durably(target / MANIFEST, format_json({_FILES_KEY: manifest}))
-
-
-def _describe_content(data: bytes) -> dict[str, Any]:
-    """Return the entry of a file in the manifest."""
-    return {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
-
-
-def move_data_files(folder: Path, target: Path) -> None:
-    """Move the data files of a directory into `target`, which is created, with their manifest.
-
-    Raises:
-        InvalidModelDirectoryError: As `read_description`; the weights are not verified.
-        StorageError: `target` cannot be written.
-    """
-    _, manifest = _parse_description(folder)
-    with translate_storage_errors(target):
-        target.mkdir(parents=True)
-        for name in manifest:
-            shutil.move(folder / name, target / name)
-    write_durably(target / MANIFEST, format_json({_FILES_KEY: manifest}))
+            transfer(source / name, target / name)
+    write_manifest(target, manifest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,9 +208,9 @@ def read_model_directory(folder: Path) -> StoredModel:
     if WEIGHTS not in manifest:
         return StoredModel(folder, description, None, None)
     entry = manifest[WEIGHTS]
-    content = _read_verified(folder / WEIGHTS, entry)
+    content = read_verified(folder / WEIGHTS, entry)
     engine_files = {
-        name: _read_verified(folder / name, manifest[name])
+        name: read_verified(folder / name, manifest[name])
         for name in ENGINE_FILES.get(description.engine, ())
     }
     state = parse_safetensors(content, folder / WEIGHTS)
@@ -240,7 +226,7 @@ def verify_model_directory(folder: Path) -> None:
     _, manifest = _parse_description(folder)
     for name, entry in manifest.items():
         if name != DESCRIPTION_FILE:
-            _verify_file(folder / name, entry)
+            verify_file(folder / name, entry)
 
 
 def read_description(folder: Path) -> tuple[ModelDescription, str | None]:
@@ -263,16 +249,16 @@ def read_file_digests(folder: Path) -> dict[str, str]:
     return {name: entry["sha256"] for name, entry in manifest.items()}
 
 
-def _parse_description(folder: Path) -> tuple[ModelDescription, dict[str, dict[str, Any]]]:
+def _parse_description(folder: Path) -> tuple[ModelDescription, Entries]:
     _check_names(folder)
     _check_loader(folder)
-    manifest = _read_manifest(folder)
+    manifest = read_manifest(folder)
     path = folder / DESCRIPTION_FILE
     try:
-        content = _read_verified(path, manifest[DESCRIPTION_FILE])
+        content = read_verified(path, manifest[DESCRIPTION_FILE])
         description = ModelDescription.from_json(json.loads(content))
     except (KeyError, ValueError, TypeError) as error:
-        raise _invalid_directory(path, f"is damaged: {error}") from error
+        raise invalid_directory(path, f"is damaged: {error}") from error
     _check_engine_files(folder, description.engine, manifest.keys())
     return description, manifest
 
@@ -281,23 +267,19 @@ def _check_engine_files(folder: Path, engine: str, listed: Collection[str]) -> N
     """Check that the manifest lists the files of the engine and of no other."""
     needed = set(ENGINE_FILES.get(engine, ()))
     if missing := needed - set(listed):
-        raise _invalid_directory(folder / min(missing), "is missing")
+        raise invalid_directory(folder / min(missing), "is missing")
     if unused := set(listed).intersection(ALL_ENGINE_FILES) - needed:
-        raise _invalid_directory(folder / min(unused), "belongs to another engine")
-
-
-def _invalid_directory(path: Path, problem: str) -> InvalidModelDirectoryError:
-    return InvalidModelDirectoryError(f"{path} {problem}", _HINT)
+        raise invalid_directory(folder / min(unused), "belongs to another engine")
 
 
 def _check_names(folder: Path) -> None:
     folders = {CODE, PYTORCH_DATA}
-    allowed = {*_DATA_FILES, MANIFEST, *folders, *_MLFLOW_FILES}
+    allowed = {*DATA_FILES, MANIFEST, *folders, *_MLFLOW_FILES}
     for path in sorted(folder.iterdir()):
         if path.name not in allowed:
-            raise _invalid_directory(path, "does not belong in a model directory")
+            raise invalid_directory(path, "does not belong in a model directory")
         if path.is_symlink() or (path.name not in folders and not path.is_file()):
-            raise _invalid_directory(path, "is not a regular file")
+            raise invalid_directory(path, "is not a regular file")
 
 
 def format_loader_module(package: str) -> str:
@@ -315,91 +297,6 @@ def _check_loader(folder: Path) -> None:
         flavors = yaml.safe_load(path.read_text("utf-8"))["flavors"]
         loader = flavors["python_function"]["loader_module"]
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
-        raise _invalid_directory(path, "is damaged") from error
+        raise invalid_directory(path, "is damaged") from error
     if not isinstance(loader, str) or not _LOADER.fullmatch(loader):
-        raise _invalid_directory(path, f"asks for the module {loader!s} to be imported")
-
-
-def _read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return the data files that the manifest lists, after verifying the files in `code/`."""
-    path = folder / MANIFEST
-    try:
-        values = json.loads(path.read_text("utf-8"))
-        manifest = _parse_entries(values[_FILES_KEY])
-        code = _parse_entries(values[CODE]) if CODE in values else None
-    except FileNotFoundError as error:
-        raise _invalid_directory(path, "is missing") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _invalid_directory(path, "is damaged") from error
-    if unknown := manifest.keys() - set(_DATA_FILES):
-        raise _invalid_directory(path, f"lists an unknown file: {min(unknown)!r}")
-    for name in _DATA_FILES:
-        if (folder / name).is_file() and name not in manifest:
-            raise _invalid_directory(folder / name, "is not in the manifest")
-    if code is not None:  # earlier versions of trialrun did not list it
-        _verify_code(folder, code)
-    return manifest
-
-
-def _parse_entries(files: Any) -> dict[str, dict[str, Any]]:
-    return {
-        name: {"sha256": str(entry["sha256"]), "bytes": int(entry["bytes"])}
-        for name, entry in files.items()
-    }
-
-
-def _verify_code(folder: Path, listed: Mapping[str, Mapping[str, Any]]) -> None:
-    """Check that `code/` has exactly the listed files.
-
-    Bytecode of listed modules is skipped: Python writes it where MLflow loads the model.
-    """
-    found = dict(_list_code(folder))
-    for name, path in found.items():
-        if path.is_symlink() or not path.is_file():
-            raise _invalid_directory(path, "is not a regular file")
-        if name in listed:
-            _read_verified(path, listed[name])
-        elif _find_module_of_bytecode(name) not in listed:
-            raise _invalid_directory(path, "is not in the manifest")
-    if missing := listed.keys() - found:
-        raise _invalid_directory(folder / CODE / min(missing), "is missing")
-
-
-def _list_code(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Yield path below `code/` and path of everything there except folders, in a fixed order."""
-    code = folder / CODE
-    for path in sorted(code.rglob("*")):
-        if path.is_symlink() or not path.is_dir():
-            yield path.relative_to(code).as_posix(), path
-
-
-def _find_module_of_bytecode(name: str) -> str | None:
-    """Return the path of the module that `a/__pycache__/b.cpython-311.pyc` is the bytecode of."""
-    match = _BYTECODE.fullmatch(name)
-    return match and f"{match[1]}{match[2]}.py"
-
-
-def _read_verified(path: Path, entry: Mapping[str, Any]) -> bytes:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise _unreadable_file(path, error) from error
-    _check_content(path, entry, len(data), hashlib.sha256(data).hexdigest())
-    return data
-
-
-def _verify_file(path: Path, entry: Mapping[str, Any]) -> None:
-    try:
-        num_bytes, digest = path.stat().st_size, hash_file(path)
-    except OSError as error:
-        raise _unreadable_file(path, error) from error
-    _check_content(path, entry, num_bytes, digest)
-
-
-def _unreadable_file(path: Path, error: OSError) -> InvalidModelDirectoryError:
-    return _invalid_directory(path, f"cannot be read: {error.strerror or error}")
-
-
-def _check_content(path: Path, entry: Mapping[str, Any], num_bytes: int, digest: str) -> None:
-    if num_bytes != entry["bytes"] or digest != entry["sha256"]:
-        raise _invalid_directory(path, "checksum mismatch: the file is not the one in the manifest")
+        raise invalid_directory(path, f"asks for the module {loader!s} to be imported")

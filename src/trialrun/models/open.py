@@ -15,6 +15,7 @@ from trialrun.models import azure, directory
 from trialrun.models.classifier import ImageClassifier
 from trialrun.models.directory import ModelDescription, StoredModel
 from trialrun.models.head import transfer_head
+from trialrun.models.manifest import WEIGHTS
 from trialrun.models.names import (
     AZURE_DESCRIPTION_FILE,
     DEFAULT_WEIGHTS,
@@ -225,7 +226,7 @@ def find_weights_sha256(folder: Path) -> str | None:
         InvalidModelDirectoryError: Damaged.
     """
     if (folder / DESCRIPTION_FILE).is_file():
-        return directory.read_file_digests(folder).get(directory.WEIGHTS)
+        return directory.read_file_digests(folder).get(WEIGHTS)
     if (folder / AZURE_DESCRIPTION_FILE).is_file():
         path = azure.find_weights_file(folder)
         return hash_file(path) if path.is_file() else None

@@ -7,13 +7,8 @@ from typing import Any
 
 from trialrun.config.engines import ENGINE_PACKAGES
 from trialrun.files import scratch_directory
-from trialrun.models.directory import (
-    CODE,
-    PYTORCH_DATA,
-    ModelDescription,
-    add_code_to_manifest,
-    format_loader_module,
-)
+from trialrun.models.directory import PYTORCH_DATA, ModelDescription, format_loader_module
+from trialrun.models.manifest import CODE, add_code_to_manifest
 from trialrun.models.names import TIMM_PREFIX
 from trialrun.models.open import open_classifier
 from trialrun.scoring.scores import LABEL_COLUMN, probability_columns

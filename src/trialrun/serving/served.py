@@ -9,7 +9,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from trialrun.mlflow_client.downloads import create_exit_folder
-from trialrun.models.directory import CODE, format_loader_module
+from trialrun.models.directory import format_loader_module
+from trialrun.models.manifest import CODE
 
 if TYPE_CHECKING:
     from trialrun.serving import ImageModel

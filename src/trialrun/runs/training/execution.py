@@ -334,15 +334,10 @@ class TrainingRun:
 
     def _send_model(self, folder: Path, result: TrainResult, parity: Parity) -> TrainResult:
         """Record the model and wait for the store; return the result with the stored model."""
-        started = time.monotonic()
         self._record_model(folder, result, parity)
         self.run.flush()
         self._delete_uploads()
-        result = self._add_model(result)
-        if result.model_uri is not None:
-            seconds = time.monotonic() - started
-            self.run.log_metrics({"model_upload_seconds": seconds}, SUMMARY_STEP)
-        return result
+        return self._add_model(result)
 
     def _delete_uploads(self) -> None:
         if self.checkpoints is not None and self.checkpoints.uploader is not None:

@@ -344,9 +344,9 @@ def find_served_package(folder: Path) -> str:
 
 
 def copy_renamed(registered: Registered, target: Path, package: str) -> Path:
-    """Copy the model with another name for its package."""
+    """Copy the model with another name for its package, without the bytecode of the old one."""
     old = find_served_package(registered.folder)
-    shutil.copytree(registered.folder, target)
+    shutil.copytree(registered.folder, target, ignore=shutil.ignore_patterns("__pycache__"))
     (target / "code" / old).rename(target / "code" / package)
     for path in [target / "MLmodel", *(target / "code").rglob("*.py")]:
         path.write_text(path.read_text().replace(f"{old}.", f"{package}."))

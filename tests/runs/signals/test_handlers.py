@@ -28,11 +28,12 @@ def work(seconds):
 """
 
 _STEPS = """
+work = {work}
 try:
     with interrupt_on_signals(), finish_step_on_signal() as request:
         say("ready")
         while True:
-            work({seconds})
+            work()
             say("step")
             request.raise_if_set()
 except RunInterruptedError as interrupt:
@@ -132,7 +133,7 @@ except RunInterruptedError as interrupt:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_step_is_finished(number: signal.Signals) -> None:
     """The request is raised after the step in which the signal arrived."""
-    with start(_STEPS.format(seconds=0.3)) as process:
+    with start(_STEPS.format(work="lambda: time.sleep(0.3)")) as process:
         assert read_line(process) == "ready"
         process.send_signal(number)
         output, _ = process.communicate(timeout=20)
@@ -141,8 +142,8 @@ def test_step_is_finished(number: signal.Signals) -> None:
 
 @pytest.mark.slow
 def test_long_step_is_interrupted() -> None:
-    """A step of a minute does not delay the end beyond ten seconds."""
-    with start(_STEPS.format(seconds=60)) as process:
+    """A step that waits for another process does not delay the end beyond ten seconds."""
+    with start(_STEPS.format(work="lambda ends=os.pipe(): os.read(ends[0], 1)")) as process:
         assert read_line(process) == "ready"
         started = time.monotonic()
         process.send_signal(signal.SIGTERM)

@@ -58,9 +58,15 @@ class StopControl:
             exit_at_once(f"stopped at once by a second signal, {signal.Signals(number).name}")
 
     def resend_signal(self, number: int) -> None:
-        """Let the main thread handle a signal again; it does not count as another one."""
+        """Let the main thread handle a signal again; it does not count as another one.
+
+        The signal goes to the main thread: a wait for a file ends only where its own thread is
+        interrupted.
+        """
+        main_thread = threading.main_thread().ident
+        assert main_thread is not None
         self.resent.append(number)
-        signal.raise_signal(number)
+        signal.pthread_kill(main_thread, number)
 
     def stop_without_parent(self) -> None:
         """Stop as at SIGTERM, unless the process is stopping."""

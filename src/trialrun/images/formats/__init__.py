@@ -12,7 +12,7 @@ from trialrun.images.dataset import ImageSet
 from trialrun.images.formats import class_folders, image_directory, metadata_table
 
 # Part of the cache key of unpacked archives: raise it when other files would be unpacked.
-UNPACK_VERSION = 1
+UNPACK_VERSION = 2
 
 
 class Reader(Protocol):

@@ -3,8 +3,9 @@
 import errno
 import json
 import os
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from trialrun.cache.leases import LEASES_SUFFIX, acquire_lease, is_leased, lock_entry, remove_leases
@@ -15,11 +16,15 @@ _CONTENTS_SUFFIX = ".json"
 
 @dataclass(frozen=True, slots=True)
 class ArchiveContents:
-    """Name of an archive, number of files unpacked from it, and their size in bytes."""
+    """Name of an archive, number of files unpacked from it, and their size in bytes.
+
+    `notes` describe what was not unpacked, and how names were read.
+    """
 
     source: str
     num_files: int
     num_bytes: int
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,22 @@ def mark_used(folder: Path, source: str) -> None:
         os.utime(path)
     else:
         write_atomically(path, format_json(asdict(_count_contents(folder, source))))
+
+
+def write_contents(folder: Path, draft: Path, source: str, notes: Sequence[str]) -> None:
+    """Describe what was unpacked into `draft`, which becomes `folder`.
+
+    Raises:
+        OSError: The cache cannot be written.
+    """
+    contents = replace(_count_contents(draft, source), notes=notes)
+    write_atomically(_contents_path(folder), format_json(asdict(contents)))
+
+
+def read_notes(folder: Path) -> Sequence[str]:
+    """Return the notes on an unpacked archive."""
+    contents = _read_contents(folder)
+    return () if contents is None else contents.notes
 
 
 def is_complete(folder: Path) -> bool:

@@ -32,7 +32,7 @@ def scan_with_cache(
     images: ImageSet, folder: Path, *, threads: int, progress: Progress = ignore_progress
 ) -> DatasetScan:
     """Scan `images`; files that the cache below `folder` knows are not read again."""
-    cache = _ScanCache(images.root, folder)
+    cache = _ScanCache(images, folder)
     scan = scan_files(images, threads=threads, lookup=cache.find, progress=progress)
     cache.update(scan)
     return scan
@@ -41,9 +41,11 @@ def scan_with_cache(
 class _ScanCache:
     """Scans by file name, each with the fingerprint of the scanned file."""
 
-    def __init__(self, root: Path, folder: Path) -> None:
-        self._root = str(root)
-        self._path = folder / f"{sha256(os.fsencode(root)).hexdigest()[:32]}.json"
+    def __init__(self, images: ImageSet, folder: Path) -> None:
+        self._root = str(images.root)
+        # Whether links lead out of the root decides which files can be read.
+        key = os.fsencode(images.root) + b"\0follow_links" * images.follow_links
+        self._path = folder / f"{sha256(key).hexdigest()[:32]}.json"
         self._rows = _read_rows(self._path)
 
     def find(self, item: ImageItem) -> FileScan | None:

@@ -27,6 +27,8 @@ class ImageSet:
     `declared_classes` are the classes that the layout names, with or without images. `notes`
     describe what was ignored during reading. `skipped` are entries with an image's name that cannot
     be read as files of the set: pipes, devices and links that lead out of the folder or nowhere.
+    `outside_links` are the names of links that lead out of the folder and were not followed. Links
+    of listed images may lead out of it if `follow_links`.
     """
 
     source: str
@@ -35,6 +37,8 @@ class ImageSet:
     declared_classes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     skipped: tuple[ImageItem, ...] = ()
+    outside_links: tuple[str, ...] = ()
+    follow_links: bool = False
 
     def __len__(self) -> int:
         return len(self.items)

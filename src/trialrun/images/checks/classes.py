@@ -2,10 +2,11 @@
 
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from trialrun.errors import DataError, InvalidDatasetError, NotLabeledDatasetError
 from trialrun.images.dataset import ImageSet, make_printable
+from trialrun.images.notes import format_examples
 
 _MAX_SHOWN = 10  # names in an error message; the rest is counted
 
@@ -17,8 +18,8 @@ def check_trainable(images: ImageSet) -> list[DataError]:
             return [
                 InvalidDatasetError(
                     f"{images.source}: every class is empty "
-                    f"({_format_list(images.declared_classes)})",
-                    "Put images into the class folders.",
+                    f"({_format_list(images.declared_classes)}){describe_links(images)}",
+                    hint_at_links(images, "Put images into the class folders."),
                 )
             ]
         return [
@@ -31,6 +32,29 @@ def check_trainable(images: ImageSet) -> list[DataError]:
             )
         ]
     return [*_check_empty(images), *_check_similar_names(images), *_check_number(images)]
+
+
+def describe_links(images: ImageSet, classes: Collection[str] | None = None) -> str:
+    """Return how many links that were not followed there are in `classes`, or in the whole set."""
+    links = _select_links(images, classes)
+    if not links:
+        return ""
+    examples = format_examples(links)
+    return f"; {len(links)} links that lead out of the folder are not followed, such as {examples}"
+
+
+def hint_at_links(images: ImageSet, hint: str, classes: Collection[str] | None = None) -> str:
+    """Return the hint to follow the links, if there are any, else `hint`."""
+    if not _select_links(images, classes):
+        return hint
+    return f"Set follow_links=true if you trust what they lead to, or remove the links. {hint}"
+
+
+def _select_links(images: ImageSet, classes: Collection[str] | None) -> list[str]:
+    """Return the names of the links out of the folder that are in `classes`, or all of them."""
+    if classes is None:
+        return list(images.outside_links)
+    return [link for link in images.outside_links if link.partition("/")[0] in classes]
 
 
 def check_same_classes(train: ImageSet, valid: ImageSet) -> list[DataError]:
@@ -58,8 +82,9 @@ def _check_empty(images: ImageSet) -> list[DataError]:
         return []
     return [
         InvalidDatasetError(
-            f"{images.source}: no images in class {_format_list(empty)}",
-            "Add images to it, or remove the class.",
+            f"{images.source}: no images in class {_format_list(empty)}"
+            f"{describe_links(images, empty)}",
+            hint_at_links(images, "Add images to it, or remove the class.", empty),
         )
     ]
 

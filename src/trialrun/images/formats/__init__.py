@@ -8,6 +8,7 @@ format of metadata tables, add its parser to `metadata_table`. If that adds a li
 from pathlib import Path
 from typing import Protocol
 
+from trialrun.config.data import DEFAULT_DATA_CONFIG, DataConfig
 from trialrun.images.dataset import ImageSet
 from trialrun.images.formats import class_folders, image_directory, metadata_table
 
@@ -25,7 +26,14 @@ class Reader(Protocol):
         """Whether `folder` has this layout, judged by file names and metadata files."""
         ...
 
-    def read_images(self, folder: Path, source: str, group_column: str | None = None) -> ImageSet:
+    def read_images(
+        self,
+        folder: Path,
+        source: str,
+        group_column: str | None = None,
+        *,
+        config: DataConfig = DEFAULT_DATA_CONFIG,
+    ) -> ImageSet:
         """Read names and labels of the images in `folder`, and their groups from `group_column`.
 
         `source` is the user's name of the dataset.

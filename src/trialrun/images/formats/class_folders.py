@@ -5,6 +5,7 @@ Images in deeper folders belong to the same class. Images beside the class folde
 
 from pathlib import Path
 
+from trialrun.config.data import DEFAULT_DATA_CONFIG, DataConfig
 from trialrun.errors import InvalidParameterError
 from trialrun.images.dataset import ImageItem, ImageSet
 from trialrun.images.scanning.walk import walk_folder
@@ -17,8 +18,17 @@ def can_read(folder: Path) -> bool:
     return folder.is_dir()
 
 
-def read_images(folder: Path, source: str, group_column: str | None = None) -> ImageSet:
+def read_images(
+    folder: Path,
+    source: str,
+    group_column: str | None = None,
+    *,
+    config: DataConfig = DEFAULT_DATA_CONFIG,
+) -> ImageSet:
     """Read the images below `folder`, labelled by their top-level folder.
+
+    A link at the top that leads to a folder outside is a class without images unless
+    `config.follow_links`.
 
     Raises:
         InvalidParameterError: A `group_column` is given, but folders have no columns.
@@ -27,15 +37,25 @@ def read_images(folder: Path, source: str, group_column: str | None = None) -> I
         raise InvalidParameterError(
             f"group_column={group_column}: {source} has no columns", "Set group_pattern instead."
         )
-    listing = walk_folder(folder)
-    classes = tuple(name for name in listing.folders if "/" not in name)
+    listing = walk_folder(folder, follow_links=config.follow_links)
+    folders = sorted((*listing.folders, *listing.linked_folders))
+    classes = tuple(name for name in folders if "/" not in name)
     items = tuple(ImageItem(name, _find_label(name)) for name in listing.images)
     skipped = tuple(ImageItem(name, _find_label(name)) for name in listing.skipped)
     num_nested = sum(name.count("/") > 1 for name in listing.images)
     notes = list(listing.notes())
     if num_nested:
         notes.append(f"{num_nested} images in deeper folders belong to their top folder's class")
-    return ImageSet(source, folder.resolve(), items, classes, tuple(notes), skipped)
+    return ImageSet(
+        source,
+        folder.resolve(),
+        items,
+        classes,
+        tuple(notes),
+        skipped,
+        tuple(listing.outside_links),
+        config.follow_links,
+    )
 
 
 def _find_label(name: str) -> str | None:

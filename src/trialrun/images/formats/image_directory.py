@@ -12,8 +12,10 @@ from typing import Any
 
 import yaml
 
+from trialrun.config.data import DEFAULT_DATA_CONFIG, DataConfig
 from trialrun.errors import InvalidDatasetError, InvalidParameterError, summarize_error
 from trialrun.images.dataset import ImageItem, ImageSet, is_encodable, leaves_root, make_printable
+from trialrun.images.formats.unlisted import describe_unlisted
 
 META = "_meta.yaml"
 _IMAGE_LIST = "images.lst"
@@ -33,7 +35,13 @@ def can_read(folder: Path) -> bool:
     return (folder / META).is_file() and _read_meta(folder).get("type") == "ImageDirectory"
 
 
-def read_images(folder: Path, source: str, group_column: str | None = None) -> ImageSet:
+def read_images(
+    folder: Path,
+    source: str,
+    group_column: str | None = None,
+    *,
+    config: DataConfig = DEFAULT_DATA_CONFIG,
+) -> ImageSet:
     """Read the images in the image list, labelled by the annotation column.
 
     Raises:
@@ -50,7 +58,9 @@ def read_images(folder: Path, source: str, group_column: str | None = None) -> I
         raise InvalidParameterError(
             f"group_column={group_column} is not in {image_list}", "Name a field of its lines."
         )
-    return ImageSet(source, folder.resolve(), tuple(items), categories)
+    root, names = folder.resolve(), (item.name for item in items)
+    notes = describe_unlisted(folder, names, image_list.name, follow_links=config.follow_links)
+    return ImageSet(source, root, tuple(items), categories, notes, follow_links=config.follow_links)
 
 
 def _read_meta(folder: Path) -> Mapping[str, Any]:

@@ -22,7 +22,7 @@ from typing import Any
 from trialrun.errors import InvalidDatasetError
 from trialrun.files import create_directory, translate_storage_errors
 from trialrun.images.dataset import ImageItem, ImageSet, make_printable
-from trialrun.images.decoding.file_io import read_file_with_fingerprint
+from trialrun.images.decoding.file_io import read_item
 from trialrun.images.decoding.header import UndecodableError
 from trialrun.images.scanning.scan import (
     CHANGED_REASON,
@@ -113,7 +113,7 @@ def _copy_images(
 def _read_scanned_bytes(images: ImageSet, item: ImageItem, file: FileScan) -> bytes:
     """Read an image file, which must match the hash in its scan."""
     try:
-        content = read_file_with_fingerprint(images.root, item.name)
+        content = read_item(images, item)
         if is_unchanged(content, file):
             return content.data
         reason = CHANGED_REASON

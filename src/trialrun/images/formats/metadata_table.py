@@ -13,8 +13,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from trialrun.config.data import DEFAULT_DATA_CONFIG, DataConfig
 from trialrun.errors import InvalidDatasetError, InvalidParameterError, summarize_error
 from trialrun.images.dataset import ImageItem, ImageSet, is_encodable, leaves_root, make_printable
+from trialrun.images.formats.unlisted import describe_unlisted
 
 _NAME_COLUMN, LABEL_COLUMN = "file_name", "label"
 _HINT = "Give it the columns file_name and label, one row per image."
@@ -29,7 +31,13 @@ def can_read(folder: Path) -> bool:
     return any((folder / name).is_file() for name in TABLES)
 
 
-def read_images(folder: Path, source: str, group_column: str | None = None) -> ImageSet:
+def read_images(
+    folder: Path,
+    source: str,
+    group_column: str | None = None,
+    *,
+    config: DataConfig = DEFAULT_DATA_CONFIG,
+) -> ImageSet:
     """Read the images listed in the metadata table, in its order.
 
     Raises:
@@ -51,7 +59,10 @@ def read_images(folder: Path, source: str, group_column: str | None = None) -> I
         )
     items = tuple(_read_items(table, rows, group_column))
     notes = () if LABEL_COLUMN in columns else (f"no column {LABEL_COLUMN}, but {columns}",)
-    return ImageSet(source, folder.resolve(), items, notes=notes)
+    listed = (item.name for item in items)
+    unlisted = describe_unlisted(folder, listed, table.name, follow_links=config.follow_links)
+    root, all_notes = folder.resolve(), (*notes, *unlisted)
+    return ImageSet(source, root, items, notes=all_notes, follow_links=config.follow_links)
 
 
 def _read_table(path: Path) -> tuple[_Columns, _Rows]:

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-from collections.abc import Callable
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
@@ -29,7 +28,6 @@ from trialrun.images.formats.archives.store import (
     delete_unpacked,
     is_complete,
     mark_used,
-    read_notes,
     write_contents,
 )
 from trialrun.images.formats.archives.tar_files import (
@@ -83,20 +81,16 @@ def _is_archive(path: Path) -> bool:
     return is_tar or start.startswith((_ZIP_START, *_REFUSED.values()))
 
 
-def _ignore_note(_text: str) -> None: ...
-
-
 def unpack_archive(
     archive: Path,
     cache_folder: Path,
     *,
     encoding: str = AUTO_TEXT,
-    note: Callable[[str], None] = _ignore_note,
 ) -> Path:
     """Return the folder with the archive's images, unpacking them on first use.
 
-    `encoding` is that of names without a declared one. `note` is called for each kind of entries
-    that was left out or read in an unusual way, also if the archive is unpacked already.
+    `encoding` is that of names without a declared one. `read_notes` returns what was left out or
+    read in an unusual way.
 
     Raises:
         InvalidArchiveError: Not an archive, damaged, encrypted, or with an entry that is not
@@ -116,8 +110,6 @@ def unpack_archive(
     # An entry of a read-only cache needs no lock and no lease, as it cannot be deleted.
     if not (folder.is_dir() and not os.access(folder.parent, os.W_OK)):
         _ensure_unpacked(archive, folder, encoding)
-    for text in read_notes(folder):
-        note(text)
     return _skip_wrapper_folders(folder)
 
 

@@ -76,6 +76,11 @@ def archives_folder(cache: Path) -> Path:
     return cache / "archives"
 
 
+def downloads_folder(cache: Path) -> Path:
+    """Return the folder of downloaded datasets below `cache`, one sub-folder per address."""
+    return cache / "downloads"
+
+
 def digests_folder(cache: Path) -> Path:
     """Return the folder of the sha256 digests of archives below `cache`."""
     return cache / "digests"

@@ -5,7 +5,7 @@ The functions import MLflow themselves, because the import takes over a second.
 
 from trialrun.mlflow_client.client import connect_client
 from trialrun.mlflow_client.conflicts import retry_conflicts
-from trialrun.mlflow_client.downloads import URI_SCHEMES, download_artifact
+from trialrun.mlflow_client.downloads import FILE_SCHEME, URI_SCHEMES, download_artifact, find_file
 from trialrun.mlflow_client.errors import redact_credentials, translate_tracking_errors
 from trialrun.mlflow_client.experiments import describe_experiment, find_experiment_id
 from trialrun.mlflow_client.outages import is_answering, is_outage
@@ -14,6 +14,7 @@ from trialrun.mlflow_client.stores import StoreState, describe_store
 from trialrun.mlflow_client.tracking_uri import resolve_uris
 
 __all__ = [
+    "FILE_SCHEME",
     "URI_SCHEMES",
     "StoreState",
     "connect_client",
@@ -21,6 +22,7 @@ __all__ = [
     "describe_store",
     "download_artifact",
     "find_experiment_id",
+    "find_file",
     "is_answering",
     "is_outage",
     "redact_credentials",

@@ -1,13 +1,15 @@
 """Opens datasets and models as the user names them; downloads those that MLflow stores remotely."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from trialrun.cache.location import cache_folder
 from trialrun.errors import InvalidParameterError
 from trialrun.images import ImageSet, open_data
 from trialrun.images.checks.groups import group_by_pattern
-from trialrun.mlflow_client import URI_SCHEMES, download_artifact
+from trialrun.mlflow_client import URI_SCHEMES
+from trialrun.runs.datasets.downloads import fetch_data
 
 _downloads: dict[str, Path] = {}  # the last local copy of each URI
 _parent_downloads: dict[str, Path] = {}  # copies that the parent process made
@@ -42,11 +44,12 @@ def open_source(
         raise InvalidParameterError(
             "group_column and group_pattern are both set", "Set only one of them."
         )
-    path = None
+    path, notes, cache = None, list[str](), cache or cache_folder()
     if source.startswith(URI_SCHEMES):
-        path = _parent_downloads.get(source) or download_artifact(source)
+        path = _parent_downloads.get(source) or fetch_data(source, cache, notes.append)
         _downloads[source] = path
-    images = open_data(source, cache or cache_folder(), path=path, group_column=group_column)
+    images = open_data(source, cache, path=path, group_column=group_column)
+    images = replace(images, notes=(*notes, *images.notes))
     return images if group_pattern is None else group_by_pattern(images, group_pattern)
 
 

@@ -160,7 +160,7 @@ def _ensure_unpacked(archive: Path, folder: Path, encoding: str) -> None:
         if not folder.is_dir():
             with create_directory(folder) as draft:
                 notes = _unpack_members(archive, draft, encoding)
-                write_contents(folder, draft, str(archive), notes)
+                write_contents(folder, draft, str(archive), notes=notes)
         mark_used(folder, str(archive))
 
 

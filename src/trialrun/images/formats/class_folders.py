@@ -5,6 +5,7 @@ Images in deeper folders belong to the same class. Images beside the class folde
 
 from pathlib import Path
 
+from trialrun.config.data import DEFAULT_DATA_CONFIG, DataConfig
 from trialrun.errors import InvalidParameterError
 from trialrun.images.dataset import ImageItem, ImageSet
 from trialrun.images.scanning.walk import walk_folder
@@ -17,16 +18,25 @@ def can_read(folder: Path) -> bool:
     return folder.is_dir()
 
 
-def read_images(folder: Path, source: str, group_column: str | None = None) -> ImageSet:
+def read_images(
+    folder: Path,
+    source: str,
+    group_column: str | None = None,
+    *,
+    config: DataConfig = DEFAULT_DATA_CONFIG,
+) -> ImageSet:
     """Read the images below `folder`, labelled by their top-level folder.
 
     Raises:
-        InvalidParameterError: A `group_column` is given, but folders have no columns.
+        InvalidParameterError: A column is given, but folders have no columns.
     """
-    if group_column is not None:
-        raise InvalidParameterError(
-            f"group_column={group_column}: {source} has no columns", "Set group_pattern instead."
-        )
+    for name, value, instead in (
+        ("group_column", group_column, "Set group_pattern instead."),
+        ("label_column", config.label_column, "Set label_pattern instead."),
+        ("file_column", config.file_column, "Name its table metadata.csv, .jsonl or .parquet."),
+    ):
+        if value is not None:
+            raise InvalidParameterError(f"{name}={value}: {source} has no columns", instead)
     listing = walk_folder(folder)
     classes = tuple(name for name in listing.folders if "/" not in name)
     items = tuple(ImageItem(name, _find_label(name)) for name in listing.images)

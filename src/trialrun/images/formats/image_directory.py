@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from trialrun.config.data import DEFAULT_DATA_CONFIG, DataConfig
 from trialrun.errors import InvalidDatasetError, InvalidParameterError, summarize_error
 from trialrun.images.dataset import ImageItem, ImageSet, is_encodable, leaves_root, make_printable
 
@@ -33,24 +34,62 @@ def can_read(folder: Path) -> bool:
     return (folder / META).is_file() and _read_meta(folder).get("type") == "ImageDirectory"
 
 
-def read_images(folder: Path, source: str, group_column: str | None = None) -> ImageSet:
+def read_images(
+    folder: Path,
+    source: str,
+    group_column: str | None = None,
+    *,
+    config: DataConfig = DEFAULT_DATA_CONFIG,
+) -> ImageSet:
     """Read the images in the image list, labelled by the annotation column.
 
     Raises:
-        InvalidDatasetError: A file is missing or damaged, or an image is listed twice or by URL
-            only.
-        InvalidParameterError: No image has the `group_column`.
+        InvalidDatasetError: A file is missing or damaged, an image is listed twice or by URL only,
+            or has several labels.
+        InvalidParameterError: No image has a column that a setting names.
     """
+    if config.file_column is not None:
+        raise InvalidParameterError(
+            f"file_column={config.file_column}: {source} is an ImageDirectory",
+            "Leave file_column at none: its names are in image_info.",
+        )
     meta = _read_meta(folder)
-    schema_path = _find_file(folder, meta, "schema", _SCHEMA)
-    column, categories = _find_annotation(_read_schema(folder, schema_path), schema_path)
+    column, categories = _find_labels(folder, meta, config)
     image_list = _find_file(folder, meta, "image_list", _IMAGE_LIST)
     items = _read_items(_read_lines(folder, image_list), image_list.name, column, group_column)
-    if group_column is not None and not any(item.group for item in items):
-        raise InvalidParameterError(
-            f"group_column={group_column} is not in {image_list}", "Name a field of its lines."
-        )
+    for setting, name, has_values in (
+        ("group_column", group_column, any(item.group for item in items)),
+        ("label_column", config.label_column, any(item.label for item in items)),
+    ):
+        if name is not None and not has_values:
+            raise InvalidParameterError(
+                f"{setting}={name} is not in {image_list}", "Name a field of its lines."
+            )
     return ImageSet(source, folder.resolve(), tuple(items), categories)
+
+
+def read_columns(folder: Path, config: DataConfig) -> dict[str, dict[str, Any]]:
+    """Return the fields of each image besides its name, label and id, by image name."""
+    meta = _read_meta(folder)
+    column, _ = _find_labels(folder, meta, config)
+    image_list = _find_file(folder, meta, "image_list", _IMAGE_LIST)
+    rows = [json.loads(line) for line in _read_lines(folder, image_list) if line.strip()]
+    return {
+        posixpath.normpath(row["image_info"]["file_name"]): {
+            key: value for key, value in row.items() if key not in ("image_info", "id", column)
+        }
+        for row in rows
+    }
+
+
+def _find_labels(
+    folder: Path, meta: Mapping[str, Any], config: DataConfig
+) -> tuple[str | None, tuple[str, ...]]:
+    """Return the name of the label column and its categories; (None, ()) if there is none."""
+    if config.label_column is not None:
+        return config.label_column, ()
+    path = _find_file(folder, meta, "schema", _SCHEMA)
+    return _find_annotation(_read_schema(folder, path), path)
 
 
 def _read_meta(folder: Path) -> Mapping[str, Any]:
@@ -181,6 +220,8 @@ def _read_name(info: object, location: str) -> str:
 def _value_to_text(value: object) -> str | None:
     if value in (None, ""):
         return None
+    if isinstance(value, dict | list):
+        raise ValueError("a list instead of one label: several labels per image are not supported")
     if not is_encodable(text := str(value)):
         raise ValueError(f"UTF-8 cannot encode {text!a}")
     return text

@@ -11,8 +11,11 @@ from trialrun.images.notes import format_examples
 _MAX_SHOWN = 10  # names in an error message; the rest is counted
 
 
-def check_trainable(images: ImageSet) -> list[DataError]:
-    """Return the reasons why a network cannot be trained on `images`; empty if it can."""
+def check_trainable(images: ImageSet, *, case_sensitive: bool = False) -> list[DataError]:
+    """Return the reasons why a network cannot be trained on `images`; empty if it can.
+
+    With `case_sensitive`, classes may differ in case only.
+    """
     if not images.classes:
         if images.declared_classes:
             return [
@@ -27,11 +30,16 @@ def check_trainable(images: ImageSet) -> list[DataError]:
                 "; ".join(
                     [f"{images.source} has {len(images)} images and no labels", *images.notes]
                 ),
-                "Sort the images into one sub-folder per class, give metadata.csv a column label, "
-                "or an ImageDirectory an annotation column.",
+                "Sort the images into one sub-folder per class, give metadata.csv a column label "
+                "(or name it with label_column), give an ImageDirectory an annotation column, or "
+                "find labels in file names with label_pattern.",
             )
         ]
-    return [*_check_empty(images), *_check_similar_names(images), *_check_number(images)]
+    return [
+        *_check_empty(images),
+        *_check_similar_names(images, case_sensitive=case_sensitive),
+        *_check_number(images),
+    ]
 
 
 def describe_links(images: ImageSet, classes: Collection[str] | None = None) -> str:
@@ -100,11 +108,12 @@ def _check_number(images: ImageSet) -> list[DataError]:
     ]
 
 
-def _check_similar_names(images: ImageSet) -> list[DataError]:
+def _check_similar_names(images: ImageSet, *, case_sensitive: bool) -> list[DataError]:
     similar: dict[str, list[str]] = defaultdict(list)
     for name in images.classes:
         # Not casefold(): Maße and Masse are different names on every file system.
-        similar[unicodedata.normalize("NFC", name).lower()].append(name)
+        key = unicodedata.normalize("NFC", name)
+        similar[key if case_sensitive else key.lower()].append(name)
     pairs = [" and ".join(map(ascii, names)) for names in similar.values() if len(names) > 1]
     if not pairs:
         return []
@@ -112,7 +121,8 @@ def _check_similar_names(images: ImageSet) -> list[DataError]:
         InvalidDatasetError(
             f"{images.source}: classes that differ in case or Unicode form only: "
             + ", ".join(pairs),
-            "Merge or rename them: some file systems treat these names as the same.",
+            "Merge or rename them, as classes=FILE can: some file systems treat these names as the "
+            "same. case_sensitive_labels=true accepts names that differ in case.",
         )
     ]
 

@@ -7,11 +7,12 @@ from dataclasses import replace
 from trialrun.images.dataset import ImageItem, ImageSet, escape_non_utf8
 
 
-def normalize_labels(images: ImageSet) -> ImageSet:
+def normalize_labels(images: ImageSet, *, merges: bool = False) -> ImageSet:
     r"""Return the set with labels in Unicode's composed form (NFC), and bytes as `\xff`.
 
     macOS stores names decomposed, other systems composed: one class must not become two. Labels of
-    one set that only their form distinguishes are kept apart, for `check_trainable` to report.
+    one set that only their form distinguishes are kept apart, for `check_trainable` to report,
+    unless it `merges` them.
     """
     labels = {*images.classes, *images.declared_classes}
     normalized = {label: _normalize(label) for label in labels}
@@ -23,7 +24,7 @@ def normalize_labels(images: ImageSet) -> ImageSet:
     normalized |= {
         label: escape_non_utf8(label)
         for same in by_text.values()
-        if len(same) > 1
+        if len(same) > 1 and not merges
         for label in same
     }
 

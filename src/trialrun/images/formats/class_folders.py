@@ -8,6 +8,7 @@ from pathlib import Path
 from trialrun.config.data import DEFAULT_DATA_CONFIG, DataConfig
 from trialrun.errors import InvalidParameterError
 from trialrun.images.dataset import ImageItem, ImageSet
+from trialrun.images.formats.hub_cache import check_no_hub_cache
 from trialrun.images.scanning.walk import walk_folder
 
 LIST_SUFFIXES: tuple[str, ...] = ()
@@ -31,12 +32,16 @@ def read_images(
     `config.follow_links`.
 
     Raises:
-        InvalidParameterError: A `group_column` is given, but folders have no columns.
+        InvalidParameterError: A column is given, but folders have no columns.
     """
-    if group_column is not None:
-        raise InvalidParameterError(
-            f"group_column={group_column}: {source} has no columns", "Set group_pattern instead."
-        )
+    for name, value, instead in (
+        ("group_column", group_column, "Set group_pattern instead."),
+        ("label_column", config.label_column, "Set label_pattern instead."),
+        ("file_column", config.file_column, "Name its table metadata.csv, .jsonl or .parquet."),
+    ):
+        if value is not None:
+            raise InvalidParameterError(f"{name}={value}: {source} has no columns", instead)
+    check_no_hub_cache(folder, source)
     listing = walk_folder(folder, follow_links=config.follow_links)
     folders = sorted((*listing.folders, *listing.linked_folders))
     classes = tuple(name for name in folders if "/" not in name)
@@ -53,8 +58,8 @@ def read_images(
         classes,
         tuple(notes),
         skipped,
-        tuple(listing.outside_links),
-        config.follow_links,
+        outside_links=tuple(listing.outside_links),
+        follow_links=config.follow_links,
     )
 
 

@@ -45,22 +45,54 @@ def read_images(
     """Read the images in the image list, labelled by the annotation column.
 
     Raises:
-        InvalidDatasetError: A file is missing or damaged, or an image is listed twice or by URL
-            only.
-        InvalidParameterError: No image has the `group_column`.
+        InvalidDatasetError: A file is missing or damaged, an image is listed twice or by URL only,
+            or has several labels.
+        InvalidParameterError: No image has a column that a setting names.
     """
+    if config.file_column is not None:
+        raise InvalidParameterError(
+            f"file_column={config.file_column}: {source} is an ImageDirectory",
+            "Leave file_column at none: its names are in image_info.",
+        )
     meta = _read_meta(folder)
-    schema_path = _find_file(folder, meta, "schema", _SCHEMA)
-    column, categories = _find_annotation(_read_schema(folder, schema_path), schema_path)
+    column, categories = _find_labels(folder, meta, config)
     image_list = _find_file(folder, meta, "image_list", _IMAGE_LIST)
     items = _read_items(_read_lines(folder, image_list), image_list.name, column, group_column)
-    if group_column is not None and not any(item.group for item in items):
-        raise InvalidParameterError(
-            f"group_column={group_column} is not in {image_list}", "Name a field of its lines."
-        )
+    for setting, name, has_values in (
+        ("group_column", group_column, any(item.group for item in items)),
+        ("label_column", config.label_column, any(item.label for item in items)),
+    ):
+        if name is not None and not has_values:
+            raise InvalidParameterError(
+                f"{setting}={name} is not in {image_list}", "Name a field of its lines."
+            )
     root, names = folder.resolve(), (item.name for item in items)
     notes = describe_unlisted(folder, names, image_list.name, follow_links=config.follow_links)
     return ImageSet(source, root, tuple(items), categories, notes, follow_links=config.follow_links)
+
+
+def read_columns(folder: Path, config: DataConfig) -> dict[str, dict[str, Any]]:
+    """Return the fields of each image besides its name, label and id, by image name."""
+    meta = _read_meta(folder)
+    column, _ = _find_labels(folder, meta, config)
+    image_list = _find_file(folder, meta, "image_list", _IMAGE_LIST)
+    rows = [json.loads(line) for line in _read_lines(folder, image_list) if line.strip()]
+    return {
+        posixpath.normpath(row["image_info"]["file_name"]): {
+            key: value for key, value in row.items() if key not in ("image_info", "id", column)
+        }
+        for row in rows
+    }
+
+
+def _find_labels(
+    folder: Path, meta: Mapping[str, Any], config: DataConfig
+) -> tuple[str | None, tuple[str, ...]]:
+    """Return the name of the label column and its categories; (None, ()) if there is none."""
+    if config.label_column is not None:
+        return config.label_column, ()
+    path = _find_file(folder, meta, "schema", _SCHEMA)
+    return _find_annotation(_read_schema(folder, path), path)
 
 
 def _read_meta(folder: Path) -> Mapping[str, Any]:
@@ -191,6 +223,8 @@ def _read_name(info: object, location: str) -> str:
 def _value_to_text(value: object) -> str | None:
     if value in (None, ""):
         return None
+    if isinstance(value, dict | list):
+        raise ValueError("a list instead of one label: several labels per image are not supported")
     if not is_encodable(text := str(value)):
         raise ValueError(f"UTF-8 cannot encode {text!a}")
     return text

@@ -62,7 +62,7 @@ def score_data(
         check_embeddings(config.embeddings, path)
     if config.spark is None:
         find_device(config.device)  # raises before the data is read
-    images = open_source(data)
+    images = open_source(data, config=config)
     if not images.items:
         raise InvalidDatasetError(
             "; ".join([f"{data} contains no images", *images.notes]),

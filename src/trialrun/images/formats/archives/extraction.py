@@ -84,7 +84,6 @@ def _is_archive(path: Path) -> bool:
 def unpack_archive(
     archive: Path,
     cache_folder: Path,
-    *,
     encoding: str = AUTO_TEXT,
 ) -> Path:
     """Return the folder with the archive's images, unpacking them on first use.

@@ -68,6 +68,8 @@ class TrainKeywords(TypedDict, total=False):
     label_column: str | None
     label_pattern: str | None
     classes: str | PathLike[str] | None
+    follow_links: bool
+    archive_encoding: str
     case_sensitive_labels: bool
 
 
@@ -87,6 +89,8 @@ class EvaluateKeywords(TypedDict, total=False):
     label_column: str | None
     label_pattern: str | None
     classes: str | PathLike[str] | None
+    follow_links: bool
+    archive_encoding: str
 
 
 class ScoreKeywords(TypedDict, total=False):
@@ -103,6 +107,8 @@ class ScoreKeywords(TypedDict, total=False):
     label_column: str | None
     label_pattern: str | None
     classes: str | PathLike[str] | None
+    follow_links: bool
+    archive_encoding: str
 
 
 class PromoteKeywords(TypedDict, total=False):
@@ -136,6 +142,8 @@ class PromoteKeywords(TypedDict, total=False):
     label_column: str | None
     label_pattern: str | None
     classes: str | PathLike[str] | None
+    follow_links: bool
+    archive_encoding: str
 
 
 class ResumeKeywords(TypedDict, total=False):
@@ -240,6 +248,8 @@ class SearchKeywords(TypedDict, total=False):
     label_column: str | None
     label_pattern: str | None
     classes: str | PathLike[str] | None
+    follow_links: bool
+    archive_encoding: str
     case_sensitive_labels: bool
     trials: int
     workers: int

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from trialrun.cache.location import cache_limit_bytes
+from trialrun.cache.location import cache_limit_bytes, check_cache
 from trialrun.config import AUTO_TEXT, NONE_TEXT, TrainConfig, build_config
 from trialrun.distributed import read_ranks
 from trialrun.engine.steps import count_warm_up_steps
@@ -103,6 +103,7 @@ def _find_path_errors(config: TrainConfig, local_paths: Mapping[str, Path]) -> l
         partial(_check_model, config.model, local_paths),
         partial(_check_weights, config.weights, local_paths),
         cache_limit_bytes,
+        check_cache,
     ):
         try:
             check()

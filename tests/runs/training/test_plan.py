@@ -92,8 +92,8 @@ def test_split_folders_are_the_sets_of_a_run(tmp_path: Path) -> None:
     assert plan.classes == ("cat", "dog")
     assert (plan.train.root.name, plan.valid.root.name) == ("train", "val")
     assert plan.data_layout == "splits (train=train; valid=val; not used: test)"
-    part = plan_training({"train_data": f"{tmp_path}/train", "batch_size": 2})
-    assert (len(part.train), len(part.valid), part.data_layout) == (12, 4, "one set")
+    alone = plan_training({"train_data": f"{tmp_path}/train", "batch_size": 2})
+    assert (len(alone.train), len(alone.valid), alone.data_layout) == (12, 4, "one set")
 
 
 def test_training_folder_without_validation_folder_is_split(tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ from trialrun.images.dataset import ImageSet, make_printable
 from trialrun.images.formats import LIST_READERS, READERS, sample
 from trialrun.images.formats.archives import find_archive, read_notes, unpack_archive
 from trialrun.images.formats.split_folders import (
-    TEST,
     SplitFolders,
     check_one_part,
     find_split_folders,
@@ -63,12 +62,11 @@ def find_archive_notes(images: ImageSet, cache_folder: Path) -> Sequence[str]:
 
 def make_split_error(source: str, splits: SplitFolders) -> InvalidDatasetError:
     """Return the error for a root with split folders where one set is needed."""
-    names = list(splits.names.values())
-    part = name_part(source, splits.names.get(TEST) or names[0])
+    names = [make_printable(name) for name in splits.names.values()]
+    parts = " or ".join(name_part(source, name) for name in names)
     return InvalidDatasetError(
-        f"{source} is not one set but has the parts {', '.join(map(make_printable, names))}",
-        f"Give one part, such as {make_printable(part)}; or set data_layout=classes if they are "
-        "classes.",
+        f"{source} is not one set but has the sets {', '.join(names)}",
+        f"Give {parts}; or set data_layout=classes if these folders are classes.",
     )
 
 

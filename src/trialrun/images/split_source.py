@@ -90,11 +90,11 @@ def _add_archive_notes(parts: Mapping[str, ImageSet], cache_folder: Path) -> dic
 def _describe_splits(source: str, splits: SplitFolders, *, uses_valid: bool) -> tuple[str, ...]:
     """Return how the root was read, as notes."""
     shown = {role: make_printable(name) for role, name in splits.names.items()}
-    text = f"folders are read as parts of the data: {shown[TRAIN]} is the training set"
+    text = f"the folders of {make_printable(source)} are its sets: {shown[TRAIN]} for training"
     if VALID in shown and uses_valid:
-        text += f", {shown[VALID]} the validation set"
+        text += f", {shown[VALID]} for validation"
     elif VALID in shown:
-        text += f", {shown[VALID]} is not used because valid_data is given"
+        text += f"; {shown[VALID]} is not used, because valid_data is given"
     if TEST in shown:
         test = make_printable(name_part(source, splits.names[TEST]))
         text += f"; {shown[TEST]} is kept out (evaluate and promote take {test})"

@@ -56,7 +56,7 @@ def test_snapshot_of_the_hub_is_read_with_follow_links(tmp_path: Path) -> None:
 
 
 def test_class_folder_that_is_a_link_is_an_error_or_followed(tmp_path: Path) -> None:
-    """A class is never missing without a word: the error names the link, and the setting reads it."""
+    """A class is never missing silently: the error names the link, and the setting reads it."""
     folder = write_classes(tmp_path / "set", {"cat": 2, "dog": 2})
     (folder / "fox").symlink_to(write_classes(tmp_path / "other", {"fox": 3}) / "fox")
     images = read_set(folder)
@@ -79,7 +79,7 @@ def test_root_of_links_only_names_them(tmp_path: Path) -> None:
 
 
 def test_followed_links_end_and_count_once(tmp_path: Path) -> None:
-    """Cycles outside, a link to a parent of the root, and a second link to a folder are not read."""
+    """Cycles, a link to a parent of the root, and a second link to a folder are not read."""
     folder = write_classes(tmp_path / "top" / "set", {"cat": 2})
     store = write_classes(tmp_path / "store", {"dog": 2})
     (store / "dog" / "cycle").symlink_to(store / "dog")

@@ -15,7 +15,11 @@ import yaml
 from trialrun.config.data import DEFAULT_DATA_CONFIG, DataConfig
 from trialrun.errors import InvalidDatasetError, InvalidParameterError, summarize_error
 from trialrun.images.dataset import ImageItem, ImageSet, is_encodable, leaves_root, make_printable
+<<<<<<< HEAD
 from trialrun.images.formats.unlisted import describe_unlisted
+=======
+from trialrun.images.labels.several import SEVERAL_LABELS_HINT
+>>>>>>> layouts16
 
 META = "_meta.yaml"
 _IMAGE_LIST = "images.lst"
@@ -191,6 +195,11 @@ def _read_item(line: str, column: str | None, group_column: str | None, location
     try:
         row = json.loads(line)
         info = row["image_info"]
+        if column and isinstance(row.get(column), dict | list):
+            raise InvalidDatasetError(
+                f"{location} has a list instead of a label: several labels per image",
+                SEVERAL_LABELS_HINT,
+            )
         label = _value_to_text(row.get(column)) if column else None
         group = _value_to_text(row.get(group_column)) if group_column else None
         name = _read_name(info, location)
@@ -223,8 +232,6 @@ def _read_name(info: object, location: str) -> str:
 def _value_to_text(value: object) -> str | None:
     if value in (None, ""):
         return None
-    if isinstance(value, dict | list):
-        raise ValueError("a list instead of one label: several labels per image are not supported")
     if not is_encodable(text := str(value)):
         raise ValueError(f"UTF-8 cannot encode {text!a}")
     return text

@@ -65,8 +65,8 @@ class LeakageReport:
         ]
         if self.num_skipped:
             notes.append(
-                f"{self.num_skipped} {self.second_name} images resemble too many training images to "
-                "be compared with all: some pairs that look alike may be missing"
+                f"{self.num_skipped} {self.second_name} images resemble too many training images "
+                "to be compared with all: some pairs that look alike may be missing"
             )
         return notes
 

@@ -6,7 +6,7 @@ all problems with settings, data and model.
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,7 @@ def plan_training(values: Mapping[str, Any]) -> TrainPlan:
         train, valid = split_stratified(
             train, second_fraction=config.valid_fraction, random_seed=config.random_seed
         )
+        valid = replace(valid, notes=())  # the training set has the same
     if problems := [
         *check_same_classes(train, valid),
         *_check_batch_size(config, train),

@@ -15,11 +15,8 @@ import yaml
 from trialrun.config.data import DEFAULT_DATA_CONFIG, DataConfig
 from trialrun.errors import InvalidDatasetError, InvalidParameterError, summarize_error
 from trialrun.images.dataset import ImageItem, ImageSet, is_encodable, leaves_root, make_printable
-<<<<<<< HEAD
 from trialrun.images.formats.unlisted import describe_unlisted
-=======
 from trialrun.images.labels.several import SEVERAL_LABELS_HINT
->>>>>>> layouts16
 
 META = "_meta.yaml"
 _IMAGE_LIST = "images.lst"

@@ -1,5 +1,6 @@
 """Sources of data in whole runs: URIs, links, names, and a cache that cannot be written."""
 
+import shutil
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -12,7 +13,7 @@ import pytest
 import trialrun
 from tests.conftest import write_classes
 from trialrun.config.data import DataConfig
-from trialrun.errors import StorageError
+from trialrun.errors import StorageError, TrackingError
 from trialrun.image_cache.inventory import list_archives
 from trialrun.runs.datasets.sources import open_source
 from trialrun.runs.training.plan import plan_training
@@ -50,8 +51,6 @@ def test_address_is_downloaded_once_until_it_changes(
     served: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The copy is in the cache, counts there, and is replaced when the server reports a change."""
-    import shutil
-
     monkeypatch.setenv("TRIALRUN_CACHE", str(tmp_path / "cache"))
     folder, address = served
     shutil.make_archive(str(folder / "set"), "zip", write_classes(tmp_path / "one", {"a": 1}))
@@ -62,6 +61,8 @@ def test_address_is_downloaded_once_until_it_changes(
     assert f"{address}/set.zip" in [entry.contents.source for entry in list_archives()]
     shutil.make_archive(str(folder / "set"), "zip", write_classes(tmp_path / "two", {"b": 12}))
     assert open_source(f"{address}/set.zip").classes == ("b",)
+    with pytest.raises(TrackingError, match="cannot be downloaded"):
+        open_source(f"{address}/none.zip")
 
 
 def test_file_uri_is_read_in_place(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,7 @@ def open_root(
     return opened
 
 
-def count(root: Path, **settings: str) -> tuple[dict[str, int], dict[str, int] | None]:
+def count(root: Path, **settings: Any) -> tuple[dict[str, int], dict[str, int] | None]:
     """Return the class counts of the training and the validation set of a root."""
     opened = open_root(root, config=DataConfig(**settings))
     valid = None if opened.valid is None else opened.valid.count_classes()

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,7 +22,9 @@ LISTS = {
     "classes.csv": "label,class\ndog,pet\ncat,pet\nbird,bird\n",
     "classes.json": '{"pet": ["dog", "cat"], "bird": "bird"}',
 }
-NAMES = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=1, max_size=5)
+NAMES = st.text(
+    st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=1, max_size=5
+).map(lambda name: unicodedata.normalize("NFC", name))
 
 
 @pytest.mark.parametrize("name", LISTS)

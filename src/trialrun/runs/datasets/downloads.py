@@ -9,9 +9,11 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from trialrun.cache.leases import lock_entry
 from trialrun.cache.location import downloads_folder
+from trialrun.errors import TrackingError, summarize_error
 from trialrun.files import create_directory, sweep_drafts, translate_storage_errors
 from trialrun.images.formats.archives.store import (
     delete_unpacked,
@@ -24,7 +26,9 @@ from trialrun.mlflow_client import FILE_SCHEME, download_artifact, find_file, re
 
 _HTTP = ("http://", "https://")
 _OF_THE_STORE = ("runs:/", "models:/", "mlflow-artifacts:/")  # name other data in another store
-_HEAD_SECONDS = 10.0
+_HEAD_SECONDS, _HTTP_SECONDS = 10.0, 60.0  # without a byte from the server
+_CHUNK_BYTES = 1 << 20
+_MLFLOW_PROXY = "/mlflow-artifacts/artifacts"  # in the addresses of a tracking server's artifacts
 
 
 def fetch_data(uri: str, cache: Path, note: Callable[[str], None]) -> Path:
@@ -55,8 +59,34 @@ def fetch_data(uri: str, cache: Path, note: Callable[[str], None]) -> Path:
 
 def _download(uri: str, folder: Path) -> None:
     with create_directory(folder, durable=False) as draft:
-        path = download_artifact(uri, draft).resolve().relative_to(draft.resolve())
+        is_plain = uri.startswith(_HTTP) and _MLFLOW_PROXY not in uri
+        path = _download_http(uri, draft) if is_plain else download_artifact(uri, draft)
+        path = path.resolve().relative_to(draft.resolve())
         write_contents(folder, draft, redact_credentials(uri), path=path.as_posix())
+
+
+def _download_http(uri: str, folder: Path) -> Path:
+    """Download a file; MLflow takes such an address for a server of its own.
+
+    Raises:
+        TrackingError: The server does not send the whole file.
+    """
+    import requests
+
+    path = folder / (Path(unquote(urlsplit(uri).path)).name or "data")
+    try:
+        with requests.get(uri, stream=True, timeout=_HTTP_SECONDS) as answer:
+            answer.raise_for_status()
+            with translate_storage_errors(path), path.open("wb") as file:
+                # A short answer raises: `raw` compares what it reads with Content-Length.
+                for chunk in answer.iter_content(_CHUNK_BYTES):
+                    file.write(chunk)
+    except requests.RequestException as error:
+        reason = redact_credentials(f"{uri} cannot be downloaded: {summarize_error(error)}")
+        raise TrackingError(
+            reason, "Check the address, or download it and give the path."
+        ) from error
+    return path
 
 
 def _note_age(uri: str, folder: Path, note: Callable[[str], None]) -> None:

@@ -5,6 +5,7 @@ import io
 import json
 import unicodedata
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -22,9 +23,8 @@ LISTS = {
     "classes.csv": "label,class\ndog,pet\ncat,pet\nbird,bird\n",
     "classes.json": '{"pet": ["dog", "cat"], "bird": "bird"}',
 }
-NAMES = st.text(
-    st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=1, max_size=5
-).map(lambda name: unicodedata.normalize("NFC", name))
+_CHARACTERS = st.characters(codec="utf-8", exclude_categories=["C", "Z"])
+NAMES = st.text(_CHARACTERS, min_size=1, max_size=5).map(partial(unicodedata.normalize, "NFC"))
 
 
 @pytest.mark.parametrize("name", LISTS)

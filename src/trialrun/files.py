@@ -169,6 +169,20 @@ def _resolve_target(path: Path) -> Path:
     return path.resolve()
 
 
+def clear_directory(folder: Path) -> None:
+    """Delete everything in a folder, but not the folder.
+
+    Raises:
+        StorageError: Deletion is not permitted.
+    """
+    with translate_storage_errors(folder):
+        for path in folder.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+
 def remove_directory(folder: Path) -> bool:
     """Delete a folder atomically, by renaming it first; return False if that is not permitted."""
     trash = folder.with_name(f".{folder.name}.trash-{secrets.token_hex(6)}")

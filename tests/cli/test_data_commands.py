@@ -140,6 +140,48 @@ def test_split_keeps_classes_and_groups(capsys: pytest.CaptureFixture[str], tmp_
     assert not sources["train"] & sources["valid"]
 
 
+def test_converted_and_split_tables_keep_their_columns(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """The groups of a table, or of a pattern, can be used again after both commands."""
+    rows = [f"x/{n:03}.png,{'ab'[n % 2]},p{n // 4},{n}" for n in range(40)]
+    root = write_classes(tmp_path / "set", {"x": 40})
+    (root / "metadata.csv").write_text("\n".join(["file_name,label,patient,id", *rows]))
+    run_json(capsys, "data", "convert", root, tmp_path / "out")
+    call = ["--fraction", 0.8, "--group-column", "patient"]
+    assert run_json(capsys, "data", "split", tmp_path / "out", tmp_path / "cut", *call)[0] == 0
+    parts = [
+        open_data(str(tmp_path / "cut" / part), tmp_path, group_column="patient")
+        for part in ("train", "valid")
+    ]
+    groups = [{item.group for item in part.items} for part in parts]
+    assert groups[0] | groups[1] == {f"p{n}" for n in range(10)}
+    assert not groups[0] & groups[1]
+    run_json(capsys, "data", "convert", root, tmp_path / "by", "--group-pattern", r"(\d)\d\.png")
+    images = open_data(str(tmp_path / "by"), tmp_path, group_column="group")
+    assert {item.group for item in images.items} == {"0", "1", "2", "3"}
+
+
+def test_check_reports_all_parts_of_a_root(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Test images that are training images are found; the labels are read as told."""
+    for seed, part in enumerate(("train", "val", "test")):
+        write_classes(tmp_path / part, {"A": 3, "a": 3}, seed=5000 * seed)
+    shutil.copy(tmp_path / "train" / "A" / "000.png", tmp_path / "test" / "A" / "copy.png")
+    code, printed = run_json(capsys, "data", "check", tmp_path, "--case-sensitive-labels")
+    assert code == 0
+    assert [Path(row["source"]).name for row in printed["sets"]] == ["train", "val", "test"]
+    assert printed["data_layout"] == "splits (train=train; valid=val; not used: test)"
+    assert printed["findings"]["leaked"] == []
+    assert printed["test_findings"]["leaked"] == [["A/000.png", "A/copy.png"]]
+    assert run_cli(["data", "check", str(tmp_path)]) == 3  # A and a
+    assert "1 test images are also training images" in capsys.readouterr().out
+    for command in ("split", "convert"):
+        assert run_cli(["data", command, str(tmp_path), str(tmp_path / "out")]) == 3
+        assert f"Give {tmp_path}/" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("fraction", [0, 1, -1, 2])
 def test_split_rejects_an_invalid_fraction(colors: Path, tmp_path: Path, fraction: int) -> None:
     """It exits with 2 and writes nothing."""

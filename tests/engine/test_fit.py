@@ -135,6 +135,7 @@ def test_same_seed_gives_the_same_weights() -> None:
         {"schedule": "polynomial"},
         {"warmup_steps": 3},
         {"warmup_epochs": 0.5},
+        {"class_sampling": "balanced"},
         {"label_smoothing": 0.1},
         {"mixup": 0.4},
         {"cutmix": 1.0},

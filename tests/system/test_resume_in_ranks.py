@@ -25,6 +25,7 @@ TRAINING = (
     f"--model={SMALL}",
     "--epochs=2",
     "--batch-size=4",
+    "--class-sampling=balanced",
     "--mixup=0.2",  # draws from the generators of each rank
     "--checkpoint-minutes=1e-6",
     "--register-as=ranks",

@@ -21,7 +21,7 @@ from trialrun.cli import run_cli
 from trialrun.config import METRIC_DIRECTIONS
 from trialrun.errors import InvalidParameterError
 from trialrun.runs.callbacks import DECODING
-from trialrun.runs.datasets import sources
+from trialrun.runs.datasets import downloads
 from trialrun.tuning.callbacks import NoOpSearchCallback
 from trialrun.tuning.plan import plan_search
 from trialrun.tuning.reporting.seed_replicates import compute_mean_interval
@@ -247,15 +247,15 @@ def searched_by_workers(
     images = write_classes(folder / "colors", {"blue": 12, "green": 12, "red": 12})
     client.log_artifacts(run.info.run_id, str(images), "set")
 
-    def download(uri: str) -> Path:
-        path = mlflow_client.download_artifact(uri)
+    def download(uri: str, folder: Path) -> Path:
+        path = mlflow_client.download_artifact(uri, folder)
         shutil.rmtree(Path(run.info.artifact_uri) / "set")
         return path
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", store)
         patch.setenv("MLFLOW_EXPERIMENT_NAME", "tests")
-        patch.setattr(sources, "download_artifact", download)
+        patch.setattr(downloads, "download_artifact", download)
         raw_settings = settings(Path("unused"), trials=4, workers=2)
         result = trialrun.search(**raw_settings | {"train_data": f"runs:/{run.info.run_id}/set"})
         return result, nested_runs(store, result.run_id)

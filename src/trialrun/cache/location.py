@@ -3,9 +3,10 @@
 import math
 import os
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
-from trialrun.errors import InvalidParameterError
+from trialrun.errors import InvalidParameterError, StorageError
 
 _CACHE_VARIABLE = "TRIALRUN_CACHE"
 _CACHE_LIMIT_VARIABLE = "TRIALRUN_CACHE_GB"
@@ -25,6 +26,27 @@ def cache_folder() -> Path:
     if folder is not None and _can_be_written(folder):
         return folder
     return Path(tempfile.gettempdir()) / "trialrun-cache"
+
+
+def check_cache() -> None:
+    """Check that the cache can be written, or has decoded images to read.
+
+    Raises:
+        StorageError: Neither.
+    """
+    folder = cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        with suppress(OSError):
+            if any(decoded_folder().iterdir()):
+                return
+        raise StorageError(
+            f"the cache folder {folder} cannot be written: {error.strerror or error}",
+            f"Set {_CACHE_VARIABLE} to a folder that can be written.",
+        ) from error
 
 
 def _find_user_cache() -> Path | None:
@@ -74,6 +96,11 @@ def scans_folder() -> Path:
 def archives_folder(cache: Path) -> Path:
     """Return the folder of unpacked archives below `cache`."""
     return cache / "archives"
+
+
+def downloads_folder(cache: Path) -> Path:
+    """Return the folder of downloaded datasets below `cache`, one sub-folder per address."""
+    return cache / "downloads"
 
 
 def digests_folder(cache: Path) -> Path:

@@ -5,7 +5,7 @@ every invalid value, with the same message from every entry point.
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -24,14 +24,22 @@ def add_switch_values(arguments: list[str]) -> list[str]:
 
     MLproject passes a value with every flag (`--strict false`); users type `--strict` alone.
     """
-    bool_flags = _BOOL_FLAGS.get(arguments[0], set()) if arguments else set()
+    command = _name_function(arguments)
+    bool_flags = _BOOL_FLAGS.get(command, set())
     completed: list[str] = []
     for index, argument in enumerate(arguments):
         completed.append(argument)
         following = arguments[index + 1 : index + 2]
-        if argument in bool_flags and not (following and _is_value(arguments[0], following[0])):
+        if argument in bool_flags and not (following and _is_value(command, following[0])):
             completed.append("true")
     return completed
+
+
+def _name_function(arguments: Sequence[str]) -> str:
+    """Return the name of a command's function: `train`, or `check_data` for `data check`."""
+    if arguments and arguments[0] in _BOOL_FLAGS:
+        return arguments[0]
+    return "_".join(reversed(arguments[:2]))
 
 
 def _is_value(command: str, word: str) -> bool:

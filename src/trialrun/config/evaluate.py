@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from trialrun.config.data import DataConfig
 from trialrun.config.settings import (
     as_texts,
     device_setting,
@@ -13,7 +14,7 @@ from trialrun.config.settings import (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EvaluateConfig:
+class EvaluateConfig(DataConfig):
     """Settings of an evaluation; `build_config` builds and checks it."""
 
     confidence: float = setting(0.95, "Confidence level of the intervals.", low=0.5, lt=1)

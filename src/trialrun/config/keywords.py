@@ -34,6 +34,7 @@ class TrainKeywords(TypedDict, total=False):
     warmup_epochs: float
     label_smoothing: float
     class_weights: Literal["none", "balanced"]
+    class_sampling: Literal["natural", "balanced"]
     mixup: float
     cutmix: float
     ema: float
@@ -62,6 +63,14 @@ class TrainKeywords(TypedDict, total=False):
     checkpoint_minutes: float
     pytorch_flavor: bool
     checkpoint_artifacts: bool
+    data_layout: Literal["auto", "classes", "splits"]
+    file_column: str | None
+    label_column: str | None
+    label_pattern: str | None
+    classes: str | PathLike[str] | None
+    follow_links: bool
+    archive_encoding: str
+    case_sensitive_labels: bool
 
 
 class EvaluateKeywords(TypedDict, total=False):
@@ -75,6 +84,13 @@ class EvaluateKeywords(TypedDict, total=False):
     device: str
     experiment: str | None
     run_name: str | None
+    data_layout: Literal["auto", "classes", "splits"]
+    file_column: str | None
+    label_column: str | None
+    label_pattern: str | None
+    classes: str | PathLike[str] | None
+    follow_links: bool
+    archive_encoding: str
 
 
 class ScoreKeywords(TypedDict, total=False):
@@ -86,6 +102,13 @@ class ScoreKeywords(TypedDict, total=False):
     top_k: int | None
     embeddings: str | PathLike[str] | None
     spark: str | None
+    data_layout: Literal["auto", "classes", "splits"]
+    file_column: str | None
+    label_column: str | None
+    label_pattern: str | None
+    classes: str | PathLike[str] | None
+    follow_links: bool
+    archive_encoding: str
 
 
 class PromoteKeywords(TypedDict, total=False):
@@ -114,6 +137,13 @@ class PromoteKeywords(TypedDict, total=False):
     device: str
     experiment: str | None
     run_name: str | None
+    data_layout: Literal["auto", "classes", "splits"]
+    file_column: str | None
+    label_column: str | None
+    label_pattern: str | None
+    classes: str | PathLike[str] | None
+    follow_links: bool
+    archive_encoding: str
 
 
 class ResumeKeywords(TypedDict, total=False):
@@ -176,6 +206,7 @@ class SearchKeywords(TypedDict, total=False):
     warmup_epochs: float | str | Sequence[float]
     label_smoothing: float | str | Sequence[float]
     class_weights: Literal["none", "balanced"] | str | Sequence[Literal["none", "balanced"]]
+    class_sampling: Literal["natural", "balanced"] | str | Sequence[Literal["natural", "balanced"]]
     mixup: float | str | Sequence[float]
     cutmix: float | str | Sequence[float]
     ema: float | str | Sequence[float]
@@ -212,6 +243,14 @@ class SearchKeywords(TypedDict, total=False):
     checkpoint_minutes: float
     pytorch_flavor: bool
     checkpoint_artifacts: bool
+    data_layout: Literal["auto", "classes", "splits"]
+    file_column: str | None
+    label_column: str | None
+    label_pattern: str | None
+    classes: str | PathLike[str] | None
+    follow_links: bool
+    archive_encoding: str
+    case_sensitive_labels: bool
     trials: int
     workers: int
     study: str | None

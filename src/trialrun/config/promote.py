@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+from trialrun.config.data import DataConfig
 from trialrun.config.settings import (
     as_texts,
     device_setting,
@@ -18,7 +19,7 @@ BETTER, _NOT_WORSE = "better", "not-worse"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PromoteConfig:
+class PromoteConfig(DataConfig):
     """Settings of a promotion; `build_config` builds and checks it."""
 
     alias: str = setting(

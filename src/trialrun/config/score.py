@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 
+from trialrun.config.data import DataConfig
 from trialrun.config.settings import AUTO_TEXT, device_setting, setting, sha256_setting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ScoreConfig:
+class ScoreConfig(DataConfig):
     """Settings of scoring; `build_config` builds and checks it."""
 
     sha256: str | None = sha256_setting()

@@ -5,6 +5,7 @@ Flags, MLproject, `trialrun.train(...)` and a search pass settings as text or as
 """
 
 import dataclasses
+import inspect
 import math
 import re
 import types
@@ -136,8 +137,10 @@ def _format_value(value: Any) -> str:
 
 
 def list_settings(config: type) -> tuple[Setting, ...]:
-    """Return the settings of the dataclass `config` in the order of their declaration."""
-    return tuple(_read_field(declared) for declared in dataclasses.fields(config))
+    """Return the settings of the dataclass `config` as declared, inherited ones last."""
+    own = inspect.get_annotations(config)
+    fields = sorted(dataclasses.fields(config), key=lambda declared: declared.name not in own)
+    return tuple(map(_read_field, fields))
 
 
 def _read_field(declared: "dataclasses.Field[Any]") -> Setting:

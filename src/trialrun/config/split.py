@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from trialrun.config.data import LabelConfig
 from trialrun.config.settings import (
     group_column_setting,
     group_pattern_setting,
@@ -10,7 +11,7 @@ from trialrun.config.settings import (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SplitConfig:
+class SplitConfig(LabelConfig):
     """How a dataset is split; created by `build_config`, which checks the values."""
 
     fraction: float = setting(

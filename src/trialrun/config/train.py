@@ -5,6 +5,7 @@ The first group has the names, defaults and ranges of Azure ML designer's *Train
 
 from dataclasses import dataclass
 
+from trialrun.config.data import LabelConfig
 from trialrun.config.settings import (
     SMALLEST_POSITIVE_DOUBLE,
     as_texts,
@@ -17,7 +18,7 @@ from trialrun.errors import InvalidParameterError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainConfig:
+class TrainConfig(LabelConfig):
     """Settings of a training run; `build_config` builds and checks it."""
 
     model: str = setting(
@@ -30,13 +31,17 @@ class TrainConfig:
     train_data: str = setting(
         "sample:digits",
         "Labelled training images: a folder with one sub-folder per class, an ImageDirectory, a "
-        "folder with metadata.csv, .jsonl or .parquet, an archive of these, a URI, or "
-        "sample:digits.",
+        "folder with metadata.csv, .jsonl or .parquet, a folder with these in train, val and test, "
+        "an archive, a URI, or sample:digits.",
         searchable=False,
         path=True,
     )
     valid_data: str | None = setting(
-        None, "Labelled validation images; none splits train_data.", searchable=False, path=True
+        None,
+        "Labelled validation images; none takes the folder val of train_data, or splits "
+        "train_data.",
+        searchable=False,
+        path=True,
     )
     epochs: int = setting(5, "Number of passes over the training images.", low=1)
     batch_size: int = setting(16, "Images per training step and rank.", low=1, logarithmic=True)
@@ -60,7 +65,7 @@ class TrainConfig:
 
     valid_fraction: float = setting(
         0.2,
-        "Fraction of train_data used for validation if valid_data is none.",
+        "Fraction of train_data used for validation if there are no validation images.",
         low=1e-6,
         lt=1,
         searchable=False,
@@ -134,6 +139,12 @@ class TrainConfig:
         "none",
         "Class weights of the loss: balanced weights each class by the inverse of its frequency.",
         choices=("none", "balanced"),
+    )
+    class_sampling: str = setting(
+        "natural",
+        "Training images of an epoch: natural uses each image once; balanced draws as many from "
+        "every class, repeating images of small classes and leaving out some of large ones.",
+        choices=("natural", "balanced"),
     )
     mixup: float = setting(0.0, "Alpha of the Beta distribution of MixUp; 0 is off.", low=0)
     cutmix: float = setting(0.0, "Alpha of the Beta distribution of CutMix; 0 is off.", low=0)

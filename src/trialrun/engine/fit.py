@@ -125,6 +125,7 @@ def _train_epoch(
             random_seed=config.random_seed,
             ranks=ranks,
             first_step=state.step,
+            class_sampling=config.class_sampling,
         ),
         pin_memory=state.compute.pins_memory,
     )

@@ -21,7 +21,7 @@ from trialrun.image_cache.perceptual_hash import (
     sample_image,
     shrink_to_grays,
 )
-from trialrun.images.decoding.file_io import read_file_with_fingerprint
+from trialrun.images.decoding.file_io import read_item
 from trialrun.images.decoding.header import TransientDecodeError, UndecodableError
 from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.images.scanning.scan import CHANGED_REASON, DatasetScan, is_unchanged
@@ -160,14 +160,14 @@ def _time_out(_row: int) -> DecodedImage:
 def _make_decoder(
     scan: DatasetScan, preprocessing: Preprocessing, sink: PixelSink | None
 ) -> Callable[[int], DecodedImage]:
-    root, items, files = scan.images.root, scan.images.items, scan.files
+    images, items, files = scan.images, scan.images.items, scan.files
 
     def decode_row(row: int) -> DecodedImage:
         file = files[row]
         if file.reason:
             return DecodedImage(None, file.reason)
         try:
-            content = read_file_with_fingerprint(root, items[row].name)
+            content = read_item(images, items[row])
             if not is_unchanged(content, file):
                 return DecodedImage(None, CHANGED_REASON, is_transient=True)
             pixels = preprocessing.decode(content.data).numpy().transpose(1, 2, 0)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from trialrun.errors import InvalidDatasetError
 from trialrun.images.dataset import ImageSet, make_printable
+from trialrun.images.decoding.file_io import OUTSIDE_REASON
 
 MAX_UNREADABLE_FRACTION = 0.1  # a larger share suggests a wrong folder
 
@@ -39,11 +40,11 @@ def select_usable(images: ImageSet, reasons: Sequence[str], *, strict: bool) -> 
     first = f"{skipped[0].name}: {skipped[0].reason}"
     count = f"{len(skipped)} of {len(images)} images in {images.source} cannot be read ({first})"
     if strict or len(skipped) > MAX_UNREADABLE_FRACTION * len(images):
-        raise InvalidDatasetError(
-            count,
-            "Remove or replace them; `trialrun data check` lists them all"
-            + (", and strict=false skips a few." if strict else "."),
-        )
+        hint = "Remove or replace them; `trialrun data check` lists them all"
+        hint += ", and strict=false skips a few." if strict else "."
+        if any(image.reason == OUTSIDE_REASON for image in skipped):
+            hint = f"Set follow_links=true if you trust what the links lead to. {hint}"
+        raise InvalidDatasetError(count, hint)
     usable = images.subset(row for row, reason in enumerate(reasons) if not reason)
     if lost := set(images.classes) - set(usable.classes):
         classes = ", ".join(map(make_printable, sorted(lost)))

@@ -10,6 +10,7 @@ from trialrun.cache.location import (
     cache_folder,
     decoded_folder,
     digests_folder,
+    downloads_folder,
     scans_folder,
 )
 from trialrun.files import sweep_unlocked_drafts
@@ -19,6 +20,7 @@ from trialrun.image_cache.entries import (
     list_evictable,
     list_summaries,
 )
+from trialrun.image_cache.scan_cache import list_evictable_scans
 from trialrun.images.formats.archives import (
     UnpackedArchive,
     delete_if_idle,
@@ -47,13 +49,18 @@ def list_decoded() -> list[DecodedSummary]:
 
 
 def list_archives() -> list[UnpackedArchive]:
-    """List the unpacked archives, least recently used first."""
-    return list_unpacked_archives(archives_folder(cache_folder()))
+    """List the unpacked archives and the downloaded datasets, least recently used first."""
+    cache = cache_folder()
+    archives = [
+        *list_unpacked_archives(archives_folder(cache)),
+        *list_unpacked_archives(downloads_folder(cache)),
+    ]
+    return sorted(archives, key=lambda archive: archive.used)
 
 
 def list_evictable_archives() -> list[CacheEntry]:
-    """List the unpacked archives as entries to evict; those in use refuse deletion."""
-    return [
+    """List unpacked archives, downloads and file scans to evict; those in use refuse deletion."""
+    return list_evictable_scans(scans_folder()) + [
         CacheEntry(
             archive.contents.num_bytes, archive.used, partial(try_delete_if_idle, archive.folder)
         )
@@ -62,25 +69,27 @@ def list_evictable_archives() -> list[CacheEntry]:
 
 
 def enforce_cache_limit() -> None:
-    """Evict decoded images and idle archives until both are within the cache's size limit.
+    """Evict decoded images, idle archives and downloads until they are within the size limit.
 
     Raises:
         InvalidParameterError: The configured limit is not a size.
     """
     if archives := list_evictable_archives():
-        folders = (decoded_folder(), archives_folder(cache_folder()))
+        cache = cache_folder()
+        folders = (decoded_folder(), archives_folder(cache), downloads_folder(cache))
         enforce_limit(cache_folder(), [*list_evictable(decoded_folder()), *archives], folders)
 
 
 def clear_cache() -> ClearedCache:
-    """Delete decoded images, file scans and all unpacked archives that no process uses."""
+    """Delete decoded images, file scans, and idle unpacked archives and downloads."""
     decoded = clear_entries(decoded_folder())
     archives = list_archives()
     outcomes = [_delete_archive(archive) for archive in archives]
     deleted = [
         archive for archive, is_deleted in zip(archives, outcomes, strict=True) if is_deleted
     ]
-    sweep_unlocked_drafts(archives_folder(cache_folder()))
+    for folder in (archives_folder(cache_folder()), downloads_folder(cache_folder())):
+        sweep_unlocked_drafts(folder)
     for folder in (scans_folder(), digests_folder(cache_folder())):
         shutil.rmtree(folder, ignore_errors=True)
     return ClearedCache(

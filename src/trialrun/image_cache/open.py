@@ -7,7 +7,7 @@ A pack is therefore never stale, and the same images under other names are not d
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -69,11 +69,8 @@ def open_pack(
     """Return the decoded images of a scanned dataset: its pack below `folder`, written if missing.
 
     The least recently used packs and `other_entries` are evicted for a new pack. If it still
-    exceeds `limit_bytes` or the disk's free space, images are decoded on the fly. `note` is called
-    with a message for the user.
-
-    Raises:
-        StorageError: The folder cannot be written.
+    exceeds `limit_bytes` or the disk's free space, or the folder cannot be written, images are
+    decoded on the fly. `note` is called with a message for the user.
     """
     pack_folder = folder / _compute_pack_key(scan, preprocessing)
     if (pack := read_pack(pack_folder, threads=threads)) is not None:
@@ -82,7 +79,15 @@ def open_pack(
         return pack
     request = _PackRequest(scan, preprocessing, pack_folder, threads, progress, note)
     waiting = f"another process is decoding {scan.images.source}; waiting for it"
-    with lock_or_report(pack_folder, waiting=waiting, report=note):
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(lock_or_report(pack_folder, waiting=waiting, report=note))
+        except StorageError as error:
+            note(
+                f"{error}: images are decoded as they are needed; set TRIALRUN_CACHE to a folder "
+                "that can be written"
+            )
+            return _open_on_the_fly(request)
         if (pack := read_pack(pack_folder, threads=threads)) is not None:
             return pack  # another process wrote it in the meantime
         _remove_damaged_pack(request)

@@ -2,15 +2,19 @@
 
 A file counts as unchanged while its size, inode, modification time and change time stay the same
 (no user can set the change time back). A file that changed less than two seconds before it was read
-is not cached. The cache has one JSON file per root folder.
+is not cached. The cache has one file per root folder: a line of JSON that names the root, and one
+with the scans. Files whose root no longer exists are deleted.
 """
 
 import json
 import os
+from contextlib import suppress
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from trialrun.cache.eviction import CacheEntry
 from trialrun.errors import StorageError
 from trialrun.files import write_atomically
 from trialrun.images.dataset import ImageItem, ImageSet
@@ -23,7 +27,8 @@ from trialrun.images.scanning.scan import (
     scan_files,
 )
 
-_FORMAT = 2  # raised when a header would be scanned with another result
+_FORMAT = 3  # raised when a header would be scanned with another result
+_MAX_HEADER = 1 << 16  # characters; the line of older versions has all scans
 _FINGERPRINT_VALUES = 4
 _ROW_TYPES = (int, int, int, int, str, int, int, int, str, str)  # the fingerprint, then the scan
 
@@ -32,7 +37,7 @@ def scan_with_cache(
     images: ImageSet, folder: Path, *, threads: int, progress: Progress = ignore_progress
 ) -> DatasetScan:
     """Scan `images`; files that the cache below `folder` knows are not read again."""
-    cache = _ScanCache(images.root, folder)
+    cache = _ScanCache(images, folder)
     scan = scan_files(images, threads=threads, lookup=cache.find, progress=progress)
     cache.update(scan)
     return scan
@@ -41,9 +46,11 @@ def scan_with_cache(
 class _ScanCache:
     """Scans by file name, each with the fingerprint of the scanned file."""
 
-    def __init__(self, root: Path, folder: Path) -> None:
-        self._root = str(root)
-        self._path = folder / f"{sha256(os.fsencode(root)).hexdigest()[:32]}.json"
+    def __init__(self, images: ImageSet, folder: Path) -> None:
+        self._root = str(images.root)
+        # Whether links lead out of the root decides which files can be read.
+        key = os.fsencode(images.root) + b"\0follow_links" * images.follow_links
+        self._path = folder / f"{sha256(key).hexdigest()[:32]}.json"
         self._rows = _read_rows(self._path)
 
     def find(self, item: ImageItem) -> FileScan | None:
@@ -77,11 +84,13 @@ class _ScanCache:
             for name, row in self._rows.items()
             if name in listed or read_fingerprint(self._root, name)
         }
-        content = {"format": _FORMAT, "rows": rows | new}
+        header = json.dumps({"format": _FORMAT, "root": self._root})
+        content = json.dumps(rows | new, separators=(",", ":"))
         try:
-            write_atomically(self._path, json.dumps(content, separators=(",", ":")))
+            write_atomically(self._path, f"{header}\n{content}\n")
         except StorageError:
             return
+        drop_stale_scans(self._path.parent)
 
 
 def _make_row(file: FileScan, fingerprint: FileFingerprint) -> list[Any]:
@@ -100,10 +109,40 @@ def _is_row(row: object) -> TypeGuard[list[Any]]:
 
 def _read_rows(path: Path) -> dict[str, object]:
     try:
-        content = json.loads(path.read_text("utf-8"))
-        if content["format"] == _FORMAT and isinstance(content["rows"], dict):
-            rows: dict[str, object] = content["rows"]
+        header, content = path.read_text("utf-8").split("\n", 1)
+        rows = json.loads(content)
+        if json.loads(header)["format"] == _FORMAT and isinstance(rows, dict):
             return rows
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         pass
     return {}
+
+
+def list_evictable_scans(folder: Path) -> list[CacheEntry]:
+    """List the files of scans below `folder` as entries to evict."""
+    entries = []
+    for path in folder.glob("*.json"):
+        with suppress(OSError):  # another process deletes it at the same time
+            status = path.stat()
+            delete = partial(path.unlink, missing_ok=True)
+            entries.append(CacheEntry(status.st_size, status.st_mtime, delete))
+    return entries
+
+
+def drop_stale_scans(folder: Path) -> None:
+    """Delete the scans of roots that no longer exist, and those of older versions."""
+    for path in folder.glob("*.json"):
+        root = _read_root(path)
+        if root is None or not os.path.lexists(root):
+            with suppress(OSError):
+                path.unlink()
+
+
+def _read_root(path: Path) -> str | None:
+    """Return the root that a file of scans names; None if the file has another format."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            header = json.loads(file.readline(_MAX_HEADER))
+        return str(header["root"]) if header["format"] == _FORMAT else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None

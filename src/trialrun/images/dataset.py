@@ -1,7 +1,7 @@
 """Image sets: names and labels of the images in a folder, without their pixels."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TypeGuard
@@ -27,6 +27,9 @@ class ImageSet:
     `declared_classes` are the classes that the layout names, with or without images. `notes`
     describe what was ignored during reading. `skipped` are entries with an image's name that cannot
     be read as files of the set: pipes, devices and links that lead out of the folder or nowhere.
+    `class_order` is the order of the classes if it is not that of their names. `outside_links` are
+    the names of links that lead out of the folder and were not followed. Links of listed images may
+    lead out of it if `follow_links`.
     """
 
     source: str
@@ -35,19 +38,28 @@ class ImageSet:
     declared_classes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     skipped: tuple[ImageItem, ...] = ()
+    class_order: tuple[str, ...] = ()
+    outside_links: tuple[str, ...] = ()
+    follow_links: bool = False
 
     def __len__(self) -> int:
         return len(self.items)
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Sorted labels of the images; the network's outputs are in this order."""
-        return tuple(sorted({item.label for item in self.items if item.label is not None}))
+        """Labels of the images, sorted or in `class_order`; the order of the network's outputs."""
+        labels = {item.label for item in self.items if item.label is not None}
+        return tuple(sorted(labels, key=self._sort_key))
 
     def count_classes(self) -> dict[str, int]:
         """Return the number of images per class, in order of `classes`."""
         counts = Counter(item.label for item in self.items if item.label is not None)
-        return dict(sorted(counts.items()))
+        return {name: counts[name] for name in sorted(counts, key=self._sort_key)}
+
+    @property
+    def _sort_key(self) -> Callable[[str], tuple[int, str]]:
+        places = {name: place for place, name in enumerate(self.class_order)}
+        return lambda name: (places.get(name, len(places)), name)
 
     def path_of(self, item: ImageItem) -> Path:
         """Return the path of an image's file."""

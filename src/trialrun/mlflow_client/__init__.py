@@ -5,7 +5,13 @@ The functions import MLflow themselves, because the import takes over a second.
 
 from trialrun.mlflow_client.client import connect_client
 from trialrun.mlflow_client.conflicts import retry_conflicts
-from trialrun.mlflow_client.downloads import URI_SCHEMES, download_artifact, is_local_model
+from trialrun.mlflow_client.downloads import (
+    FILE_SCHEME,
+    URI_SCHEMES,
+    download_artifact,
+    find_file,
+    is_local_model,
+)
 from trialrun.mlflow_client.errors import redact_credentials, translate_tracking_errors
 from trialrun.mlflow_client.experiments import describe_experiment, find_experiment_id
 from trialrun.mlflow_client.outages import is_answering, is_outage
@@ -15,6 +21,7 @@ from trialrun.mlflow_client.tracking_uri import resolve_uris
 from trialrun.mlflow_client.unfinished_uploads import delete_unfinished_uploads
 
 __all__ = [
+    "FILE_SCHEME",
     "URI_SCHEMES",
     "StoreState",
     "connect_client",
@@ -23,6 +30,7 @@ __all__ = [
     "describe_store",
     "download_artifact",
     "find_experiment_id",
+    "find_file",
     "is_answering",
     "is_local_model",
     "is_outage",

@@ -4,18 +4,20 @@ import atexit
 import shutil
 import tempfile
 from pathlib import Path
+from urllib.parse import unquote
 
-from trialrun.errors import TrackingError, summarize_error
+from trialrun.errors import InvalidParameterError, TrackingError, summarize_error
 from trialrun.files import translate_storage_errors
 from trialrun.mlflow_client.errors import redact_credentials, suggest_package, suggest_remedy
 
-# URIs that MLflow downloads; anything else is a path.
+FILE_SCHEME = "file:"
+# URIs that MLflow downloads, or finds on this machine; anything else is a path.
 URI_SCHEMES = (
     "runs:/",
     "models:/",
     "mlflow-artifacts:/",
     "dbfs:/",
-    "file:",
+    FILE_SCHEME,
     "ftp://",
     "gs://",
     "hdfs://",
@@ -30,10 +32,11 @@ URI_SCHEMES = (
 _MODELS = "models:/"
 
 
-def download_artifact(uri: str) -> Path:
-    """Download `uri` and return the local path; the copy is deleted when the process ends.
+def download_artifact(uri: str, folder: Path | None = None) -> Path:
+    """Download `uri` into `folder` and return the local path.
 
-    A model with local files is not copied.
+    Without `folder`, the copy is deleted when the process ends. A model with local files and a
+    file: URI are not copied.
 
     Raises:
         TrackingError: MLflow cannot download `uri`.
@@ -42,16 +45,38 @@ def download_artifact(uri: str) -> Path:
     import mlflow
     from mlflow.exceptions import MlflowException
 
+    if uri.startswith(FILE_SCHEME):
+        return find_file(uri)
     try:
         if is_local_model(uri):
             return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
-        folder = create_exit_folder()
+        folder = folder or create_exit_folder()
         return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder)))
     except ImportError as error:
         raise _download_error(uri, error, suggest_package(error)) from error
     except (MlflowException, OSError) as error:
         hint = suggest_remedy(str(error), "Check the URI and MLFLOW_TRACKING_URI.")
         raise _download_error(uri, error, hint) from error
+
+
+def find_file(uri: str) -> Path:
+    """Return the path that a file: URI names, with %20 and the like decoded.
+
+    A file whose name has the undecoded text is found too.
+
+    Raises:
+        InvalidParameterError: The URI names another machine.
+    """
+    text = uri.removeprefix(FILE_SCHEME)
+    if text.startswith("//"):
+        host, slash, rest = text[2:].partition("/")
+        if host not in ("", "localhost"):
+            raise InvalidParameterError(
+                f"{uri} is a file of the machine {host}", "Mount its disk, and give the path."
+            )
+        text = slash + rest
+    decoded = Path(unquote(text, errors="surrogateescape"))
+    return Path(text) if Path(text).exists() and not decoded.exists() else decoded
 
 
 def _download_error(uri: str, error: Exception, hint: str) -> TrackingError:

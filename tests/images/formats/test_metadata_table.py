@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import write_classes
-from trialrun.errors import DataError, InvalidDatasetError
+from trialrun.config.data import DataConfig
+from trialrun.errors import DataError, InvalidDatasetError, InvalidParameterError
 from trialrun.images import check_trainable, open_data
 from trialrun.images.formats import metadata_table
 
@@ -108,3 +109,32 @@ def test_any_bytes_are_a_table_or_rejected(
         metadata_table.read_images(folder, "set")
     except DataError:
         return
+
+
+def test_columns_may_have_other_names(folder: Path) -> None:
+    """`file_column` and `label_column` name them; a wrong name is an invalid parameter."""
+    (folder / "metadata.csv").write_text(
+        "path,file_name,kind\nx/000.png,a,3\nx/001.png,b,4\nx/002.png,c,\n"
+    )
+    config = DataConfig(file_column="path", label_column="kind")
+    images = open_data(str(folder), folder, config=config)
+    assert [(item.name, item.label) for item in images.items] == ROWS
+    for wrong in (DataConfig(file_column="no"), DataConfig(label_column="no")):
+        with pytest.raises(InvalidParameterError, match=r"=no is not in metadata\.csv"):
+            open_data(str(folder), folder, config=wrong)
+
+
+def test_names_are_stripped_unless_the_file_has_the_spaces(folder: Path) -> None:
+    """Spaces after the commas of a CSV file do not belong to the names."""
+    (folder / "x" / "001.png").rename(folder / " y.png")
+    (folder / "metadata.csv").write_text(
+        "label, file_name\n3, x/000.png\n4, y.png\n,\tx/002.png \n"
+    )
+    assert read_labels(folder) == [ROWS[0], (" y.png", "4"), ROWS[2]]
+
+
+def test_folders_have_no_columns(colors: Path) -> None:
+    """A column for class folders is an invalid parameter."""
+    for wrong in (DataConfig(file_column="a"), DataConfig(label_column="a")):
+        with pytest.raises(InvalidParameterError, match=r"=a: .* has no columns"):
+            open_data(str(colors), colors, config=wrong)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import trialrun
-from tests.conftest import make_network
+from tests.conftest import make_network, write_classes
 from tests.processes import run_program
 from tests.tuning.conftest import settings
 from trialrun.engine.early_stopping import EpochStatus
@@ -126,6 +126,30 @@ def test_changed_transforms_are_refused_before_training(
     assert trialrun.reproduce(run.run_id).verdict == "identical"
     path.write_text('[["Resize", 48]]')
     with pytest.raises(InvalidParameterError, match="contains other transforms"):
+        trialrun.reproduce(run.run_id)
+
+
+@pytest.mark.slow
+def test_split_folders_and_class_order_are_reproduced(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record says how the root was read; another order of the classes is refused."""
+    for seed, part in enumerate(("train", "val", "test")):
+        write_classes(tmp_path / "set" / part, {"cat": 8, "dog": 8}, seed=5000 * seed)
+    monkeypatch.chdir(tmp_path)
+    Path("classes.txt").write_text("dog\ncat\n")
+    run = trialrun.train(train_data="set", classes="classes.txt", class_sampling="balanced", **TINY)
+    assert run.model_uri is not None
+    params = mlflow.MlflowClient(store).get_run(run.run_id).data.params
+    assert params["resolved_data_layout"] == "splits (train=train; valid=val; not used: test)"
+    assert list(trialrun.load_model(run.model_uri).classes) == ["dog", "cat"]
+    evaluation = trialrun.evaluate(run.model_uri, "set/val", classes="classes.txt")
+    [pair] = trialrun.compare(run.run_id, evaluation.run_id, group_pattern="(..)/").paired[:1]
+    assert pair.comparison.difference == 0
+    monkeypatch.chdir("/")
+    assert trialrun.reproduce(run.run_id).verdict == "identical"
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    with pytest.raises(InvalidDatasetError, match="lists other classes or another order"):
         trialrun.reproduce(run.run_id)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import write_classes
-from trialrun.errors import InvalidParameterError, TrialrunError
+from trialrun.errors import InvalidDatasetError, InvalidParameterError, TrialrunError
 from trialrun.runs.training.plan import plan_training
 
 
@@ -82,3 +82,45 @@ def test_more_ranks_than_images_are_refused(colors: Path, monkeypatch: pytest.Mo
         monkeypatch.setenv(name, value)
     with pytest.raises(InvalidParameterError, match="too few for 64 ranks"):
         plan_training({"train_data": str(colors)})
+
+
+def test_split_folders_are_the_sets_of_a_run(tmp_path: Path) -> None:
+    """Training is not asked to tell `train` from `val`; the test set is kept out."""
+    for seed, part in enumerate(("train", "val", "test")):
+        write_classes(tmp_path / part, {"cat": 8, "dog": 8}, seed=5000 * seed)
+    plan = plan_training({"train_data": str(tmp_path)})
+    assert plan.classes == ("cat", "dog")
+    assert (plan.train.root.name, plan.valid.root.name) == ("train", "val")
+    assert plan.data_layout == "splits (train=train; valid=val; not used: test)"
+    alone = plan_training({"train_data": f"{tmp_path}/train", "batch_size": 2})
+    assert (len(alone.train), len(alone.valid), alone.data_layout) == (12, 4, "one set")
+
+
+def test_training_folder_without_validation_folder_is_split(tmp_path: Path) -> None:
+    """Of `train` and `test`, the first is split by valid_fraction."""
+    for part in ("train", "test"):
+        write_classes(tmp_path / part, {"cat": 10, "dog": 10})
+    plan = plan_training({"train_data": str(tmp_path), "valid_fraction": 0.3, "batch_size": 2})
+    assert (len(plan.train), len(plan.valid)) == (14, 6)
+    assert plan.valid.root.name == "train"
+
+
+def test_validation_folder_with_other_classes_is_an_error(tmp_path: Path) -> None:
+    """The error lists the differences, as for validation data that is given."""
+    write_classes(tmp_path / "train", {"cat": 2, "dog": 2})
+    write_classes(tmp_path / "val", {"cat": 2, "fox": 2})
+    with pytest.raises(InvalidDatasetError, match=r"only in validation .*: fox; only in training"):
+        plan_training({"train_data": str(tmp_path), "batch_size": 2})
+
+
+def test_labels_may_differ_in_case_when_asked(tmp_path: Path) -> None:
+    """They are refused with the ways out otherwise; a class list merges them."""
+    root = write_classes(tmp_path / "set", {"A": 9, "a": 9, "b": 9})
+    (tmp_path / "classes.txt").write_text("b\na = A\na = a\n")
+    with pytest.raises(InvalidDatasetError, match="'A' and 'a'") as raised:
+        plan_training({"train_data": str(root)})
+    assert "case_sensitive_labels=true" in raised.value.hint
+    apart = plan_training({"train_data": str(root), "case_sensitive_labels": True})
+    assert apart.classes == ("A", "a", "b")
+    merged = plan_training({"train_data": str(root), "classes": str(tmp_path / "classes.txt")})
+    assert merged.classes == ("b", "a")

@@ -7,6 +7,7 @@ import typer
 from trialrun.cli.app import Json, add_command_group
 from trialrun.cli.flags import flags_for
 from trialrun.cli.output import print_json, print_result, print_table
+from trialrun.config.data import CheckConfig, ConvertConfig
 from trialrun.config.split import SplitConfig
 
 _data_app = add_command_group("data", "Check, convert or split a dataset of images.")
@@ -15,7 +16,9 @@ _SOURCE_HELP = (
     "Images: a folder with one sub-folder per class, an ImageDirectory, a folder with "
     "metadata.csv, .jsonl or .parquet, an archive of these, a URI, or sample:digits."
 )
+_ROOT_HELP = f"{_SOURCE_HELP} Also a folder with these in train, val and test."
 Data = Annotated[str, typer.Argument(metavar="DATA", help=_SOURCE_HELP)]
+Root = Annotated[str, typer.Argument(metavar="DATA", help=_ROOT_HELP)]
 Valid = Annotated[
     str | None,
     typer.Argument(
@@ -27,11 +30,13 @@ _NUM_SHOWN_FILES = 20  # skipped or warned files printed on a terminal; --json p
 
 
 @_data_app.command("check")
+@flags_for(CheckConfig)
 def check_data(
-    data: Data,
+    data: Root,
     valid: Valid = None,
     strict: Strict = False,
     json: Json = False,
+    **settings: Any,
 ) -> None:
     """Count images; find bad files, duplicates and leaks.
 
@@ -39,16 +44,18 @@ def check_data(
     a dataset without labels is not an error.
     """
     from trialrun.cli.progress import TerminalProgress
+    from trialrun.config import build_config
     from trialrun.runs.datasets.check import check_datasets
 
+    config = build_config(CheckConfig, settings)
     with TerminalProgress() as progress:
-        report = check_datasets(data, valid, strict=strict, callback=progress)
+        report = check_datasets(data, valid, strict=strict, config=config, callback=progress)
     if json:
         print_json(report.to_json())
     else:
         for checked_set in report.sets:
             _print_set(checked_set.to_json())
-        for note in report.leakage.notes():
+        for note in report.notes():
             print_result(note)
         if num_repeated := report.leakage.duplicates.num_repeated:
             print_result(f"{num_repeated} images repeat another image of the same set and class")
@@ -78,10 +85,12 @@ def _print_set(values: dict[str, object]) -> None:
 
 
 @_data_app.command("convert")
+@flags_for(ConvertConfig)
 def convert_data(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help=_SOURCE_HELP)],
     out: Annotated[str, typer.Argument(metavar="OUT", help="ImageDirectory to write.")],
     json: Json = False,
+    **settings: Any,
 ) -> None:
     """Convert a dataset to an ImageDirectory.
 
@@ -90,10 +99,12 @@ def convert_data(
     from dataclasses import asdict
 
     from trialrun.cli.progress import TerminalProgress
+    from trialrun.config import build_config
     from trialrun.runs.datasets.convert import convert_dataset
 
+    config = build_config(ConvertConfig, settings)
     with TerminalProgress() as progress:
-        written = convert_dataset(source, out, callback=progress)
+        written = convert_dataset(source, out, config=config, callback=progress)
     if json:
         print_json(asdict(written))
         return
@@ -122,7 +133,16 @@ def split_data(
 
     config = build_config(SplitConfig, settings)
     with TerminalProgress() as progress:
-        train, valid = split_dataset(data, out, **asdict(config), callback=progress)
+        train, valid = split_dataset(
+            data,
+            out,
+            fraction=config.fraction,
+            random_seed=config.random_seed,
+            group_column=config.group_column,
+            group_pattern=config.group_pattern,
+            config=config,
+            callback=progress,
+        )
     if json:
         print_json({"train": asdict(train), "valid": asdict(valid)})
         return

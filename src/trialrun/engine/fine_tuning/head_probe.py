@@ -5,6 +5,7 @@ arXiv:2202.10054). The regression costs one forward pass over the training image
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from trialrun.config import TrainConfig
 from trialrun.distributed import Ranks
 from trialrun.engine.inputs.features import compute_features
+from trialrun.engine.inputs.order import NATURAL
 from trialrun.engine.optim import make_loss
 from trialrun.engine.state import TrainState
 
@@ -35,6 +37,8 @@ def fit_head(state: TrainState, config: TrainConfig, ranks: Ranks) -> bool:
         return False
     device = state.compute.device
     labels = torch.from_numpy(state.image_data.train.labels).to(device)
+    if config.class_sampling != NATURAL:  # all images are used here, so weights balance them
+        config = replace(config, class_weights="balanced")
     loss = make_loss(config, labels.cpu(), state.image_data.num_classes).to(device)
     weight, bias = _fit_logistic_regression(features.to(device), labels, loss, len(head.bias))
     with torch.no_grad():

@@ -93,6 +93,7 @@ def _repeat_batches(state: TrainState, config: TrainConfig, ranks: Ranks) -> Ite
             batch_size=config.batch_size,
             random_seed=config.random_seed,
             ranks=ranks,
+            class_sampling=config.class_sampling,
         )
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trialrun.distributed import SINGLE_PROCESS, Ranks
-from trialrun.engine.inputs.seeds import derive_seed, draw_permutation
+from trialrun.engine.inputs.order import NATURAL, draw_order
 
 
 class ImageSource(Protocol):
@@ -39,15 +39,19 @@ class ImageDataset:
         return len(self.rows)
 
     def load_batch(self, positions: NDArray[np.int64], num_images_in_step: int) -> "Batch":
-        """Load the images at `positions` among the usable ones."""
-        pixels = self.source.pixels(self.rows[positions])
-        labels = torch.from_numpy(self.labels[positions])
+        """Load the images at `positions` among the usable ones, which are as in `Batch`."""
+        indices = positions % len(self)
+        pixels = self.source.pixels(self.rows[indices])
+        labels = torch.from_numpy(self.labels[indices])
         return Batch(pixels, labels, positions, num_images_in_step)
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
     """(N, 3, S, S) uint8 pixels, (N,) int64 labels, and the images' positions in the set.
+
+    Where an epoch repeats an image, the set's size is added to its position for each repetition, so
+    that each is augmented differently.
 
     `num_images_in_step` counts the images of the same step on all ranks.
     """
@@ -69,12 +73,14 @@ def training_batches(
     random_seed: int,
     ranks: Ranks = SINGLE_PROCESS,
     first_step: int = 0,
+    class_sampling: str = NATURAL,
 ) -> Iterator[Batch]:
-    """Yield this rank's share of every step; all ranks together use every image once.
+    """Yield this rank's share of every step; all ranks together use the epoch's images once.
 
     A step has `batch_size` images per rank. The steps before `first_step` are skipped.
+    `class_sampling` is the setting of this name.
     """
-    order = draw_permutation(len(data), derive_seed(random_seed, "order", epoch))
+    order = draw_order(data.labels, random_seed, epoch, class_sampling)
     steps = chunk_indices(order, batch_size * ranks.world_size, 2 * ranks.world_size)
     for positions in steps[first_step:]:
         yield data.load_batch(positions[ranks.rank :: ranks.world_size], len(positions))

@@ -2,23 +2,27 @@
 
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from trialrun.errors import DataError, InvalidDatasetError, NotLabeledDatasetError
 from trialrun.images.dataset import ImageSet, make_printable
+from trialrun.images.notes import format_examples
 
 _MAX_SHOWN = 10  # names in an error message; the rest is counted
 
 
-def check_trainable(images: ImageSet) -> list[DataError]:
-    """Return the reasons why a network cannot be trained on `images`; empty if it can."""
+def check_trainable(images: ImageSet, *, case_sensitive: bool = False) -> list[DataError]:
+    """Return the reasons why a network cannot be trained on `images`; empty if it can.
+
+    With `case_sensitive`, classes may differ in case only.
+    """
     if not images.classes:
         if images.declared_classes:
             return [
                 InvalidDatasetError(
                     f"{images.source}: every class is empty "
-                    f"({_format_list(images.declared_classes)})",
-                    "Put images into the class folders.",
+                    f"({_format_list(images.declared_classes)}){describe_links(images)}",
+                    hint_at_links(images, "Put images into the class folders."),
                 )
             ]
         return [
@@ -26,11 +30,39 @@ def check_trainable(images: ImageSet) -> list[DataError]:
                 "; ".join(
                     [f"{images.source} has {len(images)} images and no labels", *images.notes]
                 ),
-                "Sort the images into one sub-folder per class, give metadata.csv a column label, "
-                "or an ImageDirectory an annotation column.",
+                "Sort the images into one sub-folder per class, give metadata.csv a column label "
+                "(or name it with label_column), give an ImageDirectory an annotation column, or "
+                "find labels in file names with label_pattern.",
             )
         ]
-    return [*_check_empty(images), *_check_similar_names(images), *_check_number(images)]
+    return [
+        *_check_empty(images),
+        *_check_similar_names(images, case_sensitive=case_sensitive),
+        *_check_number(images),
+    ]
+
+
+def describe_links(images: ImageSet, classes: Collection[str] | None = None) -> str:
+    """Return how many links that were not followed there are in `classes`, or in the whole set."""
+    links = _select_links(images, classes)
+    if not links:
+        return ""
+    examples = format_examples(links)
+    return f"; {len(links)} links that lead out of the folder are not followed, such as {examples}"
+
+
+def hint_at_links(images: ImageSet, hint: str, classes: Collection[str] | None = None) -> str:
+    """Return the hint to follow the links, if there are any, else `hint`."""
+    if not _select_links(images, classes):
+        return hint
+    return f"Set follow_links=true if you trust what they lead to, or remove the links. {hint}"
+
+
+def _select_links(images: ImageSet, classes: Collection[str] | None) -> list[str]:
+    """Return the names of the links out of the folder that are in `classes`, or all of them."""
+    if classes is None:
+        return list(images.outside_links)
+    return [link for link in images.outside_links if link.partition("/")[0] in classes]
 
 
 def check_same_classes(train: ImageSet, valid: ImageSet) -> list[DataError]:
@@ -58,8 +90,9 @@ def _check_empty(images: ImageSet) -> list[DataError]:
         return []
     return [
         InvalidDatasetError(
-            f"{images.source}: no images in class {_format_list(empty)}",
-            "Add images to it, or remove the class.",
+            f"{images.source}: no images in class {_format_list(empty)}"
+            f"{describe_links(images, empty)}",
+            hint_at_links(images, "Add images to it, or remove the class.", empty),
         )
     ]
 
@@ -75,11 +108,12 @@ def _check_number(images: ImageSet) -> list[DataError]:
     ]
 
 
-def _check_similar_names(images: ImageSet) -> list[DataError]:
+def _check_similar_names(images: ImageSet, *, case_sensitive: bool) -> list[DataError]:
     similar: dict[str, list[str]] = defaultdict(list)
     for name in images.classes:
         # Not casefold(): Maße and Masse are different names on every file system.
-        similar[unicodedata.normalize("NFC", name).lower()].append(name)
+        key = unicodedata.normalize("NFC", name)
+        similar[key if case_sensitive else key.lower()].append(name)
     pairs = [" and ".join(map(ascii, names)) for names in similar.values() if len(names) > 1]
     if not pairs:
         return []
@@ -87,7 +121,8 @@ def _check_similar_names(images: ImageSet) -> list[DataError]:
         InvalidDatasetError(
             f"{images.source}: classes that differ in case or Unicode form only: "
             + ", ".join(pairs),
-            "Merge or rename them: some file systems treat these names as the same.",
+            "Merge or rename them, as classes=FILE can: some file systems treat these names as the "
+            "same. case_sensitive_labels=true accepts names that differ in case.",
         )
     ]
 

@@ -1,7 +1,7 @@
 """Reading of image files, with a fingerprint of each file's state.
 
-Only regular files inside the image set's folder are read; pipes, devices and links that lead out
-of the folder are rejected.
+Only regular files inside the image set's folder are read; pipes and devices are rejected, and links
+that lead out of the folder unless they are to be followed.
 """
 
 import errno
@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from trialrun.images.dataset import ImageItem, ImageSet
 from trialrun.images.decoding.header import (
     OUT_OF_MEMORY_REASON,
     TransientDecodeError,
     UndecodableError,
 )
+
+OUTSIDE_REASON = "a link that leads out of the folder"
 
 _MAX_FILE_BYTES = 1 << 30  # no image within the pixel limit needs more
 
@@ -40,17 +43,18 @@ class FileContent:
     fingerprint: FileFingerprint | None
 
 
-def read_file(root: Path, name: str) -> bytes:
+def read_file(root: Path, name: str, *, follow_links: bool = False) -> bytes:
     """Read the file `name` below `root`.
 
     Raises:
-        UndecodableError: Not a regular file, too large, or a link that leads out of `root`.
+        UndecodableError: Not a regular file, too large, or a link that leads out of `root` and is
+            not to be followed.
         TransientDecodeError: The file does not exist or cannot be read now.
     """
-    return read_file_with_fingerprint(root, name).data
+    return read_file_with_fingerprint(root, name, follow_links=follow_links).data
 
 
-def read_file_with_fingerprint(root: Path, name: str) -> FileContent:
+def read_file_with_fingerprint(root: Path, name: str, *, follow_links: bool = False) -> FileContent:
     """Read the file `name` below `root`, with its fingerprint from before reading.
 
     Raises:
@@ -59,7 +63,7 @@ def read_file_with_fingerprint(root: Path, name: str) -> FileContent:
     """
     path = os.path.join(root, name)  # noqa: PTH118 - pathlib would take a third of the total time
     try:
-        descriptor = _open_file(str(root), path)
+        descriptor = os.open(path, _OPEN_FLAGS) if follow_links else _open_file(str(root), path)
         try:
             return _read_content(descriptor)
         finally:
@@ -68,6 +72,11 @@ def read_file_with_fingerprint(root: Path, name: str) -> FileContent:
         raise TransientDecodeError(f"cannot be read: {error.strerror or error}") from error
     except MemoryError:
         raise TransientDecodeError(OUT_OF_MEMORY_REASON) from None
+
+
+def read_item(images: ImageSet, item: ImageItem) -> FileContent:
+    """Read the file of an image, as `read_file_with_fingerprint`."""
+    return read_file_with_fingerprint(images.root, item.name, follow_links=images.follow_links)
 
 
 def read_fingerprint(root: str, name: str) -> FileFingerprint | None:
@@ -100,7 +109,7 @@ def _open_file(root: str, path: str) -> int:
     real_root = _resolve_folder(root)
     folder = _resolve_folder(os.path.dirname(path))  # noqa: PTH120
     if not _is_within(folder, real_root):
-        raise UndecodableError("a link that leads out of the folder")
+        raise UndecodableError(OUTSIDE_REASON)
     try:
         return os.open(path, _OPEN_FLAGS | _NO_LINK)
     except OSError as error:
@@ -108,7 +117,7 @@ def _open_file(root: str, path: str) -> int:
             raise
     real = os.path.realpath(path)
     if not _is_within(real, real_root):
-        raise UndecodableError("a link that leads out of the folder")
+        raise UndecodableError(OUTSIDE_REASON)
     return os.open(real, _OPEN_FLAGS | _NO_LINK)
 
 

@@ -6,13 +6,14 @@ format of metadata tables, add its parser to `metadata_table`. If that adds a li
 """
 
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+from trialrun.config.data import DEFAULT_DATA_CONFIG, DataConfig
 from trialrun.images.dataset import ImageSet
 from trialrun.images.formats import class_folders, image_directory, metadata_table
 
 # Part of the cache key of unpacked archives: raise it when other files would be unpacked.
-UNPACK_VERSION = 1
+UNPACK_VERSION = 2
 
 
 class Reader(Protocol):
@@ -25,16 +26,33 @@ class Reader(Protocol):
         """Whether `folder` has this layout, judged by file names and metadata files."""
         ...
 
-    def read_images(self, folder: Path, source: str, group_column: str | None = None) -> ImageSet:
+    def read_images(
+        self,
+        folder: Path,
+        source: str,
+        group_column: str | None = None,
+        *,
+        config: DataConfig = DEFAULT_DATA_CONFIG,
+    ) -> ImageSet:
         """Read names and labels of the images in `folder`, and their groups from `group_column`.
 
-        `source` is the user's name of the dataset.
+        `source` is the user's name of the dataset. `config` names the columns.
         """
         ...
 
 
+class ListReader(Reader, Protocol):
+    """Reader of a layout with an image list, whose rows may have further columns."""
+
+    def read_columns(self, folder: Path, config: DataConfig) -> dict[str, dict[str, Any]]:
+        """Return the columns of each image besides its name and label, by image name."""
+        ...
+
+
+LIST_READERS: tuple[ListReader, ...] = (image_directory, metadata_table)
+
 # The first reader that can read a folder reads it; class_folders can read every folder.
-READERS: tuple[Reader, ...] = (image_directory, metadata_table, class_folders)
+READERS: tuple[Reader, ...] = (*LIST_READERS, class_folders)
 
 _LIST_SUFFIXES = tuple(suffix for reader in READERS for suffix in reader.LIST_SUFFIXES)
 
@@ -44,4 +62,4 @@ def is_list_name(name: str) -> bool:
     return name.lower().endswith(_LIST_SUFFIXES)
 
 
-__all__ = ["READERS", "UNPACK_VERSION", "Reader", "is_list_name"]
+__all__ = ["LIST_READERS", "READERS", "UNPACK_VERSION", "ListReader", "Reader", "is_list_name"]

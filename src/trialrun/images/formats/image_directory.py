@@ -12,8 +12,11 @@ from typing import Any
 
 import yaml
 
+from trialrun.config.data import DEFAULT_DATA_CONFIG, DataConfig
 from trialrun.errors import InvalidDatasetError, InvalidParameterError, summarize_error
 from trialrun.images.dataset import ImageItem, ImageSet, is_encodable, leaves_root, make_printable
+from trialrun.images.formats.unlisted import describe_unlisted
+from trialrun.images.labels.several import SEVERAL_LABELS_HINT
 
 META = "_meta.yaml"
 _IMAGE_LIST = "images.lst"
@@ -33,24 +36,64 @@ def can_read(folder: Path) -> bool:
     return (folder / META).is_file() and _read_meta(folder).get("type") == "ImageDirectory"
 
 
-def read_images(folder: Path, source: str, group_column: str | None = None) -> ImageSet:
+def read_images(
+    folder: Path,
+    source: str,
+    group_column: str | None = None,
+    *,
+    config: DataConfig = DEFAULT_DATA_CONFIG,
+) -> ImageSet:
     """Read the images in the image list, labelled by the annotation column.
 
     Raises:
-        InvalidDatasetError: A file is missing or damaged, or an image is listed twice or by URL
-            only.
-        InvalidParameterError: No image has the `group_column`.
+        InvalidDatasetError: A file is missing or damaged, an image is listed twice or by URL only,
+            or has several labels.
+        InvalidParameterError: No image has a column that a setting names.
     """
+    if config.file_column is not None:
+        raise InvalidParameterError(
+            f"file_column={config.file_column}: {source} is an ImageDirectory",
+            "Leave file_column at none: its names are in image_info.",
+        )
     meta = _read_meta(folder)
-    schema_path = _find_file(folder, meta, "schema", _SCHEMA)
-    column, categories = _find_annotation(_read_schema(folder, schema_path), schema_path)
+    column, categories = _find_labels(folder, meta, config)
     image_list = _find_file(folder, meta, "image_list", _IMAGE_LIST)
     items = _read_items(_read_lines(folder, image_list), image_list.name, column, group_column)
-    if group_column is not None and not any(item.group for item in items):
-        raise InvalidParameterError(
-            f"group_column={group_column} is not in {image_list}", "Name a field of its lines."
-        )
-    return ImageSet(source, folder.resolve(), tuple(items), categories)
+    for setting, name, has_values in (
+        ("group_column", group_column, any(item.group for item in items)),
+        ("label_column", config.label_column, any(item.label for item in items)),
+    ):
+        if name is not None and not has_values:
+            raise InvalidParameterError(
+                f"{setting}={name} is not in {image_list}", "Name a field of its lines."
+            )
+    root, names = folder.resolve(), (item.name for item in items)
+    notes = describe_unlisted(folder, names, image_list.name, follow_links=config.follow_links)
+    return ImageSet(source, root, tuple(items), categories, notes, follow_links=config.follow_links)
+
+
+def read_columns(folder: Path, config: DataConfig) -> dict[str, dict[str, Any]]:
+    """Return the fields of each image besides its name, label and id, by image name."""
+    meta = _read_meta(folder)
+    column, _ = _find_labels(folder, meta, config)
+    image_list = _find_file(folder, meta, "image_list", _IMAGE_LIST)
+    rows = [json.loads(line) for line in _read_lines(folder, image_list) if line.strip()]
+    return {
+        posixpath.normpath(row["image_info"]["file_name"]): {
+            key: value for key, value in row.items() if key not in ("image_info", "id", column)
+        }
+        for row in rows
+    }
+
+
+def _find_labels(
+    folder: Path, meta: Mapping[str, Any], config: DataConfig
+) -> tuple[str | None, tuple[str, ...]]:
+    """Return the name of the label column and its categories; (None, ()) if there is none."""
+    if config.label_column is not None:
+        return config.label_column, ()
+    path = _find_file(folder, meta, "schema", _SCHEMA)
+    return _find_annotation(_read_schema(folder, path), path)
 
 
 def _read_meta(folder: Path) -> Mapping[str, Any]:
@@ -149,6 +192,11 @@ def _read_item(line: str, column: str | None, group_column: str | None, location
     try:
         row = json.loads(line)
         info = row["image_info"]
+        if column and isinstance(row.get(column), dict | list):
+            raise InvalidDatasetError(
+                f"{location} has a list instead of a label: several labels per image",
+                SEVERAL_LABELS_HINT,
+            )
         label = _value_to_text(row.get(column)) if column else None
         group = _value_to_text(row.get(group_column)) if group_column else None
         name = _read_name(info, location)

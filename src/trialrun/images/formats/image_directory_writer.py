@@ -12,17 +12,19 @@ Image files are copied unchanged, after a check that they are still the scanned 
 
 import base64
 import json
+import math
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from trialrun.errors import InvalidDatasetError
 from trialrun.files import create_directory, translate_storage_errors
 from trialrun.images.dataset import ImageItem, ImageSet, make_printable
-from trialrun.images.decoding.file_io import read_file_with_fingerprint
+from trialrun.images.decoding.file_io import read_item
 from trialrun.images.decoding.header import UndecodableError
 from trialrun.images.scanning.scan import (
     CHANGED_REASON,
@@ -35,6 +37,7 @@ from trialrun.images.scanning.scan import (
 _Row = dict[str, Any]
 
 _COLUMN = "category"
+RESERVED_COLUMNS = frozenset({"image_info", "id", _COLUMN})
 MANIFEST = "manifest.jsonl"
 
 _META = """type: ImageDirectory
@@ -44,6 +47,7 @@ samples: _samples.json
 schema: _schema.json
 """
 _FOLDER = "image"
+_JSON_TYPES = (str, bool, int, float)
 _NUM_SAMPLES = 3  # as in Azure ML designer
 _MIME_TYPES = {".jpg": "image/jpeg", ".jpe": "image/jpeg", ".tif": "image/tiff"}
 
@@ -59,12 +63,17 @@ class WriteResult:
 
 
 def write_image_directory(
-    scan: DatasetScan, reasons: Iterable[str], out: Path, *, final_path: Path | None = None
+    scan: DatasetScan,
+    reasons: Iterable[str],
+    out: Path,
+    *,
+    final_path: Path | None = None,
+    columns: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
 ) -> WriteResult:
     """Write the usable images of a set to `out`.
 
     `reasons` says for each image why it is not usable, and is empty if it is. `final_path` is where
-    the caller moves `out` later.
+    the caller moves `out` later. `columns` are further fields of images, by name of the image.
 
     Raises:
         StorageError: `out` exists or cannot be written.
@@ -74,7 +83,7 @@ def write_image_directory(
     with create_directory(out) as draft:
         with translate_storage_errors(draft):
             (draft / _FOLDER).mkdir()
-        entries, manifest = _copy_images(scan, reasons, draft)
+        entries, manifest = _copy_images(scan, reasons, draft, columns)
         with translate_storage_errors(draft):
             _write_lines(draft / "images.lst", entries)
             _write_lines(draft / MANIFEST, manifest)
@@ -91,7 +100,10 @@ def write_image_directory(
 
 
 def _copy_images(
-    scan: DatasetScan, reasons: Iterable[str], draft: Path
+    scan: DatasetScan,
+    reasons: Iterable[str],
+    draft: Path,
+    columns: Mapping[str, Mapping[str, Any]],
 ) -> tuple[list[_Row], list[_Row]]:
     """Copy the usable images; return the rows of the image list and of the manifest."""
     images = scan.images
@@ -105,7 +117,8 @@ def _copy_images(
             data = _read_scanned_bytes(images, item, file)
             with translate_storage_errors(draft / name):
                 (draft / name).write_bytes(data)
-            entries.append(_make_entry(name, item, len(entries)))
+            fields = _select_fields(columns.get(item.name, {}))
+            entries.append(_make_entry(name, item, len(entries)) | fields)
         manifest.append(_make_manifest_row(name, item, file, reason))
     return entries, manifest
 
@@ -113,7 +126,7 @@ def _copy_images(
 def _read_scanned_bytes(images: ImageSet, item: ImageItem, file: FileScan) -> bytes:
     """Read an image file, which must match the hash in its scan."""
     try:
-        content = read_file_with_fingerprint(images.root, item.name)
+        content = read_item(images, item)
         if is_unchanged(content, file):
             return content.data
         reason = CHANGED_REASON
@@ -136,6 +149,20 @@ def _make_file_name(item: ImageItem, classes: dict[str, int], number: int) -> st
 def _make_entry(name: str, item: ImageItem, number: int) -> _Row:
     label = {} if item.label is None else {_COLUMN: item.label}
     return {"image_info": {"file_name": name}, **label, "id": number}
+
+
+def _select_fields(columns: Mapping[str, Any]) -> _Row:
+    """Return the columns that ImageDirectories do not have themselves, as JSON values."""
+    return {
+        name: value if isinstance(value, _JSON_TYPES) else str(value)
+        for name, value in columns.items()
+        if name not in RESERVED_COLUMNS and _is_text_or_number(value)
+    }
+
+
+def _is_text_or_number(value: object) -> bool:
+    is_nan = isinstance(value, float) and math.isnan(value)
+    return value is not None and not is_nan and not isinstance(value, bytes | dict | list)
 
 
 def _make_manifest_row(name: str, item: ImageItem, file: FileScan, reason: str) -> _Row:
@@ -169,15 +196,28 @@ def _make_schema(images: ImageSet, entries: list[_Row]) -> _Row:
         categories = [{"id": index, "name": name} for index, name in enumerate(images.classes)]
         annotation = {"annotation_type": "COCO_classification", "categories": categories}
         columns.append(_make_column(_COLUMN, "String", "str") | {"properties": annotation})
+    further = dict.fromkeys(name for entry in entries for name in entry)
+    columns += [
+        _make_column(name, "String", "str", is_nullable=True)
+        for name in further
+        if name not in RESERVED_COLUMNS
+    ]
     return {"columnAttributes": columns}
 
 
-def _make_column(name: str, kind: str, type_name: str, *, is_feature: bool = False) -> _Row:
+def _make_column(
+    name: str,
+    kind: str,
+    type_name: str,
+    *,
+    is_feature: bool = False,
+    is_nullable: bool = False,
+) -> _Row:
     return {
         "name": name,
         "type": kind,
         "isFeature": is_feature,
-        "elementType": {"typeName": type_name, "isNullable": False},
+        "elementType": {"typeName": type_name, "isNullable": is_nullable},
     }
 
 

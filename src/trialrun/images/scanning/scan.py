@@ -9,14 +9,9 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from trialrun.images.dataset import ImageItem, ImageSet
-from trialrun.images.decoding.file_io import (
-    FileContent,
-    FileFingerprint,
-    read_file_with_fingerprint,
-)
+from trialrun.images.decoding.file_io import FileContent, FileFingerprint, read_item
 from trialrun.images.decoding.header import TransientDecodeError, UndecodableError, read_header
 from trialrun.images.scanning.thread_pool import TIMEOUT_REASON, iterate_chunks, map_in_order
 
@@ -83,7 +78,7 @@ def scan_files(
     """Scan every file of `images` for which `lookup` returns no earlier scan."""
     files: list[FileScan] = []
     scans = map_in_order(
-        partial(_scan_file, images.root, lookup),
+        partial(_scan_file, images, lookup),
         images.items,
         threads=threads,
         on_timeout=_report_timeout,
@@ -127,11 +122,11 @@ def _report_timeout(_item: ImageItem) -> FileScan:
     return FileScan("", 0, 0, 0, TIMEOUT_REASON)
 
 
-def _scan_file(root: Path, lookup: ScanLookup, item: ImageItem) -> FileScan:
+def _scan_file(images: ImageSet, lookup: ScanLookup, item: ImageItem) -> FileScan:
     if (earlier := lookup(item)) is not None:
         return earlier
     try:
-        content = read_file_with_fingerprint(root, item.name)
+        content = read_item(images, item)
     except UndecodableError as error:
         return FileScan("", 0, 0, 0, str(error))
     digest, size = hashlib.sha256(content.data).hexdigest(), len(content.data)

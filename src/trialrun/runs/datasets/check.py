@@ -1,9 +1,10 @@
 """Checks datasets without training: decodes every image and finds problems and leakage."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from trialrun.config.data import CheckConfig
 from trialrun.errors import InvalidDatasetError, TrialrunError, merge_errors
 from trialrun.files import scratch_directory
 from trialrun.image_cache import select_usable
@@ -22,7 +23,9 @@ from trialrun.images.scanning.scan import (
 from trialrun.images.scanning.thread_pool import count_threads
 from trialrun.runs.callbacks import DECODING, READING, NoOpCallback, RunCallback
 from trialrun.runs.datasets.leakage import LeakageReport, find_leakage
-from trialrun.runs.datasets.sources import open_source
+from trialrun.runs.datasets.sources import open_sets, open_source
+
+_DEFAULT_CONFIG = CheckConfig()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,19 +66,36 @@ class CheckedSet:
 
 @dataclass(frozen=True, slots=True)
 class CheckReport:
-    """One or two checked sets, their leakage, and the errors that prevent training on them."""
+    """Checked sets, their leakage, and the errors that prevent training on them.
+
+    The sets are training data, validation data and, of a root with split folders, test data.
+    `test_leakage` compares the training data with the test data, if there is any.
+    """
 
     sets: tuple[CheckedSet, ...]
     leakage: LeakageReport
     problems: tuple[TrialrunError, ...]
+    test_leakage: LeakageReport | None = None
+    data_layout: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values by name."""
         return {
             "sets": [checked.to_json() for checked in self.sets],
+            "data_layout": self.data_layout,
             "findings": self.leakage.to_json(),
+            "test_findings": self.test_leakage and self.test_leakage.to_json(),
             "problems": [f"{type(error).__name__}: {error}" for error in self.problems],
         }
+
+    def notes(self) -> list[str]:
+        """Return one sentence per kind of leakage."""
+        return [
+            note
+            for leakage in (self.leakage, self.test_leakage)
+            if leakage is not None
+            for note in leakage.notes()
+        ]
 
     def raise_for_problems(self) -> None:
         """Raise one error that names all problems, if there are any."""
@@ -88,21 +108,42 @@ def check_datasets(
     valid: str | None = None,
     *,
     strict: bool = False,
+    config: CheckConfig = _DEFAULT_CONFIG,
     callback: RunCallback | None = None,
 ) -> CheckReport:
     """Decode every image of one or two sets, and leave no files behind.
+
+    Of a root with split folders, all parts are checked.
 
     Raises:
         TrialrunError: A set cannot be opened. Other errors are returned in `problems`.
     """
     callback = callback or NoOpCallback()
     with scratch_directory() as scratch:
-        sources = [data] if valid is None else [data, valid]
-        image_sets = [open_source(source, cache=scratch) for source in sources]
-        sets = tuple(check_set(images, callback) for images in image_sets)
-        scans = [checked.scan for checked in sets]
-        leakage = find_leakage(scans, [checked.decoded for checked in sets])
-    return CheckReport(sets, leakage, tuple(_find_problems(sets, strict=strict)))
+        opened = open_sets(
+            data, config=config, cache=scratch, uses_valid=valid is None, uses_test=True
+        )
+        second = opened.valid
+        if valid is not None:
+            second = open_source(valid, config=config, cache=scratch)
+        trained = [
+            check_set(images, callback) for images in (opened.train, second) if images is not None
+        ]
+        tested = [] if opened.test is None else [check_set(opened.test, callback)]
+        leakage = _find_leakage(trained)
+        test_leakage = _find_leakage([trained[0], *tested]) if tested else None
+        problems = tuple(_find_problems(trained, config, strict=strict))
+    return CheckReport(
+        (*trained, *tested),
+        leakage,
+        problems,
+        test_leakage and replace(test_leakage, second_name="test"),
+        opened.layout,
+    )
+
+
+def _find_leakage(sets: Sequence[CheckedSet]) -> LeakageReport:
+    return find_leakage([checked.scan for checked in sets], [checked.decoded for checked in sets])
 
 
 def check_set(images: ImageSet, callback: RunCallback) -> CheckedSet:
@@ -117,14 +158,16 @@ def check_set(images: ImageSet, callback: RunCallback) -> CheckedSet:
     return CheckedSet(scan, decoded)
 
 
-def _find_problems(sets: Sequence[CheckedSet], *, strict: bool) -> Iterator[TrialrunError]:
+def _find_problems(
+    sets: Sequence[CheckedSet], config: CheckConfig, *, strict: bool
+) -> Iterator[TrialrunError]:
     """Yield the errors; a single unlabelled set is not an error, because it can be scored."""
     labelled = [
         checked for checked in sets if checked.images.declared_classes or checked.images.classes
     ]
     if len(sets) > 1 or labelled:
         for checked in sets:
-            yield from check_trainable(checked.images)
+            yield from check_trainable(checked.images, case_sensitive=config.case_sensitive_labels)
     for checked in sets:
         try:
             select_usable(checked.images, checked.decoded.reasons, strict=strict)

@@ -19,12 +19,14 @@ class LeakageReport:
     """Exact duplicates, near-duplicate pairs, and groups with images in both sets.
 
     `num_skipped` images of the second set resemble too many of the first to be compared with all.
+    `second_name` is what notes call the second set.
     """
 
     duplicates: Duplicates
     near: tuple[tuple[str, str], ...] = ()
     groups: tuple[str, ...] = ()
     num_skipped: int = 0
+    second_name: str = "validation"
 
     def counts(self) -> dict[str, int]:
         """Return the number of each, by the names of the tags that record them."""
@@ -51,9 +53,9 @@ class LeakageReport:
             [f"{name} ({label})" for name, label in group] for group in self.duplicates.conflicting
         ]
         kinds = [
-            (self.duplicates.leaked, "validation images are also training images"),
+            (self.duplicates.leaked, f"{self.second_name} images are also training images"),
             (conflicting, "images appear under more than one label"),
-            (self.near, "pairs of a training and a validation image look alike"),
+            (self.near, f"pairs of a training and a {self.second_name} image look alike"),
             ([[group] for group in self.groups], "groups have images in both sets"),
         ]
         notes = [
@@ -63,8 +65,8 @@ class LeakageReport:
         ]
         if self.num_skipped:
             notes.append(
-                f"{self.num_skipped} validation images resemble too many training images to be "
-                "compared with all: some pairs that look alike may be missing"
+                f"{self.num_skipped} {self.second_name} images resemble too many training images "
+                "to be compared with all: some pairs that look alike may be missing"
             )
         return notes
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from trialrun.config.data import LabelConfig
 from trialrun.errors import InvalidParameterError, merge_errors
 from trialrun.files import create_directory
 from trialrun.image_cache.inventory import enforce_cache_limit
@@ -14,6 +15,8 @@ from trialrun.runs.datasets.convert import write_set
 from trialrun.runs.datasets.outputs import check_outside, output_folder
 from trialrun.runs.datasets.sources import open_source
 
+_DEFAULT_CONFIG = LabelConfig()
+
 
 def split_dataset(
     data: str,
@@ -23,6 +26,7 @@ def split_dataset(
     random_seed: int,
     group_column: str | None = None,
     group_pattern: str | None = None,
+    config: LabelConfig = _DEFAULT_CONFIG,
     callback: RunCallback | None = None,
 ) -> tuple[WriteResult, WriteResult]:
     """Write `out/train` with about `fraction` of each class, and `out/valid` with the rest.
@@ -36,24 +40,40 @@ def split_dataset(
             f"fraction={fraction:g} is not between 0 and 1", "Set it to 0.9, for example."
         )
     callback = callback or NoOpCallback()
-    images = open_source(data, group_column=group_column, group_pattern=group_pattern)
+    images = open_source(
+        data, group_column=group_column, group_pattern=group_pattern, config=config
+    )
     enforce_cache_limit()
-    if problems := check_trainable(images):
+    if problems := check_trainable(images, case_sensitive=config.case_sensitive_labels):
         raise merge_errors(problems)
     parts = split_stratified(
         images.drop_unlabelled(), second_fraction=1 - fraction, random_seed=random_seed
     )
     folder = output_folder(out)
     check_outside(folder, images)
-    return _write_parts(parts, folder, callback)
+    return _write_parts(
+        parts, folder, config, callback, has_group_pattern=group_pattern is not None
+    )
 
 
 def _write_parts(
-    parts: tuple[ImageSet, ImageSet], folder: Path, callback: RunCallback
+    parts: tuple[ImageSet, ImageSet],
+    folder: Path,
+    config: LabelConfig,
+    callback: RunCallback,
+    *,
+    has_group_pattern: bool,
 ) -> tuple[WriteResult, WriteResult]:
     with create_directory(folder) as draft:
         train, valid = (
-            write_set(check_set(part, callback), draft / name, callback, named=folder / name)
+            write_set(
+                check_set(part, callback),
+                draft / name,
+                callback,
+                named=folder / name,
+                config=config,
+                has_group_pattern=has_group_pattern,
+            )
             for part, name in zip(parts, ("train", "valid"), strict=True)
         )
     return train, valid

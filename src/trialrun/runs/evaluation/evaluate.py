@@ -71,7 +71,11 @@ def evaluate_model(
     device = find_device(config.device)
     callback = callback or NoOpCallback()
     scan = open_labelled_data(
-        data, group_column=config.group_column, group_pattern=config.group_pattern
+        data,
+        group_column=config.group_column,
+        group_pattern=config.group_pattern,
+        config=config,
+        note=callback.on_note,
     )
     client = connect_client()
     origin = find_origin(client, model)

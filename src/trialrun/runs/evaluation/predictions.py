@@ -5,13 +5,14 @@ runs with predictions for the same images can be compared later.
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from trialrun.config.data import DEFAULT_DATA_CONFIG, DataConfig
 from trialrun.errors import InvalidDatasetError, NotLabeledDatasetError
 from trialrun.files import scratch_directory
 from trialrun.image_cache import MAX_UNREADABLE_FRACTION
@@ -47,21 +48,31 @@ class ImagePredictions:
 
 
 def open_labelled_data(
-    source: str, *, group_column: str | None = None, group_pattern: str | None = None
+    source: str,
+    *,
+    group_column: str | None = None,
+    group_pattern: str | None = None,
+    config: DataConfig = DEFAULT_DATA_CONFIG,
+    note: Callable[[str], None] | None = None,
 ) -> DatasetScan:
-    """Open `source` and scan the files of its labelled images.
+    """Open `source` and scan the files of its labelled images; `note` gets what was ignored.
 
     Raises:
         NotLabeledDatasetError: No image has a label.
         DataError: See `open_source`.
     """
     images = open_source(
-        source, group_column=group_column, group_pattern=group_pattern
+        source, group_column=group_column, group_pattern=group_pattern, config=config
     ).drop_unlabelled()
     if not images.items:
         raise NotLabeledDatasetError(
-            f"{source} has no labels", "Sort the images into one sub-folder per class."
+            "; ".join([f"{source} has no labels", *images.notes]),
+            "Sort the images into one sub-folder per class, or say with label_column, "
+            "label_pattern or classes where the labels are.",
         )
+    if note is not None:
+        for text in images.notes:
+            note(f"{source}: {text}")
     return scan_set(images)
 
 

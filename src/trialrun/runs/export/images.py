@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from trialrun.errors import InvalidDatasetError
-from trialrun.images.decoding.file_io import read_file
+from trialrun.images.decoding.file_io import read_item
 from trialrun.images.decoding.header import UndecodableError
 from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.runs.datasets.sources import open_source
@@ -24,7 +24,7 @@ def sample_files(data: str, num_images: int) -> list[bytes]:
     files = []
     for item in images.items[::step][:num_images]:
         try:
-            files.append(read_file(images.root, item.name))
+            files.append(read_item(images, item).data)
         except UndecodableError:
             continue
     if not files:

@@ -21,6 +21,7 @@ from trialrun.models.weights import hash_state
 from trialrun.registry.versions import read_manifest
 from trialrun.runs.inspection.run_reader import RecordedRun
 from trialrun.runs.training.initial import (
+    CLASS_LIST,
     INITIAL_WEIGHTS,
     MODEL_DIRECTORY,
     TRANSFORMS,
@@ -88,7 +89,10 @@ def find_changes(
     before, after = original.params, _compute_params(original, plan)
     model, weights = _find_model_changes(settings, before, after)
     return InputChanges(
-        data=_find_data_changes(client, original, plan),
+        data=(
+            *_find_data_changes(client, original, plan),
+            *_find_class_changes(settings, before, after),
+        ),
         model=model,
         transforms=(f"transforms={settings['transforms']} contains other transforms",)
         if _has_changed(TRANSFORMS, before, after)
@@ -111,6 +115,14 @@ def _compute_params(original: RecordedRun, plan: TrainPlan) -> dict[str, str]:
             initial = create_initial_network(plan, weights, int(image_size))
             params[INITIAL_WEIGHTS] = hash_state(initial.network.state_dict())
     return params
+
+
+def _find_class_changes(
+    settings: Mapping[str, str], before: Mapping[str, str], after: Mapping[str, str]
+) -> tuple[str, ...]:
+    if not _has_changed(CLASS_LIST, before, after):
+        return ()
+    return (f"classes={settings['classes']} lists other classes or another order",)
 
 
 def _has_changed(name: str, before: Mapping[str, str], after: Mapping[str, str]) -> bool:

@@ -4,11 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from trialrun.config import NONE_TEXT, build_config, list_settings
+from trialrun.config.data import DataConfig
 from trialrun.config.evaluate import CompareConfig
 from trialrun.errors import InvalidParameterError
-from trialrun.images import ImageItem, escape_non_utf8
+from trialrun.images import ImageItem, ImageSet, escape_non_utf8
 from trialrun.report.paired import PairedComparison, compare_paired
-from trialrun.runs.datasets.sources import open_source
+from trialrun.runs.datasets.sources import open_sets, open_source
 from trialrun.runs.evaluation.groups import group_images
 from trialrun.runs.evaluation.predictions import (
     ImagePredictions,
@@ -90,15 +92,29 @@ def _set_groups(
 
 def _read_groups(run: RecordedRun, config: CompareConfig) -> Mapping[str, str | None]:
     """Return the group of each image of the run's data, by name."""
-    source = next((run.params[name] for name in _DATA_PARAMS if run.params.get(name)), None)
-    if source is None:
+    images = _open_test_set(run, config)
+    if images is None:
         raise InvalidParameterError(
             f"run {run.run_id} does not record its data", "Compare evaluations of trialrun."
         )
-    images = open_source(
-        source, group_column=config.group_column, group_pattern=config.group_pattern
-    )
     return {escape_non_utf8(item.name): _escape_group(item) for item in images.items}
+
+
+def _open_test_set(run: RecordedRun, config: CompareConfig) -> ImageSet | None:
+    """Open the data of an evaluation, or the validation data of a training; None without any."""
+    names = [item.name for item in list_settings(DataConfig)]
+    recorded = {name: run.params[name] for name in names if name in run.params}
+    column, pattern = config.group_column, config.group_pattern
+    reading = build_config(DataConfig, recorded)
+    for name in _DATA_PARAMS:
+        source = run.params.get(name, NONE_TEXT)
+        if source == NONE_TEXT:
+            continue
+        if name != "train_data":
+            return open_source(source, group_column=column, group_pattern=pattern, config=reading)
+        sets = open_sets(source, group_column=column, group_pattern=pattern, config=reading)
+        return sets.valid or sets.train
+    return None
 
 
 def _escape_group(item: ImageItem) -> str | None:

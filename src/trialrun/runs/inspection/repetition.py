@@ -23,10 +23,15 @@ from trialrun.runs.training.plan import TrainPlan, plan_training
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-_PATHS = ("train_data", "valid_data", "model", "weights", "transforms")
+_PATHS = ("train_data", "valid_data", "classes", "model", "weights", "transforms")
 _NOT_PATHS = frozenset({NONE_TEXT, AUTO_TEXT, DEFAULT_WEIGHTS})
 # What runs did before these settings existed, which they do not record.
-_VALUES_BEFORE = {"freeze_epochs": "0", "head_start": "random", "batch_norm": "batch"}
+_VALUES_BEFORE = {
+    "freeze_epochs": "0",
+    "head_start": "random",
+    "batch_norm": "batch",
+    "data_layout": "classes",
+}
 _SPLIT_SEED_TAG = "split_seed"  # set on trials of a search
 
 
@@ -113,7 +118,7 @@ def resolve_paths(folder: str | None, settings: Mapping[str, str]) -> dict[str, 
 
 def _path_exists(path: Path) -> bool:
     try:
-        return path.exists()
+        return path.exists() or any(parent.is_file() for parent in path.parents)  # in an archive
     except (OSError, ValueError):  # too long for the system, or with a NUL character
         return False
 

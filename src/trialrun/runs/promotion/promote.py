@@ -73,7 +73,11 @@ def promote_version(
     for note in notes:
         callback.on_note(note)
     scan = open_labelled_data(
-        data, group_column=config.group_column, group_pattern=config.group_pattern
+        data,
+        group_column=config.group_column,
+        group_pattern=config.group_pattern,
+        config=config,
+        note=callback.on_note,
     )
     tags = {"trialrun.kind": "promotion", "trialrun.registered_model": name}
     with open_run(client, experiment=config.experiment, name=config.run_name, tags=tags) as run:

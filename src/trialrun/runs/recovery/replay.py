@@ -135,10 +135,11 @@ def _train_until_non_finite(session: TrainingSession) -> NDArray[np.int64] | Non
 
 def _describe(found: NonFiniteStep, data: PreparedData) -> dict[str, Any]:
     items, rows = data.train.scan.images.items, data.train.dataset.rows
+    names = [make_printable(items[rows[i % len(rows)]].name) for i in found.positions.tolist()]
     return {
         "layer": found.layer,
         "kind": found.kind,
-        "images": tuple(make_printable(items[rows[i]].name) for i in found.positions.tolist()),
+        "images": tuple(dict.fromkeys(names)),  # an epoch may repeat an image
         "largest_before": found.largest_before,
         "has_finite_weights": found.has_finite_weights,
     }

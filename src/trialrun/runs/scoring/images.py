@@ -1,12 +1,11 @@
 """The images to score: one per row of the table, and reading of their files."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from torch import Tensor
 
 from trialrun.images import ImageItem, ImageSet
-from trialrun.images.decoding.file_io import read_file
+from trialrun.images.decoding.file_io import read_item
 from trialrun.images.decoding.header import UndecodableError
 from trialrun.images.decoding.preprocessing import Preprocessing
 
@@ -31,14 +30,14 @@ def read_contents(images: ImageSet) -> Iterator[bytes | None]:
     """Yield the bytes of every image file, in order; None for a file that cannot be read."""
     for item in images.items:
         try:
-            yield read_file(images.root, item.name)
+            yield read_item(images, item).data
         except UndecodableError:
             yield None
 
 
-def decode_file(root: Path, preprocessing: Preprocessing, item: ImageItem) -> Tensor | str:
+def decode_file(images: ImageSet, preprocessing: Preprocessing, item: ImageItem) -> Tensor | str:
     """Return the (3, S, S) uint8 pixels of an image file, or the reason why there are none."""
     try:
-        return preprocessing.decode(read_file(root, item.name))
+        return preprocessing.decode(read_item(images, item).data)
     except UndecodableError as error:
         return str(error)

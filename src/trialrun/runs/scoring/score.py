@@ -25,6 +25,7 @@ from trialrun.errors import (
 )
 from trialrun.files import format_json
 from trialrun.image_cache.inventory import enforce_cache_limit
+from trialrun.images.checks.classes import hint_at_links
 from trialrun.mlflow_client import URI_SCHEMES
 from trialrun.models.open import open_classifier, read_directory_digests
 from trialrun.registry.pins import find_pinned_folder
@@ -61,9 +62,12 @@ def score_data(
         check_embeddings(config.embeddings, path)
     if config.spark is None:
         find_device(config.device)  # raises before the data is read
-    images = open_source(data)
+    images = open_source(data, config=config)
     if not images.items:
-        raise InvalidDatasetError(f"{data} contains no images", "Give a folder with images.")
+        raise InvalidDatasetError(
+            "; ".join([f"{data} contains no images", *images.notes]),
+            hint_at_links(images, "Give a folder with images."),
+        )
     enforce_cache_limit()
     job = ScoringJob(
         images, list_rows(images), find_pinned_folder(model, config.sha256), config, path
@@ -142,7 +146,7 @@ def _score_rows(
 ) -> Iterator[list[ScoredItem]]:
     """Yield the rows of each batch, from where `progress` ends."""
     rows = job.rows[progress.num_rows :]
-    decode = partial(decode_file, job.images.root, network.preprocessing)
+    decode = partial(decode_file, job.images, network.preprocessing)
     plan = plan_batches(network, progress.batch_size)
     remaining = iter(rows)
     for scores in score_batches(network, rows, decode, plan):

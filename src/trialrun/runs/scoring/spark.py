@@ -122,6 +122,7 @@ def _score_job(job: ScoringJob, master: str) -> ScoreResult:
             job.config.device,
             job.config.batch_size,
             has_features=job.config.embeddings is not None,
+            follow_links=job.images.follow_links,
         )
         frame = _map_frame(names, task)
         with _keep_rows(frame) as kept, open_draft(outputs) as draft:

@@ -45,7 +45,8 @@ class SparkTask:
     """What an executor computes.
 
     `archive` is the name under which Spark has unpacked the model directory, `column` one of the
-    columns of images, and `root` the folder of the names.
+    columns of images, and `root` the folder of the names; their links may lead out of it if
+    `follow_links`.
     """
 
     archive: str
@@ -54,6 +55,7 @@ class SparkTask:
     device: str = AUTO_TEXT
     batch_size: int | str = AUTO_TEXT
     has_features: bool = False
+    follow_links: bool = False
 
     def score_rows(self, batches: "Iterable[pa.RecordBatch]") -> "Iterator[pa.RecordBatch]":
         """Yield the rows of one partition with scores, and without the images' bytes."""
@@ -81,9 +83,9 @@ class SparkTask:
         if isinstance(value, str):
             path = Path(os.path.realpath(value.removeprefix(_FILE_SCHEME)))
             return read_file(path.parent, path.name)
-        return (
-            value if self.column == IMAGE_COLUMN else read_file(Path(self.root), os.fsdecode(value))
-        )
+        if self.column == IMAGE_COLUMN:
+            return value
+        return read_file(Path(self.root), os.fsdecode(value), follow_links=self.follow_links)
 
 
 @lru_cache(maxsize=1)

@@ -258,6 +258,8 @@ class TrainingRun:
             self._log_stop(self._build_result(status, stop_reason))
 
     def _log_stop(self, result: TrainResult) -> None:
+        # Images that no pack holds are decoded in every epoch, too.
+        self.run.set_tags({"decoded_images": str(self.data.num_decoded)})
         seconds = None if self.checkpoints is None else self.checkpoints.training_seconds
         log_stop(self.run, self.progress.events, result, seconds)
 

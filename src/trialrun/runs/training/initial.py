@@ -25,6 +25,7 @@ INITIAL_WEIGHTS = "initial_weights_sha256"
 MODEL_DIRECTORY = "model_directory_sha256"
 WEIGHTS_FILE = "weights_file_sha256"
 TRANSFORMS = "transforms_sha256"
+CLASS_LIST = "class_list_sha256"
 
 _FETCH_SECONDS = 20.0  # that weights=auto waits for a download
 
@@ -132,6 +133,7 @@ def hash_sources(plan: TrainPlan, weights: ResolvedWeights) -> dict[str, str]:
         MODEL_DIRECTORY: _hash_directories(plan, weights),
         WEIGHTS_FILE: _hash_weights_file(plan, weights),
         TRANSFORMS: _hash_transforms(plan),
+        CLASS_LIST: _hash_class_order(plan),
     }
     return {name: sha256 for name, sha256 in digests.items() if sha256 is not None}
 
@@ -151,6 +153,13 @@ def _hash_transforms(plan: TrainPlan) -> str | None:
         return None
     steps = json.dumps([step.to_json() for step in plan.transforms], sort_keys=True)
     return hashlib.sha256(steps.encode()).hexdigest()
+
+
+def _hash_class_order(plan: TrainPlan) -> str | None:
+    """Hash the classes in order if a file lists them; digests of images cover the labels."""
+    if plan.config.classes is None:
+        return None
+    return hashlib.sha256(json.dumps(plan.classes).encode()).hexdigest()
 
 
 def _hash_directories(plan: TrainPlan, weights: ResolvedWeights) -> str | None:
@@ -181,6 +190,11 @@ def find_likely_mistakes(config: TrainConfig, initial: InitialWeights) -> Iterat
         yield (
             "freeze=backbone keeps the random weights of every layer but the last: set "
             "weights=default, or weights=FILE"
+        )
+    if config.class_sampling == "balanced" and config.class_weights == "balanced":
+        yield (
+            "class_sampling=balanced and class_weights=balanced both raise the share of small "
+            "classes: together they overcorrect it"
         )
     mixing = [name for name in ("mixup", "cutmix") if getattr(config, name)]
     if mixing:

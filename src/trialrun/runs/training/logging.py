@@ -51,6 +51,7 @@ def log_start(run: TrackedRun, plan: TrainPlan, data: PreparedData, compute: Com
     resolved = {
         "resolved_device": str(compute.device),
         "resolved_image_size": str(data.preprocessing.image_size),
+        "resolved_data_layout": plan.data_layout,
         "num_classes": str(len(plan.classes)),
         "num_train_images": str(len(data.train.dataset)),
         "num_valid_images": str(len(data.valid.dataset)),

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from trialrun.errors import InvalidModelDirectoryError
-from trialrun.images.decoding.file_io import read_file
+from trialrun.images.decoding.file_io import read_item
 from trialrun.images.decoding.header import UndecodableError
 from trialrun.models.classifier import ImageClassifier
 from trialrun.models.directory import ModelDescription
@@ -85,6 +85,6 @@ def _read_files(valid: PreparedSet) -> Iterator[bytes]:
     images = valid.scan.images
     for row in valid.dataset.rows.tolist():
         try:
-            yield read_file(images.root, images.items[row].name)
+            yield read_item(images, images.items[row]).data
         except UndecodableError:
             continue

@@ -6,12 +6,12 @@ all problems with settings, data and model.
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from trialrun.cache.location import cache_limit_bytes
+from trialrun.cache.location import cache_limit_bytes, check_cache
 from trialrun.config import AUTO_TEXT, NONE_TEXT, TrainConfig, build_config
 from trialrun.distributed import read_ranks
 from trialrun.engine.steps import count_warm_up_steps
@@ -26,7 +26,7 @@ from trialrun.images.decoding.transforms import TransformStep, read_transforms
 from trialrun.images.formats.sample import PREFIX as SAMPLE_PREFIX
 from trialrun.mlflow_client import URI_SCHEMES
 from trialrun.models.names import DEFAULT_WEIGHTS, check_model_directory, check_model_name
-from trialrun.runs.datasets.sources import fetch_model, open_source
+from trialrun.runs.datasets.sources import OpenedSets, fetch_model, open_sets, open_source
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,8 @@ class TrainPlan:
 
     `transforms` are the steps that the setting of this name lists. `local_paths` are the folders of
     models in MLflow, by URI. `recorded_weights` is `random` or `default` in the repetition of a
-    run with weights=auto: what it was resolved to.
+    run with weights=auto: what it was resolved to. `data_layout` is how the layout of the training
+    data was read.
     """
 
     config: TrainConfig
@@ -44,6 +45,7 @@ class TrainPlan:
     transforms: tuple[TransformStep, ...] = ()
     local_paths: Mapping[str, Path] = field(default_factory=dict)
     recorded_weights: str | None = None
+    data_layout: str = ""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -62,15 +64,17 @@ def plan_training(values: Mapping[str, Any]) -> TrainPlan:
     local_paths = _fetch_models((config.model, config.weights), problems)
     problems += _find_path_errors(config, local_paths)
     transforms = _read_transforms(config, problems)
-    train = _select_labelled(config.train_data, config, problems)
-    valid = _select_labelled(config.valid_data, config, problems)
+    opened = _open_train_data(config, problems)
+    valid = _open_valid_data(config, opened, problems)
     if problems:
         raise merge_errors(problems)
-    assert train is not None
+    assert opened is not None
+    train = opened.train.drop_unlabelled()
     if valid is None:
         train, valid = split_stratified(
             train, second_fraction=config.valid_fraction, random_seed=config.random_seed
         )
+        valid = replace(valid, notes=())  # the training set has the same
     if problems := [
         *check_same_classes(train, valid),
         *_check_batch_size(config, train),
@@ -78,7 +82,7 @@ def plan_training(values: Mapping[str, Any]) -> TrainPlan:
         *_check_parts(config),
     ]:
         raise merge_errors(problems)
-    return TrainPlan(config, train, valid, transforms, local_paths)
+    return TrainPlan(config, train, valid, transforms, local_paths, data_layout=opened.layout)
 
 
 def _fetch_models(names: Iterable[str | None], problems: list[TrialrunError]) -> dict[str, Path]:
@@ -100,6 +104,7 @@ def _find_path_errors(config: TrainConfig, local_paths: Mapping[str, Path]) -> l
         partial(_check_model, config.model, local_paths),
         partial(_check_weights, config.weights, local_paths),
         cache_limit_bytes,
+        check_cache,
     ):
         try:
             check()
@@ -166,20 +171,45 @@ def _parse_settings(values: Mapping[str, Any], problems: list[TrialrunError]) ->
     return build_config(TrainConfig, valid_values)
 
 
-def _select_labelled(
-    source: str | None, config: TrainConfig, problems: list[TrialrunError]
-) -> ImageSet | None:
-    if source is None or (problems and source.startswith(SAMPLE_PREFIX)):
+def _open_train_data(config: TrainConfig, problems: list[TrialrunError]) -> OpenedSets | None:
+    """Open the training data, and its validation set if it has split folders."""
+    source = config.train_data
+    if problems and source.startswith(SAMPLE_PREFIX):
         return None  # a sample is always valid, and writing it takes seconds
     try:
-        images = open_source(
-            source, group_column=config.group_column, group_pattern=config.group_pattern
+        opened = open_sets(
+            source,
+            group_column=config.group_column,
+            group_pattern=config.group_pattern,
+            config=config,
+            uses_valid=config.valid_data is None,
         )
     except TrialrunError as error:
         problems.append(error)
         return None
-    problems += check_trainable(images)
-    return images.drop_unlabelled()
+    problems += check_trainable(opened.train, case_sensitive=config.case_sensitive_labels)
+    return opened
+
+
+def _open_valid_data(
+    config: TrainConfig, opened: OpenedSets | None, problems: list[TrialrunError]
+) -> ImageSet | None:
+    """Return the validation set that the settings name, else that of the training data."""
+    valid, source = opened.valid if opened else None, config.valid_data
+    if source is not None and not (problems and source.startswith(SAMPLE_PREFIX)):
+        try:
+            valid = open_source(
+                source,
+                group_column=config.group_column,
+                group_pattern=config.group_pattern,
+                config=config,
+            )
+        except TrialrunError as error:
+            problems.append(error)
+    if valid is None:
+        return None
+    problems += check_trainable(valid, case_sensitive=config.case_sensitive_labels)
+    return valid.drop_unlabelled()
 
 
 def _check_batch_size(config: TrainConfig, train: ImageSet) -> list[TrialrunError]:

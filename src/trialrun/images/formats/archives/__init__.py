@@ -1,8 +1,8 @@
 """Archives of images, unpacked once into the cache under the hash of their content.
 
-Only images and image lists are unpacked. An archive is rejected as a whole if it has a link, a
-device, a path out of the folder or a duplicate name, if it is damaged, truncated or encrypted, or
-if it unpacks to more bytes than the free space or the allowed ratio.
+Only images and image lists are unpacked; notes count the rest. An archive is rejected as a whole if
+it has a device, a path or link out of the folder or a duplicate name, if it is damaged, truncated
+or encrypted, or if it unpacks to more bytes than the free space or the allowed ratio.
 """
 
 from trialrun.images.formats.archives.extraction import find_archive, unpack_archive
@@ -10,6 +10,7 @@ from trialrun.images.formats.archives.store import (
     UnpackedArchive,
     delete_if_idle,
     list_unpacked_archives,
+    read_notes,
     try_delete_if_idle,
 )
 
@@ -18,6 +19,7 @@ __all__ = [
     "delete_if_idle",
     "find_archive",
     "list_unpacked_archives",
+    "read_notes",
     "try_delete_if_idle",
     "unpack_archive",
 ]

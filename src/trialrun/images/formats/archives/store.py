@@ -1,10 +1,11 @@
-"""Archives unpacked into the cache: their contents, listing and deletion."""
+"""Archives unpacked into the cache, and downloads: their contents, listing and deletion."""
 
 import errno
 import json
 import os
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from trialrun.cache.leases import LEASES_SUFFIX, acquire_lease, is_leased, lock_entry, remove_leases
@@ -15,11 +16,17 @@ _CONTENTS_SUFFIX = ".json"
 
 @dataclass(frozen=True, slots=True)
 class ArchiveContents:
-    """Name of an archive, number of files unpacked from it, and their size in bytes."""
+    """Name of an archive, number of files unpacked from it, and their size in bytes.
+
+    `notes` describe what was not unpacked, and how names were read. `path` is where a downloaded
+    dataset is below its folder.
+    """
 
     source: str
     num_files: int
     num_bytes: int
+    notes: Sequence[str] = ()
+    path: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +52,27 @@ def mark_used(folder: Path, source: str) -> None:
         write_atomically(path, format_json(asdict(_count_contents(folder, source))))
 
 
+def write_contents(
+    folder: Path, draft: Path, source: str, *, notes: Sequence[str] = (), path: str = ""
+) -> None:
+    """Describe what was unpacked or downloaded into `draft`, which becomes `folder`.
+
+    Raises:
+        OSError: The cache cannot be written.
+    """
+    contents = replace(_count_contents(draft, source), notes=notes, path=path)
+    write_atomically(_contents_path(folder), format_json(asdict(contents)))
+
+
+def read_notes(folder: Path) -> Sequence[str]:
+    """Return the notes on an unpacked archive."""
+    contents = read_contents(folder)
+    return () if contents is None else contents.notes
+
+
 def is_complete(folder: Path) -> bool:
     """Whether no unpacked file is missing; programs that clean up by age may delete some."""
-    contents = _read_contents(folder)
+    contents = read_contents(folder)
     return contents is None or contents.num_files == sum(
         len(files) for _, _, files in os.walk(folder)
     )
@@ -97,12 +122,13 @@ def delete_unpacked(folder: Path) -> None:
 
 
 def _describe(folder: Path) -> UnpackedArchive:
-    if (contents := _read_contents(folder)) is not None:
+    if (contents := read_contents(folder)) is not None:
         return UnpackedArchive(folder, contents, _contents_path(folder).stat().st_mtime)
     return UnpackedArchive(folder, _count_contents(folder, folder.name), folder.stat().st_mtime)
 
 
-def _read_contents(folder: Path) -> ArchiveContents | None:
+def read_contents(folder: Path) -> ArchiveContents | None:
+    """Return the description of an unpacked archive or a download; None if there is none."""
     try:
         return ArchiveContents(**json.loads(_contents_path(folder).read_text()))
     except (OSError, ValueError, TypeError):  # older versions wrote none

@@ -24,6 +24,7 @@ _FREE_SETTINGS = frozenset(
     {
         "train_data",  # compared by content
         "valid_data",
+        "classes",
         "model",
         "weights",
         "transforms",

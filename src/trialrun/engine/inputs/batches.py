@@ -29,33 +29,41 @@ class ImageSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ImageDataset:
-    """A labelled set: the rows of its usable images in a source, and their class indices."""
+    """A labelled set: the rows of its usable images in a source, and their class indices.
+
+    `aspects` are the aspect ratios of all rows of the source if it stores whole images squashed
+    into squares; None if its squares are to be used as they are.
+    """
 
     source: ImageSource
     rows: NDArray[np.int64]
     labels: NDArray[np.int64]
+    aspects: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def load_batch(self, positions: NDArray[np.int64], num_images_in_step: int) -> "Batch":
         """Load the images at `positions` among the usable ones."""
-        pixels = self.source.pixels(self.rows[positions])
+        rows = self.rows[positions]
         labels = torch.from_numpy(self.labels[positions])
-        return Batch(pixels, labels, positions, num_images_in_step)
+        aspects = None if self.aspects is None else self.aspects[rows]
+        return Batch(self.source.pixels(rows), labels, positions, num_images_in_step, aspects)
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
     """(N, 3, S, S) uint8 pixels, (N,) int64 labels, and the images' positions in the set.
 
-    `num_images_in_step` counts the images of the same step on all ranks.
+    `num_images_in_step` counts the images of the same step on all ranks. `aspects`, (N,), are as in
+    `ImageDataset`.
     """
 
     pixels: Tensor
     labels: Tensor
     positions: NDArray[np.int64]
     num_images_in_step: int
+    aspects: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -50,7 +50,7 @@ def augment_batch(
         return _apply_transforms(
             pixels, positions, steps, size, derive_seed(random_seed, "steps", epoch)
         )
-    if augment in ("none", "flip"):
+    if augment in ("none", "flip") and pixels.shape[-1] != size:
         pixels = resize_square(pixels, size)
     if augment == "none":
         return pixels

@@ -13,7 +13,7 @@ _EXIF, _XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
 _XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
 _TIFF_ORDERS = {b"II": "<", b"MM": ">"}
 _ORIENTATION_TAG = 0x0112
-_INTEGER_TYPES = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i"}  # TIFF's type to struct's
+_INTEGER_TYPES = {3: "H", 4: "I", 6: "b", 8: "h", 9: "i"}  # TIFF's type to struct's
 
 UPRIGHT = 1
 SWAPPED = frozenset({5, 6, 7, 8})  # orientations that exchange width and height

@@ -122,7 +122,7 @@ def prepare_data(
     valid = _prepare_set(scans[1], preprocessing, plan, callback)
     if stored.fit == SQUASH != preprocessing.fit:
         train = replace(train, dataset=replace(train.dataset, aspects=train.decoded.aspects))
-    for prepared in (train, valid):
+    for prepared in (train,) if plan.config.valid_data is None else (train, valid):
         _note_lost_pixels(prepared, preprocessing, callback)
     leakage = find_leakage(scans, [train.decoded, valid.decoded])
     for note in leakage.notes():

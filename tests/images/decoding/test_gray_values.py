@@ -15,7 +15,6 @@ from pillow_heif import from_pillow
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
-from trialrun import extras
 from trialrun.config import TrainConfig, build_config
 from trialrun.errors import InvalidParameterError
 from trialrun.images import open_data
@@ -107,15 +106,15 @@ def test_white_is_zero_of_16_bits_is_inverted() -> None:
     """Pillow inverts such TIFFs of 8 bits only; the range is that of the stored values."""
     file = io.BytesIO()
     Image.fromarray(make_ramp(0, 65535)).save(file, "TIFF", tiffinfo={262: 0})
-    with Image.open(io.BytesIO(file.getvalue())) as image:
-        assert image.tag_v2[262] == 0
     pixels = decode_image(file.getvalue())
-    assert (pixels[0, 0, 0], pixels[0, 0, -1]) == (255, 0)
+    assert pixels[0, 0, [0, -1]].tolist() == [255, 0]
     half = decode_image(file.getvalue(), (0, 32767))
-    assert (half[0, 0, 0], half[0, 0, 32], half[0, 0, -1]) == (255, 0, 0)
+    assert half[0, 0, [0, 32, -1]].tolist() == [255, 0, 0]
 
 
-@pytest.mark.parametrize("values", [np.float32([[0.0, 1.0]]), np.int32([[0, 100_000]])])
+@pytest.mark.parametrize(
+    "values", [np.array([[0, 1]], dtype=np.float32), np.array([[0, 100_000]], dtype=np.int32)]
+)
 def test_a_range_makes_32_bit_values_usable(values: NDArray[Any]) -> None:
     """Without a range their white is unknown, and they are refused."""
     data = encode(Image.fromarray(values), "TIFF")
@@ -138,7 +137,8 @@ def test_narrow_ranges_of_a_dataset_are_noticed_and_measured(tmp_path: Path) -> 
     assert note is not None
     assert "value_range=900:1300" in note
     assert describe_narrow_range(sample, (900, 1300)) is None
-    assert measure_range([]) is describe_narrow_range([], None) is None
+    assert measure_range([]) is None
+    assert describe_narrow_range([], None) is None
 
 
 def test_dicom_is_shown_in_its_window() -> None:
@@ -196,7 +196,7 @@ def test_a_missing_package_is_named_with_its_extra(
     def fail(name: str) -> None:
         raise ModuleNotFoundError(name=name)
 
-    monkeypatch.setattr(extras.importlib, "import_module", fail)
+    monkeypatch.setattr("trialrun.extras.importlib.import_module", fail)
     with pytest.raises(TransientDecodeError, match=rf"'trialrun\[{extra}\]'"):
         decode_image(data)
     (tmp_path / "a").mkdir()

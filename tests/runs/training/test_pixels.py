@@ -141,6 +141,7 @@ def test_fit_and_range_are_recorded_and_served(store: str, scans: Path) -> None:
     params = mlflow.MlflowClient(store).get_run(result.run_id).data.params
     assert (params["fit"], params["value_range"]) == ("pad", "auto")
     assert (params["resolved_fit"], params["resolved_value_range"]) == ("pad", "0:4095")
+    assert result.model_uri is not None
     folder = Path(mlflow.artifacts.download_artifacts(result.model_uri))
     recorded = json.loads((folder / "model.json").read_text())["preprocessing"]
     assert (recorded["fit"], recorded["value_range"]) == ("pad", [0, 4095])

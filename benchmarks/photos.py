@@ -3,6 +3,7 @@
 About 400 by 350 pixels and 20 to 50 kB each, like photos scaled down for the web.
 """
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,18 @@ def write_photos(folder: Path, num_images: int, *, seed: int) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         _crop(sources[label], random).save(path, quality=_JPEG_QUALITY)
     return folder
+
+
+def encode_large_photo(index: int) -> bytes:
+    """Return a JPEG of 12 megapixels: photo `index`, enlarged, with the noise of a camera."""
+    image = Image.fromarray(load_sample_images().images[index]).resize(
+        (4000, 3000), Image.Resampling.BICUBIC
+    )
+    noise = np.random.default_rng(index).normal(0, 4, (3000, 4000, 1))
+    noisy = np.clip(np.asarray(image) + noise, 0, 255).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(noisy).save(file, "JPEG", quality=_JPEG_QUALITY)
+    return file.getvalue()
 
 
 def _crop(source: Image.Image, random: np.random.Generator) -> Image.Image:

@@ -23,6 +23,8 @@ class TrainKeywords(TypedDict, total=False):
     group_column: str | None
     group_pattern: str | None
     image_size: int | Literal["auto"]
+    fit: Literal["auto", "crop", "squash", "pad"]
+    value_range: str | None
     augment: Literal["none", "flip", "standard", "strong"]
     transforms: str | PathLike[str] | None
     optimizer: Literal["sgd", "adamw"]
@@ -187,6 +189,12 @@ class SearchKeywords(TypedDict, total=False):
     group_column: str | None
     group_pattern: str | None
     image_size: int | Literal["auto"] | str | Sequence[int | Literal["auto"]]
+    fit: (
+        Literal["auto", "crop", "squash", "pad"]
+        | str
+        | Sequence[Literal["auto", "crop", "squash", "pad"]]
+    )
+    value_range: str | None
     augment: (
         Literal["none", "flip", "standard", "strong"]
         | str

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from trialrun.config.data import LabelConfig
 from trialrun.config.settings import (
+    AUTO_TEXT,
     SMALLEST_POSITIVE_DOUBLE,
     as_texts,
     device_setting,
@@ -85,16 +86,33 @@ class TrainConfig(LabelConfig):
         high=4096,
         auto=True,
     )
+    fit: str = setting(
+        "auto",
+        "How an image fits into the square of image_size: crop cuts off what is outside the "
+        "central square, squash changes the aspect ratio, pad adds borders of the mean color. auto "
+        "is that of the initial weights, else crop.",
+        choices=("auto", "crop", "squash", "pad"),
+    )
+    value_range: str | None = setting(
+        None,
+        "Values that become black and white in files of more than 8 bits, as LOW:HIGH (0:4095 for "
+        "12 bits); auto measures them on the training images. none is that of the initial weights, "
+        "else the range of the file's bits.",
+        pattern=r"auto|-?\d{1,9}:-?\d{1,9}",
+        pattern_help="LOW:HIGH | auto",
+        searchable=False,
+    )
     augment: str = setting(
         "none",
         "Augmentation of training images: flip is a random horizontal flip, standard a random "
-        "resized crop and flip, strong adds TrivialAugment.",
+        "resized crop of the whole image and flip, strong adds TrivialAugment.",
         choices=("none", "flip", "standard", "strong"),
     )
     transforms: str | None = setting(
         None,
-        "List of transforms that replaces augment: the JSON file or TransformationDirectory of "
-        "Azure's Init Image Transformation. Random... entries apply in training only.",
+        "List of transforms: the JSON file or TransformationDirectory of Azure's Init Image "
+        "Transformation. Random... entries apply in training only; a list with them replaces "
+        "augment.",
         searchable=False,
         path=True,
     )
@@ -313,6 +331,23 @@ class TrainConfig(LabelConfig):
                 "both set",
                 "Set one of them: both give the length of the same warm-up, in different units.",
             )
+        self.parse_value_range()
+
+    def parse_value_range(self) -> tuple[int, int] | None:
+        """Return the ends of `value_range`; None if it is not a range.
+
+        Raises:
+            InvalidParameterError: The lower end is not below the upper one.
+        """
+        if self.value_range in (None, AUTO_TEXT):
+            return None
+        low, high = map(int, str(self.value_range).split(":"))
+        if low >= high:
+            raise InvalidParameterError(
+                f"value_range={low}:{high} ends at or before its beginning",
+                "Give the value that becomes black first, such as 0:4095.",
+            )
+        return low, high
 
     def params(self) -> dict[str, str]:
         """Return the settings by name, as texts for MLflow parameters."""

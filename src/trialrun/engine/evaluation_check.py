@@ -16,8 +16,8 @@ from torch import nn
 
 from trialrun.distributed import Ranks
 from trialrun.engine.evaluate import compute_logits, evaluate_network
-from trialrun.engine.inputs.augment import ResizedSource
 from trialrun.engine.inputs.batches import Batch, ImageDataset, sequential_batches
+from trialrun.engine.inputs.resized import resize_dataset
 from trialrun.engine.inputs.seeds import draw_permutation
 from trialrun.engine.state import TrainState
 
@@ -89,8 +89,8 @@ def _select_sample(state: TrainState, ranks: Ranks) -> ImageDataset:
     num_images = min(len(train), _MAX_IMAGES) // ranks.world_size * ranks.world_size
     # Shuffled, because a batch of one class has different statistics than a training batch.
     chosen = draw_permutation(len(train), _SAMPLE_SEED)[:num_images]
-    source = ResizedSource(train.source, state.data.preprocessing.image_size)
-    return replace(train, source=source, rows=train.rows[chosen], labels=train.labels[chosen])
+    resized = resize_dataset(train, state.data.preprocessing)
+    return replace(resized, rows=train.rows[chosen], labels=train.labels[chosen])
 
 
 def _iterate_batches(sample: ImageDataset, ranks: Ranks) -> Iterator[Batch]:

@@ -116,6 +116,7 @@ class TrainingStep:
             random_seed=self._config.random_seed,
             size=data.preprocessing.image_size,
             steps=data.train_steps,
+            aspects=batch.aspects,
         )
         labels = to_device(batch.labels, device)
         inputs = data.preprocessing.normalised(pixels)

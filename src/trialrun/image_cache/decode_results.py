@@ -22,6 +22,7 @@ from trialrun.image_cache.perceptual_hash import (
     shrink_to_grays,
 )
 from trialrun.images.decoding.file_io import read_item
+from trialrun.images.decoding.fitting import find_central_square
 from trialrun.images.decoding.header import TransientDecodeError, UndecodableError
 from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.images.scanning.scan import CHANGED_REASON, DatasetScan, is_unchanged
@@ -47,7 +48,8 @@ class DecodedImage:
     """One image as (S, S, 3) uint8, or the reason why it could not be decoded.
 
     Of pixels passed to a sink, a sample and the checksum take the place of `pixels`. The failure
-    `is_transient` if it depends on anything but the file's bytes.
+    `is_transient` if it depends on anything but the file's bytes. `aspect` is width by height of
+    the image before it was fitted into the square.
     """
 
     pixels: Pixels | None
@@ -55,11 +57,12 @@ class DecodedImage:
     sample: Sample | None = None
     checksum: int = 0
     is_transient: bool = False
+    aspect: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class DecodeResults:
-    """A reason for every image, empty if it is usable, and the perceptual hashes.
+    """For every image a reason, empty if it is usable, its perceptual hash and its aspect ratio.
 
     `num_transient` counts failures that do not depend on the files' bytes alone: if it is above 0,
     the results are valid for this run only and must not be cached.
@@ -67,6 +70,7 @@ class DecodeResults:
 
     reasons: tuple[str, ...]
     perceptual_hashes: PerceptualHashes
+    aspects: NDArray[np.float32]
     num_transient: int = 0
 
 
@@ -76,12 +80,14 @@ class ResultAccumulator:
 
     _reasons: list[str] = field(default_factory=list)
     _grays: bytearray = field(default_factory=bytearray)
+    _aspects: list[float] = field(default_factory=list)
     _num_transient: int = 0
 
     def extend(self, images: Sequence[DecodedImage]) -> None:
         """Add the next images."""
         self._reasons += [image.reason for image in images]
         self._grays += shrink_to_grays([image.sample for image in images])
+        self._aspects += [image.aspect for image in images]
         self._num_transient += sum(image.is_transient for image in images)
 
     def results(self) -> DecodeResults:
@@ -90,7 +96,8 @@ class ResultAccumulator:
         Hashes are computed here, when no decoding thread competes for Python's global lock.
         """
         perceptual_hashes = compute_hashes(bytes(self._grays))
-        return DecodeResults(tuple(self._reasons), perceptual_hashes, self._num_transient)
+        aspects = np.asarray(self._aspects, dtype=np.float32)
+        return DecodeResults(tuple(self._reasons), perceptual_hashes, aspects, self._num_transient)
 
 
 def decode_rows(
@@ -170,15 +177,17 @@ def _make_decoder(
             content = read_item(images, items[row])
             if not is_unchanged(content, file):
                 return DecodedImage(None, CHANGED_REASON, is_transient=True)
-            pixels = preprocessing.decode(content.data).numpy().transpose(1, 2, 0)
+            prepared, aspect = preprocessing.decode_with_aspect(content.data)
+            pixels = prepared.numpy().transpose(1, 2, 0)
         except UndecodableError as error:
             return DecodedImage(
                 None, str(error), is_transient=isinstance(error, TransientDecodeError)
             )
         pixels = np.ascontiguousarray(pixels)
         if sink is None:
-            return DecodedImage(pixels)
-        return DecodedImage(None, "", sample_image(pixels), sink(row, pixels))
+            return DecodedImage(pixels, aspect=aspect)
+        sample = sample_image(pixels, *find_central_square(preprocessing.fit, aspect))
+        return DecodedImage(None, "", sample, sink(row, pixels), aspect=aspect)
 
     return decode_row
 
@@ -191,6 +200,7 @@ def write_results(path: Path, results: DecodeResults, metadata: dict[str, Any]) 
             "num_images": len(results.reasons),
             "reasons": {row: reason for row, reason in enumerate(results.reasons) if reason},
             "likenesses": base64.b64encode(results.perceptual_hashes.tobytes()).decode(),
+            "aspects": base64.b64encode(results.aspects.astype("<f4").tobytes()).decode(),
         }
     )
     write_atomically(path, f"{sha256(content.encode()).hexdigest()}\n{content}\n")
@@ -210,6 +220,7 @@ def read_results(path: Path) -> tuple[DecodeResults, dict[str, Any]] | None:
         for row, reason in metadata["reasons"].items():
             reasons[int(row)] = reason
         perceptual_hashes = parse_hashes(base64.b64decode(metadata["likenesses"]))
+        aspects = np.frombuffer(base64.b64decode(metadata["aspects"]), dtype="<f4")
     except (KeyError, TypeError, ValueError):
         return None
-    return DecodeResults(tuple(reasons), perceptual_hashes), metadata
+    return DecodeResults(tuple(reasons), perceptual_hashes, aspects), metadata

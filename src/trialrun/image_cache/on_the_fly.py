@@ -24,6 +24,7 @@ class OnTheFlyImages:
     preprocessing: Preprocessing
     reasons: tuple[str, ...]
     perceptual_hashes: PerceptualHashes
+    aspects: NDArray[np.float32]
     threads: int
     num_decoded: int
 
@@ -66,6 +67,7 @@ def decode_once(
         preprocessing,
         results.reasons,
         results.perceptual_hashes,
+        results.aspects,
         threads,
         num_decoded=len(scan.files),
     )

@@ -26,10 +26,11 @@ from trialrun.image_cache.on_the_fly import OnTheFlyImages
 from trialrun.image_cache.perceptual_hash import PerceptualHashes
 from trialrun.image_cache.store import Pack, estimate_pack_bytes, read_pack, sync_later, write_pack
 from trialrun.images.decoding.decode import DECODER_VERSION
+from trialrun.images.decoding.fitting import PAD
 from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.images.scanning.scan import DatasetScan, ignore_progress
 
-_FORMAT = 6  # of a pack's files
+_FORMAT = 7  # of a pack's files
 
 
 class DecodedImages(Protocol):
@@ -37,6 +38,7 @@ class DecodedImages(Protocol):
 
     reasons: tuple[str, ...]
     perceptual_hashes: PerceptualHashes
+    aspects: NDArray[np.float32]
     num_decoded: int
 
     def usable_rows(self) -> list[int]:
@@ -195,13 +197,22 @@ def _open_on_the_fly(request: _PackRequest) -> OnTheFlyImages:
             with suppress(StorageError):  # the next run decodes the images again
                 write_results(path, results, {})
     return OnTheFlyImages(
-        scan, preprocessing, results.reasons, results.perceptual_hashes, threads, num_decoded
+        scan,
+        preprocessing,
+        results.reasons,
+        results.perceptual_hashes,
+        results.aspects,
+        threads,
+        num_decoded,
     )
 
 
 def _compute_pack_key(scan: DatasetScan, preprocessing: Preprocessing) -> str:
     """Return the name of a dataset's pack: a hash of everything that decides its pixels."""
+    # The mean counts only as the color of padding.
     spatial = {**preprocessing.to_json(), "mean": None, "std": None}
+    if preprocessing.fit == PAD:
+        spatial["fill"] = preprocessing.fill
     version = json.dumps([_FORMAT, DECODER_VERSION, spatial], sort_keys=True)
     digest = hashlib.sha256(version.encode() + b"\n")
     for file in scan.files:

@@ -36,18 +36,33 @@ Sample = NDArray[np.uint8]
 PerceptualHashes = NDArray[np.uint8]
 
 
-def sample_image(pixels: NDArray[np.uint8]) -> Sample:
-    """Return the green values from which an (S, S, 3) image's hash is computed, (32 * 36,)."""
-    greens: Sample = pixels.reshape(-1).take(_sample_indices(pixels.shape[0]))
-    return greens
+def sample_image(
+    pixels: NDArray[np.uint8], width_share: float = 1.0, height_share: float = 1.0
+) -> Sample:
+    """Return the green values from which an (S, S, 3) image's hash is computed, (32 * 36,).
+
+    They are from the central part of the image, with these shares of its width and height.
+    """
+    size = pixels.shape[0]
+    if width_share == height_share == 1:
+        greens: Sample = pixels.reshape(-1).take(_sample_indices(size))
+        return greens
+    return pixels.reshape(-1).take(_compute_indices(size, width_share, height_share))
 
 
 @lru_cache(maxsize=64)
 def _sample_indices(size: int) -> NDArray[np.int64]:
+    return _compute_indices(size, 1.0, 1.0)
+
+
+def _compute_indices(size: int, width_share: float, height_share: float) -> NDArray[np.int64]:
     """Return the flat indices of the samples; green contributes most to brightness."""
     rows, columns = (
-        ((np.arange(num) + 0.5) * size / num).astype(np.int64)
-        for num in (_HEIGHT * _SAMPLES_PER_GRAY, _WIDTH * _SAMPLES_PER_GRAY)
+        ((np.arange(num) + 0.5) * share * size / num + (1 - share) / 2 * size).astype(np.int64)
+        for num, share in (
+            (_HEIGHT * _SAMPLES_PER_GRAY, height_share),
+            (_WIDTH * _SAMPLES_PER_GRAY, width_share),
+        )
     )
     return ((rows[:, None] * size + columns) * 3 + 1).reshape(-1)
 

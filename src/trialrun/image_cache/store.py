@@ -53,13 +53,15 @@ _CHECKED_BYTES = 256 * 10**6
 class Pack:
     """The decoded images of one dataset, one row per image, mapped into memory.
 
-    `reasons[row]` is empty where the image is usable. `num_decoded` counts the images that this
-    process decoded: 0 for a pack read from the cache.
+    `reasons[row]` is empty where the image is usable. `aspects` are the images' aspect ratios, as
+    in `DecodeResults`. `num_decoded` counts the images that this process decoded: 0 for a pack read
+    from the cache.
     """
 
     rows: NDArray[np.uint8]
     reasons: tuple[str, ...]
     perceptual_hashes: PerceptualHashes
+    aspects: NDArray[np.float32]
     num_decoded: int = 0
 
     def usable_rows(self) -> list[int]:
@@ -216,7 +218,7 @@ def read_pack(folder: Path, *, threads: int, check: bool = True) -> Pack | None:
         rows = _map_rows(path, len(results.reasons), size)
     except (OSError, ValueError):
         return None
-    return Pack(rows, results.reasons, results.perceptual_hashes)
+    return Pack(rows, results.reasons, results.perceptual_hashes, results.aspects)
 
 
 def _map_rows(path: Path, num_rows: int, size: int) -> NDArray[np.uint8]:

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from trialrun.errors import InvalidDatasetError
-from trialrun.images.decoding.decode import decode_image, decode_pillow_image
+from trialrun.images.decoding.decode import decode_pillow_image
 from trialrun.images.decoding.file_io import read_file
 from trialrun.images.decoding.header import UndecodableError
 from trialrun.images.decoding.preprocessing import Preprocessing
@@ -49,7 +49,7 @@ class ImageClassifier(nn.Module):
             TypeError: `image` has another type, dtype or shape.
         """
         try:
-            pixels = self.preprocessing.prepare(_decode_any(image))
+            pixels = _prepare_any(self.preprocessing, image)
         except UndecodableError as error:
             prefix = f"{image}: " if isinstance(image, str | Path) else ""
             raise InvalidDatasetError(f"{prefix}{error}", "Give a readable image.") from error
@@ -62,17 +62,17 @@ class ImageClassifier(nn.Module):
         return logits
 
 
-def _decode_any(image: object) -> Tensor:
-    """Return (3, H, W) uint8 RGB pixels of an image in any form `preprocess` accepts."""
+def _prepare_any(preprocessing: Preprocessing, image: object) -> Tensor:
+    """Return (3, S, S) uint8 RGB pixels of an image in any form `preprocess` accepts."""
     if isinstance(image, str | Path):
         path = Path(image).expanduser().resolve()
-        return decode_image(read_file(path.parent, path.name))
+        return preprocessing.decode(read_file(path.parent, path.name))
     if isinstance(image, bytes | bytearray | memoryview):
-        return decode_image(bytes(image))
+        return preprocessing.decode(bytes(image))
     if isinstance(image, Image.Image):
-        return decode_pillow_image(image)
+        return preprocessing.prepare(decode_pillow_image(image, preprocessing.value_range))
     if isinstance(image, np.ndarray | Tensor):
-        return _to_rgb_pixels(image)
+        return preprocessing.prepare(_to_rgb_pixels(image))
     raise TypeError(
         f"{type(image).__name__} is not an image: "
         "give a path, bytes, a Pillow image, a NumPy array or a tensor"

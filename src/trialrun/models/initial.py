@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from trialrun.files import hash_file
+from trialrun.images.decoding.fitting import CROP
+from trialrun.images.decoding.gray_values import ValueRange
 from trialrun.images.decoding.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from trialrun.images.scanning.scan import DEFAULT_IMAGE_SIZE
 from trialrun.models import azure, directory
@@ -35,11 +37,13 @@ _SIZES = {
 
 @dataclass(frozen=True, slots=True)
 class ExpectedInput:
-    """Size, crop and normalisation of the images to train a network on. Sizes in pixels.
+    """Size, fit and normalisation of the images to train a network on. Sizes in pixels.
 
     Attributes:
         crop_fraction: As in `Preprocessing`.
         interpolation: As in `Preprocessing`.
+        fit: As in `Preprocessing`.
+        value_range: As in `Preprocessing`.
         weights_size: Image size that the initial weights were trained with; 224 if random.
         trained_size: Image size of the trained model that training starts from, or None.
         required_size: The only image size that the initial weights support, or None if several.
@@ -56,6 +60,8 @@ class ExpectedInput:
     size_multiple: int = 1
     crop_fraction: float = 1.0
     interpolation: str = "bilinear"
+    fit: str = CROP
+    value_range: ValueRange | None = None
 
     def choose_size(self, image_size: int) -> int:
         """Return the size nearest to `image_size` that the network and its weights support."""
@@ -165,6 +171,8 @@ def _expect_from_weights(
         std=trained_with.std,
         crop_fraction=trained_with.crop_fraction,
         interpolation=trained_with.interpolation,
+        fit=trained_with.fit,
+        value_range=trained_with.value_range,
     )
     image_size = trained_with.image_size
     if image_size is None:

@@ -9,10 +9,12 @@ from torch import nn
 
 from trialrun.errors import InvalidModelDirectoryError, InvalidParameterError, summarize_error
 from trialrun.extras import import_extra
+from trialrun.images.decoding.fitting import CROP, PAD, SQUASH
 from trialrun.images.decoding.preprocessing import INTERPOLATIONS, Preprocessing
 from trialrun.models.names import TIMM_PREFIX
 
 _EXTRA = "timm"
+_FITS = {"squash": SQUASH, "border": PAD}  # timm's crop modes other than center
 _LIST_HINT = "`trialrun model list --timm` lists timm's networks."
 
 
@@ -85,6 +87,7 @@ def describe_timm_weights(name: str) -> Preprocessing | None:
         tuple(config.std),
         crop_fraction=config.crop_pct,
         interpolation=interpolation,
+        fit=_FITS.get(config.crop_mode, CROP),
     )
 
 

@@ -68,7 +68,7 @@ def check_dependent_settings(
         problems.append(
             InvalidParameterError(
                 f"augment is searched and transforms={transforms} is set",
-                "Give only one of them: transforms replaces augment.",
+                "Give only one of them: a list with random entries replaces augment.",
             )
         )
     return problems

@@ -183,7 +183,6 @@ def test_fault_12_an_animation_is_read_as_its_first_frame(
     ("name", "data", "format_name"),
     [
         ("a.svg", b'<svg xmlns="http://www.w3.org/2000/svg"/>', "SVG"),
-        ("a.heic", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
         ("a.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "EPS"),
     ],
 )

@@ -233,8 +233,12 @@ def test_pickled_list_is_not_loaded(tmp_path: Path) -> None:
         read_transforms(str(tmp_path))
 
 
-def test_transforms_and_augment_exclude_each_other(tmp_path: Path) -> None:
-    """Only one of the two settings is allowed."""
-    (tmp_path / "t.json").write_text('[["Resize", 32]]')
+def test_random_transforms_and_augment_exclude_each_other(tmp_path: Path) -> None:
+    """A list of fixed transforms goes with `augment`; a list with a random one replaces it."""
+    path = tmp_path / "t.json"
+    path.write_text('[["Resize", 32]]')
+    settings = {"transforms": str(path), "augment": "standard"}
+    assert len(plan_training(settings).transforms) == 1
+    path.write_text('[["Resize", 32], ["RandomHorizontalFlip", {}]]')
     with pytest.raises(InvalidParameterError, match="both set"):
-        plan_training({"transforms": str(tmp_path / "t.json"), "augment": "flip"})
+        plan_training(settings)

@@ -7,7 +7,6 @@ P the stored size (P >= S).
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,13 +17,13 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
 from trialrun.engine.compute.device import to_device
-from trialrun.engine.inputs.batches import ImageSource
 from trialrun.engine.inputs.seeds import derive_seed, draw_uniforms
 from trialrun.images.decoding.transforms import TransformStep
 
 # Area and aspect ratio of the crop: Szegedy et al. 2015, arXiv:1409.4842, section 6.
 _CROP_AREA = (0.08, 1.0)
 _CROP_RATIO = (3 / 4, 4 / 3)
+_CROP_ATTEMPTS = 10  # as torchvision's
 _NUM_DRAWS = 5  # area, ratio, left, top, mirror
 
 
@@ -37,12 +36,14 @@ def augment_batch(
     random_seed: int,
     size: int | None = None,
     steps: Sequence[TransformStep] = (),
+    aspects: NDArray[np.float32] | None = None,
 ) -> Tensor:
     """Augment (N, 3, P, P) uint8 images; return (N, 3, S, S) uint8.
 
     `positions`, (N,), are the images' positions in the data set. `augment` is none, flip, standard
     or strong. `size` is S; None means P. `steps` are the user's own transforms, which replace
-    `augment`.
+    `augment`. `aspects`, (N,), are the aspect ratios of images that are stored squashed: standard
+    and strong then crop from the whole image in its own aspect ratio.
     """
     size = size or pixels.shape[-1]
     if steps:
@@ -50,31 +51,18 @@ def augment_batch(
             pixels, positions, steps, size, derive_seed(random_seed, "steps", epoch)
         )
     if augment in ("none", "flip") and pixels.shape[-1] != size:
-        pixels = _resize_square(pixels, size)
+        pixels = resize_square(pixels, size)
     if augment == "none":
         return pixels
     draws = draw_uniforms(derive_seed(random_seed, "augment", epoch), positions, _NUM_DRAWS)
     if augment == "flip":
         return _flip_random(pixels, draws[:, 4])
-    cropped = _crop_random(pixels, draws, size)
+    seed = derive_seed(random_seed, "crop", epoch)
+    retries = draw_uniforms(seed, positions, 2 * (_CROP_ATTEMPTS - 1))
+    cropped = _crop_random(pixels, np.concatenate([draws, retries], axis=1), size, aspects)
     if augment == "standard":
         return cropped
     return _apply_trivial_augment(cropped, positions, epoch, random_seed)
-
-
-@dataclass(frozen=True, slots=True)
-class ResizedSource:
-    """Training images at the size of the network's inputs, without augmentation."""
-
-    source: ImageSource
-    size: int | None
-
-    def pixels(self, rows: NDArray[np.int64]) -> Tensor:
-        """Return (N, 3, S, S) uint8, the images at `rows` in that order."""
-        pixels = self.source.pixels(rows)
-        if pixels.ndim != 4:
-            return pixels  # features of a frozen backbone
-        return augment_batch(pixels, rows, augment="none", epoch=0, random_seed=0, size=self.size)
 
 
 def _flip_random(pixels: Tensor, draws: NDArray[np.float64]) -> Tensor:
@@ -82,8 +70,10 @@ def _flip_random(pixels: Tensor, draws: NDArray[np.float64]) -> Tensor:
     return torch.where(mirror, pixels.flip(-1), pixels)
 
 
-def _resize_square(images: Tensor, size: int) -> Tensor:
+def resize_square(images: Tensor, size: int) -> Tensor:
     """Crop the central square of each image and resize it; all images have the same size."""
+    if images.shape[-2:] == (size, size):
+        return images
     side = min(images.shape[-2:])
     resized: Tensor = functional.resize(
         functional.center_crop(images, [side, side]), [size, size], antialias=True
@@ -91,20 +81,43 @@ def _resize_square(images: Tensor, size: int) -> Tensor:
     return resized
 
 
-def _crop_random(pixels: Tensor, draws: NDArray[np.float64], size: int) -> Tensor:
+def _draw_boxes(
+    draws: NDArray[np.float64], aspects: NDArray[np.float32] | None
+) -> tuple[NDArray[np.float64], ...]:
+    """Return width, height and centre of each crop in affine_grid's units, as RandomResizedCrop.
+
+    The first of ten boxes that lies in the image is taken, else the largest central one of an
+    allowed ratio. The units are half the image's sides, from the image's centre.
+    """
+    aspect = np.ones(len(draws)) if aspects is None else aspects.astype(np.float64)
+    area = _CROP_AREA[0] + draws[:, [0, *range(5, draws.shape[1], 2)]] * np.diff(_CROP_AREA)
+    log_low, log_high = math.log(_CROP_RATIO[0]), math.log(_CROP_RATIO[1])
+    log_ratio = log_low + draws[:, [1, *range(6, draws.shape[1], 2)]] * (log_high - log_low)
+    relative = np.exp(log_ratio) / aspect[:, None]
+    widths, heights = np.sqrt(area * relative), np.sqrt(area / relative)
+    is_inside = (widths <= 1) & (heights <= 1)
+    has_box, first = is_inside.any(axis=1), (np.arange(len(draws)), is_inside.argmax(axis=1))
+    largest = aspect.clip(*_CROP_RATIO) / aspect
+    width = np.where(has_box, widths[first], np.minimum(largest, 1))
+    height = np.where(has_box, heights[first], np.minimum(1 / largest, 1))
+    centre_x = np.where(has_box, (2 * draws[:, 2] - 1) * (1 - width), 0)
+    centre_y = np.where(has_box, (2 * draws[:, 3] - 1) * (1 - height), 0)
+    return width, height, centre_x, centre_y
+
+
+def _crop_random(
+    pixels: Tensor,
+    draws: NDArray[np.float64],
+    size: int,
+    aspects: NDArray[np.float32] | None,
+) -> Tensor:
     """Crop a random rectangle of each image, resize it to `size` and mirror half of the images.
 
-    `draws`, (N, 5), are in [0, 1).
+    `draws`, (N, 23), are in [0, 1): area, ratio, left, top, mirror, then area and ratio of further
+    boxes.
     """
-    area = _CROP_AREA[0] + draws[:, 0] * (_CROP_AREA[1] - _CROP_AREA[0])
-    log_low, log_high = math.log(_CROP_RATIO[0]), math.log(_CROP_RATIO[1])
-    ratio = np.exp(log_low + draws[:, 1] * (log_high - log_low))
-    width = np.minimum(np.sqrt(area * ratio), 1)
-    height = np.minimum(np.sqrt(area / ratio), 1)
+    width, height, centre_x, centre_y = _draw_boxes(draws, aspects)
     mirror = np.where(draws[:, 4] < 0.5, -1.0, 1.0)
-    # affine_grid's coordinates run from -1 to 1; the crop's centre moves within the image.
-    centre_x = (2 * draws[:, 2] - 1) * (1 - width)
-    centre_y = (2 * draws[:, 3] - 1) * (1 - height)
     zero = np.zeros_like(width)
     theta = np.stack([width * mirror, zero, centre_x, zero, height, centre_y], axis=1)
     matrices = to_device(torch.from_numpy(theta).float(), pixels.device).view(-1, 2, 3)
@@ -131,10 +144,7 @@ def _apply_transforms(
     """Apply the torchvision transforms that `steps` name, then resize images to `size`."""
     transform = v2.Compose([getattr(v2, step.name)(**step.arguments) for step in steps])
     augmented = _apply_per_image(transform, pixels, positions, seed)
-    resized = [
-        image if image.shape[-2:] == (size, size) else _resize_square(image, size)
-        for image in augmented
-    ]
+    resized = [resize_square(image, size) for image in augmented]
     return torch.stack(resized)
 
 

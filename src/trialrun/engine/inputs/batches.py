@@ -29,11 +29,16 @@ class ImageSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ImageDataset:
-    """A labelled set: the rows of its usable images in a source, and their class indices."""
+    """A labelled set: the rows of its usable images in a source, and their class indices.
+
+    `aspects` are the aspect ratios of all rows of the source if it stores whole images squashed
+    into squares; None if its squares are to be used as they are.
+    """
 
     source: ImageSource
     rows: NDArray[np.int64]
     labels: NDArray[np.int64]
+    aspects: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -41,9 +46,10 @@ class ImageDataset:
     def load_batch(self, positions: NDArray[np.int64], num_images_in_step: int) -> "Batch":
         """Load the images at `positions` among the usable ones, which are as in `Batch`."""
         indices = positions % len(self)
-        pixels = self.source.pixels(self.rows[indices])
+        rows = self.rows[indices]
         labels = torch.from_numpy(self.labels[indices])
-        return Batch(pixels, labels, positions, num_images_in_step)
+        aspects = None if self.aspects is None else self.aspects[rows]
+        return Batch(self.source.pixels(rows), labels, positions, num_images_in_step, aspects)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +59,15 @@ class Batch:
     Where an epoch repeats an image, the set's size is added to its position for each repetition, so
     that each is augmented differently.
 
-    `num_images_in_step` counts the images of the same step on all ranks.
+    `num_images_in_step` counts the images of the same step on all ranks. `aspects`, (N,), are as in
+    `ImageDataset`.
     """
 
     pixels: Tensor
     labels: Tensor
     positions: NDArray[np.int64]
     num_images_in_step: int
+    aspects: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)

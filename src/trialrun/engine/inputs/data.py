@@ -1,5 +1,6 @@
 """The data of a training: a training set, a validation set and the preprocessing of both."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,6 +20,10 @@ class InputTransform(Protocol):
 
     def normalised(self, pixels: Tensor) -> Tensor:
         """Convert (N, 3, S, S) uint8 to float32."""
+        ...
+
+    def fit_stored(self, pixels: Tensor, aspects: Sequence[float]) -> Tensor:
+        """Fit squashed (N, 3, P, P) uint8 images as inference fits them, to (N, 3, S, S)."""
         ...
 
 

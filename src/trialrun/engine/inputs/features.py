@@ -5,7 +5,7 @@ Otherwise every image runs through the whole network in every epoch. Tensor lett
 F features.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from trialrun.config import TrainConfig
 from trialrun.engine.compute.precision import ComputeConfig
 from trialrun.engine.evaluate import compute_logits
-from trialrun.engine.inputs.augment import ResizedSource
 from trialrun.engine.inputs.batches import ImageDataset, sequential_batches
 from trialrun.engine.inputs.data import InputTransform, TrainingData
+from trialrun.engine.inputs.resized import resize_dataset
 from trialrun.engine.memory.release import find_fitting_result
 
 _MAX_TABLE_BYTES = 2 << 30
@@ -43,6 +43,10 @@ class _IdentityPreprocessing:
     image_size: None = None
 
     def normalised(self, pixels: Tensor) -> Tensor:
+        """Return the features unchanged."""
+        return pixels
+
+    def fit_stored(self, pixels: Tensor, _aspects: Sequence[float]) -> Tensor:
         """Return the features unchanged."""
         return pixels
 
@@ -103,8 +107,7 @@ def compute_features(
     """
     if len(data.train) * head.in_features * 4 > _MAX_TABLE_BYTES:
         return None
-    source = ResizedSource(data.train.source, data.preprocessing.image_size)
-    images = replace(data.train, source=source)
+    images = resize_dataset(data.train, data.preprocessing)
     return _build_table(network, head, images, data.preprocessing, config, compute).values
 
 

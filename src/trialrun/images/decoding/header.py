@@ -3,13 +3,15 @@
 import io
 import logging
 import os
-import struct
 import warnings
 from dataclasses import dataclass
 
 from PIL import Image, UnidentifiedImageError
 
-from trialrun.errors import summarize_error
+from trialrun.errors import InvalidParameterError, summarize_error
+from trialrun.extras import import_extra
+from trialrun.images.decoding.dicom import is_dicom, read_dicom_header
+from trialrun.images.decoding.jpeg import PlainJpeg, parse_plain_jpeg
 
 # Pillow's warning level: a quarter of a gigabyte of RGB. Larger images count as bombs.
 MAX_PIXELS = 89_478_485
@@ -45,15 +47,13 @@ _SUFFIXES = {
     "PCX": (".pcx",),
     "SGI": (".sgi",),
     "QOI": (".qoi",),
+    "HEIF": (".heic", ".heif", ".hif"),
+    "DICOM": (".dcm", ".dicom"),
 }
 _COMMON_NAMES = {"MPO": "JPEG", "DIB": "BMP"}  # Pillow's name of a variant to the common name
 _ANIMATED_FORMATS = frozenset({"GIF", "WEBP", "PNG", "AVIF", "TIFF"})
 _SMALL_PIXELS = 8  # a warning is given below this shorter side
 _LONG_RATIO = 20
-_JPEG_START, _MARKER = b"\xff\xd8", 0xFF
-_JPEG_FRAMES = frozenset({0xC0, 0xC1, 0xC2})  # baseline, extended, progressive
-# Lossless and arithmetic frames, markers without a length, start of scan and end of image.
-_JPEG_OTHER = frozenset({0x00, 0x01, *range(0xC3, 0xDB), _MARKER}) - {0xC4, 0xCC}
 _HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"mif1", b"msf1")
 
 
@@ -102,7 +102,9 @@ def open_lazily(data: bytes) -> Image.Image:
     if not data:
         raise UndecodableError("empty file")
     try:
-        image = Image.open(io.BytesIO(data), formats=_FORMATS)
+        image = _open_any(data)
+    except InvalidParameterError as error:
+        raise report_missing_package(error) from None
     except UnidentifiedImageError:
         raise UndecodableError(_describe_format(data)) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -122,36 +124,56 @@ def read_header(data: bytes) -> Header:
         UndecodableError: As `open_lazily`.
         TransientDecodeError: As `open_lazily`.
     """
-    if (size := read_plain_jpeg_size(data)) is not None:
-        return Header("JPEG", *size, "RGB")
+    if (jpeg := read_plain_jpeg(data)) is not None:
+        return Header("JPEG", jpeg.width, jpeg.height, "RGB")
+    if is_dicom(data):
+        return _read_dicom(data)
     image = open_lazily(data)
     name = _COMMON_NAMES.get(image.format or "", image.format or "")
     return Header(name, image.width, image.height, image.mode, _is_animated(image))
 
 
-def read_plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """Return width and height of a plain JPEG: 8 bits, 1 or 3 colors, baseline or progressive.
-
-    Returns None for any other file; Pillow then parses the header, which takes ten times as long.
+def read_plain_jpeg(data: bytes) -> PlainJpeg | None:
+    """Parse the header of a plain JPEG; None for any other file.
 
     Raises:
         UndecodableError: Too many pixels.
     """
-    start = 2
-    if data[:2] != _JPEG_START:
-        return None
-    while start + 10 <= len(data) and data[start] == _MARKER:
-        kind = data[start + 1]
-        if kind in _JPEG_FRAMES:
-            height, width, num_colors = struct.unpack_from(">HHB", data, start + 5)
-            if data[start + 4] != 8 or num_colors not in (1, 3) or not height or not width:
-                return None
-            _check_size(width, height)
-            return width, height
-        if kind in _JPEG_OTHER:
-            return None
-        start += 2 + int.from_bytes(data[start + 2 : start + 4], "big")
-    return None
+    if (jpeg := parse_plain_jpeg(data)) is not None:
+        _check_size(jpeg.width, jpeg.height)
+    return jpeg
+
+
+def report_missing_package(error: InvalidParameterError) -> TransientDecodeError:
+    """Return the error of an image that an extra of trialrun reads, which is not installed."""
+    return TransientDecodeError(f"{error}. {error.hint}")
+
+
+def _read_dicom(data: bytes) -> Header:
+    try:
+        header = read_dicom_header(data)
+    except InvalidParameterError as error:
+        raise report_missing_package(error) from None
+    except Exception as error:  # pydicom raises errors of many classes
+        raise UndecodableError(f"damaged header: {summarize_error(error)}") from error
+    _check_size(header.width, header.height)
+    return Header("DICOM", header.width, header.height, header.mode, header.num_frames > 1)
+
+
+def _open_any(data: bytes) -> Image.Image:
+    """Open a file with Pillow, or with pillow-heif.
+
+    Raises:
+        InvalidParameterError: It is HEIC, and pillow-heif is not installed.
+        UnidentifiedImageError: It has another format.
+    """
+    try:
+        return Image.open(io.BytesIO(data), formats=_FORMATS)
+    except UnidentifiedImageError:
+        if data[4:8] != b"ftyp" or data[8:12] not in _HEIC_BRANDS:
+            raise
+    import_extra("pillow_heif", "heic", needed_by="a HEIC image").register_heif_opener()
+    return Image.open(io.BytesIO(data), formats=["HEIF"])
 
 
 def _check_size(width: int, height: int) -> None:
@@ -173,6 +195,4 @@ def _describe_format(data: bytes) -> str:
     for foreign_start, description in _FOREIGN_STARTS:
         if start.startswith(foreign_start):
             return description
-    if data[4:8] == b"ftyp" and data[8:12] in _HEIC_BRANDS:
-        return "unsupported format HEIC"
     return "not an image, or damaged beyond recognition"

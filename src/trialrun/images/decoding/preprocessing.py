@@ -9,13 +9,19 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torchvision.transforms.v2 import functional
 
-from trialrun.images.decoding.decode import decode_image
+from trialrun.images.decoding.decode import DecodedFile, decode_reduced, wrap_pixels
+from trialrun.images.decoding.fitting import (
+    CROP,
+    FITS,
+    fit_image,
+    fit_squashed,
+    place_image,
+)
+from trialrun.images.decoding.gray_values import ValueRange
 from trialrun.images.decoding.header import MAX_PIXELS, UndecodableError
 from trialrun.images.decoding.transforms import (
     MAX_SIDE,
@@ -30,15 +36,18 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 INTERPOLATIONS = ("bilinear", "bicubic")
 
-_JSON_NAMES = frozenset({"image_size", "mean", "std", "steps", "crop_fraction", "interpolation"})
+_JSON_NAMES = frozenset(
+    "image_size mean std steps crop_fraction interpolation fit value_range".split()
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
-    """Apply `steps`, resize the central square to `image_size`, then normalize.
+    """Scale values to 8 bits, apply `steps`, fit the image into a square, then normalize.
 
-    `steps` are deterministic transforms. The side of the square is `crop_fraction` of the shorter
-    side. With `image_size` None, images are not cropped or resized; Azure's models expect that.
+    `steps` are deterministic transforms. The square has `image_size` pixels per side; `fit` and
+    `crop_fraction` are as in `place_image`. With `image_size` None, images are not fitted; Azure's
+    models expect that. `value_range` is as in `decode_image`.
     """
 
     image_size: int | None
@@ -47,6 +56,13 @@ class Preprocessing:
     steps: tuple[TransformStep, ...] = ()
     crop_fraction: float = 1.0
     interpolation: str = "bilinear"
+    fit: str = CROP
+    value_range: ValueRange | None = None
+
+    @property
+    def fill(self) -> tuple[int, ...]:
+        """The color of padding: the mean, which becomes 0 in the network's input."""
+        return tuple(min(max(round(255 * value), 0), 255) for value in self.mean)
 
     def decode(self, data: bytes) -> Tensor:
         """Decode an image file's content and prepare it, to (3, S, S) uint8.
@@ -54,20 +70,51 @@ class Preprocessing:
         Raises:
             UndecodableError: The image cannot be used; the message gives the reason.
         """
-        return self.prepare(decode_image(data))
+        return self.decode_with_aspect(data)[0]
+
+    def decode_with_aspect(self, data: bytes) -> tuple[Tensor, float]:
+        """As `decode`, and the aspect ratio (width by height) of the image before it is fitted.
+
+        Raises:
+            UndecodableError: As `decode`.
+        """
+        return self._prepare(decode_reduced(data, self._choose_reduction, self.value_range))
 
     def prepare(self, image: Tensor) -> Tensor:
-        """Apply the steps, crop and resize: (3, H, W) uint8 to (3, S, S) uint8.
+        """Apply the steps and fit the image: (3, H, W) uint8 to (3, S, S) uint8.
 
         Raises:
             UndecodableError: A step would make the image too large.
         """
+        return self._prepare(wrap_pixels(image))[0]
+
+    def fit_stored(self, pixels: Tensor, aspects: Sequence[float]) -> Tensor:
+        """Fit (N, 3, P, P) uint8 images that are stored squashed: to (N, 3, S, S).
+
+        `aspects` are the aspect ratios of the images themselves.
+        """
+        size = self.image_size or pixels.shape[-1]
+        fitted = [
+            fit_squashed(image, aspect, size, self.fit, self.crop_fraction, self.fill)
+            for image, aspect in zip(pixels, aspects, strict=True)
+        ]
+        return torch.stack(fitted)
+
+    def _choose_reduction(self, width: int, height: int) -> int:
+        """Return the divisor of a JPEG's size that leaves as many pixels as are needed."""
+        if self.image_size is None or self.steps:
+            return 1
+        size, fraction = self.image_size, self.crop_fraction
+        return place_image(width, height, size, self.fit, fraction).choose_reduction()
+
+    def _prepare(self, image: DecodedFile) -> tuple[Tensor, float]:
         for step in self.steps:
-            image = _apply_step(step, image)
-        if self.image_size is None:
-            return image
-        side = max(round(min(image.shape[-2:]) * self.crop_fraction), 1)
-        return _crop_central_square(image, side, self.image_size, self.interpolation)
+            image = wrap_pixels(_apply_step(step, image.pixels))
+        width, height, size = image.width, image.height, self.image_size
+        if size is None:
+            return image.pixels, width / height
+        place = place_image(width, height, size, self.fit, self.crop_fraction)
+        return fit_image(image, place, size, self.fill, self.interpolation), width / height
 
     def normalised(self, pixels: Tensor) -> Tensor:
         """Normalize (N, 3, S, S) uint8 to float32 of about zero mean and unit variance."""
@@ -77,7 +124,10 @@ class Preprocessing:
         return pixels.to(torch.float32).mul_(factor).sub_(shift)
 
     def to_json(self) -> dict[str, Any]:
-        """Return JSON values for `model.json`; the last three only if they are not the defaults."""
+        """Return JSON values for `model.json`; those that are the defaults are left out.
+
+        Versions that do not know a key refuse the model.
+        """
         values: dict[str, Any] = {
             "image_size": self.image_size,
             "mean": list(self.mean),
@@ -89,6 +139,10 @@ class Preprocessing:
             values["crop_fraction"] = self.crop_fraction
         if self.interpolation != "bilinear":
             values["interpolation"] = self.interpolation
+        if self.fit != CROP:
+            values["fit"] = self.fit
+        if self.value_range is not None:
+            values["value_range"] = list(self.value_range)
         return values
 
     @classmethod
@@ -99,7 +153,8 @@ class Preprocessing:
             ValueError: A value is missing, unknown, of another type or out of range.
         """
         if unknown := set(values) - _JSON_NAMES:
-            raise ValueError(f"unknown key {min(map(str, unknown))!r}")
+            key = min(map(str, unknown))
+            raise ValueError(f"unknown key {key!r}, perhaps of a newer version of trialrun")
         size = values.get("image_size")
         if size is not None and (type(size) is not int or not 1 <= size <= MAX_SIDE):
             raise ValueError(f"image_size {size!r} is not a size from 1 to {MAX_SIDE} pixels")
@@ -112,7 +167,9 @@ class Preprocessing:
             _check_deviations(values.get("std")),
             steps,
             _check_fraction(values.get("crop_fraction", 1.0)),
-            _check_interpolation(values.get("interpolation", "bilinear")),
+            _check_choice("interpolation", values.get("interpolation", "bilinear"), INTERPOLATIONS),
+            _check_choice("fit", values.get("fit", CROP), FITS),
+            _check_value_range(values.get("value_range")),
         )
 
 
@@ -168,30 +225,20 @@ def _check_fraction(value: object) -> float:
     return float(value)
 
 
-def _check_interpolation(value: object) -> str:
-    if value not in INTERPOLATIONS:
-        raise ValueError(f"interpolation {value!r} is not one of {', '.join(INTERPOLATIONS)}")
+def _check_choice(name: str, value: object, choices: Sequence[str]) -> str:
+    if value not in choices:
+        raise ValueError(f"{name} {value!r} is not one of {', '.join(choices)}")
     return str(value)
 
 
-def _crop_central_square(image: Tensor, side: int, size: int, interpolation: str) -> Tensor:
-    """Resize the central square of a (3, H, W) uint8 image, `side` pixels wide, to (3, size, size).
-
-    Cropping before resizing keeps the cost of a 30,000 by 1 image low.
-    """
-    height, width = image.shape[-2:]
-    if height == width == side == size:
-        return image
-    top, left = (height - side) // 2, (width - side) // 2
-    # In numpy: every torch call, even a view, releases and reacquires the GIL, which costs decoding
-    # threads a fifth of their time. Channels last in memory: torch then resizes in two thirds of
-    # the time.
-    square = image.numpy()[:, top : top + side, left : left + side].transpose(1, 2, 0)
-    square = np.ascontiguousarray(square).reshape(1, side, side, 3)
-    resized = torch.from_numpy(square).permute(0, 3, 1, 2)
-    if side != size:
-        resized = F.interpolate(resized, size=(size, size), mode=interpolation, antialias=True)
-    return resized[0]
+def _check_value_range(values: object) -> ValueRange | None:
+    if values is None:
+        return None
+    if isinstance(values, list | tuple) and [type(value) for value in values] == [int, int]:
+        low, high = values
+        if low < high:
+            return low, high
+    raise ValueError(f"value_range {values!r} is not a pair of integers, the lower one first")
 
 
 def _apply_step(step: TransformStep, image: Tensor) -> Tensor:

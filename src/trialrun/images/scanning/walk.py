@@ -18,10 +18,10 @@ _NO_IMAGES = "files without an image's ending (ignored)"
 
 _READABLE_SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .mpo .png .apng .bmp .dib .gif .webp .tif .tiff .ppm .pgm .pbm .pnm "
-    ".tga .ico .jp2 .j2k .avif .pcx .sgi .qoi".split()
+    ".tga .ico .jp2 .j2k .avif .pcx .sgi .qoi .heic .heif .hif .dcm .dicom".split()
 )
 # Image formats that the decoder rejects with a reason; listed so that they are reported.
-_UNSUPPORTED_SUFFIXES = frozenset(".svg .heic .heif .eps .ps .psd .wmf .emf .raw .dng".split())
+_UNSUPPORTED_SUFFIXES = frozenset(".svg .eps .ps .psd .wmf .emf .raw .dng".split())
 _IMAGE_SUFFIXES = _READABLE_SUFFIXES | _UNSUPPORTED_SUFFIXES
 
 _SYSTEM_NAMES = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini", "$RECYCLE.BIN"})

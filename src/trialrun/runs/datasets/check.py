@@ -23,6 +23,7 @@ from trialrun.images.scanning.scan import (
 from trialrun.images.scanning.thread_pool import count_threads
 from trialrun.runs.callbacks import DECODING, READING, NoOpCallback, RunCallback
 from trialrun.runs.datasets.leakage import LeakageReport, find_leakage
+from trialrun.runs.datasets.pixel_notes import find_pixel_notes
 from trialrun.runs.datasets.sources import open_sets, open_source
 
 _DEFAULT_CONFIG = CheckConfig()
@@ -34,6 +35,7 @@ class CheckedSet:
 
     scan: DatasetScan
     decoded: OnTheFlyImages
+    pixel_notes: tuple[str, ...] = ()
 
     @property
     def images(self) -> ImageSet:
@@ -60,7 +62,7 @@ class CheckedSet:
             "num_warned": verdicts.count(WARNED),
             "skipped": {name: reason for name, _, reason, verdict in rows if verdict == SKIPPED},
             "warned": {name: file.warning for name, file, _, verdict in rows if verdict == WARNED},
-            "notes": list(self.images.notes),
+            "notes": [*self.images.notes, *self.pixel_notes],
         }
 
 
@@ -155,7 +157,7 @@ def check_set(images: ImageSet, callback: RunCallback) -> CheckedSet:
     decoded = decode_once(
         scan, preprocessing, threads=count_threads(), progress=callback.on_scan_progress
     )
-    return CheckedSet(scan, decoded)
+    return CheckedSet(scan, decoded, tuple(find_pixel_notes(scan, decoded)))
 
 
 def _find_problems(

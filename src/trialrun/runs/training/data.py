@@ -1,5 +1,7 @@
 """Prepares the image sets of a plan: scans and decodes them and skips unreadable images."""
 
+import math
+import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -13,6 +15,8 @@ from trialrun.errors import InvalidParameterError
 from trialrun.image_cache import DecodedImages, SkippedImage, list_skipped, open_pack, select_usable
 from trialrun.image_cache.inventory import list_evictable_archives
 from trialrun.images import ImageSet, label_indices, make_printable
+from trialrun.images.decoding.fitting import CROP, SQUASH
+from trialrun.images.decoding.gray_values import ValueRange
 from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.images.decoding.transforms import (
     MAX_SIDE,
@@ -23,11 +27,13 @@ from trialrun.images.decoding.transforms import (
 )
 from trialrun.images.scanning.scan import WARNED, DatasetScan, choose_image_size, classify_image
 from trialrun.images.scanning.thread_pool import count_threads
+from trialrun.images.scanning.value_range import measure_range, sample_gray_values
 from trialrun.models.initial import ExpectedInput, describe_initial_weights
 from trialrun.models.names import DEFAULT_WEIGHTS
 from trialrun.models.pretrained.published import has_default_weights
 from trialrun.runs.callbacks import DECODING, RunCallback
 from trialrun.runs.datasets.leakage import LeakageReport, find_leakage
+from trialrun.runs.datasets.pixel_notes import find_pixel_notes
 from trialrun.runs.datasets.scan import scan_set
 from trialrun.runs.training.initial import (
     ResolvedWeights,
@@ -44,6 +50,7 @@ FetchWeights = Callable[[str, Callable[[str], None]], bool]  # as `fetch_or_warn
 
 _MIN_PRETRAINED_SIZE = 96  # the smallest image size at which weights=auto is torchvision's weights
 _TRAIN_MARGIN = 8 / 7  # 256 pixels for 224, as in torchvision's training recipes
+_STORED_RATIOS = (1, 4 / 3, 16 / 9)  # of the longer to the shorter side
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +115,15 @@ def prepare_data(
     for text in find_likely_mistakes(plan.config, initial):
         callback.on_note(text)
     preprocessing = _build_preprocessing(plan, scans, initial.expected_input)
-    stored, train_transforms = _plan_storage(plan, preprocessing)
+    if plan.config.value_range == AUTO_TEXT and preprocessing.value_range is None:
+        callback.on_note(f"value_range={AUTO_TEXT}: no training image has more than 8 bits")
+    stored, train_transforms = _plan_storage(plan, preprocessing, scans[0])
     train = _prepare_set(scans[0], stored, plan, callback)
     valid = _prepare_set(scans[1], preprocessing, plan, callback)
+    if stored.fit == SQUASH != preprocessing.fit:
+        train = replace(train, dataset=replace(train.dataset, aspects=train.decoded.aspects))
+    for prepared in (train,) if plan.config.valid_data is None else (train, valid):
+        _note_lost_pixels(prepared, preprocessing, callback)
     leakage = find_leakage(scans, [train.decoded, valid.decoded])
     for note in leakage.notes():
         callback.on_note(note)
@@ -157,14 +170,26 @@ def _build_preprocessing(
     plan: TrainPlan, scans: Sequence[DatasetScan], expected: ExpectedInput
 ) -> Preprocessing:
     """Return the preprocessing of inference; transforms replace the crop of the weights."""
+    fit = expected.fit if plan.config.fit == AUTO_TEXT else plan.config.fit
+    is_own = fit == CROP or plan.config.fit == AUTO_TEXT
     return Preprocessing(
         _choose_image_size(plan, scans, expected),
         expected.mean,
         expected.std,
         select_fixed_steps(plan.transforms),
-        1.0 if plan.transforms else expected.crop_fraction,
+        expected.crop_fraction if is_own and not plan.transforms else 1.0,
         expected.interpolation,
+        fit,
+        _choose_value_range(plan, scans[0], expected),
     )
+
+
+def _choose_value_range(
+    plan: TrainPlan, train: DatasetScan, expected: ExpectedInput
+) -> ValueRange | None:
+    if plan.config.value_range == AUTO_TEXT:
+        return measure_range(sample_gray_values(train))
+    return plan.config.parse_value_range() or expected.value_range
 
 
 def _choose_image_size(
@@ -189,26 +214,41 @@ def _choose_image_size(
 
 
 def _plan_storage(
-    plan: TrainPlan, preprocessing: Preprocessing
+    plan: TrainPlan, preprocessing: Preprocessing, scan: DatasetScan
 ) -> tuple[Preprocessing, tuple[TransformStep, ...]]:
     """Return how training images are stored, and the transforms left to apply in every epoch.
 
-    Images that are cropped at random are stored an eighth larger, so that cropping does not
-    enlarge them; the crop of the weights is then for inference only.
+    Images that are cropped at random are stored larger, so that cropping does not enlarge them;
+    for `augment` they are stored whole, squashed into a square. The crop of the weights is then for
+    inference only.
     """
     assert preprocessing.image_size is not None
     with_margin = round(preprocessing.image_size * _TRAIN_MARGIN)
-    if not plan.transforms:
-        crops = plan.config.augment in ("standard", "strong")
-        if not crops:
-            return preprocessing, ()
-        return replace(preprocessing, image_size=with_margin, crop_fraction=1.0), ()
     fixed, remaining = split_at_random_step(plan.transforms)
     if not remaining:
-        return preprocessing, ()
+        if plan.config.augment not in ("standard", "strong"):
+            return preprocessing, ()
+        side = compute_side_after(fixed) or with_margin
+        side = min(round(side * _compute_stretch(scan, fixed)), MAX_SIDE)
+        return replace(preprocessing, image_size=side, crop_fraction=1.0, fit=SQUASH), ()
     crops = any(step.name in ("RandomResizedCrop", "RandomCrop") for step in remaining)
     side = compute_side_after(fixed) or (with_margin if crops else preprocessing.image_size)
     return replace(preprocessing, image_size=min(side, MAX_SIDE), steps=fixed), remaining
+
+
+def _compute_stretch(scan: DatasetScan, steps: Sequence[TransformStep]) -> float:
+    """Return the factor of the stored side that makes up for squashing the median image.
+
+    With the few ratios, more images of the same kind do not change how images are stored.
+    """
+    if any(step.name != "Resize" or not isinstance(step.arguments["size"], int) for step in steps):
+        return 1.0
+    sizes = [(file.width, file.height) for file in scan.files if not file.reason]
+    if not sizes:
+        return 1.0
+    median = statistics.median(max(size) / min(size) for size in sizes)
+    nearest: float = min(_STORED_RATIOS, key=lambda ratio: abs(math.log(median / ratio)))
+    return math.sqrt(nearest)
 
 
 def _prepare_set(
@@ -231,6 +271,20 @@ def _prepare_set(
     prepared = PreparedSet(scan, decoded, _build_dataset(decoded, usable, plan.classes))
     _report_set(prepared, callback)
     return prepared
+
+
+def _note_lost_pixels(
+    prepared: PreparedSet, preprocessing: Preprocessing, callback: RunCallback
+) -> None:
+    notes = find_pixel_notes(
+        prepared.scan,
+        prepared.decoded,
+        fit=preprocessing.fit,
+        crop_fraction=preprocessing.crop_fraction,
+        value_range=preprocessing.value_range,
+    )
+    for note in notes:
+        callback.on_note(f"{prepared.scan.images.source}: {note}")
 
 
 def _report_set(prepared: PreparedSet, callback: RunCallback) -> None:

@@ -17,6 +17,7 @@ from trialrun.engine.ema import describe_ema
 from trialrun.engine.state import TrainState
 from trialrun.files import format_json
 from trialrun.images import escape_non_utf8
+from trialrun.images.decoding.gray_values import format_value_range
 from trialrun.images.scanning.scan import classify_image
 from trialrun.registry.versions import MANIFEST, TRAINED_ON
 from trialrun.report.predictions import Predictions
@@ -52,6 +53,8 @@ def log_start(run: TrackedRun, plan: TrainPlan, data: PreparedData, compute: Com
         "resolved_device": str(compute.device),
         "resolved_image_size": str(data.preprocessing.image_size),
         "resolved_data_layout": plan.data_layout,
+        "resolved_fit": data.preprocessing.fit,
+        "resolved_value_range": format_value_range(data.preprocessing.value_range),
         "num_classes": str(len(plan.classes)),
         "num_train_images": str(len(data.train.dataset)),
         "num_valid_images": str(len(data.valid.dataset)),

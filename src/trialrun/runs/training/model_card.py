@@ -36,7 +36,8 @@ def format_model_card(
         "|---|---|",
         f"| stopped | {result.stop_reason} after epoch {result.stopped_epoch} |",
         f"| trained on | {len(data.train.dataset)} images, {skipped} skipped in both sets |",
-        f"| images | {data.preprocessing.image_size} pixels square, RGB |",
+        f"| images | {data.preprocessing.image_size} pixels square "
+        f"({data.preprocessing.fit}), RGB |",
         f"| classes | {len(plan.classes)}: {', '.join(shown)}{more} |",
         f"| weights | sha256 `{result.weights_sha256}` |",
         "",

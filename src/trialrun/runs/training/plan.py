@@ -22,7 +22,7 @@ from trialrun.errors import (
     merge_errors,
 )
 from trialrun.images import ImageSet, check_same_classes, check_trainable, split_stratified
-from trialrun.images.decoding.transforms import TransformStep, read_transforms
+from trialrun.images.decoding.transforms import TransformStep, read_transforms, select_fixed_steps
 from trialrun.images.formats.sample import PREFIX as SAMPLE_PREFIX
 from trialrun.mlflow_client import URI_SCHEMES
 from trialrun.models.names import DEFAULT_WEIGHTS, check_model_directory, check_model_name
@@ -141,18 +141,20 @@ def _read_transforms(
 ) -> tuple[TransformStep, ...]:
     if config.transforms is None:
         return ()
-    if config.augment != NONE_TEXT:
-        problems.append(
-            InvalidParameterError(
-                f"augment={config.augment} and transforms={config.transforms} are both set",
-                "Set only one of them: transforms replaces augment.",
-            )
-        )
     try:
-        return read_transforms(config.transforms)
+        steps = read_transforms(config.transforms)
     except InvalidParameterError as error:
         problems.append(error)
         return ()
+    if config.augment != NONE_TEXT and select_fixed_steps(steps) != steps:
+        problems.append(
+            InvalidParameterError(
+                f"augment={config.augment} and transforms={config.transforms} with random entries "
+                "are both set",
+                "Set only one of them: random transforms replace augment.",
+            )
+        )
+    return steps
 
 
 def _parse_settings(values: Mapping[str, Any], problems: list[TrialrunError]) -> TrainConfig:

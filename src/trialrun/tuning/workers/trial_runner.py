@@ -65,7 +65,10 @@ class TrialRunner:
         """Return the images of a trial; trials with equal preprocessing share them."""
         config = plan.config
         # The settings that the initial weights and the prepared pixels depend on.
-        key = (config.model, config.weights, config.image_size, config.augment, config.transforms)
+        key = (
+            *(config.model, config.weights, config.image_size, config.fit, config.value_range),
+            *(config.augment, config.transforms),
+        )
         if key not in self._prepared:
             self._prepared[key] = prepare_data(plan, self.callback, fetch=self._fetch_once)
         return self._prepared[key]

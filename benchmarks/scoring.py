@@ -41,7 +41,7 @@ from torch import Tensor, nn
 from benchmarks.photos import write_photos
 from benchmarks.table import format_table, make_heading
 from trialrun.engine.compute.openmp import limit_spinning
-from trialrun.images import ImageItem
+from trialrun.images import ImageItem, ImageSet
 from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.images.scanning.thread_pool import count_threads
 from trialrun.models.classifier import ImageClassifier
@@ -173,17 +173,16 @@ def _measure_streams(network: nn.Module, images: Tensor, num_images: int) -> Spe
     return speed
 
 
-def measure_rounds(
-    model: str, folder: Path, items: Sequence[ImageItem], num_rounds: int
-) -> Iterator[Round]:
+def measure_rounds(model: str, images: ImageSet, num_rounds: int) -> Iterator[Round]:
     """Yield all speeds of one network, once per round."""
+    items = images.items
     network = build_network(model, len(CLASSES), image_size=SIZE).eval()
     measure_limit = choose_limit(copy_layouts(network), len(items) // 2)
     classifier = ImageClassifier(network, CLASSES, Preprocessing(SIZE)).eval()
     scorer = prepare_network(classifier, CPU)
     assert isinstance(scorer, TorchNetwork)
     measure_folded = choose_limit({torch.channels_last: scorer.classifier}, len(items) // 2)
-    decode = partial(decode_file, folder, scorer.preprocessing)
+    decode = partial(decode_file, images, scorer.preprocessing)
     score(scorer, items[:64], decode)
     with ThreadPoolExecutor(count_threads()) as pool:
         pixels = list(pool.map(decode, items))
@@ -210,9 +209,9 @@ def print_speeds(models: Sequence[str], num_rounds: int) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         photos = write_photos(Path(scratch), NUM_PHOTOS, seed=1)
         names = sorted(str(path.relative_to(photos)) for path in photos.rglob("*.jpg"))
-        items = [ImageItem(name) for name in names]
+        images = ImageSet(str(photos), photos, tuple(map(ImageItem, names)))
         for model in models:
-            rounds = map(list_values, measure_rounds(model, photos, items, num_rounds))
+            rounds = map(list_values, measure_rounds(model, images, num_rounds))
             rows.append([model, *(statistics.median(column) for column in zip(*rounds))])  # noqa: B905
     heading = make_heading(f"Scoring {NUM_PHOTOS} photos at {SIZE} pixels, images/s")
     sys.stdout.write(heading + "\n" + format_table(("model", *COLUMNS), rows))

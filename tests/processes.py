@@ -8,7 +8,7 @@ packages that are imported: the command line of these processes is that of the f
 """
 
 import atexit
-import multiprocessing
+import multiprocessing.util
 import os
 import runpy
 import signal
@@ -51,6 +51,8 @@ _LIBRARIES = [
 ]
 _fork_server = multiprocessing.get_context("forkserver")
 _fork_server.set_forkserver_preload(_LIBRARIES)
+# The folder of the server's socket is chosen here, before a test has one whose path is too long.
+multiprocessing.util.get_temp_dir()
 
 Output = Connection | Path  # a pipe, or a file to append to
 

@@ -82,6 +82,7 @@ def test_images_decoded_beside_transient_failures_serve_the_run(
     assert entries.list_entries(tmp_path / "packs") == []
 
 
+@pytest.mark.slow
 def test_a_stopped_process_does_not_time_out() -> None:
     """After SIGSTOP for longer than an image may take, and SIGCONT, no image times out."""
     process = subprocess.Popen(

@@ -169,6 +169,7 @@ def test_scores_do_not_depend_on_the_caller(colors: Path, tmp_path: Path) -> Non
             assert predict_served() == expected_row, name
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_threads_take_turns_and_train_as_they_do_alone(small: Path) -> None:
     """Two trainings in two threads give the same weights as each one alone."""

@@ -64,6 +64,7 @@ def test_runs_that_disagree_on_a_label_have_no_paired_comparison(
     assert comparison.metrics
 
 
+@pytest.mark.slow
 def test_runs_with_the_same_images_have_a_paired_comparison(store: str, colors: Path) -> None:
     """Images are matched by content and label, in any order and under any name."""
     runs = [
@@ -248,6 +249,7 @@ def test_long_class_name_is_reproduced(store: str, colors: Path, tmp_path: Path)
     assert trialrun.reproduce(run.run_id).verdict == "identical"
 
 
+@pytest.mark.slow
 def test_settings_that_differ_after_the_cut_are_compared(
     store: str, colors: Path, tmp_path: Path
 ) -> None:
@@ -290,6 +292,7 @@ class InterruptingCallback(NoOpCallback):
             raise RunInterruptedError("SIGINT")
 
 
+@pytest.mark.slow
 def test_interrupted_run_is_compared_by_its_epochs(store: str, colors: Path) -> None:
     """The repetition trains to the end; a note says that only common epochs are compared."""
     plan = plan_training({**TINY, "epochs": 3, "train_data": str(colors)})

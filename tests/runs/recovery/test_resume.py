@@ -214,6 +214,7 @@ def test_wrong_arguments(
     assert words in lines[0]
 
 
+@pytest.mark.slow
 def test_last_is_the_newest_interrupted_run(
     store: str, colors: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

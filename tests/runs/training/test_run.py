@@ -112,6 +112,7 @@ def test_run_without_an_epoch_has_no_best_metrics(store: str, colors: Path) -> N
     assert read_summary(store, run.info.run_id).keys() == {"training_seconds"}
 
 
+@pytest.mark.slow
 def test_trials_record_the_metrics_of_their_best_epoch(store: str, colors: Path) -> None:
     """The trials of a search have them as well."""
     search = trialrun.search(**short_search(colors, trials=1))

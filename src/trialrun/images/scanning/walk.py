@@ -97,9 +97,9 @@ def walk_folder(root: Path, *, follow_links: bool = False) -> FolderListing:
 
 def _visit_folder(folder: _Folder, walk: _Walk) -> Sequence[_Folder]:
     """List a folder unless it was visited before or is not readable; return its sub-folders."""
-    _, name, path = folder
+    is_link, name, path = folder
     left_out = walk.listing.left_out
-    if _contains_itself(path):
+    if is_link and _contains_itself(path):
         left_out.add("links back to a folder that contains them (not followed)", name)
         return ()
     if (identity := _identify_folder(path)) in walk.visited:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 MANIFEST = "manifest.jsonl"  # artifact of a training run: one JSON object per image file
 TRAINED_ON = "train"  # name of the training set in the manifest
 VALIDATED_ON = "valid"  # and of the validation set, which chose the epoch
+CALIBRATED_BY = "calibration"  # of an int8 engine
 
 _MODELS = "models:/"
 _RUNS = "runs:/"
@@ -173,8 +174,8 @@ def _find_model_of_run(client: "MlflowClient", run_id: str) -> str | None:
 
 
 def collect_hashes(rows: Iterable[Mapping[str, object]]) -> dict[str, frozenset[str]]:
-    """Return the SHA-256 values in the rows of a manifest, of the training and validation set."""
-    hashes: dict[str, set[str]] = {TRAINED_ON: set(), VALIDATED_ON: set()}
+    """Return the SHA-256 values in the rows of a manifest, by set; a set may have none."""
+    hashes: dict[str, set[str]] = {TRAINED_ON: set(), VALIDATED_ON: set(), CALIBRATED_BY: set()}
     for row in rows:
         hashes.setdefault(str(row["set"]), set()).add(str(row["sha256"]))
     return {name: frozenset(values - {""}) for name, values in hashes.items()}

@@ -8,6 +8,7 @@ from trialrun.images.scanning.scan import DatasetScan
 from trialrun.mlflow_client import translate_tracking_errors
 from trialrun.registry.gates import Overlap
 from trialrun.registry.versions import (
+    CALIBRATED_BY,
     TRAINED_ON,
     VALIDATED_ON,
     ModelOrigin,
@@ -27,10 +28,11 @@ _PAGE_SIZE = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingImages:
-    """The SHA-256 values of the images that trained a model, and of those that selected it."""
+    """The SHA-256 values of the images that trained, selected and calibrated a model."""
 
     trained_on: frozenset[str]
     selected_by: frozenset[str]
+    calibrated_by: frozenset[str]
     has_groups: bool
 
 
@@ -58,7 +60,8 @@ def read_images_of_origin(client: "MlflowClient", origin: ModelOrigin) -> Traini
     hashes = collect_hashes(rows)
     return TrainingImages(
         trained_on=hashes[TRAINED_ON],
-        selected_by=hashes[VALIDATED_ON] | _read_search_hashes(client, run_id),
+        selected_by=hashes[VALIDATED_ON] | read_search_hashes(client, run_id),
+        calibrated_by=hashes[CALIBRATED_BY],
         has_groups=any("group" in row for row in rows),
     )
 
@@ -84,14 +87,18 @@ def count_overlaps_with(
     return (
         Overlap(f"{name} was trained on", len(test_hashes & images.trained_on)),
         Overlap(f"chose the epoch or trial of {name}", len(test_hashes & images.selected_by)),
+        Overlap(f"calibrated {name}", len(test_hashes & images.calibrated_by)),
     )
 
 
-def _read_search_hashes(client: "MlflowClient", run_id: str) -> frozenset[str]:
-    """Return the hashes of the validation images of all trials of the run's search.
+def read_search_hashes(client: "MlflowClient", run_id: str) -> frozenset[str]:
+    """Return the hashes of the validation images of all other trials of the run's search.
 
     Trials that share the digest of their validation set share its images: one manifest per digest
     is read.
+
+    Raises:
+        TrackingError: The store fails.
     """
     hashes: frozenset[str] = frozenset()
     for trial_id in _find_trials_by_digest(client, run_id).values():

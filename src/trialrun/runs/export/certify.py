@@ -21,12 +21,9 @@ from trialrun.models.directory import StoredModel, write_model_directory
 from trialrun.models.weights import serialize_state
 from trialrun.registry import find_or_create_model, register_version, upload_model
 from trialrun.registry.versions import (
-    MANIFEST,
-    ModelOrigin,
     find_origin,
     find_version_of_uri,
     link_models,
-    read_artifact_text,
 )
 from trialrun.runs.callbacks import NoOpCallback, RunCallback
 from trialrun.runs.evaluation.logging import log_dataset
@@ -41,7 +38,7 @@ from trialrun.runs.export.candidates import (
 )
 from trialrun.runs.export.images import sample_files
 from trialrun.runs.export.judgement import EngineJudgement, judge_engine
-from trialrun.runs.export.overlaps import check_overlaps, find_overlaps
+from trialrun.runs.export.overlaps import check_overlaps, find_overlaps, record_used_images
 from trialrun.runs.scoring.images import read_contents
 from trialrun.scoring.network import ScoringNetwork, TorchNetwork
 from trialrun.scoring.pipeline import score_images
@@ -149,7 +146,8 @@ def certify_engine(
         if best := next((row for row in rows if row.is_certified), None):
             (candidate,) = (item for item in candidates if item.engine == best.engine)
             result = _register(run, stored, candidate, best, result, name, model)
-            _copy_manifest(run, origin)
+            is_calibrated = best.engine == OPENVINO_INT8
+            record_used_images(run, origin, calibration if is_calibrated else ())
         run.log_text("engines.json", format_json(result.to_json()))
     return result
 
@@ -286,11 +284,3 @@ def _make_tags(row: EngineRow, stored: StoredModel, model: str) -> dict[str, str
         "weights_sha256": str(stored.weights_sha256),
         "parity_max_difference": f"{row.judgement.max_difference:.3g}",
     }
-
-
-def _copy_manifest(run: TrackedRun, origin: ModelOrigin) -> None:
-    """Copy the record of the training images, by which a promotion finds overlaps."""
-    if origin.run_id is None:
-        return
-    if text := read_artifact_text(run.client, origin.run_id, MANIFEST):
-        run.log_text(MANIFEST, text)

@@ -1,14 +1,26 @@
 """Test images that were used to make a model or one of its engines."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from trialrun.errors import PromotionRefusedError
 from trialrun.images.scanning.scan import DatasetScan
 from trialrun.registry.gates import Overlap
-from trialrun.registry.versions import ModelOrigin
-from trialrun.runs.evaluation.overlaps import count_overlaps_with, read_images_of_origin
+from trialrun.registry.versions import (
+    CALIBRATED_BY,
+    MANIFEST,
+    VALIDATED_ON,
+    ModelOrigin,
+    read_artifact_text,
+)
+from trialrun.runs.evaluation.overlaps import (
+    count_overlaps_with,
+    read_images_of_origin,
+    read_search_hashes,
+)
+from trialrun.tracking import TrackedRun
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -26,11 +38,37 @@ def find_overlaps(
     Raises:
         TrackingError: The store fails.
     """
-    hashes = {hashlib.sha256(data).hexdigest() for data in calibration}
+    hashes = set(_hash_all(calibration))
     return (
         *count_overlaps_with(scan, model, read_images_of_origin(client, origin)),
         Overlap("calibrate int8", sum(file.sha256 in hashes for file in scan.files)),
     )
+
+
+def record_used_images(run: TrackedRun, origin: ModelOrigin, calibration: Sequence[bytes]) -> None:
+    """Write the manifest by which a promotion of the certified version finds overlaps.
+
+    It is that of the training run, with the validation images of the other trials of its search and
+    the images that calibrate the engine.
+
+    Raises:
+        TrackingError: The store fails.
+    """
+    if origin.run_id is None:
+        return
+    text = read_artifact_text(run.client, origin.run_id, MANIFEST)
+    if text is None:
+        return
+    selected = sorted(read_search_hashes(run.client, origin.run_id))
+    rows = [
+        *({"set": VALIDATED_ON, "sha256": sha256} for sha256 in selected),
+        *({"set": CALIBRATED_BY, "sha256": sha256} for sha256 in _hash_all(calibration)),
+    ]
+    run.log_text(MANIFEST, text + "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _hash_all(contents: Iterable[bytes]) -> Iterator[str]:
+    return (hashlib.sha256(data).hexdigest() for data in contents)
 
 
 def check_overlaps(overlaps: Iterable[Overlap], *, is_allowed: bool) -> list[str]:

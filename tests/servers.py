@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import socket
 import sqlite3
 import ssl
@@ -45,12 +46,14 @@ def run_mlflow_server(folder: Path, python: str = sys.executable) -> Iterator[st
             stdout=log,
             stderr=log,
             cwd=folder,
+            start_new_session=True,
         )
         try:
             wait_until_healthy(f"http://127.0.0.1:{port}/health", process)
             yield f"127.0.0.1:{port}"
         finally:
-            process.terminate()
+            # Earlier versions of MLflow leave gunicorn running if only they are terminated.
+            os.killpg(process.pid, signal.SIGTERM)
             process.wait(30)
 
 

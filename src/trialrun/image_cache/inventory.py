@@ -18,9 +18,9 @@ from trialrun.image_cache.entries import (
     DecodedSummary,
     clear_entries,
     list_evictable,
+    list_evictable_files,
     list_summaries,
 )
-from trialrun.image_cache.scan_cache import list_evictable_scans
 from trialrun.images.formats.archives import (
     UnpackedArchive,
     delete_if_idle,
@@ -60,7 +60,7 @@ def list_archives() -> list[UnpackedArchive]:
 
 def list_evictable_archives() -> list[CacheEntry]:
     """List unpacked archives, downloads and file scans to evict; those in use refuse deletion."""
-    return list_evictable_scans(scans_folder()) + [
+    return list_evictable_files(scans_folder(), "*.json") + [
         CacheEntry(
             archive.contents.num_bytes, archive.used, partial(try_delete_if_idle, archive.folder)
         )

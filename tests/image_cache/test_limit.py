@@ -1,5 +1,7 @@
 """The size limit: what is in use stays, what is idle goes, and what does not fit is not stored."""
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -7,11 +9,13 @@ import pytest
 
 from tests.conftest import write_classes
 from trialrun.image_cache import DecodedImages, Pack, entries, open_pack
+from trialrun.image_cache.inventory import list_archives, list_evictable_archives
 from trialrun.image_cache.on_the_fly import OnTheFlyImages
 from trialrun.image_cache.segments.files import is_intact, read_segment
 from trialrun.images import open_data
 from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.images.scanning.scan import DatasetScan, scan_files
+from trialrun.runs.datasets.scan import scan_set
 
 SIZE = 16
 IMAGE_BYTES = 3 * SIZE * SIZE + 128
@@ -133,3 +137,50 @@ def test_set_larger_than_the_cache_is_not_stored(tmp_path: Path, num_images: int
     cache.open(small)
     cache.open(scan_classes(tmp_path / "set", {"a": 24}))
     assert len(entries.list_entries(cache.folder)) == (1 if num_images else 0)
+
+
+def test_archive_in_use_counts_towards_the_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Decoded images of an archive fit beside what is unpacked of it, or are decoded live."""
+    monkeypatch.setenv("TRIALRUN_CACHE", str(tmp_path / "cache"))
+    folder = write_classes(tmp_path / "set", {"a": 20}, size=64)
+    archive = shutil.make_archive(str(folder), "zip", folder)
+    scan = scan_files(open_data(archive, tmp_path / "cache"), threads=1)
+    [unpacked] = list_archives()
+
+    def open_images(limit_bytes: int) -> DecodedImages:
+        return open_pack(
+            scan,
+            Preprocessing(SIZE),
+            tmp_path / "cache" / "packs",
+            threads=1,
+            limit_bytes=limit_bytes,
+            other_entries=list_evictable_archives,
+        )
+
+    needed = 20 * IMAGE_BYTES
+    assert needed < unpacked.contents.num_bytes
+    assert isinstance(open_images(unpacked.contents.num_bytes + needed - 1), OnTheFlyImages)
+    assert scan.images.root.is_dir()
+    assert isinstance(open_images(unpacked.contents.num_bytes + needed + 5000), Pack)
+
+
+def test_what_is_known_of_vanished_paths_is_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wait_until_stable: Callable[[], None]
+) -> None:
+    """Scans and hashes of archives leave with the next dataset, also if that one is known."""
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("TRIALRUN_CACHE", str(cache))
+    kept = open_data(str(write_classes(tmp_path / "kept", {"a": 2})), cache)
+    gone = open_data(str(write_classes(tmp_path / "gone", {"a": 2})), cache)
+    archive = Path(shutil.make_archive(str(tmp_path / "gone"), "zip", gone.root))
+    wait_until_stable()
+    open_data(str(archive), cache)
+    for images in (gone, kept):
+        scan_set(images)
+    shutil.rmtree(gone.root)
+    archive.unlink()
+    assert [len(list((cache / name).iterdir())) for name in ("ledgers", "digests")] == [2, 1]
+    scan_set(kept)
+    assert [len(list((cache / name).iterdir())) for name in ("ledgers", "digests")] == [1, 0]

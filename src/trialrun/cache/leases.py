@@ -84,6 +84,9 @@ def _create_lease(entry: Path) -> FileLock:
         is_leased(entry)  # removes stale leases
     lease = FileLock(leases / f"{os.getpid()}-{uuid.uuid4().hex}", thread_local=False)
     lease.acquire()
+    while not Path(lease.lock_file).exists():  # `is_leased` took it for a stale one
+        lease.release()
+        lease.acquire()
     return lease
 
 

@@ -1,5 +1,6 @@
 """The size limit: what is in use stays, what is idle goes, and what does not fit is not stored."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -8,12 +9,19 @@ import numpy as np
 import pytest
 
 from tests.conftest import write_classes
+from trialrun.cache.leases import hold_lease, lock_entry
+from trialrun.files import create_directory
 from trialrun.image_cache import DecodedImages, Pack, entries, open_pack
-from trialrun.image_cache.inventory import list_archives, list_evictable_archives
+from trialrun.image_cache.inventory import (
+    enforce_cache_limit,
+    list_archives,
+    list_evictable_archives,
+)
 from trialrun.image_cache.on_the_fly import OnTheFlyImages
 from trialrun.image_cache.segments.files import is_intact, read_segment
 from trialrun.images import open_data
 from trialrun.images.decoding.preprocessing import Preprocessing
+from trialrun.images.formats.archives.store import write_contents
 from trialrun.images.scanning.scan import DatasetScan, scan_files
 from trialrun.runs.datasets.scan import scan_set
 
@@ -184,3 +192,28 @@ def test_what_is_known_of_vanished_paths_is_deleted(
     assert [len(list((cache / name).iterdir())) for name in ("ledgers", "digests")] == [2, 1]
     scan_set(kept)
     assert [len(list((cache / name).iterdir())) for name in ("ledgers", "digests")] == [1, 0]
+
+
+@pytest.mark.parametrize("is_leased", [True, False])
+def test_download_counts_and_is_evicted_like_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_leased: bool
+) -> None:
+    """An idle download leaves; if a process uses it, the idle images beside it do."""
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("TRIALRUN_CACHE", str(cache))
+    scan = scan_classes(tmp_path / "set", {"a": 20})
+    open_pack(scan, Preprocessing(SIZE), cache / "packs", threads=1, limit_bytes=10**9)
+    download = cache / "downloads" / "0123"
+    with lock_entry(download):
+        with create_directory(download, durable=False) as draft:
+            (draft / "set.zip").write_bytes(bytes(10**5))
+            write_contents(download, draft, "https://host/set.zip", path="set.zip")
+        release = hold_lease(download)
+    if not is_leased:
+        release()
+    os.utime(cache / "downloads" / "0123.json", (1, 1))
+    monkeypatch.setenv("TRIALRUN_CACHE_GB", str(1.1e5 / 1e9))
+    enforce_cache_limit()
+    assert download.is_dir() == is_leased
+    assert len(entries.list_entries(cache / "packs")) == (0 if is_leased else 1)
+    release()

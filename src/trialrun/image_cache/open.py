@@ -16,14 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trialrun.cache.eviction import CacheEntry, evict_lru
+from trialrun.cache.eviction import CacheEntry
 from trialrun.cache.leases import lock_entry, lock_or_report
 from trialrun.errors import StorageError
 from trialrun.files import (
     create_directory,
     remove_directory,
     sweep_drafts,
-    sweep_unlocked_drafts,
     translate_storage_errors,
 )
 from trialrun.image_cache import entries
@@ -32,6 +31,7 @@ from trialrun.image_cache.entries import RESULTS_SUFFIX
 from trialrun.image_cache.on_the_fly import OnTheFlyImages
 from trialrun.image_cache.pack import Pack, build_pack
 from trialrun.image_cache.perceptual_hash import PerceptualHashes
+from trialrun.image_cache.room import Room
 from trialrun.image_cache.segments.files import (
     Segment,
     hold_segment,
@@ -49,7 +49,6 @@ from trialrun.image_cache.segments.search import Placement, find_segments, place
 from trialrun.image_cache.segments.writer import (
     SegmentContents,
     choose_copied,
-    estimate_bytes,
     write_segment,
 )
 from trialrun.images.decoding.preprocessing import Preprocessing
@@ -200,7 +199,7 @@ def _complete_pack(
     placement = _find_stored(request, removes_damaged=True)
     if not len(placement.missing()):
         return _use_pack(request, placement)  # another process stored them in the meantime
-    room = _Room(request, limit_bytes, list_other_entries)
+    room = Room(request.folder, request.image_size, limit_bytes, list_other_entries)
     copied = choose_copied(placement.segments)
     placement, copied = _drop_damaged(request, placement, copied)
     num_missing = len(placement.missing())
@@ -210,7 +209,7 @@ def _complete_pack(
         return _store_missing(request, placement)
     if placement.segments and _make_room_for_all(request, placement, room):
         return _store_missing(request, place_keys(request.keys.keys, ()))
-    room.report_lack(num_missing)
+    request.note(f"{request.scan.images.source} {room.describe_lack(num_missing)}")
     return None
 
 
@@ -230,48 +229,11 @@ def _drop_damaged(
     return placement, [segment for segment in copied if segment not in damaged]
 
 
-def _make_room_for_all(request: _PackRequest, placement: Placement, room: "_Room") -> bool:
+def _make_room_for_all(request: _PackRequest, placement: Placement, room: Room) -> bool:
     """Make room for all images, by evicting the segments that hold some of them among others."""
     for segment in placement.segments:
         segment.release()
     return room.make(len(request.keys.keys))
-
-
-@dataclass(frozen=True, slots=True)
-class _Room:
-    """Room in the cache for the images of a request."""
-
-    request: _PackRequest
-    limit_bytes: int
-    list_other_entries: Callable[[], Sequence[CacheEntry]]
-
-    def make(self, num_images: int) -> bool:
-        """Evict entries until `num_images` fit; return False if they cannot."""
-        folder = self.request.folder
-        being_written = sweep_unlocked_drafts(folder)
-        return evict_lru(
-            folder,
-            self._list_entries(),
-            estimate_bytes(num_images, self.request.image_size),
-            limit_bytes=self.limit_bytes - being_written,
-        )
-
-    def report_lack(self, num_images: int) -> None:
-        """Notify the user that `num_images` do not fit."""
-        request = self.request
-        needed = estimate_bytes(num_images, request.image_size)
-        in_use = sum(entry.num_bytes for entry in self._list_entries() if entry.is_in_use)
-        being_written = sweep_unlocked_drafts(request.folder)
-        others = f", {in_use / 1e9:.3g} GB in use" if in_use else ""
-        others += f", {being_written / 1e9:.3g} GB being written" if being_written else ""
-        request.note(
-            f"{request.scan.images.source} would take {needed / 1e9:.3g} GB decoded, which does "
-            f"not fit into {request.folder} (limit {self.limit_bytes / 1e9:g} GB{others}): images "
-            "are decoded as they are needed"
-        )
-
-    def _list_entries(self) -> list[CacheEntry]:
-        return [*entries.list_evictable(self.request.folder), *self.list_other_entries()]
 
 
 def _store_missing(

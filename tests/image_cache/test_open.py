@@ -47,6 +47,7 @@ progress = lambda number: print("decoding", flush=True)
 pack = open_pack(scan, Preprocessing(64), Path(sys.argv[2]), threads=1, limit_bytes=10**9,
                  progress=progress, note=lambda text: print(text, flush=True))
 print("decoded", pack.num_decoded, flush=True)
+sys.stdin.readline()
 """
 
 
@@ -277,6 +278,21 @@ def test_fault_49_two_processes_decode_once(tmp_path: Path) -> None:
         send_line(process)
     outputs = [process.communicate(timeout=60)[0].splitlines() for process in processes]
     assert sorted(lines[-1] for lines in outputs) == ["decoded 0", "decoded 600"]
+
+
+@pytest.mark.slow
+def test_segment_in_use_by_another_process_is_not_evicted(colors: Path, tmp_path: Path) -> None:
+    """The lease of a killed process is released."""
+    process = start_process(colors, tmp_path / "packs")
+    send_line(process)
+    assert process.stdout is not None
+    while not process.stdout.readline().startswith("decoded"):
+        pass
+    folder = find_only_pack(tmp_path)
+    assert not entries.delete_if_idle(folder)
+    process.kill()
+    process.communicate()
+    assert entries.delete_if_idle(folder)
 
 
 def test_near_duplicates_are_found(tmp_path: Path) -> None:

@@ -191,6 +191,22 @@ def test_any_sequence_of_sets_has_the_pixels_of_the_files(
                 assert_equal_to_files(part, opened)
 
 
+@pytest.mark.parametrize("is_damaged", [True, False])
+def test_segment_that_cannot_be_opened_is_kept(
+    colors: Path, tmp_path: Path, is_damaged: bool
+) -> None:
+    """Only damaged ones are deleted; in both cases the images are decoded again."""
+    packs = tmp_path / "packs"
+    open_in(packs, scan_folder(colors))
+    [entry] = entries.list_entries(packs)
+    (entry.folder / "segment.json").unlink()
+    if not is_damaged:
+        (entry.folder / "segment.json").mkdir()
+    add_images(colors)
+    assert open_in(packs, scan_folder(colors)).num_decoded == 39
+    assert entry.folder.is_dir() != is_damaged
+
+
 def test_leases_end_with_the_pack(colors: Path, tmp_path: Path) -> None:
     """A segment in use is not deleted, whichever object of this process uses it."""
     packs, scan = tmp_path / "packs", scan_folder(colors)

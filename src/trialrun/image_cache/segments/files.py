@@ -93,6 +93,22 @@ def read_segment(folder: Path) -> Segment | None:
     return Segment(folder, pixels, keys, records, reasons)
 
 
+def is_unreadable(folder: Path) -> bool:
+    """Whether the files of a segment cannot be opened though they exist: too many open files, say.
+
+    Such a segment may be intact.
+    """
+    try:
+        for name in (DESCRIPTION, KEYS, RECORDS, PIXELS):
+            with (folder / name).open("rb"):
+                pass
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
+
+
 def lease_segment(segment: Segment, folder: Path | None = None) -> None:
     """Protect a segment from eviction while `segment` exists; its name will be `folder`.
 

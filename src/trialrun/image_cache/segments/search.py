@@ -11,6 +11,7 @@ from trialrun.image_cache.segments.files import (
     CHECKED_BYTES,
     Segment,
     is_intact,
+    is_unreadable,
     lease_segment,
     map_keys,
     read_segment,
@@ -51,7 +52,7 @@ def find_segments(folder: Path, variant: str, keys: Keys, *, threads: int) -> Fo
         if (segment := read_segment(path)) is not None:
             lease_segment(segment)
         if segment is None or not is_intact(segment, threads=threads, max_bytes=max_bytes):
-            damaged.append(path)
+            damaged += [] if is_unreadable(path) else [path]
             continue
         segments.append(segment)
         is_missing[matches] = False

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from trialrun.cache.eviction import CacheEntry, enforce_limit
+from trialrun.cache.leases import sweep_leases
 from trialrun.cache.location import (
     archives_folder,
     cache_folder,
@@ -18,12 +19,15 @@ from trialrun.image_cache.entries import (
     DecodedSummary,
     clear_entries,
     list_evictable,
+    list_evictable_files,
     list_summaries,
 )
-from trialrun.image_cache.scan_cache import list_evictable_scans
+from trialrun.image_cache.scan_cache import drop_stale_scans
 from trialrun.images.formats.archives import (
     UnpackedArchive,
     delete_if_idle,
+    drop_stale_digests,
+    is_archive_in_use,
     list_unpacked_archives,
     try_delete_if_idle,
 )
@@ -59,25 +63,34 @@ def list_archives() -> list[UnpackedArchive]:
 
 
 def list_evictable_archives() -> list[CacheEntry]:
-    """List unpacked archives, downloads and file scans to evict; those in use refuse deletion."""
-    return list_evictable_scans(scans_folder()) + [
+    """List unpacked archives, downloads and file scans to evict."""
+    return list_evictable_files(scans_folder(), "*.json") + [
         CacheEntry(
-            archive.contents.num_bytes, archive.used, partial(try_delete_if_idle, archive.folder)
+            archive.contents.num_bytes,
+            archive.used,
+            partial(try_delete_if_idle, archive.folder),
+            is_archive_in_use(archive.folder),
         )
         for archive in list_archives()
     ]
 
 
 def enforce_cache_limit() -> None:
-    """Evict decoded images, idle archives and downloads until they are within the size limit.
+    """Evict idle images, archives and downloads until the cache is within its size limit.
+
+    What belongs to vanished paths is deleted at any size.
 
     Raises:
         InvalidParameterError: The configured limit is not a size.
     """
-    if archives := list_evictable_archives():
-        cache = cache_folder()
-        folders = (decoded_folder(), archives_folder(cache), downloads_folder(cache))
-        enforce_limit(cache_folder(), [*list_evictable(decoded_folder()), *archives], folders)
+    cache = cache_folder()
+    folders = (decoded_folder(), archives_folder(cache), downloads_folder(cache))
+    if evictable := [*list_evictable(decoded_folder()), *list_evictable_archives()]:
+        enforce_limit(cache, evictable, folders)
+    drop_stale_scans(scans_folder())
+    drop_stale_digests(digests_folder(cache))
+    for folder in folders:
+        sweep_leases(folder)
 
 
 def clear_cache() -> ClearedCache:

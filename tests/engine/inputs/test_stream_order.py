@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from trialrun.engine.inputs.stream_order import (
     NUM_LANES,
-    SHARDS_PER_BLOCK,
     draw_stream_order,
     open_stream_order,
 )
@@ -48,24 +48,24 @@ def test_any_slice_is_that_of_the_whole_order(sizes: list[int], start: int, stop
 
 @pytest.mark.parametrize("world_size", [2, 8, 64])
 def test_ranks_read_their_own_shards(world_size: int) -> None:
-    """A rank reads its share of the shards, plus at most the blocks at the ends of its lanes."""
+    """A rank reads its share of the shards, plus at most the shards at the ends of its lanes."""
     num_shards, size = 1024, 20
     order = draw_stream_order(np.repeat(np.arange(num_shards), size), 1, 1)
     for rank in range(world_size):
         shards = np.unique(order[rank::world_size] // size)
-        at_ends = NUM_LANES // world_size * SHARDS_PER_BLOCK
+        at_ends = NUM_LANES // world_size
         assert len(shards) <= num_shards / world_size + at_ends
 
 
 def test_few_shards_are_read_at_once() -> None:
-    """Any run of images touches at most two blocks per lane, of hundreds of shards."""
+    """Any run of images touches at most two shards per lane, of hundreds of shards."""
     num_shards, size = 1024, 64
     order = draw_stream_order(np.repeat(np.arange(num_shards), size), 1, 1)
     for start in range(0, len(order), 5000):
         step = order[start : start + 8 * NUM_LANES]
-        assert len(np.unique(step // size)) <= 2 * SHARDS_PER_BLOCK * NUM_LANES
+        assert len(np.unique(step // size)) <= 2 * NUM_LANES
     open_at_once = [len(np.unique(order[p : p + 640] // size)) for p in range(0, len(order), 640)]
-    assert np.median(open_at_once) <= 1.3 * SHARDS_PER_BLOCK * NUM_LANES
+    assert np.median(open_at_once) <= 1.3 * NUM_LANES
 
 
 def test_a_batch_of_mixed_shards_has_all_classes() -> None:
@@ -77,7 +77,7 @@ def test_a_batch_of_mixed_shards_has_all_classes() -> None:
     assert abs(_mean_entropy(labels[order]) - fully_shuffled) < 0.01
 
 
-def _mean_entropy(labels: np.ndarray, batch_size: int = 64) -> float:
+def _mean_entropy(labels: NDArray[np.int64], batch_size: int = 64) -> float:
     """Return the mean entropy, in bits, of the labels of a batch."""
     counts = np.stack([np.bincount(b, minlength=10) for b in labels.reshape(-1, batch_size)])
     shares = counts / batch_size

@@ -18,8 +18,16 @@ not an error: `RunInterruptedError` exits with 75 (EX_TEMPFAIL of sysexits.h).
 Errors of other libraries are translated only where those libraries are called.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any
+
+_CREDENTIALS = re.compile(r"(?<=://)[^/\s?#]*@")
+_SIGNATURES = re.compile(  # of signed addresses of object stores
+    r"(?<=[?&])((?:X-(?:Amz|Goog)-(?:Signature|Credential|Security-Token)|Signature|sig|token)=)"
+    r"[^&\s'\"]*",
+    re.IGNORECASE,
+)
 
 
 class TrialrunError(Exception):
@@ -145,3 +153,8 @@ def merge_errors(errors: Sequence[TrialrunError]) -> TrialrunError:
 def summarize_error(error: BaseException) -> str:
     """Return the first line of the error's message, or its class name if the message is empty."""
     return (str(error).splitlines() or [""])[0] or type(error).__name__
+
+
+def redact_credentials(text: str) -> str:
+    """Return `text` with users, passwords and signatures removed from its URLs."""
+    return _SIGNATURES.sub(r"\1...", _CREDENTIALS.sub("", text))

@@ -8,7 +8,9 @@ threads. Letters: N images, S shards, L lanes.
 """
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +18,39 @@ from numpy.typing import NDArray
 from trialrun.engine.inputs.seeds import derive_seed, draw_permutation
 
 NUM_LANES = 64  # any number of ranks that divides it shares no shards
-_MAX_SHUFFLED = 2 * NUM_LANES  # shards whose order is kept; a lane needs one, two at a boundary
+# Shards whose order is kept. A lane needs one, two at a boundary, and as many further ahead.
+_MAX_SHUFFLED = 4 * NUM_LANES
+
+
+class EpochOrder(Protocol):
+    """The images' positions in the order of an epoch, read by slices."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, places: slice, /) -> NDArray[np.int64]:
+        """Return the positions of the images at `places`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Sharding:
+    """The shard of each image of a set, (N,); `prefetch` gets the shards that are needed next.
+
+    What `prefetch` gets are shard numbers with repetitions, those needed first in front.
+    """
+
+    numbers: NDArray[np.integer]
+    prefetch: Callable[[NDArray[np.integer]], None]
+
+    @property
+    def mean_size(self) -> int:
+        """The mean number of images of a shard, rounded up."""
+        num_shards = int(self.numbers.max()) + 1 if len(self.numbers) else 1
+        return -(-len(self.numbers) // num_shards)
+
+    def count_ahead(self) -> int:
+        """Return how many images ahead shards are fetched: half a shard in each lane."""
+        return -(-self.mean_size // 2) * NUM_LANES
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,3 +131,11 @@ def draw_stream_order(
 ) -> NDArray[np.int64]:
     """Return the whole order of an epoch, (N,); arguments as for `open_stream_order`."""
     return open_stream_order(shard_numbers, random_seed, epoch)[:]
+
+
+def arrange_by_shard(
+    chosen: NDArray[np.int64], shard_numbers: NDArray[np.integer], random_seed: int, epoch: int
+) -> NDArray[np.int64]:
+    """Return positions, which may repeat images as in `draw_order`, in an order by shards."""
+    shards = shard_numbers[chosen % len(shard_numbers)]
+    return chosen[draw_stream_order(shards, random_seed, epoch)]

@@ -9,6 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from typing import Any
 
+import pytest
+
 SLOW, ERROR, RESET, SHORT, TRUNCATED = "slow", "500", "reset", "short", "truncated"
 _HOP_BY_HOP = ("connection", "transfer-encoding", "content-length", "date", "server")
 
@@ -120,3 +122,22 @@ class _Proxy(BaseHTTPRequestHandler):
         self.end_headers()
         if not is_head:
             self.wfile.write(half if fault == SHORT else body)
+
+
+@pytest.fixture(scope="session")
+def shared_store() -> Iterator[FaultyStore]:
+    """Yield one object store for all tests."""
+    with open_store() as store:
+        yield store
+
+
+@pytest.fixture
+def store(shared_store: FaultyStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyStore]:
+    """Yield the object store without faults, as the one that s3:// addresses name."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", shared_store.address)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret-of-the-test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    shared_store.num_requests = 0
+    yield shared_store
+    shared_store.faults, shared_store.repeats_last = [], False

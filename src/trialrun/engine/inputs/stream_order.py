@@ -20,6 +20,7 @@ from trialrun.engine.inputs.seeds import derive_seed, draw_permutation
 NUM_LANES = 64  # any number of ranks that divides it shares no shards
 # Shards whose order is kept. A lane needs one, two at a boundary, and as many further ahead.
 _MAX_SHUFFLED = 4 * NUM_LANES
+_UNIFORM_SHARE = 0.9  # of a shard's images, of one class
 
 
 class EpochOrder(Protocol):
@@ -139,3 +140,25 @@ def arrange_by_shard(
     """Return positions, which may repeat images as in `draw_order`, in an order by shards."""
     shards = shard_numbers[chosen % len(shard_numbers)]
     return chosen[draw_stream_order(shards, random_seed, epoch)]
+
+
+def count_uniform_shards(
+    labels: NDArray[np.int64], shard_numbers: NDArray[np.integer]
+) -> tuple[int, int]:
+    """Return how many shards hold almost one class only, and of how many shards, sampled evenly.
+
+    (0, 0) if all shards fit into the lanes, so that every batch mixes all of them, or if one class
+    is that frequent in the whole set.
+    """
+    num_shards = int(shard_numbers.max()) + 1 if len(shard_numbers) else 0
+    if num_shards <= NUM_LANES or _find_largest_share(labels) >= _UNIFORM_SHARE:
+        return 0, 0
+    sampled = np.unique(np.linspace(0, num_shards - 1, NUM_LANES).astype(np.int64))
+    is_sampled = np.isin(shard_numbers, sampled)
+    labels, shard_numbers = labels[is_sampled], shard_numbers[is_sampled]
+    shares = [_find_largest_share(labels[shard_numbers == number]) for number in sampled]
+    return sum(share >= _UNIFORM_SHARE for share in shares), len(sampled)
+
+
+def _find_largest_share(labels: NDArray[np.int64]) -> float:
+    return float(np.bincount(labels).max() / len(labels)) if len(labels) else 0.0

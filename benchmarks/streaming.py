@@ -215,9 +215,9 @@ def _compare_training(sources: dict[str, Callable[[], ImageDataset]], num_steps:
         pairs = list(zip(measured, speeds["cached images"], strict=True))
         shares = [speed.images_per_second / base.images_per_second for speed, base in pairs]
         processor = [base.processor_seconds / speed.processor_seconds for speed, base in pairs]
+        rate = statistics.median(speed.images_per_second for speed in measured)
         print(
-            f"   {name:<20}{statistics.median(s.images_per_second for s in measured):>8.1f} images/s"
-            f", {statistics.median(shares):.2f} of cached ({min(shares):.2f} to {max(shares):.2f})"
+            f"   {name:<20}{rate:>8.1f} images/s, {statistics.median(shares):.2f} of cached ({min(shares):.2f} to {max(shares):.2f})"
             f"; by processor time {statistics.median(processor):.2f} "
             f"({min(processor):.2f} to {max(processor):.2f})"
         )

@@ -106,10 +106,11 @@ def training_batches(
     steps = _cut_steps(len(order), batch_size * ranks.world_size, 2 * ranks.world_size)
     num_ahead = 0 if data.sharding is None else data.sharding.count_ahead()
     for step in steps[first_step:]:
-        positions = order[step][ranks.rank :: ranks.world_size]
+        first, last = step.start + ranks.rank, step.stop
+        positions = order[first : last : ranks.world_size]
         if num_ahead:
-            ahead = order[step.start + num_ahead : step.stop + num_ahead]
-            data.prefetch(positions, ahead[ranks.rank :: ranks.world_size])
+            ahead = order[first + num_ahead : last + num_ahead : ranks.world_size]
+            data.prefetch(positions, ahead)
         yield data.load_batch(positions, step.stop - step.start)
 
 

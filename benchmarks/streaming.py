@@ -217,11 +217,14 @@ def _compare_training(sources: dict[str, Callable[[], ImageDataset]], num_steps:
         processor = [base.processor_seconds / speed.processor_seconds for speed, base in pairs]
         rate = statistics.median(speed.images_per_second for speed in measured)
         print(
-            f"   {name:<20}{rate:>8.1f} images/s, {statistics.median(shares):.2f} of cached ({min(shares):.2f} to {max(shares):.2f})"
-            f"; by processor time {statistics.median(processor):.2f} "
-            f"({min(processor):.2f} to {max(processor):.2f})"
+            f"   {name:<20}{rate:>8.1f} images/s, {_format_spread(shares)} of cached; "
+            f"{_format_spread(processor)} by processor time"
         )
     print("   target: 0.9\n")
+
+
+def _format_spread(values: list[float]) -> str:
+    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
 def _compare_delivery(sources: dict[str, Callable[[], ImageDataset]]) -> None:

@@ -114,13 +114,18 @@ def open_store(address: str, limits: RequestLimits) -> tuple[Any, str]:
     if protocol in _BACKENDS:
         package, extra = _BACKENDS[protocol]
         import_extra(package, extra, needed_by=f"data at {protocol}://")
-    try:
-        store, path = fsspec.url_to_fs(address, **_choose_options(protocol, limits))
-    except (ImportError, ValueError) as error:
-        raise InvalidParameterError(
-            f"data at {protocol}:// cannot be read: {error}",
-            "Use s3://, gs://, az://, https:// or a path.",
-        ) from error
+
+    def connect() -> tuple[Any, str]:
+        try:
+            found: tuple[Any, str] = fsspec.url_to_fs(address, **_choose_options(protocol, limits))
+        except (ImportError, ValueError) as error:
+            raise InvalidParameterError(
+                f"data at {protocol}:// cannot be read: {error}",
+                "Use s3://, gs://, az://, https:// or a path.",
+            ) from error
+        return found
+
+    store, path = repeat_request(connect, address, limits)
     if protocol in ("s3", "s3a"):
         store.retries = 1
     return store, path

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from trialrun.engine.inputs.stream_order import (
     NUM_LANES,
+    Sharding,
     draw_stream_order,
     open_stream_order,
 )
@@ -83,3 +84,21 @@ def _mean_entropy(labels: NDArray[np.int64], batch_size: int = 64) -> float:
     shares = counts / batch_size
     logs = np.log2(shares, where=shares > 0, out=np.zeros_like(shares))
     return float(-(shares * logs).sum(axis=1).mean())
+
+
+@pytest.mark.parametrize("world_size", [1, 16, 64])
+def test_a_rank_announces_its_next_shards_in_time(world_size: int) -> None:
+    """A shard is announced at least a third of a shard, and about four per rank, ahead."""
+    size = 60
+    numbers = np.repeat(np.arange(640), size)
+    order = draw_stream_order(numbers, 1, 1)
+    distances = Sharding(numbers, lambda _numbers: None).list_distances(world_size)
+    announced: set[int] = set()
+    num_ahead = []
+    for start in range(0, len(order) // 2, NUM_LANES):
+        own = [order[start + d : start + d + NUM_LANES : world_size] for d in [0, *distances]]
+        if start > distances[-1]:
+            assert set(numbers[own[0]].tolist()) <= announced
+        announced |= set(numbers[np.concatenate(own[1:])].tolist())
+        num_ahead.append(len(set(numbers[np.concatenate(own)].tolist())))
+    assert max(num_ahead) <= 2 * (NUM_LANES // world_size) + 6

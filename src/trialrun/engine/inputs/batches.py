@@ -104,13 +104,12 @@ def training_batches(
     """
     order = _open_order(data, random_seed, epoch, class_sampling)
     steps = _cut_steps(len(order), batch_size * ranks.world_size, 2 * ranks.world_size)
-    num_ahead = 0 if data.sharding is None else data.sharding.count_ahead()
+    distances = [] if data.sharding is None else data.sharding.list_distances(ranks.world_size)
     for step in steps[first_step:]:
         first, last = step.start + ranks.rank, step.stop
         positions = order[first : last : ranks.world_size]
-        if num_ahead:
-            ahead = order[first + num_ahead : last + num_ahead : ranks.world_size]
-            data.prefetch(positions, ahead)
+        ahead = [order[first + d : last + d : ranks.world_size] for d in distances]
+        data.prefetch(positions, *ahead)
         yield data.load_batch(positions, step.stop - step.start)
 
 

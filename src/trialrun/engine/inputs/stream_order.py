@@ -20,6 +20,7 @@ from trialrun.engine.inputs.seeds import derive_seed, draw_permutation
 NUM_LANES = 64  # any number of ranks that divides it shares no shards
 # Shards whose order is kept. A lane needs one, two at a boundary, and as many further ahead.
 _MAX_SHUFFLED = 4 * NUM_LANES
+_MIN_AHEAD = 4  # shards that a rank fetches ahead
 _UNIFORM_SHARE = 0.9  # of a shard's images, of one class
 
 
@@ -49,9 +50,15 @@ class Sharding:
         num_shards = int(self.numbers.max()) + 1 if len(self.numbers) else 1
         return -(-len(self.numbers) // num_shards)
 
-    def count_ahead(self) -> int:
-        """Return how many images ahead shards are fetched: half a shard in each lane."""
-        return -(-self.mean_size // 2) * NUM_LANES
+    def list_distances(self, world_size: int) -> list[int]:
+        """Return how many images ahead of a step shards are fetched, in half shards of each lane.
+
+        With many lanes per rank half a shard is far enough. With few, several shards are fetched
+        ahead, so that a rank downloads as many at once as with many lanes.
+        """
+        half_shards = NUM_LANES * -(-self.mean_size // 2)
+        num_distances = -(-2 * _MIN_AHEAD * world_size // NUM_LANES)
+        return [half_shards * (number + 1) for number in range(num_distances)]
 
 
 @dataclass(frozen=True, slots=True)

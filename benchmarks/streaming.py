@@ -3,7 +3,7 @@
     python -m benchmarks.streaming [--photos 2048] [--steps 6]
 
 1. Images per second of a training on cached images, on shards of the local disk, and on shards of
-   an object store on this machine (moto), in alternating rounds of one process. The ratio by
+   an object store on this machine (moto), in rounds of one process. The ratio by
    processor time does not depend on what else the machine computes.
 2. The same without a network: what each source delivers alone, the processor time of a decoded
    image and of a trained one, and the ratio that follows from them if all cores are busy.
@@ -49,7 +49,7 @@ from trialrun.images.scanning.thread_pool import count_threads, map_in_order
 from trialrun.images.shards.shard_cache import ShardCache
 from trialrun.images.shards.storage import ShardFile, list_shards
 
-SIZE, BATCH, SHARD_SIZE, ROUNDS = 224, 32, 64, 3
+SIZE, BATCH, SHARD_SIZE, ROUNDS = 224, 32, 64, 6
 
 
 @dataclass(slots=True)
@@ -207,9 +207,11 @@ def _make_step() -> Callable[[Batch], object]:
 def _compare_training(sources: dict[str, Callable[[], ImageDataset]], num_steps: int) -> None:
     step = _make_step()
     speeds: dict[str, list[Speed]] = {name: [] for name in sources}
-    for _ in range(ROUNDS):
-        for name, open_source in sources.items():
-            speeds[name].append(_measure(_load_batches(open_source()), step, num_steps))
+    _measure(_load_batches(sources["cached images"]()), step, num_steps)  # warms up
+    names = list(sources)
+    for number in range(ROUNDS):
+        for name in names[number % len(names) :] + names[: number % len(names)]:
+            speeds[name].append(_measure(_load_batches(sources[name]()), step, num_steps))
     print(f"1. ResNet-18 trained with batches of {BATCH} at {SIZE} pixels, {ROUNDS} rounds")
     for name, measured in speeds.items():
         pairs = list(zip(measured, speeds["cached images"], strict=True))

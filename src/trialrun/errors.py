@@ -9,7 +9,8 @@
     ├── InvalidModelDirectoryError   4   not a PyTorch image model of trialrun or Azure, or damaged
     ├── TrackingError                5   an error of the tracking store or the model registry
     │   └── PromotionRefusedError        a promotion gate failed
-    ├── StorageError                 6   disk full, folder not writable, file damaged
+    ├── StorageError                 6   disk full, folder not writable, file damaged, no answer of
+    │                                    an object store
     ├── OutOfMemoryError             7   the hint names a batch size that fits
     └── NotReproducedError           8   `reproduce` came to another result
 
@@ -84,7 +85,10 @@ class PromotionRefusedError(TrackingError):
 
 
 class StorageError(TrialrunError):
-    """The disk is full, a folder is not writable, or a file is damaged and has no intact copy."""
+    """The disk is full, a folder is not writable, or a file is damaged and has no intact copy.
+
+    Also: an object store does not answer.
+    """
 
     exit_code = 6
 

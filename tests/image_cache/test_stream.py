@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tests.object_store import ERROR, SHORT, FaultyStore, shared_store, store
+from trialrun.cache.location import cache_folder, shards_folder
 from trialrun.distributed import SINGLE_PROCESS, Ranks
 from trialrun.engine.inputs.batches import (
     Batch,
@@ -20,6 +21,7 @@ from trialrun.engine.inputs.batches import (
     training_batches,
 )
 from trialrun.engine.inputs.stream_order import Sharding
+from trialrun.image_cache.inventory import clear_cache, list_archives
 from trialrun.image_cache.perceptual_hash import PerceptualHashes, compute_hashes
 from trialrun.image_cache.stream import StreamedImages
 from trialrun.images.shards.requests import RequestLimits
@@ -149,3 +151,20 @@ def test_shards_are_released_at_the_end(shards: list[ShardFile], tmp_path: Path)
     assert list(tmp_path.glob("*.users/*"))
     data.source.close()
     assert not list(tmp_path.glob("*.users/*"))
+
+
+def test_downloaded_shards_are_listed_and_cleared_with_the_cache(
+    shards: list[ShardFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`cache list` and `clear` know them; a shard in use stays."""
+    monkeypatch.setenv("TRIALRUN_CACHE", str(tmp_path))
+    cache = ShardCache(shards_folder(cache_folder()), 10**6, limits=LIMITS)
+    for shard in shards[:2]:
+        with cache.hold(shard):
+            pass
+    with cache.hold(shards[0]) as path:
+        assert sorted(one.contents.source for one in list_archives()) == ["0000.tar", "0001.tar"]
+        cleared = clear_cache()
+        assert (cleared.num_archives, cleared.num_in_use) == (1, 1)
+        assert path.exists()
+    assert clear_cache().num_archives == 1

@@ -20,8 +20,11 @@ from trialrun.runs.training.data_mode import find_uniform_shards
 ONE_EPOCH: dict[str, Any] = QUICK | {"model": SMALL, "epochs": 1}
 
 
-def test_streamed_images_train_as_cached_ones(store: str, colors: Path) -> None:
+def test_streamed_images_train_as_cached_ones(
+    store: str, colors: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A run that decodes in every epoch caches no pixels, records it, and gets the same weights."""
+    monkeypatch.setenv("TRIALRUN_CACHE", str(tmp_path / "cache"))
     streamed = trialrun.train(train_data=str(colors), data_mode="stream", **ONE_EPOCH)
     assert not [path for path in decoded_folder().iterdir() if path.is_dir()]
     cached = trialrun.train(train_data=str(colors), data_mode="cache", **ONE_EPOCH)
@@ -32,7 +35,7 @@ def test_streamed_images_train_as_cached_ones(store: str, colors: Path) -> None:
     assert modes == ["stream", "cache"]
 
 
-def test_a_stream_says_what_an_epoch_reads(colors: Path, tmp_path: Path) -> None:
+def test_a_stream_says_what_an_epoch_reads(colors: Path) -> None:
     """The number of images of an epoch and of skipped ones is noted for each set."""
     prepared, notes = prepare(colors, data_mode="stream")
     (note,) = [text for text in notes if f"reads and decodes {len(prepared.train.dataset)}" in text]

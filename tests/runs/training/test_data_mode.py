@@ -43,9 +43,10 @@ def test_a_stream_says_what_an_epoch_reads(colors: Path) -> None:
 
 
 def test_a_cache_without_room_is_an_error_if_it_is_asked_for(
-    colors: Path, monkeypatch: pytest.MonkeyPatch
+    colors: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """data_mode=cache fails where auto decodes in every epoch."""
+    monkeypatch.setenv("TRIALRUN_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("TRIALRUN_CACHE_GB", "0")
     with pytest.raises(StorageError, match="data_mode=cache"):
         prepare(colors, data_mode="cache")

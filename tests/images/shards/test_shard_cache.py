@@ -147,3 +147,17 @@ def test_prefetched_shards_are_there_when_they_are_needed(
     for shard in shards:
         with cache.hold(shard) as path:
             assert path.read_bytes() == CONTENT
+
+
+def test_what_a_killed_download_left_is_removed(store: FaultyStore, cache: ShardCache) -> None:
+    """An unfinished copy neither counts against the limit nor is taken for the shard."""
+    shard = _list_one(store.put("killed/a.tar", CONTENT))
+    with cache.hold(shard) as path:
+        entry = path.parent
+    left = cache.folder / f".{entry.name}.0123456789ab"
+    entry.rename(left)
+    (left / "a.tar").write_bytes(CONTENT[:100] + bytes(len(CONTENT) - 100))
+    cache.limit_bytes = len(CONTENT)
+    with cache.hold(shard) as path:
+        assert path.read_bytes() == CONTENT
+    assert not left.exists()

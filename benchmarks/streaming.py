@@ -108,9 +108,11 @@ def main() -> None:
         }
         for path in sorted((folder / "tars").iterdir()):
             store.put(f"tars/{path.name}", path.read_bytes())
+        cached = _open_cached(photos, folder / "cache")
+        local = _open_tars(str(folder / "tars"), places, folder / "local")
         sources = {
-            "cached images": lambda: _open_cached(photos, folder / "cache"),
-            "local shards": lambda: _open_tars(str(folder / "tars"), places, folder / "local"),
+            "cached images": lambda: cached,
+            "local shards": lambda: local,
             "shards of a store": lambda: _open_tars(
                 "s3://data/tars", places, Path(tempfile.mkdtemp(dir=folder))
             ),

@@ -13,6 +13,7 @@ from trialrun.cache.location import (
     digests_folder,
     downloads_folder,
     scans_folder,
+    shards_folder,
 )
 from trialrun.files import sweep_unlocked_drafts
 from trialrun.image_cache.entries import (
@@ -24,6 +25,7 @@ from trialrun.image_cache.entries import (
 )
 from trialrun.image_cache.scan_cache import drop_stale_scans
 from trialrun.images.formats.archives import (
+    ArchiveContents,
     UnpackedArchive,
     delete_if_idle,
     drop_stale_digests,
@@ -31,6 +33,7 @@ from trialrun.images.formats.archives import (
     list_unpacked_archives,
     try_delete_if_idle,
 )
+from trialrun.images.shards.downloaded import list_downloaded
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +56,33 @@ def list_decoded() -> list[DecodedSummary]:
 
 
 def list_archives() -> list[UnpackedArchive]:
-    """List the unpacked archives and the downloaded datasets, least recently used first."""
+    """List unpacked archives, downloaded datasets and shards, least recently used first."""
+    return sorted([*_list_unpacked(), *_list_shards()], key=lambda archive: archive.used)
+
+
+def _list_unpacked() -> list[UnpackedArchive]:
     cache = cache_folder()
-    archives = [
+    return [
         *list_unpacked_archives(archives_folder(cache)),
         *list_unpacked_archives(downloads_folder(cache)),
     ]
-    return sorted(archives, key=lambda archive: archive.used)
 
 
-def list_evictable_archives() -> list[CacheEntry]:
-    """List unpacked archives, downloads and file scans to evict."""
+def _list_shards() -> list[UnpackedArchive]:
+    return [
+        UnpackedArchive(
+            shard.folder, ArchiveContents(shard.name, 1, shard.num_bytes), shard.last_used
+        )
+        for shard in list_downloaded(shards_folder(cache_folder()))
+    ]
+
+
+def list_evictable_archives(*, has_shards: bool = True) -> list[CacheEntry]:
+    """List unpacked archives, downloads and file scans to evict.
+
+    `has_shards` lists downloaded shards too.
+    """
+    archives = list_archives() if has_shards else _list_unpacked()
     return list_evictable_files(scans_folder(), "*.json") + [
         CacheEntry(
             archive.contents.num_bytes,
@@ -71,7 +90,7 @@ def list_evictable_archives() -> list[CacheEntry]:
             partial(try_delete_if_idle, archive.folder),
             is_archive_in_use(archive.folder),
         )
-        for archive in list_archives()
+        for archive in archives
     ]
 
 
@@ -84,7 +103,12 @@ def enforce_cache_limit() -> None:
         InvalidParameterError: The configured limit is not a size.
     """
     cache = cache_folder()
-    folders = (decoded_folder(), archives_folder(cache), downloads_folder(cache))
+    folders = (
+        decoded_folder(),
+        archives_folder(cache),
+        downloads_folder(cache),
+        shards_folder(cache),
+    )
     if evictable := [*list_evictable(decoded_folder()), *list_evictable_archives()]:
         enforce_limit(cache, evictable, folders)
     drop_stale_scans(scans_folder())
@@ -101,9 +125,10 @@ def clear_cache() -> ClearedCache:
     deleted = [
         archive for archive, is_deleted in zip(archives, outcomes, strict=True) if is_deleted
     ]
-    for folder in (archives_folder(cache_folder()), downloads_folder(cache_folder())):
+    cache = cache_folder()
+    for folder in (archives_folder(cache), downloads_folder(cache), shards_folder(cache)):
         sweep_unlocked_drafts(folder)
-    for folder in (scans_folder(), digests_folder(cache_folder())):
+    for folder in (scans_folder(), digests_folder(cache)):
         shutil.rmtree(folder, ignore_errors=True)
     return ClearedCache(
         decoded.num_packs,

@@ -97,16 +97,7 @@ def open_pack(
     decoded on the fly. What is returned protects its segments from eviction while it exists.
     `note` is called with a message for the user.
     """
-    request = _PackRequest(
-        scan,
-        preprocessing,
-        folder,
-        name_variant(preprocessing),
-        collect_keys(scan),
-        threads,
-        progress,
-        note,
-    )
+    request = _make_request(scan, preprocessing, folder, threads, progress, note)
     if (pack := _read_pack(request)) is not None:
         return pack
     waiting = f"another process is decoding {scan.images.source}; waiting for it"
@@ -121,6 +112,19 @@ def open_pack(
             return _open_on_the_fly(request)
         pack = _complete_pack(request, limit_bytes, other_entries)
         return pack or _open_on_the_fly(request)
+
+
+def open_live(
+    scan: DatasetScan,
+    preprocessing: Preprocessing,
+    folder: Path,
+    *,
+    threads: int,
+    progress: Callable[[int], None] = ignore_progress,
+    note: Callable[[str], None] = _ignore_note,
+) -> OnTheFlyImages:
+    """Return images that are decoded as they are needed; only decode results are cached."""
+    return _open_on_the_fly(_make_request(scan, preprocessing, folder, threads, progress, note))
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +157,18 @@ class _PackRequest:
         """Return the file of decode results of exactly this dataset."""
         rows = "".join(f"{file.sha256 or file.reason}\n" for file in self.scan.files)
         return self.folder / f"{self.variant}-{shorten_digest(rows.encode())}{RESULTS_SUFFIX}"
+
+
+def _make_request(
+    scan: DatasetScan,
+    preprocessing: Preprocessing,
+    folder: Path,
+    threads: int,
+    progress: Callable[[int], None],
+    note: Callable[[str], None],
+) -> _PackRequest:
+    variant, keys = name_variant(preprocessing), collect_keys(scan)
+    return _PackRequest(scan, preprocessing, folder, variant, keys, threads, progress, note)
 
 
 def _read_pack(request: _PackRequest) -> Pack | None:

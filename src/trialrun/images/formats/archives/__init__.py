@@ -8,6 +8,7 @@ or encrypted, or if it unpacks to more bytes than the free space or the allowed 
 from trialrun.images.formats.archives.digests import drop_stale_digests
 from trialrun.images.formats.archives.extraction import find_archive, unpack_archive
 from trialrun.images.formats.archives.store import (
+    ArchiveContents,
     UnpackedArchive,
     delete_if_idle,
     is_archive_in_use,
@@ -17,6 +18,7 @@ from trialrun.images.formats.archives.store import (
 )
 
 __all__ = [
+    "ArchiveContents",
     "UnpackedArchive",
     "delete_if_idle",
     "drop_stale_digests",

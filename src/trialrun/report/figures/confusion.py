@@ -22,8 +22,10 @@ _FONT_SIZES = ((12, 9.0), (30, 7.0), (MAX_CLASSES, 5.5))  # points, up to a numb
 def draw_confusion_matrix(confusion: NDArray[np.int64], classes: Sequence[str]) -> bytes:
     """Return a PNG of (C, C) counts, with one row per true class.
 
-    The colour is the share of the true class's images.
+    The colour is the share of the true class's images, so that small shares can be seen.
     """
+    from matplotlib.colors import PowerNorm
+
     chosen = choose_classes(confusion)
     cells = confusion[np.ix_(chosen, chosen)]
     totals = np.maximum(confusion[chosen].sum(axis=1, keepdims=True), 1)
@@ -33,7 +35,7 @@ def draw_confusion_matrix(confusion: NDArray[np.int64], classes: Sequence[str]) 
     side = max(_SMALLEST_SIDE, cell * len(names) + _MARGIN)
     figure = create_figure(side + 0.6, side)
     axes = figure.subplots()
-    image = axes.imshow(cells / totals, cmap="Blues", vmin=0, vmax=1)
+    image = axes.imshow(cells / totals, cmap="Blues", norm=PowerNorm(0.5, 0, 1))
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=font)
     axes.set_yticks(range(len(names)), names, fontsize=font)
     axes.set_xlabel("predicted class")

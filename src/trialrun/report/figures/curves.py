@@ -55,6 +55,7 @@ def _draw_panel(
             [lines[run]] = panel.plot(epochs, values, marker=".", **_choose_style(index))
     panel.set_title(metric, fontsize="medium")
     panel.set_xlabel("epoch")
+    panel.xaxis.get_major_locator().set_params(integer=True)
     panel.grid(alpha=0.3)
     return lines
 

@@ -31,6 +31,7 @@ def shorten_name(name: str, max_length: int) -> str:
 
     Matplotlib would read a pair of `$` as a formula.
     """
+    name = " ".join(name.split())
     if len(name) > max_length:
         name = name[: max_length - 1] + _ELLIPSIS
     known = _list_characters()

@@ -48,6 +48,8 @@ def _draw_panel(
     panel: "Axes", metric: str, runs: Mapping[str, Mapping[int, float]], order: Sequence[str]
 ) -> "dict[str, Artist]":
     """Draw one line per run and return the lines."""
+    from matplotlib.ticker import MaxNLocator
+
     lines: dict[str, Artist] = {}
     for index, run in enumerate(order):
         if points := sorted(runs.get(run, {}).items()):
@@ -55,7 +57,7 @@ def _draw_panel(
             [lines[run]] = panel.plot(epochs, values, marker=".", **_choose_style(index))
     panel.set_title(metric, fontsize="medium")
     panel.set_xlabel("epoch")
-    panel.xaxis.get_major_locator().set_params(integer=True)
+    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     panel.grid(alpha=0.3)
     return lines
 

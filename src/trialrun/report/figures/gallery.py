@@ -92,7 +92,7 @@ def _color_heat(heat: NDArray[np.float32]) -> NDArray[np.uint8]:
 def _fit(text: str) -> str:
     """Return the text, shortened to the width of a tile."""
     font = _load_font()
-    text = text[:_SIDE]  # a letter is wider than a pixel
+    text = " ".join(text[:_SIDE].split())  # one line; a letter is wider than a pixel
     if font.getlength(text) <= _SIDE:
         return text
     while text and font.getlength(text + _ELLIPSIS) > _SIDE:
@@ -105,4 +105,5 @@ def _load_font() -> ImageFont.FreeTypeFont:
     """Return matplotlib's own font, which is there on every machine."""
     from matplotlib import get_data_path
 
-    return ImageFont.truetype(f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf", _FONT_SIZE)
+    path = f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf"
+    return ImageFont.truetype(path, _FONT_SIZE, layout_engine=ImageFont.Layout.BASIC)

@@ -117,6 +117,16 @@ def test_folder_of_another_version_is_evicted_first(tmp_path: Path) -> None:
     assert not old.exists()
 
 
+def damage_segment(folder: Path) -> None:
+    """Change a byte in the middle of a segment's pixels, as a failing disk does."""
+    path = folder / "pixels.npy"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.unlink()  # mappings of the old file stay valid
+    path.write_bytes(content)
+    (folder / "synced").touch()
+
+
 def test_every_part_of_a_segment_is_checked_in_the_course_of_runs(tmp_path: Path) -> None:
     """Of five blocks, each check reads another one; a damaged one is found by some of them."""
     cache = Cache(tmp_path / "packs", 10**6)
@@ -124,17 +134,30 @@ def test_every_part_of_a_segment_is_checked_in_the_course_of_runs(tmp_path: Path
     pack = cache.open(scan, 600)
     assert isinstance(pack, Pack)
     [segment] = pack.segments
-    path = segment.folder / "pixels.npy"
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.unlink()
-    path.write_bytes(content)
-    (segment.folder / "synced").touch()
+    damage_segment(segment.folder)
     found = read_segment(segment.folder)
     assert found is not None
     outcomes = {is_intact(found, threads=1, max_bytes=8 << 20) for _ in range(100)}
     assert outcomes == {True, False}
-    assert not is_intact(found, threads=1, max_bytes=1 << 30)
+    assert not is_intact(found, threads=1)
+
+
+def test_damage_that_a_sample_finds_is_repaired(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The check under the lock draws other blocks, which must not hide what the first one found."""
+    monkeypatch.setattr("trialrun.image_cache.segments.search._CHECKED_BYTES", 8 << 20)
+    first_blocks = iter([2, 0])
+    cache = Cache(tmp_path / "packs", 10**6)
+    scan = scan_classes(tmp_path / "set", {"a": 36})
+    pack = cache.open(scan, 600)
+    assert isinstance(pack, Pack)
+    damage_segment(pack.segments[0].folder)
+    monkeypatch.setattr("secrets.randbelow", lambda _limit: next(first_blocks))
+    again = cache.open(scan, 600)
+    assert again.num_decoded == 36
+    assert (again.pixels(np.arange(36)) == pack.pixels(np.arange(36))).all()
+    assert "are damaged" in cache.notes[0]
 
 
 @pytest.mark.parametrize("num_images", [0, 5])

@@ -6,7 +6,7 @@ selection, are not decoded again.
 """
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,7 +98,8 @@ def open_pack(
     `note` is called with a message for the user.
     """
     request = _make_request(scan, preprocessing, folder, threads, progress, note)
-    if (pack := _read_pack(request)) is not None:
+    pack, damaged = _read_pack(request)
+    if pack is not None:
         return pack
     waiting = f"another process is decoding {scan.images.source}; waiting for it"
     with ExitStack() as stack:
@@ -110,7 +111,7 @@ def open_pack(
                 "that can be written"
             )
             return _open_on_the_fly(request)
-        pack = _complete_pack(request, limit_bytes, other_entries)
+        pack = _complete_pack(request, limit_bytes, other_entries, suspects=damaged)
         return pack or _open_on_the_fly(request)
 
 
@@ -171,12 +172,21 @@ def _make_request(
     return _PackRequest(scan, preprocessing, folder, variant, keys, threads, progress, note)
 
 
-def _read_pack(request: _PackRequest) -> Pack | None:
-    """Return the pack if all its images are stored, else None."""
-    placement = _find_stored(request)
-    if len(placement.missing()):
-        return None
-    return _use_pack(request, placement)
+def _find_stored(
+    request: _PackRequest, suspects: Collection[Path] = ()
+) -> tuple[Placement, Collection[Path]]:
+    """Look up the images in intact segments; return the folders of damaged ones, too."""
+    keys = request.keys.keys
+    found = find_segments(
+        request.folder, request.variant, keys, threads=request.threads, suspects=suspects
+    )
+    return place_keys(keys, found.segments), found.damaged
+
+
+def _read_pack(request: _PackRequest) -> tuple[Pack | None, Collection[Path]]:
+    """Return the pack if all its images are stored, and the folders of damaged segments."""
+    placement, damaged = _find_stored(request)
+    return None if len(placement.missing()) else _use_pack(request, placement), damaged
 
 
 def _use_pack(
@@ -186,15 +196,6 @@ def _use_pack(
         entries.touch_entry(segment.folder)
         sync_later(segment.folder)
     return build_pack(request.scan, request.keys, placement, request.image_size, transient)
-
-
-def _find_stored(request: _PackRequest, *, removes_damaged: bool = False) -> Placement:
-    """Look up the images in intact segments; `removes_damaged` requires the request's lock."""
-    keys = request.keys.keys
-    found = find_segments(request.folder, request.variant, keys, threads=request.threads)
-    if removes_damaged and found.damaged:
-        _remove_damaged(request, found.damaged)
-    return place_keys(keys, found.segments)
 
 
 def _remove_damaged(request: _PackRequest, damaged: Iterable[Path]) -> None:
@@ -210,9 +211,13 @@ def _complete_pack(
     request: _PackRequest,
     limit_bytes: int,
     list_other_entries: Callable[[], Sequence[CacheEntry]],
+    *,
+    suspects: Collection[Path],
 ) -> Pack | None:
     """Store the images that are missing; return None, with a note, if there is no room for them."""
-    placement = _find_stored(request, removes_damaged=True)
+    placement, damaged = _find_stored(request, suspects)
+    if damaged:
+        _remove_damaged(request, damaged)
     if not len(placement.missing()):
         return _use_pack(request, placement)  # another process stored them in the meantime
     room = Room(request.folder, request.image_size, limit_bytes, list_other_entries)
@@ -233,11 +238,7 @@ def _drop_damaged(
     request: _PackRequest, placement: Placement, copied: Sequence[Segment]
 ) -> tuple[Placement, list[Segment]]:
     """Verify all of the segments that are to be copied, and do without the damaged ones."""
-    damaged = [
-        segment
-        for segment in copied
-        if not is_intact(segment, threads=request.threads, max_bytes=segment.pixels.nbytes)
-    ]
+    damaged = [segment for segment in copied if not is_intact(segment, threads=request.threads)]
     if damaged:
         _remove_damaged(request, [segment.folder for segment in damaged])
         intact = [segment for segment in placement.segments if segment not in damaged]

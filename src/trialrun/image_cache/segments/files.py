@@ -40,9 +40,6 @@ _SYNCED = "synced"
 RECORD_TYPE = np.dtype([("hash", "u1", (80,)), ("aspect", "<f4"), ("checksum", "<u8")])
 
 _BLOCK_BYTES = 8 << 20
-# Bytes whose checksums are verified on opening, about 0.1 s. Of more, evenly spaced blocks are
-# verified; all blocks where a segment is not known to be synced to the disk.
-CHECKED_BYTES = 256 * 10**6
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
@@ -147,14 +144,16 @@ def _map_pixels(path: Path, num_images: int, size: int) -> NDArray[np.uint8]:
     return np.asarray(pixels)  # a plain array: indexing a memmap takes longer
 
 
-def is_intact(segment: Segment, *, threads: int, max_bytes: int = CHECKED_BYTES) -> bool:
-    """Verify checksums of about `max_bytes` of the pixels, or of all if they may not be on disk.
+def is_intact(segment: Segment, *, threads: int, max_bytes: int | None = None) -> bool:
+    """Verify checksums of about `max_bytes` of the pixels, of all by default.
 
-    The first block is chosen at random, so that all blocks are verified in the course of many runs.
+    If the pixels may not be on the disk, all are verified. The first block is chosen at random, so
+    that all blocks are verified in the course of many runs.
     """
     is_synced = (segment.folder / _SYNCED).exists()
     num_bytes, row_bytes = segment.pixels.nbytes, max(segment.pixels[:1].nbytes, 1)
-    stride = max(-(-num_bytes // max(max_bytes, 1)), 1) if is_synced else 1
+    is_sampled = max_bytes is not None and is_synced
+    stride = max(-(-num_bytes // max(max_bytes or 1, 1)), 1) if is_sampled else 1
     block_rows = max(_BLOCK_BYTES // row_bytes, 1)
     num_blocks = -(-len(segment) // block_rows)
     blocks = range(secrets.randbelow(max(min(stride, num_blocks), 1)), num_blocks, stride)

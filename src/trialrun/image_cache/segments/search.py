@@ -87,9 +87,31 @@ def _match_keys(keys: Keys, stored: Keys) -> tuple[NDArray[np.int64], NDArray[np
     """Return the positions of the keys that are `stored`, and their slots; `keys` are sorted."""
     if not len(keys):
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    positions = np.minimum(np.searchsorted(keys, stored), len(keys) - 1)
+    positions = np.minimum(_search_sorted(keys, stored), len(keys) - 1)
     slots = np.flatnonzero(keys[positions] == stored)
     return positions[slots], slots
+
+
+def _search_sorted(keys: Keys, stored: Keys) -> NDArray[np.int64]:
+    """Return where `stored` would be inserted into the sorted `keys`.
+
+    A million strings in random order take 5 s. Their first eight bytes as integers, in ascending
+    order, take 0.5 s; they suffice if those of `keys` differ, as those of hashes do.
+    """
+    prefixes = _read_prefixes(keys)
+    if (prefixes[1:] == prefixes[:-1]).any():
+        return np.searchsorted(keys, stored)
+    wanted = _read_prefixes(stored)
+    order = np.argsort(wanted)
+    positions = np.empty(len(stored), dtype=np.int64)
+    positions[order] = np.searchsorted(prefixes, wanted[order])
+    return positions
+
+
+def _read_prefixes(keys: Keys) -> NDArray[np.uint64]:
+    """Return the first eight bytes of each key as an integer, in the order of the keys."""
+    words = np.ascontiguousarray(keys).view(">u8")
+    return words[:: keys.itemsize // words.itemsize].astype(np.uint64)
 
 
 def place_keys(keys: Keys, segments: Sequence[Segment]) -> Placement:

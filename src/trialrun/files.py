@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 
 from trialrun.errors import StorageError
 
-_LOCK_SUFFIX = ".lock"
+LOCK_SUFFIX = ".lock"
 
 _READ_BYTES = 1 << 20
 _MANY_FILES = 100
@@ -225,7 +225,7 @@ def sweep_unlocked_drafts(folder: Path) -> int:
 
 def lock_path(target: Path) -> Path:
     """Return the lock file of `target`, held by the process that creates or deletes `target`."""
-    return target.with_name(target.name + _LOCK_SUFFIX)
+    return target.with_name(target.name + LOCK_SUFFIX)
 
 
 def _measure_bytes(folder: Path) -> int:

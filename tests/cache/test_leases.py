@@ -7,12 +7,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import write_classes
+from trialrun.cache.leases import lock_entry, sweep_locks
 from trialrun.cache.location import archives_folder
 from trialrun.cli import run_cli
 from trialrun.image_cache import open_pack
@@ -165,6 +167,47 @@ def test_unchanged_archive_is_not_hashed_again(
     changed = open_data(str(path), cache).root
     assert not changed.name.startswith(fake_digest[:40])
     assert changed != folder
+
+
+def test_old_locks_of_deleted_entries_are_removed(tmp_path: Path) -> None:
+    """Those of entries that exist stay, and those that are new or held."""
+    (tmp_path / "exists").mkdir()
+    for name in ("gone", "exists", "held", "new"):
+        with lock_entry(tmp_path / name):
+            pass
+        if name != "new":
+            os.utime(tmp_path / f"{name}.lock", (1, 1))
+    with lock_entry(tmp_path / "held"):
+        sweep_locks(tmp_path)
+    assert {path.stem for path in tmp_path.glob("*.lock")} == {"exists", "held", "new"}
+
+
+def test_lock_that_is_removed_still_excludes_others(tmp_path: Path) -> None:
+    """While locks are removed all the time, only one thread at a time holds one."""
+    holders, most, is_over = 0, 0, threading.Event()
+
+    def hold_often() -> None:
+        nonlocal holders, most
+        for _ in range(60):
+            with lock_entry(tmp_path / "entry"):
+                holders += 1
+                most = max(most, holders)
+                os.utime(tmp_path / "entry.lock", (1, 1))
+                holders -= 1
+
+    def remove_often() -> None:
+        while not is_over.is_set():
+            sweep_locks(tmp_path)
+
+    threads = [threading.Thread(target=hold_often) for _ in range(2)]
+    remover = threading.Thread(target=remove_often)
+    for thread in (remover, *threads):
+        thread.start()
+    for thread in threads:
+        thread.join()
+    is_over.set()
+    remover.join()
+    assert most == 1
 
 
 CLEAR = """

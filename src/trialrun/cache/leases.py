@@ -8,6 +8,7 @@ a process that died, so a stale lease is recognised by its lock being free.
 
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -16,9 +17,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from trialrun.files import lock_path, translate_storage_errors
+from trialrun.files import LOCK_SUFFIX, lock_path, translate_storage_errors
 
 LEASES_SUFFIX = ".users"
+_MIN_LOCK_SECONDS = 24 * 3600
 
 _leases: dict[Path, FileLock] = {}  # released when the process ends
 
@@ -122,6 +124,22 @@ def sweep_leases(folder: Path) -> None:
         with suppress(OSError, Timeout), FileLock(lock_path(entry)).acquire(timeout=0):
             if not entry.exists() and not is_leased(entry):
                 remove_leases(entry)
+
+
+def sweep_locks(folder: Path) -> None:
+    """Delete the locks, older than a day, of entries in `folder` that do not exist.
+
+    A process that waits for a deleted lock acquires a new one: `filelock` recognises deleted files.
+    The age keeps locks that several processes are about to use, which would wait for the deletion.
+    """
+    newest = time.time() - _MIN_LOCK_SECONDS
+    for path in folder.glob(f"*{LOCK_SUFFIX}"):
+        if path.with_suffix("").exists():
+            continue
+        with suppress(OSError, Timeout):
+            if path.stat().st_mtime < newest:
+                with FileLock(path).acquire(timeout=0):
+                    path.unlink(missing_ok=True)
 
 
 def _leases_folder(entry: Path) -> Path:

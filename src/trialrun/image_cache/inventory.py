@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from trialrun.cache.eviction import CacheEntry, enforce_limit
-from trialrun.cache.leases import sweep_leases
+from trialrun.cache.leases import sweep_leases, sweep_locks
 from trialrun.cache.location import (
     archives_folder,
     cache_folder,
@@ -115,6 +115,7 @@ def enforce_cache_limit() -> None:
     drop_stale_digests(digests_folder(cache))
     for folder in folders:
         sweep_leases(folder)
+        sweep_locks(folder)
 
 
 def clear_cache() -> ClearedCache:

@@ -280,6 +280,12 @@ def hash_file(path: Path) -> str:
     return digest.hexdigest()
 
 
+def touch_file(path: Path) -> None:
+    """Record that a file is in use now; a file that cannot be written is no error."""
+    with suppress(OSError):
+        os.utime(path)
+
+
 def format_json(value: Any) -> str:
     """Format as indented JSON in UTF-8, ending in a newline."""
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"

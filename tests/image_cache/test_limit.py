@@ -18,6 +18,7 @@ from trialrun.image_cache.inventory import (
     list_evictable_archives,
 )
 from trialrun.image_cache.on_the_fly import OnTheFlyImages
+from trialrun.image_cache.scan_cache import scan_with_cache
 from trialrun.image_cache.segments.files import is_intact, read_segment
 from trialrun.images import open_data
 from trialrun.images.decoding.preprocessing import Preprocessing
@@ -26,7 +27,7 @@ from trialrun.images.scanning.scan import DatasetScan, scan_files
 from trialrun.runs.datasets.scan import scan_set
 
 SIZE = 16
-IMAGE_BYTES = 3 * SIZE * SIZE + 128
+IMAGE_BYTES = 3 * SIZE * SIZE + 256
 
 
 def scan_classes(folder: Path, classes: dict[str, int], seed: int = 0) -> DatasetScan:
@@ -195,6 +196,55 @@ def test_archive_in_use_counts_towards_the_limit(
     assert isinstance(open_images(unpacked.contents.num_bytes + needed - 1), OnTheFlyImages)
     assert scan.images.root.is_dir()
     assert isinstance(open_images(unpacked.contents.num_bytes + needed + 5000), Pack)
+
+
+@pytest.mark.parametrize("bytes_beside_pixels", [150, 350, 450, 600, 800])
+def test_runs_near_the_limit_do_not_evict_what_the_next_one_needs(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    wait_until_stable: Callable[[], None],
+    bytes_beside_pixels: int,
+) -> None:
+    """Scans and decode results count too: stored images that just fit without them would leave."""
+    limit_bytes = 24 * (3 * SIZE * SIZE + bytes_beside_pixels) + 2000
+    monkeypatch.setenv("TRIALRUN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("TRIALRUN_CACHE_GB", repr(limit_bytes / 1e9))
+    folders = [
+        write_classes(tmp_path / "train", {"a": 24}),
+        write_classes(tmp_path / "valid", {"a": 12}, seed=50),
+    ]
+    wait_until_stable()
+    num_decoded = []
+    for _ in range(3):
+        scans = [scan_set(open_data(str(folder), tmp_path / "cache")) for folder in folders]
+        opened = [
+            open_pack(
+                scan,
+                Preprocessing(SIZE),
+                tmp_path / "cache" / "packs",
+                threads=1,
+                limit_bytes=limit_bytes,
+                other_entries=list_evictable_archives,
+            )
+            for scan in scans
+        ]
+        num_decoded.append([images.num_decoded for images in opened if isinstance(images, Pack)])
+        del opened
+    assert num_decoded[0][0] > 0
+    assert num_decoded[1:] == [[0] * len(num_decoded[0])] * 2
+
+
+def test_scan_in_use_is_not_the_least_recently_used(
+    tmp_path: Path, wait_until_stable: Callable[[], None]
+) -> None:
+    """A look-up that finds nothing new is a use, too."""
+    images = open_data(str(write_classes(tmp_path / "set", {"a": 2})), tmp_path)
+    wait_until_stable()
+    scan_with_cache(images, tmp_path / "ledgers", threads=1)
+    [path] = (tmp_path / "ledgers").iterdir()
+    os.utime(path, (1, 1))
+    scan_with_cache(images, tmp_path / "ledgers", threads=1)
+    assert path.stat().st_mtime > 1
 
 
 def test_what_is_known_of_vanished_paths_is_deleted(

@@ -30,7 +30,7 @@ from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.images.scanning.scan import DatasetScan, scan_files
 
 SIZE = 16
-PACK_BYTES = 36 * (3 * SIZE * SIZE + 128)
+PACK_BYTES = 36 * (3 * SIZE * SIZE + 256)
 
 OPEN_PACK = """
 import sys

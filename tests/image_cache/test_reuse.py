@@ -164,7 +164,7 @@ def test_any_sequence_of_sets_has_the_pixels_of_the_files(
     sets: list[list[int]], keeps: bool, limit_images: int
 ) -> None:
     """With room, no content is decoded twice; without, sets in use (`keeps`) stay as they are."""
-    limit = limit_images * (3 * SIZE * SIZE + 128) + 2000
+    limit = limit_images * (3 * SIZE * SIZE + 256) + 2000
     kept: list[tuple[DatasetScan, DecodedImages]] = []
     seen, num_decoded = set[int](), 0
     with tempfile.TemporaryDirectory() as scratch:

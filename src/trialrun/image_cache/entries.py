@@ -4,7 +4,7 @@ A segment is a folder with a lock file and leases beside it. Names that begin wi
 A deleted segment stays readable to the processes that have it mapped.
 """
 
-import os
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from trialrun.cache.eviction import CacheEntry
 from trialrun.cache.leases import LEASES_SUFFIX, is_leased, lock_entry, remove_leases, sweep_leases
-from trialrun.files import remove_directory, sweep_unlocked_drafts
+from trialrun.files import remove_directory, sweep_unlocked_drafts, touch_file
 from trialrun.image_cache.checked_json import read_checked_json
 from trialrun.image_cache.segments.files import DESCRIPTION
 
@@ -82,8 +82,7 @@ def list_summaries(folder: Path) -> list[DecodedSummary]:
 
 def touch_entry(path: Path) -> None:
     """Record that a segment, or a file of decode results, is in use now."""
-    with suppress(OSError):  # a cache that cannot be written can still be read
-        os.utime(path / DESCRIPTION if path.is_dir() else path)
+    touch_file(path / DESCRIPTION if path.is_dir() else path)
 
 
 def list_evictable(folder: Path) -> list[CacheEntry]:
@@ -97,13 +96,20 @@ def list_evictable(folder: Path) -> list[CacheEntry]:
     return segments + list_evictable_files(folder, f"*{RESULTS_SUFFIX}")
 
 
-def list_evictable_files(folder: Path, pattern: str) -> list[CacheEntry]:
+def _is_never_in_use(_path: Path) -> bool:
+    return False
+
+
+def list_evictable_files(
+    folder: Path, pattern: str, is_in_use: Callable[[Path], bool] = _is_never_in_use
+) -> list[CacheEntry]:
     """List the files in `folder` with names that match `pattern` as entries to evict."""
     entries = []
     for path in folder.glob(pattern):
         with suppress(OSError):  # another process deletes it at the same time
             status = path.stat()
-            entries.append(CacheEntry(status.st_size, status.st_mtime, partial(_try_unlink, path)))
+            delete = partial(_try_unlink, path)
+            entries.append(CacheEntry(status.st_size, status.st_mtime, delete, is_in_use(path)))
     return entries
 
 

@@ -23,7 +23,7 @@ from trialrun.image_cache.entries import (
     list_evictable_files,
     list_summaries,
 )
-from trialrun.image_cache.scan_cache import drop_stale_scans
+from trialrun.image_cache.scan_cache import drop_stale_scans, is_scan_in_use
 from trialrun.images.formats.archives import (
     ArchiveContents,
     UnpackedArchive,
@@ -83,7 +83,7 @@ def list_evictable_archives(*, has_shards: bool = True) -> list[CacheEntry]:
     `has_shards` lists downloaded shards too.
     """
     archives = list_archives() if has_shards else _list_unpacked()
-    return list_evictable_files(scans_folder(), "*.json") + [
+    return list_evictable_files(scans_folder(), "*.json", is_scan_in_use) + [
         CacheEntry(
             archive.contents.num_bytes,
             archive.used,

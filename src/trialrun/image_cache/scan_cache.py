@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from trialrun.errors import StorageError
-from trialrun.files import write_atomically
+from trialrun.files import touch_file, write_atomically
 from trialrun.images.dataset import ImageItem, ImageSet
 from trialrun.images.decoding.file_io import FileFingerprint, read_fingerprint
 from trialrun.images.scanning.scan import (
@@ -24,6 +24,8 @@ from trialrun.images.scanning.scan import (
     ignore_progress,
     scan_files,
 )
+
+_used_files: set[Path] = set()  # files of scans that this process has used
 
 _FORMAT = 3  # raised when a header would be scanned with another result
 _MAX_HEADER = 1 << 16  # characters; the line of older versions has all scans
@@ -74,7 +76,9 @@ class _ScanCache:
             if file.fingerprint
             and self._rows.get(item.name) != (row := _make_row(file, file.fingerprint))
         }
+        _used_files.add(self._path)
         if not new:
+            touch_file(self._path)
             return
         listed = {item.name for item in scan.images.items}
         rows = {
@@ -89,6 +93,11 @@ class _ScanCache:
         except StorageError:
             return
         drop_stale_scans(self._path.parent)
+
+
+def is_scan_in_use(path: Path) -> bool:
+    """Whether this process has used a file of scans: the next run will need it, too."""
+    return path in _used_files
 
 
 def _make_row(file: FileScan, fingerprint: FileFingerprint) -> list[Any]:

@@ -42,7 +42,7 @@ def test_smaller_set_is_decoded_live_if_both_do_not_fit(
 ) -> None:
     """The larger set stays stored, be it for training or for validation; runs decode it once."""
     monkeypatch.setenv("TRIALRUN_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("TRIALRUN_CACHE_GB", str(42 * (3 * 32 * 32 + 128) / 1e9))
+    monkeypatch.setenv("TRIALRUN_CACHE_GB", str(42 * (3 * 32 * 32 + 256) / 1e9))
     names = ("train", "valid")
     folders = [
         write_classes(tmp_path / name, {"a": size, "b": size}, seed=70 * number)

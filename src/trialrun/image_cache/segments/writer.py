@@ -34,7 +34,8 @@ from trialrun.images.scanning.scan import DatasetScan
 from trialrun.images.scanning.thread_pool import ITEM_TIMEOUT_SECONDS, iterate_chunks
 
 _MAX_SEGMENTS = 8  # of one dataset
-_BYTES_BESIDE_PIXELS = 128  # per image: its key and record
+# Per image: its key and record, and the decode result of an image that found no room.
+_BYTES_BESIDE_PIXELS = 256
 
 
 def estimate_bytes(num_images: int, size: int) -> int:

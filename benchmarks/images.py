@@ -12,10 +12,7 @@
 """
 
 import argparse
-import datetime
 import io
-import os
-import platform
 import shutil
 import statistics
 import struct
@@ -27,7 +24,6 @@ import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +34,7 @@ from torchvision.models import resnet18
 from torchvision.transforms.v2 import functional
 
 from benchmarks.photos import encode_large_photo, write_photos
+from benchmarks.table import print_machine
 from trialrun.engine.inputs.augment import augment_batch
 from trialrun.image_cache import DecodedImages, open_pack
 from trialrun.image_cache.scan_cache import scan_with_cache
@@ -62,7 +59,7 @@ def main() -> None:
     if arguments.measure_small:
         _measure_small(*map(Path, arguments.measure_small))
         return
-    _print_machine()
+    print_machine("torch", "torchvision", "pillow")
     with _scratch() as folder:
         photos = write_photos(folder / "photos", arguments.photos, seed=1)
         _compare_with_bare_decoding(photos, folder)
@@ -76,15 +73,6 @@ def main() -> None:
 def _scratch() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="trialrun-benchmark-") as folder:
         yield Path(folder)
-
-
-def _print_machine() -> None:
-    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "pillow"))
-    load = os.getloadavg()[0]
-    print(
-        f"{datetime.date.today()}, {platform.machine()}, {count_threads()} processors, {packages}"
-    )
-    print(f"load at the start: {load:.1f} (above 0.5 the figures are noisy)\n")
 
 
 def _measure_seconds(work: Callable[[], object]) -> float:

@@ -11,16 +11,13 @@
 """
 
 import argparse
-import datetime
 import os
-import platform
 import statistics
 import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 
@@ -31,6 +28,7 @@ from torch import Tensor
 from torchvision.models import resnet18
 
 from benchmarks.photos import write_photos
+from benchmarks.table import print_machine
 from tests.object_store import open_store
 from trialrun.engine.inputs.batches import (
     Batch,
@@ -95,7 +93,7 @@ def main() -> None:
     parser.add_argument("--photos", type=int, default=2048)
     parser.add_argument("--steps", type=int, default=6)
     arguments = parser.parse_args()
-    _print_machine()
+    print_machine("torch", "torchvision", "fsspec")
     with tempfile.TemporaryDirectory(prefix="trialrun-benchmark-") as name, open_store() as store:
         folder = Path(name)
         photos = write_photos(folder / "photos", arguments.photos, seed=1)
@@ -120,15 +118,6 @@ def main() -> None:
         _compare_training(sources, arguments.steps)
         _compare_delivery(sources)
         _measure_memory(sources["local shards"]())
-
-
-def _print_machine() -> None:
-    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "fsspec"))
-    load = os.getloadavg()[0]
-    print(
-        f"{datetime.date.today()}, {platform.machine()}, {count_threads()} processors, {packages}"
-    )
-    print(f"load at the start: {load:.1f} (above 0.5 the figures are noisy)\n")
 
 
 def _write_tars(paths: list[Path], folder: Path) -> list[tuple[int, int, int]]:

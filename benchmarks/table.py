@@ -17,6 +17,14 @@ def make_heading(title: str) -> str:
     return f"## {title}\n\n{today}. {machine}, {versions}.\n"
 
 
+def print_machine(*packages: str) -> None:
+    """Print the date, the machine, the versions of packages and the load."""
+    versions = ", ".join(f"{name} {version(name)}" for name in packages)
+    today, load = datetime.datetime.now(datetime.UTC).date(), os.getloadavg()[0]
+    print(f"{today}, {platform.machine()}, {os.cpu_count()} processors, {versions}")
+    print(f"load at the start: {load:.1f} (above 0.5 the figures are noisy)\n")
+
+
 def format_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Format rows as a Markdown table, floats with three significant digits."""
     cells = [[_format_cell(cell) for cell in row] for row in rows]

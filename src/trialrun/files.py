@@ -281,7 +281,7 @@ def hash_file(path: Path) -> str:
 
 
 def touch_file(path: Path) -> None:
-    """Record that a file is in use now; a file that cannot be written is no error."""
+    """Record that a file is in use now; a file that cannot be written is left alone."""
     with suppress(OSError):
         os.utime(path)
 

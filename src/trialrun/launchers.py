@@ -1,6 +1,6 @@
 """The programs that start this process and wait for it: `mlflow run` and `torchrun`.
 
-They may be killed without their child: the child must then notice it. A shell may lie in between,
+They may be killed without their child: the child must then notice it. A shell may be in between,
 which stays alive.
 """
 

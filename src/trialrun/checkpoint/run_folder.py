@@ -1,8 +1,8 @@
 """The folder of a run: its settings, its checkpoints and the journal of its records.
 
-The folder is created before its MLflow run, whose tag `trialrun.run_folder` names it. While a
-process works on the run it holds a lock in the folder, which the operating system releases when the
-process ends for any reason.
+The folder is created before its MLflow run, which names it in the tag `trialrun.run_folder`. While
+a process works on the run it holds a lock in the folder, which the operating system releases when
+the process ends for any reason.
 """
 
 import json

@@ -1,6 +1,6 @@
 """Checkpoints on disk: tensors and plain values, written all or nothing and verified when read.
 
-A checkpoint is a folder whose name is its number:
+A checkpoint is a folder, named by its number:
 
     NAME.safetensors   one file per part, such as the training state and the best weights
     values.json        plain values

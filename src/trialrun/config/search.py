@@ -20,7 +20,7 @@ METRIC_DIRECTIONS = {
     "data_wait_fraction": "minimize",
     "epoch_seconds": "minimize",
 }
-MIN_CLASSES_FOR_TOP5 = 5  # with fewer classes there is no top-5 accuracy
+MIN_CLASSES_FOR_TOP5 = 5  # fewer classes have no top-5 accuracy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

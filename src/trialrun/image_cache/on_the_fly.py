@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trialrun.errors import InvalidDatasetError
-from trialrun.image_cache.decode_results import decode_and_discard, decode_rows
+from trialrun.image_cache.decode_results import DecodeResults, decode_and_discard, decode_rows
 from trialrun.image_cache.perceptual_hash import PerceptualHashes
 from trialrun.images.dataset import make_printable
 from trialrun.images.decoding.preprocessing import Preprocessing
@@ -53,6 +53,26 @@ class OnTheFlyImages:
         return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
 
 
+def open_results(
+    scan: DatasetScan,
+    preprocessing: Preprocessing,
+    results: DecodeResults,
+    *,
+    threads: int,
+    num_decoded: int,
+) -> OnTheFlyImages:
+    """Return the images of a set that was decoded before with these results."""
+    return OnTheFlyImages(
+        scan,
+        preprocessing,
+        results.reasons,
+        results.perceptual_hashes,
+        results.aspects,
+        threads,
+        num_decoded,
+    )
+
+
 def decode_once(
     scan: DatasetScan,
     preprocessing: Preprocessing,
@@ -62,12 +82,4 @@ def decode_once(
 ) -> OnTheFlyImages:
     """Decode each image once for its result, keep no pixels, and return the on-the-fly images."""
     results = decode_and_discard(scan, preprocessing, threads=threads, progress=progress)
-    return OnTheFlyImages(
-        scan,
-        preprocessing,
-        results.reasons,
-        results.perceptual_hashes,
-        results.aspects,
-        threads,
-        num_decoded=len(scan.files),
-    )
+    return open_results(scan, preprocessing, results, threads=threads, num_decoded=len(scan.files))

@@ -28,7 +28,7 @@ from trialrun.files import (
 from trialrun.image_cache import entries
 from trialrun.image_cache.decode_results import decode_and_discard, read_results, write_results
 from trialrun.image_cache.entries import RESULTS_SUFFIX
-from trialrun.image_cache.on_the_fly import OnTheFlyImages
+from trialrun.image_cache.on_the_fly import OnTheFlyImages, open_results
 from trialrun.image_cache.pack import Pack, build_pack
 from trialrun.image_cache.perceptual_hash import PerceptualHashes
 from trialrun.image_cache.room import Room
@@ -150,7 +150,7 @@ class _PackRequest:
 
     @property
     def lock(self) -> Path:
-        """The entry whose lock is held by the one process that decodes images of this root."""
+        """The entry that the one process which decodes images of this root has locked."""
         root = shorten_digest(os.fsencode(self.scan.images.root))
         return self.folder / f"{self.variant}-{root}"
 
@@ -214,7 +214,7 @@ def _complete_pack(
     *,
     suspects: Collection[Path],
 ) -> Pack | None:
-    """Store the images that are missing; return None, with a note, if there is no room for them."""
+    """Store the images that are missing; return None, with a note, if they do not fit."""
     placement, damaged = _find_stored(request, suspects)
     if damaged:
         _remove_damaged(request, damaged)
@@ -350,12 +350,4 @@ def _open_on_the_fly(request: _PackRequest) -> OnTheFlyImages:
         else:
             with suppress(StorageError):  # the next run decodes the images again
                 write_results(path, results)
-    return OnTheFlyImages(
-        scan,
-        preprocessing,
-        results.reasons,
-        results.perceptual_hashes,
-        results.aspects,
-        threads,
-        num_decoded,
-    )
+    return open_results(scan, preprocessing, results, threads=threads, num_decoded=num_decoded)

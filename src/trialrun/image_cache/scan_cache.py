@@ -3,7 +3,7 @@
 A file counts as unchanged while its size, inode, modification time and change time stay the same
 (no user can set the change time back). A file that changed less than two seconds before it was read
 is not cached. The cache has one file per root folder: a line of JSON that names the root, and one
-with the scans. Files whose root no longer exists are deleted.
+with the scans. Files of roots that no longer exist are deleted.
 """
 
 import json

@@ -122,7 +122,7 @@ def locate_data(source: str, path: Path | None, cache_folder: Path, encoding: st
 
 
 def _locate_in_archive(location: Path, cache_folder: Path, encoding: str) -> Path | None:
-    """Return the unpacked folder of a path such as set.zip/test; None if there is none."""
+    """Return the unpacked folder of a path such as set.zip/test; None for other paths."""
     for parent in location.parents:
         if parent.is_dir():
             return None

@@ -1,4 +1,4 @@
-"""Opening of a root with split folders, whose parts are the sets of a training."""
+"""Opening of a root with split folders: its parts are the sets of a training."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

@@ -67,7 +67,7 @@ def download_artifact(uri: str, folder: Path | None = None) -> Path:
 def find_file(uri: str) -> Path:
     """Return the path that a file: URI names, with %20 and the like decoded.
 
-    A file whose name has the undecoded text is found too.
+    A file with the undecoded text as its name is found too.
 
     Raises:
         InvalidParameterError: The URI names another machine.
@@ -90,7 +90,7 @@ def _download_error(uri: str, error: Exception, hint: str) -> TrackingError:
 
 
 def is_local_model(uri: str) -> bool:
-    """Whether `uri` is a model whose files are in a local folder, so that MLflow need not copy."""
+    """Whether `uri` is a model with its files in a local folder, so that MLflow need not copy."""
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
     from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 

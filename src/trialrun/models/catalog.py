@@ -28,7 +28,7 @@ class CatalogEntry:
 
 
 def list_networks(pattern: str = "*", *, has_timm: bool = False) -> Iterator[CatalogEntry]:
-    """Yield torchvision's networks, or timm's, whose name matches a shell pattern.
+    """Yield torchvision's networks, or timm's, with names that match a shell pattern.
 
     Raises:
         InvalidParameterError: timm is asked for and not installed.

@@ -56,6 +56,6 @@ def fold_batch_norm(network: nn.Module, followers: Mapping[str, str]) -> nn.Modu
 
 
 def copy_modules(network: nn.Module) -> nn.Module:
-    """Return a copy of a network whose parameters and buffers are the same tensors."""
+    """Return a copy of a network that shares its parameters and buffers."""
     tensors = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
     return copy.deepcopy(network, tensors)

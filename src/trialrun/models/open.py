@@ -100,7 +100,7 @@ def create_network(
 class InitialState:
     """A state dict to start from, its source, and its classes in index order if known.
 
-    `is_published` is true for torchvision's weights, whose last layer nobody expects to keep.
+    `is_published` is true for torchvision's weights: a new last layer is expected then.
     """
 
     state: Mapping[str, Tensor]
@@ -220,7 +220,7 @@ def read_directory_digests(folder: Path) -> dict[str, str]:
 
 
 def find_weights_sha256(folder: Path) -> str | None:
-    """Return the sha256 of the weights file of a model directory; None if there is none.
+    """Return the sha256 of the weights file of a model directory; None without one.
 
     Raises:
         InvalidModelDirectoryError: Damaged.

@@ -20,7 +20,7 @@ def find_state_dict(content: object, source: Path) -> dict[str, Tensor]:
     """Return the state dict in `content`: `content` itself, or an entry of a checkpoint.
 
     Raises:
-        InvalidModelDirectoryError: There is none, or it has a sparse or a meta tensor.
+        InvalidModelDirectoryError: It is missing, or has a sparse or a meta tensor.
     """
     candidates = [content]
     if isinstance(content, Mapping):

@@ -15,7 +15,7 @@ from trialrun.scoring.network import ScoringNetwork, TorchNetwork, prepare_netwo
 
 
 class FeatureNetwork:
-    """A `ScoringNetwork` whose rows contain the F features after the C probabilities."""
+    """A `ScoringNetwork` that returns the F features after the C probabilities."""
 
     def __init__(self, classifier: ImageClassifier, device: torch.device) -> None:
         """Move `classifier` to `device`.

@@ -127,7 +127,7 @@ def optimize_network(classifier: ImageClassifier, *, fuse: bool) -> ImageClassif
 def _fuse_equal(
     folded: ImageClassifier, followers: Mapping[str, str], sample: Tensor, expected: Tensor
 ) -> ImageClassifier | None:
-    """Return a classifier whose convolutions compute their activations; None if it is not equal."""
+    """Return a classifier with convolutions that compute activations; None if it is not equal."""
     try:
         fused = with_network(folded, fuse_convolutions(folded.network, followers, sample))
         return fused if is_equal(fused, sample, expected) else None

@@ -52,7 +52,7 @@ def _open_engine(stored: StoredModel) -> ScoringNetwork:
 def make_engine(
     engine: str, classifier: ImageClassifier, files: Mapping[str, bytes]
 ) -> ScoringNetwork:
-    """Return a classifier's network computed by `engine`, whose files are given.
+    """Return a classifier's network, computed by `engine` from its files.
 
     Raises:
         InvalidParameterError: The engine's package is not installed.

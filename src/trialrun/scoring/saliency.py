@@ -1,4 +1,4 @@
-"""Which places of an image a prediction comes from (Grad-CAM).
+"""Places of an image that a prediction comes from (Grad-CAM).
 
 Tensor letters: N images, S the image size, H and W the size of a feature map.
 """

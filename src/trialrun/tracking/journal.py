@@ -135,7 +135,7 @@ class Journal:
         return self._timestamps.get((name, step))
 
     def find_last_step(self, prefix: str) -> int | None:
-        """Return the last step of the metrics whose names start with `prefix`, if any."""
+        """Return the last step of the metrics with names that start with `prefix`, if any."""
         with self.changed:
             return max(
                 (step for name, step in self._timestamps if name.startswith(prefix)), default=None

@@ -86,7 +86,7 @@ def _draw_boxes(
 ) -> tuple[NDArray[np.float64], ...]:
     """Return width, height and centre of each crop in affine_grid's units, as RandomResizedCrop.
 
-    The first of ten boxes that lies in the image is taken, else the largest central one of an
+    The first of ten boxes inside the image is taken, else the largest central one of an
     allowed ratio. The units are half the image's sides, from the image's centre.
     """
     aspect = np.ones(len(draws)) if aspects is None else aspects.astype(np.float64)

@@ -1,6 +1,6 @@
 """Features of a frozen backbone, computed once, so that only the last layer runs in training.
 
-This needs inputs that are not random, and a last layer whose output is the network's output.
+This needs inputs that are not random, and a network that returns the output of its last layer.
 Otherwise every image runs through the whole network in every epoch. Tensor letters: N images,
 F features.
 """

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from trialrun.engine.inputs.seeds import derive_seed, draw_permutation
 
 NUM_LANES = 64  # any number of ranks that divides it shares no shards
-# Shards whose order is kept. A lane needs one, two at a boundary, and as many further ahead.
+# Shards with their order in memory. A lane needs one, two at a boundary, and as many further ahead.
 _MAX_SHUFFLED = 4 * NUM_LANES
 _MIN_AHEAD = 4  # shards that a rank fetches ahead
 _UNIFORM_SHARE = 0.9  # of a shard's images, of one class

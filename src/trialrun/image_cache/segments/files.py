@@ -61,7 +61,7 @@ class Segment:
 
 
 def map_keys(folder: Path) -> Keys | None:
-    """Map the keys of a segment into memory, unverified; None if there are none."""
+    """Map the keys of a segment into memory, unverified; None without such a file."""
     try:
         keys = np.load(folder / KEYS, mmap_mode="r")
     except (OSError, ValueError, EOFError):

@@ -66,7 +66,7 @@ def _select_links(images: ImageSet, classes: Collection[str] | None) -> list[str
 
 
 def check_same_classes(train: ImageSet, valid: ImageSet) -> list[DataError]:
-    """Return an error that lists the classes of only one set; empty if there are none."""
+    """Return an error that lists the classes of only one set, if any."""
     only_train = set(train.classes) - set(valid.classes)
     only_valid = set(valid.classes) - set(train.classes)
     if not only_train and not only_valid:

@@ -126,7 +126,7 @@ def decode_pillow_image(image: Image.Image, value_range: ValueRange | None = Non
 
 
 def read_gray_values(data: bytes) -> GrayValues | None:
-    """Return the range of a file's values; None for a file whose values have 8 bits.
+    """Return the range of a file's values; None for a file with values of 8 bits.
 
     Raises:
         UndecodableError: As `decode_image`.

@@ -30,7 +30,7 @@ class DicomHeader:
 
 @dataclass(frozen=True, slots=True)
 class DicomImage:
-    """(H, W) values and their tone; or (H, W, 3) uint8 RGB pixels, whose tone is None."""
+    """(H, W) values and their tone; or (H, W, 3) uint8 RGB pixels, without a tone."""
 
     pixels: NDArray[Any]
     tone: Tone | None

@@ -47,9 +47,9 @@ class Placement:
 def place_image(width: int, height: int, size: int, fit: str, fraction: float) -> Placement:
     """Return which part of an image goes where in a square of `size` pixels.
 
-    `crop` takes the central square whose side is `fraction` of the shorter side. `squash` takes
-    that fraction of both sides. `pad` takes the central square whose side is `fraction` of the
-    longer side, as far as it lies in the image.
+    `crop` takes the central square with `fraction` of the shorter side. `squash` takes
+    that fraction of both sides. `pad` takes the central square with `fraction` of the
+    longer side, as far as the image reaches.
     """
     if fit == SQUASH:
         box_width, box_height = (max(round(side * fraction), 1) for side in (width, height))
@@ -130,7 +130,7 @@ def _resize_box(image: DecodedFile, place: Placement, interpolation: str) -> Ten
 
 
 def _resize_reduced(image: DecodedFile, place: Placement, interpolation: str) -> Tensor:
-    """Resize with Pillow, whose filters equal torch's: the box's corners are between two pixels."""
+    """Resize with Pillow, which filters as torch does: the box's corners are between two pixels."""
     left, top = place.left + image.left, place.top + image.top
     corners = (left, top, left + place.width, top + place.height)
     box = tuple(corner / image.reduction for corner in corners)

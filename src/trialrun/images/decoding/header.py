@@ -79,7 +79,7 @@ class Header:
     is_animated: bool = False
 
     def warning(self, name: str) -> str:
-        """Describe the oddities of the image file `name`; empty if there are none."""
+        """Describe the oddities of the image file `name`, if any."""
         oddities = []
         suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 - 200,000 names
         if suffix and suffix not in _SUFFIXES.get(self.format, (suffix,)):

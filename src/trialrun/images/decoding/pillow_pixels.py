@@ -47,7 +47,7 @@ def check_png(data: bytes) -> None:
 def find_tone(image: Image.Image) -> Tone | None:
     """Return the tone of an image of 16-bit grays; None for other kinds of pixels.
 
-    Pillow inverts TIFF images of 8 bits whose white is zero, and not those of 16 bits.
+    Pillow inverts TIFF images of 8 bits with white as zero, and not those of 16 bits.
     """
     is_gray = image.mode in _SIXTEEN_BIT_MODES
     if not is_gray and (image.mode != "I" or image.format not in _SIXTEEN_BIT_FORMATS):
@@ -82,7 +82,7 @@ def convert_to_pixels(
 
 
 def convert_deep_colors(image: Image.Image, data: bytes, value_range: ValueRange) -> Tensor:
-    """Return (3, H, W) uint8 of an image whose colors have 16 bits.
+    """Return (3, H, W) uint8 of an image with colors of 16 bits.
 
     Raises:
         UndecodableError: It is not a PNG, or has transparent pixels.

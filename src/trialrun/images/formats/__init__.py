@@ -42,7 +42,7 @@ class Reader(Protocol):
 
 
 class ListReader(Reader, Protocol):
-    """Reader of a layout with an image list, whose rows may have further columns."""
+    """Reader of a layout with an image list, which may have further columns."""
 
     def read_columns(self, folder: Path, config: DataConfig) -> dict[str, dict[str, Any]]:
         """Return the columns of each image besides its name and label, by image name."""

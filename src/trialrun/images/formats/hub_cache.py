@@ -1,4 +1,4 @@
-"""Recognition of a repository in Hugging Face's cache, whose data is in one of its snapshots."""
+"""Recognition of a repository in Hugging Face's cache: its data is in one of its snapshots."""
 
 from pathlib import Path
 

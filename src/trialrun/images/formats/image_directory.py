@@ -89,7 +89,7 @@ def read_columns(folder: Path, config: DataConfig) -> dict[str, dict[str, Any]]:
 def _find_labels(
     folder: Path, meta: Mapping[str, Any], config: DataConfig
 ) -> tuple[str | None, tuple[str, ...]]:
-    """Return the name of the label column and its categories; (None, ()) if there is none."""
+    """Return the name of the label column and its categories; (None, ()) without one."""
     if config.label_column is not None:
         return config.label_column, ()
     path = _find_file(folder, meta, "schema", _SCHEMA)
@@ -149,7 +149,7 @@ def _damage_error(path: Path, error: Exception) -> InvalidDatasetError:
 
 
 def _find_annotation(schema: Mapping[str, Any], path: Path) -> tuple[str | None, tuple[str, ...]]:
-    """Return the annotation column's name and its categories; (None, ()) if there is none."""
+    """Return the annotation column's name and its categories; (None, ()) without one."""
     try:
         for attribute in schema.get("columnAttributes", ()):
             properties = attribute.get("properties") or {}

@@ -1,4 +1,4 @@
-"""Roots whose top folders are training, validation and test set, and not classes."""
+"""Roots with the training, validation and test set, and not classes, as top folders."""
 
 import os
 import re
@@ -31,7 +31,7 @@ _MAX_WRAPPERS = 8  # folders around the parts, each alone in its folder
 class SplitFolders:
     """The folders of the parts by role, relative to the root (with `/`).
 
-    `ignored` are folders with images that are none of the parts.
+    `ignored` are the other folders with images.
     """
 
     names: Mapping[str, str]
@@ -45,7 +45,7 @@ def find_split_folders(root: Path, source: str, layout: str) -> SplitFolders | N
     `layout` is the setting data_layout.
 
     Raises:
-        InvalidDatasetError: Both readings are possible, or `layout` is splits and there are none.
+        InvalidDatasetError: Both readings are possible, or the layout `splits` does not fit.
         OSError: A folder cannot be listed.
     """
     if layout == CLASSES_LAYOUT or not root.is_dir():

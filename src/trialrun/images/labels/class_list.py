@@ -78,7 +78,7 @@ def parse_class_list(content: str, suffix: str, location: str) -> ClassList:
 
 
 def apply_class_list(images: ImageSet, class_list: ClassList) -> ImageSet:
-    """Return the images with the listed classes, without those whose label is not listed.
+    """Return the images with the listed classes, without those of other classes.
 
     Unlabelled images stay. A note counts and names what is left out.
     """

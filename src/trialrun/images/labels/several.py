@@ -80,7 +80,7 @@ def _split_parts(text: str, separator: str) -> tuple[str, ...]:
 def _count_shared(
     joined: Mapping[str, tuple[str, ...]], texts: Iterable[str], separator: str
 ) -> int:
-    """Count the joined texts all of whose parts occur in other texts too."""
+    """Count the joined texts with parts that all occur in other texts too."""
     occurrences: Counter[str] = Counter()
     for text in texts:
         occurrences.update(set(_split_parts(text, separator)))

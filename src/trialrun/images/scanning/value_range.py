@@ -10,7 +10,7 @@ from trialrun.images.decoding.gray_values import GrayValues, ValueRange
 from trialrun.images.decoding.header import UndecodableError
 from trialrun.images.scanning.scan import DatasetScan
 
-_MAX_FILES = 256  # whose headers are read; evenly spaced
+_MAX_FILES = 256  # to read the headers of; evenly spaced
 _MAX_MEASURED = 64  # of more than 8 bits, which are decoded
 _MIN_SHARE = 0.25  # below it, fewer than 64 of 256 gray levels are left
 

@@ -162,7 +162,7 @@ class ShardCache:
             )
 
     def _reserve_room(self, entry: Path, shard: ShardFile, stack: ExitStack) -> BinaryIO:
-        """Evict entries and return the draft file, whose size other processes count at once."""
+        """Evict entries and return the draft file; other processes count its size at once."""
         with FileLock(lock_path(self.folder / "room")):
             self._make_room(shard)
             draft = stack.enter_context(create_directory(entry, durable=False))

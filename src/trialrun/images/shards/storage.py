@@ -64,7 +64,7 @@ def list_shards(address: str, limits: RequestLimits = DEFAULT_LIMITS) -> list[Sh
 
 
 def expand_braces(address: str) -> list[str]:
-    """Return the addresses that WebDataset's braces stand for: `{00..63}` or `{a,b}`."""
+    """Return the addresses that WebDataset's braces abbreviate: `{00..63}` or `{a,b}`."""
     match = _BRACES.search(address)
     if match is None:
         return [address]
@@ -193,7 +193,7 @@ def _list_remote(address: str, limits: RequestLimits) -> list[ShardFile]:
 def _list_folder(
     store: Any, path: str, address: str, limits: RequestLimits
 ) -> list[dict[str, Any]]:
-    """Return fsspec's description of each file in a folder; none if there is no such folder."""
+    """Return fsspec's description of each file in a folder; none without such a folder."""
 
     def list_files() -> list[dict[str, Any]]:
         try:

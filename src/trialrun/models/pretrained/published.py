@@ -61,7 +61,7 @@ def fetch_default_file(
     `setting` is named in errors as the setting that selects these weights.
 
     Raises:
-        InvalidParameterError: There are none, or they cannot be downloaded within `seconds`.
+        InvalidParameterError: They do not exist, or they cannot be downloaded within `seconds`.
     """
     _check_published(architecture, setting)
     weights, path = _find_default(architecture), find_default_file(architecture)

@@ -1,4 +1,4 @@
-"""What all figures share: the size, the file format and the text of names."""
+"""Size, file format and text of names of all figures."""
 
 import io
 from functools import cache

@@ -156,7 +156,7 @@ def _choose_name(client: "MlflowClient", model: str, config: ExportConfig) -> st
     """Return the registered model that gets the version.
 
     Raises:
-        InvalidParameterError: The setting does not name it, and `model` is no version of one.
+        InvalidParameterError: Neither the setting nor `model` names one.
     """
     if config.register is not None:
         return config.register

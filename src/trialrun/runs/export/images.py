@@ -38,6 +38,6 @@ def make_batch(
     """Return (N, 3, S, S) uint8 pixels of `num_images` images, repeated or drawn if too few."""
     images = decode_images(preprocessing, files[:num_images])
     if preprocessing.image_size is None:
-        images = images[:1]  # images of several sizes are no batch
+        images = images[:1]  # images of several sizes do not fit into a batch
     images = images or decode_images(preprocessing, [draw_image(0)])
     return torch.stack([images[number % len(images)] for number in range(num_images)])

@@ -158,7 +158,7 @@ def _describe_other_weights(cause: str) -> str:
 
 
 def _is_file_unrecorded(before: Mapping[str, str], after: Mapping[str, str]) -> bool:
-    """Whether the weights come from a file or folder whose digest the original does not have."""
+    """Whether the weights come from a file or folder with a digest that the original lacks."""
     return any(name in after and name not in before for name in (MODEL_DIRECTORY, WEIGHTS_FILE))
 
 
@@ -172,7 +172,7 @@ def _name_source(settings: Mapping[str, str]) -> str:
 def _list_changed_sources(
     settings: Mapping[str, str], before: Mapping[str, str], after: Mapping[str, str]
 ) -> str:
-    """Return the settings whose file or folder has changed; empty if none has."""
+    """Return the settings of files and folders that have changed."""
     if _has_changed(WEIGHTS_FILE, before, after):
         return f"weights={settings['weights']}"
     if not _has_changed(MODEL_DIRECTORY, before, after):

@@ -36,7 +36,7 @@ def read_contents(images: ImageSet) -> Iterator[bytes | None]:
 
 
 def decode_file(images: ImageSet, preprocessing: Preprocessing, item: ImageItem) -> Tensor | str:
-    """Return the (3, S, S) uint8 pixels of an image file, or the reason why there are none."""
+    """Return the (3, S, S) uint8 pixels of an image file, or the reason why they are missing."""
     try:
         return preprocessing.decode(read_item(images, item).data)
     except UndecodableError as error:

@@ -84,7 +84,7 @@ def _find_image_column(frame: "DataFrame", classes: tuple[str, ...]) -> str:
     """Return the column of images, after a check that scoring adds none that exists.
 
     Raises:
-        InvalidParameterError: There is no column of images, or one that scoring adds.
+        InvalidParameterError: The column of images is missing, or scoring adds one of its name.
     """
     if not {IMAGE_COLUMN, PATH_COLUMN} & set(frame.columns):
         raise InvalidParameterError(

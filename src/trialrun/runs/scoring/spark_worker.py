@@ -71,7 +71,7 @@ class SparkTask:
             yield _add_scores(batch, scores, network.classes)
 
     def _decode(self, preprocessing: Preprocessing, value: bytes | str | None) -> Tensor | str:
-        """Return the pixels of one cell of the column, or the reason why there are none."""
+        """Return the pixels of one cell of the column, or the reason why they are missing."""
         if not value:
             return "no image"
         try:

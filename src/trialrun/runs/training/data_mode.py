@@ -1,4 +1,4 @@
-"""Whether images are decoded once into the cache, or in every epoch (the setting data_mode)."""
+"""Decoding of images once into the cache, or in every epoch (the setting data_mode)."""
 
 from collections.abc import Sequence
 from dataclasses import replace

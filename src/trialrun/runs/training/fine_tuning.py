@@ -1,4 +1,4 @@
-"""Fine-tuning: the settings whose `auto` depends on the initial weights, and the learning rate."""
+"""Fine-tuning: settings that `auto` derives from the initial weights, and the learning rate."""
 
 from dataclasses import replace
 

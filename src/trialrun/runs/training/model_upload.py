@@ -1,7 +1,7 @@
 """The record of a trained model: uploads it, links its metrics and registers a version.
 
 The record holds the data files of the model directory. Sending it again completes what an earlier
-attempt has begun: one model and one version remain.
+attempt has started: one model and one version remain.
 """
 
 import shutil

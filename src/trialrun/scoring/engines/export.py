@@ -35,7 +35,7 @@ class ProbabilityNetwork(nn.Module):
             torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1)
             for values in (classifier.preprocessing.mean, classifier.preprocessing.std)
         )
-        # As `Preprocessing.normalised` computes, whose cached tensors cannot be exported.
+        # As `Preprocessing.normalised` computes, but its cached tensors cannot be exported.
         self.register_buffer("factor", 1 / (255 * std))
         self.register_buffer("shift", mean / std)
 

@@ -55,7 +55,7 @@ class FusedConvolution(nn.Module):
 def fuse_convolutions(
     network: nn.Module, followers: Mapping[str, str], images: Tensor
 ) -> nn.Module:
-    """Return a network whose convolutions are oneDNN's; `network` remains as it is.
+    """Return a network with the convolutions of oneDNN; `network` remains as it is.
 
     `images` are normalised images like the ones to score, in the dtype of the network.
 

@@ -49,7 +49,7 @@ def draw_plots(study: "Study", plan: SearchPlan, folder: Path) -> Iterator[tuple
 
 @contextmanager
 def _silence_contour_plot() -> Iterator[None]:
-    """Suppress Optuna's messages about settings with one value, whose panels stay empty."""
+    """Suppress Optuna's messages about settings with one value: their panels stay empty."""
     logger = logging.getLogger(_CONTOUR_LOGGER)
     logger.addFilter(_has_other_message)
     try:

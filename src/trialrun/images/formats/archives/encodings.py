@@ -30,7 +30,7 @@ def check_encoding(name: str) -> str:
     """Return the normalized name of an encoding that Python knows.
 
     Raises:
-        InvalidParameterError: There is no such encoding, or it does not encode text as bytes.
+        InvalidParameterError: The encoding is unknown, or does not encode text as bytes.
     """
     try:
         info = codecs.lookup(name)

@@ -89,7 +89,7 @@ def unpack_archive(
     Raises:
         InvalidArchiveError: Not an archive, damaged, encrypted, or with an entry that is not
             allowed.
-        InvalidParameterError: There is no such encoding.
+        InvalidParameterError: The encoding is unknown.
         StorageError: The cache folder cannot be written.
     """
     _refuse_unsupported(archive)

@@ -136,7 +136,7 @@ def _describe(folder: Path) -> UnpackedArchive:
 
 
 def read_contents(folder: Path) -> ArchiveContents | None:
-    """Return the description of an unpacked archive or a download; None if there is none."""
+    """Return the description of an unpacked archive or a download; None if it is missing."""
     try:
         return ArchiveContents(**json.loads(_contents_path(folder).read_text()))
     except (OSError, ValueError, TypeError):  # older versions wrote none

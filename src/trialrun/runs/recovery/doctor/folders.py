@@ -1,6 +1,6 @@
 """The run folders of this machine: unsent records, damaged checkpoints, and what they are kept for.
 
-A folder whose lock is held belongs to a process that works on its run; its content is not read.
+A locked folder belongs to a process that works on its run; its content is not read.
 """
 
 import time

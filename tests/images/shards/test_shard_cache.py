@@ -3,6 +3,7 @@
 import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -140,9 +141,7 @@ def test_prefetched_shards_are_there_when_they_are_needed(
     """Shards announced ahead are downloaded in the background."""
     shards = [_list_one(store.put(f"ahead/{name}.tar", CONTENT)) for name in "ab"]
     cache.prefetch(shards)
-    deadline = time.monotonic() + 10
-    while cache.num_downloads < 2 and time.monotonic() < deadline:
-        time.sleep(0.01)
+    _wait_until(lambda: cache.num_downloads == 2)
     store.faults, store.repeats_last = [ERROR], True
     for shard in shards:
         with cache.hold(shard) as path:
@@ -161,3 +160,38 @@ def test_what_a_killed_download_left_is_removed(store: FaultyStore, cache: Shard
     with cache.hold(shard) as path:
         assert path.read_bytes() == CONTENT
     assert not left.exists()
+
+
+def test_downloads_in_progress_delay_a_shard_that_is_needed(
+    store: FaultyStore, cache: ShardCache
+) -> None:
+    """A shard waits for room that unfinished downloads take; it fails only if shards in use do."""
+    cache.limit_bytes = 2 * len(CONTENT)
+    shards = [_list_one(store.put(f"room/{name}.tar", CONTENT)) for name in "abc"]
+    store.slow_seconds, store.faults = 0.3, [SLOW] * 6
+    cache.prefetch(shards[:2])
+    _wait_until(lambda: len(list(cache.folder.glob(".*.*/*.tar"))) == 2)
+    with cache.hold(shards[2]) as path:
+        assert path.read_bytes() == CONTENT
+
+
+def test_a_failed_download_ahead_does_not_end_the_others(
+    store: FaultyStore, cache: ShardCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever happens in the background, later shards are still downloaded ahead."""
+    shards = [_list_one(store.put(f"background/{name}.tar", CONTENT)) for name in "abcdef"]
+    cache.note = lambda _text: 1 / 0  # type: ignore[assignment]
+    store.faults = [ERROR] * 5
+    cache.prefetch(shards[:5])
+    _wait_until(lambda: not store.faults)
+    time.sleep(0.1)
+    num_before = cache.num_downloads
+    cache.prefetch(shards[5:])
+    _wait_until(lambda: cache.num_downloads > num_before)
+
+
+def _wait_until(is_done: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not is_done():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)

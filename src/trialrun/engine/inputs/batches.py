@@ -161,12 +161,14 @@ class PrefetchIterator:
     """Batches loaded by a thread while the caller computes, at most `depth` ahead.
 
     With `pin_memory` they are in page-locked memory, from which a GPU copies while it computes.
-    `waited_seconds` counts the time that the caller waited for them.
+    `waited_seconds` counts the time that the caller waited for them. When the caller stops, a batch
+    that is being loaded, which may hang on a store, delays it by `stop_seconds` at most.
     """
 
     batches: Iterable[Batch]
     depth: int = 2
     pin_memory: bool = False
+    stop_seconds: float = 2.0
     waited_seconds: float = field(default=0.0, init=False)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -181,8 +183,9 @@ class PrefetchIterator:
                 yield item
         finally:
             stop.set()
-            while thread.is_alive():  # the queue may be full, which blocks the thread
-                _drain_queue(ready)
+            latest = time.monotonic() + self.stop_seconds
+            while thread.is_alive() and time.monotonic() < latest:
+                _drain_queue(ready)  # a full one blocks the thread
                 thread.join(0.01)
 
     def _wait_for_item(self, ready: _BatchQueue) -> Batch | BaseException | None:

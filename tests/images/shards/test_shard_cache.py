@@ -11,6 +11,7 @@ import pytest
 from tests.images.shards.conftest import FAST_LIMITS
 from tests.object_store import ERROR, RESET, SHORT, SLOW, TRUNCATED, FaultyStore
 from trialrun.errors import InvalidDatasetError, StorageError
+from trialrun.images.scanning.thread_pool import map_in_order
 from trialrun.images.shards.shard_cache import ShardCache
 from trialrun.images.shards.storage import ShardFile, list_shards
 
@@ -146,6 +147,21 @@ def test_prefetched_shards_are_there_when_they_are_needed(
     for shard in shards:
         with cache.hold(shard) as path:
             assert path.read_bytes() == CONTENT
+
+
+def test_a_slow_store_makes_no_image_unreadable(store: FaultyStore, cache: ShardCache) -> None:
+    """The time limit of decoding does not count a download, which has time limits of its own."""
+    shard = _list_one(store.put("patient/a.tar", CONTENT))
+    store.slow_seconds, store.faults = 0.3, [SLOW] * 2
+
+    def read(_row: int) -> bytes:
+        with cache.hold(shard) as path:
+            return path.read_bytes()
+
+    contents = map_in_order(
+        read, range(4), threads=2, on_timeout=lambda _row: b"late", timeout_seconds=0.1
+    )
+    assert list(contents) == [CONTENT] * 4
 
 
 def test_what_a_killed_download_left_is_removed(store: FaultyStore, cache: ShardCache) -> None:

@@ -36,6 +36,7 @@ from trialrun.images.shards.requests import (
     repeat_request,
 )
 from trialrun.images.shards.storage import ShardFile, find_local_path, open_store, read_shard
+from trialrun.images.time_limits import suspend_time_limit
 
 _NUM_DOWNLOADS = 4  # at once, of shards that are needed soon
 _ROOM_SECONDS = 0.1  # between two looks for room that unfinished downloads take
@@ -112,7 +113,7 @@ class ShardCache:
     def _acquire(self, entry: Path, shard: ShardFile) -> None:
         if self._share_lease(entry):
             return
-        with translate_storage_errors(entry), lock_entry(entry):
+        with suspend_time_limit(), translate_storage_errors(entry), lock_entry(entry):
             if self._share_lease(entry):  # another thread was faster
                 return
             self._fetch(entry, shard)

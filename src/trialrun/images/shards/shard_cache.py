@@ -148,9 +148,9 @@ class ShardCache:
 
         `waits` waits for room that unfinished downloads of other shards take.
         """
-        sweep_drafts(entry)
         if entry.is_dir():
             return
+        sweep_drafts(entry)
         reasons: list[str] = []
         with ExitStack() as stack:
             file = self._reserve_room(entry, shard, stack, waits=waits)

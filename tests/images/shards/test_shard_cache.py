@@ -149,6 +149,24 @@ def test_prefetched_shards_are_there_when_they_are_needed(
             assert path.read_bytes() == CONTENT
 
 
+def test_notes_of_repeated_requests_become_rare(
+    store: FaultyStore, cache: ShardCache, notes: list[str]
+) -> None:
+    """Of many shards with repeated requests, the first ones are noted, then every tenfold."""
+    shards = [_list_one(store.put(f"rare/{number}.tar", b"x" * 10)) for number in range(12)]
+    for shard in shards:
+        store.faults = [ERROR]
+        with cache.hold(shard):
+            pass
+    assert [note.split(":")[1].split("/")[-1] for note in notes] == [
+        "0.tar",
+        "1.tar",
+        "2.tar",
+        "9.tar",
+    ]
+    assert notes[-1].endswith("10 requests of 10 shards were repeated so far")
+
+
 def test_a_slow_store_makes_no_image_unreadable(store: FaultyStore, cache: ShardCache) -> None:
     """The time limit of decoding does not count a download, which has time limits of its own."""
     shard = _list_one(store.put("patient/a.tar", CONTENT))

@@ -39,6 +39,7 @@ from trialrun.images.shards.storage import ShardFile, find_local_path, open_stor
 from trialrun.images.time_limits import suspend_time_limit
 
 _NUM_DOWNLOADS = 4  # at once, of shards that are needed soon
+_NUM_NOTED = 3  # shards with repeated requests, each of which is noted
 _ROOM_SECONDS = 0.1  # between two looks for room that unfinished downloads take
 
 
@@ -72,6 +73,7 @@ class ShardCache:
     other_entries: Callable[[], Sequence[CacheEntry]] = _no_other_entries
     num_downloads: int = field(default=0, init=False)
     num_retries: int = field(default=0, init=False)
+    num_retried: int = field(default=0, init=False)  # shards with repeated requests
     _leases: dict[Path, _Lease] = field(default_factory=dict, init=False, repr=False)
     _mutex: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
     _ahead: "_DownloadsAhead | None" = field(default=None, init=False, repr=False)
@@ -159,10 +161,18 @@ class ShardCache:
         with self._mutex:
             self.num_downloads += 1
             self.num_retries += len(reasons)
+            self.num_retried += bool(reasons)
         if reasons:
+            self._note_retries(shard, reasons)
+
+    def _note_retries(self, shard: ShardFile, reasons: Sequence[str]) -> None:
+        """Note repeated requests, of the first shards and then of every tenfold number of them."""
+        num_retried = self.num_retried
+        if num_retried <= _NUM_NOTED or str(num_retried).strip("0") == "1":
             self.note(
                 f"{redact_credentials(shard.address)}: {len(reasons)} requests were repeated, the "
-                f"last one because of: {reasons[-1]}"
+                f"last one because of: {reasons[-1]}; {self.num_retries} requests of {num_retried} "
+                "shards were repeated so far"
             )
 
     def _reserve_room(

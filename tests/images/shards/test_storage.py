@@ -8,13 +8,19 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
+import fsspec
 import pytest
 
 from tests.images.shards.conftest import FAST_LIMITS
 from tests.object_store import FaultyStore
 from trialrun.errors import InvalidDatasetError, InvalidParameterError
 from trialrun.images.shards.shard_cache import ShardCache
-from trialrun.images.shards.storage import expand_braces, find_local_path, list_shards
+from trialrun.images.shards.storage import (
+    expand_braces,
+    find_local_path,
+    list_shards,
+    open_store,
+)
 
 
 def _names(address: str) -> list[str]:
@@ -51,6 +57,9 @@ def test_local_folders_and_patterns_are_listed(tmp_path: Path) -> None:
     assert _names(f"{tmp_path}/a*") == ["a.tar"]
     assert _names(f"{tmp_path}/{{a,b}}.tar") == ["a.tar", "b.tar"]
     assert _names(str(tmp_path / "a.txt")) == []
+    (tmp_path / "{x,y}").mkdir()
+    (tmp_path / "{x,y}" / "c.tar").write_bytes(b"x")
+    assert _names(str(tmp_path / "{x,y}")) == ["c.tar"]
 
 
 def test_a_link_to_a_missing_shard_is_an_error(tmp_path: Path) -> None:
@@ -141,6 +150,20 @@ class _QuietHandler(SimpleHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - of the base
         """Print nothing."""
+
+
+@pytest.mark.parametrize(
+    ("package", "address"), [("s3fs", "s3://data"), ("gcsfs", "gs://data"), ("adlfs", "az://data")]
+)
+def test_listings_are_not_kept(package: str, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The version of a downloaded shard is asked of the store, not of the listing before it."""
+    pytest.importorskip(package)
+    monkeypatch.setitem(fsspec.config.conf, "gs", {"token": "anon"})
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "account")
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", "a2V5")
+    opened, _ = open_store(address, FAST_LIMITS)
+    opened.dircache["data"] = []
+    assert "data" not in opened.dircache
 
 
 def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,7 +71,9 @@ def list_shards(address: str, limits: RequestLimits = DEFAULT_LIMITS) -> list[Sh
         InvalidParameterError: The package for this kind of address is not installed.
         StorageError: The store does not answer.
     """
-    addresses = expand_braces(address)
+    path = find_local_path(address)
+    has_that_name = path is not None and path.exists()
+    addresses = [address] if has_that_name else expand_braces(address)
     if len(addresses) == 1:
         return _list_address(addresses[0], limits)
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
@@ -155,13 +157,19 @@ def _choose_options(protocol: str, limits: RequestLimits) -> dict[str, Any]:
             "retries": {"max_attempts": 0},
         }
         return {"config_kwargs": config, "use_listings_cache": False}
-    if protocol in _HTTP:
-        import aiohttp
+    if protocol in ("az", "abfs", "abfss"):
+        connect, silence = round(limits.connect_seconds), round(limits.silence_seconds)
+        timeouts = {"connection_timeout": connect, "read_timeout": silence}
+        return {**timeouts, "use_listings_cache": False}
+    if protocol in ("gs", "gcs", *_HTTP):
+        import aiohttp  # which gcsfs uses too
 
         timeout = aiohttp.ClientTimeout(
             total=None, sock_connect=limits.connect_seconds, sock_read=limits.silence_seconds
         )
-        return {"client_kwargs": {"timeout": timeout}}
+        if protocol in _HTTP:
+            return {"client_kwargs": {"timeout": timeout}}
+        return {"requests_timeout": timeout, "use_listings_cache": False}
     return {}
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from tests.images.shards.conftest import FAST_LIMITS
 from tests.object_store import ERROR, RESET, SHORT, SLOW, TRUNCATED, FaultyStore
+from trialrun.cache.leases import lock_entry
 from trialrun.errors import InvalidDatasetError, StorageError
 from trialrun.images.scanning.thread_pool import map_in_order
 from trialrun.images.shards.shard_cache import ShardCache
@@ -207,6 +208,29 @@ def test_downloads_in_progress_delay_a_shard_that_is_needed(
     _wait_until(lambda: len(list(cache.folder.glob(".*.*/*.tar"))) == 2)
     with cache.hold(shards[2]) as path:
         assert path.read_bytes() == CONTENT
+
+
+def test_a_shard_that_is_just_being_finished_makes_room(
+    store: FaultyStore, cache: ShardCache
+) -> None:
+    """An entry whose lock is held for a moment refuses deletion; its room is waited for."""
+    cache.limit_bytes = len(CONTENT)
+    shards = [_list_one(store.put(f"finished/{name}.tar", CONTENT)) for name in "ab"]
+    with cache.hold(shards[0]) as path:
+        entry = path.parent
+    is_locked = threading.Event()
+
+    def keep_lock() -> None:
+        with lock_entry(entry):
+            is_locked.set()
+            time.sleep(0.2)
+
+    thread = threading.Thread(target=keep_lock)
+    thread.start()
+    is_locked.wait()
+    with cache.hold(shards[1]) as path:
+        assert path.read_bytes() == CONTENT
+    thread.join()
 
 
 def test_a_failed_download_ahead_does_not_end_the_others(

@@ -41,6 +41,7 @@ from trialrun.images.time_limits import suspend_time_limit
 _NUM_DOWNLOADS = 4  # at once, of shards that are needed soon
 _NUM_NOTED = 3  # shards with repeated requests, each of which is noted
 _ROOM_SECONDS = 0.1  # between two looks for room that unfinished downloads take
+_BUSY_SECONDS = 2.0  # for which the lock of an entry that was just downloaded or deleted is held
 
 
 def _ignore_note(_text: str) -> None: ...
@@ -179,9 +180,10 @@ class ShardCache:
         self, entry: Path, shard: ShardFile, stack: ExitStack, *, waits: bool
     ) -> BinaryIO:
         """Evict entries and return the draft file, whose size other processes count at once."""
+        busy_until = time.monotonic() + _BUSY_SECONDS if waits else 0.0
         while True:
             with FileLock(lock_path(self.folder / "room")):
-                if self._make_room(shard, waits=waits):
+                if self._make_room(shard, waits=waits, busy_until=busy_until):
                     # Flushed to the disk: a shard has no checksum to be read with after a crash.
                     draft = stack.enter_context(create_directory(entry, durable=True))
                     file = stack.enter_context((draft / _choose_name(shard)).open("wb"))
@@ -191,8 +193,10 @@ class ShardCache:
                 self._ahead.add(())  # they would take the room again
             time.sleep(_ROOM_SECONDS)
 
-    def _make_room(self, shard: ShardFile, *, waits: bool) -> bool:
+    def _make_room(self, shard: ShardFile, *, waits: bool, busy_until: float) -> bool:
         """Return whether a shard fits; False if it will when unfinished downloads have ended.
+
+        Until `busy_until`, other entries may refuse deletion for a moment.
 
         Raises:
             StorageError: It will not, or it does not and `waits` is false.
@@ -210,7 +214,8 @@ class ShardCache:
         evictable = [*idle, *self.other_entries()]
         if evict_lru(self.folder, evictable, shard.num_bytes, limit_bytes=limit):
             return True
-        if waits and being_written and shard.num_bytes <= self.limit_bytes - used_bytes:
+        is_busy = (waits and being_written) or (idle and time.monotonic() < busy_until)
+        if is_busy and shard.num_bytes <= self.limit_bytes - used_bytes:
             return False
         raise StorageError(
             f"{redact_credentials(shard.address)} of {shard.num_bytes / 1e9:.3g} GB does not fit "

@@ -56,3 +56,5 @@ def test_addresses_are_shown_without_credentials() -> None:
     text = "https://me:secret@host/a.tar?X-Amz-Signature=abc&part=1 s3://key@data/b.tar?sig=def"
     shown = "https://host/a.tar?X-Amz-Signature=...&part=1 s3://data/b.tar?sig=..."
     assert redact_credentials(text) == shown
+    for name in ("access_token", "api_key", "key", "password", "X-Amz-Security-Token"):
+        assert redact_credentials(f"https://host/a?{name}=abc") == f"https://host/a?{name}=..."

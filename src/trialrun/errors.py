@@ -25,7 +25,8 @@ from typing import Any
 
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s?#]*@")
 _SIGNATURES = re.compile(  # of signed addresses of object stores
-    r"(?<=[?&])((?:X-(?:Amz|Goog)-(?:Signature|Credential|Security-Token)|Signature|sig|token)=)"
+    r"(?<=[?&])((?:X-(?:Amz|Goog)-(?:Signature|Credential|Security-Token)|Signature|sig"
+    r"|(?:access[_-]?)?token|(?:api[_-]?)?key|password)=)"
     r"[^&\s'\"]*",
     re.IGNORECASE,
 )

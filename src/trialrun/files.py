@@ -17,10 +17,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from filelock import FileLock, Timeout
 
-from trialrun.errors import StorageError
+from trialrun.errors import InvalidParameterError, StorageError
+
+FILE_SCHEME = "file:"
 
 LOCK_SUFFIX = ".lock"
 
@@ -269,6 +272,26 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def find_file(uri: str) -> Path:
+    """Return the path that a file: URI names, with %20 and the like decoded.
+
+    A file whose name has the undecoded text is found too.
+
+    Raises:
+        InvalidParameterError: The URI names another machine.
+    """
+    text = uri.removeprefix(FILE_SCHEME)
+    if text.startswith("//"):
+        host, slash, rest = text[2:].partition("/")
+        if host not in ("", "localhost"):
+            raise InvalidParameterError(
+                f"{uri} is a file of the machine {host}", "Mount its disk, and give the path."
+            )
+        text = slash + rest
+    decoded = Path(unquote(text, errors="surrogateescape"))
+    return Path(text) if Path(text).exists() and not decoded.exists() else decoded
 
 
 def hash_file(path: Path) -> str:

@@ -1,6 +1,8 @@
 """Tests of the engine: batches, early stopping, determinism and the effect of each setting."""
 
+import time
 from collections.abc import Iterator
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -116,6 +118,24 @@ def test_error_in_the_loading_thread_reaches_the_loop() -> None:
     next(batches)
     with pytest.raises(OSError, match="disk failed"):
         next(batches)
+
+
+def test_a_source_that_does_not_answer_delays_the_end_by_seconds() -> None:
+    """A stopped training waits a limited time for images that a store does not send."""
+    is_stuck, may_end = Event(), Event()
+
+    def wait_after_one() -> Iterator[object]:
+        yield next(sequential_batches(make_dataset(4), 2))
+        is_stuck.set()
+        may_end.wait(30)
+
+    batches = iter(PrefetchIterator(wait_after_one(), stop_seconds=0.1))  # type: ignore[arg-type]
+    next(batches)
+    is_stuck.wait()
+    started = time.monotonic()
+    batches.close()  # type: ignore[attr-defined]
+    assert time.monotonic() - started < 2
+    may_end.set()
 
 
 def test_same_seed_gives_the_same_weights() -> None:

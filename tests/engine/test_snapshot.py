@@ -114,6 +114,8 @@ def test_restored_training_is_bit_identical(case: str) -> None:
     config = TrainConfig(epochs=2, batch_size=8, learning_rate=0.001, **settings)
     expected_hash, expected = train_interrupted(config, network, CPU, [])
     found_hash, found = train_interrupted(config, network, CPU, [2, STEPS, STEPS + 3])
+    num_images = [result.num_train_images for result in found]
+    assert num_images == [result.num_train_images for result in expected] == [len(DATA.train)] * 2
     assert select_metrics(found) == select_metrics(expected)
     assert found_hash == expected_hash
 

@@ -1,6 +1,6 @@
 """Images streamed from shards: each once per epoch, in one order, with few shards on the disk."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import fsspec
@@ -114,6 +114,27 @@ def test_the_order_depends_on_neither_ranks_nor_batch_size(
     shares = [_read_epoch(data, batch_size=4, ranks=Ranks(rank, 4)) for rank in range(4)]
     assert [row for rows in zip(*shares, strict=True) for row in rows] == whole
     assert sorted(_read_rows(list(sequential_batches(data, 100)))) == sorted(whole)
+
+
+def test_ranks_validate_shards_of_their_own(shards: list[ShardFile], tmp_path: Path) -> None:
+    """Each image is read once, and each shard by one rank, or two where their shares meet."""
+    data = _open(shards[:24], tmp_path)
+    shares = [_read_rows(list(sequential_batches(data, 5, Ranks(rank, 5)))) for rank in range(5)]
+    assert sorted(row for share in shares for row in share) == list(range(24 * SHARD_SIZE))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    assert sum(len({row // SHARD_SIZE for row in share}) for share in shares) <= 24 + 4
+
+
+def test_a_sample_announces_its_own_shards(shards: list[ShardFile], tmp_path: Path) -> None:
+    """Some images of a set are read from their shards, not from those of other images."""
+    announced: list[int] = []
+    data = _open(shards[:24], tmp_path)
+    assert data.sharding is not None
+    recorder = replace(data.sharding, prefetch=lambda numbers: announced.extend(numbers.tolist()))
+    sample = replace(data, sharding=recorder).take(np.array([100, 7, 150]))
+    (batch,) = sequential_batches(sample, 3)
+    assert _read_rows([batch]) == [100, 7, 150]
+    assert announced == [row // SHARD_SIZE for row in (100, 7, 150)]
 
 
 def test_a_rank_downloads_its_shards_once_into_a_small_cache(

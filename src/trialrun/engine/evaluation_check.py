@@ -7,7 +7,7 @@ evaluation mode too.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from trialrun.engine.evaluate import compute_logits, evaluate_network
 from trialrun.engine.inputs.batches import Batch, ImageDataset, sequential_batches
 from trialrun.engine.inputs.resized import resize_dataset
 from trialrun.engine.inputs.seeds import draw_permutation
+from trialrun.engine.inputs.stream_order import open_stream_order
 from trialrun.engine.state import TrainState
 
 _SAMPLE_SEED = 0
@@ -88,9 +89,11 @@ def _select_sample(state: TrainState, ranks: Ranks) -> ImageDataset:
     train = state.data.train
     num_images = min(len(train), _MAX_IMAGES) // ranks.world_size * ranks.world_size
     # Shuffled, because a batch of one class has different statistics than a training batch.
-    chosen = draw_permutation(len(train), _SAMPLE_SEED)[:num_images]
-    resized = resize_dataset(train, state.data.preprocessing)
-    return replace(resized, rows=train.rows[chosen], labels=train.labels[chosen])
+    if train.sharding is None:
+        chosen = draw_permutation(len(train), _SAMPLE_SEED)[:num_images]
+    else:  # of few shards
+        chosen = open_stream_order(train.sharding.numbers, _SAMPLE_SEED, 1)[:num_images]
+    return resize_dataset(train, state.data.preprocessing).take(chosen)
 
 
 def _iterate_batches(sample: ImageDataset, ranks: Ranks) -> Iterator[Batch]:

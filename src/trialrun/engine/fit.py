@@ -94,6 +94,7 @@ def _run_epoch(
         epoch_seconds=time.perf_counter() - started,
         validation=validation,
         evaluation_fault=fault,
+        num_train_images=state.num_images,
     )
 
 
@@ -115,6 +116,7 @@ def _train_epoch(
         rank = (ranks.rank,) if ranks.rank else ()  # rank 0 draws the same as a single process
         torch.manual_seed(derive_seed(config.random_seed, "dropout", epoch, *rank))  # and for MixUp
         state.totals.zero_()
+        state.num_images = 0
     state.set_training()
     step = TrainingStep(state, config, ranks, epoch)
     batches = PrefetchIterator(
@@ -134,6 +136,8 @@ def _train_epoch(
         state.learning_rate = float(state.scheduler.get_last_lr()[0])
         state.totals += step(batch)
         state.step += 1
+        if state.num_images is not None:
+            state.num_images += batch.num_images_in_step
         state.is_in_step = False
         state.train_seconds = time.perf_counter() - started
         on_step()

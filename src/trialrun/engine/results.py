@@ -23,6 +23,7 @@ class EpochResult:
     epoch_seconds: float
     validation: EvaluationResult
     evaluation_fault: EvaluationFault | None = None
+    num_train_images: int | None = None  # counted as they were read; None in earlier checkpoints
 
     @property
     def valid_loss(self) -> float:

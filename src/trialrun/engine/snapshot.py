@@ -54,6 +54,7 @@ def capture_values(state: TrainState) -> dict[str, Any]:
         "step": state.step,
         "learning_rate": state.learning_rate,
         "train_seconds": state.train_seconds,
+        "num_images": state.num_images,
         "num_parts": state.num_parts,
         "scheduler_step": state.scheduler.last_epoch,
         "base_learning_rates": list(state.scheduler.base_lrs),
@@ -94,6 +95,7 @@ def restore_state(
     state.epoch, state.step = values["epoch"], values["step"]
     state.num_parts = values["num_parts"]
     state.learning_rate, state.train_seconds = values["learning_rate"], values["train_seconds"]
+    state.num_images = values.get("num_images")  # earlier checkpoints have none
     _restore_schedule(state, values)
     state.grad_scaler.load_state_dict(dict(values["grad_scaler"]))
 

@@ -53,6 +53,7 @@ class TrainState:
     step: int = 0  # completed steps of the next epoch
     learning_rate: float = 0.0  # of the last step
     train_seconds: float = 0.0  # of the epoch's steps before this process
+    num_images: int | None = 0  # of the epoch's steps so far; None if a part was not counted
     num_parts: int = 1  # in which the last batch was computed
     valid_batch_size: int = 0  # of validation, unless parts of training are smaller
     checks_each_step: bool = False  # for losses that are not finite, also where it is slow

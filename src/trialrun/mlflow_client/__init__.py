@@ -7,10 +7,8 @@ from trialrun.errors import redact_credentials
 from trialrun.mlflow_client.client import connect_client
 from trialrun.mlflow_client.conflicts import retry_conflicts
 from trialrun.mlflow_client.downloads import (
-    FILE_SCHEME,
     URI_SCHEMES,
     download_artifact,
-    find_file,
     is_local_model,
 )
 from trialrun.mlflow_client.errors import translate_tracking_errors
@@ -22,7 +20,6 @@ from trialrun.mlflow_client.tracking_uri import resolve_uris
 from trialrun.mlflow_client.unfinished_uploads import delete_unfinished_uploads
 
 __all__ = [
-    "FILE_SCHEME",
     "URI_SCHEMES",
     "StoreState",
     "connect_client",
@@ -31,7 +28,6 @@ __all__ = [
     "describe_store",
     "download_artifact",
     "find_experiment_id",
-    "find_file",
     "is_answering",
     "is_local_model",
     "is_outage",

@@ -4,18 +4,11 @@ import atexit
 import shutil
 import tempfile
 from pathlib import Path
-from urllib.parse import unquote
 
-from trialrun.errors import (
-    InvalidParameterError,
-    TrackingError,
-    redact_credentials,
-    summarize_error,
-)
-from trialrun.files import translate_storage_errors
+from trialrun.errors import TrackingError, redact_credentials, summarize_error
+from trialrun.files import FILE_SCHEME, find_file, translate_storage_errors
 from trialrun.mlflow_client.errors import suggest_package, suggest_remedy
 
-FILE_SCHEME = "file:"
 # URIs that MLflow downloads, or finds on this machine; anything else is a path.
 URI_SCHEMES = (
     "runs:/",
@@ -62,26 +55,6 @@ def download_artifact(uri: str, folder: Path | None = None) -> Path:
     except (MlflowException, OSError) as error:
         hint = suggest_remedy(str(error), "Check the URI and MLFLOW_TRACKING_URI.")
         raise _download_error(uri, error, hint) from error
-
-
-def find_file(uri: str) -> Path:
-    """Return the path that a file: URI names, with %20 and the like decoded.
-
-    A file with the undecoded text as its name is found too.
-
-    Raises:
-        InvalidParameterError: The URI names another machine.
-    """
-    text = uri.removeprefix(FILE_SCHEME)
-    if text.startswith("//"):
-        host, slash, rest = text[2:].partition("/")
-        if host not in ("", "localhost"):
-            raise InvalidParameterError(
-                f"{uri} is a file of the machine {host}", "Mount its disk, and give the path."
-            )
-        text = slash + rest
-    decoded = Path(unquote(text, errors="surrogateescape"))
-    return Path(text) if Path(text).exists() and not decoded.exists() else decoded
 
 
 def _download_error(uri: str, error: Exception, hint: str) -> TrackingError:

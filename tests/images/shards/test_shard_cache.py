@@ -3,13 +3,16 @@
 import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.images.shards.conftest import FAST_LIMITS
 from tests.object_store import ERROR, RESET, SHORT, SLOW, TRUNCATED, FaultyStore
+from trialrun.cache.leases import lock_entry
 from trialrun.errors import InvalidDatasetError, StorageError
+from trialrun.images.scanning.thread_pool import map_in_order
 from trialrun.images.shards.shard_cache import ShardCache
 from trialrun.images.shards.storage import ShardFile, list_shards
 
@@ -140,13 +143,44 @@ def test_prefetched_shards_are_there_when_they_are_needed(
     """Shards announced ahead are downloaded in the background."""
     shards = [_list_one(store.put(f"ahead/{name}.tar", CONTENT)) for name in "ab"]
     cache.prefetch(shards)
-    deadline = time.monotonic() + 10
-    while cache.num_downloads < 2 and time.monotonic() < deadline:
-        time.sleep(0.01)
+    _wait_until(lambda: cache.num_downloads == 2)
     store.faults, store.repeats_last = [ERROR], True
     for shard in shards:
         with cache.hold(shard) as path:
             assert path.read_bytes() == CONTENT
+
+
+def test_notes_of_repeated_requests_become_rare(
+    store: FaultyStore, cache: ShardCache, notes: list[str]
+) -> None:
+    """Of many shards with repeated requests, the first ones are noted, then every tenfold."""
+    shards = [_list_one(store.put(f"rare/{number}.tar", b"x" * 10)) for number in range(12)]
+    for shard in shards:
+        store.faults = [ERROR]
+        with cache.hold(shard):
+            pass
+    assert [note.split(":")[1].split("/")[-1] for note in notes] == [
+        "0.tar",
+        "1.tar",
+        "2.tar",
+        "9.tar",
+    ]
+    assert notes[-1].endswith("10 requests of 10 shards were repeated so far")
+
+
+def test_a_slow_store_makes_no_image_unreadable(store: FaultyStore, cache: ShardCache) -> None:
+    """The time limit of decoding does not count a download, which has time limits of its own."""
+    shard = _list_one(store.put("patient/a.tar", CONTENT))
+    store.slow_seconds, store.faults = 0.3, [SLOW] * 2
+
+    def read(_row: int) -> bytes:
+        with cache.hold(shard) as path:
+            return path.read_bytes()
+
+    contents = map_in_order(
+        read, range(4), threads=2, on_timeout=lambda _row: b"late", timeout_seconds=0.1
+    )
+    assert list(contents) == [CONTENT] * 4
 
 
 def test_what_a_killed_download_left_is_removed(store: FaultyStore, cache: ShardCache) -> None:
@@ -161,3 +195,61 @@ def test_what_a_killed_download_left_is_removed(store: FaultyStore, cache: Shard
     with cache.hold(shard) as path:
         assert path.read_bytes() == CONTENT
     assert not left.exists()
+
+
+def test_downloads_in_progress_delay_a_shard_that_is_needed(
+    store: FaultyStore, cache: ShardCache
+) -> None:
+    """A shard waits for room that unfinished downloads take; it fails only if shards in use do."""
+    cache.limit_bytes = 2 * len(CONTENT)
+    shards = [_list_one(store.put(f"room/{name}.tar", CONTENT)) for name in "abc"]
+    store.slow_seconds, store.faults = 0.3, [SLOW] * 6
+    cache.prefetch(shards[:2])
+    _wait_until(lambda: len(list(cache.folder.glob(".*.*/*.tar"))) == 2)
+    with cache.hold(shards[2]) as path:
+        assert path.read_bytes() == CONTENT
+
+
+def test_a_shard_that_is_just_being_finished_makes_room(
+    store: FaultyStore, cache: ShardCache
+) -> None:
+    """An entry whose lock is held for a moment refuses deletion; its room is waited for."""
+    cache.limit_bytes = len(CONTENT)
+    shards = [_list_one(store.put(f"finished/{name}.tar", CONTENT)) for name in "ab"]
+    with cache.hold(shards[0]) as path:
+        entry = path.parent
+    is_locked = threading.Event()
+
+    def keep_lock() -> None:
+        with lock_entry(entry):
+            is_locked.set()
+            time.sleep(0.2)
+
+    thread = threading.Thread(target=keep_lock)
+    thread.start()
+    is_locked.wait()
+    with cache.hold(shards[1]) as path:
+        assert path.read_bytes() == CONTENT
+    thread.join()
+
+
+def test_a_failed_download_ahead_does_not_end_the_others(
+    store: FaultyStore, cache: ShardCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever happens in the background, later shards are still downloaded ahead."""
+    shards = [_list_one(store.put(f"background/{name}.tar", CONTENT)) for name in "abcdef"]
+    cache.note = lambda _text: 1 / 0  # type: ignore[assignment]
+    store.faults = [ERROR] * 5
+    cache.prefetch(shards[:5])
+    _wait_until(lambda: not store.faults)
+    time.sleep(0.1)
+    num_before = cache.num_downloads
+    cache.prefetch(shards[5:])
+    _wait_until(lambda: cache.num_downloads > num_before)
+
+
+def _wait_until(is_done: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not is_done():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)

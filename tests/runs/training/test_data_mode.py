@@ -33,6 +33,8 @@ def test_streamed_images_train_as_cached_ones(
         read_run(store, run.run_id).data.params["resolved_data_mode"] for run in (streamed, cached)
     ]
     assert modes == ["stream", "cache"]
+    run = read_run(store, streamed.run_id)
+    assert run.data.metrics["images_read"] == int(run.data.params["num_train_images"])
 
 
 def test_a_stream_says_what_an_epoch_reads(colors: Path) -> None:
@@ -50,7 +52,8 @@ def test_a_cache_without_room_is_an_error_if_it_is_asked_for(
     monkeypatch.setenv("TRIALRUN_CACHE_GB", "0")
     with pytest.raises(StorageError, match="data_mode=cache"):
         prepare(colors, data_mode="cache")
-    prepare(colors)
+    _, notes = prepare(colors)
+    assert any("each epoch reads and decodes" in note for note in notes)
 
 
 @pytest.mark.parametrize(("is_sorted", "has_note"), [(True, True), (False, False)])

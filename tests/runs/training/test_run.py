@@ -65,6 +65,7 @@ def test_each_metric_has_one_value_per_epoch(store: str, colors: Path) -> None:
         "valid_accuracy",
         "learning_rate",
         "epochs_without_improvement",
+        "images_read",
         "train_images_per_second",
         "valid_images_per_second",
         "data_wait_fraction",

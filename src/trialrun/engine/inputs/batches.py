@@ -51,6 +51,14 @@ class ImageDataset:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def take(self, positions: NDArray[np.int64]) -> "ImageDataset":
+        """Return the images at `positions`, in that order."""
+        sharding = self.sharding
+        if sharding is not None:
+            sharding = replace(sharding, numbers=sharding.numbers[positions])
+        rows, labels = self.rows[positions], self.labels[positions]
+        return replace(self, rows=rows, labels=labels, sharding=sharding)
+
     def load_batch(self, positions: NDArray[np.int64], num_images_in_step: int) -> "Batch":
         """Load the images at `positions` among the usable ones, which are as in `Batch`."""
         indices = positions % len(self)
@@ -145,12 +153,21 @@ def sequential_batches(
     data: ImageDataset, batch_size: int, ranks: Ranks = SINGLE_PROCESS
 ) -> Iterator[Batch]:
     """Yield this rank's share of the images in their order; all ranks together use each once."""
-    share = np.arange(ranks.rank, len(data), ranks.world_size)
+    share = _choose_share(data, ranks)
     num_ahead = 0 if data.sharding is None else data.sharding.mean_size
     for start in range(0, len(share), batch_size):
         positions = share[start : start + batch_size]
         data.prefetch(share[start : start + batch_size + num_ahead])
         yield data.load_batch(positions, len(positions))
+
+
+def _choose_share(data: ImageDataset, ranks: Ranks) -> NDArray[np.int64]:
+    """Return the positions of this rank's images: in sharded data, those of shards of its own."""
+    if data.sharding is None:
+        return np.arange(ranks.rank, len(data), ranks.world_size)
+    size, num_larger = divmod(len(data), ranks.world_size)
+    start = ranks.rank * size + min(ranks.rank, num_larger)
+    return np.arange(start, start + size + (ranks.rank < num_larger))
 
 
 _BatchQueue = queue.Queue[Batch | BaseException | None]  # None marks the end
@@ -161,12 +178,14 @@ class PrefetchIterator:
     """Batches loaded by a thread while the caller computes, at most `depth` ahead.
 
     With `pin_memory` they are in page-locked memory, from which a GPU copies while it computes.
-    `waited_seconds` counts the time that the caller waited for them.
+    `waited_seconds` counts the time that the caller waited for them. When the caller stops, a batch
+    that is being loaded, which may hang on a store, delays it by `stop_seconds` at most.
     """
 
     batches: Iterable[Batch]
     depth: int = 2
     pin_memory: bool = False
+    stop_seconds: float = 2.0
     waited_seconds: float = field(default=0.0, init=False)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -181,8 +200,9 @@ class PrefetchIterator:
                 yield item
         finally:
             stop.set()
-            while thread.is_alive():  # the queue may be full, which blocks the thread
-                _drain_queue(ready)
+            latest = time.monotonic() + self.stop_seconds
+            while thread.is_alive() and time.monotonic() < latest:
+                _drain_queue(ready)  # a full one blocks the thread
                 thread.join(0.01)
 
     def _wait_for_item(self, ready: _BatchQueue) -> Batch | BaseException | None:

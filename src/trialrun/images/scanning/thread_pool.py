@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Generic, TypeVar
 
+from trialrun.images.time_limits import set_timed_job
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -46,6 +48,16 @@ class _Job(Generic[Item, Result]):
                 self.results.append(result)
                 self.started = time.monotonic()
             return not self._is_abandoned
+
+    def suspend(self) -> None:
+        """Stop the current item's time."""
+        with self._lock:
+            self.started = 0.0
+
+    def resume(self) -> None:
+        """Start the current item's time again, from zero."""
+        with self._lock:
+            self.started = time.monotonic()
 
     def abandon_if_late(self, deadline: float) -> bool:
         """Abandon the job if its current item was started before `deadline`."""
@@ -171,6 +183,7 @@ class _ThreadPool(Generic[Item, Result]):
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
             job.started = time.monotonic()
+            set_timed_job(job)
             try:
                 for item in job.items:
                     if not job.add_result(self._function(item)):

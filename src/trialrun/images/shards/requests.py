@@ -87,7 +87,8 @@ def _find_permanent_error(error: Exception, address: str) -> TrialrunError | Non
     if isinstance(error, PermissionError) or is_refused or has_none:
         return InvalidDatasetError(
             f"{address} is refused: {summarize_failure(error)}",
-            "Check the credentials of the store, such as AWS_PROFILE, and their permissions.",
+            "Check the credentials of the store, such as AWS_PROFILE, and their permissions; "
+            "FSSPEC_S3_ANON=true reads a public bucket without any.",
         )
     return None
 

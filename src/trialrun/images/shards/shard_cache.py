@@ -6,7 +6,7 @@ the cache have. All processes of a machine share it. A shard in use is never evi
 
 import os
 import threading
-import uuid
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -19,8 +19,8 @@ from urllib.parse import unquote, urlsplit
 from filelock import FileLock
 
 from trialrun.cache.eviction import CacheEntry, evict_lru
-from trialrun.cache.leases import LEASES_SUFFIX, is_leased, lock_entry
-from trialrun.errors import InvalidDatasetError, StorageError, TrialrunError, redact_credentials
+from trialrun.cache.leases import hold_lease, is_leased, lock_entry
+from trialrun.errors import InvalidDatasetError, StorageError, redact_credentials
 from trialrun.files import (
     create_directory,
     lock_path,
@@ -36,8 +36,12 @@ from trialrun.images.shards.requests import (
     repeat_request,
 )
 from trialrun.images.shards.storage import ShardFile, find_local_path, open_store, read_shard
+from trialrun.images.time_limits import suspend_time_limit
 
 _NUM_DOWNLOADS = 4  # at once, of shards that are needed soon
+_NUM_NOTED = 3  # shards with repeated requests, each of which is noted
+_ROOM_SECONDS = 0.1  # between two looks for room that unfinished downloads take
+_BUSY_SECONDS = 2.0  # for which the lock of an entry that was just downloaded or deleted is held
 
 
 def _ignore_note(_text: str) -> None: ...
@@ -49,9 +53,9 @@ def _no_other_entries() -> Sequence[CacheEntry]:
 
 @dataclass(slots=True)
 class _Lease:
-    """A lock that marks an entry as in use by this process, and how often it is held."""
+    """A lease that marks an entry as in use by this process, and how often it is held."""
 
-    lock: FileLock
+    release: Callable[[], None]
     num_holders: int = 1
 
 
@@ -70,6 +74,7 @@ class ShardCache:
     other_entries: Callable[[], Sequence[CacheEntry]] = _no_other_entries
     num_downloads: int = field(default=0, init=False)
     num_retries: int = field(default=0, init=False)
+    num_retried: int = field(default=0, init=False)  # shards with repeated requests
     _leases: dict[Path, _Lease] = field(default_factory=dict, init=False, repr=False)
     _mutex: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
     _ahead: "_DownloadsAhead | None" = field(default=None, init=False, repr=False)
@@ -111,14 +116,14 @@ class ShardCache:
     def _acquire(self, entry: Path, shard: ShardFile) -> None:
         if self._share_lease(entry):
             return
-        with translate_storage_errors(entry), lock_entry(entry):
+        with suspend_time_limit(), translate_storage_errors(entry), lock_entry(entry):
             if self._share_lease(entry):  # another thread was faster
                 return
             self._fetch(entry, shard)
             os.utime(entry)
-            lease = _acquire_lease(entry)
+            release = hold_lease(entry)
             with self._mutex:
-                self._leases[entry] = _Lease(lease)
+                self._leases[entry] = _Lease(release)
 
     def _share_lease(self, entry: Path) -> bool:
         with self._mutex:
@@ -134,43 +139,68 @@ class ShardCache:
             if lease.num_holders:
                 return
             del self._leases[entry]
-        Path(lease.lock.lock_file).unlink(missing_ok=True)
-        lease.lock.release()
+        lease.release()
 
     def _fetch_quietly(self, shard: ShardFile) -> None:
         entry = self._choose_entry(shard)
-        with suppress(TrialrunError, OSError), lock_entry(entry):
-            self._fetch(entry, shard)
+        with suppress(Exception), lock_entry(entry):  # `hold` meets the same error, or none
+            self._fetch(entry, shard, waits=False)
 
-    def _fetch(self, entry: Path, shard: ShardFile) -> None:
-        """Download a shard unless it is there; requires the entry's lock."""
-        sweep_drafts(entry)
+    def _fetch(self, entry: Path, shard: ShardFile, *, waits: bool = True) -> None:
+        """Download a shard unless it is there; requires the entry's lock.
+
+        `waits` waits for room that unfinished downloads of other shards take.
+        """
         if entry.is_dir():
             return
+        sweep_drafts(entry)
         reasons: list[str] = []
         with ExitStack() as stack:
-            file = self._reserve_room(entry, shard, stack)
+            file = self._reserve_room(entry, shard, stack, waits=waits)
             _download(shard, file, self.limits, reasons.append)
             _check_unchanged(shard, read_shard(shard.address, self.limits))
         with self._mutex:
             self.num_downloads += 1
             self.num_retries += len(reasons)
+            self.num_retried += bool(reasons)
         if reasons:
+            self._note_retries(shard, reasons)
+
+    def _note_retries(self, shard: ShardFile, reasons: Sequence[str]) -> None:
+        """Note repeated requests, of the first shards and then of every tenfold number of them."""
+        num_retried = self.num_retried
+        if num_retried <= _NUM_NOTED or str(num_retried).strip("0") == "1":
             self.note(
                 f"{redact_credentials(shard.address)}: {len(reasons)} requests were repeated, the "
-                f"last one because of: {reasons[-1]}"
+                f"last one because of: {reasons[-1]}; {self.num_retries} requests of {num_retried} "
+                "shards were repeated so far"
             )
 
-    def _reserve_room(self, entry: Path, shard: ShardFile, stack: ExitStack) -> BinaryIO:
+    def _reserve_room(
+        self, entry: Path, shard: ShardFile, stack: ExitStack, *, waits: bool
+    ) -> BinaryIO:
         """Evict entries and return the draft file; other processes count its size at once."""
-        with FileLock(lock_path(self.folder / "room")):
-            self._make_room(shard)
-            draft = stack.enter_context(create_directory(entry, durable=False))
-            file = stack.enter_context((draft / _choose_name(shard)).open("wb"))
-            file.truncate(shard.num_bytes)
-        return file
+        busy_until = time.monotonic() + _BUSY_SECONDS if waits else 0.0
+        while True:
+            with FileLock(lock_path(self.folder / "room")):
+                if self._make_room(shard, waits=waits, busy_until=busy_until):
+                    # Flushed to the disk: a shard has no checksum to be read with after a crash.
+                    draft = stack.enter_context(create_directory(entry, durable=True))
+                    file = stack.enter_context((draft / _choose_name(shard)).open("wb"))
+                    file.truncate(shard.num_bytes)
+                    return file
+            if self._ahead is not None:
+                self._ahead.add(())  # they would take the room again
+            time.sleep(_ROOM_SECONDS)
 
-    def _make_room(self, shard: ShardFile) -> None:
+    def _make_room(self, shard: ShardFile, *, waits: bool, busy_until: float) -> bool:
+        """Return whether a shard fits; False if it will when unfinished downloads have ended.
+
+        Until `busy_until`, other entries may refuse deletion for a moment.
+
+        Raises:
+            StorageError: It will not, or it does not and `waits` is false.
+        """
         being_written = sweep_unlocked_drafts(self.folder)
         entries = list_downloaded(self.folder)
         is_used = [is_leased(entry.folder) for entry in entries]
@@ -182,23 +212,17 @@ class ShardCache:
         ]
         limit = max(self.limit_bytes - being_written - used_bytes, 0)
         evictable = [*idle, *self.other_entries()]
-        if not evict_lru(self.folder, evictable, shard.num_bytes, limit_bytes=limit):
-            raise StorageError(
-                f"{redact_credentials(shard.address)} of {shard.num_bytes / 1e9:.3g} GB does not "
-                f"fit into {self.folder} (limit {self.limit_bytes / 1e9:g} GB, "
-                f"{(used_bytes + being_written) / 1e9:.3g} GB of shards in use)",
-                "Give the cache more room (TRIALRUN_CACHE_GB), or write smaller shards.",
-            )
-
-
-def _acquire_lease(entry: Path) -> FileLock:
-    """Return a held lock that marks `entry` as in use; requires the entry's lock."""
-    leases = entry.with_name(entry.name + LEASES_SUFFIX)
-    leases.mkdir(exist_ok=True)
-    # Any thread may release it.
-    lease = FileLock(leases / f"{os.getpid()}-{uuid.uuid4().hex}", thread_local=False)
-    lease.acquire()
-    return lease
+        if evict_lru(self.folder, evictable, shard.num_bytes, limit_bytes=limit):
+            return True
+        is_busy = (waits and being_written) or (idle and time.monotonic() < busy_until)
+        if is_busy and shard.num_bytes <= self.limit_bytes - used_bytes:
+            return False
+        raise StorageError(
+            f"{redact_credentials(shard.address)} of {shard.num_bytes / 1e9:.3g} GB does not fit "
+            f"into {self.folder} (limit {self.limit_bytes / 1e9:g} GB, "
+            f"{(used_bytes + being_written) / 1e9:.3g} GB of shards in use)",
+            "Give the cache more room (TRIALRUN_CACHE_GB), or write smaller shards.",
+        )
 
 
 def _choose_name(shard: ShardFile) -> str:

@@ -5,6 +5,8 @@ fsspec does the transport. A pattern has `*`, or WebDataset's braces: `train-{00
 
 import glob
 import re
+from collections import defaultdict
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -12,13 +14,18 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from trialrun.errors import InvalidDatasetError, InvalidParameterError
+from trialrun.errors import InvalidDatasetError, InvalidParameterError, redact_credentials
 from trialrun.extras import import_extra
-from trialrun.images.shards.requests import DEFAULT_LIMITS, RequestLimits, repeat_request
+from trialrun.files import FILE_SCHEME, find_file
+from trialrun.images.shards.requests import (
+    DEFAULT_LIMITS,
+    RequestLimits,
+    repeat_request,
+    summarize_failure,
+)
 
 SHARD_ENDINGS = (".tar", ".parquet")
 
-_LOCAL = "file"
 _HTTP = ("http", "https")
 # Packages of fsspec's protocols, and the extras of trialrun that install them.
 _BACKENDS = {
@@ -27,7 +34,15 @@ _BACKENDS = {
     **dict.fromkeys(("az", "abfs", "abfss"), ("adlfs", "az")),
     **dict.fromkeys(_HTTP, ("aiohttp", "http")),
 }
-_VERSION_FIELDS = ("ETag", "etag", "generation", "LastModified", "last_modified", "mtime")
+# What stores call a file's checksum or version, and else the time of its change; best first.
+_VERSION_FIELDS = (
+    *("ETag", "etag", "generation", "blob_id", "Content-MD5", "Digest"),
+    *("LastModified", "Last-Modified", "last_modified", "mtime"),
+)
+_NUMBERED = re.compile(
+    r"(?P<stem>.*)-(?P<number>\d{1,9})-of-(?P<total>\d{1,9})(?P<ending>\.(tar|parquet))",
+    re.IGNORECASE | re.DOTALL,
+)
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}")
 _NUM_THREADS = 16  # of requests for the sizes of single files
 
@@ -48,14 +63,17 @@ class ShardFile:
 def list_shards(address: str, limits: RequestLimits = DEFAULT_LIMITS) -> list[ShardFile]:
     """Return the shards at `address`, sorted by address; none if it names other files.
 
-    Of a folder they are those in it, or else those in its sub-folder `data`.
+    Of a folder they are those in it, or else those in its sub-folder `data`. A folder has to have
+    all shards of a set whose names are numbered as in train-00000-of-00004.parquet.
 
     Raises:
-        InvalidDatasetError: A single shard does not exist.
+        InvalidDatasetError: A single shard or one of a numbered set does not exist.
         InvalidParameterError: The package for this kind of address is not installed.
         StorageError: The store does not answer.
     """
-    addresses = expand_braces(address)
+    path = find_local_path(address)
+    has_that_name = path is not None and path.exists()
+    addresses = [address] if has_that_name else expand_braces(address)
     if len(addresses) == 1:
         return _list_address(addresses[0], limits)
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
@@ -80,10 +98,9 @@ def expand_braces(address: str) -> list[str]:
 
 def find_local_path(address: str) -> Path | None:
     """Return the path of an address on this machine; None if it is in a store."""
-    protocol, separator, rest = address.partition("://")
-    if not separator:
-        return Path(address).expanduser()
-    return Path(rest) if protocol == _LOCAL else None
+    if address.startswith(FILE_SCHEME):
+        return find_file(address)
+    return None if "://" in address else Path(address).expanduser()
 
 
 def read_shard(address: str, limits: RequestLimits = DEFAULT_LIMITS) -> ShardFile:
@@ -120,7 +137,7 @@ def open_store(address: str, limits: RequestLimits) -> tuple[Any, str]:
             found: tuple[Any, str] = fsspec.url_to_fs(address, **_choose_options(protocol, limits))
         except (ImportError, ValueError) as error:
             raise InvalidParameterError(
-                f"data at {protocol}:// cannot be read: {error}",
+                f"data at {protocol}:// cannot be read: {summarize_failure(error)}",
                 "Use s3://, gs://, az://, https:// or a path.",
             ) from error
         return found
@@ -140,13 +157,19 @@ def _choose_options(protocol: str, limits: RequestLimits) -> dict[str, Any]:
             "retries": {"max_attempts": 0},
         }
         return {"config_kwargs": config, "use_listings_cache": False}
-    if protocol in _HTTP:
-        import aiohttp
+    if protocol in ("az", "abfs", "abfss"):
+        connect, silence = round(limits.connect_seconds), round(limits.silence_seconds)
+        timeouts = {"connection_timeout": connect, "read_timeout": silence}
+        return {**timeouts, "use_listings_cache": False}
+    if protocol in ("gs", "gcs", *_HTTP):
+        import aiohttp  # which gcsfs uses too
 
         timeout = aiohttp.ClientTimeout(
             total=None, sock_connect=limits.connect_seconds, sock_read=limits.silence_seconds
         )
-        return {"client_kwargs": {"timeout": timeout}}
+        if protocol in _HTTP:
+            return {"client_kwargs": {"timeout": timeout}}
+        return {"requests_timeout": timeout, "use_listings_cache": False}
     return {}
 
 
@@ -163,11 +186,12 @@ def _list_local(path: Path, address: str) -> list[ShardFile]:
         paths = [*path.iterdir()]
         if not any(map(_is_shard, map(str, paths))) and (path / "data").is_dir():
             paths = [*(path / "data").iterdir()]
+        _check_complete((p.name for p in paths), address)
     elif _is_shard(address):
         return [_describe_local(path, address)]
     else:
         return []
-    return [_describe_local(p, str(p)) for p in paths if _is_shard(str(p)) and p.is_file()]
+    return [_describe_local(p, str(p)) for p in paths if _is_shard(str(p)) and not p.is_dir()]
 
 
 def _list_remote(address: str, limits: RequestLimits) -> list[ShardFile]:
@@ -183,6 +207,7 @@ def _list_remote(address: str, limits: RequestLimits) -> list[ShardFile]:
         infos = _list_folder(store, path, address, limits)
         if not any(_is_shard(info["name"]) for info in infos):
             infos = _list_folder(store, f"{path.rstrip('/')}/data", address, limits)
+        _check_complete((info["name"].rpartition("/")[2] for info in infos), address)
     return [
         _describe(info, store.unstrip_protocol(info["name"]))
         for info in infos
@@ -204,6 +229,24 @@ def _list_folder(
     return repeat_request(list_files, address, limits)
 
 
+def _check_complete(names: Iterable[str], address: str) -> None:
+    """Raise if a shard is missing of a set whose names in a folder count its shards."""
+    found: dict[tuple[str, ...], set[int]] = defaultdict(set)
+    for match in map(_NUMBERED.fullmatch, names):
+        if match is not None:
+            found[match.group("stem", "total", "ending")].add(int(match["number"]))
+    for (stem, total, ending), numbers in found.items():
+        num_shards, first = int(total), 1 if int(total) in numbers else 0
+        if num_missing := num_shards - len(numbers):
+            expected = range(first, first + num_shards)
+            example = next(number for number in expected if number not in numbers)
+            raise InvalidDatasetError(
+                f"{redact_credentials(address)} lacks {num_missing} of {num_shards} shards, such "
+                f"as {stem}-{example:0{len(total)}d}-of-{total}{ending}",
+                "Download or write them; to use what is there, give a pattern: DATA/train-*.",
+            )
+
+
 def _is_shard(address: str) -> bool:
     path = urlsplit(address).path if "://" in address else address
     return path.lower().endswith(SHARD_ENDINGS)
@@ -213,7 +256,7 @@ def _describe(info: dict[str, Any], address: str) -> ShardFile:
     size = info.get("size")
     if size is None:
         raise InvalidDatasetError(
-            f"the server of {address} does not report the size of the file",
+            f"the server of {redact_credentials(address)} does not report the size of the file",
             "Download it, and give its path.",
         )
     version = next((str(info[name]) for name in _VERSION_FIELDS if info.get(name)), str(size))

@@ -14,7 +14,13 @@ from urllib.parse import unquote, urlsplit
 from trialrun.cache.leases import lock_entry
 from trialrun.cache.location import downloads_folder
 from trialrun.errors import TrackingError, summarize_error
-from trialrun.files import create_directory, sweep_drafts, translate_storage_errors
+from trialrun.files import (
+    FILE_SCHEME,
+    create_directory,
+    find_file,
+    sweep_drafts,
+    translate_storage_errors,
+)
 from trialrun.images.formats.archives.store import (
     delete_unpacked,
     is_complete,
@@ -22,7 +28,7 @@ from trialrun.images.formats.archives.store import (
     read_contents,
     write_contents,
 )
-from trialrun.mlflow_client import FILE_SCHEME, download_artifact, find_file, redact_credentials
+from trialrun.mlflow_client import download_artifact, redact_credentials
 
 _HTTP = ("http://", "https://")
 _OF_THE_STORE = ("runs:/", "models:/", "mlflow-artifacts:/")  # name other data in another store

@@ -32,7 +32,12 @@ from trialrun.runs.callbacks import DECODING, RunCallback
 from trialrun.runs.datasets.leakage import LeakageReport, find_leakage
 from trialrun.runs.datasets.pixel_notes import find_pixel_notes
 from trialrun.runs.datasets.scan import scan_set
-from trialrun.runs.training.data_mode import STREAM, describe_stream, open_decoded
+from trialrun.runs.training.data_mode import (
+    STREAM,
+    describe_stream,
+    open_decoded,
+    resolve_mode,
+)
 from trialrun.runs.training.initial import (
     ResolvedWeights,
     describe_initial,
@@ -276,7 +281,7 @@ def _prepare_set(
     usable = select_usable(scan.images, decoded.reasons, strict=plan.config.strict)
     prepared = PreparedSet(scan, decoded, _build_dataset(decoded, usable, plan.classes))
     _report_set(prepared, callback)
-    if plan.config.data_mode == STREAM:
+    if resolve_mode(decoded) == STREAM:
         callback.on_note(describe_stream(scan, len(prepared.dataset)))
     return prepared
 

@@ -75,8 +75,8 @@ def describe_stream(scan: DatasetScan, num_usable: int) -> str:
     """Return a note on the images that each epoch reads."""
     num_skipped = len(scan.files) - num_usable
     return (
-        f"{scan.images.source}: data_mode=stream: each epoch reads and decodes {num_usable} "
-        f"images, each once, and skips {num_skipped} that cannot be read"
+        f"{scan.images.source}: each epoch reads and decodes {num_usable} images, each once, and "
+        f"skips {num_skipped} that cannot be read"
     )
 
 

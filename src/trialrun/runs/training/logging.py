@@ -130,6 +130,8 @@ def log_epoch(run: TrackedRun, status: EpochStatus) -> int:
     """Log the metrics of an epoch in one call; return their timestamp in ms since 1970."""
     metrics = status.result.metrics()
     metrics["epochs_without_improvement"] = status.epochs_without_improvement
+    if status.result.num_train_images is not None:
+        metrics["images_read"] = status.result.num_train_images
     return run.log_metrics(metrics, status.result.epoch)
 
 

@@ -1,7 +1,9 @@
 """Tests of PostgreSQL databases as tracking stores."""
 
 import sys
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import mlflow
@@ -13,6 +15,8 @@ from tests.processes import run_program
 from tests.tracking.test_conflicts import run_together
 from trialrun.errors import TrackingError
 from trialrun.mlflow_client import connect_client, describe_store
+from trialrun.mlflow_client.postgres import open_engine, read_schema
+from trialrun.mlflow_client.schema import is_ready
 
 pytestmark = pytest.mark.slow
 
@@ -54,6 +58,35 @@ def test_processes_open_an_empty_database_at_once(
     uri = create_database("together")
     run_together("stores", uri, 12, tmp_path)
     check_usable(uri)
+
+
+def test_reading_the_schema_blocks_no_change_of_it(create_database: CreateDatabase) -> None:
+    """MLflow changes two tables in one step while the second one is being read."""
+    uri = create_database("changed")
+    connect_client()
+    with open_engine(uri) as engine, ThreadPoolExecutor(1) as pool:
+        with engine.begin() as changing:
+            lock_table(changing, "runs")
+            reading = pool.submit(read_schema, engine)
+            wait_for_reader(engine)
+            lock_table(changing, "alembic_version")
+        assert is_ready(reading.result(timeout=60))
+
+
+def lock_table(connection: sqlalchemy.Connection, name: str) -> None:
+    """Lock a table, as a change of it does."""
+    connection.execute(sqlalchemy.text(f"LOCK TABLE {name} IN ACCESS EXCLUSIVE MODE"))
+
+
+def wait_for_reader(engine: sqlalchemy.Engine) -> None:
+    """Wait until a connection waits for a lock."""
+    waiting = sqlalchemy.text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+    with engine.connect() as connection:
+        for _ in range(600):
+            if connection.scalar(waiting):
+                return
+            time.sleep(0.1)
+    raise AssertionError("no connection waits for a lock")
 
 
 @pytest.mark.parametrize("num_migrations", [0, 30])

@@ -57,10 +57,14 @@ def open_engine(uri: str) -> Iterator["Engine"]:
 
 
 def read_schema(engine: "Engine") -> Schema:
-    """Return the schema of a database."""
+    """Return the schema of a database.
+
+    Each table is read in a transaction of its own. One that had read a table and waited for another
+    could block, and be blocked by, a process that changes both.
+    """
     from sqlalchemy import text
 
-    with engine.connect() as connection:
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         tables = frozenset(connection.scalars(text(_TABLES)))
         revision = None
         if VERSION_TABLE in tables:

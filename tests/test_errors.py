@@ -4,7 +4,13 @@ import pickle
 
 import pytest
 
-from trialrun.errors import InvalidDatasetError, InvalidParameterError, TrialrunError, merge_errors
+from trialrun.errors import (
+    InvalidDatasetError,
+    InvalidParameterError,
+    TrialrunError,
+    merge_errors,
+    redact_credentials,
+)
 
 
 def test_merged_error_has_the_lowest_exit_code_and_all_messages() -> None:
@@ -43,3 +49,10 @@ def test_exit_codes_are_the_documented_ones() -> None:
     assert codes["TrackingError"] == codes["PromotionRefusedError"] == 5
     assert (codes["StorageError"], codes["OutOfMemoryError"]) == (6, 7)
     assert codes["NotReproducedError"] == 8
+
+
+def test_addresses_are_shown_without_credentials() -> None:
+    """Users, passwords and the signatures of signed addresses are removed, not the rest."""
+    text = "https://me:secret@host/a.tar?X-Amz-Signature=abc&part=1 s3://key@data/b.tar?sig=def"
+    shown = "https://host/a.tar?X-Amz-Signature=...&part=1 s3://data/b.tar?sig=..."
+    assert redact_credentials(text) == shown

@@ -9,7 +9,8 @@
     ├── InvalidModelDirectoryError   4   not a PyTorch image model of trialrun or Azure, or damaged
     ├── TrackingError                5   an error of the tracking store or the model registry
     │   └── PromotionRefusedError        a promotion gate failed
-    ├── StorageError                 6   disk full, folder not writable, file damaged
+    ├── StorageError                 6   disk full, folder not writable, file damaged, no answer of
+    │                                    an object store
     ├── OutOfMemoryError             7   the hint names a batch size that fits
     └── NotReproducedError           8   `reproduce` came to another result
 
@@ -18,8 +19,16 @@ not an error: `RunInterruptedError` exits with 75 (EX_TEMPFAIL of sysexits.h).
 Errors of other libraries are translated only where those libraries are called.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any
+
+_CREDENTIALS = re.compile(r"(?<=://)[^/\s?#]*@")
+_SIGNATURES = re.compile(  # of signed addresses of object stores
+    r"(?<=[?&])((?:X-(?:Amz|Goog)-(?:Signature|Credential|Security-Token)|Signature|sig|token)=)"
+    r"[^&\s'\"]*",
+    re.IGNORECASE,
+)
 
 
 class TrialrunError(Exception):
@@ -76,7 +85,10 @@ class PromotionRefusedError(TrackingError):
 
 
 class StorageError(TrialrunError):
-    """The disk is full, a folder is not writable, or a file is damaged and has no intact copy."""
+    """The disk is full, a folder is not writable, or a file is damaged and has no intact copy.
+
+    Also: an object store does not answer.
+    """
 
     exit_code = 6
 
@@ -145,3 +157,8 @@ def merge_errors(errors: Sequence[TrialrunError]) -> TrialrunError:
 def summarize_error(error: BaseException) -> str:
     """Return the first line of the error's message, or its class name if the message is empty."""
     return (str(error).splitlines() or [""])[0] or type(error).__name__
+
+
+def redact_credentials(text: str) -> str:
+    """Return `text` with users, passwords and signatures removed from its URLs."""
+    return _SIGNATURES.sub(r"\1...", _CREDENTIALS.sub("", text))

@@ -103,6 +103,11 @@ def downloads_folder(cache: Path) -> Path:
     return cache / "downloads"
 
 
+def shards_folder(cache: Path) -> Path:
+    """Return the folder of downloaded shards below `cache`, one sub-folder per shard."""
+    return cache / "shards"
+
+
 def digests_folder(cache: Path) -> Path:
     """Return the folder of the sha256 digests of archives below `cache`."""
     return cache / "digests"

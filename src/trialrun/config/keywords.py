@@ -55,6 +55,7 @@ class TrainKeywords(TypedDict, total=False):
     max_minutes: float | None
     min_delta: float
     accumulate_steps: int | Literal["auto"]
+    data_mode: Literal["auto", "cache", "stream"]
     strict: bool
     experiment: str | None
     run_name: str | None
@@ -241,6 +242,7 @@ class SearchKeywords(TypedDict, total=False):
     max_minutes: float | None
     min_delta: float | str | Sequence[float]
     accumulate_steps: int | Literal["auto"]
+    data_mode: Literal["auto", "cache", "stream"]
     strict: bool
     experiment: str | None
     run_name: str | None

@@ -259,6 +259,13 @@ class TrainConfig(LabelConfig):
         auto=True,
         searchable=False,
     )
+    data_mode: str = setting(
+        AUTO_TEXT,
+        "Decoded images: cache keeps them on the disk, and fails if they do not fit; stream "
+        "decodes them in every epoch. auto is cache if the decoded images fit into the cache.",
+        choices=(AUTO_TEXT, "cache", "stream"),
+        searchable=False,
+    )
     strict: bool = setting(
         False, "Fail on an image that cannot be read, instead of skipping it.", searchable=False
     )

@@ -10,15 +10,18 @@ from trialrun.image_cache.filter import (
     list_skipped,
     select_usable,
 )
-from trialrun.image_cache.open import DecodedImages, open_pack
+from trialrun.image_cache.on_the_fly import OnTheFlyImages
+from trialrun.image_cache.open import DecodedImages, open_live, open_pack
 from trialrun.image_cache.store import Pack
 
 __all__ = [
     "MAX_UNREADABLE_FRACTION",
     "DecodedImages",
+    "OnTheFlyImages",
     "Pack",
     "SkippedImage",
     "list_skipped",
+    "open_live",
     "open_pack",
     "select_usable",
 ]

@@ -12,6 +12,7 @@ from trialrun.cache.location import (
     digests_folder,
     downloads_folder,
     scans_folder,
+    shards_folder,
 )
 from trialrun.files import sweep_unlocked_drafts
 from trialrun.image_cache.entries import (
@@ -22,11 +23,13 @@ from trialrun.image_cache.entries import (
 )
 from trialrun.image_cache.scan_cache import list_evictable_scans
 from trialrun.images.formats.archives import (
+    ArchiveContents,
     UnpackedArchive,
     delete_if_idle,
     list_unpacked_archives,
     try_delete_if_idle,
 )
+from trialrun.images.shards.downloaded import list_downloaded
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,22 +52,38 @@ def list_decoded() -> list[DecodedSummary]:
 
 
 def list_archives() -> list[UnpackedArchive]:
-    """List the unpacked archives and the downloaded datasets, least recently used first."""
+    """List unpacked archives, downloaded datasets and shards, least recently used first."""
+    return sorted([*_list_unpacked(), *_list_shards()], key=lambda archive: archive.used)
+
+
+def _list_unpacked() -> list[UnpackedArchive]:
     cache = cache_folder()
-    archives = [
+    return [
         *list_unpacked_archives(archives_folder(cache)),
         *list_unpacked_archives(downloads_folder(cache)),
     ]
-    return sorted(archives, key=lambda archive: archive.used)
 
 
-def list_evictable_archives() -> list[CacheEntry]:
-    """List unpacked archives, downloads and file scans to evict; those in use refuse deletion."""
+def _list_shards() -> list[UnpackedArchive]:
+    return [
+        UnpackedArchive(
+            shard.folder, ArchiveContents(shard.name, 1, shard.num_bytes), shard.last_used
+        )
+        for shard in list_downloaded(shards_folder(cache_folder()))
+    ]
+
+
+def list_evictable_archives(*, has_shards: bool = True) -> list[CacheEntry]:
+    """List unpacked archives, downloads and file scans to evict; those in use refuse deletion.
+
+    `has_shards` lists downloaded shards too.
+    """
+    archives = list_archives() if has_shards else _list_unpacked()
     return list_evictable_scans(scans_folder()) + [
         CacheEntry(
             archive.contents.num_bytes, archive.used, partial(try_delete_if_idle, archive.folder)
         )
-        for archive in list_archives()
+        for archive in archives
     ]
 
 
@@ -76,7 +95,12 @@ def enforce_cache_limit() -> None:
     """
     if archives := list_evictable_archives():
         cache = cache_folder()
-        folders = (decoded_folder(), archives_folder(cache), downloads_folder(cache))
+        folders = (
+            decoded_folder(),
+            archives_folder(cache),
+            downloads_folder(cache),
+            shards_folder(cache),
+        )
         enforce_limit(cache_folder(), [*list_evictable(decoded_folder()), *archives], folders)
 
 
@@ -88,9 +112,10 @@ def clear_cache() -> ClearedCache:
     deleted = [
         archive for archive, is_deleted in zip(archives, outcomes, strict=True) if is_deleted
     ]
-    for folder in (archives_folder(cache_folder()), downloads_folder(cache_folder())):
+    cache = cache_folder()
+    for folder in (archives_folder(cache), downloads_folder(cache), shards_folder(cache)):
         sweep_unlocked_drafts(folder)
-    for folder in (scans_folder(), digests_folder(cache_folder())):
+    for folder in (scans_folder(), digests_folder(cache)):
         shutil.rmtree(folder, ignore_errors=True)
     return ClearedCache(
         decoded.num_packs,

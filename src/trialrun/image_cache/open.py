@@ -98,6 +98,21 @@ def open_pack(
         return pack or _open_on_the_fly(request)
 
 
+def open_live(
+    scan: DatasetScan,
+    preprocessing: Preprocessing,
+    folder: Path,
+    *,
+    threads: int,
+    progress: Callable[[int], None] = ignore_progress,
+    note: Callable[[str], None] = _ignore_note,
+) -> OnTheFlyImages:
+    """Return images that are decoded as they are needed; only decode results are cached."""
+    pack_folder = folder / _compute_pack_key(scan, preprocessing)
+    request = _PackRequest(scan, preprocessing, pack_folder, threads, progress, note)
+    return _open_on_the_fly(request)
+
+
 @dataclass(frozen=True, slots=True)
 class _PackRequest:
     """What `open_pack` was called with, and the folder of the pack."""

@@ -3,6 +3,7 @@
 The functions import MLflow themselves, because the import takes over a second.
 """
 
+from trialrun.errors import redact_credentials
 from trialrun.mlflow_client.client import connect_client
 from trialrun.mlflow_client.conflicts import retry_conflicts
 from trialrun.mlflow_client.downloads import (
@@ -12,7 +13,7 @@ from trialrun.mlflow_client.downloads import (
     find_file,
     is_local_model,
 )
-from trialrun.mlflow_client.errors import redact_credentials, translate_tracking_errors
+from trialrun.mlflow_client.errors import translate_tracking_errors
 from trialrun.mlflow_client.experiments import describe_experiment, find_experiment_id
 from trialrun.mlflow_client.outages import is_answering, is_outage
 from trialrun.mlflow_client.settings import restore_mlflow_settings

@@ -6,9 +6,14 @@ import tempfile
 from pathlib import Path
 from urllib.parse import unquote
 
-from trialrun.errors import InvalidParameterError, TrackingError, summarize_error
+from trialrun.errors import (
+    InvalidParameterError,
+    TrackingError,
+    redact_credentials,
+    summarize_error,
+)
 from trialrun.files import translate_storage_errors
-from trialrun.mlflow_client.errors import redact_credentials, suggest_package, suggest_remedy
+from trialrun.mlflow_client.errors import suggest_package, suggest_remedy
 
 FILE_SCHEME = "file:"
 # URIs that MLflow downloads, or finds on this machine; anything else is a path.

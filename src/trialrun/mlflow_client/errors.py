@@ -5,10 +5,9 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from trialrun.errors import StorageError, TrackingError
+from trialrun.errors import StorageError, TrackingError, redact_credentials
 from trialrun.files import as_storage_error
 
-_CREDENTIALS = re.compile(r"(?<=://)[^/\s?#]*@")
 # Modules that MLflow imports, and their packages where the names differ.
 _PACKAGES = {
     "botocore": "boto3",
@@ -129,11 +128,6 @@ def _find_reason(error: Exception) -> str:
     """Return the line of an error with its cause; SQLAlchemy may put another line first."""
     lines = [line for line in str(error).splitlines() if not line.startswith("(raised as a result")]
     return redact_credentials((lines or [type(error).__name__])[0])
-
-
-def redact_credentials(text: str) -> str:
-    """Return `text` with user and password removed from its URLs."""
-    return _CREDENTIALS.sub("", text)
 
 
 def suggest_remedy(text: str, default: str = _CHECK_SERVER) -> str:

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
-from trialrun.errors import TrackingError
-from trialrun.mlflow_client.errors import redact_credentials
+from trialrun.errors import TrackingError, redact_credentials
 
 SchemaState = Literal["empty", "incomplete", "unopened", "complete", "older", "newer", "foreign"]
 

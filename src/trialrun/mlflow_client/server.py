@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from trialrun.errors import TrackingError
-from trialrun.mlflow_client.errors import redact_credentials, suggest_remedy
+from trialrun.errors import TrackingError, redact_credentials
+from trialrun.mlflow_client.errors import suggest_remedy
 
 if TYPE_CHECKING:
     from packaging.version import Version

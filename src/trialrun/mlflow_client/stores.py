@@ -6,12 +6,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from trialrun.errors import TrackingError, TrialrunError
-from trialrun.mlflow_client.errors import (
-    redact_credentials,
-    suggest_remedy,
-    translate_tracking_errors,
-)
+from trialrun.errors import TrackingError, TrialrunError, redact_credentials
+from trialrun.mlflow_client.errors import suggest_remedy, translate_tracking_errors
 from trialrun.mlflow_client.postgres import is_writable, open_engine, prepare_postgres
 from trialrun.mlflow_client.postgres import read_schema as read_postgres_schema
 from trialrun.mlflow_client.schema import Schema, check_schema, judge_schema

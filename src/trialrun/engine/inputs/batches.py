@@ -17,6 +17,12 @@ from torch import Tensor
 
 from trialrun.distributed import SINGLE_PROCESS, Ranks
 from trialrun.engine.inputs.order import NATURAL, draw_order
+from trialrun.engine.inputs.stream_order import (
+    EpochOrder,
+    Sharding,
+    arrange_by_shard,
+    open_stream_order,
+)
 
 
 class ImageSource(Protocol):
@@ -32,13 +38,15 @@ class ImageDataset:
     """A labelled set: the rows of its usable images in a source, and their class indices.
 
     `aspects` are the aspect ratios of all rows of the source if it stores whole images squashed
-    into squares; None if its squares are to be used as they are.
+    into squares; None if its squares are to be used as they are. `sharding` says in which shards
+    the images are, if they are read from shards in every epoch.
     """
 
     source: ImageSource
     rows: NDArray[np.int64]
     labels: NDArray[np.int64]
     aspects: NDArray[np.float32] | None = None
+    sharding: Sharding | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -50,6 +58,12 @@ class ImageDataset:
         labels = torch.from_numpy(self.labels[indices])
         aspects = None if self.aspects is None else self.aspects[rows]
         return Batch(self.source.pixels(rows), labels, positions, num_images_in_step, aspects)
+
+    def prefetch(self, *positions: NDArray[np.int64]) -> None:
+        """Fetch the shards of images that are needed soon, if the set is read from shards."""
+        if self.sharding is not None:
+            indices = np.concatenate(positions) % len(self)
+            self.sharding.prefetch(self.sharding.numbers[indices])
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +102,26 @@ def training_batches(
     A step has `batch_size` images per rank. The steps before `first_step` are skipped.
     `class_sampling` is the setting of this name.
     """
-    order = draw_order(data.labels, random_seed, epoch, class_sampling)
-    steps = chunk_indices(order, batch_size * ranks.world_size, 2 * ranks.world_size)
-    for positions in steps[first_step:]:
-        yield data.load_batch(positions[ranks.rank :: ranks.world_size], len(positions))
+    order = _open_order(data, random_seed, epoch, class_sampling)
+    steps = _cut_steps(len(order), batch_size * ranks.world_size, 2 * ranks.world_size)
+    distances = [] if data.sharding is None else data.sharding.list_distances(ranks.world_size)
+    for step in steps[first_step:]:
+        first, last = step.start + ranks.rank, step.stop
+        positions = order[first : last : ranks.world_size]
+        ahead = [order[first + d : last + d : ranks.world_size] for d in distances]
+        data.prefetch(positions, *ahead)
+        yield data.load_batch(positions, step.stop - step.start)
+
+
+def _open_order(
+    data: ImageDataset, random_seed: int, epoch: int, class_sampling: str
+) -> EpochOrder:
+    if data.sharding is None:
+        return draw_order(data.labels, random_seed, epoch, class_sampling)
+    if class_sampling == NATURAL:
+        return open_stream_order(data.sharding.numbers, random_seed, epoch)
+    chosen = draw_order(data.labels, random_seed, epoch, class_sampling)
+    return arrange_by_shard(chosen, data.sharding.numbers, random_seed, epoch)
 
 
 def chunk_indices(
@@ -101,10 +131,14 @@ def chunk_indices(
 
     Batch norm cannot train on a single image, and dropping the chunk would skip images.
     """
-    starts = list(range(0, len(order), batch_size))
-    if len(starts) > 1 and len(order) - starts[-1] < min(smallest, batch_size):
+    return [order[step] for step in _cut_steps(len(order), batch_size, smallest)]
+
+
+def _cut_steps(num_images: int, batch_size: int, smallest: int) -> list[slice]:
+    starts = list(range(0, num_images, batch_size))
+    if len(starts) > 1 and num_images - starts[-1] < min(smallest, batch_size):
         starts.pop()
-    return [order[a:b] for a, b in zip(starts, [*starts[1:], len(order)], strict=True)]
+    return [slice(a, b) for a, b in zip(starts, [*starts[1:], num_images], strict=True)]
 
 
 def sequential_batches(
@@ -112,8 +146,10 @@ def sequential_batches(
 ) -> Iterator[Batch]:
     """Yield this rank's share of the images in their order; all ranks together use each once."""
     share = np.arange(ranks.rank, len(data), ranks.world_size)
+    num_ahead = 0 if data.sharding is None else data.sharding.mean_size
     for start in range(0, len(share), batch_size):
         positions = share[start : start + batch_size]
+        data.prefetch(share[start : start + batch_size + num_ahead])
         yield data.load_batch(positions, len(positions))
 
 

@@ -76,6 +76,7 @@ def use_features(
             images,
             source=_build_table(network, head, images, data.preprocessing, config, compute),
             rows=np.arange(len(images)),
+            sharding=None,
         )
         for images in (data.train, data.valid)
     )

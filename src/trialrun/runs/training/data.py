@@ -7,13 +7,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from trialrun.cache.location import cache_limit_bytes, decoded_folder
 from trialrun.config import AUTO_TEXT
 from trialrun.distributed import SINGLE_PROCESS, Ranks
 from trialrun.engine.inputs.batches import ImageDataset
 from trialrun.errors import InvalidParameterError
-from trialrun.image_cache import DecodedImages, SkippedImage, list_skipped, open_pack, select_usable
-from trialrun.image_cache.inventory import list_evictable_archives
+from trialrun.image_cache import DecodedImages, SkippedImage, list_skipped, select_usable
 from trialrun.images import ImageSet, label_indices, make_printable
 from trialrun.images.decoding.fitting import CROP, SQUASH
 from trialrun.images.decoding.gray_values import ValueRange
@@ -26,7 +24,6 @@ from trialrun.images.decoding.transforms import (
     split_at_random_step,
 )
 from trialrun.images.scanning.scan import WARNED, DatasetScan, choose_image_size, classify_image
-from trialrun.images.scanning.thread_pool import count_threads
 from trialrun.images.scanning.value_range import measure_range, sample_gray_values
 from trialrun.models.initial import ExpectedInput, describe_initial_weights
 from trialrun.models.names import DEFAULT_WEIGHTS
@@ -35,6 +32,7 @@ from trialrun.runs.callbacks import DECODING, RunCallback
 from trialrun.runs.datasets.leakage import LeakageReport, find_leakage
 from trialrun.runs.datasets.pixel_notes import find_pixel_notes
 from trialrun.runs.datasets.scan import scan_set
+from trialrun.runs.training.data_mode import STREAM, describe_stream, open_decoded
 from trialrun.runs.training.initial import (
     ResolvedWeights,
     describe_initial,
@@ -257,19 +255,12 @@ def _prepare_set(
     for note in scan.images.notes:
         callback.on_note(f"{scan.images.source}: {note}")
     callback.on_scan_start(DECODING, len(scan.images))
-    decoded = open_pack(
-        scan,
-        preprocessing,
-        decoded_folder(),
-        threads=count_threads(),
-        limit_bytes=cache_limit_bytes(),
-        progress=callback.on_scan_progress,
-        note=callback.on_note,
-        other_entries=list_evictable_archives,
-    )
+    decoded = open_decoded(scan, preprocessing, plan.config.data_mode, callback)
     usable = select_usable(scan.images, decoded.reasons, strict=plan.config.strict)
     prepared = PreparedSet(scan, decoded, _build_dataset(decoded, usable, plan.classes))
     _report_set(prepared, callback)
+    if plan.config.data_mode == STREAM:
+        callback.on_note(describe_stream(scan, len(prepared.dataset)))
     return prepared
 
 

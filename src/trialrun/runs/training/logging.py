@@ -28,6 +28,7 @@ from trialrun.runs.evaluation.predictions import (
 )
 from trialrun.runs.evaluation.tables import format_csv, log_tables
 from trialrun.runs.training.data import PreparedData, PreparedSet
+from trialrun.runs.training.data_mode import describe_modes
 from trialrun.runs.training.environment import ENVIRONMENT, describe_environment
 from trialrun.runs.training.fine_tuning import collect_fine_tuning_params
 from trialrun.runs.training.plan import TrainPlan
@@ -53,6 +54,7 @@ def log_start(run: TrackedRun, plan: TrainPlan, data: PreparedData, compute: Com
         "resolved_device": str(compute.device),
         "resolved_image_size": str(data.preprocessing.image_size),
         "resolved_data_layout": plan.data_layout,
+        "resolved_data_mode": describe_modes(data.train.decoded, data.valid.decoded),
         "resolved_fit": data.preprocessing.fit,
         "resolved_value_range": format_value_range(data.preprocessing.value_range),
         "num_classes": str(len(plan.classes)),

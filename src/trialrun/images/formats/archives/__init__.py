@@ -7,6 +7,7 @@ or encrypted, or if it unpacks to more bytes than the free space or the allowed 
 
 from trialrun.images.formats.archives.extraction import find_archive, unpack_archive
 from trialrun.images.formats.archives.store import (
+    ArchiveContents,
     UnpackedArchive,
     delete_if_idle,
     list_unpacked_archives,
@@ -15,6 +16,7 @@ from trialrun.images.formats.archives.store import (
 )
 
 __all__ = [
+    "ArchiveContents",
     "UnpackedArchive",
     "delete_if_idle",
     "find_archive",

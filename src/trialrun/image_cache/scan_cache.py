@@ -19,9 +19,9 @@ from trialrun.errors import StorageError
 from trialrun.files import write_atomically
 from trialrun.images.dataset import ImageItem, ImageSet
 from trialrun.images.decoding.file_io import FileFingerprint, read_fingerprint
+from trialrun.images.scanning.file_scan import FileScan
 from trialrun.images.scanning.scan import (
     DatasetScan,
-    FileScan,
     Progress,
     ignore_progress,
     scan_files,

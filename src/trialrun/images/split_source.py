@@ -1,4 +1,4 @@
-"""Opening of a root with split folders, whose parts are the sets of a training."""
+"""Opening of a root with split folders or shards, whose parts are the sets of a training."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -14,6 +14,7 @@ from trialrun.images.formats.split_folders import (
     SplitFolders,
     find_split_folders,
 )
+from trialrun.images.shards.listing import ShardListing, find_shards, name_parts
 from trialrun.images.source import (
     check_label_settings,
     find_archive_notes,
@@ -21,6 +22,7 @@ from trialrun.images.source import (
     make_split_error,
     name_part,
     read_images,
+    read_shards,
     translate_read_errors,
 )
 
@@ -44,36 +46,56 @@ def open_splits(
     config: DataConfig = DEFAULT_DATA_CONFIG,
     uses_valid: bool = True,
     uses_test: bool = False,
+    shards: ShardListing | None = None,
 ) -> SplitSource | None:
-    """Read the parts of a root with split folders; None if `source` is not one.
+    """Read the parts of a root with split folders or shards; None if `source` is not one.
 
-    A validation or test set that is not used is not read. Notes of the training set say how the
-    root was read.
+    `shards` are those of the source if they were listed before. A validation or test set that is
+    not used is not read. Notes of the training set say how the root was read.
 
     Raises:
         DataError: See `open_data`.
         InvalidParameterError: See `open_data`.
     """
     check_label_settings(config)
+    used = {TRAIN} | {role for role, uses in ((VALID, uses_valid), (TEST, uses_test)) if uses}
     with translate_read_errors(source):
-        root = locate_data(source, path, cache_folder, config.archive_encoding)
-        splits = find_split_folders(root, source, config.data_layout)
+        listing = shards or find_shards(source, path, config)
+        if listing is not None:
+            listed = listing.find_parts(config.data_layout)
+            splits = name_parts(listed) if listed else None
+        else:
+            root = locate_data(source, path, cache_folder, config.archive_encoding)
+            splits = find_split_folders(root, source, config.data_layout)
         if splits is None:
             return None
         if TRAIN not in splits.names:
             raise make_split_error(source, splits)
-        used = {TRAIN} | {role for role, uses in ((VALID, uses_valid), (TEST, uses_test)) if uses}
         parts: dict[str, ImageSet] = {}
         for role in sorted(used & splits.names.keys()):
-            folder, part = root / splits.names[role], name_part(source, splits.names[role])
-            if (archive := find_archive(folder)) is not None:
-                folder = unpack_archive(archive, cache_folder, config.archive_encoding)
-            parts[role] = read_images(folder, part, group_column, config)
+            name = splits.names[role]
+            part = name_part(source, name)
+            parts[role] = (
+                _read_folder(root / name, part, cache_folder, group_column, config)
+                if listing is None
+                else read_shards(listed[role], part, cache_folder, group_column, config)
+            )
     parts = _add_archive_notes(parts, cache_folder)
     notes = _describe_splits(source, splits, uses_valid=uses_valid)
     train = replace(parts[TRAIN], notes=(*notes, *parts[TRAIN].notes))
     layout = _name_layout(splits, uses_valid=uses_valid)
     return SplitSource(train, parts.get(VALID), parts.get(TEST), layout)
+
+
+def _read_folder(
+    folder: Path, source: str, cache_folder: Path, group_column: str | None, config: DataConfig
+) -> ImageSet:
+    """Read a part that is a folder of images or of shards, or an archive."""
+    if (shards := find_shards(source, folder, config)) is not None:
+        return read_shards(shards, source, cache_folder, group_column, config)
+    if (archive := find_archive(folder)) is not None:
+        folder = unpack_archive(archive, cache_folder, config.archive_encoding)
+    return read_images(folder, source, group_column, config)
 
 
 def _add_archive_notes(parts: Mapping[str, ImageSet], cache_folder: Path) -> dict[str, ImageSet]:

@@ -8,6 +8,8 @@ import errno
 import os
 import stat
 import time
+from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +20,7 @@ from trialrun.images.decoding.header import (
     TransientDecodeError,
     UndecodableError,
 )
+from trialrun.images.items import ItemTable
 
 OUTSIDE_REASON = "a link that leads out of the folder"
 
@@ -75,8 +78,34 @@ def read_file_with_fingerprint(root: Path, name: str, *, follow_links: bool = Fa
 
 
 def read_item(images: ImageSet, item: ImageItem) -> FileContent:
-    """Read the file of an image, as `read_file_with_fingerprint`."""
+    """Read the file of an image, as `read_file_with_fingerprint`; in shards it has no fingerprint.
+
+    Raises:
+        UndecodableError: See `read_file`.
+        TransientDecodeError: See `read_file`.
+        InvalidDatasetError: The shard of the image vanished or changed.
+        StorageError: The store of the shards does not answer, or the cache has no room for a shard.
+    """
+    if images.shards is not None and item.row is not None:
+        return FileContent(images.shards.read(item.row), None)
     return read_file_with_fingerprint(images.root, item.name, follow_links=images.follow_links)
+
+
+def hold_rows(images: ImageSet, rows: Iterable[int]) -> Iterator[int]:
+    """Yield rows of the set for reading by threads; shards are downloaded before they need them."""
+    items = images.items
+    if images.shards is None or not isinstance(items, ItemTable):
+        yield from rows
+        return
+    kept: deque[int] = deque()
+
+    def find_index_rows() -> Iterator[int]:
+        for row in rows:
+            kept.append(row)
+            yield int(items.rows[row])
+
+    for _ in images.shards.hold_in_order(find_index_rows()):
+        yield kept.popleft()
 
 
 def read_fingerprint(root: str, name: str) -> FileFingerprint | None:

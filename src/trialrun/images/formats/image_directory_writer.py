@@ -26,10 +26,10 @@ from trialrun.files import create_directory, translate_storage_errors
 from trialrun.images.dataset import ImageItem, ImageSet, make_printable
 from trialrun.images.decoding.file_io import read_item
 from trialrun.images.decoding.header import UndecodableError
+from trialrun.images.scanning.file_scan import FileScan
 from trialrun.images.scanning.scan import (
     CHANGED_REASON,
     DatasetScan,
-    FileScan,
     classify_image,
     is_unchanged,
 )

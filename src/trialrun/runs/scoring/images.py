@@ -1,6 +1,7 @@
 """The images to score: one per row of the table, and reading of their files."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -16,12 +17,12 @@ def list_rows(images: ImageSet) -> tuple[ImageItem, ...]:
     Entries that the set's reader skipped are among them, without a label: reading them fails, for
     the reason that the table then contains.
     """
-    items = images.items
+    items: Iterable[ImageItem] = images.items
     if images.skipped:
         skipped = (ImageItem(item.name) for item in images.skipped)
-        items = tuple(sorted((*items, *skipped), key=lambda item: item.name))
+        items = sorted((*images.items, *skipped), key=lambda item: item.name)
     return tuple(
-        ImageItem(item.name, item.label, row if item.id is None else item.id)
+        replace(item, id=row if item.id is None else item.id, group=None)
         for row, item in enumerate(items)
     )
 

@@ -81,7 +81,8 @@ def open_splits(
                 else read_shards(listed[role], part, cache_folder, group_column, config)
             )
     parts = _add_archive_notes(parts, cache_folder)
-    notes = _describe_splits(source, splits, uses_valid=uses_valid)
+    kind = "folders" if listing is None else "shards"
+    notes = _describe_splits(source, splits, kind, uses_valid=uses_valid)
     train = replace(parts[TRAIN], notes=(*notes, *parts[TRAIN].notes))
     layout = _name_layout(splits, uses_valid=uses_valid)
     return SplitSource(train, parts.get(VALID), parts.get(TEST), layout)
@@ -109,10 +110,12 @@ def _add_archive_notes(parts: Mapping[str, ImageSet], cache_folder: Path) -> dic
     return noted
 
 
-def _describe_splits(source: str, splits: SplitFolders, *, uses_valid: bool) -> tuple[str, ...]:
-    """Return how the root was read, as notes."""
+def _describe_splits(
+    source: str, splits: SplitFolders, kind: str, *, uses_valid: bool
+) -> tuple[str, ...]:
+    """Return how the root was read, as notes; `kind` is what the parts are."""
     shown = {role: make_printable(name) for role, name in splits.names.items()}
-    text = f"the folders of {make_printable(source)} are its sets: {shown[TRAIN]} for training"
+    text = f"the {kind} of {make_printable(source)} are its sets: {shown[TRAIN]} for training"
     if VALID in shown and uses_valid:
         text += f", {shown[VALID]} for validation"
     elif VALID in shown:

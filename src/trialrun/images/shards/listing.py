@@ -13,7 +13,14 @@ from urllib.parse import urlsplit
 from trialrun.config.data import CLASSES_LAYOUT, DataConfig
 from trialrun.errors import InvalidDatasetError, InvalidParameterError
 from trialrun.images.formats import LIST_READERS
-from trialrun.images.formats.split_folders import SplitFolders, find_role, has_image
+from trialrun.images.formats.split_folders import (
+    TEST,
+    TRAIN,
+    VALID,
+    SplitFolders,
+    find_role,
+    has_image,
+)
 from trialrun.images.notes import format_examples
 from trialrun.images.shards.storage import (
     ShardFile,
@@ -61,7 +68,11 @@ class ShardListing:
                 f"{get_name(unnamed[0])}: which set are they of?",
                 "Give a pattern such as train-*.tar, or set data_layout=classes to read all.",
             )
-        return {str(role): replace(self, shards=tuple(found)) for role, found in by_role.items()}
+        return {
+            role: replace(self, shards=tuple(by_role[role]))
+            for role in (TRAIN, VALID, TEST)
+            if role in by_role
+        }
 
 
 def name_parts(parts: Mapping[str, ShardListing]) -> SplitFolders:

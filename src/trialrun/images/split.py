@@ -42,7 +42,7 @@ def _choose_images(
 ) -> NDArray[np.integer]:
     """Choose the indices of the second set by a random order within each class."""
     labels = encode_labels(images.items)
-    order = _sort_by_hash(images, random_seed)
+    order = sort_by_hash(images, random_seed)
     by_class = order[np.argsort(labels.codes[order], kind="stable")]
     classes, starts = np.unique(labels.codes[by_class], return_index=True)
     chosen = []
@@ -53,7 +53,7 @@ def _choose_images(
     return np.concatenate(chosen) if chosen else order
 
 
-def _sort_by_hash(images: ImageSet, random_seed: int) -> NDArray[np.integer]:
+def sort_by_hash(images: ImageSet, random_seed: int) -> NDArray[np.integer]:
     """Return the indices of all images in a random order that their names decide."""
     names = iterate_names(images.items)
     digests = b"".join(_hash_name(random_seed, name) for name in names)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,7 +61,7 @@ def test_hub_snapshot_is_read_if_its_links_are_followed(tmp_path: Path) -> None:
     snapshot = tmp_path / "snapshots" / "abc" / "data"
     snapshot.mkdir(parents=True)
     (snapshot / "train-00000-of-00001.parquet").symlink_to(blob)
-    with pytest.raises(InvalidDatasetError, match="1 shards in .* are links") as caught:
+    with pytest.raises(InvalidDatasetError, match=r"1 shards in .* are links") as caught:
         _open(snapshot.parent, tmp_path)
     assert "follow_links=true" in caught.value.hint
     images = _open(snapshot.parent, tmp_path, DataConfig(follow_links=True))
@@ -89,7 +90,11 @@ def test_webdataset_tars_have_labels_beside_the_images(tmp_path: Path, kind: str
 def test_columns_name_labels_files_and_groups(tmp_path: Path) -> None:
     """label_column, file_column and group_column are columns, or fields of .json files."""
     folder = tmp_path / "set"
-    columns = {"kind": ["x", "y"], "file": ["m.png", "n.png"], "patient": [7, 8]}
+    columns: dict[str, list[Any]] = {
+        "kind": ["x", "y"],
+        "file": ["m.png", "n.png"],
+        "patient": [7, 8],
+    }
     write_hub_parquet(folder / "0.parquet", [0, 0], columns=columns)
     config = DataConfig(label_column="kind", file_column="file")
     images = open_data(str(folder), tmp_path / "cache", group_column="patient", config=config)
@@ -135,7 +140,7 @@ def test_a_tar_without_its_end_is_truncated(tmp_path: Path) -> None:
     """A tar that was cut between two files reads like a complete one."""
     path = write_tar(tmp_path / "set" / "1.tar", {"1.cls": b"0", "1.png": make_png(0)})
     path.write_bytes(path.read_bytes()[:2048])
-    with pytest.raises(InvalidDatasetError, match="1.tar is damaged or truncated"):
+    with pytest.raises(InvalidDatasetError, match=r"1\.tar is damaged or truncated"):
         _open(tmp_path / "set", tmp_path)
 
 

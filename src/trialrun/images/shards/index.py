@@ -94,24 +94,37 @@ def build_index(
         InvalidDatasetError: A shard is damaged, vanished or lists an image twice.
         StorageError: The store does not answer, or the cache has no room.
     """
-    import pyarrow as pa
-
     tables: list[pa.Table] = []
     left_out, classes = LeftOut(), dict[str, None]()
     for number, shard in enumerate(shards):
         cache.prefetch(shards[number + 1 : number + 1 + _NUM_AHEAD])
         found = _read_columns(shard, columns, cache)
-        tables.append(_make_table(found, number))
+        tables.append(make_table(found, number))
         classes.update(dict.fromkeys(found.classes))
         left_out.merge(found.left_out)
         progress(1)
+    return make_index(shards, tables, columns, tuple(classes), left_out.notes())
+
+
+def make_index(
+    shards: Sequence[ShardFile],
+    tables: Sequence["pa.Table"],
+    columns: ColumnNames,
+    classes: tuple[str, ...],
+    notes: tuple[str, ...],
+) -> ShardIndex:
+    """Return the index of shards with these `tables`, one per shard.
+
+    Raises:
+        InvalidDatasetError: Two shards have the same name.
+    """
+    import pyarrow as pa
+
     table = pa.concat_tables(tables).unify_dictionaries().combine_chunks()
     table = _make_names_unique(table, shards)
-    if not table["group"].length() - table["group"].null_count:
+    if table["group"].null_count == len(table["group"]):
         table = table.drop_columns(["group"])
-    return ShardIndex(
-        make_key(shards, columns), tuple(shards), table, tuple(classes), left_out.notes()
-    )
+    return ShardIndex(make_key(shards, columns), tuple(shards), table, classes, notes)
 
 
 def _read_columns(shard: ShardFile, columns: ColumnNames, cache: ShardCache) -> ShardColumns:
@@ -136,7 +149,8 @@ def is_parquet(shard: ShardFile) -> bool:
     return get_name(shard).lower().endswith(".parquet")
 
 
-def _make_table(found: ShardColumns, number: int) -> "pa.Table":
+def make_table(found: ShardColumns, number: int) -> "pa.Table":
+    """Return the rows of the index for the images of the shard with a number."""
     import pyarrow as pa
 
     num_rows = len(found.names)

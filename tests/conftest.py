@@ -58,6 +58,14 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(autouse=True)
+def report_marked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw reports only in tests with the marker `report`: each takes about a second."""
+    if request.node.get_closest_marker("report") is None:
+        for name in ("training.execution.log_training_report", "evaluation.evaluate._log_report"):
+            monkeypatch.setattr(f"trialrun.runs.{name}", lambda *_: None)
+
+
+@pytest.fixture(autouse=True)
 def mlflow_settings_restored() -> Iterator[None]:
     """Restore MLflow's variables and active experiment: `set_experiment` changes both."""
     before = {name: text for name, text in os.environ.items() if name.startswith("MLFLOW_")}

@@ -20,9 +20,13 @@ def test_eviction_is_minimal_and_lru(
 ) -> None:
     """Evicted entries were used before the remaining ones, and none is evicted needlessly."""
     deleted: list[int] = []
+
+    def delete(index: int) -> bool:
+        deleted.append(index)
+        return True
+
     entries = [
-        CacheEntry(size, used, partial(deleted.append, index))
-        for index, (size, used) in enumerate(cached)
+        CacheEntry(size, used, partial(delete, index)) for index, (size, used) in enumerate(cached)
     ]
     fits = evict_lru(Path(tempfile.gettempdir()), entries, num_bytes, limit_bytes=limit)
     assert fits == (num_bytes <= limit)

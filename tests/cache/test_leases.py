@@ -194,7 +194,7 @@ def test_entries_without_permission_are_not_counted_as_deleted(tmp_path: Path, c
             text=True,
             check=True,
         )
-        assert len(list((folder / "cache" / "packs").glob("*/pack.json"))) == 1
+        assert len(list((folder / "cache" / "packs").glob("*/segment.json"))) == 1
     finally:
         shutil.rmtree(folder)
     cleared = json.loads(ended.stdout)

@@ -30,7 +30,7 @@ from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.images.scanning.scan import DatasetScan, scan_files
 
 SIZE = 16
-PACK_BYTES = 36 * (3 * SIZE * SIZE + 64)
+PACK_BYTES = 36 * (3 * SIZE * SIZE + 128)
 
 OPEN_PACK = """
 import sys
@@ -47,6 +47,7 @@ progress = lambda number: print("decoding", flush=True)
 pack = open_pack(scan, Preprocessing(64), Path(sys.argv[2]), threads=1, limit_bytes=10**9,
                  progress=progress, note=lambda text: print(text, flush=True))
 print("decoded", pack.num_decoded, flush=True)
+sys.stdin.readline()
 """
 
 
@@ -168,7 +169,9 @@ def test_a_damaged_pack_is_written_again(
     damages: list[tuple[str, Callable[[bytes], bytes]]] = [
         ("pixels.npy", lambda data: data[:3000] + bytes([data[3000] ^ 1]) + data[3001:]),
         ("pixels.npy", lambda data: data[:-1]),
-        ("pack.json", lambda data: data.replace(b'"reasons": {}', b'"reasons": {"1": "x"}')),
+        ("keys.npy", lambda data: data[:-1] + bytes([data[-1] ^ 1])),
+        ("records.npy", lambda data: data[:-9] + bytes([data[-9] ^ 1]) + data[-8:]),
+        ("segment.json", lambda data: data.replace(b'"reasons": {}', b'"reasons": {"1": "x"}')),
     ]
     for name, damage in damages:
         path = find_only_pack(tmp_path) / name
@@ -185,8 +188,8 @@ def test_a_pack_of_another_version_is_listed_and_written_again(
 ) -> None:
     """Its checksum is right but its format is unknown: it is listed as unreadable."""
     open_images(scan)
-    path = find_only_pack(tmp_path) / "pack.json"
-    content = '{"num_images": 36, "reasons": {}, "likenesses": "AAAA"}'
+    path = find_only_pack(tmp_path) / "segment.json"
+    content = '{"num_rows": 36, "reasons": {}, "likenesses": "AAAA"}'
     path.write_text(f"{hashlib.sha256(content.encode()).hexdigest()}\n{content}\n")
     [listed] = entries.list_summaries(tmp_path / "packs")
     assert (listed.source, listed.num_images) == (entries.UNREADABLE, 0)
@@ -202,7 +205,7 @@ def test_the_least_recently_used_pack_is_evicted_first(
     open_images(scan, 15, limit_bytes=limit)
     open_images(scan, 14, limit_bytes=limit)
     for entry, used in zip(entries.list_summaries(tmp_path / "packs"), (100, 200), strict=True):
-        os.utime(tmp_path / "packs" / entry.key / "pack.json", (used, used))
+        os.utime(tmp_path / "packs" / entry.key / "segment.json", (used, used))
     open_images(scan, 15, limit_bytes=limit)
     open_images(scan, SIZE, limit_bytes=limit)
     sizes = {row.image_size for row in entries.list_summaries(tmp_path / "packs")}
@@ -275,6 +278,21 @@ def test_fault_49_two_processes_decode_once(tmp_path: Path) -> None:
         send_line(process)
     outputs = [process.communicate(timeout=60)[0].splitlines() for process in processes]
     assert sorted(lines[-1] for lines in outputs) == ["decoded 0", "decoded 600"]
+
+
+@pytest.mark.slow
+def test_segment_in_use_by_another_process_is_not_evicted(colors: Path, tmp_path: Path) -> None:
+    """The lease of a killed process is released."""
+    process = start_process(colors, tmp_path / "packs")
+    send_line(process)
+    assert process.stdout is not None
+    while not process.stdout.readline().startswith("decoded"):
+        pass
+    folder = find_only_pack(tmp_path)
+    assert not entries.delete_if_idle(folder)
+    process.kill()
+    process.communicate()
+    assert entries.delete_if_idle(folder)
 
 
 def test_near_duplicates_are_found(tmp_path: Path) -> None:

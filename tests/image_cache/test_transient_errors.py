@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from trialrun.files import remove_directory
-from trialrun.image_cache import Pack, entries, open_pack
+from trialrun.image_cache import Pack, open_pack
 from trialrun.images import open_data
 from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.images.scanning.scan import DatasetScan, scan_files
@@ -44,7 +44,7 @@ def scan(colors: Path) -> DatasetScan:
 def test_a_folder_that_was_missing_is_read_in_the_next_run(
     scan: DatasetScan, colors: Path, tmp_path: Path, limit_bytes: int
 ) -> None:
-    """Neither a pack nor the cached results without one record missing files."""
+    """Neither a segment nor the cached results without one record missing files."""
     notes: list[str] = []
 
     def find_reasons() -> set[str]:
@@ -65,21 +65,24 @@ def test_a_folder_that_was_missing_is_read_in_the_next_run(
     moved.rename(colors)
     assert find_reasons() == {""}
     left = {path.name.partition(".")[2] for path in (tmp_path / "packs").iterdir()}
-    assert left <= {"", "lock", "verdicts.json"}
+    assert left <= {"", "lock", "users", "verdicts.json"}
 
 
 def test_images_decoded_beside_transient_failures_serve_the_run(
     scan: DatasetScan, colors: Path, tmp_path: Path
 ) -> None:
-    """A pack that is not cached can be read during its run."""
+    """They are stored, and the next run decodes only the image that failed."""
     missing = colors / scan.images.items[0].name
     data = (colors / scan.images.items[1].name).read_bytes()
+    content = missing.read_bytes()
     missing.unlink()
     pack = open_pack(scan, Preprocessing(16), tmp_path / "packs", threads=2, limit_bytes=10**9)
     assert isinstance(pack, Pack)
     assert pack.usable_rows() == list(range(1, 36))
     assert (pack.pixels(np.asarray([1]))[0] == Preprocessing(16).decode(data)).all()
-    assert entries.list_entries(tmp_path / "packs") == []
+    missing.write_bytes(content)
+    again = open_pack(scan, Preprocessing(16), tmp_path / "packs", threads=2, limit_bytes=10**9)
+    assert (again.num_decoded, set(again.reasons)) == (1, {""})
 
 
 @pytest.mark.slow

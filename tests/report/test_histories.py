@@ -69,6 +69,6 @@ def test_switch_without_value_is_true() -> None:
 
 def test_page_escapes_names() -> None:
     """Names that look like HTML tags are escaped."""
-    text = render_page("<b>", [Section("t", ("<script>",), [("<img>",)])], None)
+    text = render_page("<b>", [Section("t", ("<script>",), [("<img>",)])])
     assert "<script>" not in text
     assert "&lt;img&gt;" in text

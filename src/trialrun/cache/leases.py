@@ -1,9 +1,9 @@
 """Locks and leases of cache entries.
 
 One process at a time creates or deletes an entry: it holds the lock beside the entry. A process
-that uses an entry holds a lease on it, a locked file of its own in `<entry>.users`, until the
-process ends; eviction skips leased entries. The operating system releases the lock of a process
-that died, so a stale lease is recognised by its lock being free.
+that uses an entry holds a lease on it, a locked file of its own in `<entry>.users`, until it
+releases the lease or ends; eviction skips leased entries. The operating system releases the lock of
+a process that died, so a stale lease is recognised by its lock being free.
 """
 
 import os
@@ -11,6 +11,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -61,15 +62,40 @@ def acquire_lease(entry: Path) -> None:
     Raises:
         OSError: The cache cannot be written.
     """
-    if entry in _leases and Path(_leases[entry].lock_file).exists():
-        return
+    if entry not in _leases or not Path(_leases[entry].lock_file).exists():
+        _leases[entry] = _create_lease(entry)
+
+
+def hold_lease(entry: Path) -> Callable[[], None]:
+    """Protect `entry` from eviction until the returned function is called or this process ends.
+
+    Requires the entry's lock.
+
+    Raises:
+        OSError: The cache cannot be written.
+    """
+    return partial(_release, _create_lease(entry), os.getpid())
+
+
+def _create_lease(entry: Path) -> FileLock:
     leases = _leases_folder(entry)
     leases.mkdir(exist_ok=True)
     with suppress(OSError):  # the leases of another user may not be readable
         is_leased(entry)  # removes stale leases
-    lease = FileLock(leases / f"{os.getpid()}-{uuid.uuid4().hex}")
+    lease = FileLock(leases / f"{os.getpid()}-{uuid.uuid4().hex}", thread_local=False)
     lease.acquire()
-    _leases[entry] = lease
+    while not Path(lease.lock_file).exists():  # `is_leased` took it for a stale one
+        lease.release()
+        lease.acquire()
+    return lease
+
+
+def _release(lease: FileLock, owner: int) -> None:
+    """Release a lease; a forked process shares its lock with the owner and must not."""
+    if os.getpid() == owner:
+        with suppress(OSError):
+            Path(lease.lock_file).unlink(missing_ok=True)
+        lease.release()
 
 
 def is_leased(entry: Path) -> bool:
@@ -87,6 +113,15 @@ def is_leased(entry: Path) -> bool:
 def remove_leases(entry: Path) -> None:
     """Delete the folder of leases of a deleted entry; requires the entry's lock."""
     shutil.rmtree(_leases_folder(entry), ignore_errors=True)
+
+
+def sweep_leases(folder: Path) -> None:
+    """Delete the leases of entries in `folder` that no longer exist and that no process uses."""
+    for leases in folder.glob(f"*{LEASES_SUFFIX}"):
+        entry = leases.with_suffix("")
+        with suppress(OSError, Timeout), FileLock(lock_path(entry)).acquire(timeout=0):
+            if not entry.exists() and not is_leased(entry):
+                remove_leases(entry)
 
 
 def _leases_folder(entry: Path) -> Path:

@@ -20,6 +20,9 @@ class EvaluateConfig(DataConfig):
     confidence: float = setting(0.95, "Confidence level of the intervals.", low=0.5, lt=1)
     group_column: str | None = group_column_setting("count as one observation")
     group_pattern: str | None = group_pattern_setting("count as one observation")
+    report: bool = setting(
+        True, "Store a report with pictures and tables among the artifacts of the run."
+    )
     allow_model_code: bool = setting(
         False,
         "Run the code of a model that was logged with plain MLflow: loading it executes it.",

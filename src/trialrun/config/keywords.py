@@ -66,6 +66,7 @@ class TrainKeywords(TypedDict, total=False):
     checkpoint_minutes: float
     pytorch_flavor: bool
     checkpoint_artifacts: bool
+    report: bool
     data_layout: Literal["auto", "classes", "splits"]
     file_column: str | None
     label_column: str | None
@@ -82,6 +83,7 @@ class EvaluateKeywords(TypedDict, total=False):
     confidence: float
     group_column: str | None
     group_pattern: str | None
+    report: bool
     allow_model_code: bool
     sha256: str | None
     device: str
@@ -253,6 +255,7 @@ class SearchKeywords(TypedDict, total=False):
     checkpoint_minutes: float
     pytorch_flavor: bool
     checkpoint_artifacts: bool
+    report: bool
     data_layout: Literal["auto", "classes", "splits"]
     file_column: str | None
     label_column: str | None

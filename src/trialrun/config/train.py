@@ -330,6 +330,11 @@ class TrainConfig(LabelConfig):
         "Store the newest checkpoint as an artifact too, so that another machine can resume.",
         searchable=False,
     )
+    report: bool = setting(
+        True,
+        "Store a report of the validation images with pictures and tables; trials get none.",
+        searchable=False,
+    )
 
     def __post_init__(self) -> None:
         if self.warmup_steps and self.warmup_epochs:

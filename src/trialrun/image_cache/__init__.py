@@ -1,7 +1,8 @@
 """Cache of decoded images, shared by epochs, trials, workers and ranks.
 
-A `Pack` is one memory-mapped file with the decoded images of one dataset at one size, so that each
-image is decoded once. If a pack does not fit into the cache, images are decoded on the fly.
+A `Pack` is the decoded images of one dataset at one size. They are stored in memory-mapped files,
+segments, by the contents of the image files, so that each image is decoded once. Images that do not
+fit into the cache are decoded on the fly.
 """
 
 from trialrun.image_cache.filter import (
@@ -12,7 +13,7 @@ from trialrun.image_cache.filter import (
 )
 from trialrun.image_cache.on_the_fly import OnTheFlyImages
 from trialrun.image_cache.open import DecodedImages, open_live, open_pack
-from trialrun.image_cache.store import Pack
+from trialrun.image_cache.pack import Pack
 
 __all__ = [
     "MAX_UNREADABLE_FRACTION",

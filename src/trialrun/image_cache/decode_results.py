@@ -1,18 +1,15 @@
 """Results of decoding a dataset: an error reason or a perceptual hash for every image."""
 
 import base64
-import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trialrun.files import write_atomically
+from trialrun.image_cache.checked_json import read_checked_json, write_checked_json
 from trialrun.image_cache.perceptual_hash import (
     PerceptualHashes,
     Sample,
@@ -192,35 +189,30 @@ def _make_decoder(
     return decode_row
 
 
-def write_results(path: Path, results: DecodeResults, metadata: dict[str, Any]) -> None:
-    """Write the results and `metadata` with a checksum, which reveals an incomplete file."""
-    content = json.dumps(
+def write_results(path: Path, results: DecodeResults) -> None:
+    """Write the results; `read_results` returns them."""
+    write_checked_json(
+        path,
         {
-            **metadata,
             "num_images": len(results.reasons),
             "reasons": {row: reason for row, reason in enumerate(results.reasons) if reason},
-            "likenesses": base64.b64encode(results.perceptual_hashes.tobytes()).decode(),
+            "hashes": base64.b64encode(results.perceptual_hashes.tobytes()).decode(),
             "aspects": base64.b64encode(results.aspects.astype("<f4").tobytes()).decode(),
-        }
+        },
     )
-    write_atomically(path, f"{sha256(content.encode()).hexdigest()}\n{content}\n")
 
 
-def read_results(path: Path) -> tuple[DecodeResults, dict[str, Any]] | None:
+def read_results(path: Path) -> DecodeResults | None:
     """Read what `write_results` wrote; None if missing, damaged, or written by another version."""
-    try:
-        checksum, content, _ = path.read_text("utf-8").split("\n")
-    except (OSError, ValueError):
-        return None
-    if sha256(content.encode()).hexdigest() != checksum:
+    values = read_checked_json(path)
+    if values is None:
         return None
     try:
-        metadata = json.loads(content)
-        reasons = [""] * int(metadata["num_images"])
-        for row, reason in metadata["reasons"].items():
+        reasons = [""] * int(values["num_images"])
+        for row, reason in values["reasons"].items():
             reasons[int(row)] = reason
-        perceptual_hashes = parse_hashes(base64.b64decode(metadata["likenesses"]))
-        aspects = np.frombuffer(base64.b64decode(metadata["aspects"]), dtype="<f4")
+        perceptual_hashes = parse_hashes(base64.b64decode(values["hashes"]))
+        aspects = np.frombuffer(base64.b64decode(values["aspects"]), dtype="<f4")
     except (KeyError, TypeError, ValueError):
         return None
-    return DecodeResults(tuple(reasons), perceptual_hashes, aspects), metadata
+    return DecodeResults(tuple(reasons), perceptual_hashes, aspects)

@@ -1,7 +1,7 @@
-"""The packs on disk: their sizes, when each was last used, and their deletion.
+"""The segments on disk: their sizes, when each was last used, and their deletion.
 
-A pack is a folder named by its key, with a lock file beside it. Names that begin with a dot are
-drafts. A deleted pack stays readable to the processes that have it mapped.
+A segment is a folder with a lock file and leases beside it. Names that begin with a dot are drafts.
+A deleted segment stays readable to the processes that have it mapped.
 """
 
 import os
@@ -11,17 +11,21 @@ from functools import partial
 from pathlib import Path
 
 from trialrun.cache.eviction import CacheEntry
+from trialrun.cache.leases import LEASES_SUFFIX, is_leased, lock_entry, remove_leases, sweep_leases
 from trialrun.files import remove_directory, sweep_unlocked_drafts
-from trialrun.image_cache.decode_results import read_results
-from trialrun.image_cache.store import CONTENTS
+from trialrun.image_cache.checked_json import read_checked_json
+from trialrun.image_cache.segments.files import DESCRIPTION
 
-UNREADABLE = "damaged, or written by another version"  # shown in place of a pack's source
-RESULTS_SUFFIX = ".verdicts.json"  # decode results of a dataset without a pack
+UNREADABLE = "damaged, or written by another version"  # shown in place of a segment's source
+RESULTS_SUFFIX = ".verdicts.json"  # decode results of a dataset that is not stored
 
 
 @dataclass(frozen=True, slots=True)
 class DecodedEntry:
-    """One pack on disk; `used` is when it was last opened, in s since 1970."""
+    """One segment on disk; `used` is when it was last opened, in s since 1970.
+
+    `used` is 0 for a folder of another version.
+    """
 
     key: str
     folder: Path
@@ -31,7 +35,7 @@ class DecodedEntry:
 
 @dataclass(frozen=True, slots=True)
 class DecodedSummary:
-    """One pack as `cache list` shows it."""
+    """One segment as `cache list` shows it; `source` is the dataset that it was written for."""
 
     key: str
     source: str
@@ -42,51 +46,98 @@ class DecodedSummary:
 
 
 def list_entries(folder: Path) -> list[DecodedEntry]:
-    """List the packs below `folder`, least recently used first."""
+    """List the segments below `folder`, least recently used first."""
     entries = []
     if folder.is_dir():
         for path in folder.iterdir():
-            if path.name.startswith(".") or not path.is_dir():
+            is_hidden = path.name.startswith(".") or path.suffix == LEASES_SUFFIX
+            if is_hidden or not path.is_dir():
                 continue
             with suppress(OSError):  # another process is deleting it
                 num_bytes = sum(file.stat().st_size for file in path.iterdir())
-                used = (path / CONTENTS).stat().st_mtime
-                entries.append(DecodedEntry(path.name, path, num_bytes, used))
+                entries.append(DecodedEntry(path.name, path, num_bytes, _read_last_use(path)))
     return sorted(entries, key=lambda entry: entry.used)
 
 
+def _read_last_use(segment: Path) -> float:
+    description = segment / DESCRIPTION
+    return description.stat().st_mtime if description.exists() else 0.0
+
+
 def list_summaries(folder: Path) -> list[DecodedSummary]:
-    """List the packs below `folder` with their contents, least recently used first."""
+    """List the segments below `folder` with their contents, least recently used first."""
     summaries = []
     for entry in list_entries(folder):
         source, num_images, size = UNREADABLE, 0, 0
-        if (stored := read_results(entry.folder / CONTENTS)) is not None:
-            results, metadata = stored
-            source, size = str(metadata["source"]), int(metadata["size"])
-            num_images = len(results.reasons)
+        values = read_checked_json(entry.folder / DESCRIPTION)
+        with suppress(KeyError, TypeError, ValueError):
+            if values is not None:
+                num_images, size = int(values["num_images"]), int(values["size"])
+                source = str(values["source"])
         summaries.append(
             DecodedSummary(entry.key, source, num_images, size, entry.num_bytes, entry.used)
         )
     return summaries
 
 
-def touch_entry(pack_folder: Path) -> None:
-    """Record that a pack is in use now."""
+def touch_entry(path: Path) -> None:
+    """Record that a segment, or a file of decode results, is in use now."""
     with suppress(OSError):  # a cache that cannot be written can still be read
-        os.utime(pack_folder / CONTENTS)
+        os.utime(path / DESCRIPTION if path.is_dir() else path)
 
 
 def list_evictable(folder: Path) -> list[CacheEntry]:
-    """List the packs below `folder` as entries to evict."""
-    return [
-        CacheEntry(entry.num_bytes, entry.used, partial(remove_directory, entry.folder))
+    """List the segments and the decode results below `folder` as entries to evict."""
+    segments = [
+        CacheEntry(
+            entry.num_bytes, entry.used, partial(delete_if_idle, entry.folder), _is_used(entry)
+        )
         for entry in list_entries(folder)
     ]
+    return segments + list_evictable_files(folder, f"*{RESULTS_SUFFIX}")
+
+
+def list_evictable_files(folder: Path, pattern: str) -> list[CacheEntry]:
+    """List the files in `folder` with names that match `pattern` as entries to evict."""
+    entries = []
+    for path in folder.glob(pattern):
+        with suppress(OSError):  # another process deletes it at the same time
+            status = path.stat()
+            entries.append(CacheEntry(status.st_size, status.st_mtime, partial(_try_unlink, path)))
+    return entries
+
+
+def _try_unlink(path: Path) -> bool:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:
+        return False
+    return True
+
+
+def _is_used(entry: DecodedEntry) -> bool:
+    try:
+        with lock_entry(entry.folder):
+            return is_leased(entry.folder)
+    except OSError:  # of another user
+        return True
+
+
+def delete_if_idle(segment: Path) -> bool:
+    """Delete a segment unless a process uses it; return whether it was deleted."""
+    try:
+        with lock_entry(segment):
+            if is_leased(segment) or not remove_directory(segment):
+                return False
+            remove_leases(segment)
+    except OSError:
+        return False
+    return True
 
 
 @dataclass(frozen=True, slots=True)
 class ClearedEntries:
-    """Number of deleted packs, their size in bytes, and number of packs not permitted to delete."""
+    """Number of deleted segments, their bytes, and number of those not permitted to delete."""
 
     num_packs: int
     num_bytes: int
@@ -94,12 +145,16 @@ class ClearedEntries:
 
 
 def clear_entries(folder: Path) -> ClearedEntries:
-    """Delete every pack, and the drafts that no process is writing."""
+    """Delete every segment, and the drafts that no process is writing.
+
+    Segments in use are deleted, too: they stay readable to the processes that use them.
+    """
     entries = list_entries(folder)
     deleted = [entry for entry in entries if remove_directory(entry.folder)]
     for path in folder.glob(f"*{RESULTS_SUFFIX}"):
         with suppress(OSError):
             path.unlink()
     sweep_unlocked_drafts(folder)
+    sweep_leases(folder)
     num_bytes = sum(entry.num_bytes for entry in deleted)
     return ClearedEntries(len(deleted), num_bytes, len(entries) - len(deleted))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from trialrun.cache.eviction import CacheEntry, enforce_limit
+from trialrun.cache.leases import sweep_leases
 from trialrun.cache.location import (
     archives_folder,
     cache_folder,
@@ -19,13 +20,16 @@ from trialrun.image_cache.entries import (
     DecodedSummary,
     clear_entries,
     list_evictable,
+    list_evictable_files,
     list_summaries,
 )
-from trialrun.image_cache.scan_cache import list_evictable_scans
+from trialrun.image_cache.scan_cache import drop_stale_scans
 from trialrun.images.formats.archives import (
     ArchiveContents,
     UnpackedArchive,
     delete_if_idle,
+    drop_stale_digests,
+    is_archive_in_use,
     list_unpacked_archives,
     try_delete_if_idle,
 )
@@ -74,34 +78,43 @@ def _list_shards() -> list[UnpackedArchive]:
 
 
 def list_evictable_archives(*, has_shards: bool = True) -> list[CacheEntry]:
-    """List unpacked archives, downloads and file scans to evict; those in use refuse deletion.
+    """List unpacked archives, downloads and file scans to evict.
 
     `has_shards` lists downloaded shards too.
     """
     archives = list_archives() if has_shards else _list_unpacked()
-    return list_evictable_scans(scans_folder()) + [
+    return list_evictable_files(scans_folder(), "*.json") + [
         CacheEntry(
-            archive.contents.num_bytes, archive.used, partial(try_delete_if_idle, archive.folder)
+            archive.contents.num_bytes,
+            archive.used,
+            partial(try_delete_if_idle, archive.folder),
+            is_archive_in_use(archive.folder),
         )
         for archive in archives
     ]
 
 
 def enforce_cache_limit() -> None:
-    """Evict decoded images, idle archives and downloads until they are within the size limit.
+    """Evict idle images, archives and downloads until the cache is within its size limit.
+
+    What belongs to vanished paths is deleted at any size.
 
     Raises:
         InvalidParameterError: The configured limit is not a size.
     """
-    if archives := list_evictable_archives():
-        cache = cache_folder()
-        folders = (
-            decoded_folder(),
-            archives_folder(cache),
-            downloads_folder(cache),
-            shards_folder(cache),
-        )
-        enforce_limit(cache_folder(), [*list_evictable(decoded_folder()), *archives], folders)
+    cache = cache_folder()
+    folders = (
+        decoded_folder(),
+        archives_folder(cache),
+        downloads_folder(cache),
+        shards_folder(cache),
+    )
+    if evictable := [*list_evictable(decoded_folder()), *list_evictable_archives()]:
+        enforce_limit(cache, evictable, folders)
+    drop_stale_scans(scans_folder())
+    drop_stale_digests(digests_folder(cache))
+    for folder in folders:
+        sweep_leases(folder)
 
 
 def clear_cache() -> ClearedCache:

@@ -9,12 +9,10 @@ with the scans. Files whose root no longer exists are deleted.
 import json
 import os
 from contextlib import suppress
-from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from trialrun.cache.eviction import CacheEntry
 from trialrun.errors import StorageError
 from trialrun.files import write_atomically
 from trialrun.images.dataset import ImageItem, ImageSet
@@ -116,17 +114,6 @@ def _read_rows(path: Path) -> dict[str, object]:
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         pass
     return {}
-
-
-def list_evictable_scans(folder: Path) -> list[CacheEntry]:
-    """List the files of scans below `folder` as entries to evict."""
-    entries = []
-    for path in folder.glob("*.json"):
-        with suppress(OSError):  # another process deletes it at the same time
-            status = path.stat()
-            delete = partial(path.unlink, missing_ok=True)
-            entries.append(CacheEntry(status.st_size, status.st_mtime, delete))
-    return entries
 
 
 def drop_stale_scans(folder: Path) -> None:

@@ -71,23 +71,22 @@ def compute_interval(
     """
     tail = (1 - confidence) / 2
     if metric == ACCURACY and groups is None:
-        return _limit_accuracy(predictions, tail)
+        return limit_binomial(int(predictions.right.sum()), len(predictions), tail)
     low, high = _limit_error(_ESTIMATES[metric](predictions), groups, tail)
     if metric == LOG_LOSS:
         return Interval(low * LARGEST_LOSS, high * LARGEST_LOSS)
     return Interval(1 - high, 1 - low)
 
 
-def _limit_accuracy(predictions: Predictions, tail: float) -> Interval:
-    """Return the exact binomial interval.
+def limit_binomial(num_right: int, num_images: int, tail: float) -> Interval:
+    """Return the exact interval of a share; `tail` is the probability outside on each side.
 
     Source:
         Clopper and Pearson 1934, Biometrika 26, 404-413.
     """
     from scipy.special import betaincinv
 
-    num_right = int(predictions.right.sum())
-    num_wrong = len(predictions) - num_right
+    num_wrong = num_images - num_right
     low = float(betaincinv(num_right, num_wrong + 1, tail)) if num_right else 0.0
     high = float(betaincinv(num_right + 1, num_wrong, 1 - tail)) if num_wrong else 1.0
     return Interval(low, high)

@@ -1,7 +1,7 @@
-"""A self-contained HTML page with tables and one picture."""
+"""A self-contained HTML page with tables and pictures."""
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -12,36 +12,57 @@ table { border-collapse: collapse; display: block; overflow-x: auto; margin-bott
 th, td { text-align: left; padding: .25rem .75rem; border-bottom: 1px solid #ddd;
          vertical-align: top }
 th { border-bottom: 2px solid #999 }
-img { max-width: 100% }
+img { max-width: 100%; display: block; margin-bottom: 1rem }
+@media (prefers-color-scheme: dark) { body { color: #ddd; background: #1b1b1b }
+  th, td { border-color: #444 } img { background: #fff } }
 """
 
 
 @dataclass(frozen=True, slots=True)
+class Picture:
+    """A PNG file and what it shows, for readers who do not see it."""
+
+    description: str
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Section:
-    """A heading with a table, or with `text` if the table has no rows."""
+    """A heading with a note, a table (or `text` if it has no rows) and pictures."""
 
     title: str
-    heading: Sequence[str]
-    rows: Sequence[Sequence[str]]
+    heading: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = ()
     text: str = ""
+    pictures: Sequence[Picture] = ()
+    note: str = ""
 
 
-def render_page(title: str, sections: Sequence[Section], picture: bytes | None) -> str:
+def render_page(title: str, sections: Sequence[Section]) -> str:
     """Return the document; all texts are escaped, so that names cannot inject markup."""
     parts = [
         "<!doctype html>",
         '<html lang="en"><head><meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width">',
         f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>",
         f"<h1>{escape(title)}</h1>",
+        *(part for section in sections for part in _render_section(section)),
+        "</body></html>\n",
     ]
-    for section in sections:
-        parts.append(f"<h2>{escape(section.title)}</h2>")
-        parts.append(_render_table(section) if section.rows else f"<p>{escape(section.text)}</p>")
-    if picture is not None:
-        encoded = base64.b64encode(picture).decode("ascii")
-        parts.append(f'<h2>Curves</h2><img alt="curves" src="data:image/png;base64,{encoded}">')
-    parts.append("</body></html>\n")
     return "\n".join(parts)
+
+
+def _render_section(section: Section) -> Iterator[str]:
+    yield f"<h2>{escape(section.title)}</h2>"
+    if section.note:
+        yield f"<p>{escape(section.note)}</p>"
+    if section.rows:
+        yield _render_table(section)
+    elif section.text:
+        yield f"<p>{escape(section.text)}</p>"
+    for picture in section.pictures:
+        encoded = base64.b64encode(picture.content).decode("ascii")
+        yield f'<img alt="{escape(picture.description)}" src="data:image/png;base64,{encoded}">'
 
 
 def _render_table(section: Section) -> str:

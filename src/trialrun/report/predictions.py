@@ -9,19 +9,25 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+_TOP = 5
+
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
     """The predictions of one model on N labelled images.
 
     `labels` and `predicted` are (N,) indices into `classes`. `label_probability` is the (N,)
-    probability of the true class, 0 if the model does not have that class.
+    probability of the true class, 0 if the model does not have that class. `confidence` is the (N,)
+    probability of the predicted class; None if it is unknown. `in_top5` is (N,) whether the label
+    is among the five most probable classes; None if that is unknown or there are fewer classes.
     """
 
     classes: tuple[str, ...]
     labels: NDArray[np.int64]
     predicted: NDArray[np.int64]
     label_probability: NDArray[np.float64]
+    confidence: NDArray[np.float64] | None = None
+    in_top5: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -49,11 +55,15 @@ def build_predictions(
     label_indices = np.array([index_of[name] for name in labels], dtype=np.int64)
     all_probabilities = np.zeros((len(labels), len(classes)), dtype=np.float32)
     all_probabilities[:, model_indices] = probabilities
+    label_probability = all_probabilities[np.arange(len(labels)), label_indices]
+    num_higher = (probabilities > label_probability[:, None]).sum(axis=1)
     return Predictions(
         classes,
         label_indices,
         model_indices[probabilities.argmax(axis=1)],
-        all_probabilities[np.arange(len(labels)), label_indices].astype(np.float64),
+        label_probability.astype(np.float64),
+        probabilities.max(axis=1).astype(np.float64),
+        None if len(model_classes) < _TOP else (num_higher < _TOP) & (label_probability > 0),
     )
 
 
@@ -80,4 +90,6 @@ def _map_to_classes(predictions: Predictions, classes: tuple[str, ...]) -> Predi
         new_indices[predictions.labels],
         new_indices[predictions.predicted],
         predictions.label_probability,
+        predictions.confidence,
+        predictions.in_top5,
     )

@@ -32,7 +32,7 @@ def list_cache(json: Json = False) -> None:
     num_bytes = sum(pack.num_bytes for pack in packs)
     num_bytes += sum(archive.contents.num_bytes for archive in archives)
     print_status(
-        f"{len(packs)} decoded image sets and {len(archives)} unpacked archives in "
+        f"{len(packs)} segments of decoded images and {len(archives)} unpacked archives in "
         f"{cache_folder()}, {num_bytes / 1e9:.3g} of {limit_bytes / 1e9:g} GB"
     )
 
@@ -53,8 +53,8 @@ def clear_cache(json: Json = False) -> None:
         print_json({"folder": str(decoded_folder()), **asdict(cleared)})
         return
     print_result(
-        f"Deleted {cleared.num_packs} decoded image sets and {cleared.num_archives} unpacked "
-        f"archives, {cleared.num_bytes / 1e6:.1f} MB"
+        f"Deleted {cleared.num_packs} segments of decoded images and {cleared.num_archives} "
+        f"unpacked archives, {cleared.num_bytes / 1e6:.1f} MB"
     )
     if cleared.num_in_use:
         print_status(f"{cleared.num_in_use} unpacked archives are in use and were kept")

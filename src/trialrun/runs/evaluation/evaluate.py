@@ -12,9 +12,12 @@ from trialrun.engine.compute.torch_state import isolate_torch_state
 from trialrun.errors import TrackingError
 from trialrun.images.scanning.scan import DatasetScan
 from trialrun.mlflow_client import connect_client
+from trialrun.models.classifier import ImageClassifier
+from trialrun.models.open import open_classifier
 from trialrun.registry.judgements import EVALUATION, make_judgement, record_judgement
 from trialrun.registry.versions import find_origin, find_version_of_uri, link_models
-from trialrun.report.intervals import Interval, compute_interval
+from trialrun.report.document import ReportData
+from trialrun.report.intervals import Groups, Interval, compute_interval
 from trialrun.report.markdown import escape_markdown
 from trialrun.report.metrics import compute_metrics
 from trialrun.report.predictions import Predictions
@@ -29,8 +32,15 @@ from trialrun.runs.evaluation.predictions import (
     log_predictions,
     open_labelled_data,
 )
+from trialrun.runs.evaluation.report import (
+    LoadPixels,
+    collect_mistakes,
+    log_report,
+    make_file_loader,
+)
 from trialrun.runs.evaluation.tables import log_tables
 from trialrun.runs.scoring.classes import count_unknown_classes, describe_unknown_classes
+from trialrun.serving.foreign import ForeignModel
 from trialrun.tracking import TrackedRun, open_run, truncate_digest
 
 if TYPE_CHECKING:
@@ -105,6 +115,13 @@ def evaluate_model(
         log_dataset(run, scan)
         _log_evaluation(run, scan, images, result, origin.model_id)
         _record_judgement(client, model, run.run_id, images, callback)
+        if config.report:
+            is_foreign = isinstance(candidate.model, ForeignModel)
+            classifier = None if is_foreign else open_classifier(candidate.folder)
+            items = [scan.images.items[row] for row in rows]
+            load_pixels = make_file_loader(scan.images, items, classifier)
+            conditions = (config.confidence, groups.groups)
+            _log_report(run, images, load_pixels, classifier, result, conditions)
     return result
 
 
@@ -168,6 +185,28 @@ def _log_evaluation(
     log_tables(run, images.predictions)
     log_predictions(run, images)
     run.set_tags({"mlflow.note.content": _format_card(result)})
+
+
+def _log_report(
+    run: TrackedRun,
+    images: ImagePredictions,
+    load_pixels: LoadPixels,
+    classifier: ImageClassifier | None,
+    result: ModelEvaluation,
+    conditions: tuple[float, Groups | None],
+) -> None:
+    level, groups = conditions
+    in_top5 = images.predictions.in_top5
+    data = ReportData(
+        title=f"{result.model} on {result.data}",
+        predictions=images.predictions,
+        top5_accuracy=None if in_top5 is None else float(in_top5.mean()),
+        mistakes=collect_mistakes(images, load_pixels, classifier),
+        facts=[("model", result.model), ("data", result.data), ("digest", result.data_digest)],
+        level=level,
+        groups=groups,
+    )
+    log_report(run, data, images.names)
 
 
 def _format_card(result: ModelEvaluation) -> str:

@@ -6,7 +6,7 @@ runs with predictions for the same images can be compared later.
 
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -113,10 +113,13 @@ def collect_predictions(
     items = [scan.images.items[row] for row in rows]
     probabilities = np.stack([_get_probabilities(scored.scores[row]) for row in rows])
     labels = [str(item.label) for item in items]
+    predictions = build_predictions(labels, scored.classes, probabilities)
+    if not scored.has_probabilities:
+        predictions = replace(predictions, confidence=None, in_top5=None)
     return ImagePredictions(
         tuple(escape_non_utf8(item.name) for item in items),
         tuple(scan.files[row].sha256 for row in rows),
-        build_predictions(labels, scored.classes, probabilities),
+        predictions,
         collect_groups(items),
     )
 

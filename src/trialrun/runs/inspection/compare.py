@@ -12,8 +12,8 @@ from trialrun.errors import InvalidParameterError
 from trialrun.files import write_durably
 from trialrun.mlflow_client import connect_client
 from trialrun.registry.versions import MODEL_SCHEMES
-from trialrun.report.curves import draw_curves
-from trialrun.report.page import Section, render_page
+from trialrun.report.figures.curves import draw_curves
+from trialrun.report.page import Picture, Section, render_page
 from trialrun.runs.inspection.paired_runs import PairedRuns, compare_predictions
 from trialrun.runs.inspection.run_reader import (
     RecordedRun,
@@ -159,8 +159,11 @@ def write_html_page(comparison: RunComparison, output: str) -> None:
         StorageError: The page cannot be written.
     """
     histories = comparison.histories
-    picture = draw_curves(histories, order=comparison.runs) if histories else None
-    write_durably(Path(output), render_page("Runs compared", comparison.sections(), picture))
+    sections = comparison.sections()
+    if histories:
+        picture = Picture("curves by epoch", draw_curves(histories, order=comparison.runs))
+        sections.append(Section("Curves", pictures=[picture]))
+    write_durably(Path(output), render_page("Runs compared", sections))
 
 
 def _shorten_hash(value: str) -> str:

@@ -116,8 +116,7 @@ def prepare_data(
     if plan.config.value_range == AUTO_TEXT and preprocessing.value_range is None:
         callback.on_note(f"value_range={AUTO_TEXT}: no training image has more than 8 bits")
     stored, train_transforms = _plan_storage(plan, preprocessing, scans[0])
-    train = _prepare_set(scans[0], stored, plan, callback)
-    valid = _prepare_set(scans[1], preprocessing, plan, callback)
+    train, valid = _prepare_sets(scans, (stored, preprocessing), plan, callback)
     if stored.fit == SQUASH != preprocessing.fit:
         train = replace(train, dataset=replace(train.dataset, aspects=train.decoded.aspects))
     for prepared in (train,) if plan.config.valid_data is None else (train, valid):
@@ -247,6 +246,24 @@ def _compute_stretch(scan: DatasetScan, steps: Sequence[TransformStep]) -> float
     median = statistics.median(max(size) / min(size) for size in sizes)
     nearest: float = min(_STORED_RATIOS, key=lambda ratio: abs(math.log(median / ratio)))
     return math.sqrt(nearest)
+
+
+def _prepare_sets(
+    scans: Sequence[DatasetScan],
+    preprocessings: Sequence[Preprocessing],
+    plan: TrainPlan,
+    callback: RunCallback,
+) -> list[PreparedSet]:
+    """Prepare the sets; the larger first, so that the smaller is the one without room."""
+
+    def estimate_size(index: int) -> int:
+        return len(scans[index].files) * (preprocessings[index].image_size or 0) ** 2
+
+    order = sorted(range(len(scans)), key=estimate_size, reverse=True)
+    prepared = {
+        index: _prepare_set(scans[index], preprocessings[index], plan, callback) for index in order
+    }
+    return [prepared[index] for index in range(len(scans))]
 
 
 def _prepare_set(

@@ -44,6 +44,7 @@ from trialrun.runs.training.model_upload import MODEL_RECORD, ModelRecord
 from trialrun.runs.training.parity import check_parity, measure_parity
 from trialrun.runs.training.parts_report import PartsReport
 from trialrun.runs.training.plan import TrainPlan
+from trialrun.runs.training.report import log_training_report
 from trialrun.runs.training.result import TrainResult
 from trialrun.runs.training.resumption.artifacts import CheckpointUploader
 from trialrun.runs.training.resumption.checkpoints import (
@@ -318,7 +319,14 @@ class TrainingRun:
             parity = self._measure_parity(description, folder)
             result = self._send_model(folder, result, parity)
         check_parity(parity, result.model_uri)
+        self._log_report(result)
         return result
+
+    def _log_report(self, result: TrainResult) -> None:
+        if self.plan.config.report and not self.is_trial:
+            assert self.checkpoints is not None
+            network = self.checkpoints.session.state.inference_model()
+            log_training_report(self.run, self.plan, self.data, self.progress, result, network)
 
     def _measure_parity(self, description: ModelDescription, folder: Path) -> Parity:
         """Compare the model to log with the trained network; log the difference and a failure."""

@@ -235,14 +235,15 @@ def _summarize(result: TrainResult, training_seconds: float | None) -> dict[str,
 
 def log_validation(run: TrackedRun, best: EpochStatus, plan: TrainPlan, data: PreparedData) -> None:
     """Log the predictions of the best epoch, their confusion matrix and the per-class table."""
-    images = _collect_valid_predictions(best, plan, data.valid)
+    images = collect_valid_predictions(best, plan, data.valid)
     log_predictions(run, images)
     log_tables(run, images.predictions)
 
 
-def _collect_valid_predictions(
+def collect_valid_predictions(
     best: EpochStatus, plan: TrainPlan, valid: PreparedSet
 ) -> ImagePredictions:
+    """Return the predictions of the best epoch for the usable validation images."""
     scan, validation = valid.scan, best.result.validation
     rows = valid.dataset.rows.tolist()
     return ImagePredictions(
@@ -253,6 +254,7 @@ def _collect_valid_predictions(
             valid.dataset.labels,
             validation.predicted,
             validation.label_probability.astype(np.float64),
+            validation.confidence.astype(np.float64),
         ),
         collect_groups([scan.images.items[row] for row in rows]),
     )

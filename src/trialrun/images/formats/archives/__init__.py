@@ -5,11 +5,13 @@ it has a device, a path or link out of the folder or a duplicate name, if it is 
 or encrypted, or if it unpacks to more bytes than the free space or the allowed ratio.
 """
 
+from trialrun.images.formats.archives.digests import drop_stale_digests
 from trialrun.images.formats.archives.extraction import find_archive, unpack_archive
 from trialrun.images.formats.archives.store import (
     ArchiveContents,
     UnpackedArchive,
     delete_if_idle,
+    is_archive_in_use,
     list_unpacked_archives,
     read_notes,
     try_delete_if_idle,
@@ -19,7 +21,9 @@ __all__ = [
     "ArchiveContents",
     "UnpackedArchive",
     "delete_if_idle",
+    "drop_stale_digests",
     "find_archive",
+    "is_archive_in_use",
     "list_unpacked_archives",
     "read_notes",
     "try_delete_if_idle",

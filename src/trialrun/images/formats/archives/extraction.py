@@ -1,27 +1,22 @@
 """Finding of archives and their unpacking into the cache, atomically and by one process."""
 
-import json
 import os
 import shutil
 from contextlib import suppress
-from hashlib import sha256
 from pathlib import Path
 
 from trialrun.cache.leases import lock_entry
 from trialrun.cache.location import archives_folder, digests_folder
 from trialrun.config import AUTO_TEXT
-from trialrun.errors import InvalidArchiveError, StorageError
+from trialrun.errors import InvalidArchiveError
 from trialrun.files import (
     clear_directory,
     create_directory,
-    format_json,
-    hash_file,
     sweep_drafts,
     translate_storage_errors,
-    write_atomically,
 )
-from trialrun.images.decoding.file_io import read_stable_fingerprint
 from trialrun.images.formats import UNPACK_VERSION, is_list_name
+from trialrun.images.formats.archives.digests import find_digest
 from trialrun.images.formats.archives.encodings import check_encoding
 from trialrun.images.formats.archives.entries import UnpackLimits, extract_members
 from trialrun.images.formats.archives.store import (
@@ -100,7 +95,7 @@ def unpack_archive(
     _refuse_unsupported(archive)
     suffix = "" if encoding == AUTO_TEXT else f"-{check_encoding(encoding)}"
     try:
-        digest = _find_digest(archive, cache_folder)
+        digest = find_digest(archive, digests_folder(cache_folder))
     except OSError as error:
         raise InvalidArchiveError(
             f"{archive} cannot be read: {error.strerror or error}", "Check its permissions."
@@ -127,27 +122,6 @@ def _refuse_unsupported(archive: Path) -> None:
                 f"{archive}: {suffix} archives are not read",
                 "Unpack it and give the folder, or pack the folder as .zip, .tar or .tar.zst.",
             )
-
-
-def _find_digest(archive: Path, cache_folder: Path) -> str:
-    """Hash an archive's content, or return the cached hash if its fingerprint is unchanged.
-
-    Raises:
-        OSError: The archive cannot be read.
-    """
-    path = archive.resolve()
-    cached = digests_folder(cache_folder) / f"{sha256(os.fsencode(path)).hexdigest()[:32]}.json"
-    fingerprint = read_stable_fingerprint(path)
-    with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
-        stored = json.loads(cached.read_text("utf-8"))
-        digest = stored["sha256"]
-        if fingerprint is not None and stored == {"stamp": list(fingerprint), "sha256": digest}:
-            return str(digest)
-    digest = hash_file(archive)
-    if fingerprint is not None:
-        with suppress(StorageError):  # the cache may be read-only
-            write_atomically(cached, format_json({"stamp": fingerprint, "sha256": digest}))
-    return digest
 
 
 def _ensure_unpacked(archive: Path, folder: Path, encoding: str) -> None:

@@ -88,6 +88,14 @@ def list_unpacked_archives(folder: Path) -> list[UnpackedArchive]:
     return sorted(archives, key=lambda archive: archive.used)
 
 
+def is_archive_in_use(folder: Path) -> bool:
+    """Whether a process uses an unpacked archive."""
+    try:
+        return is_leased(folder)
+    except OSError:  # of another user
+        return True
+
+
 def delete_if_idle(folder: Path) -> bool:
     """Delete an unpacked archive unless a process uses it; return whether it was deleted.
 

@@ -5,7 +5,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from trialrun.report.curves import draw_curves
+from trialrun.report.figures.curves import draw_curves
 
 BLUE, ORANGE = (31, 119, 180), (255, 127, 14)  # the first two of matplotlib's cycle
 

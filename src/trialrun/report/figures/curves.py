@@ -1,9 +1,10 @@
 """Plots of the metric histories of several runs, one panel per metric."""
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+from trialrun.report.figures.canvas import create_figure, save_png
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -31,12 +32,8 @@ def draw_curves(
     """
     if not curves:
         raise ValueError("no curves to draw")
-    from matplotlib.figure import Figure
-
     num_rows = math.ceil(len(curves) / _COLUMNS)
-    figure = Figure(
-        figsize=(_INCHES[0] * _COLUMNS, _INCHES[1] * num_rows), dpi=110, layout="constrained"
-    )
+    figure = create_figure(_INCHES[0] * _COLUMNS, _INCHES[1] * num_rows)
     panels = figure.subplots(num_rows, _COLUMNS, squeeze=False).ravel()
     lines: dict[str, Artist] = {}
     for panel, (metric, runs) in zip(panels, curves.items(), strict=False):
@@ -44,15 +41,15 @@ def draw_curves(
     for panel in panels[len(curves) :]:
         panel.axis("off")
     _add_legend(figure, {run: lines[run] for run in order if run in lines})
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png")
-    return picture.getvalue()
+    return save_png(figure)
 
 
 def _draw_panel(
     panel: "Axes", metric: str, runs: Mapping[str, Mapping[int, float]], order: Sequence[str]
 ) -> "dict[str, Artist]":
     """Draw one line per run and return the lines."""
+    from matplotlib.ticker import MaxNLocator
+
     lines: dict[str, Artist] = {}
     for index, run in enumerate(order):
         if points := sorted(runs.get(run, {}).items()):
@@ -60,6 +57,7 @@ def _draw_panel(
             [lines[run]] = panel.plot(epochs, values, marker=".", **_choose_style(index))
     panel.set_title(metric, fontsize="medium")
     panel.set_xlabel("epoch")
+    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     panel.grid(alpha=0.3)
     return lines
 

@@ -1,0 +1,1 @@
+"""Segments: the files that hold decoded images, keyed by the content of the image files."""

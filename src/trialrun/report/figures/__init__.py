@@ -1,0 +1,1 @@
+"""Figures of a report, as PNG; nothing here writes a file."""

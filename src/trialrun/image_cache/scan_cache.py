@@ -15,6 +15,7 @@ from typing import Any, TypeGuard
 
 from trialrun.errors import StorageError
 from trialrun.files import write_atomically
+from trialrun.image_cache.shard_scans import scan_shards_with_cache
 from trialrun.images.dataset import ImageItem, ImageSet
 from trialrun.images.decoding.file_io import FileFingerprint, read_fingerprint
 from trialrun.images.scanning.file_scan import FileScan
@@ -35,6 +36,8 @@ def scan_with_cache(
     images: ImageSet, folder: Path, *, threads: int, progress: Progress = ignore_progress
 ) -> DatasetScan:
     """Scan `images`; files that the cache below `folder` knows are not read again."""
+    if images.shards is not None:
+        return scan_shards_with_cache(images, folder, threads=threads, progress=progress)
     cache = _ScanCache(images, folder)
     scan = scan_files(images, threads=threads, lookup=cache.find, progress=progress)
     cache.update(scan)

@@ -3,7 +3,7 @@
 import posixpath
 import re
 import tarfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from trialrun.config.data import CLASSES_LAYOUT, DataConfig
-from trialrun.errors import InvalidDatasetError, InvalidParameterError
+from trialrun.errors import InvalidDatasetError, InvalidParameterError, redact_credentials
 from trialrun.images.formats import LIST_READERS
 from trialrun.images.formats.split_folders import (
     TEST,
@@ -39,6 +39,7 @@ _TAR, _PARQUET = ".tar", ".parquet"
 _PATTERN = re.compile(r"[*?]|\{[^{}]*(?:\.\.|,)[^{}]*\}")
 # train-00000-of-00004, train-00000-of-00004-0123456789abcdef, train_000
 _NUMBER = re.compile(r"[-_.]?\d+(?:-of-\d+)?(?:-[0-9a-f]{16})?$")
+_TOTAL = re.compile(r"^(.*)[-_]\d+-of-(\d+)")
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.zst", ".tar.xz", ".tar.bz2")
 _NUM_PEEKED = 64  # entries of a tar
 
@@ -182,6 +183,29 @@ def _make_listing(address: str, found: Sequence[ShardFile]) -> ShardListing | No
     if not shards:
         return None
     return ShardListing(address, shards, has_index=len(shards) < len(found))
+
+
+def check_complete(listing: ShardListing) -> None:
+    """Check that a folder has as many shards as their names say: -00003-of-00008.
+
+    A pattern may name some of them.
+
+    Raises:
+        InvalidDatasetError: Some are missing.
+    """
+    if _is_pattern(listing.address) or get_name(listing.shards[0]) in listing.address:
+        return
+    found = Counter(
+        match.groups() for shard in listing.shards if (match := _TOTAL.search(get_name(shard)))
+    )
+    for (name, total), num_found in found.items():
+        if num_found != int(total):
+            raise InvalidDatasetError(
+                f"{redact_credentials(listing.address)} has {num_found} of {int(total)} shards "
+                f"{name}-*",
+                "Copy the missing ones, or give a pattern such as "
+                f"{listing.address.rstrip('/')}/{name}-* to read some.",
+            )
 
 
 def find_index_file(listing: ShardListing) -> ShardFile | None:

@@ -18,7 +18,7 @@ from trialrun.images.shards.index import (
     read_index,
     store_index,
 )
-from trialrun.images.shards.listing import ShardListing, find_index_file
+from trialrun.images.shards.listing import ShardListing, check_complete, find_index_file
 from trialrun.images.shards.shard_cache import ShardCache
 from trialrun.images.shards.storage import find_local_path
 from trialrun.images.shards.tar_shards import GROUP_FIELD, LABEL_FIELD
@@ -39,6 +39,7 @@ def open_shards(
         InvalidDatasetError: A shard is damaged, vanished or lists an image twice.
         StorageError: The store does not answer, or the cache has no room.
     """
+    check_complete(listing)
     columns = choose_columns(config, group_column)
     cache = ShardCache(shards_folder(cache_folder), cache_limit_bytes())
     index, notes = _find_index(listing, columns, cache, cache_folder)

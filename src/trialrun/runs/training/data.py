@@ -32,7 +32,13 @@ from trialrun.runs.callbacks import DECODING, RunCallback
 from trialrun.runs.datasets.leakage import LeakageReport, find_leakage
 from trialrun.runs.datasets.pixel_notes import find_pixel_notes
 from trialrun.runs.datasets.scan import scan_set
-from trialrun.runs.training.data_mode import STREAM, describe_stream, open_decoded
+from trialrun.runs.training.data_mode import (
+    STREAM,
+    describe_stream,
+    find_uniform_shards,
+    open_decoded,
+    order_by_shards,
+)
 from trialrun.runs.training.initial import (
     ResolvedWeights,
     describe_initial,
@@ -274,7 +280,10 @@ def _prepare_set(
     callback.on_scan_start(DECODING, len(scan.images))
     decoded = open_decoded(scan, preprocessing, plan.config.data_mode, callback)
     usable = select_usable(scan.images, decoded.reasons, strict=plan.config.strict)
-    prepared = PreparedSet(scan, decoded, _build_dataset(decoded, usable, plan.classes))
+    dataset = order_by_shards(scan, _build_dataset(decoded, usable, plan.classes), decoded)
+    if (warning := find_uniform_shards(scan.images.source, dataset)) is not None:
+        callback.on_note(warning)
+    prepared = PreparedSet(scan, decoded, dataset)
     _report_set(prepared, callback)
     if plan.config.data_mode == STREAM:
         callback.on_note(describe_stream(scan, len(prepared.dataset)))

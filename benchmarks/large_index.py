@@ -100,9 +100,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--folder", type=Path, default=Path("/tmp/large_index"))
-    parser.add_argument(
-        "--measure", action="store_true", help="measure one start, and nothing else"
-    )
+    parser.add_argument("--measure", action="store_true", help="measure one start only")
     arguments = parser.parse_args()
     folder: Path = arguments.folder / str(arguments.rows)
     if arguments.measure:
@@ -110,14 +108,8 @@ def main() -> None:
         return
     write_shards(folder, arguments.rows)
     os.environ["TRIALRUN_CACHE"] = str(arguments.folder / "cache")
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.large_index",
-        "--measure",
-        f"--rows={arguments.rows}",
-        f"--folder={arguments.folder}",
-    ]
+    command = [sys.executable, "-m", "benchmarks.large_index", "--measure"]
+    command += [f"--rows={arguments.rows}", f"--folder={arguments.folder}"]
     for start in ("first start, which reads all shards", "second start"):
         print(f"{start}:", flush=True)
         subprocess.run(command, check=True)

@@ -57,11 +57,12 @@ def _select_rows(table: "pa.Table", items: ItemTable) -> ScanTable:
 def _read_table(path: Path) -> "pa.Table":
     """Read the stored scans; an empty table if there are none, or the file is damaged."""
     import pyarrow as pa
-    from pyarrow.parquet import read_table
+    from pyarrow.parquet import ParquetFile
 
     empty = make_scan_table(()).append_column(_ROW, pa.array([], pa.int64()))
     try:
-        table = read_table(path, memory_map=True)
+        with ParquetFile(path) as file:
+            table = file.read()
     except (OSError, pa.ArrowException):
         return empty
     return table if table.schema.equals(empty.schema) else empty

@@ -60,20 +60,27 @@ class DatasetScan:
         so that a folder and its shards have the same digest.
         """
         digest = hashlib.sha256()
-        for item, file in self._iterate_in_source_order():
-            row = f"{item.name}\0{item.label}\0{file.sha256}\n"
+        for name, label, sha256 in self._iterate_in_source_order():
+            row = f"{name}\0{label}\0{sha256}\n"
             digest.update(row.encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
 
-    def _iterate_in_source_order(self) -> Iterator[tuple[ImageItem, FileScan]]:
+    def _iterate_in_source_order(self) -> Iterator[tuple[str, str | None, str]]:
+        """Yield name, label and hash of each file."""
         items, files, shards = self.images.items, self.files, self.images.shards
         if shards is None or not isinstance(items, ItemTable) or not isinstance(files, ScanTable):
-            yield from zip(items, files, strict=True)
+            for item, file in zip(items, files, strict=True):
+                yield item.name, item.label, file.sha256
             return
         places = shards.sort_rows(items.rows)
         for start in range(0, len(places), _ROWS_AT_ONCE):
             chunk = places[start : start + _ROWS_AT_ONCE]
-            yield from zip(items.take(chunk), ScanTable(files.table.take(chunk)), strict=True)
+            part = items.take(chunk)
+            digests = files.table["sha256"].take(chunk).to_pylist()
+            for name, label, sha256 in zip(
+                part.names.to_pylist(), part.labels.to_pylist(), digests, strict=True
+            ):
+                yield name, label, "" if sha256 is None else sha256.hex()
 
 
 def scan_files(

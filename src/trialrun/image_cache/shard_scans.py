@@ -19,7 +19,7 @@ from trialrun.images.scanning.scan import DatasetScan, Progress, scan_files
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_SUFFIX = ".parquet"
+_SUFFIX = "-scans.arrow"
 _ROW = "row"
 
 
@@ -38,7 +38,7 @@ def scan_shards_with_cache(
     missing = np.flatnonzero(~np.isin(images.items.rows, table[_ROW].to_numpy()))
     progress(len(images) - len(missing))
     if len(missing):
-        rest = images.subset(missing.tolist())
+        rest = images.subset(missing)
         new = scan_files(rest, threads=threads, progress=progress).files
         assert isinstance(new, ScanTable)
         rows = pa.array(images.items.rows[missing], pa.int64())
@@ -57,12 +57,11 @@ def _select_rows(table: "pa.Table", items: ItemTable) -> ScanTable:
 def _read_table(path: Path) -> "pa.Table":
     """Read the stored scans; an empty table if there are none, or the file is damaged."""
     import pyarrow as pa
-    from pyarrow.parquet import ParquetFile
 
     empty = make_scan_table(()).append_column(_ROW, pa.array([], pa.int64()))
     try:
-        with ParquetFile(path) as file:
-            table = file.read()
+        with pa.memory_map(str(path)) as file:
+            table = pa.ipc.open_file(file).read_all()
     except (OSError, pa.ArrowException):
         return empty
     return table if table.schema.equals(empty.schema) else empty
@@ -70,10 +69,15 @@ def _read_table(path: Path) -> "pa.Table":
 
 def _write_table(table: "pa.Table", path: Path) -> None:
     """Store the scans of images that could be read; a cache that cannot be written is no error."""
-    from pyarrow.parquet import write_table
+    import pyarrow as pa
 
+    known = table.filter(table["sha256"].is_valid()).combine_chunks()
     try:
-        with replace_durably(path) as draft:
-            write_table(table.filter(table["sha256"].is_valid()), draft)
+        with (
+            replace_durably(path) as draft,
+            pa.OSFile(str(draft), "wb") as file,
+            pa.ipc.new_file(file, known.schema) as writer,
+        ):
+            writer.write_table(known)
     except StorageError:
         return

@@ -104,10 +104,10 @@ class ImageSet:
         if not num_unlabelled:
             return self
         note = f"{num_unlabelled} images without a label are left out"
-        labelled = self.subset(np.flatnonzero(is_labelled).tolist())
+        labelled = self.subset(np.flatnonzero(is_labelled))
         return replace(labelled, notes=(*self.notes, note))
 
-    def subset(self, indices: Iterable[int]) -> "ImageSet":
+    def subset(self, indices: Iterable[int] | Indices) -> "ImageSet":
         """Return the images at `indices`, in that order."""
         return replace(self, items=select_items(self.items, indices))
 

@@ -132,9 +132,11 @@ def has_groups(items: Sequence[ImageItem]) -> bool:
     return any(item.group is not None for item in items)
 
 
-def select_items(items: Items, indices: Iterable[int]) -> Items:
+def select_items(items: Items, indices: Iterable[int] | Indices) -> Items:
     """Return the images at `indices`, in that order."""
     if isinstance(items, ItemTable):
+        if isinstance(indices, np.ndarray):
+            return items.take(indices)
         return items.take(np.fromiter(indices, dtype=np.int64))
     return tuple(items[index] for index in indices)
 

@@ -32,8 +32,8 @@ def split_stratified(
     is_second = np.zeros(len(images.items), dtype=np.bool_)
     is_second[choose(images, second_fraction, random_seed)] = True
     return (
-        images.subset(np.flatnonzero(~is_second).tolist()),
-        images.subset(np.flatnonzero(is_second).tolist()),
+        images.subset(np.flatnonzero(~is_second)),
+        images.subset(np.flatnonzero(is_second)),
     )
 
 
@@ -55,8 +55,9 @@ def _choose_images(
 
 def sort_by_hash(images: ImageSet, random_seed: int) -> NDArray[np.integer]:
     """Return the indices of all images in a random order that their names decide."""
-    names = iterate_names(images.items)
-    digests = b"".join(_hash_name(random_seed, name) for name in names)
+    digests = bytearray()
+    for name in iterate_names(images.items):
+        digests += _hash_name(random_seed, name)
     high, low = np.frombuffer(digests, dtype=">u8").reshape(-1, 2).T
     return np.lexsort((low, high))
 

@@ -105,7 +105,7 @@ def apply_class_list(images: ImageSet, class_list: ClassList) -> ImageSet:
 def _map_items(items: Items, class_list: ClassList) -> Items:
     labels = encode_labels(items)
     is_kept = np.asarray([text in class_list.class_of for text in labels.texts] + [True])
-    kept = select_items(items, np.flatnonzero(is_kept[labels.codes]).tolist())
+    kept = select_items(items, np.flatnonzero(is_kept[labels.codes]))
     return rename_labels(kept, class_list.class_of)
 
 

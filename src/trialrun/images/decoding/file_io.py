@@ -9,18 +9,21 @@ import os
 import stat
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
-from trialrun.images.dataset import ImageItem, ImageSet
+from trialrun.images.dataset import ImageItem, ImageSet, ShardedContent
 from trialrun.images.decoding.header import (
     OUT_OF_MEMORY_REASON,
     TransientDecodeError,
     UndecodableError,
 )
 from trialrun.images.items import ItemTable
+
+Value = TypeVar("Value")
 
 OUTSIDE_REASON = "a link that leads out of the folder"
 
@@ -95,17 +98,29 @@ def hold_rows(images: ImageSet, rows: Iterable[int]) -> Iterator[int]:
     """Yield rows of the set for reading by threads; shards are downloaded before they need them."""
     items = images.items
     if images.shards is None or not isinstance(items, ItemTable):
-        yield from rows
-        return
-    kept: deque[int] = deque()
+        return iter(rows)
+    return _hold(images.shards, rows, lambda row: int(items.rows[row]))
 
-    def find_index_rows() -> Iterator[int]:
-        for row in rows:
-            kept.append(row)
-            yield int(items.rows[row])
 
-    for _ in images.shards.hold_in_order(find_index_rows()):
-        yield kept.popleft()
+def hold_items(images: ImageSet, items: Iterable[ImageItem]) -> Iterator[ImageItem]:
+    """Yield items of the set, as `hold_rows`."""
+    if images.shards is None:
+        return iter(items)
+    return _hold(images.shards, items, lambda item: item.row or 0)
+
+
+def _hold(
+    shards: ShardedContent, values: Iterable[Value], find_row: Callable[[Value], int]
+) -> Iterator[Value]:
+    waiting: deque[Value] = deque()
+
+    def find_rows() -> Iterator[int]:
+        for value in values:
+            waiting.append(value)
+            yield find_row(value)
+
+    for _ in shards.hold_in_order(find_rows()):
+        yield waiting.popleft()
 
 
 def read_fingerprint(root: str, name: str) -> FileFingerprint | None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from trialrun.images import ImageItem, ImageSet
-from trialrun.images.decoding.file_io import read_item
+from trialrun.images.decoding.file_io import hold_items, read_item
 from trialrun.images.decoding.header import UndecodableError
 from trialrun.images.decoding.preprocessing import Preprocessing
 
@@ -29,7 +29,7 @@ def list_rows(images: ImageSet) -> tuple[ImageItem, ...]:
 
 def read_contents(images: ImageSet) -> Iterator[bytes | None]:
     """Yield the bytes of every image file, in order; None for a file that cannot be read."""
-    for item in images.items:
+    for item in hold_items(images, images.items):
         try:
             yield read_item(images, item).data
         except UndecodableError:

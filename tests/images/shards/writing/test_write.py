@@ -155,3 +155,17 @@ def test_an_index_of_other_shards_is_not_used(tmp_path: Path) -> None:
     images = _open(out, tmp_path)
     assert images.classes == ("a", "b")
     assert re.search("index.parquet does not fit the shards", images.notes[0])
+
+
+@pytest.mark.parametrize("has_index", [True, False])
+def test_groups_are_written_and_read_on_request(tmp_path: Path, has_index: bool) -> None:
+    """The groups that a pattern finds are the column `group` of the shards."""
+    root = write_classes(tmp_path / "set", {"a": 12, "b": 12})
+    config = ShardConfig(group_pattern=r"/(\d\d)")
+    shard_dataset(str(root), str(tmp_path / "out"), config=config)
+    if not has_index:
+        (tmp_path / "out" / "index.parquet").unlink()
+    images = open_data(str(tmp_path / "out"), tmp_path / "cache", group_column="group")
+    assert {item.group for item in images.items} == {"00", "01"}
+    plain = open_data(str(tmp_path / "out"), tmp_path / "cache")
+    assert {item.group for item in plain.items} == {None}

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.images.shards.examples import make_png, write_hub_parquet, write_tar
@@ -176,6 +178,26 @@ def test_a_stored_index_is_used_while_the_shards_are_the_same(
         assert _open(folder, tmp_path).classes == ("a", "b")
     write_tar(folder / "0.tar", files | {"1.cls": b"c"})
     assert _open(folder, tmp_path).classes == ("b", "c")
+
+
+def test_parquet_files_beside_images_are_ambiguous(tmp_path: Path) -> None:
+    """A pattern says that the Parquet files are the data; tables without images are none."""
+    root = tmp_path / "set"
+    write_hub_parquet(root / "0.parquet", ["x", "y"])
+    write_classes_beside(root)
+    with pytest.raises(InvalidDatasetError, match="1 Parquet files with images, and image files"):
+        _open(root, tmp_path)
+    assert _open(root / "*.parquet", tmp_path).classes == ("x", "y")
+    pq.write_table(pa.table({"name": ["cat/1.png"]}), root / "0.parquet")
+    assert _open(root, tmp_path).classes == ("cat", "dog")
+
+
+def test_missing_shards_of_a_folder_are_an_error(tmp_path: Path) -> None:
+    """Names say how many shards there are; a pattern may name some of them."""
+    write_hub_parquet(tmp_path / "set" / "train-00001-of-00002.parquet", ["x", "y"])
+    with pytest.raises(InvalidDatasetError, match=r"has 1 of 2 shards train-\*"):
+        _open(tmp_path / "set", tmp_path)
+    assert _open(tmp_path / "set" / "train-*.parquet", tmp_path).classes == ("x", "y")
 
 
 def test_archives_of_class_folders_beside_each_other_are_no_shards(tmp_path: Path) -> None:

@@ -11,7 +11,12 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from trialrun.config.data import CLASSES_LAYOUT, DataConfig
-from trialrun.errors import InvalidDatasetError, InvalidParameterError, redact_credentials
+from trialrun.errors import (
+    InvalidDatasetError,
+    InvalidParameterError,
+    StorageError,
+    redact_credentials,
+)
 from trialrun.images.formats import LIST_READERS
 from trialrun.images.formats.split_folders import (
     TEST,
@@ -22,6 +27,7 @@ from trialrun.images.formats.split_folders import (
     has_image,
 )
 from trialrun.images.notes import format_examples
+from trialrun.images.shards.parquet_shards import has_images
 from trialrun.images.shards.storage import (
     ShardFile,
     expand_braces,
@@ -99,7 +105,10 @@ def find_shards(source: str, path: Path | None, config: DataConfig) -> ShardList
     role = find_role(name)
     if role is None or not parent or parent.endswith(":/") or _exists_here(address):
         return None
-    whole = _list_source(parent, config)
+    try:
+        whole = _list_source(parent, config)
+    except (InvalidDatasetError, StorageError):  # the parent need not be readable
+        return None
     return whole and whole.find_parts(config.data_layout).get(role)
 
 
@@ -142,6 +151,7 @@ def _list_folder(folder: Path, address: str, config: DataConfig) -> ShardListing
         _check_not_compressed(folder, address)
         return None
     if has_image(folder):
+        _check_not_both(listing)
         return None
     tar = next((s.address for s in listing.shards if s.address.lower().endswith(_TAR)), None)
     if tar is not None and not _is_named_as_shards(listing) and not _has_label_files(Path(tar)):
@@ -254,6 +264,18 @@ def _check_not_compressed(folder: Path, address: str) -> None:
             "images",
             "Unpack shards with gunzip: images are read at their places in plain .tar files. Give "
             "an archive of a dataset itself.",
+        )
+
+
+def _check_not_both(listing: ShardListing) -> None:
+    """Check that Parquet files beside image files have no images themselves."""
+    first = listing.shards[0].address
+    if first.lower().endswith(_PARQUET) and has_images(Path(first)):
+        raise InvalidDatasetError(
+            f"{listing.address} has {len(listing.shards)} Parquet files with images, and image "
+            "files too: which of them are the data?",
+            f"Give a pattern such as '{posixpath.dirname(first)}/*.parquet', or the folder of the "
+            "files.",
         )
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trialrun.errors import InvalidParameterError, summarize_error
+from trialrun.errors import InvalidDatasetError, InvalidParameterError, summarize_error
 from trialrun.images.dataset import leaves_root
 from trialrun.images.decoding.header import UndecodableError
 from trialrun.images.shards.columns import (
@@ -91,6 +91,15 @@ def find_image_column(schema: "pa.Schema", address: str) -> str:
         reason,
         "Name one column image, with bytes or structs of bytes and path.",
     )
+
+
+def has_images(path: Path) -> bool:
+    """Whether a Parquet file has a column of images."""
+    try:
+        with _open_parquet(path, str(path)) as file:
+            return bool(find_image_column(file.schema_arrow, str(path)))
+    except (OSError, InvalidDatasetError):
+        return False
 
 
 def _has_bytes(column: "pa.DataType") -> bool:

@@ -60,43 +60,58 @@ def open_splits(
     check_label_settings(config)
     used = {TRAIN} | {role for role, uses in ((VALID, uses_valid), (TEST, uses_test)) if uses}
     with translate_read_errors(source):
-        listing = shards or find_shards(source, path, config)
-        if listing is not None:
-            listed = listing.find_parts(config.data_layout)
-            splits = name_parts(listed) if listed else None
-        else:
-            root = locate_data(source, path, cache_folder, config.archive_encoding)
-            splits = find_split_folders(root, source, config.data_layout)
-        if splits is None:
+        found = _find_parts(source, path, cache_folder, config, shards)
+        if found is None:
             return None
+        splits, places = found
         if TRAIN not in splits.names:
             raise make_split_error(source, splits)
         parts: dict[str, ImageSet] = {}
         for role in sorted(used & splits.names.keys()):
-            name = splits.names[role]
-            part = name_part(source, name)
-            parts[role] = (
-                _read_folder(root / name, part, cache_folder, group_column, config)
-                if listing is None
-                else read_shards(listed[role], part, cache_folder, group_column, config)
-            )
+            part = name_part(source, splits.names[role])
+            parts[role] = _read_part(places[role], part, cache_folder, group_column, config)
     parts = _add_archive_notes(parts, cache_folder)
-    kind = "folders" if listing is None else "shards"
+    kind = "folders" if isinstance(places[TRAIN], Path) else "shards"
     notes = _describe_splits(source, splits, kind, uses_valid=uses_valid)
     train = replace(parts[TRAIN], notes=(*notes, *parts[TRAIN].notes))
     layout = _name_layout(splits, uses_valid=uses_valid)
     return SplitSource(train, parts.get(VALID), parts.get(TEST), layout)
 
 
-def _read_folder(
-    folder: Path, source: str, cache_folder: Path, group_column: str | None, config: DataConfig
+def _find_parts(
+    source: str,
+    path: Path | None,
+    cache_folder: Path,
+    config: DataConfig,
+    shards: ShardListing | None,
+) -> tuple[SplitFolders, Mapping[str, Path | ShardListing]] | None:
+    """Return the names and the places of the parts; None if `source` is one set."""
+    listing = shards or find_shards(source, path, config)
+    if listing is not None:
+        listed = listing.find_parts(config.data_layout)
+        return (name_parts(listed), listed) if listed else None
+    root = locate_data(source, path, cache_folder, config.archive_encoding)
+    splits = find_split_folders(root, source, config.data_layout)
+    if splits is None:
+        return None
+    return splits, {role: root / name for role, name in splits.names.items()}
+
+
+def _read_part(
+    place: Path | ShardListing,
+    source: str,
+    cache_folder: Path,
+    group_column: str | None,
+    config: DataConfig,
 ) -> ImageSet:
-    """Read a part that is a folder of images or of shards, or an archive."""
-    if (shards := find_shards(source, folder, config)) is not None:
+    """Read a part: shards, or a folder of images or of shards, or an archive."""
+    shards = find_shards(source, place, config) if isinstance(place, Path) else place
+    if shards is not None:
         return read_shards(shards, source, cache_folder, group_column, config)
-    if (archive := find_archive(folder)) is not None:
-        folder = unpack_archive(archive, cache_folder, config.archive_encoding)
-    return read_images(folder, source, group_column, config)
+    assert isinstance(place, Path)
+    if (archive := find_archive(place)) is not None:
+        place = unpack_archive(archive, cache_folder, config.archive_encoding)
+    return read_images(place, source, group_column, config)
 
 
 def _add_archive_notes(parts: Mapping[str, ImageSet], cache_folder: Path) -> dict[str, ImageSet]:

@@ -108,6 +108,17 @@ def test_columns_name_labels_files_and_groups(tmp_path: Path) -> None:
         _open(folder, tmp_path, DataConfig(label_column="missing"))
 
 
+def test_shards_without_labels_say_which_columns_there_are(tmp_path: Path) -> None:
+    """A note names the columns, one of which may be meant."""
+    columns = {"category": ["x", "y"]}
+    write_hub_parquet(tmp_path / "set" / "0.parquet", [0, 0], columns=columns)
+    table = pq.read_table(tmp_path / "set" / "0.parquet").drop_columns(["label"])
+    pq.write_table(table, tmp_path / "set" / "0.parquet")
+    images = _open(tmp_path / "set", tmp_path)
+    assert images.classes == ()
+    assert images.notes == ("no column label in shards, but ['image', 'category']",)
+
+
 def test_names_of_several_shards_are_unique(tmp_path: Path) -> None:
     """A name that occurs twice is extended by the shard's name and, if needed, its row."""
     folder = tmp_path / "set"

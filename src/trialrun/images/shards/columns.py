@@ -39,6 +39,7 @@ class ShardColumns:
     offsets: list[int] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
     classes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     left_out: LeftOut = field(default_factory=LeftOut)
 
     def add(

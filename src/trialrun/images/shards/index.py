@@ -95,15 +95,16 @@ def build_index(
         StorageError: The store does not answer, or the cache has no room.
     """
     tables: list[pa.Table] = []
-    left_out, classes = LeftOut(), dict[str, None]()
+    left_out, classes, notes = LeftOut(), dict[str, None](), dict[str, None]()
     for number, shard in enumerate(shards):
         cache.prefetch(shards[number + 1 : number + 1 + _NUM_AHEAD])
         found = _read_columns(shard, columns, cache)
         tables.append(make_table(found, number))
         classes.update(dict.fromkeys(found.classes))
+        notes.update(dict.fromkeys(found.notes))
         left_out.merge(found.left_out)
         progress(1)
-    return make_index(shards, tables, columns, tuple(classes), left_out.notes())
+    return make_index(shards, tables, columns, tuple(classes), (*notes, *left_out.notes()))
 
 
 def make_index(

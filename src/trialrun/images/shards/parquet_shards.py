@@ -49,15 +49,15 @@ def read_parquet_columns(path: Path, address: str, columns: ColumnNames) -> Shar
         schema = file.schema_arrow
         image = find_image_column(schema, address)
         label = _find_label_column(schema, columns.label, image)
-        for setting, name in (("label_column", columns.label), ("file_column", columns.file)):
-            _check_column(setting, name, schema, address)
-        _check_column("group_column", columns.group, schema, address)
+        _check_columns(columns, schema, address)
         names = columns.file or _find_path_column(schema, image)
         wanted = [name for name in (names, label, columns.group) if name is not None]
         table = file.read(columns=wanted)
         num_rows = file.metadata.num_rows
     classes = _find_classes(schema, label)
     found = ShardColumns(classes=classes)
+    if label is None:
+        found.notes = (f"no column {_LABEL_COLUMNS[0]} in shards, but {schema.names}",)
     paths = _read_names(table, columns.file, image, names)
     labels = None if label is None else table[label].to_pylist()
     groups = None if columns.group is None else table[columns.group].to_pylist()
@@ -110,11 +110,16 @@ def _has_bytes(column: "pa.DataType") -> bool:
     return bool(pa.types.is_binary(column) or pa.types.is_large_binary(column))
 
 
-def _check_column(setting: str, name: str | None, schema: "pa.Schema", address: str) -> None:
-    if name is not None and name not in schema.names:
-        raise InvalidParameterError(
-            f"{setting}={name} is not in {address}", f"Its columns are {schema.names}."
-        )
+def _check_columns(columns: ColumnNames, schema: "pa.Schema", address: str) -> None:
+    for setting, name in (
+        ("label_column", columns.label),
+        ("file_column", columns.file),
+        ("group_column", columns.group),
+    ):
+        if name is not None and name not in schema.names:
+            raise InvalidParameterError(
+                f"{setting}={name} is not in {address}", f"Its columns are {schema.names}."
+            )
 
 
 def _find_label_column(schema: "pa.Schema", named: str | None, image: str) -> str | None:

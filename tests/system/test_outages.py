@@ -21,7 +21,7 @@ from trialrun.runs.training.plan import plan_training
 from trialrun.runs.training.result import TrainResult
 from trialrun.runs.training.run import train_run
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.report]
 SETTINGS: dict[str, Any] = {
     "model": "shufflenet_v2_x0_5",
     "epochs": 6,

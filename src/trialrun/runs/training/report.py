@@ -54,10 +54,11 @@ def log_training_report(
 
 
 def _list_facts(plan: TrainPlan, data: PreparedData, result: TrainResult) -> list[tuple[str, str]]:
-    version = f"{result.model_name} {result.model_version}" if result.model_version else "none"
+    version = result.model_version or "not known before the store has the model"
+    registered = f"{name}, version {version}" if (name := plan.config.register_as) else "no"
     return [
         ("model", plan.config.model),
-        ("registered version", version),
+        ("registered", registered),
         ("training set", f"{plan.train.source}, digest {truncate_digest(data.train.scan)}"),
         ("training images", str(len(data.train.dataset))),
         ("validation set", f"digest {truncate_digest(data.valid.scan)}; it chose the epoch"),

@@ -5,7 +5,7 @@ dataset and the cache key of its decoded images are computed from the scan.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -34,6 +34,7 @@ _ROWS_AT_ONCE = 4096  # of a set in shards
 _SIZE_STEP = 32  # torchvision's networks reduce height and width by this factor
 
 
+_DigestRow = tuple[str, str | None, str]
 ScanLookup = Callable[[ImageItem], FileScan | None]
 Progress = Callable[[int], None]
 
@@ -60,27 +61,27 @@ class DatasetScan:
         so that a folder and its shards have the same digest.
         """
         digest = hashlib.sha256()
-        for name, label, sha256 in self._iterate_in_source_order():
-            row = f"{name}\0{label}\0{sha256}\n"
-            digest.update(row.encode("utf-8", "surrogateescape"))
+        for rows in self._iterate_in_source_order():
+            text = "".join([f"{name}\0{label}\0{sha256}\n" for name, label, sha256 in rows])
+            digest.update(text.encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
 
-    def _iterate_in_source_order(self) -> Iterator[tuple[str, str | None, str]]:
-        """Yield name, label and hash of each file."""
+    def _iterate_in_source_order(self) -> Iterator[Iterable[_DigestRow]]:
+        """Yield name, label and hash of each file, many at once."""
         items, files, shards = self.images.items, self.files, self.images.shards
         if shards is None or not isinstance(items, ItemTable) or not isinstance(files, ScanTable):
-            for item, file in zip(items, files, strict=True):
-                yield item.name, item.label, file.sha256
+            rows = zip(items, files, strict=True)
+            yield from iterate_chunks(
+                ((item.name, item.label, file.sha256) for item, file in rows), _ROWS_AT_ONCE
+            )
             return
         places = shards.sort_rows(items.rows)
         for start in range(0, len(places), _ROWS_AT_ONCE):
             chunk = places[start : start + _ROWS_AT_ONCE]
-            part = items.take(chunk)
+            names, labels = items.names.take(chunk), items.labels.take(chunk)
             digests = files.table["sha256"].take(chunk).to_pylist()
-            for name, label, sha256 in zip(
-                part.names.to_pylist(), part.labels.to_pylist(), digests, strict=True
-            ):
-                yield name, label, "" if sha256 is None else sha256.hex()
+            hashes = ["" if sha256 is None else sha256.hex() for sha256 in digests]
+            yield zip(names.to_pylist(), labels.to_pylist(), hashes, strict=True)
 
 
 def scan_files(

@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from typing import Any
 
+import fsspec
 import pytest
 
 SLOW, ERROR, RESET, SHORT, TRUNCATED = "slow", "500", "reset", "short", "truncated"
@@ -139,5 +140,7 @@ def store(shared_store: FaultyStore, monkeypatch: pytest.MonkeyPatch) -> Iterato
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret-of-the-test")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     shared_store.num_requests = 0
+    # fsspec keeps the connections to a store that other tests have opened.
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
     yield shared_store
     shared_store.faults, shared_store.repeats_last = [], False

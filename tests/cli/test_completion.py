@@ -36,7 +36,7 @@ def complete(*words: str, shell: str = "bash") -> list[str]:
     ("words", "completions"),
     [
         (["tr"], ["train"]),
-        (["data", ""], ["check", "convert", "split"]),
+        (["data", ""], ["check", "convert", "split", "shard"]),
         (["cache", "c"], ["clear"]),
         (["train", "--opt"], ["--optimizer"]),
         (["train", "--optimizer", "s"], ["sgd"]),

@@ -52,6 +52,27 @@ def test_check_reports_leaks_and_fails_for_untrainable_data(
     assert any("only in training" in problem for problem in printed["problems"])
 
 
+def test_shard_writes_data_that_the_other_commands_read(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Counts and classes are those of the folder; errors have their exit codes."""
+    root = write_classes(tmp_path / "set", {"a": 6, "b": 4})
+    out = tmp_path / "out"
+    code, printed = run_json(capsys, "data", "shard", root, out)
+    assert (code, printed["num_images"], printed["num_shards"]) == (0, 10, 1)
+    assert printed["images_by_class"] == {"a": 6, "b": 4}
+    assert run_cli(["data", "shard", str(root), str(out)]) == 6
+    code, printed = run_json(capsys, "data", "split", out, tmp_path / "two", "--fraction", "0.5")
+    assert (code, printed["train"]["num_images"], printed["valid"]["num_images"]) == (0, 5, 5)
+    code, printed = run_json(capsys, "data", "convert", out, tmp_path / "directory")
+    assert (code, printed["images_by_class"]) == (0, {"a": 6, "b": 4})
+    (out / "index.parquet").unlink()
+    shard = next(out.glob("*.tar"))
+    shard.write_bytes(shard.read_bytes()[:5000])
+    assert run_cli(["data", "check", str(out)]) == 3
+    assert shard.name in capsys.readouterr().err
+
+
 def test_check_writes_nothing(colors: Path, cache_folder: Path, tmp_path: Path) -> None:
     """No file appears beside the data or in the cache, even for an archive."""
     shutil.make_archive(str(tmp_path / "set"), "zip", colors)

@@ -88,9 +88,9 @@ def decoded_folder() -> Path:
     return cache_folder() / "packs"
 
 
-def scans_folder() -> Path:
-    """Return the folder of file scans, which are valid while the files are unchanged."""
-    return cache_folder() / "ledgers"
+def scans_folder(cache: Path | None = None) -> Path:
+    """Return the folder of file scans and indexes, below `cache` or the usual cache folder."""
+    return (cache or cache_folder()) / "ledgers"
 
 
 def archives_folder(cache: Path) -> Path:

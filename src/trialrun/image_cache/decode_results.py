@@ -18,7 +18,7 @@ from trialrun.image_cache.perceptual_hash import (
     sample_image,
     shrink_to_grays,
 )
-from trialrun.images.decoding.file_io import read_item
+from trialrun.images.decoding.file_io import hold_rows, read_item
 from trialrun.images.decoding.fitting import find_central_square
 from trialrun.images.decoding.header import TransientDecodeError, UndecodableError
 from trialrun.images.decoding.preprocessing import Preprocessing
@@ -114,7 +114,7 @@ def decode_rows(
     threads = min(threads, _choose_threads(scan, rows))
     return map_in_order(
         _make_decoder(scan, preprocessing, sink),
-        rows,
+        hold_rows(scan.images, rows),
         threads=threads,
         on_timeout=_time_out,
         timeout_seconds=seconds,

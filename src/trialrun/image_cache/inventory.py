@@ -83,7 +83,7 @@ def list_evictable_archives(*, has_shards: bool = True) -> list[CacheEntry]:
     `has_shards` lists downloaded shards too.
     """
     archives = list_archives() if has_shards else _list_unpacked()
-    return list_evictable_files(scans_folder(), "*.json", is_scan_in_use) + [
+    return list_evictable_files(scans_folder(), "[!.]*", is_scan_in_use) + [
         CacheEntry(
             archive.contents.num_bytes,
             archive.used,

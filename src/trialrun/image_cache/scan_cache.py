@@ -15,11 +15,12 @@ from typing import Any, TypeGuard
 
 from trialrun.errors import StorageError
 from trialrun.files import touch_file, write_atomically
+from trialrun.image_cache.shard_scans import find_scans_path, scan_shards_with_cache
 from trialrun.images.dataset import ImageItem, ImageSet
 from trialrun.images.decoding.file_io import FileFingerprint, read_fingerprint
+from trialrun.images.scanning.file_scan import FileScan
 from trialrun.images.scanning.scan import (
     DatasetScan,
-    FileScan,
     Progress,
     ignore_progress,
     scan_files,
@@ -37,6 +38,10 @@ def scan_with_cache(
     images: ImageSet, folder: Path, *, threads: int, progress: Progress = ignore_progress
 ) -> DatasetScan:
     """Scan `images`; files that the cache below `folder` knows are not read again."""
+    if images.shards is not None:
+        path = find_scans_path(images.shards.key, folder)
+        _used_files.add(path)
+        return scan_shards_with_cache(images, path, threads=threads, progress=progress)
     cache = _ScanCache(images, folder)
     scan = scan_files(images, threads=threads, lookup=cache.find, progress=progress)
     cache.update(scan)

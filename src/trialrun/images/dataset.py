@@ -1,23 +1,54 @@
 """Image sets: names and labels of the images in a folder, without their pixels."""
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import TypeGuard
+from typing import TYPE_CHECKING, Protocol, TypeGuard
+
+import numpy as np
+
+from trialrun.images.items import ImageItem as ImageItem
+from trialrun.images.items import Indices, Items, encode_labels, select_items
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
-@dataclass(frozen=True, slots=True)
-class ImageItem:
-    """One image: name relative to the set's root (with `/`), label, and Azure's id if there is one.
+class ShardedContent(Protocol):
+    """The contents of a set's images in shards, by row of their index."""
 
-    Images of one `group` (one patient, for example) stay together in a split.
-    """
+    @property
+    def address(self) -> str:
+        """The folder, file or pattern that the shards are at."""
+        ...
 
-    name: str
-    label: str | None = None
-    id: int | str | None = None
-    group: str | None = None
+    @property
+    def key(self) -> str:
+        """The identity of the shards."""
+        ...
+
+    @property
+    def recorded(self) -> "pa.Table | None":
+        """The scans of all rows, if the index has them; see `images.shards.index`."""
+        ...
+
+    def read(self, row: int) -> bytes:
+        """Return the file of one image.
+
+        Raises:
+            UndecodableError: The file is not in the shard.
+            InvalidDatasetError: The shard vanished, changed or is truncated.
+            StorageError: The store does not answer, or the cache has no room.
+        """
+        ...
+
+    def hold_in_order(self, rows: Iterable[int]) -> Iterator[int]:
+        """Yield `rows` while their shards are on this machine."""
+        ...
+
+    def sort_rows(self, rows: Indices) -> Indices:
+        """Return the places of `rows` in the order that the images had before sharding."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,18 +60,20 @@ class ImageSet:
     be read as files of the set: pipes, devices and links that lead out of the folder or nowhere.
     `class_order` is the order of the classes if it is not that of their names. `outside_links` are
     the names of links that lead out of the folder and were not followed. Links of listed images may
-    lead out of it if `follow_links`.
+    lead out of it if `follow_links`. `shards` hold the images of an `ItemTable`; its images have no
+    files of their own.
     """
 
     source: str
     root: Path
-    items: tuple[ImageItem, ...]
+    items: Items
     declared_classes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    skipped: tuple[ImageItem, ...] = ()
+    skipped: Items = ()
     class_order: tuple[str, ...] = ()
     outside_links: tuple[str, ...] = ()
     follow_links: bool = False
+    shards: ShardedContent | None = None
 
     def __len__(self) -> int:
         return len(self.items)
@@ -48,12 +81,11 @@ class ImageSet:
     @property
     def classes(self) -> tuple[str, ...]:
         """Labels of the images, sorted or in `class_order`; the order of the network's outputs."""
-        labels = {item.label for item in self.items if item.label is not None}
-        return tuple(sorted(labels, key=self._sort_key))
+        return tuple(self.count_classes())
 
     def count_classes(self) -> dict[str, int]:
         """Return the number of images per class, in order of `classes`."""
-        counts = Counter(item.label for item in self.items if item.label is not None)
+        counts = encode_labels(self.items).count()
         return {name: counts[name] for name in sorted(counts, key=self._sort_key)}
 
     @property
@@ -67,15 +99,17 @@ class ImageSet:
 
     def drop_unlabelled(self) -> "ImageSet":
         """Return the set without unlabelled images, with a note of their number."""
-        labelled = tuple(item for item in self.items if item.label is not None)
-        if len(labelled) == len(self.items):
+        is_labelled = encode_labels(self.items).codes >= 0
+        num_unlabelled = len(self.items) - int(is_labelled.sum())
+        if not num_unlabelled:
             return self
-        note = f"{len(self.items) - len(labelled)} images without a label are left out"
-        return replace(self, items=labelled, notes=(*self.notes, note))
+        note = f"{num_unlabelled} images without a label are left out"
+        labelled = self.subset(np.flatnonzero(is_labelled))
+        return replace(labelled, notes=(*self.notes, note))
 
-    def subset(self, indices: Iterable[int]) -> "ImageSet":
+    def subset(self, indices: Iterable[int] | Indices) -> "ImageSet":
         """Return the images at `indices`, in that order."""
-        return replace(self, items=tuple(self.items[index] for index in indices))
+        return replace(self, items=select_items(self.items, indices))
 
 
 def label_indices(items: Sequence[ImageItem], classes: Sequence[str]) -> list[int]:
@@ -84,8 +118,14 @@ def label_indices(items: Sequence[ImageItem], classes: Sequence[str]) -> list[in
     Raises:
         KeyError: An item's label is not in `classes`.
     """
-    index_of: dict[str | None, int] = {name: index for index, name in enumerate(classes)}
-    return [index_of[item.label] for item in items]
+    index_of = {name: index for index, name in enumerate(classes)}
+    labels = encode_labels(items)
+    if (labels.codes < 0).any():
+        raise KeyError(None)
+    present = labels.count()
+    numbers = [index_of[text] if text in present else -1 for text in labels.texts]
+    found: list[int] = np.asarray(numbers, dtype=np.int64)[labels.codes].tolist()
+    return found
 
 
 def leaves_root(name: str) -> bool:

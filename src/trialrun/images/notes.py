@@ -22,6 +22,13 @@ class LeftOut:
         if len(shown) < _NUM_EXAMPLES:
             shown.append(name)
 
+    def merge(self, other: "LeftOut") -> None:
+        """Add the counts and examples of `other`."""
+        for kind, count in other.counts.items():
+            self.counts[kind] = self.counts.get(kind, 0) + count
+            shown = self.examples.setdefault(kind, [])
+            shown += other.examples[kind][: _NUM_EXAMPLES - len(shown)]
+
     def notes(self) -> tuple[str, ...]:
         """Return one note per kind, in alphabetical order."""
         return tuple(

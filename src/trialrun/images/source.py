@@ -18,9 +18,12 @@ from trialrun.images.formats.split_folders import (
     check_one_part,
     find_split_folders,
 )
+from trialrun.images.items import encode_labels
 from trialrun.images.labels.class_list import apply_class_list, read_class_list
 from trialrun.images.labels.pattern import compile_label_pattern, label_by_pattern
 from trialrun.images.labels.several import check_single_labels
+from trialrun.images.shards.listing import ShardListing, find_shards, name_parts
+from trialrun.images.shards.open import open_shards
 
 
 def open_data(
@@ -30,10 +33,12 @@ def open_data(
     path: Path | None = None,
     group_column: str | None = None,
     config: DataConfig = DEFAULT_DATA_CONFIG,
+    shards: ShardListing | None = None,
 ) -> ImageSet:
     """Read names and labels of the images in `source`, without opening an image.
 
-    `path` is the location on this machine if it differs from `source`. An archive is unpacked into
+    `path` is the location on this machine if it differs from `source`; `shards` are those of the
+    source if they were listed before. An archive is unpacked into
     the cache; `source` may also be a folder in it, such as set.zip/test.
 
     Raises:
@@ -44,6 +49,11 @@ def open_data(
     """
     check_label_settings(config)
     with translate_read_errors(source):
+        listing = shards or find_shards(source, path, config)
+        if listing is not None:
+            if parts := listing.find_parts(config.data_layout):
+                raise make_split_error(source, name_parts(parts))
+            return read_shards(listing, source, cache_folder, group_column, config)
         folder = locate_data(source, path, cache_folder, config.archive_encoding)
         splits = find_split_folders(folder, source, config.data_layout)
         if splits is not None:
@@ -180,6 +190,26 @@ def read_images(
     return _apply_label_settings(images, config, has_columns=has_columns)
 
 
+def read_shards(
+    listing: ShardListing,
+    source: str,
+    cache_folder: Path,
+    group_column: str | None,
+    config: DataConfig,
+) -> ImageSet:
+    """Read the images of one set in shards, with the labels that the settings ask for.
+
+    Raises the errors of `open_shards`.
+    """
+    images = open_shards(listing, source, cache_folder, group_column=group_column, config=config)
+    if not images.items:
+        raise InvalidDatasetError(
+            "; ".join([f"the shards of {source} have no images", *images.notes]),
+            "Give shards with images.",
+        )
+    return _apply_label_settings(images, config, has_columns=True)
+
+
 def _apply_label_settings(images: ImageSet, config: DataConfig, *, has_columns: bool) -> ImageSet:
     if config.label_pattern is not None:
         images = label_by_pattern(images, config.label_pattern)
@@ -187,5 +217,5 @@ def _apply_label_settings(images: ImageSet, config: DataConfig, *, has_columns: 
     if config.classes is not None:
         return apply_class_list(images, read_class_list(config.classes))
     if has_columns:
-        check_single_labels((item.label for item in images.items), images.source)
+        check_single_labels(encode_labels(images.items).count(), images.source)
     return images

@@ -7,8 +7,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from hashlib import blake2b
 
+import numpy as np
+from numpy.typing import NDArray
+
 from trialrun.errors import InvalidDatasetError
 from trialrun.images.dataset import ImageSet, make_printable
+from trialrun.images.items import encode_labels, has_groups, iterate_names
 
 _ClassCounts = Counter[str | None]
 
@@ -24,42 +28,55 @@ def split_stratified(
     Raises:
         InvalidDatasetError: A class has only one image or group.
     """
-    has_groups = any(item.group is not None for item in images.items)
-    choose = _choose_groups if has_groups else _choose_images
-    second = choose(images, second_fraction, random_seed)
-    indices = range(len(images.items))
+    choose = _choose_groups if has_groups(images.items) else _choose_images
+    is_second = np.zeros(len(images.items), dtype=np.bool_)
+    is_second[choose(images, second_fraction, random_seed)] = True
     return (
-        images.subset(index for index in indices if index not in second),
-        images.subset(index for index in indices if index in second),
+        images.subset(np.flatnonzero(~is_second)),
+        images.subset(np.flatnonzero(is_second)),
     )
 
 
-def _choose_images(images: ImageSet, second_fraction: float, random_seed: int) -> set[int]:
+def _choose_images(
+    images: ImageSet, second_fraction: float, random_seed: int
+) -> NDArray[np.integer]:
     """Choose the indices of the second set by a random order within each class."""
-    by_class: dict[str | None, list[int]] = defaultdict(list)
-    for index, item in enumerate(images.items):
-        by_class[item.label].append(index)
-    second: set[int] = set()
-    for label, indices in by_class.items():
-        if len(indices) < 2:
-            raise _too_few_error(label, "image")
-        ordered = sorted(indices, key=lambda i: _hash_name(random_seed, images.items[i].name))
-        second.update(ordered[: _count_second(len(indices), second_fraction)])
-    return second
+    labels = encode_labels(images.items)
+    order = sort_by_hash(images, random_seed)
+    by_class = order[np.argsort(labels.codes[order], kind="stable")]
+    classes, starts = np.unique(labels.codes[by_class], return_index=True)
+    chosen = []
+    for code, members in zip(classes, np.split(by_class, starts[1:]), strict=True):
+        if len(members) < 2:
+            raise _too_few_error(labels.texts[code] if code >= 0 else None, "image")
+        chosen.append(members[: _count_second(len(members), second_fraction)])
+    return np.concatenate(chosen) if chosen else order
 
 
-def _choose_groups(images: ImageSet, second_fraction: float, random_seed: int) -> set[int]:
+def sort_by_hash(images: ImageSet, random_seed: int) -> NDArray[np.integer]:
+    """Return the indices of all images in a random order that their names decide."""
+    digests = bytearray()
+    for name in iterate_names(images.items):
+        digests += _hash_name(random_seed, name)
+    high, low = np.frombuffer(digests, dtype=">u8").reshape(-1, 2).T
+    return np.lexsort((low, high))
+
+
+def _choose_groups(images: ImageSet, second_fraction: float, random_seed: int) -> list[int]:
     """Choose the indices of the second set by whole groups.
 
     Groups are visited in random order; a group is chosen if that brings the classes closer to their
     fractions.
     """
     groups = _collect_groups(images)
-    totals = Counter(item.label for item in images.items)
+    encoded = encode_labels(images.items)
+    texts = (*encoded.texts, None)  # code -1 is no label
+    labels = [texts[code] for code in encoded.codes.tolist()]
+    totals = Counter(labels)
     missing = {label: _count_second(total, second_fraction) for label, total in totals.items()}
     sides: dict[bool, dict[str, _ClassCounts]] = {False: {}, True: {}}  # True is the second set
     for name in sorted(groups, key=lambda name: _hash_name(random_seed, name)):
-        counts = Counter(images.items[index].label for index in groups[name])
+        counts = Counter(labels[index] for index in groups[name])
         gain = sum(
             abs(missing[label]) - abs(missing[label] - count) for label, count in counts.items()
         )
@@ -68,7 +85,7 @@ def _choose_groups(images: ImageSet, second_fraction: float, random_seed: int) -
                 missing[label] -= count
         sides[gain > 0][name] = counts
     _cover_classes(sides, totals)
-    return {index for name in sides[True] for index in groups[name]}
+    return [index for name in sides[True] for index in groups[name]]
 
 
 def _collect_groups(images: ImageSet) -> dict[str, list[int]]:

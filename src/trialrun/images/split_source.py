@@ -1,4 +1,4 @@
-"""Opening of a root with split folders: its parts are the sets of a training."""
+"""Opening of a root with split folders or shards: its parts are the sets of a training."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -14,6 +14,7 @@ from trialrun.images.formats.split_folders import (
     SplitFolders,
     find_split_folders,
 )
+from trialrun.images.shards.listing import ShardListing, find_shards, name_parts
 from trialrun.images.source import (
     check_label_settings,
     find_archive_notes,
@@ -21,6 +22,7 @@ from trialrun.images.source import (
     make_split_error,
     name_part,
     read_images,
+    read_shards,
     translate_read_errors,
 )
 
@@ -44,36 +46,72 @@ def open_splits(
     config: DataConfig = DEFAULT_DATA_CONFIG,
     uses_valid: bool = True,
     uses_test: bool = False,
+    shards: ShardListing | None = None,
 ) -> SplitSource | None:
-    """Read the parts of a root with split folders; None if `source` is not one.
+    """Read the parts of a root with split folders or shards; None if `source` is not one.
 
-    A validation or test set that is not used is not read. Notes of the training set say how the
-    root was read.
+    `shards` are those of the source if they were listed before. A validation or test set that is
+    not used is not read. Notes of the training set say how the root was read.
 
     Raises:
         DataError: See `open_data`.
         InvalidParameterError: See `open_data`.
     """
     check_label_settings(config)
+    used = {TRAIN} | {role for role, uses in ((VALID, uses_valid), (TEST, uses_test)) if uses}
     with translate_read_errors(source):
-        root = locate_data(source, path, cache_folder, config.archive_encoding)
-        splits = find_split_folders(root, source, config.data_layout)
-        if splits is None:
+        found = _find_parts(source, path, cache_folder, config, shards)
+        if found is None:
             return None
+        splits, places = found
         if TRAIN not in splits.names:
             raise make_split_error(source, splits)
-        used = {TRAIN} | {role for role, uses in ((VALID, uses_valid), (TEST, uses_test)) if uses}
         parts: dict[str, ImageSet] = {}
         for role in sorted(used & splits.names.keys()):
-            folder, part = root / splits.names[role], name_part(source, splits.names[role])
-            if (archive := find_archive(folder)) is not None:
-                folder = unpack_archive(archive, cache_folder, config.archive_encoding)
-            parts[role] = read_images(folder, part, group_column, config)
+            part = name_part(source, splits.names[role])
+            parts[role] = _read_part(places[role], part, cache_folder, group_column, config)
     parts = _add_archive_notes(parts, cache_folder)
-    notes = _describe_splits(source, splits, uses_valid=uses_valid)
+    kind = "folders" if isinstance(places[TRAIN], Path) else "shards"
+    notes = _describe_splits(source, splits, kind, uses_valid=uses_valid)
     train = replace(parts[TRAIN], notes=(*notes, *parts[TRAIN].notes))
     layout = _name_layout(splits, uses_valid=uses_valid)
     return SplitSource(train, parts.get(VALID), parts.get(TEST), layout)
+
+
+def _find_parts(
+    source: str,
+    path: Path | None,
+    cache_folder: Path,
+    config: DataConfig,
+    shards: ShardListing | None,
+) -> tuple[SplitFolders, Mapping[str, Path | ShardListing]] | None:
+    """Return the names and the places of the parts; None if `source` is one set."""
+    listing = shards or find_shards(source, path, config)
+    if listing is not None:
+        listed = listing.find_parts(config.data_layout)
+        return (name_parts(listed), listed) if listed else None
+    root = locate_data(source, path, cache_folder, config.archive_encoding)
+    splits = find_split_folders(root, source, config.data_layout)
+    if splits is None:
+        return None
+    return splits, {role: root / name for role, name in splits.names.items()}
+
+
+def _read_part(
+    place: Path | ShardListing,
+    source: str,
+    cache_folder: Path,
+    group_column: str | None,
+    config: DataConfig,
+) -> ImageSet:
+    """Read a part: shards, or a folder of images or of shards, or an archive."""
+    shards = find_shards(source, place, config) if isinstance(place, Path) else place
+    if shards is not None:
+        return read_shards(shards, source, cache_folder, group_column, config)
+    assert isinstance(place, Path)
+    if (archive := find_archive(place)) is not None:
+        place = unpack_archive(archive, cache_folder, config.archive_encoding)
+    return read_images(place, source, group_column, config)
 
 
 def _add_archive_notes(parts: Mapping[str, ImageSet], cache_folder: Path) -> dict[str, ImageSet]:
@@ -87,10 +125,12 @@ def _add_archive_notes(parts: Mapping[str, ImageSet], cache_folder: Path) -> dic
     return noted
 
 
-def _describe_splits(source: str, splits: SplitFolders, *, uses_valid: bool) -> tuple[str, ...]:
-    """Return how the root was read, as notes."""
+def _describe_splits(
+    source: str, splits: SplitFolders, kind: str, *, uses_valid: bool
+) -> tuple[str, ...]:
+    """Return how the root was read, as notes; `kind` is what the parts are."""
     shown = {role: make_printable(name) for role, name in splits.names.items()}
-    text = f"the folders of {make_printable(source)} are its sets: {shown[TRAIN]} for training"
+    text = f"the {kind} of {make_printable(source)} are its sets: {shown[TRAIN]} for training"
     if VALID in shown and uses_valid:
         text += f", {shown[VALID]} for validation"
     elif VALID in shown:

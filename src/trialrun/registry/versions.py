@@ -14,6 +14,7 @@ from trialrun.mlflow_client import (
     download_artifact,
     translate_tracking_errors,
 )
+from trialrun.registry.large_manifest import LARGE_MANIFEST, read_large_manifest
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -192,9 +193,15 @@ def run_exists(client: "MlflowClient", run_id: str) -> bool:
 
 
 def read_manifest(client: "MlflowClient", run_id: str) -> list[dict[str, object]] | None:
-    """Return the rows of a training run's manifest; None if it has no manifest."""
+    """Return the rows of a training run's manifest; None if it has no manifest.
+
+    Those of a run with many images have no names.
+    """
     text = read_artifact_text(client, run_id, MANIFEST)
-    return None if text is None else [json.loads(line) for line in text.splitlines()]
+    if text is not None:
+        return [json.loads(line) for line in text.splitlines()]
+    data = read_artifact_bytes(client, run_id, LARGE_MANIFEST)
+    return None if data is None else list(read_large_manifest(data))
 
 
 def read_artifact_text(client: "MlflowClient", run_id: str, name: str) -> str | None:

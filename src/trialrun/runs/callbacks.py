@@ -5,7 +5,7 @@ from typing import Protocol
 
 from trialrun.engine.early_stopping import EpochStatus
 
-READING, DECODING = "Reading files", "Decoding images"
+READING, DECODING, WRITING = "Reading files", "Decoding images", "Writing images"
 
 
 class RunCallback(Protocol):
@@ -18,7 +18,7 @@ class RunCallback(Protocol):
         """The user should know `text`, such as a warning."""
 
     def on_scan_start(self, description: str, num_images: int) -> None:
-        """A pass over `num_images` images starts: `description` is `READING` or `DECODING`."""
+        """A pass over `num_images` images starts: `description` is `READING`, for example."""
 
     def on_scan_progress(self, num_images: int) -> None:
         """The pass has processed `num_images` more images."""

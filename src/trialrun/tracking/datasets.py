@@ -3,6 +3,8 @@
 import json
 from typing import TYPE_CHECKING
 
+from trialrun.errors import redact_credentials
+from trialrun.images import ImageSet
 from trialrun.images.scanning.scan import DatasetScan
 
 if TYPE_CHECKING:
@@ -27,8 +29,13 @@ def make_dataset_input(scan: DatasetScan, *, name: str, context: str) -> "Datase
         name=name,
         digest=truncate_digest(scan),
         source_type="local",
-        source=json.dumps({"uri": str(images.root)}),
+        source=json.dumps({"uri": _find_address(images)}),
         schema=json.dumps({"image": "binary", "label": "string", "classes": images.classes}),
         profile=json.dumps(profile, ensure_ascii=False),
     )
     return DatasetInput(dataset, [InputTag(_CONTEXT_TAG, context)])
+
+
+def _find_address(images: ImageSet) -> str:
+    """Return the folder of a set, or the address of its shards without credentials."""
+    return str(images.root) if images.shards is None else redact_credentials(images.shards.address)

@@ -180,7 +180,7 @@ def test_split_keeps_every_image_once_and_every_class_on_both_sides(
     )
     whole = ImageSet("made up", Path(), items)
     first, second = split_stratified(whole, second_fraction=fraction, random_seed=seed)
-    assert sorted(i.name for i in first.items + second.items) == sorted(i.name for i in items)
+    assert sorted(i.name for i in (*first.items, *second.items)) == sorted(i.name for i in items)
     assert first.classes == second.classes == whole.classes
     for label, count in second.count_classes().items():
         assert abs(count - fraction * counts[int(label)]) <= 1

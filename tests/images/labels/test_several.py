@@ -1,6 +1,7 @@
 """Columns with several labels per image."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ from trialrun.images.labels.several import check_single_labels
 def test_lists_in_cells_are_refused(labels: list[str]) -> None:
     """Parts that occur in other cells, or a separator in most cells, show several labels."""
     with pytest.raises(InvalidDatasetError, match="several labels per image"):
-        check_single_labels(labels, "set")
+        check_single_labels(Counter(labels), "set")
 
 
 @pytest.mark.parametrize(
@@ -36,14 +37,14 @@ def test_lists_in_cells_are_refused(labels: list[str]) -> None:
         ["a|b", "c", "d", "e"],
         ["a,", "b,", ",a"],
         ["c++", "c", "#"],
-        [None, "a"],
+        ["a"],
         [],
     ],
     ids=str,
 )
-def test_names_with_separators_are_labels(labels: list[str | None]) -> None:
+def test_names_with_separators_are_labels(labels: list[str]) -> None:
     """ImageNet's names have commas, and their parts hardly occur in other names."""
-    check_single_labels(labels, "set")
+    check_single_labels(Counter(labels), "set")
 
 
 @pytest.mark.parametrize("layout", ["table", "image_directory"])

@@ -12,7 +12,9 @@ from trialrun.runs.training.data import PreparedData, prepare_data
 from trialrun.runs.training.plan import plan_training
 
 
-def prepare(train: Path, valid: Path | None = None, *, seed: int = 0) -> PreparedData:
+def prepare(
+    train: Path | str, valid: Path | None = None, *, seed: int = 0, data_mode: str = "auto"
+) -> PreparedData:
     """Prepare the sets of a run that stores both in the same way."""
     settings = {
         "train_data": str(train),
@@ -20,6 +22,7 @@ def prepare(train: Path, valid: Path | None = None, *, seed: int = 0) -> Prepare
         "augment": "none",
         "random_seed": seed,
         "batch_size": 4,
+        "data_mode": data_mode,
     }
     if valid is not None:
         settings["valid_data"] = str(valid)

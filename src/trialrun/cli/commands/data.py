@@ -1,4 +1,4 @@
-"""`trialrun data`: commands that check, convert and split datasets."""
+"""`trialrun data`: commands that check, convert, split and shard datasets."""
 
 from typing import Annotated, Any
 
@@ -8,13 +8,15 @@ from trialrun.cli.app import Json, add_command_group
 from trialrun.cli.flags import flags_for
 from trialrun.cli.output import print_json, print_result, print_table
 from trialrun.config.data import CheckConfig, ConvertConfig
+from trialrun.config.shard import ShardConfig
 from trialrun.config.split import SplitConfig
 
-_data_app = add_command_group("data", "Check, convert or split a dataset of images.")
+_data_app = add_command_group("data", "Check, convert, split or shard a dataset of images.")
 
 _SOURCE_HELP = (
     "Images: a folder with one sub-folder per class, an ImageDirectory, a folder with "
-    "metadata.csv, .jsonl or .parquet, an archive of these, a URI, or sample:digits."
+    "metadata.csv, .jsonl or .parquet, shards (.tar or .parquet with images), an archive of these, "
+    "a URI, or sample:digits."
 )
 _ROOT_HELP = f"{_SOURCE_HELP} Also a folder with these in train, val and test."
 Data = Annotated[str, typer.Argument(metavar="DATA", help=_SOURCE_HELP)]
@@ -148,6 +150,34 @@ def split_data(
         return
     for part in (train, valid):
         _print_written(part.num_images, part.folder, part.num_skipped)
+
+
+@_data_app.command("shard")
+@flags_for(ShardConfig)
+def shard_data(
+    data: Data,
+    out: Annotated[str, typer.Argument(metavar="OUT", help="Folder to write the shards into.")],
+    json: Json = False,
+    **settings: Any,
+) -> None:
+    """Write a dataset as shards: few large files with many images each.
+
+    Shards can be streamed from an object store. OUT has an index with all names and labels too.
+    """
+    from dataclasses import asdict
+
+    from trialrun.cli.progress import TerminalProgress
+    from trialrun.config import build_config
+    from trialrun.runs.datasets.shard import shard_dataset
+
+    config = build_config(ShardConfig, settings)
+    with TerminalProgress() as progress:
+        written = shard_dataset(data, out, config=config, callback=progress)
+    if json:
+        print_json(asdict(written))
+        return
+    _print_written(written.num_images, written.folder, written.num_skipped)
+    print_result(f"{written.num_shards} shards, {written.num_bytes / 1e6:,.1f} MB")
 
 
 def _print_written(num_images: int, folder: str, num_skipped: int) -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from trialrun.errors import InvalidParameterError
 from trialrun.images.dataset import ImageSet
+from trialrun.images.items import iterate_names, set_groups
 
 
 def group_by_pattern(images: ImageSet, pattern: str) -> ImageSet:
@@ -17,8 +18,8 @@ def group_by_pattern(images: ImageSet, pattern: str) -> ImageSet:
         InvalidParameterError: Not a regular expression, or it matches no name.
     """
     compiled = _compile_pattern(pattern)
-    items = [replace(item, group=_find_group(item.name, compiled)) for item in images.items]
-    num_matched = sum(item.group is not None for item in items)
+    groups = [_find_group(name, compiled) for name in iterate_names(images.items)]
+    num_matched = sum(group is not None for group in groups)
     if images.items and not num_matched:
         raise InvalidParameterError(
             f"group_pattern={pattern} matches no name in {images.source}, "
@@ -28,7 +29,7 @@ def group_by_pattern(images: ImageSet, pattern: str) -> ImageSet:
     notes = images.notes
     if num_single := len(images.items) - num_matched:
         notes = (*notes, f"{num_single} images do not match group_pattern: each is its own group")
-    return replace(images, items=tuple(items), notes=notes)
+    return replace(images, items=set_groups(images.items, groups), notes=notes)
 
 
 def find_shared_groups(first: ImageSet, second: ImageSet) -> tuple[str, ...]:

@@ -4,7 +4,8 @@ import unicodedata
 from collections import defaultdict
 from dataclasses import replace
 
-from trialrun.images.dataset import ImageItem, ImageSet, escape_non_utf8
+from trialrun.images.dataset import ImageSet, escape_non_utf8
+from trialrun.images.items import rename_labels
 
 
 def normalize_labels(images: ImageSet, *, merges: bool = False) -> ImageSet:
@@ -28,14 +29,10 @@ def normalize_labels(images: ImageSet, *, merges: bool = False) -> ImageSet:
         for label in same
     }
 
-    def rename(item: ImageItem) -> ImageItem:
-        label = item.label
-        return item if label is None else replace(item, label=normalized.get(label, label))
-
     return replace(
         images,
-        items=tuple(map(rename, images.items)),
-        skipped=tuple(map(rename, images.skipped)),
+        items=rename_labels(images.items, normalized),
+        skipped=rename_labels(images.skipped, normalized),
         declared_classes=tuple(sorted({normalized[name] for name in images.declared_classes})),
     )
 

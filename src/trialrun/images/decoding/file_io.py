@@ -8,16 +8,22 @@ import errno
 import os
 import stat
 import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
-from trialrun.images.dataset import ImageItem, ImageSet
+from trialrun.images.dataset import ImageItem, ImageSet, ShardedContent
 from trialrun.images.decoding.header import (
     OUT_OF_MEMORY_REASON,
     TransientDecodeError,
     UndecodableError,
 )
+from trialrun.images.items import ItemTable
+
+Value = TypeVar("Value")
 
 OUTSIDE_REASON = "a link that leads out of the folder"
 
@@ -75,8 +81,46 @@ def read_file_with_fingerprint(root: Path, name: str, *, follow_links: bool = Fa
 
 
 def read_item(images: ImageSet, item: ImageItem) -> FileContent:
-    """Read the file of an image, as `read_file_with_fingerprint`."""
+    """Read the file of an image, as `read_file_with_fingerprint`; in shards it has no fingerprint.
+
+    Raises:
+        UndecodableError: See `read_file`.
+        TransientDecodeError: See `read_file`.
+        InvalidDatasetError: The shard of the image vanished or changed.
+        StorageError: The store of the shards does not answer, or the cache has no room for a shard.
+    """
+    if images.shards is not None and item.row is not None:
+        return FileContent(images.shards.read(item.row), None)
     return read_file_with_fingerprint(images.root, item.name, follow_links=images.follow_links)
+
+
+def hold_rows(images: ImageSet, rows: Iterable[int]) -> Iterator[int]:
+    """Yield rows of the set for reading by threads; shards are downloaded before they need them."""
+    items = images.items
+    if images.shards is None or not isinstance(items, ItemTable):
+        return iter(rows)
+    return _hold(images.shards, rows, lambda row: int(items.rows[row]))
+
+
+def hold_items(images: ImageSet, items: Iterable[ImageItem]) -> Iterator[ImageItem]:
+    """Yield items of the set, as `hold_rows`."""
+    if images.shards is None:
+        return iter(items)
+    return _hold(images.shards, items, lambda item: item.row or 0)
+
+
+def _hold(
+    shards: ShardedContent, values: Iterable[Value], find_row: Callable[[Value], int]
+) -> Iterator[Value]:
+    waiting: deque[Value] = deque()
+
+    def find_rows() -> Iterator[int]:
+        for value in values:
+            waiting.append(value)
+            yield find_row(value)
+
+    for _ in shards.hold_in_order(find_rows()):
+        yield waiting.popleft()
 
 
 def read_fingerprint(root: str, name: str) -> FileFingerprint | None:

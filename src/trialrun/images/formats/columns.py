@@ -18,7 +18,7 @@ def collect_columns(
     """
     reader = next((reader for reader in LIST_READERS if reader.can_read(images.root)), None)
     columns = {} if reader is None else reader.read_columns(images.root, config)
-    if has_group_pattern:
+    if has_group_pattern or images.shards is not None:  # shards have no reader of columns
         for item in images.items:
             if item.group is not None:
                 columns.setdefault(item.name, {})[GROUP_COLUMN] = item.group

@@ -26,10 +26,10 @@ from trialrun.files import create_directory, translate_storage_errors
 from trialrun.images.dataset import ImageItem, ImageSet, make_printable
 from trialrun.images.decoding.file_io import read_item
 from trialrun.images.decoding.header import UndecodableError
+from trialrun.images.scanning.file_scan import FileScan
 from trialrun.images.scanning.scan import (
     CHANGED_REASON,
     DatasetScan,
-    FileScan,
     classify_image,
     is_unchanged,
 )
@@ -114,7 +114,7 @@ def _copy_images(
         name = ""
         if not reason:
             name = _make_file_name(item, classes, len(entries))
-            data = _read_scanned_bytes(images, item, file)
+            data = read_scanned_bytes(images, item, file)
             with translate_storage_errors(draft / name):
                 (draft / name).write_bytes(data)
             fields = _select_fields(columns.get(item.name, {}))
@@ -123,8 +123,12 @@ def _copy_images(
     return entries, manifest
 
 
-def _read_scanned_bytes(images: ImageSet, item: ImageItem, file: FileScan) -> bytes:
-    """Read an image file, which must match the hash in its scan."""
+def read_scanned_bytes(images: ImageSet, item: ImageItem, file: FileScan) -> bytes:
+    """Read an image file, which must match the hash in its scan.
+
+    Raises:
+        InvalidDatasetError: It does not, or cannot be read any more.
+    """
     try:
         content = read_item(images, item)
         if is_unchanged(content, file):

@@ -59,7 +59,7 @@ def find_split_folders(root: Path, source: str, layout: str) -> SplitFolders | N
             )
         return None
     prefix, by_role, others = found
-    ignored = tuple(name for name in others if _has_image(root / prefix / name))
+    ignored = tuple(name for name in others if has_image(root / prefix / name))
     _check_roles(by_role, source)
     if layout != SPLITS_LAYOUT and (ignored or TRAIN not in by_role):
         raise _ambiguity_error(source, prefix, by_role, ignored)
@@ -73,7 +73,7 @@ def check_one_part(items: Iterable[ImageItem], source: str) -> None:
         InvalidDatasetError: It does.
     """
     tops = dict.fromkeys(item.name.partition("/")[0] for item in items if "/" in item.name)
-    parts = {role: name for name in tops if (role := _find_role(name))}
+    parts = {role: name for name in tops if (role := find_role(name))}
     if TRAIN in parts and len(parts) > 1:
         raise InvalidDatasetError(
             f"the table of {source} lists images in {_join(parts.values())}: as one set, or as "
@@ -97,17 +97,18 @@ def _find_parts(
         folders, has_image = _list_folder(root / prefix)
         by_role: dict[str, list[str]] = defaultdict(list)
         for name in folders:
-            if role := _find_role(name):
+            if role := find_role(name):
                 by_role[role].append(name)
         if by_role:
-            return prefix, by_role, [name for name in folders if not _find_role(name)]
+            return prefix, by_role, [name for name in folders if not find_role(name)]
         if len(folders) != 1 or has_image:
             return None
         prefix = f"{prefix}{folders[0]}/"
     return None
 
 
-def _find_role(name: str) -> str | None:
+def find_role(name: str) -> str | None:
+    """Return the part that a folder's name stands for: `TRAIN`, `VALID` or `TEST`."""
     match = _NAME.fullmatch(name.lower())
     return _ROLES.get(match.group(1)) if match else None
 
@@ -126,7 +127,7 @@ def _list_folder(folder: Path) -> tuple[list[str], bool]:
     return sorted(folders), has_image
 
 
-def _has_image(folder: Path) -> bool:
+def has_image(folder: Path) -> bool:
     """Whether an image is in the folder or below it; stops at the first."""
     for _, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not is_system_name(name)]

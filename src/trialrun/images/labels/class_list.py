@@ -13,12 +13,15 @@ import io
 import json
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from trialrun.errors import InvalidParameterError, summarize_error
-from trialrun.images.dataset import ImageItem, ImageSet, is_encodable, make_printable
+from trialrun.images.dataset import ImageSet, is_encodable, make_printable
+from trialrun.images.items import Items, encode_labels, rename_labels, select_items
 
 _HINT = "Write one class per line, or CLASS = LABEL to rename or merge labels."
 _MAX_SHOWN = 5  # labels in a note
@@ -82,30 +85,28 @@ def apply_class_list(images: ImageSet, class_list: ClassList) -> ImageSet:
 
     Unlabelled images stay. A note counts and names what is left out.
     """
-    left_out: Counter[str] = Counter(
-        item.label
-        for item in images.items
-        if item.label is not None and item.label not in class_list.class_of
+    counts = encode_labels(images.items).count()
+    left_out = Counter(
+        {label: n for label, n in counts.items() if label not in class_list.class_of}
     )
     notes = images.notes
     if left_out:
         notes = (*notes, _describe_left_out(left_out))
     return replace(
         images,
-        items=tuple(_map_items(images.items, class_list)),
-        skipped=tuple(_map_items(images.skipped, class_list)),
+        items=_map_items(images.items, class_list),
+        skipped=_map_items(images.skipped, class_list),
         declared_classes=class_list.classes,
         class_order=class_list.classes,
         notes=notes,
     )
 
 
-def _map_items(items: Iterable[ImageItem], class_list: ClassList) -> Iterator[ImageItem]:
-    for item in items:
-        if item.label is None:
-            yield item
-        elif (class_name := class_list.class_of.get(item.label)) is not None:
-            yield replace(item, label=class_name)
+def _map_items(items: Items, class_list: ClassList) -> Items:
+    labels = encode_labels(items)
+    is_kept = np.asarray([text in class_list.class_of for text in labels.texts] + [True])
+    kept = select_items(items, np.flatnonzero(is_kept[labels.codes]))
+    return rename_labels(kept, class_list.class_of)
 
 
 def _describe_left_out(left_out: Counter[str]) -> str:

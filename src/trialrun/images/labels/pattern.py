@@ -2,9 +2,13 @@
 
 import re
 from dataclasses import replace
+from functools import partial
+
+import numpy as np
 
 from trialrun.errors import InvalidParameterError
 from trialrun.images.dataset import ImageItem, ImageSet
+from trialrun.images.items import encode_labels, label_items
 
 _GROUP = "label"
 _HINT = r"Give one such as '(?P<label>[a-z]+)\.\d+\.jpg$'."
@@ -20,8 +24,9 @@ def label_by_pattern(images: ImageSet, pattern: str) -> ImageSet:
             name.
     """
     compiled = compile_label_pattern(pattern)
-    items = tuple(_label_item(item, compiled) for item in images.items)
-    unmatched = [item for item in items if item.label is None]
+    find_label = partial(_find_label, pattern=compiled)
+    items = label_items(images.items, find_label)
+    unmatched = np.flatnonzero(encode_labels(items).codes < 0)
     if items and len(unmatched) == len(items):
         raise InvalidParameterError(
             f"label_pattern={pattern} matches no name in {images.source}, "
@@ -29,10 +34,10 @@ def label_by_pattern(images: ImageSet, pattern: str) -> ImageSet:
             "The pattern is searched in the name relative to the folder, `folder/file.jpg`.",
         )
     notes = images.notes
-    if unmatched:
-        example = f"for example {unmatched[0].name!a}"
+    if len(unmatched):
+        example = f"for example {items[int(unmatched[0])].name!a}"
         notes = (*notes, f"{len(unmatched)} images do not match label_pattern, {example}")
-    skipped = tuple(_label_item(item, compiled) for item in images.skipped)
+    skipped = label_items(images.skipped, find_label)
     return replace(images, items=items, skipped=skipped, notes=notes, declared_classes=())
 
 
@@ -55,7 +60,7 @@ def compile_label_pattern(pattern: str) -> re.Pattern[str]:
     return compiled
 
 
-def _label_item(item: ImageItem, pattern: re.Pattern[str]) -> ImageItem:
+def _find_label(item: ImageItem, pattern: re.Pattern[str]) -> str | None:
     match = pattern.search(item.name)
     label = match.group(_GROUP) if match else None
-    return replace(item, label=(label or "").strip() or None)
+    return (label or "").strip() or None

@@ -18,8 +18,8 @@ _BINARY_VALUES = frozenset({"0", "1", "0.0", "1.0", "true", "false"})
 _MAX_SHOWN = 5
 
 
-def check_single_labels(labels: Iterable[str | None], source: str) -> None:
-    """Check that the texts in a column are one label each.
+def check_single_labels(num_by_label: Mapping[str, int], source: str) -> None:
+    """Check that the texts in a column are one label each; the numbers are those of their cells.
 
     A text is several labels if a separator divides it into parts that also occur in other texts.
     With | and ; it is enough that most cells have the separator.
@@ -27,7 +27,7 @@ def check_single_labels(labels: Iterable[str | None], source: str) -> None:
     Raises:
         InvalidDatasetError: The column has several labels per image.
     """
-    counts = Counter(label for label in labels if label is not None)
+    counts = Counter(num_by_label)
     for separator, needs_shared_parts in _SEPARATORS.items():
         joined = {text: _split_parts(text, separator) for text in counts if separator in text}
         joined = {text: parts for text, parts in joined.items() if len(parts) > 1}

@@ -5,14 +5,24 @@ dataset and the cache key of its decoded images are computed from the scan.
 """
 
 import hashlib
-import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
+
 from trialrun.images.dataset import ImageItem, ImageSet
-from trialrun.images.decoding.file_io import FileContent, FileFingerprint, read_item
+from trialrun.images.decoding.file_io import FileContent, hold_rows, read_item
 from trialrun.images.decoding.header import TransientDecodeError, UndecodableError, read_header
+from trialrun.images.items import ItemTable
+from trialrun.images.scanning.file_scan import (
+    SCAN_COLUMNS,
+    FileScan,
+    Scans,
+    ScanTable,
+    make_scan_table,
+    select_sides,
+)
 from trialrun.images.scanning.thread_pool import TIMEOUT_REASON, iterate_chunks, map_in_order
 
 DEFAULT_IMAGE_SIZE = 224
@@ -20,26 +30,11 @@ CHANGED_REASON = "changed while it was being read"
 GOOD, WARNED, SKIPPED = "good", "warned", "skipped"  # results of `classify_image`
 
 _CHUNK_SIZE = 32  # files per job of a thread; reading one takes 0.05 ms if it is in memory
+_ROWS_AT_ONCE = 4096  # of a set in shards
 _SIZE_STEP = 32  # torchvision's networks reduce height and width by this factor
 
 
-@dataclass(frozen=True, slots=True)
-class FileScan:
-    """Scan of one file; `reason` says why the file is unusable and is empty if it is usable.
-
-    `warning` describes an oddity of a usable image. A file with the same `fingerprint` has the
-    same content.
-    """
-
-    sha256: str
-    num_bytes: int
-    width: int
-    height: int
-    reason: str = ""
-    warning: str = ""
-    fingerprint: FileFingerprint | None = None
-
-
+_DigestRow = tuple[str, str | None, str]
 ScanLookup = Callable[[ImageItem], FileScan | None]
 Progress = Callable[[int], None]
 
@@ -57,15 +52,36 @@ class DatasetScan:
     """Scans of an image set's files, one per item, in the items' order."""
 
     images: ImageSet
-    files: tuple[FileScan, ...]
+    files: Scans
 
     def content_digest(self) -> str:
-        """Hash the names, labels and contents of all files; 64 hexadecimal digits."""
+        """Hash the names, labels and contents of all files; 64 hexadecimal digits.
+
+        Of shards that `trialrun data shard` wrote, the order of the images before sharding counts,
+        so that a folder and its shards have the same digest.
+        """
         digest = hashlib.sha256()
-        for item, file in zip(self.images.items, self.files, strict=True):
-            row = f"{item.name}\0{item.label}\0{file.sha256}\n"
-            digest.update(row.encode("utf-8", "surrogateescape"))
+        for rows in self._iterate_in_source_order():
+            text = "".join([f"{name}\0{label}\0{sha256}\n" for name, label, sha256 in rows])
+            digest.update(text.encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
+
+    def _iterate_in_source_order(self) -> Iterator[Iterable[_DigestRow]]:
+        """Yield name, label and hash of each file, many at once."""
+        items, files, shards = self.images.items, self.files, self.images.shards
+        if shards is None or not isinstance(items, ItemTable) or not isinstance(files, ScanTable):
+            rows = zip(items, files, strict=True)
+            yield from iterate_chunks(
+                ((item.name, item.label, file.sha256) for item, file in rows), _ROWS_AT_ONCE
+            )
+            return
+        places = shards.sort_rows(items.rows)
+        for start in range(0, len(places), _ROWS_AT_ONCE):
+            chunk = places[start : start + _ROWS_AT_ONCE]
+            names, labels = items.names.take(chunk), items.labels.take(chunk)
+            digests = files.table["sha256"].take(chunk).to_pylist()
+            hashes = ["" if sha256 is None else sha256.hex() for sha256 in digests]
+            yield zip(names.to_pylist(), labels.to_pylist(), hashes, strict=True)
 
 
 def scan_files(
@@ -75,7 +91,12 @@ def scan_files(
     lookup: ScanLookup = _find_no_scan,
     progress: Progress = ignore_progress,
 ) -> DatasetScan:
-    """Scan every file of `images` for which `lookup` returns no earlier scan."""
+    """Scan every file of `images` for which `lookup` returns no earlier scan.
+
+    Files in shards are not read if the index of the shards has their scans.
+    """
+    if images.shards is not None:
+        return DatasetScan(images, _scan_shards(images, threads, progress))
     files: list[FileScan] = []
     scans = map_in_order(
         partial(_scan_file, images, lookup),
@@ -88,6 +109,32 @@ def scan_files(
         files += chunk
         progress(len(chunk))
     return DatasetScan(images, tuple(files))
+
+
+def _scan_shards(images: ImageSet, threads: int, progress: Progress) -> ScanTable:
+    """Return the recorded scans of a set in shards, or read all its files."""
+    assert images.shards is not None
+    assert isinstance(images.items, ItemTable)
+    if (recorded := images.shards.recorded) is not None:
+        progress(len(images))
+        return ScanTable(recorded.select(SCAN_COLUMNS).take(images.items.rows))
+    import pyarrow as pa
+
+    def scan_row(row: int) -> FileScan:
+        return _scan_file(images, _find_no_scan, images.items[row])
+
+    scans = map_in_order(
+        scan_row,
+        hold_rows(images, range(len(images))),
+        threads=threads,
+        on_timeout=_report_timeout,
+        chunk_size=_CHUNK_SIZE,
+    )
+    tables = [make_scan_table(())]
+    for chunk in iterate_chunks(scans, _ROWS_AT_ONCE):
+        tables.append(make_scan_table(chunk))
+        progress(len(chunk))
+    return ScanTable(pa.concat_tables(tables).combine_chunks())
 
 
 def classify_image(file: FileScan, decode_reason: str) -> str:
@@ -109,16 +156,14 @@ def is_unchanged(content: FileContent, file: FileScan) -> bool:
 
 def choose_image_size(scans: Sequence[DatasetScan], *, max_size: int = DEFAULT_IMAGE_SIZE) -> int:
     """Return the median shorter side, rounded up to a multiple of 32 but at most `max_size`."""
-    sides = [
-        min(file.width, file.height) for scan in scans for file in scan.files if not file.reason
-    ]
-    if not sides:
+    sides = np.concatenate([select_sides(scan.files).min(axis=1) for scan in scans])
+    if not len(sides):
         return max_size
-    rounded = -(-int(statistics.median(sides)) // _SIZE_STEP) * _SIZE_STEP
+    rounded = -(-int(np.median(sides)) // _SIZE_STEP) * _SIZE_STEP
     return min(max(rounded, _SIZE_STEP), max_size)
 
 
-def _report_timeout(_item: ImageItem) -> FileScan:
+def _report_timeout(_item: object) -> FileScan:
     return FileScan("", 0, 0, 0, TIMEOUT_REASON)
 
 

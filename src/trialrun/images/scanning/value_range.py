@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Sequence
 
 from trialrun.images.decoding.decode import read_gray_values
-from trialrun.images.decoding.file_io import read_file
+from trialrun.images.decoding.file_io import read_item
 from trialrun.images.decoding.gray_values import GrayValues, ValueRange
 from trialrun.images.decoding.header import UndecodableError
 from trialrun.images.scanning.scan import DatasetScan
@@ -17,13 +17,12 @@ _MIN_SHARE = 0.25  # below it, fewer than 64 of 256 gray levels are left
 
 def sample_gray_values(scan: DatasetScan) -> list[GrayValues]:
     """Return the values of at most 64 files of more than 8 bits, from 256 files of the set."""
-    usable = [
-        item for item, file in zip(scan.images.items, scan.files, strict=True) if not file.reason
-    ]
+    usable = [row for row, file in enumerate(scan.files) if not file.reason]
     found: list[GrayValues] = []
-    for item in usable[:: -(-len(usable) // _MAX_FILES) or 1]:
+    for row in usable[:: -(-len(usable) // _MAX_FILES) or 1]:
         try:
-            values = read_gray_values(read_file(scan.images.root, item.name))
+            content = read_item(scan.images, scan.images.items[row])
+            values = read_gray_values(content.data)
         except UndecodableError:  # reported when the whole set is decoded
             continue
         if values is not None:

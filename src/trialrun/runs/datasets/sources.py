@@ -8,8 +8,10 @@ from pathlib import Path
 from trialrun.cache.location import cache_folder
 from trialrun.config.data import DEFAULT_DATA_CONFIG, DataConfig
 from trialrun.errors import InvalidParameterError
+from trialrun.files import FILE_SCHEME
 from trialrun.images import ImageSet, open_data
 from trialrun.images.checks.groups import group_by_pattern
+from trialrun.images.shards.listing import ShardListing, find_shards
 from trialrun.images.split_source import open_splits
 from trialrun.mlflow_client import URI_SCHEMES
 from trialrun.runs.datasets.downloads import fetch_data
@@ -64,8 +66,11 @@ def open_source(
     """
     _check_groups(group_column, group_pattern)
     folder = cache or cache_folder()
-    path, notes = _find_copy(source, folder)
-    images = open_data(source, folder, path=path, group_column=group_column, config=config)
+    shards = list_remote_shards(source, config)
+    path, notes = (None, ()) if shards else _find_copy(source, folder)
+    images = open_data(
+        source, folder, path=path, group_column=group_column, config=config, shards=shards
+    )
     return _set_groups(_add_notes(images, notes), group_pattern)
 
 
@@ -85,7 +90,8 @@ def open_sets(
     """
     _check_groups(group_column, group_pattern)
     folder = cache or cache_folder()
-    path, notes = _find_copy(source, folder)
+    shards = list_remote_shards(source, config)
+    path, notes = (None, ()) if shards else _find_copy(source, folder)
     splits = open_splits(
         source,
         folder,
@@ -94,9 +100,12 @@ def open_sets(
         config=config,
         uses_valid=uses_valid,
         uses_test=uses_test,
+        shards=shards,
     )
     if splits is None:
-        images = open_data(source, folder, path=path, group_column=group_column, config=config)
+        images = open_data(
+            source, folder, path=path, group_column=group_column, config=config, shards=shards
+        )
         images = _set_groups(_add_notes(images, notes), group_pattern)
         return OpenedSets(images, None, None, _ONE_SET)
     valid, test = (
@@ -105,6 +114,15 @@ def open_sets(
     )
     train = _set_groups(_add_notes(splits.train, notes), group_pattern)
     return OpenedSets(train, valid, test, splits.layout)
+
+
+def list_remote_shards(source: str, config: DataConfig) -> ShardListing | None:
+    """Return the shards at an address in a store; None if MLflow has to download it, or a path.
+
+    Raises the errors of `find_shards`.
+    """
+    is_remote = "://" in source and not source.startswith(FILE_SCHEME)
+    return find_shards(source, None, config) if is_remote else None
 
 
 def _check_groups(group_column: str | None, group_pattern: str | None) -> None:

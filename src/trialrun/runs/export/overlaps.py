@@ -6,13 +6,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from trialrun.errors import PromotionRefusedError
+from trialrun.files import scratch_directory
 from trialrun.images.scanning.scan import DatasetScan
 from trialrun.registry.gates import Overlap
+from trialrun.registry.large_manifest import LARGE_MANIFEST, extend_large_manifest
 from trialrun.registry.versions import (
     CALIBRATED_BY,
     MANIFEST,
     VALIDATED_ON,
     ModelOrigin,
+    read_artifact_bytes,
     read_artifact_text,
 )
 from trialrun.runs.evaluation.overlaps import (
@@ -56,15 +59,21 @@ def record_used_images(run: TrackedRun, origin: ModelOrigin, calibration: Sequen
     """
     if origin.run_id is None:
         return
-    text = read_artifact_text(run.client, origin.run_id, MANIFEST)
-    if text is None:
-        return
-    selected = sorted(read_search_hashes(run.client, origin.run_id))
     rows = [
-        *({"set": VALIDATED_ON, "sha256": sha256} for sha256 in selected),
-        *({"set": CALIBRATED_BY, "sha256": sha256} for sha256 in _hash_all(calibration)),
+        *(
+            (VALIDATED_ON, sha256)
+            for sha256 in sorted(read_search_hashes(run.client, origin.run_id))
+        ),
+        *((CALIBRATED_BY, sha256) for sha256 in _hash_all(calibration)),
     ]
-    run.log_text(MANIFEST, text + "".join(json.dumps(row) + "\n" for row in rows))
+    text = read_artifact_text(run.client, origin.run_id, MANIFEST)
+    if text is not None:
+        lines = (json.dumps({"set": name, "sha256": sha256}) + "\n" for name, sha256 in rows)
+        run.log_text(MANIFEST, text + "".join(lines))
+    elif (data := read_artifact_bytes(run.client, origin.run_id, LARGE_MANIFEST)) is not None:
+        with scratch_directory() as scratch:
+            extend_large_manifest(data, rows, scratch / LARGE_MANIFEST)
+            run.log_artifact(scratch / LARGE_MANIFEST)
 
 
 def _hash_all(contents: Iterable[bytes]) -> Iterator[str]:

@@ -209,7 +209,7 @@ def _find_data_changes(
 def _describe_file_changes(
     rows: list[dict[str, object]] | None, set_name: str, scan: DatasetScan
 ) -> str:
-    if rows is None:
+    if rows is None or not all("name" in row for row in rows):
         return "digests differ, and the original has no manifest that names the files"
     files = [row for row in rows if row["set"] == set_name]
     return _find_file_changes(files, scan) or "the same files in another order"

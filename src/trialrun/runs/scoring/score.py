@@ -25,7 +25,9 @@ from trialrun.errors import (
 )
 from trialrun.files import format_json
 from trialrun.image_cache.inventory import enforce_cache_limit
+from trialrun.images import ImageSet
 from trialrun.images.checks.classes import hint_at_links
+from trialrun.images.decoding.file_io import hold_items
 from trialrun.mlflow_client import URI_SCHEMES
 from trialrun.models.open import open_classifier, read_directory_digests
 from trialrun.registry.pins import find_pinned_folder
@@ -125,20 +127,27 @@ def _continue_draft(draft: Draft, job: ScoringJob, network: ScoringNetwork) -> P
 
 def compute_identity(job: ScoringJob, network: ScoringNetwork) -> str:
     """Return a digest of all that decides the rows: model, settings, names, software."""
-    device, source = find_torch_device(network), job.images.source
+    device = find_torch_device(network)
     described = {
         "model": read_directory_digests(job.folder),
         "settings": asdict(replace(job.config, device=str(device))),
         "format": job.output.suffix.lower(),
         "threads": torch.get_num_threads(),
         "versions": [version(name) for name in ("trialrun", "torch", "torchvision")],
-        "data": source if source.startswith(URI_SCHEMES) else str(job.images.root),
+        "data": _identify_data(job.images),
     }
     digest = hashlib.sha256(format_json(described).encode("utf-8", "surrogateescape"))
     for item in job.rows:
         row = f"{item.name}\0{item.label}\0{item.id}\n"
         digest.update(row.encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
+
+
+def _identify_data(images: ImageSet) -> str:
+    """Return what identifies the data besides its names: its address, folder or shards."""
+    if images.shards is not None:
+        return images.shards.key
+    return images.source if images.source.startswith(URI_SCHEMES) else str(images.root)
 
 
 def _score_rows(
@@ -149,7 +158,7 @@ def _score_rows(
     decode = partial(decode_file, job.images, network.preprocessing)
     plan = plan_batches(network, progress.batch_size)
     remaining = iter(rows)
-    for scores in score_batches(network, rows, decode, plan):
+    for scores in score_batches(network, hold_items(job.images, rows), decode, plan):
         callback.on_scan_progress(len(scores))
         # The scores come first: zip would drop a row of `remaining` after the last score.
         yield [ScoredItem(item, score) for score, item in zip(scores, remaining, strict=False)]

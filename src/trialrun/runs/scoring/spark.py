@@ -19,6 +19,7 @@ import numpy as np
 from trialrun.engine.compute.torch_state import isolate_torch_state
 from trialrun.errors import InvalidParameterError, summarize_error
 from trialrun.extras import import_extra
+from trialrun.images import ImageSet
 from trialrun.models.open import open_classifier
 from trialrun.registry import find_model_folder
 from trialrun.runs.scoring.columns import ERROR_COLUMN, ScoredItem
@@ -99,6 +100,19 @@ def _find_image_column(frame: "DataFrame", classes: tuple[str, ...]) -> str:
     return IMAGE_COLUMN if IMAGE_COLUMN in frame.columns else PATH_COLUMN
 
 
+def check_files(images: ImageSet) -> None:
+    """Check that the images are files, which executors can read.
+
+    Raises:
+        InvalidParameterError: They are in shards.
+    """
+    if images.shards is not None:
+        raise InvalidParameterError(
+            f"the images of {images.source} are in shards, which Spark's executors cannot read",
+            "Leave spark at none, or write an ImageDirectory with `trialrun data convert`.",
+        )
+
+
 def score_with_spark(job: ScoringJob, master: str) -> ScoreResult:
     """Score the images of a job on the executors of `master`, and write the table here.
 
@@ -106,6 +120,7 @@ def score_with_spark(job: ScoringJob, master: str) -> ScoreResult:
         InvalidParameterError: Spark or Java is missing, or the job fails on the executors.
         TrialrunError: See `score_data`.
     """
+    check_files(job.images)
     with _ignore_pandas_warning():
         return _score_job(job, master)
 

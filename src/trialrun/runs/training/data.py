@@ -35,7 +35,9 @@ from trialrun.runs.datasets.scan import scan_set
 from trialrun.runs.training.data_mode import (
     STREAM,
     describe_stream,
+    find_uniform_shards,
     open_decoded,
+    order_by_shards,
     resolve_mode,
 )
 from trialrun.runs.training.initial import (
@@ -279,7 +281,10 @@ def _prepare_set(
     callback.on_scan_start(DECODING, len(scan.images))
     decoded = open_decoded(scan, preprocessing, plan.config.data_mode, callback)
     usable = select_usable(scan.images, decoded.reasons, strict=plan.config.strict)
-    prepared = PreparedSet(scan, decoded, _build_dataset(decoded, usable, plan.classes))
+    dataset = order_by_shards(scan, _build_dataset(decoded, usable, plan.classes), decoded)
+    if (warning := find_uniform_shards(scan.images.source, dataset)) is not None:
+        callback.on_note(warning)
+    prepared = PreparedSet(scan, decoded, dataset)
     _report_set(prepared, callback)
     if resolve_mode(decoded) == STREAM:
         callback.on_note(describe_stream(scan, len(prepared.dataset)))

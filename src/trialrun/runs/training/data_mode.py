@@ -16,8 +16,10 @@ from trialrun.image_cache.entries import list_evictable
 from trialrun.image_cache.inventory import list_evictable_archives
 from trialrun.image_cache.stream import StreamedImages
 from trialrun.images.decoding.preprocessing import Preprocessing
+from trialrun.images.items import ItemTable
 from trialrun.images.scanning.scan import DatasetScan
 from trialrun.images.scanning.thread_pool import count_threads
+from trialrun.images.shards.contents import ShardContents
 from trialrun.images.shards.shard_cache import ShardCache
 from trialrun.images.shards.storage import ShardFile
 from trialrun.runs.callbacks import RunCallback
@@ -92,6 +94,18 @@ def open_shard_cache(callback: RunCallback) -> ShardCache:
 
 def _list_other_entries() -> list[CacheEntry]:
     return [*list_evictable(decoded_folder()), *list_evictable_archives(has_shards=False)]
+
+
+def order_by_shards(
+    scan: DatasetScan, dataset: ImageDataset, decoded: DecodedImages
+) -> ImageDataset:
+    """Return a set that is decoded live in the order of its shards; any other set unchanged."""
+    contents, items = scan.images.shards, scan.images.items
+    if resolve_mode(decoded) == CACHE or not isinstance(contents, ShardContents):
+        return dataset
+    assert isinstance(items, ItemTable)
+    numbers = contents.find_shards(items.rows)
+    return stream_dataset(dataset, decoded, contents.shards, numbers, contents.cache)
 
 
 def stream_dataset(

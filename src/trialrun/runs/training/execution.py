@@ -176,7 +176,7 @@ class TrainingRun:
 
     def _train_epochs(self, checkpoint: Checkpoint | None) -> ModelDescription:
         if checkpoint is None:
-            log_start(self.run, self.plan, self.data, self.compute)
+            log_start(self.run, self.plan, self.data, self.compute, self.callback.on_note)
         session = start_session(
             self.plan, self.data, self.compute, self.ranks, self.callback.on_note
         )

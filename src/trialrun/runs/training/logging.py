@@ -1,8 +1,7 @@
 """Logs a training run to MLflow: parameters, metrics, datasets, events and validation results."""
 
-import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from math import isfinite
 from typing import Any
@@ -18,19 +17,19 @@ from trialrun.engine.state import TrainState
 from trialrun.files import format_json
 from trialrun.images import escape_non_utf8
 from trialrun.images.decoding.gray_values import format_value_range
-from trialrun.images.scanning.scan import classify_image
-from trialrun.registry.versions import MANIFEST, TRAINED_ON
+from trialrun.registry.versions import TRAINED_ON
 from trialrun.report.predictions import Predictions
 from trialrun.runs.evaluation.predictions import (
     ImagePredictions,
     collect_groups,
     log_predictions,
 )
-from trialrun.runs.evaluation.tables import format_csv, log_tables
+from trialrun.runs.evaluation.tables import log_tables
 from trialrun.runs.training.data import PreparedData, PreparedSet
 from trialrun.runs.training.data_mode import describe_modes
 from trialrun.runs.training.environment import ENVIRONMENT, describe_environment
 from trialrun.runs.training.fine_tuning import collect_fine_tuning_params
+from trialrun.runs.training.manifest import format_json_lines, log_manifest
 from trialrun.runs.training.plan import TrainPlan
 from trialrun.runs.training.result import TrainResult
 from trialrun.scoring.parity import Parity
@@ -45,9 +44,16 @@ SUMMARY_STEP = 0  # epochs are steps from 1
 _STOP_FIELDS = ("stop_reason", "stopped_epoch", "best_epoch", "best_valid_loss", "weights_sha256")
 
 
-def log_start(run: TrackedRun, plan: TrainPlan, data: PreparedData, compute: ComputeConfig) -> None:
+def log_start(
+    run: TrackedRun,
+    plan: TrainPlan,
+    data: PreparedData,
+    compute: ComputeConfig,
+    note: Callable[[str], None],
+) -> None:
     """Log what is known before the first epoch: settings, environment, datasets and manifest.
 
+    `note` is called with a message for the user.
     The settings are parameters, and exactly in `config.yaml`: MLflow cuts long parameters.
     """
     resolved = {
@@ -70,19 +76,14 @@ def log_start(run: TrackedRun, plan: TrainPlan, data: PreparedData, compute: Com
             make_dataset_input(data.valid.scan, name=_VALID_NAME, context="validation"),
         ]
     )
-    rows = [
-        *_build_manifest_rows(_TRAIN_NAME, data.train),
-        *_build_manifest_rows(_VALID_NAME, data.valid),
-    ]
-    run.log_text(MANIFEST, _format_json_lines(rows))
+    sets = {_TRAIN_NAME: data.train, _VALID_NAME: data.valid}
+    if (text := log_manifest(run, sets)) is not None:
+        note(text)
     run.log_text("duplicates.json", format_json(data.leakage.to_json()))
     run.set_tags(
         {"decoded_images": str(data.num_decoded)}
         | {name: str(count) for name, count in data.leakage.counts().items() if count}
     )
-    if skipped := [row for row in rows if row["skipped"]]:
-        run.log_text("skipped.csv", format_csv(skipped))
-        run.set_tags({"skipped_images": str(len(skipped))})
 
 
 def collect_resolved_params(state: TrainState, config: TrainConfig) -> dict[str, str]:
@@ -99,31 +100,6 @@ def collect_resolved_params(state: TrainState, config: TrainConfig) -> dict[str,
         "resolved_batch_norm_momentum": statistics.rule if statistics else NONE_TEXT,
         **collect_fine_tuning_params(config),
     }
-
-
-def _build_manifest_rows(name: str, prepared: PreparedSet) -> list[dict[str, Any]]:
-    scan = prepared.scan
-    return [
-        {
-            "set": name,
-            "name": item.name,
-            "label": item.label,
-            "sha256": file.sha256,
-            "bytes": file.num_bytes,
-            "width": file.width,
-            "height": file.height,
-            "verdict": classify_image(file, reason),
-            "skipped": reason,
-            "warning": file.warning,
-            **({} if item.group is None else {"group": item.group}),
-        }
-        for item, file, reason in zip(scan.images.items, scan.files, prepared.reasons, strict=True)
-    ]
-
-
-def _format_json_lines(rows: list[dict[str, Any]]) -> str:
-    """Return one JSON object per line; bytes of names that are not UTF-8 are escaped."""
-    return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 def log_epoch(run: TrackedRun, status: EpochStatus) -> int:
@@ -201,7 +177,7 @@ class EventLog:
 
     def text(self) -> str:
         """Return the content of `events.jsonl`."""
-        return _format_json_lines(self._rows)
+        return format_json_lines(self._rows)
 
 
 def log_stop(

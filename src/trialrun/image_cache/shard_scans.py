@@ -1,0 +1,88 @@
+"""Cache of the scans of shards whose index has none: their images are read once.
+
+It has one file per set of shards, with the number of each scanned row. The name of the file is the
+identity of the shards, so that its scans are valid as long as it is found.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from trialrun.errors import StorageError
+from trialrun.files import replace_durably, touch_file
+from trialrun.images.dataset import ImageSet
+from trialrun.images.items import ItemTable
+from trialrun.images.scanning.file_scan import SCAN_COLUMNS, ScanTable, make_scan_table
+from trialrun.images.scanning.scan import DatasetScan, Progress, scan_files
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_ROW = "row"
+
+
+def find_scans_path(key: str, folder: Path) -> Path:
+    """Return the path below `folder` of the scans of the shards with an identity."""
+    return folder / f"{key}-scans.arrow"
+
+
+def scan_shards_with_cache(
+    images: ImageSet, path: Path, *, threads: int, progress: Progress
+) -> DatasetScan:
+    """Scan images in shards; those whose scans `path` holds are not read again."""
+    import pyarrow as pa
+
+    assert images.shards is not None
+    assert isinstance(images.items, ItemTable)
+    if images.shards.recorded is not None:
+        return scan_files(images, threads=threads, progress=progress)
+    table = _read_table(path)
+    missing = np.flatnonzero(~np.isin(images.items.rows, table[_ROW].to_numpy()))
+    progress(len(images) - len(missing))
+    if len(missing):
+        rest = images.subset(missing)
+        new = scan_files(rest, threads=threads, progress=progress).files
+        assert isinstance(new, ScanTable)
+        rows = pa.array(images.items.rows[missing], pa.int64())
+        table = pa.concat_tables([table, new.table.append_column(_ROW, rows)])
+        _write_table(table, path)
+    else:
+        touch_file(path)
+    return DatasetScan(images, _select_rows(table, images.items))
+
+
+def _select_rows(table: "pa.Table", items: ItemTable) -> ScanTable:
+    known = table[_ROW].to_numpy()
+    order = np.argsort(known)
+    places = order[np.searchsorted(known, items.rows, sorter=order)]
+    return ScanTable(table.select(SCAN_COLUMNS).take(places))
+
+
+def _read_table(path: Path) -> "pa.Table":
+    """Read the stored scans; an empty table if there are none, or the file is damaged."""
+    import pyarrow as pa
+
+    empty = make_scan_table(()).append_column(_ROW, pa.array([], pa.int64()))
+    try:
+        with pa.memory_map(str(path)) as file:
+            table = pa.ipc.open_file(file).read_all()
+    except (OSError, pa.ArrowException):
+        return empty
+    return table if table.schema.equals(empty.schema) else empty
+
+
+def _write_table(table: "pa.Table", path: Path) -> None:
+    """Store the scans of images that could be read; a cache that cannot be written is no error."""
+    import pyarrow as pa
+
+    known = table.filter(table["sha256"].is_valid()).combine_chunks()
+    try:
+        with (
+            replace_durably(path) as draft,
+            pa.OSFile(str(draft), "wb") as file,
+            pa.ipc.new_file(file, known.schema) as writer,
+        ):
+            writer.write_table(known)
+    except StorageError:
+        return

@@ -1,0 +1,1 @@
+"""Writing of shards, with an index beside them."""

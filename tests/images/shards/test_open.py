@@ -157,6 +157,30 @@ def test_a_tar_without_its_end_is_truncated(tmp_path: Path) -> None:
         _open(tmp_path / "set", tmp_path)
 
 
+def test_joined_tars_are_an_error(tmp_path: Path) -> None:
+    """Readers stop at the end of the first one, and the images behind it would be left out."""
+    first = write_tar(tmp_path / "a.tar", {"1.cls": b"0", "1.png": make_png(0)})
+    second = write_tar(tmp_path / "b.tar", {"2.cls": b"1", "2.png": make_png(1)})
+    shard = tmp_path / "set" / "1.tar"
+    shard.parent.mkdir()
+    shard.write_bytes(first.read_bytes() + second.read_bytes())
+    with pytest.raises(InvalidDatasetError, match=r"1\.tar has data behind its end"):
+        _open(shard.parent, tmp_path)
+
+
+def test_a_tar_of_class_folders_with_metadata_is_an_archive(tmp_path: Path) -> None:
+    """A .json file beside each image makes it a shard only if it has the label."""
+    files: dict[str, bytes] = {}
+    for number, name in enumerate(("cat", "dog")):
+        files |= {f"{name}/1.json": b'{"license": 3}', f"{name}/1.png": make_png(number)}
+    images = _open(write_tar(tmp_path / "pets.tar", files), tmp_path)
+    assert (images.shards, images.classes) == (None, ("cat", "dog"))
+    labelled = {name: b'{"label": "x"}' if "json" in name else file for name, file in files.items()}
+    images = _open(write_tar(tmp_path / "shard.tar", labelled), tmp_path)
+    assert images.shards is not None
+    assert images.classes == ("x",)
+
+
 def test_a_key_twice_in_a_shard_is_an_error(tmp_path: Path) -> None:
     """Of two samples with one key, the labels could be mixed up."""
     files = {"1.cls": b"0", "1.png": make_png(0), "2.png": make_png(1), "1.jpg": make_png(2)}

@@ -22,6 +22,7 @@ from trialrun.errors import (
     InvalidParameterError,
     StorageError,
 )
+from trialrun.runs.datasets.shard import shard_dataset
 from trialrun.runs.training.result import TrainResult
 
 
@@ -107,6 +108,19 @@ def test_changed_image_is_refused(interrupted: Interrupted, colors: Path) -> Non
     with pytest.raises(InvalidDatasetError, match="images have changed since") as raised:
         interrupted.resume()
     assert raised.value.exit_code == 3
+    assert interrupted.read_run().info.status == "KILLED"
+
+
+def test_changed_shards_are_refused(store: str, colors: Path, tmp_path: Path) -> None:
+    """Shards that were written again, with one other image, are other data."""
+    shards = tmp_path / "shards"
+    shard_dataset(str(colors), str(shards))
+    interrupted = interrupt_training(store, shards)
+    write_image(colors / "blue" / "000.png", (1, 2, 3), seed=5)
+    shutil.rmtree(shards)
+    shard_dataset(str(colors), str(shards))
+    with pytest.raises(InvalidDatasetError, match="images have changed since"):
+        interrupted.resume()
     assert interrupted.read_run().info.status == "KILLED"
 
 

@@ -2,11 +2,9 @@
 
 import posixpath
 import re
-import tarfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -34,7 +32,7 @@ from trialrun.images.shards.storage import (
     list_shards,
     read_shard,
 )
-from trialrun.images.shards.tar_shards import JSON_ENDING, LABEL_ENDING
+from trialrun.images.shards.tar_shards import has_labels
 
 INDEX_NAME = "index.parquet"
 
@@ -45,7 +43,6 @@ _PATTERN = re.compile(r"[*?]|\{[^{}]*(?:\.\.|,)[^{}]*\}")
 # train-00000-of-00004, train-00000-of-00004-0123456789abcdef, train_000
 _NUMBER = re.compile(r"[-_.]?\d+(?:-of-\d+)?(?:-[0-9a-f]{16})?$")
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.zst", ".tar.xz", ".tar.bz2")
-_NUM_PEEKED = 64  # entries of a tar
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +134,7 @@ def _list_source(address: str, config: DataConfig) -> ShardListing | None:
     if _is_pattern(address) and not local.exists():
         return _make_listing(address, list_shards(address))
     if local.is_file():
-        return _list_file(local, address)
+        return _list_file(local, address, config)
     if not local.is_dir() or any(reader.can_read(local) for reader in LIST_READERS):
         return None
     return _list_folder(local, address, config)
@@ -152,16 +149,16 @@ def _list_folder(folder: Path, address: str, config: DataConfig) -> ShardListing
         _check_not_both(listing)
         return None
     tar = next((s.address for s in listing.shards if s.address.lower().endswith(_TAR)), None)
-    if tar is not None and not _is_named_as_shards(listing) and not _has_label_files(Path(tar)):
+    if tar is not None and not _is_named_as_shards(listing) and not has_labels(Path(tar), config):
         return None
     if not config.follow_links:
         _check_links(folder, listing)
     return listing
 
 
-def _list_file(path: Path, address: str) -> ShardListing | None:
+def _list_file(path: Path, address: str, config: DataConfig) -> ShardListing | None:
     suffix = path.suffix.lower()
-    if suffix == _PARQUET or (suffix == _TAR and _has_label_files(path)):
+    if suffix == _PARQUET or (suffix == _TAR and has_labels(path, config)):
         return _make_listing(address, list_shards(address))
     return None
 
@@ -214,19 +211,6 @@ def _is_named_as_shards(listing: ShardListing) -> bool:
 
 def _is_pattern(address: str) -> bool:
     return len(expand_braces(address)) > 1 or _PATTERN.search(address.partition("?")[0]) is not None
-
-
-def _has_label_files(path: Path) -> bool:
-    """Whether a tar has files with labels among its first entries, as WebDataset's have."""
-    try:
-        with tarfile.open(path, "r:") as tar:
-            names = [member.name for member in islice(tar, _NUM_PEEKED)]
-    except (OSError, tarfile.TarError):
-        return False
-    endings = (f".{LABEL_ENDING}", f".{JSON_ENDING}")
-    keys = {name.rpartition("/")[2].partition(".")[0] for name in names if name.endswith(endings)}
-    others = (name for name in names if not name.endswith(endings))
-    return any(name.rpartition("/")[2].partition(".")[0] in keys for name in others)
 
 
 def _check_not_compressed(folder: Path, address: str) -> None:

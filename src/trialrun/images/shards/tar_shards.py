@@ -10,15 +10,18 @@ import posixpath
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from trialrun.errors import summarize_error
+from trialrun.config.data import DataConfig
+from trialrun.errors import InvalidDatasetError, summarize_error
 from trialrun.images.scanning.walk import is_image_name, is_system_name
 from trialrun.images.shards.columns import (
     ColumnNames,
     ShardColumns,
     cell_to_text,
+    choose_columns,
     make_damage_error,
 )
 
@@ -26,8 +29,10 @@ LABEL_ENDING, JSON_ENDING = "cls", "json"
 NAME_FIELD, LABEL_FIELD, GROUP_FIELD = "name", "label", "group"
 
 _BLOCK_BYTES = 512
+_CHUNK_BYTES = 1 << 20
 _GZIP = b"\x1f\x8b"
 _MAX_TEXT_BYTES = 1 << 20  # of a label file
+_NUM_PEEKED = 16  # keys of a tar
 
 
 @dataclass(slots=True)
@@ -60,6 +65,22 @@ def read_tar_columns(path: Path, address: str, columns: ColumnNames) -> ShardCol
             continue
         _add_sample(sample, found, address, columns)
     return found
+
+
+def has_labels(path: Path, config: DataConfig) -> bool:
+    """Whether one of the first images in a tar has a label beside it, as WebDataset's have.
+
+    Other tars, with sidecar files of another kind too, are archives of class folders.
+    """
+    columns = choose_columns(config, None)
+    found = ShardColumns()
+    try:
+        for sample in islice(_iterate_samples(path, str(path), found), _NUM_PEEKED):
+            if sample.image is not None:
+                _add_sample(sample, found, str(path), columns)
+    except (OSError, InvalidDatasetError):
+        return False
+    return any(label is not None for label in found.labels)
 
 
 def _add_sample(sample: _Sample, found: ShardColumns, address: str, columns: ColumnNames) -> None:
@@ -162,8 +183,15 @@ def _iterate_members(path: Path, address: str) -> Iterator[tarfile.TarInfo]:
 
 
 def _check_end(path: Path, address: str, end: int) -> None:
-    """Check that a tar ends with an empty block: tarfile takes any damage for the end."""
+    """Check that a tar ends with empty blocks: tarfile takes any damage for the end."""
     with path.open("rb") as file:
         file.seek(end)
         if file.read(_BLOCK_BYTES) != bytes(_BLOCK_BYTES):
             raise make_damage_error(address, "is damaged or truncated: it has no end")
+        while rest := file.read(_CHUNK_BYTES):
+            if rest.count(0) < len(rest):
+                raise make_damage_error(
+                    address,
+                    "has data behind its end",
+                    "Tars that were joined with cat have an end each: give them as separate files.",
+                )

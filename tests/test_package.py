@@ -81,6 +81,7 @@ def test_functions_show_each_setting(function: Callable[..., Any]) -> None:
         assert f"({item.legal_values}; default {as_text(item.default)})" in text
 
 
+@pytest.mark.slow
 def test_mypy_checks_keyword_parameters(tmp_path: Path) -> None:
     """A misspelled setting and a value of a wrong type are errors; ranges of a search are not."""
     program = tmp_path / "program.py"

@@ -117,6 +117,7 @@ def test_search_without_a_possible_warmup_is_an_error(colors: Path) -> None:
         plan_search({**values, "warmup_steps": 1000, "learning_rate": "1e-3:1e-1"})
 
 
+@pytest.mark.slow
 def test_search_trains_the_possible_combinations(store: str, colors: Path) -> None:
     """A grid search trains the one possible combination; the others store the reason."""
     result = trialrun.search(

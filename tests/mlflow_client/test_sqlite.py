@@ -56,6 +56,7 @@ def read_schema(path: Path) -> list[tuple[object, ...]]:
     ]
 
 
+@pytest.mark.slow
 def test_created_store_equals_that_of_mlflow(path: Path, initialised_store: Path) -> None:
     """Tables and rows are the same, artifacts go to `mlruns` in the current folder."""
     connect_client()

@@ -30,6 +30,7 @@ from trialrun.registry.rollback import restore_previous
 texts = st.text(max_size=20)
 
 
+@pytest.mark.slow
 @given(
     st.builds(
         AliasEntry,

@@ -68,6 +68,7 @@ def test_odd_class_names_are_drawn_and_escaped() -> None:
         assert Image.open(io.BytesIO(content)).width > 100
 
 
+@pytest.mark.slow
 def test_a_thousand_classes_have_a_readable_matrix() -> None:
     """The hundred classes with the most errors are drawn, and all are in the table."""
     report = build_report(make_data(tuple(f"class {index}" for index in range(1000)), 2000))

@@ -129,6 +129,7 @@ def test_groups_are_no_independent_images(models: list[Answers], metric: str) ->
     assert count_false_promotions(case, metric, 100).value <= LARGEST_SHARE
 
 
+@pytest.mark.slow
 def test_twenty_attempts_rarely_promote_an_equal_model(models: list[Answers]) -> None:
     """Of 20 equal challengers on the same test set, any passes on at most 5 % of the sets."""
     case = make_equal_case(models, 500, attempts=NUM_ATTEMPTS)

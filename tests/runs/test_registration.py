@@ -87,6 +87,7 @@ def test_registered_azure_model_scores_as_before(
     assert run.data.tags["weights_sha256"] == result["weights_sha256"]
 
 
+@pytest.mark.slow
 def test_azure_model_registers_and_scores_as_azure_did(
     azure: Path, store: str, tmp_path: Path
 ) -> None:

@@ -71,6 +71,7 @@ def test_promotion_history_of_an_older_store_is_read(
     assert (read["holder"], read["previous"]) == (written["holder"], written["previous"])
 
 
+@pytest.mark.slow
 def test_alias_of_an_older_store_is_moved(older_store: Path) -> None:
     """A rollback continues the history that the older version began."""
     trialrun.promote("colors", 2, "valid", margin=1.0, reason="again", allow_overlap=True)

@@ -137,6 +137,7 @@ def test_class_without_test_images_is_refused(registry: Registry) -> None:
     assert registry.judge(challenger, allow_class_change=True, **settings).promoted
 
 
+@pytest.mark.slow
 def test_rare_class_cannot_tell(registry: Registry) -> None:
     """Three images of a class do not show that its recall is not worse."""
     registry.write_images([*alternate(1000), "owl", "owl", "owl"])

@@ -35,6 +35,7 @@ def experiment_name(run: Run) -> str:
     return str(mlflow.get_experiment(run.info.experiment_id).name)
 
 
+@pytest.mark.slow
 def test_set_experiment_comes_before_the_environment(colors: Path) -> None:
     """`experiment` overrides `set_experiment`, which overrides MLFLOW_EXPERIMENT_NAME."""
     run = train(colors)

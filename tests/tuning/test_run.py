@@ -54,6 +54,7 @@ def test_a_combination_that_cannot_be_trained_is_not_trained(store: str, colors:
     assert result.best_params["warmup_steps"] == 0
 
 
+@pytest.mark.slow
 def test_only_the_best_trial_is_registered(store: str, colors: Path) -> None:
     """The parent run names the best trial and has plots; the only version has its weights."""
     import mlflow

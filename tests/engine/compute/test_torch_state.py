@@ -146,6 +146,7 @@ def test_result_does_not_depend_on_the_caller(small: Path, precision: str) -> No
             assert trialrun.train(**settings).weights_sha256 == alone, name
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_scores_do_not_depend_on_the_caller(colors: Path, tmp_path: Path) -> None:
     """Bulk scoring gives the same scores in any mode of the caller, the pyfunc in thread modes."""

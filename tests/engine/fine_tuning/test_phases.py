@@ -113,6 +113,7 @@ def test_layer_decay_lowers_the_rate_towards_the_input() -> None:
     assert next(fit(state, replace(config, schedule="constant"))).learning_rate <= 0.008
 
 
+@pytest.mark.slow
 def test_range_test_is_deterministic_and_leaves_no_trace() -> None:
     """Weights, optimizer and generators are those before; a second test gives the same curve."""
     config = TrainConfig(

@@ -17,6 +17,7 @@ TINY: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 def test_unknown_classes_are_reported(
     store: str, colors: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -163,6 +163,7 @@ def test_names_in_an_image_directorys_manifest_are_those_on_disk(tmp_path: Path)
     check_names(data, [json.loads(line)["source"] for line in lines], names)
 
 
+@pytest.mark.slow
 def test_names_in_a_run_agree(store: str, tmp_path: Path) -> None:
     """`predictions.parquet`, `manifest.jsonl` and `skipped.csv` have the names on disk."""
     data = write_classes(tmp_path / "data", {"a": 12, "b": 12})

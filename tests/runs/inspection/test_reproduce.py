@@ -48,6 +48,7 @@ def test_a_trial_of_a_search_is_reproduced(store: str, colors: Path) -> None:
     assert (repetition.verdict, repetition.data_changes) == ("identical", ())
 
 
+@pytest.mark.slow
 def test_runs_that_disagree_on_a_label_have_no_paired_comparison(
     store: str, colors: Path, tmp_path: Path
 ) -> None:
@@ -235,6 +236,7 @@ def test_run_of_an_earlier_version_is_reproduced_by_its_parameters(
     assert trialrun.reproduce(run.run_id).verdict == "identical"
 
 
+@pytest.mark.slow
 def test_long_class_name_is_reproduced(store: str, colors: Path, tmp_path: Path) -> None:
     """A label of 7,000 characters from a metadata table."""
     data = tmp_path / "listed"

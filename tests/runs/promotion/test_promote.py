@@ -155,6 +155,7 @@ def champion(client: Any) -> str:
     return str(client.get_model_version_by_alias("digits", "champion").version)
 
 
+@pytest.mark.slow
 def test_promotion_refusal_rollback_and_history(registry: Any, digits: Path, cli: Commands) -> None:
     """Version 1 passes --min, 2 is promoted, 3 is refused, and a rollback restores 1."""
     promote(cli, digits, 1, "--min", "accuracy=0.05")
@@ -319,6 +320,7 @@ def test_evaluation_run_is_linked(registry: Any, digits: Path, cli: Commands) ->
     assert {"per_class.csv", "confusion_matrix.csv", "predictions.parquet"} <= names
 
 
+@pytest.mark.slow
 def test_compare_shows_differences(
     registry: Any, digits: Path, cli: Commands, tmp_path: Path
 ) -> None:
@@ -413,6 +415,7 @@ def test_images_that_chose_the_epoch_are_refused(
     assert refused == {"test images that chose the epoch or trial of version 2": "50 images"}
 
 
+@pytest.mark.slow
 def test_groups_widen_the_intervals(registry: Any, digits: Path, cli: Commands) -> None:
     """Groups of images count once in `evaluate` and in `compare`, which takes those of the run."""
     data, pattern = str(digits / "test"), r"^(\d)/"

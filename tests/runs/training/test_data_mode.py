@@ -20,6 +20,7 @@ from trialrun.runs.training.data_mode import find_uniform_shards
 ONE_EPOCH: dict[str, Any] = QUICK | {"model": SMALL, "epochs": 1}
 
 
+@pytest.mark.slow
 def test_streamed_images_train_as_cached_ones(
     store: str, colors: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -330,6 +330,7 @@ def test_changed_model_directory_is_refused_before_training(
         reproduce_run(run.run_id)
 
 
+@pytest.mark.slow
 def test_run_without_a_digest_is_not_compared_by_it(
     store: str, colors: Path, tmp_path: Path
 ) -> None:

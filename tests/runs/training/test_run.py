@@ -122,6 +122,7 @@ def test_trials_record_the_metrics_of_their_best_epoch(store: str, colors: Path)
     assert best["best_valid_loss"] == search.best_valid_loss
 
 
+@pytest.mark.slow
 def test_model_card_shows_any_class_name(store: str, tmp_path: Path) -> None:
     """A bar or a line break in a name does not add a cell or a row."""
     names = {"a|b": 4, "line\nbreak": 4, "_plain_": 4}
@@ -181,6 +182,7 @@ def test_model_is_loaded_by_registry_or_run_uri(store: str, colors: Path, uri: s
     assert not classifier.training
 
 
+@pytest.mark.slow
 def test_early_stop_keeps_and_registers_the_best_epoch(store: str, colors: Path) -> None:
     """If a learning rate diverges, the run stops, and the best epoch's weights are kept."""
     result = trialrun.train(

@@ -143,6 +143,7 @@ def test_run_records_its_weights_and_a_repetition_insists_on_them(
         reproduce_run(run.run_id)
 
 
+@pytest.mark.slow
 def test_learning_rate_auto_is_recorded_with_its_curve(store: str, colors: Path) -> None:
     """The rate that was found is a parameter, and the curve is a figure and a table."""
     run = trialrun.train(train_data=str(colors), **{**TINY, "learning_rate": "auto"})

@@ -125,6 +125,7 @@ def test_a_grid_that_ends_in_time_is_exhausted(store: str, colors: Path) -> None
     assert execute_search(plan, callback).search_stop_reason == "exhausted"
 
 
+@pytest.mark.slow
 def test_a_callers_figures_stay_open(store: str, colors: Path) -> None:
     """A search closes its own plots only, and restores the style."""
     from matplotlib import pyplot
@@ -139,6 +140,7 @@ def test_a_callers_figures_stay_open(store: str, colors: Path) -> None:
         pyplot.close(own)
 
 
+@pytest.mark.slow
 def test_plots_of_a_setting_with_one_value_log_nothing(store: str, colors: Path) -> None:
     """Optuna's contour plot would log a warning for each of its empty panels."""
     messages = io.StringIO()
@@ -152,6 +154,7 @@ def test_plots_of_a_setting_with_one_value_log_nothing(store: str, colors: Path)
     assert "unique value length" not in messages.getvalue()
 
 
+@pytest.mark.slow
 def test_no_lock_files_are_left(store: str, colors: Path) -> None:
     """The only lock file beside the database is the one for the creation of its tables."""
     trialrun.search(**settings(colors, trials=1))

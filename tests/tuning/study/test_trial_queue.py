@@ -163,6 +163,7 @@ def test_hyperband_keeps_the_brackets_of_retried_trials(store: str, colors: Path
     assert not [name for name in retry.system_attrs if "rung" in name]
 
 
+@pytest.mark.slow
 def test_a_heartbeat_survives_a_database_error(store: str, colors: Path) -> None:
     """The table of heartbeats is missing for two heartbeats; then they are recorded again."""
     queue = make_queue(store, colors, heartbeat_seconds=1)
@@ -224,6 +225,7 @@ def test_grid_points_that_do_not_fit_in_memory_are_skipped(store: str, colors: P
     assert sizes == [2] * 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["tpe", "gp", "cmaes", "random"])
 def test_samplers_propose_within_the_space(store: str, colors: Path, sampler: str) -> None:
     """Every sampler proposes valid settings; the defaults come first."""

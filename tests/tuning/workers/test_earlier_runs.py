@@ -166,6 +166,7 @@ def delete_run(interrupted: Interrupted) -> None:
     interrupted.client.delete_run(interrupted.run_id)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lose", [hold_lock, damage_checkpoints, delete_folder, delete_run])
 def test_retry_starts_again_in_a_new_run(
     lose: Callable[[Interrupted], None], interrupted: Interrupted

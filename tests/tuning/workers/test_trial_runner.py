@@ -61,6 +61,7 @@ def test_trial_that_was_lost_before_its_run_ends_as_killed(store: str, colors: P
     assert run.data.tags["error"] == "the worker sent no heartbeats, and its trial was retried"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", ["valid_loss", "valid_loss,train_loss"])
 def test_trial_that_was_lost_while_training_ends_as_killed(
     metric: str, store: str, colors: Path

@@ -4,7 +4,8 @@
 
 Writes Parquet shards of tiny images once (100 bytes each), and scans them once. A second process
 then opens the set by its stored index: names, labels, split, scans, digests and manifest. Printed
-are the seconds of each step and the growth of the process's peak memory after the imports.
+are the seconds of each step, and by how much the process's largest size exceeds that after the
+imports.
 """
 
 import argparse
@@ -63,7 +64,7 @@ def measure(folder: Path) -> None:
     from trialrun.runs.datasets.sources import open_source
     from trialrun.runs.training.manifest import summarize_set
 
-    before, started, cpu_started = _read_peak(), time.perf_counter(), time.process_time()
+    before, started, cpu_started = _read_memory("VmRSS"), time.perf_counter(), time.process_time()
     with _timed("names and labels"):
         images = open_source(str(folder))
         assert len(images.classes) <= _NUM_CLASSES
@@ -76,10 +77,10 @@ def measure(folder: Path) -> None:
     with _timed("manifest"):
         for scan, digest in zip(scans, digests, strict=True):
             summarize_set(scan, digest)
-    seconds, grown = time.perf_counter() - started, _read_peak() - before
+    seconds, peak = time.perf_counter() - started, _read_memory("VmHWM")
     print(
         f"{len(images):,} images: {seconds:.1f} s ({time.process_time() - cpu_started:.1f} s of "
-        f"processor time), peak memory grew by {grown:.0f} MB to {_read_peak():.0f} MB (limits "
+        f"processor time), memory grew by {peak - before:.0f} MB to {peak:.0f} MB (limits "
         f"{_MAX_SECONDS} s, {_MAX_MEGABYTES} MB)"
     )
 
@@ -88,13 +89,13 @@ def measure(folder: Path) -> None:
 def _timed(step: str) -> Iterator[None]:
     started = time.perf_counter()
     yield
-    print(f"  {step}: {time.perf_counter() - started:.2f} s, peak {_read_peak():.0f} MB")
+    print(f"  {step}: {time.perf_counter() - started:.2f} s, peak {_read_memory('VmHWM'):.0f} MB")
 
 
-def _read_peak() -> float:
-    """Return the largest resident size of this process so far, in MB."""
+def _read_memory(kind: str) -> float:
+    """Return the resident size of this process in MB: the present one, or the largest so far."""
     status = Path("/proc/self/status").read_text()
-    line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
+    line = next(line for line in status.splitlines() if line.startswith(kind))
     return int(line.split()[1]) / 1e3
 
 

@@ -240,10 +240,12 @@ def _check_complete(names: Iterable[str], address: str) -> None:
         if num_missing := num_shards - len(numbers):
             expected = range(first, first + num_shards)
             example = next(number for number in expected if number not in numbers)
+            shown = redact_credentials(address)
             raise InvalidDatasetError(
-                f"{redact_credentials(address)} lacks {num_missing} of {num_shards} shards, such "
-                f"as {stem}-{example:0{len(total)}d}-of-{total}{ending}",
-                "Download or write them; to use what is there, give a pattern: DATA/train-*.",
+                f"{shown} lacks {num_missing} of {num_shards} shards, such as "
+                f"{stem}-{example:0{len(total)}d}-of-{total}{ending}",
+                "Download or write them; to use what is there, give a pattern such as "
+                f"'{shown.rstrip('/')}/{stem}-*'.",
             )
 
 

@@ -5,13 +5,14 @@ import stat
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from trialrun.errors import StorageError
 from trialrun.files import (
     create_directory,
     hash_file,
     lock_path,
+    measure_bytes,
     sweep_unlocked_drafts,
     write_durably,
 )
@@ -108,6 +109,21 @@ def test_errors_of_the_caller_are_not_translated(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), create_directory(tmp_path / "out"):
         (tmp_path / "missing").read_bytes()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_drafts_that_vanish_have_no_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process completes a draft, which renames it, while its size is being read."""
+    draft = tmp_path / ".busy.123"
+    draft.mkdir()
+    (draft / "x").write_bytes(bytes(1000))
+
+    def refuse(*_: object, **__: object) -> None:
+        draft.rename(tmp_path / "busy")
+        raise Timeout("busy.lock")
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    assert sweep_unlocked_drafts(tmp_path) == 0
+    assert measure_bytes(tmp_path / "busy") == 1000
 
 
 def test_unlocked_drafts_are_deleted(tmp_path: Path) -> None:

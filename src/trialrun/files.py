@@ -222,7 +222,7 @@ def sweep_unlocked_drafts(folder: Path) -> int:
             with FileLock(lock_path(target)).acquire(timeout=0):
                 sweep_drafts(target)
         except (Timeout, OSError):
-            num_bytes += sum(map(_measure_bytes, drafts))
+            num_bytes += sum(map(measure_bytes, drafts))
     return num_bytes
 
 
@@ -231,13 +231,18 @@ def lock_path(target: Path) -> Path:
     return target.with_name(target.name + LOCK_SUFFIX)
 
 
-def _measure_bytes(folder: Path) -> int:
-    """Return the total size of the files below a folder; 0 if it does not exist."""
-    num_bytes = 0
-    for path in folder.rglob("*"):
-        with suppress(OSError):
-            num_bytes += path.stat().st_size if path.is_file() else 0
-    return num_bytes
+def measure_bytes(folder: Path) -> int:
+    """Return the size of the files below a folder, each file with several names once.
+
+    What other processes rename or delete in the meantime counts as nothing.
+    """
+    sizes: dict[tuple[int, int], int] = {}
+    for root, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                status = os.stat(os.path.join(root, name))  # noqa: PTH116, PTH118 - as of os.walk
+                sizes[status.st_dev, status.st_ino] = status.st_size
+    return sum(sizes.values())
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from trialrun.checkpoint.run_folder import FOLDER_TAG, RunFolder
 from trialrun.checkpoint.store import CheckpointStore
 from trialrun.errors import StorageError, TrackingError, summarize_error
+from trialrun.files import measure_bytes
 from trialrun.mlflow_client import translate_tracking_errors
 from trialrun.runs.recovery.doctor.findings import Finding, report_note, report_problem
 from trialrun.tracking import DELETED, count_unsent, find_run, has_journal
@@ -131,8 +132,8 @@ def _inspect(folder: RunFolder, status: str, store: str) -> FolderState:
         journal_error=journal_error,
         num_checkpoints=len(paths),
         damaged=[problem for _, problem in checkpoints.find_damaged()],
-        num_bytes=_measure_bytes(folder.path),
-        largest_checkpoint_bytes=max(map(_measure_bytes, paths), default=0),
+        num_bytes=measure_bytes(folder.path),
+        largest_checkpoint_bytes=max(map(measure_bytes, paths), default=0),
     )
 
 
@@ -148,12 +149,6 @@ def _has_no_run(client: "MlflowClient | None", state: FolderState, store: str) -
     with translate_tracking_errors("runs cannot be read"):
         experiments = [item.experiment_id for item in client.search_experiments()]
         return not client.search_runs(experiments, f"tags.`{FOLDER_TAG}` = '{path}'", max_results=1)
-
-
-def _measure_bytes(folder: Path) -> int:
-    """Return the size of the files in a folder, each once: checkpoints share files."""
-    stats = [path.stat() for path in folder.rglob("*") if path.is_file()]
-    return sum({(stat.st_dev, stat.st_ino): stat.st_size for stat in stats}.values())
 
 
 def _read_statuses(client: "MlflowClient", folders: Sequence[RunFolder]) -> dict[str, str]:

@@ -4,13 +4,15 @@ It has one file per set of shards, with the number of each scanned row. The name
 identity of the shards, so that its scans are valid as long as it is found.
 """
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from trialrun.errors import StorageError
-from trialrun.files import replace_durably, touch_file
+from trialrun.files import touch_file
+from trialrun.images.arrow_files import read_arrow_file, write_arrow_file
 from trialrun.images.dataset import ImageSet
 from trialrun.images.items import ItemTable
 from trialrun.images.scanning.file_scan import SCAN_COLUMNS, ScanTable, make_scan_table
@@ -65,8 +67,7 @@ def _read_table(path: Path) -> "pa.Table":
 
     empty = make_scan_table(()).append_column(_ROW, pa.array([], pa.int64()))
     try:
-        with pa.memory_map(str(path)) as file:
-            table = pa.ipc.open_file(file).read_all()
+        table = read_arrow_file(path)
     except (OSError, pa.ArrowException):
         return empty
     return table if table.schema.equals(empty.schema) else empty
@@ -74,15 +75,6 @@ def _read_table(path: Path) -> "pa.Table":
 
 def _write_table(table: "pa.Table", path: Path) -> None:
     """Store the scans of images that could be read; a cache that cannot be written is no error."""
-    import pyarrow as pa
-
     known = table.filter(table["sha256"].is_valid()).combine_chunks()
-    try:
-        with (
-            replace_durably(path) as draft,
-            pa.OSFile(str(draft), "wb") as file,
-            pa.ipc.new_file(file, known.schema) as writer,
-        ):
-            writer.write_table(known)
-    except StorageError:
-        return
+    with suppress(StorageError):
+        write_arrow_file(known, path)

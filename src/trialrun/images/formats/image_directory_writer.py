@@ -30,7 +30,7 @@ from trialrun.images.scanning.file_scan import FileScan
 from trialrun.images.scanning.scan import (
     CHANGED_REASON,
     DatasetScan,
-    classify_image,
+    describe_file,
     is_unchanged,
 )
 
@@ -173,12 +173,7 @@ def _make_manifest_row(name: str, item: ImageItem, file: FileScan, reason: str) 
     return {
         "file_name": name,
         "source": item.name,
-        "label": item.label,
-        "sha256": file.sha256,
-        "bytes": file.num_bytes,
-        "width": file.width,
-        "height": file.height,
-        "verdict": classify_image(file, reason),
+        **describe_file(item, file, reason),
         "reason": reason or file.warning,
     }
 

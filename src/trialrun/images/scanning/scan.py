@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -142,6 +143,18 @@ def classify_image(file: FileScan, decode_reason: str) -> str:
     if decode_reason:
         return SKIPPED
     return WARNED if file.warning else GOOD
+
+
+def describe_file(item: ImageItem, file: FileScan, decode_reason: str) -> dict[str, Any]:
+    """Return the columns that the manifests of runs and of ImageDirectories share, in order."""
+    return {
+        "label": item.label,
+        "sha256": file.sha256,
+        "bytes": file.num_bytes,
+        "width": file.width,
+        "height": file.height,
+        "verdict": classify_image(file, decode_reason),
+    }
 
 
 def is_unchanged(content: FileContent, file: FileScan) -> bool:

@@ -1,4 +1,4 @@
-"""What an index stores of the images in one shard, and the settings that name the columns."""
+"""Columns of the images in one shard, as an index stores them, and the settings that name them."""
 
 from dataclasses import dataclass, field
 

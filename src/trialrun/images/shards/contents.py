@@ -101,7 +101,7 @@ class ShardContents:
                 if (number := int(self._numbers[row])) not in held:
                     held[number] = stack = ExitStack()
                     stack.enter_context(self.cache.hold(self.shards[number]))
-                    if row == previous + 1:  # else another order, which nobody knows here
+                    if row == previous + 1:  # else the order is unknown here
                         self.cache.prefetch(self.shards[number + 1 : number + 1 + _NUM_AHEAD])
                     while len(held) > _NUM_HELD:
                         held.pop(next(iter(held))).close()

@@ -9,6 +9,7 @@ the source, and the columns of scans.
 import json
 import posixpath
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from trialrun.errors import InvalidDatasetError, StorageError, redact_credentials
 from trialrun.files import replace_durably
+from trialrun.images.arrow_files import read_arrow_file, write_arrow_file
 from trialrun.images.dataset import make_printable
 from trialrun.images.items import ItemTable, encode_texts
 from trialrun.images.notes import LeftOut
@@ -234,16 +236,13 @@ def read_index(path: Path, shards: Sequence[ShardFile], key: str) -> ShardIndex 
 
 
 def _load_table(path: Path) -> tuple["pa.Table", dict[str, Any]]:
-    import pyarrow as pa
-
     if path.suffix == ".parquet":
         from pyarrow.parquet import ParquetFile
 
         with ParquetFile(path) as file:
             table = file.read().unify_dictionaries().combine_chunks()
     else:
-        with pa.memory_map(str(path)) as file:
-            table = pa.ipc.open_file(file).read_all()
+        table = read_arrow_file(path)
     values = json.loads(table.schema.metadata[_METADATA])
     if values["format"] != _FORMAT:
         raise ValueError(f"format {values['format']}")
@@ -268,8 +267,6 @@ def write_index(index: ShardIndex, path: Path) -> None:
     Raises:
         StorageError: The folder cannot be written.
     """
-    import pyarrow as pa
-
     values = {
         "format": _FORMAT,
         "shards": [[get_name(shard), shard.num_bytes] for shard in index.shards],
@@ -277,22 +274,19 @@ def write_index(index: ShardIndex, path: Path) -> None:
         "notes": index.notes,
     }
     table = index.table.replace_schema_metadata({_METADATA: json.dumps(values)})
-    with replace_durably(path) as draft:
-        if path.suffix == ".parquet":
-            from pyarrow.parquet import write_table
+    if path.suffix != ".parquet":
+        write_arrow_file(table, path)
+        return
+    from pyarrow.parquet import write_table
 
-            write_table(table, draft, compression="zstd")
-            return
-        with pa.OSFile(str(draft), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
-            writer.write_table(table)
+    with replace_durably(path) as draft:
+        write_table(table, draft, compression="zstd")
 
 
 def store_index(index: ShardIndex, path: Path) -> None:
     """Write an index into the cache; a cache that cannot be written is not an error."""
-    try:
+    with suppress(StorageError):
         write_index(index, path)
-    except StorageError:
-        return
 
 
 def with_scans(index: ShardIndex, scans: "pa.Table", rows: NDArray[np.integer]) -> ShardIndex:

@@ -13,7 +13,7 @@ from typing import Any
 from trialrun.files import format_json, scratch_directory
 from trialrun.images import escape_non_utf8
 from trialrun.images.items import encode_labels
-from trialrun.images.scanning.scan import DatasetScan, classify_image
+from trialrun.images.scanning.scan import DatasetScan, describe_file
 from trialrun.images.shards.contents import ShardContents
 from trialrun.images.shards.listing import get_name
 from trialrun.registry.large_manifest import LARGE_MANIFEST, write_large_manifest
@@ -60,12 +60,7 @@ def _list_rows(name: str, prepared: PreparedSet) -> Iterator[dict[str, Any]]:
         yield {
             "set": name,
             "name": item.name,
-            "label": item.label,
-            "sha256": file.sha256,
-            "bytes": file.num_bytes,
-            "width": file.width,
-            "height": file.height,
-            "verdict": classify_image(file, reason),
+            **describe_file(item, file, reason),
             "skipped": reason,
             "warning": file.warning,
             **({} if item.group is None else {"group": item.group}),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from tests.conftest import write_classes
 from trialrun.cache.leases import hold_lease, lock_entry
@@ -161,14 +162,35 @@ def test_damage_that_a_sample_finds_is_repaired(
     assert "are damaged" in cache.notes[0]
 
 
-@pytest.mark.parametrize("num_images", [0, 5])
+@pytest.mark.parametrize("num_images", [0, 9])
 def test_set_larger_than_the_cache_is_not_stored(tmp_path: Path, num_images: int) -> None:
     """Others are not evicted for it in vain."""
     cache = Cache(tmp_path / "packs", num_images)
     small = scan_classes(tmp_path / "small", {"a": 3}, seed=50)
     cache.open(small)
     cache.open(scan_classes(tmp_path / "set", {"a": 24}))
-    assert len(entries.list_entries(cache.folder)) == (1 if num_images else 0)
+    stored = [
+        entry.num_images for entry in entries.list_summaries(cache.folder) if entry.image_size
+    ]
+    assert stored == ([3] if num_images else [])
+
+
+def test_set_that_outgrows_the_cache_is_read_from_it_in_part(tmp_path: Path) -> None:
+    """Only images that are not stored are decoded live; results of these are kept."""
+    cache, folder = Cache(tmp_path / "packs", 14), tmp_path / "set"
+    assert cache.open(scan_classes(folder, {"a": 12})).num_decoded == 12
+    scan = scan_classes(folder, {"b": 9}, seed=50)
+    opened = cache.open(scan)
+    assert isinstance(opened, OnTheFlyImages)
+    assert opened.num_decoded == 9
+    assert opened.pixels(np.arange(12)).shape == (12, 3, SIZE, SIZE)
+    assert opened.num_decoded == 9
+    rows = np.asarray([20, 0, 13, 11])
+    direct = [scan.images.path_of(scan.images.items[row]).read_bytes() for row in rows]
+    pixels = torch.stack([Preprocessing(SIZE).decode_with_aspect(data)[0] for data in direct])
+    assert torch.equal(opened.pixels(rows), pixels)
+    assert opened.num_decoded == 11
+    assert cache.open(scan).num_decoded == 0
 
 
 def test_archive_in_use_counts_towards_the_limit(

@@ -65,7 +65,7 @@ def test_a_folder_that_was_missing_is_read_in_the_next_run(
     moved.rename(colors)
     assert find_reasons() == {""}
     left = {path.name.partition(".")[2] for path in (tmp_path / "packs").iterdir()}
-    assert left <= {"", "lock", "users", "verdicts.json"}
+    assert left <= {"", "lock", "users"}
 
 
 def test_images_decoded_beside_transient_failures_serve_the_run(

@@ -1,20 +1,16 @@
 """Results of decoding a dataset: an error reason or a perceptual hash for every image."""
 
-import base64
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trialrun.image_cache.checked_json import read_checked_json, write_checked_json
 from trialrun.image_cache.perceptual_hash import (
     PerceptualHashes,
     Sample,
     compute_hashes,
-    parse_hashes,
     sample_image,
     shrink_to_grays,
 )
@@ -26,7 +22,6 @@ from trialrun.images.scanning.scan import CHANGED_REASON, DatasetScan, is_unchan
 from trialrun.images.scanning.thread_pool import (
     ITEM_TIMEOUT_SECONDS,
     TIMEOUT_REASON,
-    iterate_chunks,
     map_in_order,
 )
 
@@ -57,44 +52,24 @@ class DecodedImage:
     aspect: float = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class DecodeResults:
-    """For every image a reason, empty if it is usable, its perceptual hash and its aspect ratio.
-
-    `num_transient` counts failures that do not depend on the files' bytes alone: if it is above 0,
-    the results are valid for this run only and must not be cached.
-    """
-
-    reasons: tuple[str, ...]
-    perceptual_hashes: PerceptualHashes
-    aspects: NDArray[np.float32]
-    num_transient: int = 0
-
-
 @dataclass(slots=True)
 class ResultAccumulator:
-    """Accumulates the results of decoded images."""
+    """Accumulates the perceptual hashes and the aspect ratios of decoded images."""
 
-    _reasons: list[str] = field(default_factory=list)
+    aspects: list[float] = field(default_factory=list)
     _grays: bytearray = field(default_factory=bytearray)
-    _aspects: list[float] = field(default_factory=list)
-    _num_transient: int = 0
 
     def extend(self, images: Sequence[DecodedImage]) -> None:
         """Add the next images."""
-        self._reasons += [image.reason for image in images]
         self._grays += shrink_to_grays([image.sample for image in images])
-        self._aspects += [image.aspect for image in images]
-        self._num_transient += sum(image.is_transient for image in images)
+        self.aspects += [image.aspect for image in images]
 
-    def results(self) -> DecodeResults:
-        """Return the results of all images.
+    def compute_hashes(self) -> PerceptualHashes:
+        """Return the hashes of all images.
 
-        Hashes are computed here, when no decoding thread competes for Python's global lock.
+        They are computed last, when no decoding thread competes for Python's global lock.
         """
-        perceptual_hashes = compute_hashes(bytes(self._grays))
-        aspects = np.asarray(self._aspects, dtype=np.float32)
-        return DecodeResults(tuple(self._reasons), perceptual_hashes, aspects, self._num_transient)
+        return compute_hashes(bytes(self._grays))
 
 
 def decode_rows(
@@ -133,30 +108,6 @@ def _choose_threads(scan: DatasetScan, rows: Sequence[int]) -> int:
     return 1 if mean_pixels < _SMALL_PIXELS else sys.maxsize
 
 
-def decode_and_discard(
-    scan: DatasetScan,
-    preprocessing: Preprocessing,
-    *,
-    threads: int,
-    progress: Callable[[int], None],
-    seconds: float = ITEM_TIMEOUT_SECONDS,
-) -> DecodeResults:
-    """Decode every image and return the results without the pixels."""
-    accumulator = ResultAccumulator()
-    rows = range(len(scan.files))
-    decoded = decode_rows(
-        scan, preprocessing, rows, threads=threads, seconds=seconds, sink=_discard_pixels
-    )
-    for chunk in iterate_chunks(decoded, RESULTS_PER_CHUNK):
-        accumulator.extend(chunk)
-        progress(len(chunk))
-    return accumulator.results()
-
-
-def _discard_pixels(_row: int, _pixels: Pixels) -> int:
-    return 0
-
-
 def _time_out(_row: int) -> DecodedImage:
     return DecodedImage(None, TIMEOUT_REASON, is_transient=True)
 
@@ -187,32 +138,3 @@ def _make_decoder(
         return DecodedImage(None, "", sample, sink(row, pixels), aspect=aspect)
 
     return decode_row
-
-
-def write_results(path: Path, results: DecodeResults) -> None:
-    """Write the results; `read_results` returns them."""
-    write_checked_json(
-        path,
-        {
-            "num_images": len(results.reasons),
-            "reasons": {row: reason for row, reason in enumerate(results.reasons) if reason},
-            "hashes": base64.b64encode(results.perceptual_hashes.tobytes()).decode(),
-            "aspects": base64.b64encode(results.aspects.astype("<f4").tobytes()).decode(),
-        },
-    )
-
-
-def read_results(path: Path) -> DecodeResults | None:
-    """Read what `write_results` wrote; None if missing, damaged, or written by another version."""
-    values = read_checked_json(path)
-    if values is None:
-        return None
-    try:
-        reasons = [""] * int(values["num_images"])
-        for row, reason in values["reasons"].items():
-            reasons[int(row)] = reason
-        perceptual_hashes = parse_hashes(base64.b64decode(values["hashes"]))
-        aspects = np.frombuffer(base64.b64decode(values["aspects"]), dtype="<f4")
-    except (KeyError, TypeError, ValueError):
-        return None
-    return DecodeResults(tuple(reasons), perceptual_hashes, aspects)

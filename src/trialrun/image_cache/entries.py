@@ -17,7 +17,6 @@ from trialrun.image_cache.checked_json import read_checked_json
 from trialrun.image_cache.segments.files import DESCRIPTION
 
 UNREADABLE = "damaged, or written by another version"  # shown in place of a segment's source
-RESULTS_SUFFIX = ".verdicts.json"  # decode results of a dataset that is not stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,20 +79,19 @@ def list_summaries(folder: Path) -> list[DecodedSummary]:
     return summaries
 
 
-def touch_entry(path: Path) -> None:
-    """Record that a segment, or a file of decode results, is in use now."""
-    touch_file(path / DESCRIPTION if path.is_dir() else path)
+def touch_entry(segment: Path) -> None:
+    """Record that a segment is in use now."""
+    touch_file(segment / DESCRIPTION)
 
 
 def list_evictable(folder: Path) -> list[CacheEntry]:
-    """List the segments and the decode results below `folder` as entries to evict."""
-    segments = [
+    """List the segments below `folder` as entries to evict."""
+    return [
         CacheEntry(
             entry.num_bytes, entry.used, partial(delete_if_idle, entry.folder), _is_used(entry)
         )
         for entry in list_entries(folder)
     ]
-    return segments + list_evictable_files(folder, f"*{RESULTS_SUFFIX}")
 
 
 def _is_never_in_use(_path: Path) -> bool:
@@ -157,9 +155,6 @@ def clear_entries(folder: Path) -> ClearedEntries:
     """
     entries = list_entries(folder)
     deleted = [entry for entry in entries if remove_directory(entry.folder)]
-    for path in folder.glob(f"*{RESULTS_SUFFIX}"):
-        with suppress(OSError):
-            path.unlink()
     sweep_unlocked_drafts(folder)
     sweep_leases(folder)
     num_bytes = sum(entry.num_bytes for entry in deleted)

@@ -8,7 +8,7 @@ selection, are not decoded again.
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -26,9 +26,12 @@ from trialrun.files import (
     translate_storage_errors,
 )
 from trialrun.image_cache import entries
-from trialrun.image_cache.decode_results import decode_and_discard, read_results, write_results
-from trialrun.image_cache.entries import RESULTS_SUFFIX
-from trialrun.image_cache.on_the_fly import OnTheFlyImages, open_results
+from trialrun.image_cache.on_the_fly import (
+    KnownSegments,
+    NewResults,
+    OnTheFlyImages,
+    open_unstored,
+)
 from trialrun.image_cache.pack import Pack, build_pack
 from trialrun.image_cache.perceptual_hash import PerceptualHashes
 from trialrun.image_cache.room import Room
@@ -45,10 +48,16 @@ from trialrun.image_cache.segments.keys import (
     name_variant,
     shorten_digest,
 )
-from trialrun.image_cache.segments.search import Placement, find_segments, place_keys
+from trialrun.image_cache.segments.search import (
+    Placement,
+    find_segments,
+    order_missing,
+    place_keys,
+)
 from trialrun.image_cache.segments.writer import (
     SegmentContents,
     choose_copied,
+    write_results,
     write_segment,
 )
 from trialrun.images.decoding.preprocessing import Preprocessing
@@ -58,10 +67,25 @@ from trialrun.images.scanning.scan import DatasetScan, ignore_progress
 class DecodedImages(Protocol):
     """The decoded images of a dataset, one row per image: a `Pack` or `OnTheFlyImages`."""
 
-    reasons: tuple[str, ...]
-    perceptual_hashes: PerceptualHashes
-    aspects: NDArray[np.float32]
-    num_decoded: int
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why each image cannot be used; empty for the others."""
+        ...
+
+    @property
+    def perceptual_hashes(self) -> PerceptualHashes:
+        """The perceptual hash of each image."""
+        ...
+
+    @property
+    def aspects(self) -> NDArray[np.float32]:
+        """The aspect ratio of each image."""
+        ...
+
+    @property
+    def num_decoded(self) -> int:
+        """The number of images that this process decoded."""
+        ...
 
     def usable_rows(self) -> list[int]:
         """Return the rows that hold an image."""
@@ -97,7 +121,8 @@ def open_pack(
     decoded on the fly. What is returned protects its segments from eviction while it exists.
     `note` is called with a message for the user.
     """
-    request = _make_request(scan, preprocessing, folder, threads, progress, note)
+    room = Room(folder, _stored_size(preprocessing), limit_bytes, other_entries)
+    request = _make_request(scan, preprocessing, room, threads, progress, note)
     pack, damaged = _read_pack(request)
     if pack is not None:
         return pack
@@ -111,7 +136,7 @@ def open_pack(
                 "that can be written"
             )
             return _open_on_the_fly(request)
-        pack = _complete_pack(request, limit_bytes, other_entries, suspects=damaged)
+        pack = _complete_pack(request, suspects=damaged)
         return pack or _open_on_the_fly(request)
 
 
@@ -121,11 +146,19 @@ def open_live(
     folder: Path,
     *,
     threads: int,
+    limit_bytes: int,
     progress: Callable[[int], None] = ignore_progress,
     note: Callable[[str], None] = _ignore_note,
+    other_entries: Callable[[], Sequence[CacheEntry]] = _no_other_entries,
 ) -> OnTheFlyImages:
-    """Return images that are decoded as they are needed; only decode results are cached."""
-    return _open_on_the_fly(_make_request(scan, preprocessing, folder, threads, progress, note))
+    """As `open_pack`, but store no pixels: images that are not stored are decoded on the fly."""
+    room = Room(folder, _stored_size(preprocessing), limit_bytes, other_entries)
+    return _open_on_the_fly(_make_request(scan, preprocessing, room, threads, progress, note))
+
+
+def _stored_size(preprocessing: Preprocessing) -> int:
+    assert preprocessing.image_size is not None, "stored images have one size"
+    return preprocessing.image_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +167,7 @@ class _PackRequest:
 
     scan: DatasetScan
     preprocessing: Preprocessing
-    folder: Path
+    room: Room
     variant: str
     keys: SetKeys
     threads: int
@@ -142,11 +175,9 @@ class _PackRequest:
     note: Callable[[str], None]
 
     @property
-    def image_size(self) -> int:
-        """The stored size, S."""
-        size = self.preprocessing.image_size
-        assert size is not None, "stored images have one size"
-        return size
+    def folder(self) -> Path:
+        """The folder of all segments."""
+        return self.room.folder
 
     @property
     def lock(self) -> Path:
@@ -154,22 +185,17 @@ class _PackRequest:
         root = shorten_digest(os.fsencode(self.scan.images.root))
         return self.folder / f"{self.variant}-{root}"
 
-    def results_path(self) -> Path:
-        """Return the file of decode results of exactly this dataset."""
-        rows = "".join(f"{file.sha256 or file.reason}\n" for file in self.scan.files)
-        return self.folder / f"{self.variant}-{shorten_digest(rows.encode())}{RESULTS_SUFFIX}"
-
 
 def _make_request(
     scan: DatasetScan,
     preprocessing: Preprocessing,
-    folder: Path,
+    room: Room,
     threads: int,
     progress: Callable[[int], None],
     note: Callable[[str], None],
 ) -> _PackRequest:
     variant, keys = name_variant(preprocessing), collect_keys(scan)
-    return _PackRequest(scan, preprocessing, folder, variant, keys, threads, progress, note)
+    return _PackRequest(scan, preprocessing, room, variant, keys, threads, progress, note)
 
 
 def _find_stored(
@@ -195,7 +221,7 @@ def _use_pack(
     for segment in placement.segments:
         entries.touch_entry(segment.folder)
         sync_later(segment.folder)
-    return build_pack(request.scan, request.keys, placement, request.image_size, transient)
+    return build_pack(request.scan, request.keys, placement, request.room.image_size, transient)
 
 
 def _remove_damaged(request: _PackRequest, damaged: Iterable[Path]) -> None:
@@ -207,20 +233,14 @@ def _remove_damaged(request: _PackRequest, damaged: Iterable[Path]) -> None:
         remove_directory(folder)
 
 
-def _complete_pack(
-    request: _PackRequest,
-    limit_bytes: int,
-    list_other_entries: Callable[[], Sequence[CacheEntry]],
-    *,
-    suspects: Collection[Path],
-) -> Pack | None:
+def _complete_pack(request: _PackRequest, *, suspects: Collection[Path]) -> Pack | None:
     """Store the images that are missing; return None, with a note, if they do not fit."""
     placement, damaged = _find_stored(request, suspects)
     if damaged:
         _remove_damaged(request, damaged)
     if not len(placement.missing()):
         return _use_pack(request, placement)  # another process stored them in the meantime
-    room = Room(request.folder, request.image_size, limit_bytes, list_other_entries)
+    room = request.room
     copied = choose_copied(placement.segments)
     placement, copied = _drop_damaged(request, placement, copied)
     num_missing = len(placement.missing())
@@ -228,7 +248,7 @@ def _complete_pack(
         return _store_missing(request, placement, copied)
     if room.make(num_missing):
         return _store_missing(request, placement)
-    if placement.segments and _make_room_for_all(request, placement, room):
+    if placement.segments and _make_room_for_all(request, placement):
         return _store_missing(request, place_keys(request.keys.keys, ()))
     request.note(f"{request.scan.images.source} {room.describe_lack(num_missing)}")
     return None
@@ -246,11 +266,11 @@ def _drop_damaged(
     return placement, [segment for segment in copied if segment not in damaged]
 
 
-def _make_room_for_all(request: _PackRequest, placement: Placement, room: Room) -> bool:
+def _make_room_for_all(request: _PackRequest, placement: Placement) -> bool:
     """Make room for all images, by evicting the segments that hold some of them among others."""
     for segment in placement.segments:
         segment.release()
-    return room.make(len(request.keys.keys))
+    return request.room.make(len(request.keys.keys))
 
 
 def _store_missing(
@@ -260,8 +280,7 @@ def _store_missing(
 
     Return None, with a note, if the disk turned out to be too small.
     """
-    missing = placement.missing()
-    missing = missing[np.argsort(request.keys.first_rows[missing])]
+    missing = order_missing(request.keys, placement)
     keys = request.keys.keys
     contents = SegmentContents(
         request.scan, request.keys.first_rows[missing], keys[missing], copied
@@ -334,20 +353,47 @@ def _report_transient(request: _PackRequest, num_transient: int) -> None:
 
 
 def _open_on_the_fly(request: _PackRequest) -> OnTheFlyImages:
-    """Return images that are not stored; their decode results are, unless any is transient."""
-    scan, preprocessing, threads = request.scan, request.preprocessing, request.threads
-    path = request.results_path()
-    num_decoded = 0
-    if (results := read_results(path)) is not None:
-        entries.touch_entry(path)
-    else:
-        results = decode_and_discard(
-            scan, preprocessing, threads=threads, progress=request.progress
-        )
-        num_decoded = len(scan.files)
-        if results.num_transient:
-            _report_transient(request, results.num_transient)
-        else:
-            with suppress(StorageError):  # the next run decodes the images again
-                write_results(path, results)
-    return open_results(scan, preprocessing, results, threads=threads, num_decoded=num_decoded)
+    """Return images that are not all stored; the results of decoding them are."""
+    stored, _ = _find_stored(request)
+    missing = request.keys.keys[stored.missing()]
+    variant = name_variant(request.preprocessing, has_pixels=False)
+    results = find_segments(request.folder, variant, missing, threads=request.threads)
+    for folder in results.damaged:
+        remove_directory(folder)
+    for segment in (*stored.segments, *results.segments):
+        entries.touch_entry(segment.folder)
+    images, new = open_unstored(
+        request.scan,
+        request.preprocessing,
+        request.keys,
+        KnownSegments(stored.segments, results.segments),
+        threads=request.threads,
+        progress=request.progress,
+    )
+    if new.table.transient:
+        _report_transient(request, len(new.table.transient))
+    if len(new.table.transient) < len(new.contents):
+        with suppress(StorageError):  # the next run decodes the images again
+            _store_results(new, variant, replace(request.room, image_size=0))
+    return images
+
+
+def _store_results(new: NewResults, variant: str, room: Room) -> None:
+    """Write a segment of results if there is room, and delete those that it takes over.
+
+    Raises:
+        StorageError: The disk is full, or the cache cannot be written.
+    """
+    folder = room.folder / f"{variant}-{new.contents.name()}"
+    with translate_storage_errors(folder):
+        room.folder.mkdir(parents=True, exist_ok=True)
+        if not room.make(len(new.contents)):
+            return
+    with translate_storage_errors(folder), lock_entry(folder):
+        sweep_drafts(folder)
+        remove_directory(folder)
+        with create_directory(folder, durable=False) as draft:
+            write_results(new.table, draft, new.contents.scan.images.source)
+    for old in new.contents.copied:
+        old.release()
+        entries.delete_if_idle(old.folder)

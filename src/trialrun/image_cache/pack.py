@@ -22,9 +22,10 @@ from trialrun.images.scanning.scan import DatasetScan
 class Pack:
     """The decoded images of one dataset, one row per image, mapped into memory.
 
-    `reasons[row]` is empty where the image is usable. `aspects` are the images' aspect ratios, as
-    in `DecodeResults`. `num_decoded` counts the images that this process decoded: 0 if all were in
-    the cache. `segment_of_row` and `slot_of_row` are -1 for an image without pixels.
+    `reasons[row]` is empty where the image is usable. `aspects` are widths by heights of the images
+    before they were fitted into the square. `num_decoded` counts the images that this process
+    decoded: 0 if all were in the cache. `segment_of_row` and `slot_of_row` are -1 for an image
+    without pixels.
     """
 
     segments: tuple[Segment, ...]

@@ -102,11 +102,6 @@ def _hash_differences(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.packbits(is_brighter.reshape(-1, 8 * _HASH_BYTES), axis=1)
 
 
-def parse_hashes(data: bytes) -> PerceptualHashes:
-    """Return the (N, 80) uint8 hashes in `data`, the inverse of `tobytes()`."""
-    return np.frombuffer(data, dtype=np.uint8).reshape(-1, _ROW_BYTES)
-
-
 @dataclass(frozen=True, slots=True)
 class NearDuplicates:
     """Positions of pairs that look alike, and the number of images not compared with all others.

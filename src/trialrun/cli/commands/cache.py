@@ -24,7 +24,8 @@ def list_cache(json: Json = False) -> None:
         print_json(values | {"packs": [asdict(pack) for pack in packs], "archives": unpacked})
         return
     for pack in packs:
-        images = f"{pack.num_images:>8} images of {pack.image_size} pixels"
+        kind = f"of {pack.image_size} pixels" if pack.image_size else "without pixels"
+        images = f"{pack.num_images:>8} images {kind}"
         print_result(f"{pack.key[:12]}  {pack.num_bytes / 1e6:>9.1f} MB  {images}  {pack.source}")
     for archive in archives:
         size = f"{archive.contents.num_bytes / 1e6:>9.1f} MB  {archive.contents.num_files:>8} files"

@@ -150,8 +150,10 @@ def is_intact(segment: Segment, *, threads: int, max_bytes: int | None = None) -
     If the pixels may not be on the disk, all are verified. The first block is chosen at random, so
     that all blocks are verified in the course of many runs.
     """
+    if not segment.pixels.nbytes:
+        return True
     is_synced = (segment.folder / _SYNCED).exists()
-    num_bytes, row_bytes = segment.pixels.nbytes, max(segment.pixels[:1].nbytes, 1)
+    num_bytes, row_bytes = segment.pixels.nbytes, segment.pixels[:1].nbytes
     is_sampled = max_bytes is not None and is_synced
     stride = max(-(-num_bytes // max(max_bytes or 1, 1)), 1) if is_sampled else 1
     block_rows = max(_BLOCK_BYTES // row_bytes, 1)

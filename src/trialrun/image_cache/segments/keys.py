@@ -24,12 +24,17 @@ KEY_TYPE = "S32"  # its comparison ignores zeros at the end, which is right for 
 Keys = NDArray[np.bytes_]
 
 
-def name_variant(preprocessing: Preprocessing) -> str:
-    """Return a name for everything but the file that decides an image's pixels."""
+def name_variant(preprocessing: Preprocessing, *, has_pixels: bool = True) -> str:
+    """Return a name for everything but the file that decides an image's pixels.
+
+    Segments of results, without pixels, have a name of their own.
+    """
     # The mean counts only as the color of padding.
     spatial: dict[str, Any] = {**preprocessing.to_json(), "mean": None, "std": None}
     if preprocessing.fit == PAD:
         spatial["fill"] = preprocessing.fill
+    if not has_pixels:
+        spatial["pixels"] = False
     version = json.dumps([_FORMAT, DECODER_VERSION, spatial], sort_keys=True)
     return shorten_digest(version.encode())
 

@@ -15,7 +15,7 @@ from trialrun.image_cache.segments.files import (
     map_keys,
     read_segment,
 )
-from trialrun.image_cache.segments.keys import Keys
+from trialrun.image_cache.segments.keys import Keys, SetKeys
 
 # Bytes of a dataset's segments whose checksums are verified on opening, about 0.1 s. Of more,
 # evenly spaced blocks are verified; all where a segment is not known to be synced to the disk.
@@ -129,3 +129,9 @@ def place_keys(keys: Keys, segments: Sequence[Segment]) -> Placement:
     return Placement(
         tuple(segments[number] for number in used), numbers[segment_of_key], slot_of_key
     )
+
+
+def order_missing(keys: SetKeys, placement: Placement) -> NDArray[np.int64]:
+    """Return the positions of the keys that are in no segment, in the order of the images."""
+    missing = placement.missing()
+    return missing[np.argsort(keys.first_rows[missing])]

@@ -1,40 +1,34 @@
-"""Writing of segments: images that are decoded, and images copied from smaller segments."""
+"""Writing of segments: images that are decoded, and images copied from smaller segments.
+
+A segment of results is one whose images have no pixels: their stored size is 0.
+"""
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
 from trialrun.files import translate_storage_errors
-from trialrun.image_cache.checked_json import write_checked_json
 from trialrun.image_cache.decode_results import (
     RESULTS_PER_CHUNK,
     DecodedImage,
-    ResultAccumulator,
+    PixelSink,
     decode_rows,
 )
-from trialrun.image_cache.segments.files import (
-    DESCRIPTION,
-    KEYS,
-    PIXELS,
-    RECORD_TYPE,
-    RECORDS,
-    Segment,
-    checksum_array,
-)
+from trialrun.image_cache.segments.files import PIXELS, Segment
 from trialrun.image_cache.segments.keys import Keys, shorten_digest
+from trialrun.image_cache.segments.table import SegmentTable
 from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.images.scanning.scan import DatasetScan
 from trialrun.images.scanning.thread_pool import ITEM_TIMEOUT_SECONDS, iterate_chunks
 
 _MAX_SEGMENTS = 8  # of one dataset
-# Per image: its key and record, and the decode result of an image that found no room.
+# Per image: its key and record, and the result of decoding an image that found no room.
 _BYTES_BESIDE_PIXELS = 256
 
 
@@ -92,82 +86,83 @@ def write_segment(
     """
     size = preprocessing.image_size
     assert size is not None, "a segment has one size"
-    table = _Table(
-        np.zeros(len(contents), contents.keys.dtype), np.zeros(len(contents), RECORD_TYPE)
-    )
+    slots = {row: slot for slot, row in enumerate(contents.rows.tolist())}
     with translate_storage_errors(folder), _PixelFile(folder / PIXELS, len(contents), size) as file:
-        slots = {row: slot for slot, row in enumerate(contents.rows.tolist())}
-        decoded = decode_rows(
-            contents.scan,
+        table = _decode(
+            contents,
             preprocessing,
-            contents.rows.tolist(),
+            lambda row, pixels: file.write_row(slots[row], pixels),
             threads=threads,
+            progress=progress,
             seconds=seconds,
-            sink=lambda row, pixels: file.write_row(slots[row], pixels),
         )
-        table.add_decoded(contents.keys, iterate_chunks(decoded, RESULTS_PER_CHUNK), progress)
         for segment in contents.copied:
-            table.add_copied(segment, file)
-        table.write(folder, {"size": size, "source": contents.scan.images.source})
+            for slot in np.flatnonzero(segment.records["checksum"]).tolist():
+                file.write_row(table.num_filled + slot, segment.pixels[slot])
+            table.add_copied(segment)
+        table.write(folder, size, contents.scan.images.source)
     return table.transient
 
 
-@dataclass(slots=True)
-class _Table:
-    """Keys and records of a segment while it is written; `num_filled` slots are complete."""
+def decode_results(
+    contents: SegmentContents,
+    preprocessing: Preprocessing,
+    *,
+    threads: int,
+    progress: Callable[[int], None],
+    seconds: float = ITEM_TIMEOUT_SECONDS,
+) -> SegmentTable:
+    """Decode images for their results alone; the pixels are discarded."""
+    table = _decode(
+        contents,
+        preprocessing,
+        _discard_pixels,
+        threads=threads,
+        progress=progress,
+        seconds=seconds,
+    )
+    for segment in contents.copied:
+        table.add_copied(segment)
+    return table
 
-    keys: Keys
-    records: NDArray[Any]
-    reasons: dict[int, str] = field(default_factory=dict)
-    transient: dict[int, str] = field(default_factory=dict)
-    num_filled: int = 0
 
-    def add_decoded(
-        self,
-        keys: Keys,
-        chunks: Iterable[Sequence[DecodedImage]],
-        progress: Callable[[int], None],
-    ) -> None:
-        """Fill the next slots with the results of decoding; `keys` are those of the images."""
-        accumulator = ResultAccumulator()
-        for chunk in chunks:
-            accumulator.extend(chunk)
-            for slot, image in enumerate(chunk, self.num_filled):
-                self._add_image(slot, keys[slot], image)
-            self.num_filled += len(chunk)
-            progress(len(chunk))
-        results = accumulator.results()
-        self.records["hash"][: self.num_filled] = results.perceptual_hashes
-        self.records["aspect"][: self.num_filled] = results.aspects
+def write_results(table: SegmentTable, folder: Path, source: str) -> None:
+    """Write a segment of results into `folder`.
 
-    def _add_image(self, slot: int, key: bytes, image: DecodedImage) -> None:
-        self.records["checksum"][slot] = image.checksum
-        if image.is_transient:
-            self.transient[slot] = image.reason
-            return
-        self.keys[slot] = key
-        if image.reason:
-            self.reasons[slot] = image.reason
+    Raises:
+        StorageError: The disk is full, or the folder cannot be written.
+    """
+    with translate_storage_errors(folder):
+        np.save(folder / PIXELS, np.zeros((len(table.keys), 0, 0, 3), np.uint8))
+        table.write(folder, 0, source)
 
-    def add_copied(self, segment: Segment, file: "_PixelFile") -> None:
-        """Fill the next slots with the images of another segment, which is intact."""
-        start, end = self.num_filled, self.num_filled + len(segment)
-        self.keys[start:end], self.records[start:end] = segment.keys, segment.records
-        self.reasons |= {start + slot: reason for slot, reason in segment.reasons.items()}
-        for slot in np.flatnonzero(segment.records["checksum"]).tolist():
-            file.write_row(start + slot, segment.pixels[slot])
-        self.num_filled = end
 
-    def write(self, folder: Path, values: dict[str, Any]) -> None:
-        """Write all files but the pixels."""
-        np.save(folder / KEYS, self.keys)
-        np.save(folder / RECORDS, self.records)
-        checksums = {KEYS: checksum_array(self.keys), RECORDS: checksum_array(self.records)}
-        write_checked_json(
-            folder / DESCRIPTION,
-            values
-            | {"num_images": len(self.keys), "reasons": self.reasons, "checksums": checksums},
-        )
+def _discard_pixels(_row: int, _pixels: NDArray[np.uint8]) -> int:
+    return 0
+
+
+def _decode(
+    contents: SegmentContents,
+    preprocessing: Preprocessing,
+    sink: PixelSink,
+    *,
+    threads: int,
+    progress: Callable[[int], None],
+    seconds: float,
+) -> SegmentTable:
+    """Decode the images of a new segment, and fill the first slots of its table."""
+    table = SegmentTable.allocate(len(contents))
+    decoded = decode_rows(
+        contents.scan,
+        preprocessing,
+        contents.rows.tolist(),
+        threads=threads,
+        seconds=seconds,
+        sink=sink,
+    )
+    chunks: Iterator[Sequence[DecodedImage]] = iterate_chunks(decoded, RESULTS_PER_CHUNK)
+    table.add_decoded(contents.keys, chunks, progress)
+    return table
 
 
 class _PixelFile:

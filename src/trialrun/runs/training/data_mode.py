@@ -41,8 +41,10 @@ def open_decoded(
             preprocessing,
             decoded_folder(),
             threads=count_threads(),
+            limit_bytes=cache_limit_bytes(),
             progress=callback.on_scan_progress,
             note=callback.on_note,
+            other_entries=list_evictable_archives,
         )
     decoded = open_pack(
         scan,

@@ -12,8 +12,8 @@ from trialrun.image_cache.filter import (
     select_usable,
 )
 from trialrun.image_cache.on_the_fly import OnTheFlyImages
-from trialrun.image_cache.open import DecodedImages, open_live, open_pack
-from trialrun.image_cache.pack import Pack
+from trialrun.image_cache.open import open_live, open_pack
+from trialrun.image_cache.pack import DecodedImages, Pack
 
 __all__ = [
     "MAX_UNREADABLE_FRACTION",

@@ -10,11 +10,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
-
-import numpy as np
-from numpy.typing import NDArray
-from torch import Tensor
 
 from trialrun.cache.eviction import CacheEntry
 from trialrun.cache.leases import lock_entry, lock_or_report
@@ -32,8 +27,7 @@ from trialrun.image_cache.on_the_fly import (
     OnTheFlyImages,
     open_unstored,
 )
-from trialrun.image_cache.pack import Pack, build_pack
-from trialrun.image_cache.perceptual_hash import PerceptualHashes
+from trialrun.image_cache.pack import DecodedImages, Pack, build_pack
 from trialrun.image_cache.room import Room
 from trialrun.image_cache.segments.files import (
     Segment,
@@ -62,38 +56,6 @@ from trialrun.image_cache.segments.writer import (
 )
 from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.images.scanning.scan import DatasetScan, ignore_progress
-
-
-class DecodedImages(Protocol):
-    """The decoded images of a dataset, one row per image: a `Pack` or `OnTheFlyImages`."""
-
-    @property
-    def reasons(self) -> tuple[str, ...]:
-        """Why each image cannot be used; empty for the others."""
-        ...
-
-    @property
-    def perceptual_hashes(self) -> PerceptualHashes:
-        """The perceptual hash of each image."""
-        ...
-
-    @property
-    def aspects(self) -> NDArray[np.float32]:
-        """The aspect ratio of each image."""
-        ...
-
-    @property
-    def num_decoded(self) -> int:
-        """The number of images that this process decoded."""
-        ...
-
-    def usable_rows(self) -> list[int]:
-        """Return the rows that hold an image."""
-        ...
-
-    def pixels(self, rows: NDArray[np.int64]) -> Tensor:
-        """Return the images at `rows` in that order, (N, 3, S, S) uint8."""
-        ...
 
 
 def _ignore_note(_text: str) -> None: ...

@@ -5,6 +5,7 @@ Tensor letters: N images, S the stored size.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -16,6 +17,38 @@ from trialrun.image_cache.segments.files import RECORD_TYPE, Segment
 from trialrun.image_cache.segments.keys import SetKeys
 from trialrun.image_cache.segments.search import Placement
 from trialrun.images.scanning.scan import DatasetScan
+
+
+class DecodedImages(Protocol):
+    """The decoded images of a dataset, one row per image: a `Pack` or `OnTheFlyImages`."""
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why each image cannot be used; empty for the others."""
+        ...
+
+    @property
+    def perceptual_hashes(self) -> PerceptualHashes:
+        """The perceptual hash of each image."""
+        ...
+
+    @property
+    def aspects(self) -> NDArray[np.float32]:
+        """The aspect ratio of each image."""
+        ...
+
+    @property
+    def num_decoded(self) -> int:
+        """The number of images that this process decoded."""
+        ...
+
+    def usable_rows(self) -> list[int]:
+        """Return the rows that hold an image."""
+        ...
+
+    def pixels(self, rows: NDArray[np.int64]) -> Tensor:
+        """Return the images at `rows` in that order, (N, 3, S, S) uint8."""
+        ...
 
 
 @dataclass(slots=True)

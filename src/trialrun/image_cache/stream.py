@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trialrun.image_cache.open import DecodedImages
+from trialrun.image_cache.pack import DecodedImages
 from trialrun.image_cache.perceptual_hash import PerceptualHashes
 from trialrun.images.shards.shard_cache import ShardCache
 from trialrun.images.shards.storage import ShardFile

@@ -82,7 +82,9 @@ def test_registered_azure_model_scores_as_before(
     frame = pd.DataFrame({"image": [(images / "cat" / "000.png").read_bytes()]})
     served = mlflow.pyfunc.load_model("models:/pets/1").predict(frame)
     assert served.iloc[0, 0] == pytest.approx(before[0, 0], abs=1e-5)
-    run = mlflow.MlflowClient(store).get_run(result["run_id"])
+    client = mlflow.MlflowClient(store)
+    assert "2: cat, dog" in str(client.get_model_version("pets", "1").description)
+    run = client.get_run(result["run_id"])
     assert run.info.status == "FINISHED"
     assert run.data.tags["weights_sha256"] == result["weights_sha256"]
 

@@ -41,7 +41,8 @@ def register(client: mlflow.MlflowClient, wait: Callable[[], Any]) -> None:
     run_id = client.create_run(experiment_id).info.run_id
     model = client.create_logged_model(experiment_id, name="model", source_run_id=run_id)
     wait()
-    register_version(client, LoggedModel(model.model_id), name="new", run_id=run_id, tags={})
+    logged = LoggedModel(model.model_id)
+    register_version(client, logged, name="new", run_id=run_id, tags={}, card="")
 
 
 def create_experiment(client: mlflow.MlflowClient, wait: Callable[[], Any]) -> None:

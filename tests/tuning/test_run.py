@@ -69,6 +69,7 @@ def test_only_the_best_trial_is_registered(store: str, colors: Path) -> None:
     (version,) = client.search_model_versions("name = 'best'")
     assert version.run_id == result.best_run_id
     assert version.tags["weights_sha256"] == result.weights_sha256
+    assert "trialrun score models:/best/1 IMAGES" in str(version.description)
     assert runs[result.best_trial].data.tags["weights_sha256"] == result.weights_sha256
     parent = client.get_run(result.run_id)
     assert parent.info.status == "FINISHED"

@@ -38,7 +38,7 @@ from trialrun.models.manifest import (
     verify_file,
     write_manifest,
 )
-from trialrun.models.names import DESCRIPTION_FILE
+from trialrun.models.names import DESCRIPTION_FILE, MODEL_CARD
 from trialrun.models.weights import load_exactly, parse_safetensors
 from trialrun.models.zoo import build_network
 
@@ -274,7 +274,7 @@ def _check_engine_files(folder: Path, engine: str, listed: Collection[str]) -> N
 
 def _check_names(folder: Path) -> None:
     folders = {CODE, PYTORCH_DATA}
-    allowed = {*DATA_FILES, MANIFEST, *folders, *_MLFLOW_FILES}
+    allowed = {*DATA_FILES, MANIFEST, MODEL_CARD, *folders, *_MLFLOW_FILES}
     for path in sorted(folder.iterdir()):
         if path.name not in allowed:
             raise invalid_directory(path, "does not belong in a model directory")

@@ -40,6 +40,7 @@ TIMM_PREFIX = "timm/"  # of timm's names; `timm_zoo` knows which of them exist
 DEFAULT_WEIGHTS = "default"  # torchvision's or timm's
 
 DESCRIPTION_FILE = "model.json"
+MODEL_CARD = "MODEL_CARD.md"
 AZURE_DESCRIPTION_FILE = "model_spec.yaml"
 
 

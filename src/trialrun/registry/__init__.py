@@ -3,6 +3,7 @@
 from trialrun.registry.models import (
     LoggedModel,
     find_or_create_model,
+    format_run_address,
     register_once,
     register_version,
     upload_model,
@@ -13,6 +14,7 @@ __all__ = [
     "LoggedModel",
     "find_model_folder",
     "find_or_create_model",
+    "format_run_address",
     "register_once",
     "register_version",
     "upload_model",

@@ -1,5 +1,6 @@
 """Logging of model directories as MLflow LoggedModels and registration of their versions."""
 
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -19,7 +20,13 @@ from trialrun.models import directory
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+_MAX_DESCRIPTION = 5000  # characters that the registry stores
 _MODEL_NAME = "model"  # so that runs:/ID/model finds it
+
+
+def format_run_address(run_id: str) -> str:
+    """Return the address of the model that a run has logged."""
+    return f"runs:/{run_id}/{_MODEL_NAME}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +140,17 @@ def _check_upload(model: LoggedModel) -> None:
 
 
 def register_once(
-    client: "MlflowClient", model: LoggedModel, *, name: str, run_id: str, tags: Mapping[str, str]
+    client: "MlflowClient",
+    model: LoggedModel,
+    *,
+    name: str,
+    run_id: str,
+    tags: Mapping[str, str],
+    card: str,
 ) -> str:
     """Return the number of the version of `name` that is `model`; register it if necessary.
+
+    `card` is as for `register_version`; a version that has a description keeps it.
 
     Raises:
         TrackingError: The registry fails or rejects the name.
@@ -145,14 +160,24 @@ def register_once(
         versions = client.search_model_versions(f"run_id = '{run_id}'")
     for version in versions:
         if version.name == name and version.source == model.uri:
+            if not version.description:
+                _describe_version(client, name, str(version.version), run_id, card)
             return str(version.version)
-    return register_version(client, model, name=name, run_id=run_id, tags=tags)
+    return register_version(client, model, name=name, run_id=run_id, tags=tags, card=card)
 
 
 def register_version(
-    client: "MlflowClient", model: LoggedModel, *, name: str, run_id: str, tags: Mapping[str, str]
+    client: "MlflowClient",
+    model: LoggedModel,
+    *,
+    name: str,
+    run_id: str,
+    tags: Mapping[str, str],
+    card: str,
 ) -> str:
     """Register `model` as the next version of `name` and return the version number.
+
+    `card` becomes the version's description, with the version's address in place of the run's.
 
     Raises:
         TrackingError: The registry fails or rejects the name.
@@ -170,4 +195,18 @@ def register_version(
                 name, source=model.uri, run_id=run_id, tags=dict(tags), model_id=model.model_id
             )
         )
-    return str(version.version)
+    number = str(version.version)
+    _describe_version(client, name, number, run_id, card)
+    return number
+
+
+def _describe_version(
+    client: "MlflowClient", name: str, version: str, run_id: str, card: str
+) -> None:
+    if not card:
+        return
+    address = f"models:/{name}/{version}"
+    if shlex.quote(address) == address:  # the card has it in commands
+        card = card.replace(format_run_address(run_id), address)
+    with translate_tracking_errors(f"version {version} of {name} cannot be described"):
+        client.update_model_version(name, version, card[:_MAX_DESCRIPTION])

@@ -13,12 +13,15 @@ from trialrun.mlflow_client import connect_client
 from trialrun.models.directory import (
     ModelDescription,
     copy_data_files,
+    read_description,
     write_model_directory,
 )
 from trialrun.models.names import DESCRIPTION_FILE
 from trialrun.models.open import open_classifier, read_trained_model
 from trialrun.models.weights import hash_weights, serialize_state
+from trialrun.registry import format_run_address
 from trialrun.registry.pins import SHA256_TAG, find_pinned_folder
+from trialrun.report.model_card import ModelCard, format_card
 from trialrun.runs.training.model_upload import ModelRecord, send_model
 from trialrun.scoring.network import TorchNetwork
 from trialrun.scoring.parity import (
@@ -33,6 +36,7 @@ from trialrun.tracking.replay import now_ms
 _MAX_DIFFERENCE = 1e-5  # of probabilities, between the model as given and as registered
 _CPU = torch.device("cpu")
 _STEP = 0
+_SHOWN_CLASSES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +85,16 @@ def register_model(
         with open_run(client, experiment=experiment, name=None, tags=tags) as run:
             if on_run is not None:
                 on_run(run.name, run.run_id)
+            card = _format_card(model, folder, weights_sha256, format_run_address(run.run_id))
             record = ModelRecord(
                 params={"model": model},
                 tags={SHA256_TAG: weights_sha256} | parity.make_tags(),
                 step=_STEP,
                 timestamp_ms=now_ms(),
                 register_as=name,
+                card=card,
             )
-            run.set_tags({SHA256_TAG: weights_sha256})
+            run.set_tags({SHA256_TAG: weights_sha256, "mlflow.note.content": card})
             sent = send_model(RunTarget(client, run.run_id), record.to_json(), folder)
     return Registration(
         run.run_id,
@@ -97,6 +103,23 @@ def register_model(
         sent["version"],
         weights_sha256,
         parity.max_difference,
+    )
+
+
+def _format_card(model: str, folder: Path, weights_sha256: str, address: str) -> str:
+    description, _ = read_description(folder)
+    classes = description.classes or ()
+    return format_card(
+        ModelCard(
+            title=f"{description.architecture} from {model}",
+            summary="Registered from a model directory; no run of this store has trained it.",
+            address=address,
+            facts=[
+                ("source", model),
+                ("classes", f"{len(classes)}: {', '.join(classes[:_SHOWN_CLASSES])}"),
+                ("weights", f"sha256 {weights_sha256}"),
+            ],
+        )
     )
 
 

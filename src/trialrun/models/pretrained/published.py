@@ -47,6 +47,12 @@ def describe_published_file(architecture: str, sha256: str) -> Preprocessing | N
     return next(map(_describe_input, published), None)
 
 
+def describe_licence(architecture: str) -> str:
+    """Return what torchvision says about the licence of its default weights."""
+    licence = _find_default(architecture).meta.get("license")
+    return licence or "torchvision states none; the terms of ImageNet may apply"
+
+
 def find_default_file(architecture: str) -> Path:
     """Return the path of the default weights in torch's cache, where they may be missing."""
     url = _find_default(architecture).url

@@ -18,13 +18,21 @@ from trialrun.images.scanning.scan import DatasetScan
 from trialrun.mlflow_client import connect_client
 from trialrun.models.classifier import ImageClassifier
 from trialrun.models.directory import StoredModel, write_model_directory
+from trialrun.models.names import MODEL_CARD
 from trialrun.models.weights import serialize_state
-from trialrun.registry import find_or_create_model, register_version, upload_model
+from trialrun.registry import (
+    find_or_create_model,
+    format_run_address,
+    register_version,
+    upload_model,
+)
 from trialrun.registry.versions import (
     find_origin,
     find_version_of_uri,
     link_models,
 )
+from trialrun.report.markdown import escape_markdown
+from trialrun.report.model_card import ModelCard, format_card
 from trialrun.runs.callbacks import NoOpCallback, RunCallback
 from trialrun.runs.evaluation.logging import log_dataset
 from trialrun.runs.evaluation.predictions import find_readable_rows, open_labelled_data
@@ -259,15 +267,42 @@ def _register(
         weights = serialize_state(stored.state)
         write_model_directory(folder, description, weights, candidate.files)
         add_serving_files(folder, description, model_id=logged.model_id, run_id=run.run_id)
+        card = _format_engine_card(row, result, model, format_run_address(run.run_id))
+        (folder / MODEL_CARD).write_text(card, encoding="utf-8")
         upload_model(run.client, logged, folder, run_id=run.run_id, step=0)
-    version = register_version(run.client, logged, name=name, run_id=run.run_id, tags=tags)
-    run.set_tags(tags)
+    version = register_version(
+        run.client, logged, name=name, run_id=run.run_id, tags=tags, card=card
+    )
+    run.set_tags({**tags, "mlflow.note.content": card})
     return replace(
         result,
         chosen=row.engine,
         model_name=name,
         model_version=version,
         model_uri=logged.uri,
+    )
+
+
+def _format_engine_card(row: EngineRow, result: Certification, model: str, address: str) -> str:
+    """Return the card of a certified version, which refers to the card of its source."""
+    speed, judgement = row.speed, row.judgement
+    assert speed is not None
+    assert judgement is not None
+    return format_card(
+        ModelCard(
+            title=f"{model} with the engine {row.engine}",
+            summary=f"The model {escape_markdown(model)}, computed by {row.engine} instead of "
+            f"torch in fp32: **{speed.speedup:.2f} times** as many images per second, and "
+            f"{judgement.flips} of {result.num_images} test images get another label.",
+            address=address,
+            facts=[
+                ("source", f"{model}; see its description for data, results and settings"),
+                ("engine", row.engine),
+                ("images per second", f"{speed.images_per_second:.4g} where it was certified"),
+                ("difference of accuracy", judgement.format_interval()),
+                ("largest difference of a probability", f"{judgement.max_difference:.3g}"),
+            ],
+        )
     )
 
 

@@ -22,16 +22,15 @@ from trialrun.errors import RunInterruptedError, TrialrunError
 from trialrun.files import scratch_directory
 from trialrun.models import directory, weights
 from trialrun.models.directory import ModelDescription
-from trialrun.registry import LoggedModel
+from trialrun.models.names import MODEL_CARD
+from trialrun.registry import LoggedModel, format_run_address
 from trialrun.runs.callbacks import RunCallback
 from trialrun.runs.signals import StopRequest, finish_step_on_signal
 from trialrun.runs.training.data import PreparedData
 from trialrun.runs.training.fine_tuning import log_range_test
 from trialrun.runs.training.logging import (
     SUMMARY_STEP,
-    collect_linked_metrics,
     collect_resolved_params,
-    drop_speeds,
     log_epoch,
     log_evaluation_fault,
     log_parity_failure,
@@ -40,7 +39,8 @@ from trialrun.runs.training.logging import (
     log_validation,
 )
 from trialrun.runs.training.model_card import format_model_card
-from trialrun.runs.training.model_upload import MODEL_RECORD, ModelRecord
+from trialrun.runs.training.model_record import make_model_record
+from trialrun.runs.training.model_upload import MODEL_RECORD
 from trialrun.runs.training.parity import check_parity, measure_parity
 from trialrun.runs.training.parts_report import PartsReport
 from trialrun.runs.training.plan import TrainPlan
@@ -59,7 +59,7 @@ from trialrun.runs.training.resumption.identity import (
     describe_inexactness,
     use_recorded_threads,
 )
-from trialrun.runs.training.resumption.progress import RunProgress
+from trialrun.runs.training.resumption.progress import BestEpoch, RunProgress
 from trialrun.runs.training.resumption.step_monitor import StepMonitor
 from trialrun.runs.training.session import (
     DurationForecast,
@@ -67,10 +67,7 @@ from trialrun.runs.training.session import (
     start_session,
 )
 from trialrun.scoring.parity import Parity
-from trialrun.tracking import (
-    TrackedRun,
-    truncate_digest,
-)
+from trialrun.tracking import TrackedRun
 
 
 def start_checkpoints(
@@ -306,10 +303,7 @@ class TrainingRun:
         )
         self._log_stop(result)
         log_validation(self.run, best.status, self.plan, self.data)
-        fault = best.status.result.evaluation_fault
-        self.run.set_tags(
-            {"mlflow.note.content": format_model_card(self.plan, result, self.data, fault)}
-        )
+        card = self._log_card(result, best)
         if not self.keeps_model(result):
             self._delete_uploads()
             return result
@@ -317,10 +311,25 @@ class TrainingRun:
             folder = scratch / MODEL_RECORD
             directory.write_model_directory(folder, description, content)
             parity = self._measure_parity(description, folder)
-            result = self._send_model(folder, result, parity)
+            result = self._send_model(folder, result, parity, card)
         check_parity(parity, result.model_uri)
         self._log_report(result)
         return result
+
+    def _log_card(self, result: TrainResult, best: BestEpoch) -> str:
+        """Store the model card as the run's description and as a file; return it."""
+        assert self.checkpoints is not None
+        card = format_model_card(
+            self.plan,
+            result,
+            self.data,
+            best,
+            self.checkpoints.session.initial_params,
+            format_run_address(self.run.run_id),
+        )
+        self.run.set_tags({"mlflow.note.content": card})
+        self.run.log_text(MODEL_CARD, card)
+        return card
 
     def _log_report(self, result: TrainResult) -> None:
         if self.plan.config.report and not self.is_trial:
@@ -342,9 +351,11 @@ class TrainingRun:
             log_parity_failure(self.run, self.progress.events, parity)
         return parity
 
-    def _send_model(self, folder: Path, result: TrainResult, parity: Parity) -> TrainResult:
+    def _send_model(
+        self, folder: Path, result: TrainResult, parity: Parity, card: str
+    ) -> TrainResult:
         """Record the model and wait for the store; return the result with the stored model."""
-        self._record_model(folder, result, parity)
+        self._record_model(folder, result, parity, card)
         self.run.flush()
         self._delete_uploads()
         return self._add_model(result)
@@ -364,32 +375,14 @@ class TrainingRun:
         name = self.plan.config.register_as
         return replace(result, model_uri=model_uri, model_name=name, model_version=sent["version"])
 
-    def _model_tags(self, result: TrainResult) -> dict[str, str]:
-        metrics = {name: f"{value:.6g}" for name, value in drop_speeds(result.metrics).items()}
-        return metrics | {
-            "weights_sha256": str(result.weights_sha256),
-            "train_digest": truncate_digest(self.data.train.scan),
-            "valid_digest": truncate_digest(self.data.valid.scan),
-            "best_epoch": str(result.best_epoch),
-            "stop_reason": result.stop_reason,
-        }
-
-    def _record_model(self, folder: Path, result: TrainResult, parity: Parity) -> None:
+    def _record_model(self, folder: Path, result: TrainResult, parity: Parity, card: str) -> None:
         """Record the model: it is uploaded, verified and registered while the store answers.
 
         Without parity it is not registered.
         """
         best = self.progress.best
         assert best is not None
-        record = ModelRecord(
-            params=self.plan.config.params(),
-            tags=self._model_tags(result) | parity.make_tags(),
-            step=result.best_epoch,
-            timestamp_ms=best.timestamp_ms,
-            metrics=collect_linked_metrics(best.status, self.data),
-            register_as=self.plan.config.register_as if parity.is_equal else None,
-            pytorch_flavor=self.plan.config.pytorch_flavor,
-        )
+        record = make_model_record(self.plan, self.data, best, result, parity, card)
         self.run.log_custom(
             MODEL_RECORD,
             record.to_json(),

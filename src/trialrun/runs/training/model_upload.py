@@ -13,6 +13,7 @@ from typing import Any
 from trialrun.files import scratch_directory, translate_storage_errors
 from trialrun.mlflow_client import translate_tracking_errors
 from trialrun.models.directory import read_description
+from trialrun.models.names import MODEL_CARD
 from trialrun.registry import LoggedModel, find_or_create_model, register_once, upload_model
 from trialrun.serving.package import add_serving_files
 from trialrun.tracking import RecordHandler, RunTarget
@@ -22,7 +23,7 @@ MODEL_RECORD = "model"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRecord:
-    """What is logged with a model: its parameters and tags, and the metrics of its epoch.
+    """What is logged with a model: its parameters, tags and card, and the metrics of its epoch.
 
     `metrics` has one row per set: the metrics, and the name and digest of the dataset.
     """
@@ -33,6 +34,7 @@ class ModelRecord:
     timestamp_ms: int
     metrics: list[dict[str, Any]] = field(default_factory=list)
     register_as: str | None = None
+    card: str = ""
     pytorch_flavor: bool = False
 
     def to_json(self) -> dict[str, Any]:
@@ -70,6 +72,7 @@ def send_model(target: RunTarget, values: Mapping[str, Any], folder: Path) -> di
             name=record.register_as,
             run_id=target.run_id,
             tags=record.tags,
+            card=record.card,
         )
     return result
 
@@ -90,6 +93,8 @@ def _upload(target: RunTarget, model: LoggedModel, folder: Path, record: ModelRe
                 run_id=target.run_id,
                 with_pytorch_flavor=record.pytorch_flavor,
             )
+            if record.card:
+                (complete / MODEL_CARD).write_text(record.card, encoding="utf-8")
         upload_model(target.client, model, complete, run_id=target.run_id, step=record.step)
 
 

@@ -90,8 +90,9 @@ def register_best(client: "MlflowClient", *, name: str, model_uri: str | None, r
     model = LoggedModel((model_uri or _find_model_uri(client, run_id)).removeprefix("models:/"))
     with translate_tracking_errors(f"the model cannot be registered as {name}"):
         tags = client.get_logged_model(model.model_id).tags
+        card = client.get_run(run_id).data.tags.get("mlflow.note.content", "")
     own_tags = {key: text for key, text in tags.items() if not key.startswith("mlflow.")}
-    return register_once(client, model, name=name, run_id=run_id, tags=own_tags)
+    return register_once(client, model, name=name, run_id=run_id, tags=own_tags, card=card)
 
 
 def _find_model_uri(client: "MlflowClient", run_id: str) -> str:

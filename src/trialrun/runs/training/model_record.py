@@ -1,0 +1,46 @@
+"""What is recorded with the model of a training."""
+
+from trialrun.runs.training.data import PreparedData
+from trialrun.runs.training.logging import collect_linked_metrics
+from trialrun.runs.training.model_upload import ModelRecord
+from trialrun.runs.training.plan import TrainPlan
+from trialrun.runs.training.result import TrainResult
+from trialrun.runs.training.resumption.progress import BestEpoch
+from trialrun.scoring.parity import Parity
+from trialrun.tracking import truncate_digest
+
+# What a person chooses a version by; all metrics are linked to the model.
+_TAGGED_METRICS = ("valid_accuracy", "valid_top5_accuracy", "valid_loss")
+
+
+def make_model_record(
+    plan: TrainPlan,
+    data: PreparedData,
+    best: BestEpoch,
+    result: TrainResult,
+    parity: Parity,
+    card: str,
+) -> ModelRecord:
+    """Return the record of the best epoch's model; without parity it is not registered."""
+    return ModelRecord(
+        params=plan.config.params(),
+        tags=_make_tags(data, result) | parity.make_tags(),
+        step=result.best_epoch,
+        timestamp_ms=best.timestamp_ms,
+        metrics=collect_linked_metrics(best.status, data),
+        register_as=plan.config.register_as if parity.is_equal else None,
+        card=card,
+        pytorch_flavor=plan.config.pytorch_flavor,
+    )
+
+
+def _make_tags(data: PreparedData, result: TrainResult) -> dict[str, str]:
+    metrics = result.metrics
+    chosen = {name: f"{metrics[name]:.6g}" for name in _TAGGED_METRICS if name in metrics}
+    return chosen | {
+        "weights_sha256": str(result.weights_sha256),
+        "train_digest": truncate_digest(data.train.scan),
+        "valid_digest": truncate_digest(data.valid.scan),
+        "best_epoch": str(result.best_epoch),
+        "stop_reason": result.stop_reason,
+    }

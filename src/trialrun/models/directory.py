@@ -24,6 +24,7 @@ from trialrun.config.engines import ALL_ENGINE_FILES, ENGINE_FILES
 from trialrun.errors import InvalidModelDirectoryError
 from trialrun.files import format_json, translate_storage_errors, write_durably
 from trialrun.images.decoding.preprocessing import Preprocessing
+from trialrun.models.abstention import Abstention
 from trialrun.models.classifier import ImageClassifier
 from trialrun.models.manifest import (
     CODE,
@@ -59,7 +60,8 @@ class ModelDescription:
     """The contents of `model.json`; an untrained model has no `classes`.
 
     The `preprocessing` of an untrained model is that of its initial weights, or None if unknown.
-    `engine` is the engine that the model is certified for; empty for torch in fp32.
+    `engine` is the engine that the model is certified for; empty for torch in fp32. `abstention` is
+    None if the model answers every image.
     """
 
     architecture: str
@@ -67,6 +69,7 @@ class ModelDescription:
     classes: tuple[str, ...] = ()
     preprocessing: Preprocessing | None = None
     engine: str = ""
+    abstention: Abstention | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, in the order in which they are written."""
@@ -81,6 +84,8 @@ class ModelDescription:
             values["preprocessing"] = self.preprocessing.to_json()
         if self.engine:
             values["engine"] = self.engine
+        if self.abstention is not None:
+            values["abstention"] = self.abstention.to_json()
         return values
 
     @classmethod
@@ -108,7 +113,11 @@ class ModelDescription:
         engine = values.get("engine", "")
         if engine and engine not in ENGINE_FILES:
             raise ValueError(f"unknown engine {engine!r}")
-        return cls(values["architecture"], arguments, tuple(classes), preprocessing, engine)
+        abstains = "abstention" in values
+        abstention = Abstention.from_json(values["abstention"]) if abstains else None
+        return cls(
+            values["architecture"], arguments, tuple(classes), preprocessing, engine, abstention
+        )
 
 
 def write_model_directory(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from trialrun.config import AUTO_TEXT
 from trialrun.engine.compute.device import find_device
 from trialrun.engine.compute.torch_state import isolate_torch_state, use_default_modes
+from trialrun.scoring.labels import LabelRule, read_threshold
 from trialrun.scoring.network import ScoringNetwork
 from trialrun.scoring.open import open_network
 from trialrun.scoring.pipeline import score_images
@@ -30,15 +31,16 @@ _logger = logging.getLogger("mlflow.trialrun")  # below MLflow's, which the serv
 class ImageModel:
     """A classifier with MLflow's pyfunc interface: images in, a DataFrame of scores out."""
 
-    def __init__(self, network: ScoringNetwork) -> None:
+    def __init__(self, network: ScoringNetwork, threshold: float = 0.0) -> None:
         self.network = network
+        self._labels = LabelRule(network.classes, threshold)
 
     def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> "pd.DataFrame":
         """Score images: one row per image, with `Scored Probabilities_<class>` and `Scored Labels`.
 
         `model_input` is a DataFrame or a dict with an `image` column, or a list. The result has the
-        index of the DataFrame. Images are file contents, as bytes or as base64 text; text is never
-        read as the path of a file.
+        index of the DataFrame. The label is `unknown` where the model abstains. Images are file
+        contents, as bytes or as base64 text; text is never read as the path of a file.
 
         Raises:
             MlflowException: The `image` column is missing, or an image cannot be read; a server
@@ -55,8 +57,8 @@ class ImageModel:
         table = pd.DataFrame(
             scores, columns=probability_columns(classes), index=index, dtype="float64"
         )
-        best = table.to_numpy().argmax(axis=1) if len(table) else []
-        table[LABEL_COLUMN] = pd.Series([classes[i] for i in best], index=index, dtype=object)
+        labels = list(map(self._labels.choose, scores))
+        table[LABEL_COLUMN] = pd.Series(labels, index=index, dtype=object)
         return table
 
     def _score(self, images: "list[bytes | str]") -> "list[NDArray[np.float32]]":
@@ -92,4 +94,5 @@ def _load_pyfunc(data_path: str) -> ImageModel:
     from mlflow.environment_variables import MLFLOW_DEFAULT_PREDICTION_DEVICE as PREDICTION_DEVICE
 
     device = find_device(PREDICTION_DEVICE.get() or AUTO_TEXT, setting=PREDICTION_DEVICE.name)
-    return ImageModel(open_network(Path(data_path), device, _logger.warning))
+    folder = Path(data_path)
+    return ImageModel(open_network(folder, device, _logger.warning), read_threshold(folder))

@@ -8,6 +8,7 @@ import numpy as np
 
 from trialrun.errors import InvalidParameterError
 from trialrun.images import ImageItem
+from trialrun.scoring.labels import LabelRule
 from trialrun.scoring.scores import LABEL_COLUMN, ImageScore, probability_columns
 
 PATH_COLUMN, ERROR_COLUMN = "path", "error"
@@ -31,6 +32,7 @@ class Columns:
     has_labels: bool
     has_text_ids: bool
     top_k: int = 0
+    threshold: float = 0.0  # of the confidence from which the model answers
 
     def __post_init__(self) -> None:
         if self.top_k > len(self.classes):
@@ -62,7 +64,7 @@ class Columns:
         else:
             values: list[float] = probabilities.astype(np.float64).tolist()
             cells += values
-            cells.append(self.classes[int(probabilities.argmax())])
+            cells.append(LabelRule(self.classes, self.threshold).choose(probabilities))
             cells += chain.from_iterable(self._rank_classes(values))
         return [*cells, scored.score.error]
 

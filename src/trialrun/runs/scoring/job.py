@@ -13,6 +13,7 @@ from trialrun.runs.scoring.classes import count_unknown_classes
 from trialrun.runs.scoring.columns import Columns, ScoredItem
 from trialrun.runs.scoring.draft import Draft, Output
 from trialrun.runs.scoring.tables import EmbeddingTable, choose_format
+from trialrun.scoring.labels import read_threshold
 
 _TABLE, _EMBEDDINGS = "table", "embeddings"
 # Rows are written when there are so many, or after so many seconds: a kill loses no more than that.
@@ -52,7 +53,13 @@ class ScoringJob:
             InvalidParameterError: `top_k` is more than the number of classes.
         """
         has_text_ids = any(isinstance(item.id, str) for item in self.rows)
-        return Columns(classes, bool(self.images.classes), has_text_ids, self.config.top_k or 0)
+        return Columns(
+            classes,
+            bool(self.images.classes),
+            has_text_ids,
+            self.config.top_k or 0,
+            read_threshold(self.folder),
+        )
 
     def list_outputs(self, columns: Columns) -> dict[str, Output]:
         """Return the outputs by the names of their files in a draft; the table is the first."""

@@ -21,6 +21,7 @@ from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.models.open import open_classifier
 from trialrun.scoring.batching import plan_batches
 from trialrun.scoring.features import FeatureNetwork
+from trialrun.scoring.labels import LabelRule, read_threshold
 from trialrun.scoring.network import ScoringNetwork
 from trialrun.scoring.open import open_network
 from trialrun.scoring.pipeline import score_batches
@@ -61,14 +62,16 @@ class SparkTask:
         """Yield the rows of one partition with scores, and without the images' bytes."""
         from pyspark import SparkFiles
 
-        network = _load_network(SparkFiles.get(self.archive), self.device, self.has_features)
+        folder = SparkFiles.get(self.archive)
+        network = _load_network(folder, self.device, self.has_features)
+        labels = LabelRule(network.classes, read_threshold(Path(folder)))
         plan = plan_batches(network, self.batch_size)
         decode = partial(self._decode, network.preprocessing)
         for batch in batches:
             values = (value.as_py() for value in batch.column(self.column))
             scored = score_batches(network, values, decode, plan)
             scores = [score for scores in scored for score in scores]
-            yield _add_scores(batch, scores, network.classes)
+            yield _add_scores(batch, scores, labels)
 
     def _decode(self, preprocessing: Preprocessing, value: bytes | str | None) -> Tensor | str:
         """Return the pixels of one cell of the column, or the reason why they are missing."""
@@ -97,12 +100,12 @@ def _load_network(folder: str, device: str, has_features: bool) -> ScoringNetwor
 
 
 def _add_scores(
-    batch: "pa.RecordBatch", scores: list[ImageScore], classes: tuple[str, ...]
+    batch: "pa.RecordBatch", scores: list[ImageScore], rule: LabelRule
 ) -> "pa.RecordBatch":
     import pyarrow as pa
 
     rows = [score.probabilities for score in scores]
-    labels = [None if row is None else classes[int(row.argmax())] for row in rows]
+    labels = [None if row is None else rule.choose(row) for row in rows]
     floats = pa.list_(pa.float32())
     columns: dict[str, Any] = {
         name: batch.column(name) for name in batch.schema.names if name not in IMAGE_COLUMNS

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from trialrun.config.data import DataConfig
 from trialrun.config.settings import (
+    SMALLEST_POSITIVE_DOUBLE,
     as_texts,
     device_setting,
     group_column_setting,
@@ -22,6 +23,22 @@ class EvaluateConfig(DataConfig):
     group_pattern: str | None = group_pattern_setting("count as one observation")
     report: bool = setting(
         True, "Store a report with pictures and tables among the artifacts of the run."
+    )
+    abstain: float | None = setting(
+        None,
+        "Register a version that answers `unknown` below a threshold of confidence, which DATA "
+        "gives: at most this share of the other answers is wrong, with the level confidence.",
+        low=SMALLEST_POSITIVE_DOUBLE,
+        lt=1,
+    )
+    register: str | None = setting(
+        None,
+        "Registered model that gets the version of abstain; none is that of MODEL.",
+    )
+    allow_overlap: bool = setting(
+        False,
+        "With abstain: use DATA even if its images trained the model or chose its epoch or trial, "
+        "or if that is unknown.",
     )
     allow_model_code: bool = setting(
         False,

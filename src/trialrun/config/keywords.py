@@ -84,6 +84,9 @@ class EvaluateKeywords(TypedDict, total=False):
     group_column: str | None
     group_pattern: str | None
     report: bool
+    abstain: float | None
+    register: str | None
+    allow_overlap: bool
     allow_model_code: bool
     sha256: str | None
     device: str
@@ -125,6 +128,7 @@ class PromoteKeywords(TypedDict, total=False):
     margin: float
     min: str | None
     min_estimate: str | None
+    min_coverage: float | None
     max_latency_ms: float | None
     max_size_mb: float | None
     max_class_drop: float | None

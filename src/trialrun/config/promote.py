@@ -53,6 +53,13 @@ class PromoteConfig(DataConfig):
         "METRIC=VALUE: as min, but for the measured value, whatever its interval.",
         repeats=True,
     )
+    min_coverage: float | None = setting(
+        None,
+        "Lowest accepted share of test images that a version with a threshold of confidence "
+        "answers, which the lower end of its interval must reach.",
+        low=0,
+        high=1,
+    )
     max_latency_ms: float | None = setting(
         None,
         "Highest accepted median time per image on this machine and device, in milliseconds.",

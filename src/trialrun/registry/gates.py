@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from trialrun.config.promote import BETTER, PromoteConfig
+from trialrun.report.abstention import ANSWERED_ERROR, COVERAGE
 from trialrun.report.intervals import Interval
 from trialrun.report.metrics import lower_is_better
 from trialrun.report.paired import PairedComparison
@@ -44,15 +45,17 @@ class Evidence:
     """The measurements of a challenger and, if there is one, of the champion.
 
     `comparison` is optional: None without a champion. `baseline` is the comparison with
-    `baseline_name`, a version beside the champion; None without such a version.
-    `class_sizes` are the numbers of test images (or groups) per class, and `attempt` is the number
-    of attempts that the test set has judged, this one included. `dependences` are the reasons to
-    believe that the test images are not independent.
+    `baseline_name`, a version beside the champion; None without such a version. `answers` are the
+    coverage and the error of the answers of a challenger that abstains; it is empty for one that
+    answers every image. `class_sizes` are the numbers of test images (or groups) per class, and
+    `attempt` is the number of attempts that the test set has judged, this one included.
+    `dependences` are the reasons to believe that the test images are not independent.
     """
 
     metrics: Mapping[str, float]
     size_mb: float
     intervals: Mapping[str, Interval] = field(default_factory=dict)
+    answers: Mapping[str, tuple[float, Interval]] = field(default_factory=dict)
     attempt: int = 1
     latency_ms: float | None = None
     overlaps: tuple[Overlap, ...] = ()
@@ -183,6 +186,20 @@ def _make_minimum_gate(metric: str, kind: str, bound: float, value: float, found
     )
 
 
+def _check_coverage(evidence: Evidence, config: PromoteConfig) -> Iterator[Gate]:
+    if config.min_coverage is None:
+        return
+    asked = f"interval at least {config.min_coverage:g}"
+    if not evidence.answers:
+        yield Gate("coverage", asked, "1.0000, it answers every image", True)
+        return
+    value, interval = evidence.answers[COVERAGE]
+    found = f"{value:.4f} [{interval.low:.4f}, {interval.high:.4f}]"
+    if (error := evidence.answers.get(ANSWERED_ERROR)) is not None:
+        found += f", {error[0]:.4f} of the answers wrong"
+    yield Gate("coverage", asked, found, interval.low >= config.min_coverage)
+
+
 def _check_class_drops(evidence: Evidence, config: PromoteConfig) -> Iterator[Gate]:
     limit = config.max_class_drop
     if limit is None or evidence.comparison is None:
@@ -288,6 +305,7 @@ _CHECKS: tuple[_Check, ...] = (
     _check_difference,
     _check_baseline,
     _check_minimums,
+    _check_coverage,
     _check_class_drops,
     _check_class_sizes,
     _check_latency,

@@ -112,3 +112,11 @@ def measure_answers(
         interval = limit_binomial(num_wrong, num_answered, tail)
         figures[ANSWERED_ERROR] = (num_wrong / num_answered, interval)
     return figures
+
+
+def describe_rule(rule: AnswerRule) -> str:
+    """Return the threshold, the coverage and the promise as text."""
+    return (
+        f"answers {rule.coverage:.1%} of the images, from a confidence of {rule.threshold:.4g} on; "
+        f"at most {rule.max_error:g} of the answers are wrong ({rule.level:.0%} confidence)"
+    )

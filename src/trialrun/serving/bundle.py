@@ -37,6 +37,7 @@ _SERVED_MODULES = (
     "engine/memory/available.py",
     "scoring/__init__.py",
     "scoring/engines",
+    "scoring/labels.py",
     "scoring/network.py",
     "scoring/open.py",
     "scoring/pipeline.py",

@@ -9,8 +9,9 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from trialrun.mlflow_client import connect_client
 from trialrun.registry.versions import ModelOrigin
+from trialrun.runs.evaluation.derived_versions import record_used_images
 from trialrun.runs.evaluation.overlaps import read_images_of_origin
-from trialrun.runs.export.overlaps import record_used_images
+from trialrun.runs.export.overlaps import hash_all
 from trialrun.tracking import open_run
 
 
@@ -34,7 +35,7 @@ def test_certified_version_keeps_the_record_of_all_its_images(store: str) -> Non
     best = create_trial(client, parent, "of the best trial")
     create_trial(client, parent, "of another trial")
     with open_run(client, experiment="tests", name=None, tags={}) as run:
-        record_used_images(run, ModelOrigin(run_id=best, model_id=None), [b"pixels"])
+        record_used_images(run, ModelOrigin(run_id=best, model_id=None), hash_all([b"pixels"]))
     images = read_images_of_origin(client, ModelOrigin(run_id=run.run_id, model_id=None))
     assert images is not None
     assert images.trained_on == {"trained"}

@@ -33,6 +33,7 @@ def evaluate(
     with interrupt_on_signals():
         silence_mlflow()
         from trialrun.cli.progress import TerminalProgress
+        from trialrun.report.abstention import describe_rule
         from trialrun.runs.evaluation.evaluate import (
             describe_size,
             evaluate_model,
@@ -47,3 +48,6 @@ def evaluate(
     print_result(f"{describe_size(result)}; run {result.run_id}")
     for line in align_columns([("metric", "value", "interval"), *format_figures(result)]):
         print_result(line)
+    if result.answer_rule is not None:
+        version = f"{result.model_name} version {result.model_version}"
+        print_result(f"{version} {describe_rule(result.answer_rule)}")

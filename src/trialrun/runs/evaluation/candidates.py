@@ -13,6 +13,7 @@ from trialrun.images.scanning.scan import DatasetScan
 from trialrun.registry.pins import find_pinned_folder
 from trialrun.runs.evaluation.predictions import predict_images
 from trialrun.runs.scoring.images import read_contents
+from trialrun.scoring.labels import read_threshold
 from trialrun.scoring.network import ScoringNetwork
 from trialrun.scoring.open import open_network
 from trialrun.scoring.pipeline import score_images
@@ -48,6 +49,10 @@ class Candidate:
         if isinstance(self.model, ForeignModel):
             return self.model.score_images(read_contents(scan.images)), None
         return predict_images(self.model, scan)
+
+    def read_threshold(self) -> float:
+        """Return the confidence from which the model answers; 0 if it always does."""
+        return 0.0 if isinstance(self.model, ForeignModel) else read_threshold(self.folder)
 
     def compute_size_mb(self) -> float:
         """Return the size of the model's folder in megabytes (10^6 bytes)."""

@@ -4,6 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from trialrun.config import build_config
 from trialrun.config.evaluate import EvaluateConfig
 from trialrun.config.promote import METRICS
@@ -12,17 +15,23 @@ from trialrun.engine.compute.torch_state import isolate_torch_state
 from trialrun.errors import TrackingError
 from trialrun.images.scanning.scan import DatasetScan
 from trialrun.mlflow_client import connect_client
-from trialrun.models.classifier import ImageClassifier
 from trialrun.models.open import open_classifier
 from trialrun.registry.judgements import EVALUATION, make_judgement, record_judgement
 from trialrun.registry.versions import find_origin, find_version_of_uri, link_models
+from trialrun.report.abstention import AnswerRule, measure_answers
 from trialrun.report.document import ReportData
 from trialrun.report.intervals import Groups, Interval, compute_interval
 from trialrun.report.markdown import escape_markdown
 from trialrun.report.metrics import compute_metrics
 from trialrun.report.predictions import Predictions
 from trialrun.runs.callbacks import NoOpCallback, RunCallback
-from trialrun.runs.evaluation.candidates import describe_scores, open_candidate
+from trialrun.runs.evaluation.abstention import (
+    derive_rule,
+    plan_abstention,
+    refuse_abstention,
+    register_abstaining,
+)
+from trialrun.runs.evaluation.candidates import Candidate, describe_scores, open_candidate
 from trialrun.runs.evaluation.groups import ImageGroups, group_images
 from trialrun.runs.evaluation.logging import log_class_metrics, log_dataset, log_metrics
 from trialrun.runs.evaluation.predictions import (
@@ -33,7 +42,6 @@ from trialrun.runs.evaluation.predictions import (
     open_labelled_data,
 )
 from trialrun.runs.evaluation.report import (
-    LoadPixels,
     collect_mistakes,
     log_report,
     make_file_loader,
@@ -62,10 +70,16 @@ class ModelEvaluation:
     unknown_classes: Mapping[str, int] = field(default_factory=dict)  # images per class
     metrics: Mapping[str, float] = field(default_factory=dict)
     intervals: Mapping[str, Interval] = field(default_factory=dict)
+    answer_rule: AnswerRule | None = None  # of the version that abstain registered
+    model_name: str | None = None
+    model_version: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values by the names of the fields."""
-        return asdict(self)
+        values = asdict(self)
+        if self.answer_rule is not None:
+            values["answer_rule"]["coverage"] = self.answer_rule.coverage
+        return values
 
 
 @isolate_torch_state()
@@ -92,37 +106,87 @@ def evaluate_model(
     candidate = open_candidate(
         model, device, allow_model_code=config.allow_model_code, sha256=config.sha256
     )
+    plan = None
+    if config.abstain is not None:
+        plan = plan_abstention(client, model, candidate, origin, scan, config, callback.on_note)
     tags = {"trialrun.kind": "evaluation", "trialrun.model": model}
     with open_run(client, experiment=config.experiment, name=config.run_name, tags=tags) as run:
         callback.on_run_start(run.name, run.run_id)
         run.log_params(
             config.params() | {"resolved_device": str(device), "model": model, "data": data}
         )
-        scored, hashes = candidate.score(scan)
-        for note in describe_scores(model, candidate, scored):
-            callback.on_note(note)
-        unknown_classes = count_unknown_classes(scan.images, scored.classes)
-        for line in describe_unknown_classes(unknown_classes):
-            callback.on_note(line)
-        rows = find_readable_rows(scan, scored)
-        images = collect_predictions(scan, rows, scored)
+        evaluated = _evaluate(run, model, candidate, scan, config, callback)
         link_models(client, run.run_id, [origin.model_id])
-        groups = group_images(
-            images.sha256, images.groups, None if hashes is None else hashes[rows]
-        )
-        result = _build_result(run.run_id, model, scan, images.predictions, groups, config)
-        result = replace(result, unknown_classes=unknown_classes)
         log_dataset(run, scan)
-        _log_evaluation(run, scan, images, result, origin.model_id)
-        _record_judgement(client, model, run.run_id, images, callback)
+        _log_evaluation(run, scan, evaluated, origin.model_id)
+        _record_judgement(client, model, run.run_id, evaluated.images, callback)
         if config.report:
-            is_foreign = isinstance(candidate.model, ForeignModel)
-            classifier = None if is_foreign else open_classifier(candidate.folder)
-            items = [scan.images.items[row] for row in rows]
-            load_pixels = make_file_loader(scan.images, items, classifier)
-            conditions = (config.confidence, groups.groups)
-            _log_report(run, images, load_pixels, classifier, result, conditions)
+            _log_report(run, candidate, scan, evaluated, config)
+        rule = None if plan is None else derive_rule(evaluated.images, evaluated.groups, config)
+        result = evaluated.result
+        if plan is not None and rule is not None:
+            version = register_abstaining(run, plan, rule, evaluated.images, scan)
+            result = replace(
+                result,
+                answer_rule=rule,
+                model_name=version.name,
+                model_version=version.number,
+            )
+    if plan is not None and rule is None:
+        raise refuse_abstention(evaluated.images, evaluated.groups, config)
     return result
+
+
+@dataclass(frozen=True, slots=True)
+class _Evaluated:
+    """The result of an evaluation, and what it was computed from.
+
+    `rows` are those of the readable images in the scanned set.
+    """
+
+    result: ModelEvaluation
+    images: ImagePredictions
+    rows: NDArray[np.int64]
+    groups: Groups | None
+
+
+def _evaluate(
+    run: TrackedRun,
+    model: str,
+    candidate: Candidate,
+    scan: DatasetScan,
+    config: EvaluateConfig,
+    callback: RunCallback,
+) -> _Evaluated:
+    """Score the images and compute the metrics; note what the user should know."""
+    scored, hashes = candidate.score(scan)
+    unknown_classes = count_unknown_classes(scan.images, scored.classes)
+    for note in describe_scores(model, candidate, scored):
+        callback.on_note(note)
+    for note in describe_unknown_classes(unknown_classes):
+        callback.on_note(note)
+    rows = find_readable_rows(scan, scored)
+    images = collect_predictions(scan, rows, scored)
+    groups = group_images(images.sha256, images.groups, None if hashes is None else hashes[rows])
+    result = _build_result(run.run_id, model, scan, images.predictions, groups, config)
+    result = replace(result, unknown_classes=unknown_classes)
+    result = _add_answers(result, candidate, images.predictions, config.confidence)
+    return _Evaluated(result, images, rows, groups.groups)
+
+
+def _add_answers(
+    result: ModelEvaluation, candidate: Candidate, predictions: Predictions, level: float
+) -> ModelEvaluation:
+    """Add the coverage and the error of the answers of a model that abstains."""
+    threshold = candidate.read_threshold()
+    if not threshold or predictions.confidence is None:
+        return result
+    figures = measure_answers(predictions.confidence, predictions.right, threshold, level)
+    return replace(
+        result,
+        metrics={**result.metrics, **{name: value for name, (value, _) in figures.items()}},
+        intervals={**result.intervals, **{name: limits for name, (_, limits) in figures.items()}},
+    )
 
 
 def _record_judgement(
@@ -169,12 +233,9 @@ def _build_result(
 
 
 def _log_evaluation(
-    run: TrackedRun,
-    scan: DatasetScan,
-    images: ImagePredictions,
-    result: ModelEvaluation,
-    model_id: str | None,
+    run: TrackedRun, scan: DatasetScan, evaluated: _Evaluated, model_id: str | None
 ) -> None:
+    result, images = evaluated.result, evaluated.images
     bounds = {
         f"{metric}_{side}": bound
         for metric, interval in result.intervals.items()
@@ -189,22 +250,26 @@ def _log_evaluation(
 
 def _log_report(
     run: TrackedRun,
-    images: ImagePredictions,
-    load_pixels: LoadPixels,
-    classifier: ImageClassifier | None,
-    result: ModelEvaluation,
-    conditions: tuple[float, Groups | None],
+    candidate: Candidate,
+    scan: DatasetScan,
+    evaluated: _Evaluated,
+    config: EvaluateConfig,
 ) -> None:
-    level, groups = conditions
+    result, images = evaluated.result, evaluated.images
+    is_foreign = isinstance(candidate.model, ForeignModel)
+    classifier = None if is_foreign else open_classifier(candidate.folder)
+    items = [scan.images.items[row] for row in evaluated.rows]
     in_top5 = images.predictions.in_top5
     data = ReportData(
         title=f"{result.model} on {result.data}",
         predictions=images.predictions,
         top5_accuracy=None if in_top5 is None else float(in_top5.mean()),
-        mistakes=collect_mistakes(images, load_pixels, classifier),
+        mistakes=collect_mistakes(
+            images, make_file_loader(scan.images, items, classifier), classifier
+        ),
         facts=[("model", result.model), ("data", result.data), ("digest", result.data_digest)],
-        level=level,
-        groups=groups,
+        level=config.confidence,
+        groups=evaluated.groups,
     )
     log_report(run, data, images.names)
 

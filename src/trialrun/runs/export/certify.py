@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,27 +13,23 @@ from trialrun.config.engines import OPENVINO_INT8, TORCH_FP32
 from trialrun.config.export import ExportConfig
 from trialrun.engine.compute.torch_state import isolate_torch_state
 from trialrun.errors import InvalidParameterError, PromotionRefusedError
-from trialrun.files import format_json, scratch_directory
+from trialrun.files import format_json
 from trialrun.images.scanning.scan import DatasetScan
 from trialrun.mlflow_client import connect_client
 from trialrun.models.classifier import ImageClassifier
-from trialrun.models.directory import StoredModel, write_model_directory
-from trialrun.models.names import MODEL_CARD
+from trialrun.models.directory import StoredModel
 from trialrun.models.weights import serialize_state
-from trialrun.registry import (
-    find_or_create_model,
-    format_run_address,
-    register_version,
-    upload_model,
-)
-from trialrun.registry.versions import (
-    find_origin,
-    find_version_of_uri,
-    link_models,
-)
+from trialrun.registry import format_run_address
+from trialrun.registry.versions import find_origin, link_models
 from trialrun.report.markdown import escape_markdown
-from trialrun.report.model_card import ModelCard, format_card
+from trialrun.report.model_card import ModelCard
 from trialrun.runs.callbacks import NoOpCallback, RunCallback
+from trialrun.runs.evaluation.derived_versions import (
+    check_overlaps,
+    choose_name,
+    record_used_images,
+    register_derived,
+)
 from trialrun.runs.evaluation.logging import log_dataset
 from trialrun.runs.evaluation.predictions import find_readable_rows, open_labelled_data
 from trialrun.runs.export.candidates import (
@@ -46,16 +42,12 @@ from trialrun.runs.export.candidates import (
 )
 from trialrun.runs.export.images import sample_files
 from trialrun.runs.export.judgement import EngineJudgement, judge_engine
-from trialrun.runs.export.overlaps import check_overlaps, find_overlaps, record_used_images
+from trialrun.runs.export.overlaps import find_overlaps, hash_all
 from trialrun.runs.scoring.images import read_contents
 from trialrun.scoring.network import ScoringNetwork, TorchNetwork
 from trialrun.scoring.pipeline import score_images
 from trialrun.scoring.scores import ScoredImages
-from trialrun.serving.package import add_serving_files
 from trialrun.tracking import TrackedRun, open_run
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
 
 _KIND = "engine"
 _TIMED_IMAGES = 16
@@ -133,14 +125,15 @@ def certify_engine(
         raise InvalidParameterError("an engine needs labelled test images", "Give --test.")
     engines = choose_engines(config.engine, config.data is not None)
     client = connect_client()
-    name = _choose_name(client, model, config)
+    name = choose_name(client, model, config.register)
     origin = find_origin(client, model)
     stored = open_source_model(model)
     classifier = stored.build_classifier()
     scan = open_labelled_data(config.test)
     calibration = _sample_calibration(config, engines)
     overlaps = find_overlaps(client, scan, model, origin, calibration)
-    for note in check_overlaps(overlaps, is_allowed=config.allow_overlap):
+    refusal = "no engine is certified"
+    for note in check_overlaps(overlaps, refusal=refusal, is_allowed=config.allow_overlap):
         callback.on_note(note)
     tags = {"trialrun.kind": _KIND, "trialrun.model": model}
     with open_run(client, experiment=config.experiment, name=config.run_name, tags=tags) as run:
@@ -155,25 +148,9 @@ def certify_engine(
             (candidate,) = (item for item in candidates if item.engine == best.engine)
             result = _register(run, stored, candidate, best, result, name, model)
             is_calibrated = best.engine == OPENVINO_INT8
-            record_used_images(run, origin, calibration if is_calibrated else ())
+            record_used_images(run, origin, hash_all(calibration) if is_calibrated else ())
         run.log_text("engines.json", format_json(result.to_json()))
     return result
-
-
-def _choose_name(client: "MlflowClient", model: str, config: ExportConfig) -> str:
-    """Return the registered model that gets the version.
-
-    Raises:
-        InvalidParameterError: Neither the setting nor `model` names one.
-    """
-    if config.register is not None:
-        return config.register
-    version = find_version_of_uri(client, model)
-    if version is None:
-        raise InvalidParameterError(
-            f"{model} is no version of a registered model", "Name one with --register NAME."
-        )
-    return version.name
 
 
 def _sample_calibration(config: ExportConfig, engines: Sequence[str]) -> list[bytes]:
@@ -252,57 +229,48 @@ def _register(
     name: str,
     model: str,
 ) -> Certification:
-    """Log the model directory with the engine's files and register it."""
-    tags = _make_tags(row, stored, model)
-    logged = find_or_create_model(
-        run.client,
-        experiment_id=run.experiment_id,
-        run_id=run.run_id,
-        params={"model": model, "engine": row.engine},
-        tags=tags,
-    )
-    description = replace(stored.description, engine=row.engine)
+    """Log the model directory with the engine's files and register it.
+
+    It always answers: a threshold of confidence was derived from other probabilities.
+    """
     assert stored.state is not None
-    with scratch_directory() as folder:
-        weights = serialize_state(stored.state)
-        write_model_directory(folder, description, weights, candidate.files)
-        add_serving_files(folder, description, model_id=logged.model_id, run_id=run.run_id)
-        card = _format_engine_card(row, result, model, format_run_address(run.run_id))
-        (folder / MODEL_CARD).write_text(card, encoding="utf-8")
-        upload_model(run.client, logged, folder, run_id=run.run_id, step=0)
-    version = register_version(
-        run.client, logged, name=name, run_id=run.run_id, tags=tags, card=card
+    version = register_derived(
+        run,
+        replace(stored.description, engine=row.engine, abstention=None),
+        serialize_state(stored.state),
+        candidate.files,
+        name=name,
+        params={"model": model, "engine": row.engine},
+        tags=_make_tags(row, stored, model),
+        card=_make_card(row, result, model, format_run_address(run.run_id)),
     )
-    run.set_tags({**tags, "mlflow.note.content": card})
     return replace(
         result,
         chosen=row.engine,
         model_name=name,
-        model_version=version,
-        model_uri=logged.uri,
+        model_version=version.number,
+        model_uri=version.model_uri,
     )
 
 
-def _format_engine_card(row: EngineRow, result: Certification, model: str, address: str) -> str:
+def _make_card(row: EngineRow, result: Certification, model: str, address: str) -> ModelCard:
     """Return the card of a certified version, which refers to the card of its source."""
     speed, judgement = row.speed, row.judgement
     assert speed is not None
     assert judgement is not None
-    return format_card(
-        ModelCard(
-            title=f"{model} with the engine {row.engine}",
-            summary=f"The model {escape_markdown(model)}, computed by {row.engine} instead of "
-            f"torch in fp32: **{speed.speedup:.2f} times** as many images per second, and "
-            f"{judgement.flips} of {result.num_images} test images get another label.",
-            address=address,
-            facts=[
-                ("source", f"{model}; see its description for data, results and settings"),
-                ("engine", row.engine),
-                ("images per second", f"{speed.images_per_second:.4g} where it was certified"),
-                ("difference of accuracy", judgement.format_interval()),
-                ("largest difference of a probability", f"{judgement.max_difference:.3g}"),
-            ],
-        )
+    return ModelCard(
+        title=f"{model} with the engine {row.engine}",
+        summary=f"The model {escape_markdown(model)}, computed by {row.engine} instead of torch in "
+        f"fp32: **{speed.speedup:.2f} times** as many images per second, and {judgement.flips} of "
+        f"{result.num_images} test images get another label.",
+        address=address,
+        facts=[
+            ("source", f"{model}; see its description for data, results and settings"),
+            ("engine", row.engine),
+            ("images per second", f"{speed.images_per_second:.4g} where it was certified"),
+            ("difference of accuracy", judgement.format_interval()),
+            ("largest difference of a probability", f"{judgement.max_difference:.3g}"),
+        ],
     )
 
 

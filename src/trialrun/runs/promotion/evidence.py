@@ -13,7 +13,8 @@ from trialrun.image_cache.perceptual_hash import PerceptualHashes
 from trialrun.images.scanning.scan import DatasetScan
 from trialrun.registry.gates import Evidence
 from trialrun.registry.versions import ModelVersion
-from trialrun.report.intervals import compute_interval
+from trialrun.report.abstention import measure_answers
+from trialrun.report.intervals import Interval, compute_interval
 from trialrun.report.metrics import LOG_LOSS, compute_metrics, compute_recall
 from trialrun.report.paired import PairedComparison, compare_paired
 from trialrun.runs.evaluation.candidates import (
@@ -163,6 +164,7 @@ def _compute_evidence(
             metric: compute_interval(metric, predictions, confidence, groups.groups)
             for metric in METRICS
         },
+        answers=_measure_answers(challenger, confidence),
         comparison=compare_with(champion),
         baseline=compare_with(baseline),
         baseline_name=f"version {baseline.version.number}" if baseline else "",
@@ -171,6 +173,16 @@ def _compute_evidence(
         class_sizes=_count_units(challenger.images, groups),
         has_groups=groups.is_named,
     )
+
+
+def _measure_answers(
+    challenger: VersionPredictions, level: float
+) -> dict[str, tuple[float, Interval]]:
+    """Return the coverage and the error of the answers; empty if the version always answers."""
+    predictions, threshold = challenger.images.predictions, challenger.candidate.read_threshold()
+    if not threshold or predictions.confidence is None:
+        return {}
+    return measure_answers(predictions.confidence, predictions.right, threshold, level)
 
 
 def _measure_latency_ms(
@@ -292,6 +304,8 @@ def _collect_figures(evidence: Evidence) -> dict[str, float]:
     figures = dict(evidence.metrics) | {"size_mb": evidence.size_mb, "attempt": evidence.attempt}
     for metric, interval in evidence.intervals.items():
         figures |= {f"{metric}_low": interval.low, f"{metric}_high": interval.high}
+    for metric, (value, interval) in evidence.answers.items():
+        figures |= {metric: value, f"{metric}_low": interval.low, f"{metric}_high": interval.high}
     if evidence.latency_ms is not None:
         figures["latency_ms"] = evidence.latency_ms
     for prefix, comparison in (("", evidence.comparison), ("baseline_", evidence.baseline)):

@@ -4,7 +4,6 @@ Array letters: N images.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,37 +65,35 @@ def find_answer_rule(
     """
     order = np.argsort(-confidence, kind="stable")
     ranked = confidence[order].astype(np.float32)  # as networks compute them
-    wrong = np.cumsum(~right[order], dtype=np.int64)
-    p_values = _compute_p_values(wrong, max_error)
-    num_answered = _count_rejected(p_values, (1 - level) / len(_STARTS))
-    while 0 < num_answered < len(ranked) and ranked[num_answered - 1] == ranked[num_answered]:
-        num_answered -= 1  # no threshold separates equal confidences
-    if not num_answered:
+    answered = np.append(np.flatnonzero(ranked[:-1] > ranked[1:]) + 1, len(ranked))
+    wrong = np.cumsum(~right[order], dtype=np.int64)[answered - 1]
+    best = _find_last_rejected(answered, wrong, max_error, (1 - level) / len(_STARTS))
+    if best is None:
         return None
-    is_partial = num_answered < len(ranked)
+    num_answered, is_partial = int(answered[best]), answered[best] < len(ranked)
     threshold = np.nextafter(ranked[num_answered], np.float32(2)) if is_partial else 0.0
     return AnswerRule(
-        float(threshold), max_error, level, len(ranked), num_answered, int(wrong[num_answered - 1])
+        float(threshold), max_error, level, len(ranked), num_answered, int(wrong[best])
     )
 
 
-def _compute_p_values(wrong: NDArray[np.int64], max_error: float) -> NDArray[Any]:
-    """Return the probability of so few wrong answers if the share `max_error` of all is wrong."""
+def _find_last_rejected(
+    answered: NDArray[np.int64], wrong: NDArray[np.int64], max_error: float, limit: float
+) -> int | None:
+    """Return the last threshold that a sequence of rejections reaches; None if none does.
+
+    `answered` and `wrong` are the numbers of answers and of wrong answers of each threshold, which
+    fall. Rejected is that the share `max_error` of all answers is wrong, or more.
+    """
     from scipy.special import bdtr
 
-    values: NDArray[Any] = bdtr(wrong, np.arange(1, len(wrong) + 1), max_error)
-    return values
-
-
-def _count_rejected(p_values: NDArray[Any], limit: float) -> int:
-    """Return the largest number of answers that a sequence of rejections reaches, or 0."""
-    best = 0
+    kept = bdtr(wrong, answered, max_error) > limit
+    best = -1
     for share in _STARTS:
-        start = int(np.ceil(share * len(p_values))) - 1
-        kept = np.flatnonzero(p_values[start:] > limit)
-        reached = start + (int(kept[0]) if len(kept) else len(p_values) - start)
-        best = max(best, reached if reached > start else 0)
-    return best
+        start = int(np.searchsorted(answered, share * answered[-1]))
+        num_rejected = int(np.argmax(np.append(kept[start:], True)))
+        best = max(best, start + num_rejected - 1 if num_rejected else -1)
+    return None if best < 0 else best
 
 
 def measure_answers(
@@ -118,5 +115,5 @@ def describe_rule(rule: AnswerRule) -> str:
     """Return the threshold, the coverage and the promise as text."""
     return (
         f"answers {rule.coverage:.1%} of the images, from a confidence of {rule.threshold:.4g} on; "
-        f"at most {rule.max_error:g} of the answers are wrong ({rule.level:.0%} confidence)"
+        f"at most {100 * rule.max_error:g}% of the answers are wrong ({rule.level:.0%} confidence)"
     )

@@ -110,8 +110,8 @@ def refuse_abstention(
     """Return the error that no threshold bounds the error of the answers."""
     num_images = len(_choose_independent(len(images.predictions), groups))
     return PromotionRefusedError(
-        f"no threshold bounds the error of the answers at {config.abstain:g} with a confidence of "
-        f"{config.confidence:.0%}, by {num_images} independent images",
+        f"{num_images} independent images give no threshold that bounds the error of answers at "
+        f"abstain={config.abstain:g} with a confidence of {config.confidence:.0%}",
         "Give more images, or allow a larger error with --abstain.",
     )
 
@@ -180,8 +180,8 @@ def _make_card(rule: AnswerRule, model: str, scan: DatasetScan, address: str) ->
         title=f"{model} that abstains",
         summary=f"The model {escape_markdown(model)}, which answers `{UNKNOWN}` below a confidence "
         f"of {rule.threshold:.4g}: with a probability of {rule.level:.0%}, at most "
-        f"**{rule.max_error:.3g}** of its answers are wrong. It answered **{rule.coverage:.1%}** "
-        f"of {rule.num_images} test images.",
+        f"**{100 * rule.max_error:g}%** of its answers are wrong. It answered "
+        f"**{rule.coverage:.1%}** of {rule.num_images} test images.",
         address=address,
         facts=[
             ("source", f"{model}; see its description for data, results and settings"),

@@ -32,7 +32,13 @@ from trialrun.models.manifest import add_code_to_manifest
 from trialrun.serving.bundle import rename_imports
 
 CLASSES = ("blue", "green", "red")
-SETTINGS: dict[str, Any] = {"model": "shufflenet_v2_x0_5", "epochs": 1, "batch_size": 8}
+# fp32, so that the model is the same on all machines: one trained in bf16 can amplify rounding.
+SETTINGS: dict[str, Any] = {
+    "model": "shufflenet_v2_x0_5",
+    "epochs": 1,
+    "batch_size": 8,
+    "precision": "fp32",
+}
 
 
 @dataclass(frozen=True, slots=True)

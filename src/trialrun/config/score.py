@@ -17,7 +17,7 @@ class ScoreConfig(DataConfig):
     batch_size: int | str = setting(
         AUTO_TEXT,
         "Images per batch; auto chooses by the image size and the free memory. Probabilities of "
-        "different batch sizes differ by less than 1e-6.",
+        "different batch sizes differ by rounding, mostly by less than 1e-6.",
         low=1,
         auto=True,
     )

@@ -29,6 +29,7 @@ from tests.conftest import write_classes
 from trialrun.errors import InvalidModelDirectoryError
 from trialrun.images import open_data
 from trialrun.models.manifest import add_code_to_manifest
+from trialrun.scoring.pipeline import BatchPlan
 from trialrun.serving.bundle import rename_imports
 
 CLASSES = ("blue", "green", "red")
@@ -173,7 +174,8 @@ def test_served_scores_equal_those_of_score(
         server, json.dumps(format_split([base64.b64encode(data).decode() for data in contents]))
     )
     output = str(tmp_path / "scored.csv")
-    trialrun.score("models:/colors/1", str(registered.images), output, batch_size=len(contents))
+    batch_size = BatchPlan().batch_size
+    trialrun.score("models:/colors/1", str(registered.images), output, batch_size=batch_size)
     scored = pd.read_csv(output)
     assert scores["Scored Labels"].tolist() == scored["Scored Labels"].tolist()
     for name in images.classes:

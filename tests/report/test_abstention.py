@@ -63,12 +63,12 @@ def test_rule_counts_the_answers_of_its_threshold(
 
 @pytest.mark.parametrize(
     ("num_images", "num_wrong", "num_answered"),
-    [(79, 0, None), (80, 0, 80), (1000, 0, 1000), (1000, 60, None), (1000, 30, 1000)],
+    [(58, 0, None), (59, 0, 59), (1000, 0, 1000), (1000, 60, None), (1000, 30, 1000)],
 )
 def test_a_model_without_ranks_answers_all_or_nothing(
     num_images: int, num_wrong: int, num_answered: int | None
 ) -> None:
-    """With 95 % confidence, 5 % are excluded by 80 images without an error, and by no fewer."""
+    """With 95 % confidence, 5 % are excluded by 59 images without an error, and by no fewer."""
     right = np.arange(num_images) >= num_wrong
     rule = find_answer_rule(np.full(num_images, 0.5), right, max_error=0.05)
     assert (None if rule is None else rule.num_answered) == num_answered

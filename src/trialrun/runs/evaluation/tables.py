@@ -10,7 +10,7 @@ from trialrun import report
 from trialrun.images import escape_non_utf8
 from trialrun.report.predictions import Predictions
 from trialrun.runs.scoring.tables import choose_quoting
-from trialrun.tracking import TrackedRun
+from trialrun.tracking import TrackedRun, log_table
 
 
 def format_csv(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -28,13 +28,15 @@ def format_csv(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def log_tables(run: TrackedRun, predictions: Predictions) -> None:
-    """Store the confusion matrix and the per-class table with the run."""
+    """Store the confusion matrix and the per-class table with the run.
+
+    The per-class table is a CSV file, and JSON for MLflow's own view of tables.
+    """
     classes = predictions.classes
     confusion = report.confusion_matrix(predictions.labels, predictions.predicted, len(classes))
-    run.log_text(
-        "per_class.csv",
-        format_csv(report.tabulate_rows(report.compute_class_reports(confusion, classes))),
-    )
+    rows = report.tabulate_rows(report.compute_class_reports(confusion, classes))
+    run.log_text("per_class.csv", format_csv(rows))
+    log_table(run, "per_class.json", [row | {"name": escape_non_utf8(row["name"])} for row in rows])
     counts = [
         {"true \\ predicted": name, **dict(zip(classes, row.tolist(), strict=True))}
         for name, row in zip(classes, confusion, strict=True)

@@ -73,8 +73,8 @@ def _describe_mistake(predictions: Predictions, position: int) -> tuple[str, str
     assert confidence is not None
     label, predicted = predictions.labels[position], predictions.predicted[position]
     return (
-        f"{confidence[position]:.0%} {make_printable(classes[predicted])}",
-        f"is {make_printable(classes[label])}",
+        make_printable(classes[label]),
+        f"\u2192 {confidence[position]:.0%} {make_printable(classes[predicted])}",
     )
 
 

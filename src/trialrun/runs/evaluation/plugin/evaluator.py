@@ -2,7 +2,7 @@
 
 from typing import Any
 
-# MLflow loads this module while it is imported, so the import costs nothing.
+# MLflow imports this module, and nothing else does, so the import costs nothing.
 from mlflow.models.evaluation.base import (  # noqa: TID253
     EvaluationResult,
     ModelEvaluator,

@@ -123,7 +123,8 @@ def _translate_errors() -> Iterator[None]:
         text = f"the model {error}. {error.hint}"
         raise MlflowException.invalid_parameter_value(text) from error
     except TrialrunError as error:
-        raise MlflowException.invalid_parameter_value(f"{error}. {error.hint}") from error
+        text = f"{error}. {error.hint}".rstrip()
+        raise MlflowException.invalid_parameter_value(text) from error
 
 
 def _find_frame(dataset: Any, settings: FrameSettings) -> "pd.DataFrame | None":

@@ -89,7 +89,7 @@ def test_samples_are_what_the_network_gets_in_the_epoch(augment: str) -> None:
         train_transforms=(),
         preprocessing=SimpleNamespace(image_size=20),
     )
-    expected = {}
+    expected: dict[int, Tensor] = {}
     for batch in training_batches(dataset, epoch=2, batch_size=7, random_seed=5):
         images = augment_batch(
             batch.pixels, batch.positions, augment=augment, epoch=2, random_seed=5, size=20
@@ -112,7 +112,7 @@ def test_few_images_are_all_samples() -> None:
 
 
 def test_images_without_augmentation_are_the_same_in_every_epoch() -> None:
-    """Only the first epoch then has samples."""
+    """Only step 0 then has samples."""
     data: Any = SimpleNamespace(train_transforms=())
     assert not is_augmented(TrainConfig(augment="none"), data)
     assert is_augmented(TrainConfig(augment="flip"), data)
@@ -136,9 +136,11 @@ def test_pictures_change_nothing_that_is_trained(store: str, colors: Path) -> No
     assert read_pictures(store, plain.run_id) == {}
     pictures = read_pictures(store, drawn.run_id)
     steps = {(key, step) for key, step, _ in pictures}
-    assert {(CONFUSION, 1), (CONFUSION, 2), (SAMPLES, 1), (SAMPLES, 2), (MISTAKES, 1)} <= steps
-    files = [pictures[SAMPLES, step, ".png"] for step in (1, 2)]
-    assert files[0] != files[1]
+    assert {(key, step) for key in (CONFUSION, SAMPLES) for step in (0, 1, 2)} <= steps
+    assert (MISTAKES, 1) in steps
+    assert len({pictures[SAMPLES, step, ".png"] for step in (0, 1, 2)}) == 3
+    best = pictures[CONFUSION, drawn.best_epoch, ".png"]
+    assert pictures[CONFUSION, 0, ".png"] == best
     table = mlflow.MlflowClient(store).list_artifacts(drawn.run_id)
     assert "per_class.json" in {item.path for item in table}
 
@@ -150,10 +152,10 @@ def test_resumed_run_has_the_pictures_of_an_unbroken_one(store: str, colors: Pat
     whole = trialrun.train(**SETTINGS, train_data=str(colors), augment="standard")
     interrupted = interrupt_training(store, colors, augment="standard")
     first = read_pictures(store, interrupted.run_id)
-    assert {step for _, step, _ in first} == {1}
+    assert {step for key, step, _ in first if key == CONFUSION} == {1}
     resumed, _ = interrupted.resume()
     pictures = read_pictures(store, resumed.run_id)
-    assert {step for _, step, _ in pictures} == {1, 2, 3}
+    assert {step for _, step, _ in pictures} == {0, 1, 2, 3}
     assert pictures == read_pictures(store, whole.run_id)
 
 

@@ -61,7 +61,11 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def report_marked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Draw reports only in tests with the marker `report`: each takes about a second."""
     if request.node.get_closest_marker("report") is None:
-        for name in ("training.execution.log_training_report", "evaluation.evaluate._log_report"):
+        for name in (
+            "training.execution.log_training_report",
+            "training.execution.log_epoch_images",
+            "evaluation.evaluate._log_report",
+        ):
             monkeypatch.setattr(f"trialrun.runs.{name}", lambda *_: None)
 
 

@@ -1,6 +1,7 @@
 """Trainings that are killed at seeded random moments and resumed leave what unbroken ones leave."""
 
 import json
+import re
 import shutil
 import sys
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ TIMED_TAGS = (
     "trialrun.folder",
     "decoded_images",  # by the process that started the run: a repeated one finds them in the cache
 )
+
+_TIMESTAMP = re.compile(r"(?<=timestamp\+)\d+")  # in the names of images of the image grid
 
 EMPTY_FOLDER = {"settings.json", "run.lock", "journal", "records.jsonl"}
 
@@ -71,7 +74,7 @@ def read_record(folder: Path) -> Record:
     files = {}
     for path in paths:
         parts = [ids.get(part, part) for part in path.relative_to(artifacts).parts]
-        files["/".join(parts)] = hash_file(path)
+        files[_TIMESTAMP.sub("", "/".join(parts))] = hash_file(path)
     return Record(run, histories, [str(model.status) for model in models], versions, files)
 
 

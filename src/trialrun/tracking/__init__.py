@@ -19,6 +19,7 @@ from trialrun.tracking.run import (
     open_run,
 )
 from trialrun.tracking.system_metrics import PREFIX as SYSTEM_PREFIX
+from trialrun.tracking.widgets import list_tables, log_image, log_table
 
 __all__ = [
     "DELETED",
@@ -40,6 +41,9 @@ __all__ = [
     "find_run",
     "has_journal",
     "kill_unopened_run",
+    "list_tables",
+    "log_image",
+    "log_table",
     "make_dataset_input",
     "make_heartbeat",
     "name_store",

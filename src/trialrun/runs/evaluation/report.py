@@ -26,7 +26,7 @@ from trialrun.scoring.saliency import compute_heat
 from trialrun.tracking import TrackedRun
 
 NUM_MISTAKES = 24
-_PICTURE_SIZE = 224  # pixels, of images that a foreign model gets in their own size
+PICTURE_SIZE = 224  # pixels, of images that a foreign model gets in their own size
 _FOLDER = "report"  # among the artifacts
 
 LoadPixels = Callable[[int], Tensor | None]
@@ -40,7 +40,7 @@ def make_file_loader(
 
     A foreign model, which is None, prepares images itself.
     """
-    preprocessing = Preprocessing(_PICTURE_SIZE) if classifier is None else classifier.preprocessing
+    preprocessing = Preprocessing(PICTURE_SIZE) if classifier is None else classifier.preprocessing
 
     def load_pixels(position: int) -> Tensor | None:
         pixels = decode_file(images, preprocessing, items[position])
@@ -96,17 +96,21 @@ def _compute_heat(
 def log_report(run: TrackedRun, data: ReportData, names: Sequence[str]) -> Report:
     """Store the page, the pictures and the tables of a report with the run."""
     report = build_report(data)
-    files: dict[str, bytes] = {
-        **report.pictures,
-        "report.html": report.page.encode("utf-8"),
-        "metrics.csv": format_csv(_list_metrics(report)).encode("utf-8"),
-        "mistakes.csv": format_csv(_list_mistakes(data.predictions, names)).encode("utf-8"),
-    }
     with scratch_directory() as scratch:
-        for name, content in files.items():
+        for name, content in list_files(report, data.predictions, names).items():
             (scratch / name).write_bytes(content)
             run.log_artifact(scratch / name, _FOLDER)
     return report
+
+
+def list_files(report: Report, predictions: Predictions, names: Sequence[str]) -> dict[str, bytes]:
+    """Return the content of each file of a report; `names` are those of the images."""
+    return {
+        **report.pictures,
+        "report.html": report.page.encode("utf-8"),
+        "metrics.csv": format_csv(_list_metrics(report)).encode("utf-8"),
+        "mistakes.csv": format_csv(_list_mistakes(predictions, names)).encode("utf-8"),
+    }
 
 
 def _list_metrics(report: Report) -> list[dict[str, Any]]:

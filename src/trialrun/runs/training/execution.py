@@ -27,6 +27,7 @@ from trialrun.registry import LoggedModel, format_run_address
 from trialrun.runs.callbacks import RunCallback
 from trialrun.runs.signals import StopRequest, finish_step_on_signal
 from trialrun.runs.training.data import PreparedData
+from trialrun.runs.training.epoch_images import log_epoch_images
 from trialrun.runs.training.fine_tuning import log_range_test
 from trialrun.runs.training.logging import (
     SUMMARY_STEP,
@@ -61,11 +62,7 @@ from trialrun.runs.training.resumption.identity import (
 )
 from trialrun.runs.training.resumption.progress import BestEpoch, RunProgress
 from trialrun.runs.training.resumption.step_monitor import StepMonitor
-from trialrun.runs.training.session import (
-    DurationForecast,
-    TrainingSession,
-    start_session,
-)
+from trialrun.runs.training.session import DurationForecast, TrainingSession, start_session
 from trialrun.scoring.parity import Parity
 from trialrun.tracking import TrackedRun
 
@@ -147,6 +144,10 @@ class TrainingRun:
         if self.checkpoints is None:
             return RunProgress(EarlyStopping(self.plan.config))
         return self.checkpoints.progress
+
+    @property
+    def _has_report(self) -> bool:
+        return self.plan.config.report and not self.is_trial
 
     def train(self, checkpoint: Checkpoint | None) -> TrainResult:
         """Train, from `checkpoint` if there is one; log the result and the model."""
@@ -230,6 +231,8 @@ class TrainingRun:
         timestamp_ms = log_epoch(self.run, status)
         self.progress.add_epoch(status, timestamp_ms, session.state.inference_model().state_dict())
         self._report_fault(status)
+        if self._has_report:
+            log_epoch_images(self.run, self.plan, self.data, status, timestamp_ms)
 
     def _save_interrupted(self) -> None:
         """Save the state at which a signal stopped training, if it is between two steps.
@@ -332,7 +335,7 @@ class TrainingRun:
         return card
 
     def _log_report(self, result: TrainResult) -> None:
-        if self.plan.config.report and not self.is_trial:
+        if self._has_report:
             assert self.checkpoints is not None
             network = self.checkpoints.session.state.inference_model()
             log_training_report(self.run, self.plan, self.data, self.progress, result, network)

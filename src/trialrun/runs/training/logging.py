@@ -222,17 +222,24 @@ def collect_valid_predictions(
     best: EpochStatus, plan: TrainPlan, valid: PreparedSet
 ) -> ImagePredictions:
     """Return the predictions of the best epoch for the usable validation images."""
-    scan, validation = valid.scan, best.result.validation
-    rows = valid.dataset.rows.tolist()
+    scan, rows = valid.scan, valid.dataset.rows.tolist()
     return ImagePredictions(
         tuple(escape_non_utf8(scan.images.items[row].name) for row in rows),
         tuple(scan.files[row].sha256 for row in rows),
-        Predictions(
-            plan.classes,
-            valid.dataset.labels,
-            validation.predicted,
-            validation.label_probability.astype(np.float64),
-            validation.confidence.astype(np.float64),
-        ),
+        build_valid_predictions(best, plan, valid),
         collect_groups([scan.images.items[row] for row in rows]),
+    )
+
+
+def build_valid_predictions(
+    status: EpochStatus, plan: TrainPlan, valid: PreparedSet
+) -> Predictions:
+    """Return the predictions of an epoch without what identifies the images."""
+    validation = status.result.validation
+    return Predictions(
+        plan.classes,
+        valid.dataset.labels,
+        validation.predicted,
+        validation.label_probability.astype(np.float64),
+        validation.confidence.astype(np.float64),
     )

@@ -10,6 +10,7 @@ from trialrun.models.classifier import ImageClassifier
 from trialrun.report.document import ReportData
 from trialrun.runs.evaluation.report import collect_mistakes, log_report
 from trialrun.runs.training.data import PreparedData
+from trialrun.runs.training.epoch_images import log_best_images
 from trialrun.runs.training.logging import collect_valid_predictions
 from trialrun.runs.training.plan import TrainPlan
 from trialrun.runs.training.result import TrainResult
@@ -51,6 +52,7 @@ def log_training_report(
         curves=_collect_curves(progress.epochs),
     )
     log_report(run, report, images.names)
+    log_best_images(run, plan, valid, best)
 
 
 def _list_facts(plan: TrainPlan, data: PreparedData, result: TrainResult) -> list[tuple[str, str]]:

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 SEED, NUM_KILLS = 20, 20
 # Metrics and artifacts that measure time or say when something happened.
 TIMES = ("seconds", "per_second", "data_wait_fraction", "num_checkpoints")
-TIMED_FILES = ("events.jsonl", "MLmodel")
+TIMED_FILES = ("events.jsonl", "MLmodel", "MODEL_CARD.md")  # the last two name the run
 TIMED_TAGS = (
     "mlflow.note.content",
     "trialrun.heartbeat",

@@ -46,7 +46,8 @@ async def receive_body(request: Request, admission: Admission) -> AsyncIterator[
     except ClientDisconnect:
         raise RequestError(BAD_REQUEST, "the client closed the connection", _CLOSE) from None
     except RequestError:
-        await _drop_rest(chunk_stream)
+        if request.headers.get("expect") is None:  # such a client has not sent it yet
+            await _drop_rest(chunk_stream)
         raise
     finally:
         admission.remove_bytes(held)

@@ -16,7 +16,7 @@ from trialrun.errors import InvalidParameterError, RunInterruptedError, summariz
 from trialrun.serving.http.app import make_app
 from trialrun.serving.http.guard import Guard
 from trialrun.serving.http.metrics import Metrics
-from trialrun.serving.http.model import OpenModel
+from trialrun.serving.http.model import ModelSource, OpenModel
 from trialrun.signals import STOP_SIGNALS
 
 Announce = Callable[[OpenModel, str], None]
@@ -49,6 +49,7 @@ def run_server(
                 lifespan="on",
                 ws="none",
                 loop="asyncio",
+                http="h11",  # limits the size of headers; httptools does not
                 server_header=False,
                 proxy_headers=False,
                 timeout_graceful_shutdown=math.ceil(config.stop_seconds),

@@ -12,7 +12,7 @@ from trialrun.serving.http.problems import BAD_REQUEST, TIMEOUT, TOO_LARGE, Requ
 _BODY_SECONDS = 60.0
 # Of a refused body, so much is read and dropped: a client that is still sending reads the response
 # only afterwards, and loses it if the connection is closed before.
-_MAX_DROPPED_BYTES, _DROP_SECONDS = 64 << 20, 5.0
+_MAX_DROPPED_BYTES, _DROP_SECONDS = 64 << 20, 2.0
 _CLOSE = {"Connection": "close"}
 
 

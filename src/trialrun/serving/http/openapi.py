@@ -59,7 +59,7 @@ PREDICT_BODY: dict[str, Any] = {
                     "type": "object",
                     "properties": {"images": {"type": "array", "items": _BINARY, "minItems": 1}},
                     "required": ["images"],
-                    "additionalProperties": False,
+                    "additionalProperties": _BINARY,  # each part is an image, whatever its name
                 }
             },
         },

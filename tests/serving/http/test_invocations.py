@@ -102,6 +102,7 @@ def test_invalid_input_is_a_400_without_a_traceback(server: Server, values: Any)
         (b"{", "application/json", 400),
         (b"\xff", "text/csv", 400),
         (b"no parquet", "application/vnd.apache.parquet", 400),
+        (b'{"dataframe_split": {"columns": ["image"], "data": {}}}', "application/json", 400),
         (b"{}", "text/html", 415),
         (b"{}", "application/json; charset=latin-1", 415),
         (b"{}", None, 415),

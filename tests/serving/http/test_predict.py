@@ -68,19 +68,20 @@ def test_several_images_keep_their_order_and_names(server: Server) -> None:
 
 
 def test_bad_images_among_good_ones_have_their_reason(server: Server) -> None:
-    """The response is 200; each bad image has the status that it would have alone."""
-    files = {"good": PNG, "text": b"hello", "broken": CUT, "bomb": BOMB}
+    """Each bad image has the status that it would have alone; the first is that of the response."""
+    files = {"good": PNG, "broken": CUT, "text": b"hello", "bomb": BOMB}
     status, answer = server.request("/predict", *encode_multipart(files))
-    assert status == 200
-    assert [image.get("status") for image in answer["images"]] == [None, 415, 422, 422]
-    assert all(image["reason"] for image in answer["images"][1:])
-
-
-def test_only_bad_images_are_refused_with_all_reasons(server: Server) -> None:
-    """The status is that of the first image."""
-    status, answer = server.request("/predict", *encode_multipart({"a": CUT, "b": b"text"}))
     assert status == 422
-    assert [image["status"] for image in answer["images"]] == [422, 415]
+    assert [image.get("status") for image in answer["images"]] == [None, 422, 415, 422]
+    assert all(image["reason"] for image in answer["images"][1:])
+    assert answer["images"][0]["label"] in CLASSES
+
+
+def test_parts_of_other_names_are_refused(server: Server) -> None:
+    """The reason names the field."""
+    body, kind = encode_multipart({"a.png": PNG})
+    status, answer = server.request("/predict", body.replace(b'"images"', b'"file"'), kind)
+    assert (status, answer["reason"]) == (422, "every part must be named images")
 
 
 @pytest.mark.parametrize(

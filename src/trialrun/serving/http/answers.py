@@ -124,8 +124,5 @@ def _name_probabilities(
 
 
 def choose_status(outcomes: Sequence[Outcome]) -> int:
-    """Return 200 if an image has a class, else the status of the first image."""
-    first = outcomes[0]
-    if isinstance(first, Refusal) and all(isinstance(outcome, Refusal) for outcome in outcomes):
-        return first.status
-    return 200
+    """Return 200 if every image has a class, else the status of the first one without."""
+    return next((item.status for item in outcomes if isinstance(item, Refusal)), 200)

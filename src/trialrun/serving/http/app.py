@@ -110,7 +110,8 @@ def _add_prediction(app: FastAPI) -> None:
     ) -> Response:
         """Classify the images of a request: one as the body itself, or several as multipart.
 
-        The response is 200 if at least one image has a class. Others have a status and a reason.
+        Each part of a multipart body is a file in the field `images`. The status is 200 if every
+        image has a class, else that of the first image without one; the body has all results.
         """
         service: Service = app.state.service
         content_type = request.headers.get("content-type", "")

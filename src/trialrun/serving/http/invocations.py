@@ -32,6 +32,9 @@ class BatchedModel(ImageModel):
         self._batcher, self._admission, self._loop = batcher, admission, loop
 
     def _compute(self, data: "list[bytes | None]") -> list[ImageScore]:
+        if not data:
+            self.refusal = RequestError(BAD_REQUEST, "the input has no images")
+            raise self.refusal
         images = [image or b"" for image in data]  # the reason of a missing one is known already
         future = asyncio.run_coroutine_threadsafe(self._score_admitted(images), self._loop)
         try:

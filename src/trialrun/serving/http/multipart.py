@@ -6,8 +6,14 @@ from typing import Any
 from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from trialrun.serving.http.problems import BAD_REQUEST, TOO_LARGE, RequestError
+from trialrun.serving.http.problems import (
+    BAD_REQUEST,
+    TOO_LARGE,
+    UNPROCESSABLE,
+    RequestError,
+)
 
+FIELD = "images"
 _MAX_HEADERS, _MAX_HEADER_BYTES = 16, 8192  # per part
 
 
@@ -23,7 +29,8 @@ def parse_multipart(body: bytes, content_type: str, max_parts: int) -> list[Uplo
     """Return the parts of a body in their order.
 
     Raises:
-        RequestError: The body is not multipart (400), or has too many parts (413).
+        RequestError: The body is not multipart (400), has too many parts (413), or one with another
+            name than `images` (422).
     """
     boundary = parse_options_header(content_type)[1].get(b"boundary")
     if not boundary:
@@ -97,8 +104,10 @@ class _Collector:
 
     def _end_part(self) -> None:
         options = parse_options_header(self._disposition)[1]
-        name = options.get(b"filename") or options.get(b"name") or b""
-        self.uploads.append(Upload(name.decode("utf-8", "replace"), b"".join(self._chunks)))
+        if options.get(b"name") != FIELD.encode():
+            raise RequestError(UNPROCESSABLE, f"every part must be named {FIELD}")
+        name = options.get(b"filename", b"").decode("utf-8", "replace")
+        self.uploads.append(Upload(name, b"".join(self._chunks)))
 
     def _end(self) -> None:
         self.has_ended = True

@@ -32,7 +32,6 @@ _RECORDS = {
         "type": "object",
         "properties": {"image": _TEXT_IMAGE},
         "required": ["image"],
-        "additionalProperties": False,
     },
 }
 _SPLIT = {
@@ -59,7 +58,7 @@ PREDICT_BODY: dict[str, Any] = {
                     "type": "object",
                     "properties": {"images": {"type": "array", "items": _BINARY, "minItems": 1}},
                     "required": ["images"],
-                    "additionalProperties": _BINARY,  # each part is an image, whatever its name
+                    "additionalProperties": False,
                 }
             },
         },
@@ -68,12 +67,7 @@ PREDICT_BODY: dict[str, Any] = {
 
 
 def _describe_json(key: str, value: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "properties": {key: value},
-        "required": [key],
-        "additionalProperties": False,
-    }
+    return {"type": "object", "properties": {key: value}, "required": [key]}
 
 
 INVOCATIONS_BODY: dict[str, Any] = {

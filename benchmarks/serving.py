@@ -202,12 +202,13 @@ def measure_limit(model: Path, photos: Sequence[bytes], batch_size: int) -> tupl
 
 def summarize(loads: Sequence[Load]) -> Load:
     """Return the median of each figure over the rounds, and the sum of the errors."""
-    middle = [
-        statistics.median(getattr(load, name) for load in loads)
-        for name in ("images_per_second", "p50_ms", "p99_ms")
-    ]
-    num_errors = sum(load.num_errors for load in loads)
-    return Load(*middle, num_errors, statistics.median(load.mean_batch for load in loads))
+    return Load(
+        statistics.median(load.images_per_second for load in loads),
+        statistics.median(load.p50_ms for load in loads),
+        statistics.median(load.p99_ms for load in loads),
+        sum(load.num_errors for load in loads),
+        statistics.median(load.mean_batch for load in loads),
+    )
 
 
 def print_speeds(arguments: argparse.Namespace, folder: Path, photos: Sequence[bytes]) -> None:

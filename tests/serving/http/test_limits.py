@@ -16,9 +16,8 @@ PNG = encode_image()
 @pytest.fixture(scope="module")
 def small_queue(small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server that takes 8 images at once and lets a batch wait for a quarter of a second."""
-    flags = ("--queue-size", "8", "--batch-milliseconds", "250", "--batch-size", "64")
-    flags += ("--max-request-bytes", "1000000")
-    with run_server(small_model, tmp_path_factory.mktemp("server"), *flags) as running:
+    flags = "--queue-size 8 --batch-milliseconds 250 --batch-size 64 --max-request-bytes 1000000"
+    with run_server(small_model, tmp_path_factory.mktemp("server"), *flags.split()) as running:
         yield running
 
 

@@ -8,7 +8,7 @@ from trialrun.cli.output import print_json, print_result, print_status, silence_
 from trialrun.config.serve import ServeConfig
 
 if TYPE_CHECKING:
-    from trialrun.serving.http.model import OpenModel
+    from trialrun.serving.http.service.model import OpenModel
 
 
 @app.command()

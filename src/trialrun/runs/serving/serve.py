@@ -9,8 +9,8 @@ from trialrun.config.serve import ServeConfig
 from trialrun.mlflow_client import URI_SCHEMES, connect_client
 from trialrun.registry.pins import find_pinned_folder
 from trialrun.registry.versions import ModelVersion, find_version_of_uri
-from trialrun.serving.http.model import OpenModel, open_folder
 from trialrun.serving.http.run import Announce, run_server
+from trialrun.serving.http.service.model import OpenModel, open_folder
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

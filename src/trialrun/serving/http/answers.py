@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
 from trialrun.scoring.scores import ImageScore
-from trialrun.serving.http.batcher import Outcome
-from trialrun.serving.http.decoding import Refusal
-from trialrun.serving.http.model import OpenModel
-from trialrun.serving.http.multipart import Upload
+from trialrun.serving.http.requests.decoding import Refusal
+from trialrun.serving.http.requests.multipart import Upload
+from trialrun.serving.http.service.batcher import Outcome
+from trialrun.serving.http.service.model import OpenModel
 
 
 class Problem(BaseModel):

@@ -22,19 +22,17 @@ from trialrun.serving.http.answers import (
     encode_json,
     format_prediction,
 )
-from trialrun.serving.http.bodies import receive_body
-from trialrun.serving.http.decoding import Refusal
-from trialrun.serving.http.invocations import InvocationError
 from trialrun.serving.http.metrics import Metrics
-from trialrun.serving.http.model import ModelSource, OpenModel
-from trialrun.serving.http.multipart import Upload, parse_multipart
 from trialrun.serving.http.openapi import (
     INVOCATIONS_BODY,
     PREDICT_BODY,
     add_token_scheme,
     describe_refusals,
 )
-from trialrun.serving.http.problems import (
+from trialrun.serving.http.requests.bodies import receive_body
+from trialrun.serving.http.requests.decoding import Refusal
+from trialrun.serving.http.requests.multipart import Upload, parse_multipart
+from trialrun.serving.http.requests.problems import (
     BAD_REQUEST,
     FAILED,
     UNAVAILABLE,
@@ -42,8 +40,10 @@ from trialrun.serving.http.problems import (
     UNSUPPORTED,
     RequestError,
 )
-from trialrun.serving.http.reload import follow_alias
-from trialrun.serving.http.service import Service
+from trialrun.serving.http.service.invocations import InvocationError
+from trialrun.serving.http.service.model import ModelSource, OpenModel
+from trialrun.serving.http.service.reload import follow_alias
+from trialrun.serving.http.service.service import Service
 
 _JSON = "application/json"
 _MULTIPART = "multipart/form-data"
@@ -78,9 +78,7 @@ def make_app(
         lifespan=run_service,
         redirect_slashes=False,
     )
-    _add_prediction(app)
-    _add_invocations(app)
-    _add_probes(app, metrics)
+    _add_paths(app)
     _add_pages(app)
     _add_error_handlers(app)
     if has_token:
@@ -88,40 +86,60 @@ def make_app(
     return app
 
 
-def _add_prediction(app: FastAPI) -> None:
-    refusals = describe_refusals(400, 401, 408, 413, 429, 500, 503)
+def _add_paths(app: FastAPI) -> None:
     images: Any = Problem | Prediction
-
-    @app.post(
+    app.post(
         "/predict",
         response_model=Prediction,
-        responses=refusals
+        responses=describe_refusals(400, 401, 408, 413, 429, 500, 503)
         | {
             415: {"model": images, "description": "Not an image, or another content type"},
             422: {"model": images, "description": "Cannot be decoded, or has too many pixels"},
         },
         openapi_extra=PREDICT_BODY,
-    )
-    async def predict(
-        request: Request,
-        top: Annotated[
-            int, Query(ge=0, le=1_000_000, description="Best classes to return; 0 returns all.")
-        ] = 0,
-    ) -> Response:
-        """Classify the images of a request: one as the body itself, or several as multipart.
+    )(predict)
+    app.post(
+        "/invocations",
+        response_model=Scores,
+        responses=describe_refusals(401, 408, 413, 415, 429, 500, 503)
+        | {400: {"model": ServerError | Problem, "description": "The input is invalid"}},
+        openapi_extra=INVOCATIONS_BODY,
+    )(invocations)
+    app.get("/health", response_model=Health)(health)
+    app.get("/ping", response_model=Health, include_in_schema=False)(health)
+    app.get("/ready", response_model=Health, responses=describe_refusals(503))(ready)
+    app.get(
+        "/metrics",
+        response_class=Response,
+        responses=describe_refusals(401)
+        | {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    )(read_metrics)
 
-        Each part of a multipart body is a file in the field `images`. The status is 200 if every
-        image has a class, else that of the first image without one; the body has all results.
-        """
-        service: Service = app.state.service
-        content_type = request.headers.get("content-type", "")
-        kind = _check_image_type(content_type)
-        async with receive_body(request, service.admission) as body:
-            if kind != _MULTIPART:
-                return await _predict_one(service, body, top or None)
-            uploads = parse_multipart(body, content_type, service.admission.max_images)
-            del body
-            return await _predict_several(service, uploads, top or None)
+
+async def predict(
+    request: Request,
+    top: Annotated[
+        int, Query(ge=0, le=1_000_000, description="Best classes to return; 0 returns all.")
+    ] = 0,
+) -> Response:
+    """Classify the images of a request: one as the body itself, or several as multipart.
+
+    Each part of a multipart body is a file in the field `images`. The status is 200 if every image
+    has a class, else that of the first image without one; the body has all results.
+    """
+    service = _get_service(request)
+    content_type = request.headers.get("content-type", "")
+    kind = _check_image_type(content_type)
+    async with receive_body(request, service.admission) as body:
+        if kind != _MULTIPART:
+            return await _predict_one(service, body, top or None)
+        uploads = parse_multipart(body, content_type, service.admission.max_images)
+        return await _predict_several(service, uploads, top or None)
+
+
+def _get_service(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
 
 
 def _check_image_type(content_type: str) -> str:
@@ -150,50 +168,33 @@ async def _predict_several(service: Service, uploads: list[Upload], top: int | N
     return Response(content, choose_status(outcomes), None, _JSON)
 
 
-def _add_invocations(app: FastAPI) -> None:
-    @app.post(
-        "/invocations",
-        response_model=Scores,
-        responses=describe_refusals(401, 408, 413, 415, 429, 500, 503)
-        | {400: {"model": ServerError | Problem, "description": "The input is invalid"}},
-        openapi_extra=INVOCATIONS_BODY,
-    )
-    async def invocations(request: Request) -> Response:
-        """Score images as MLflow's server does: the same requests, the same responses."""
-        service: Service = app.state.service
-        content_type = request.headers.get("content-type")
-        if not content_type:
-            raise RequestError(UNSUPPORTED, "no content type; send application/json or text/csv")
-        async with receive_body(request, service.admission) as body:
-            content = await service.invoke(body, content_type)
-        return Response(content, 200, None, _JSON)
+async def invocations(request: Request) -> Response:
+    """Score images as MLflow's server does: the same requests, the same responses."""
+    service = _get_service(request)
+    content_type = request.headers.get("content-type")
+    if not content_type:
+        raise RequestError(UNSUPPORTED, "no content type; send application/json or text/csv")
+    async with receive_body(request, service.admission) as body:
+        content = await service.invoke(body, content_type)
+    return Response(content, 200, None, _JSON)
 
 
-def _add_probes(app: FastAPI, metrics: Metrics) -> None:
-    async def health() -> Response:
-        """Respond while the process lives."""
-        return Response(encode_json({"status": "alive"}), 200, None, _JSON)
+async def health() -> Response:
+    """Respond while the process lives."""
+    return Response(encode_json({"status": "alive"}), 200, None, _JSON)
 
-    app.get("/health", response_model=Health)(health)
-    app.get("/ping", response_model=Health, include_in_schema=False)(health)
 
-    @app.get("/ready", response_model=Health, responses=describe_refusals(503))
-    async def ready() -> Response:
-        """Respond with 200 if the server takes requests."""
-        if not app.state.service.is_ready:
-            raise RequestError(UNAVAILABLE, "the server is stopping")
-        return Response(encode_json({"status": "ready"}), 200, None, _JSON)
+async def ready(request: Request) -> Response:
+    """Respond with 200 if the server takes requests."""
+    if not _get_service(request).is_ready:
+        raise RequestError(UNAVAILABLE, "the server is stopping")
+    return Response(encode_json({"status": "ready"}), 200, None, _JSON)
 
-    @app.get(
-        "/metrics",
-        response_class=Response,
-        responses=describe_refusals(401)
-        | {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
-    )
-    async def read_metrics() -> Response:
-        """Return the metrics in the format of Prometheus."""
-        text, content_type = metrics.format_text()
-        return Response(text, 200, {"Content-Type": content_type})
+
+async def read_metrics(request: Request) -> Response:
+    """Return the metrics in the format of Prometheus."""
+    text, content_type = _get_service(request).metrics.format_text()
+    return Response(text, 200, {"Content-Type": content_type})
 
 
 def _add_pages(app: FastAPI) -> None:

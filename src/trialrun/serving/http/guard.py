@@ -7,7 +7,7 @@ from typing import Any
 
 from trialrun.serving.http.answers import encode_json
 from trialrun.serving.http.metrics import Metrics
-from trialrun.serving.http.problems import FAILED, UNAUTHORIZED
+from trialrun.serving.http.requests.problems import FAILED, UNAUTHORIZED
 
 _Message = MutableMapping[str, Any]
 _Receive = Callable[[], Awaitable[_Message]]

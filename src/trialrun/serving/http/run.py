@@ -16,7 +16,7 @@ from trialrun.errors import InvalidParameterError, RunInterruptedError, summariz
 from trialrun.serving.http.app import make_app
 from trialrun.serving.http.guard import Guard
 from trialrun.serving.http.metrics import Metrics
-from trialrun.serving.http.model import ModelSource, OpenModel
+from trialrun.serving.http.service.model import ModelSource, OpenModel
 from trialrun.signals import STOP_SIGNALS
 
 Announce = Callable[[OpenModel, str], None]
@@ -54,7 +54,8 @@ def run_server(
                 proxy_headers=False,
                 timeout_graceful_shutdown=math.ceil(config.stop_seconds),
             ),
-            lambda: announce(opened, _format_address(listener)),
+            on_start=lambda: announce(opened, _format_address(listener)),
+            on_stop=lambda: app.state.service.refuse_probes(),
         )
         server.run(sockets=[listener])
     error = RunInterruptedError(server.signal_name or "SIGTERM")
@@ -103,10 +104,16 @@ def _log_to_stderr() -> None:
 class _Server(uvicorn.Server):
     """A server that the first stop signal ends orderly, and the second at once."""
 
-    def __init__(self, config: uvicorn.Config, on_start: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        *,
+        on_start: Callable[[], None],
+        on_stop: Callable[[], None],
+    ) -> None:
         super().__init__(config)
         self.signal_name = ""
-        self._on_start = on_start
+        self._on_start, self._on_stop = on_start, on_stop
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, then announce it."""
@@ -137,4 +144,6 @@ class _Server(uvicorn.Server):
         """Stop, at once if the process is stopping already."""
         self.force_exit = self.should_exit
         self.should_exit = True
+        if self.started:
+            self._on_stop()
         self.signal_name = self.signal_name or signal.Signals(sig).name

@@ -22,10 +22,10 @@ from trialrun.images.scanning.thread_pool import count_threads
 from trialrun.scoring.batching import plan_batches
 from trialrun.scoring.pipeline import BatchPlan, score_batch
 from trialrun.scoring.scores import ImageScore
-from trialrun.serving.http.decoding import Refusal, decode_upload
 from trialrun.serving.http.metrics import Metrics
-from trialrun.serving.http.model import OpenModel
-from trialrun.serving.http.problems import UNPROCESSABLE
+from trialrun.serving.http.requests.decoding import Refusal, decode_upload
+from trialrun.serving.http.requests.problems import UNPROCESSABLE
+from trialrun.serving.http.service.model import OpenModel
 
 Outcome = ImageScore | Refusal  # a score has probabilities
 
@@ -77,10 +77,8 @@ class Batcher:
         try:
             for ticket in tickets:
                 self._encoded.put(ticket)
-            return [await ticket.future for ticket in tickets]
+            return await asyncio.gather(*(ticket.future for ticket in tickets))
         finally:
-            for ticket in tickets:
-                ticket.future.cancel()  # has no effect on one that is done
             self._num_open -= len(tickets)
             if not self._num_open:
                 self._drained.set()

@@ -6,7 +6,7 @@ from typing import Any
 from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from trialrun.serving.http.problems import (
+from trialrun.serving.http.requests.problems import (
     BAD_REQUEST,
     TOO_LARGE,
     UNPROCESSABLE,

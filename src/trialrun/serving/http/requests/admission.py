@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from trialrun.serving.http.problems import TOO_LARGE, RequestError, refuse_busy
+from trialrun.serving.http.requests.problems import TOO_LARGE, RequestError, refuse_busy
 
 _MAX_LARGEST_BODIES = 16  # bodies of the largest size that may be in memory
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from trialrun.scoring.scores import ImageScore
 from trialrun.serving import ImageModel
-from trialrun.serving.http.admission import Admission
-from trialrun.serving.http.batcher import Batcher, Outcome
-from trialrun.serving.http.decoding import Refusal
-from trialrun.serving.http.problems import BAD_REQUEST, FAILED, UNSUPPORTED, RequestError
+from trialrun.serving.http.requests.admission import Admission
+from trialrun.serving.http.requests.decoding import Refusal
+from trialrun.serving.http.requests.problems import BAD_REQUEST, FAILED, UNSUPPORTED, RequestError
+from trialrun.serving.http.service.batcher import Batcher, Outcome
 
 _logger = logging.getLogger("trialrun.serve")
 _FALLBACK = "the input cannot be parsed"

@@ -4,12 +4,12 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
 from trialrun.config.serve import ServeConfig
-from trialrun.serving.http.admission import Admission
-from trialrun.serving.http.batcher import Batcher, Outcome
-from trialrun.serving.http.invocations import BatchedModel, invoke
 from trialrun.serving.http.metrics import Metrics
-from trialrun.serving.http.model import OpenModel
-from trialrun.serving.http.multipart import Upload
+from trialrun.serving.http.requests.admission import Admission
+from trialrun.serving.http.requests.multipart import Upload
+from trialrun.serving.http.service.batcher import Batcher, Outcome
+from trialrun.serving.http.service.invocations import BatchedModel, invoke
+from trialrun.serving.http.service.model import OpenModel
 
 _MAX_INVOCATIONS = 64  # requests that MLflow's parser handles at once; each waits in a thread
 
@@ -76,9 +76,12 @@ class Service:
         self.metrics.images.labels("scored").inc(num_scored)
         self.metrics.images.labels("refused").inc(len(outcomes) - num_scored)
 
+    def refuse_probes(self) -> None:
+        """Let `/ready` say that the server stops; it is called in a signal handler."""
+        self.is_ready = False
+
     async def close(self) -> None:
         """Wait for the images that were taken, and end the threads."""
-        self.is_ready = False
         await self._batcher.close()
         await asyncio.gather(*self._closing)
         self._parsers.shutdown(wait=False, cancel_futures=True)

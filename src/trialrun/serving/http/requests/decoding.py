@@ -6,7 +6,7 @@ from torch import Tensor
 
 from trialrun.images.decoding.header import UndecodableError, UnknownFormatError, read_header
 from trialrun.images.decoding.preprocessing import Preprocessing
-from trialrun.serving.http.problems import UNPROCESSABLE, UNSUPPORTED
+from trialrun.serving.http.requests.problems import UNPROCESSABLE, UNSUPPORTED
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ from contextlib import asynccontextmanager, suppress
 
 from starlette.requests import ClientDisconnect, Request
 
-from trialrun.serving.http.admission import Admission
-from trialrun.serving.http.problems import BAD_REQUEST, TIMEOUT, TOO_LARGE, RequestError
+from trialrun.serving.http.requests.admission import Admission
+from trialrun.serving.http.requests.problems import BAD_REQUEST, TIMEOUT, TOO_LARGE, RequestError
 
 _BODY_SECONDS = 60.0
 # Of a refused body, so much is read and dropped: a client that is still sending reads the response

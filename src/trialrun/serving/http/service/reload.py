@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 
 from trialrun.errors import TrialrunError
-from trialrun.serving.http.model import ModelSource, OpenModel
-from trialrun.serving.http.service import Service
+from trialrun.serving.http.service.model import ModelSource, OpenModel
+from trialrun.serving.http.service.service import Service
 
 _logger = logging.getLogger("trialrun.serve")
 

@@ -1,12 +1,13 @@
 """Serving speed under 16 clients: `trialrun serve` and `mlflow models serve` on the same model.
 
-    python -m benchmarks.serving [--seconds 20] [--rounds 3] [--engines torch-fp32 ...]
+    python -m benchmarks.serving [--seconds 5] [--rounds 7] [--engines torch-fp32 ...]
                                  [--memory-seconds 60]
 
 ResNet-18 at 224 pixels with random weights; JPEG photos of about 400 by 350 pixels. The clients
-(`benchmarks.serving_client`) run on the same cores as the servers. The servers take turns, so that
-other programs slow them down equally; figures are medians over the rounds. MLflow's requests hold
-one image as base64 in `inputs`, trialrun's the bytes of the file.
+(`benchmarks.serving_client`) run on the same cores as the servers. Both servers run all the time
+and are loaded in turns, so that other programs slow them down equally; figures and ratios are
+medians over the rounds. MLflow's requests hold one image as base64 in `inputs`, trialrun's the bytes
+of the file. `CPU` is the server's processor time per image, which other programs change less.
 
 `limit` is what evaluation reaches on pixels that are in memory, in batches of the mean size that
 the server formed, without HTTP and decoding. `shared` is the limit with decoding on the same cores:
@@ -58,8 +59,8 @@ SIZE, NUM_PHOTOS, NUM_CLASSES, NUM_CLIENTS = 224, 256, 10, 16
 NETWORK = "resnet18"
 MLFLOW, TRIALRUN = "mlflow models serve", "trialrun serve"
 COLUMNS = (
-    "engine", "server", "images/s", "p50, ms", "p99, ms", "errors", "mean batch", "ratio",
-    "limit", "of limit", "decoding", "of shared",
+    "engine", "server", "images/s", "p50, ms", "p99, ms", "errors", "CPU, ms", "mean batch",
+    "ratio", "limit", "of limit", "decoding", "of shared",
 )  # fmt: skip
 _START_SECONDS = 120
 CPU = torch.device("cpu")
@@ -73,6 +74,7 @@ class Load:
     p50_ms: float
     p99_ms: float
     num_errors: int
+    cpu_ms: float
     mean_batch: float
 
 
@@ -170,20 +172,27 @@ def read_batches(port: int) -> tuple[float, float]:
     return tuple(float(match[1]) for match in values if match)  # type: ignore[return-value]
 
 
-def measure_server(name: str, model: Path, requests: Path, seconds: float, log: Path) -> Load:
-    """Start a server, let it warm up, and measure it."""
-    with run_server(name, model, log) as (port, _):
-        apply_load(port, requests, min(5.0, seconds))
-        before = read_batches(port) if name == TRIALRUN else (0.0, 0.0)
-        measured = apply_load(port, requests, seconds)
-        after = read_batches(port) if name == TRIALRUN else (1.0, 1.0)
+def measure_server(
+    name: str, port: int, process: psutil.Process, requests: Path, seconds: float
+) -> Load:
+    """Load a server for some seconds."""
+    cpu, before = read_cpu_seconds(process), read_batches(port) if name == TRIALRUN else (0.0, 0.0)
+    measured = apply_load(port, requests, seconds)
+    after = read_batches(port) if name == TRIALRUN else (1.0, 1.0)
     return Load(
         measured["per_second"],
         measured["p50_ms"],
         measured["p99_ms"],
         sum(measured["errors"].values()),
+        1000 * (read_cpu_seconds(process) - cpu) / measured["requests"],
         (after[0] - before[0]) / (after[1] - before[1]),
     )
+
+
+def read_cpu_seconds(process: psutil.Process) -> float:
+    """Return the processor time of a process."""
+    times = process.cpu_times()
+    return float(times.user + times.system)
 
 
 def measure_limit(model: Path, photos: Sequence[bytes], batch_size: int) -> tuple[float, float]:
@@ -207,6 +216,7 @@ def summarize(loads: Sequence[Load]) -> Load:
         statistics.median(load.p50_ms for load in loads),
         statistics.median(load.p99_ms for load in loads),
         sum(load.num_errors for load in loads),
+        statistics.median(load.cpu_ms for load in loads),
         statistics.median(load.mean_batch for load in loads),
     )
 
@@ -217,19 +227,35 @@ def print_speeds(arguments: argparse.Namespace, folder: Path, photos: Sequence[b
     requests = {name: write_requests(folder, name, photos) for name in (MLFLOW, TRIALRUN)}
     rows: list[list[object]] = []
     for engine, model in models.items():
-        loads: dict[str, list[Load]] = {name: [] for name in requests}
-        limits = []
-        for _ in range(arguments.rounds):
-            for name, file in requests.items():
-                loads[name].append(
-                    measure_server(name, model, file, arguments.seconds, folder / "log")
-                )
-            batch = max(round(loads[TRIALRUN][-1].mean_batch), 1)
-            limits.append(measure_limit(model, photos, batch))
-        rows += format_rows(engine, loads, limits)
+        rows += measure_engine(engine, model, requests, arguments, photos)
         sys.stderr.write(format_table(COLUMNS, rows[-2:]))
     heading = make_heading(f"Serving {NETWORK} at {SIZE} pixels to {NUM_CLIENTS} clients")
     sys.stdout.write(f"{heading}\n{format_table(COLUMNS, rows)}")
+
+
+def measure_engine(
+    engine: str,
+    model: Path,
+    requests: dict[str, Path],
+    arguments: argparse.Namespace,
+    photos: Sequence[bytes],
+) -> list[list[object]]:
+    """Return the rows of one engine."""
+    loads: dict[str, list[Load]] = {name: [] for name in requests}
+    limits = []
+    with contextlib.ExitStack() as stack:
+        servers = {
+            name: stack.enter_context(run_server(name, model, file.with_suffix(".log")))
+            for name, file in requests.items()
+        }
+        for name, file in requests.items():
+            apply_load(servers[name][0], file, arguments.seconds)
+        for _ in range(arguments.rounds):
+            for name, file in requests.items():
+                loads[name].append(measure_server(name, *servers[name], file, arguments.seconds))
+            batch = max(round(loads[TRIALRUN][-1].mean_batch), 1)
+            limits.append(measure_limit(model, photos, batch))
+    return format_rows(engine, loads, limits)
 
 
 def format_rows(
@@ -249,12 +275,17 @@ def format_rows(
         for rate, (limit, decoding) in zip(rates, limits, strict=True)
     )
     limit, decoding = (statistics.median(values) for values in zip(*limits, strict=True))
-    theirs = [mlflow.images_per_second, mlflow.p50_ms, mlflow.p99_ms, mlflow.num_errors]
-    measured = [ours.images_per_second, ours.p50_ms, ours.p99_ms, ours.num_errors]
+    derived = [ratio, limit, of_limit, decoding, of_shared]
     return [
-        [engine, MLFLOW, *theirs, *[""] * 6],
-        [engine, TRIALRUN, *measured, ours.mean_batch, ratio, limit, of_limit, decoding, of_shared],
+        [engine, MLFLOW, *list_figures(mlflow), *[""] * 6],
+        [engine, TRIALRUN, *list_figures(ours), ours.mean_batch, *derived],
     ]
+
+
+def list_figures(load: Load) -> list[object]:
+    """Return the columns that both servers have."""
+    times = [load.images_per_second, load.p50_ms, load.p99_ms]
+    return [*times, load.num_errors, load.cpu_ms]
 
 
 def print_memory(arguments: argparse.Namespace, folder: Path, photos: Sequence[bytes]) -> None:
@@ -283,8 +314,8 @@ def print_memory(arguments: argparse.Namespace, folder: Path, photos: Sequence[b
 def main() -> int:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=20.0)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--engines", nargs="*", default=[TORCH_FP32, OPENVINO_INT8])
     parser.add_argument("--memory-seconds", type=float, default=60.0)
     arguments = parser.parse_args()

@@ -6,8 +6,8 @@
 ResNet-18 at 224 pixels with random weights; JPEG photos of about 400 by 350 pixels. The clients
 (`benchmarks.serving_client`) run on the same cores as the servers. Both servers run all the time
 and are loaded in turns, so that other programs slow them down equally; figures and ratios are
-medians over the rounds. MLflow's requests hold one image as base64 in `inputs`, trialrun's the bytes
-of the file. `CPU` is the server's processor time per image, which other programs change less.
+medians over the rounds. MLflow's requests hold one image as base64 in `inputs`, trialrun's the
+bytes of the file. `CPU` is the server's processor time per image, which other programs change less.
 
 `limit` is what evaluation reaches on pixels that are in memory, in batches of the mean size that
 the server formed, without HTTP and decoding. `shared` is the limit with decoding on the same cores:

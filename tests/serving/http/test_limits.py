@@ -66,6 +66,7 @@ def send_raw(server: Server, head: str, chunks: list[bytes]) -> str:
 HEAD = "POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
 
 
+@pytest.mark.slow
 def test_endless_body_is_refused_before_its_end(small_queue: Server) -> None:
     """A chunked body over the limit gets 413 while the client is still sending."""
     chunk = b"40000\r\n" + bytes(0x40000) + b"\r\n"

@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.serving.http.servers import (
     Clients,
     encode_image,
@@ -45,6 +47,7 @@ def test_alias_moves_without_a_failed_request(store: str, tmp_path: Path) -> Non
     assert {"1", "2"} == set(versions)
 
 
+@pytest.mark.slow
 def test_version_that_cannot_be_loaded_is_not_served(store: str, tmp_path: Path) -> None:
     """A damaged version and a deleted alias leave the served version as it is."""
     folders = [write_small_model(tmp_path / str(seed), seed=seed) for seed in (1, 2, 3)]

@@ -27,6 +27,7 @@ def test_signal_under_load_finishes_what_was_taken(
     assert [line.partition(":")[0] for line in lines] == ["Error", "Hint"], lines
 
 
+@pytest.mark.slow
 def test_slow_requests_are_finished_after_the_signal(small_model: Path, tmp_path: Path) -> None:
     """Requests that wait for their batch when the signal comes get their scores."""
     flags = ("--batch-milliseconds", "1000", "--batch-size", "64")
@@ -39,6 +40,7 @@ def test_slow_requests_are_finished_after_the_signal(small_model: Path, tmp_path
         assert [answer.result()[0] for answer in answers] == [200, 200]
 
 
+@pytest.mark.slow
 def test_second_signal_ends_the_server_at_once(small_model: Path, tmp_path: Path) -> None:
     """A request whose body does not come delays the end only until then."""
     flags = ("--stop-seconds", "60")

@@ -29,7 +29,7 @@ from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.models.classifier import ImageClassifier
 from trialrun.models.zoo import build_network, find_head_prefix
 from trialrun.scoring.network import TorchNetwork
-from trialrun.scoring.pipeline import _score_batch
+from trialrun.scoring.pipeline import score_batch
 
 GPU = torch.device("cuda", 0)
 MPS_STAND_IN = torch.device("meta")  # tensors without values, in place of an Apple GPU
@@ -201,9 +201,9 @@ def test_scoring_waits_for_the_gpu_once_per_batch(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(Tensor, "numpy", lambda tensor: np.zeros(tensor.shape, np.float32))
     image = torch.zeros(3, 64, 64, dtype=torch.uint8)
     with TransferMonitor(GPU):
-        list(_score_batch(network, [image]))  # copies mean and deviation to the GPU
+        list(score_batch(network, [image]))  # copies mean and deviation to the GPU
     with FetchMonitor() as fetch_monitor, TransferMonitor(GPU) as monitor:
-        scores = list(_score_batch(network, [image, image, "cannot be read", image]))
+        scores = list(score_batch(network, [image, image, "cannot be read", image]))
     assert monitor.waits == []
     assert (fetch_monitor.num_copies, fetch_monitor.precisions) == (1, {"ieee"})
     assert [score.error for score in scores] == ["", "", "cannot be read", ""]

@@ -24,6 +24,7 @@ _COMMAND_ORDER = (  # of `trialrun --help`: the order in which a project uses th
     "doctor",
     "evaluate",
     "score",
+    "serve",
     "export",
     "bench",
     "promote",

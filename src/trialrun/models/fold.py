@@ -5,12 +5,44 @@ finds this by tracing; of a network that it cannot trace, it traces the parts th
 """
 
 import copy
+import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch.fx
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+
+class _Tracer(torch.fx.Tracer):
+    """Traces the calling thread alone.
+
+    torch.fx replaces methods of `nn.Module` for all threads while it traces. A server computes with
+    one network while it loads another.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._thread = threading.get_ident()
+
+    def call_module(
+        self,
+        m: nn.Module,
+        forward: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        """Record a call, or pass it on if another thread makes it."""
+        if threading.get_ident() != self._thread:
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        """Return what an attribute is in the trace, or its value if another thread reads it."""
+        if threading.get_ident() != self._thread:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
 
 
 def find_followers(network: nn.Module, prefix: str = "") -> dict[str, str]:
@@ -19,7 +51,7 @@ def find_followers(network: nn.Module, prefix: str = "") -> dict[str, str]:
     Both are called exactly once per forward pass.
     """
     try:
-        graph = torch.fx.Tracer().trace(network)
+        graph = _Tracer().trace(network)
     except Exception:  # tracing runs the network's own code, which can raise any error
         return {
             first: second

@@ -85,7 +85,7 @@ def score_batches(
     )
     batches = _form_batches(images, plan.batch_size, observe)
     if plan.num_streams == 1:
-        yield from (_score_batch(network, batch) for batch in batches)
+        yield from (score_batch(network, batch) for batch in batches)
         return
     num_threads = torch.get_num_threads()
     try:
@@ -123,7 +123,7 @@ def _score_in_stream(
 ) -> list[ImageScore]:
     if torch.get_num_threads() != num_threads:  # OpenMP's number belongs to the calling thread
         torch.set_num_threads(num_threads)
-    return _score_batch(network, batch)
+    return score_batch(network, batch)
 
 
 def _decode_image(network: ScoringNetwork, data: bytes | None) -> Tensor | str:
@@ -136,8 +136,8 @@ def _decode_image(network: ScoringNetwork, data: bytes | None) -> Tensor | str:
         return str(error)
 
 
-def _score_batch(network: ScoringNetwork, batch: list[Tensor | str]) -> list[ImageScore]:
-    """Score a batch; consecutive images of one size are computed together."""
+def score_batch(network: ScoringNetwork, batch: list[Tensor | str]) -> list[ImageScore]:
+    """Score pixels or reasons why there are none; consecutive images of one size together."""
     groups = groupby(batch, key=lambda x: x if isinstance(x, str) else x.shape)
     outputs = [_compute_rows(network, list(group)) for _, group in groups]
     rows = iter(_fetch_rows([output for output in outputs if isinstance(output, Tensor)]))

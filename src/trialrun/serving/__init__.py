@@ -15,7 +15,7 @@ from trialrun.scoring.labels import LabelRule, read_threshold
 from trialrun.scoring.network import ScoringNetwork
 from trialrun.scoring.open import open_network
 from trialrun.scoring.pipeline import score_images
-from trialrun.scoring.scores import LABEL_COLUMN, probability_columns
+from trialrun.scoring.scores import LABEL_COLUMN, ImageScore, probability_columns
 from trialrun.serving.inputs import FORMATS, IMAGE_COLUMN, InputError, extract_images
 
 if TYPE_CHECKING:
@@ -62,9 +62,7 @@ class ImageModel:
         return table
 
     def _score(self, images: "list[bytes | str]") -> "list[NDArray[np.float32]]":
-        data = [None if isinstance(image, str) else image for image in images]
-        with use_default_modes():
-            scores = list(score_images(self.network, data))
+        scores = self._compute([None if isinstance(image, str) else image for image in images])
         reasons = [
             image if isinstance(image, str) else scored.error
             for image, scored in zip(images, scores, strict=True)
@@ -73,6 +71,10 @@ class ImageModel:
             rows = [f"row {row}: {reason}" for row, reason in enumerate(reasons) if reason]
             raise _invalid_input("; ".join(rows))
         return [scored.probabilities for scored in scores if scored.probabilities is not None]
+
+    def _compute(self, data: "list[bytes | None]") -> list[ImageScore]:
+        with use_default_modes():
+            return list(score_images(self.network, data))
 
 
 def _invalid_input(reason: str) -> Exception:

@@ -3,7 +3,7 @@
 import shutil
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trialrun.config.engines import ENGINE_PACKAGES
 from trialrun.files import scratch_directory
@@ -14,6 +14,9 @@ from trialrun.models.open import open_classifier
 from trialrun.scoring.scores import LABEL_COLUMN, probability_columns
 from trialrun.serving import IMAGE_COLUMN
 from trialrun.serving.bundle import write_served_code
+
+if TYPE_CHECKING:
+    from mlflow.models import ModelSignature
 
 _REQUIRED = (
     "mlflow",
@@ -58,7 +61,7 @@ def add_serving_files(
     _PythonEnv.current().to_yaml(str(folder / "python_env.yaml"))
     package = write_served_code(folder / CODE)
     add_code_to_manifest(folder)
-    model = Model(run_id=run_id, model_id=model_id, signature=_build_signature(description.classes))
+    model = Model(run_id=run_id, model_id=model_id, signature=build_signature(description.classes))
     add_to_model(
         model,
         loader_module=format_loader_module(package),
@@ -91,7 +94,8 @@ def _write_pytorch_files(folder: Path) -> dict[str, Any]:
     return flavor
 
 
-def _build_signature(classes: tuple[str, ...]) -> object:
+def build_signature(classes: tuple[str, ...]) -> "ModelSignature":
+    """Return MLflow's description of the inputs and outputs of a model with these classes."""
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema
 

@@ -26,6 +26,7 @@ from trialrun.cli.commands import (
     resume,
     score,
     search,
+    serve,
     sync,
     train,
 )
@@ -44,6 +45,7 @@ __all__ = [
     "resume",
     "score",
     "search",
+    "serve",
     "sync",
     "train",
 ]

@@ -65,6 +65,10 @@ class TransientDecodeError(UndecodableError):
     """An image cannot be used now but may be usable later; its reason must not be cached."""
 
 
+class UnknownFormatError(UndecodableError):
+    """The file is not an image, or has a format that is not supported."""
+
+
 OUT_OF_MEMORY_REASON = "too large for the free memory"
 
 
@@ -96,7 +100,8 @@ def open_lazily(data: bytes) -> Image.Image:
     """Open an image file's content with Pillow, reading its header only.
 
     Raises:
-        UndecodableError: Not an image, an unsupported format, or too many pixels.
+        UnknownFormatError: Not an image, or an unsupported format.
+        UndecodableError: Empty, damaged, or too many pixels.
         TransientDecodeError: Not enough free memory.
     """
     if not data:
@@ -106,7 +111,7 @@ def open_lazily(data: bytes) -> Image.Image:
     except InvalidParameterError as error:
         raise report_missing_package(error) from None
     except UnidentifiedImageError:
-        raise UndecodableError(_describe_format(data)) from None
+        raise UnknownFormatError(_describe_format(data)) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise UndecodableError(f"more than {MAX_PIXELS:,} pixels") from None
     except MemoryError:

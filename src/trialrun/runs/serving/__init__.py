@@ -1,0 +1,1 @@
+"""Serving of a model that MLflow or a folder has."""

@@ -1,0 +1,1 @@
+"""Reading of requests: limits, bodies, images, and why they are refused."""

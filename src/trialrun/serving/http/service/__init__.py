@@ -1,0 +1,1 @@
+"""Computing of requests: the model, its batches, and the version that an alias names."""

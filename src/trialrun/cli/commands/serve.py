@@ -22,7 +22,7 @@ def serve(
 
     POST /predict takes the bytes of an image, or several as multipart/form-data; POST /invocations
     takes what MLflow's server takes. / is a page to drop images on, /docs describes the requests.
-    SIGTERM and SIGINT finish the requests that were taken; the exit code is then 75.
+    SIGTERM and SIGINT finish the requests that were taken; a second one ends them (exit code 75).
     """
     from trialrun.config import build_config
     from trialrun.serving.http.settings import check_settings
@@ -48,3 +48,4 @@ def serve(
         print_status("Press Ctrl-C to stop")
 
     serve_model(model, config, token, announce)
+    print_status("Stopped; all requests that were taken are finished")

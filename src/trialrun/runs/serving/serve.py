@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 def serve_model(model: str, config: ServeConfig, token: str | None, announce: Announce) -> None:
-    """Serve `model` until a signal stops the process; `announce` gets the server's address.
+    """Serve `model` until a signal stops it; `announce` gets the server's address.
 
     `token` is the one that `serving.http.settings.check_settings` returned.
 
     Raises:
-        RunInterruptedError: A signal stopped the server, which has finished what it had taken.
+        RunInterruptedError: A second signal ended the requests that it had taken.
         TrialrunError: Settings or model cannot be used, or the port is taken.
     """
     run_server(_Source(model, config), config, token, announce)

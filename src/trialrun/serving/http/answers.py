@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
+from trialrun.scoring.labels import LabelRule
 from trialrun.scoring.scores import ImageScore
 from trialrun.serving.http.requests.decoding import Refusal
 from trialrun.serving.http.requests.multipart import Upload
@@ -30,8 +31,11 @@ class ImageResult(BaseModel):
     """One image: its class and probabilities, or `status` and `reason` if it has none."""
 
     name: str = Field(description="The file name in a multipart request; empty for a raw body.")
-    label: str | None = Field(None, description="The class with the highest probability.")
-    confidence: float | None = Field(None, description="The probability of `label`.")
+    label: str | None = Field(
+        None,
+        description="The class with the highest probability; `unknown` if the model abstains.",
+    )
+    confidence: float | None = Field(None, description="The highest probability.")
     probabilities: dict[str, float] | None = Field(
         None, description="Probabilities by class; with `top`, of the best classes, best first."
     )
@@ -94,10 +98,9 @@ def _format_outcome(model: OpenModel, outcome: Outcome, top: int | None) -> dict
     if isinstance(outcome, Refusal):
         return {"status": outcome.status, "reason": outcome.reason}
     probabilities = _read_probabilities(outcome)
-    label, confidence = choose_label(model, probabilities)
     return {
-        "label": label,
-        "confidence": confidence,
+        "label": LabelRule(model.network.classes, model.threshold).choose(probabilities),
+        "confidence": float(probabilities.max()),
         "probabilities": _name_probabilities(model.network.classes, probabilities, top),
     }
 
@@ -105,12 +108,6 @@ def _format_outcome(model: OpenModel, outcome: Outcome, top: int | None) -> dict
 def _read_probabilities(score: ImageScore) -> NDArray[np.float32]:
     assert score.probabilities is not None
     return score.probabilities
-
-
-def choose_label(model: OpenModel, probabilities: NDArray[np.float32]) -> tuple[str, float]:
-    """Return the label of an image and its probability: the class with the highest one."""
-    best = int(probabilities.argmax())
-    return model.network.classes[best], float(probabilities[best])
 
 
 def _name_probabilities(

@@ -26,12 +26,12 @@ _BACKLOG = 2048
 def run_server(
     source: ModelSource, config: ServeConfig, token: str | None, announce: Announce
 ) -> None:
-    """Serve the model of `source` until a signal stops the process.
+    """Serve the model of `source` until a signal stops it, and finish the requests it has taken.
 
     `announce` is called with the model and the server's address once it takes requests.
 
     Raises:
-        RunInterruptedError: A signal stopped the server; it has finished the requests it took.
+        RunInterruptedError: A second signal ended the requests that it had taken.
         TrialrunError: Settings or model cannot be used, or the port is taken.
     """
     metrics = Metrics()
@@ -58,11 +58,10 @@ def run_server(
             on_stop=lambda: app.state.service.refuse_probes(),
         )
         server.run(sockets=[listener])
-    error = RunInterruptedError(server.signal_name or "SIGTERM")
-    error.hint = "The requests that it had taken were finished."
     if server.force_exit:
+        error = RunInterruptedError(server.signal_name)
         error.hint = "A second signal ended the requests that it had taken."
-    raise error
+        raise error
 
 
 @contextmanager

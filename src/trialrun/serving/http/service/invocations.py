@@ -26,7 +26,7 @@ class BatchedModel(ImageModel):
     def __init__(
         self, batcher: Batcher, admission: Admission, loop: asyncio.AbstractEventLoop
     ) -> None:
-        super().__init__(batcher.model.network)
+        super().__init__(batcher.model.network, batcher.model.threshold)
         self.refusal: Exception | None = None
         self.outcomes: list[Outcome] = []
         self._batcher, self._admission, self._loop = batcher, admission, loop

@@ -11,6 +11,7 @@ from trialrun.config.engines import TORCH_FP32
 from trialrun.config.serve import TORCH_ENGINE, ServeConfig
 from trialrun.engine.compute.device import find_device
 from trialrun.models.open import open_classifier
+from trialrun.scoring.labels import read_threshold
 from trialrun.scoring.network import ScoringNetwork, make_sample, prepare_network
 from trialrun.scoring.open import open_network
 
@@ -25,13 +26,15 @@ _WARM_UP_SIZES = (1, 2, 8)  # images per batch
 class OpenModel:
     """A network that is ready to compute, and what identifies it.
 
-    `version` is empty for a model that is not a registered version.
+    `version` is empty for a model that is not a registered version. Below the confidence
+    `threshold` the model abstains.
     """
 
     name: str
     version: str
     network: ScoringNetwork
     metadata: "Model"
+    threshold: float = 0.0
 
     @property
     def engine(self) -> str:
@@ -75,7 +78,8 @@ def open_folder(folder: Path, name: str, version: str, config: ServeConfig) -> O
     else:
         network = open_network(folder, device, _logger.warning)
     _warm_up(network)
-    return OpenModel(name, version, network, _read_metadata(folder, network.classes))
+    metadata = _read_metadata(folder, network.classes)
+    return OpenModel(name, version, network, metadata, read_threshold(folder))
 
 
 def _warm_up(network: ScoringNetwork) -> None:

@@ -1,4 +1,4 @@
-"""A registered model, served by `mlflow models serve` where trialrun is not installed."""
+"""A registered model, served by `mlflow models serve` in an environment of its requirements."""
 
 import base64
 import io
@@ -8,11 +8,9 @@ import shutil
 import socket
 import subprocess
 import sys
-import sysconfig
 import time
 import urllib.error
 import urllib.request
-import venv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +24,7 @@ from mlflow.exceptions import MlflowException
 
 import trialrun
 from tests.conftest import write_classes
+from tests.system.conftest import skip_unless_ci
 from trialrun.errors import InvalidModelDirectoryError
 from trialrun.images import open_data
 from trialrun.models.manifest import add_code_to_manifest
@@ -72,15 +71,19 @@ def registered(
 
 
 @pytest.fixture(scope="module")
-def environment_without_trialrun(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Python with this one's packages except trialrun, which is an editable install."""
+def own_environment(registered: Registered, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Python with the model's own requirements and nothing else, made by uv."""
+    uv = Path(sys.executable).with_name("uv")
+    if not uv.exists():
+        skip_unless_ci("uv is not installed (make .venv/.installed)")
     folder = tmp_path_factory.mktemp("env")
-    venv.create(folder, with_pip=False, symlinks=True)
-    purelib = folder / "lib" / f"python{sysconfig.get_python_version()}" / "site-packages"
-    (purelib / "others.pth").write_text(sysconfig.get_path("purelib"))
     python = folder / "bin" / "python"
-    command = [str(python), "-c", "import trialrun"]
-    missing = subprocess.run(command, capture_output=True, check=False, env=copy_environment())
+    requirements = registered.folder / "requirements.txt"
+    install = ["pip", "install", "--link-mode=symlink", f"--python={python}", "-r", requirements]
+    for command in (["venv", "--clear", f"--python={sys.executable}", folder], install):
+        subprocess.run([str(word) for word in (uv, *command)], check=True, env=copy_environment())
+    trial = [str(python), "-c", "import trialrun"]
+    missing = subprocess.run(trial, capture_output=True, check=False, env=copy_environment())
     assert missing.returncode != 0
     return python
 
@@ -100,15 +103,15 @@ def find_free_port() -> int:
 @pytest.fixture(scope="module")
 def server(
     registered: Registered,
-    environment_without_trialrun: Path,
+    own_environment: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[str]:
     """The address of a server of version 1 of `colors`."""
-    python, port = environment_without_trialrun, find_free_port()
+    python, port = own_environment, find_free_port()
     folder = tmp_path_factory.mktemp("log")
     command = [python, "-m", "mlflow", "models", "serve", "-m", "models:/colors/1"]
     command += ["--env-manager", "local", "--port", str(port), "--host", "127.0.0.1"]
-    path = f"{python.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}"  # uvicorn
+    path = f"{python.parent}:/usr/bin:/bin"
     log = (folder / "server.log").open("w")
     process = subprocess.Popen(
         [str(word) for word in command],
@@ -413,7 +416,7 @@ def test_any_other_loader_is_refused(registered: Registered, tmp_path: Path, loa
 
 @pytest.mark.slow
 def test_copied_code_imports_without_trialrun(
-    registered: Registered, environment_without_trialrun: Path
+    registered: Registered, own_environment: Path
 ) -> None:
     """Every module of the copy can be imported, without MLflow or modules that are not copied."""
     package = find_served_package(registered.folder)
@@ -429,7 +432,7 @@ for name in {modules!r}:
     importlib.import_module(name.removesuffix(".__init__"))
 assert not {{"mlflow", "trialrun", "optuna", "typer"}} & sys.modules.keys()
 """
-    run_python(code, environment_without_trialrun)
+    run_python(code, own_environment)
 
 
 def test_imports_of_the_copy_are_renamed_and_texts_are_not() -> None:

@@ -19,6 +19,7 @@ from PIL import Image
 from tests.conftest import SMALL, make_network
 from tests.processes import ForkedProgram
 from trialrun.images.decoding.preprocessing import Preprocessing
+from trialrun.models.abstention import Abstention
 from trialrun.models.directory import ModelDescription, write_model_directory
 from trialrun.models.weights import serialize_state
 
@@ -113,10 +114,26 @@ def _read_port(process: ForkedProgram, output: Path, log: Path) -> int:
     return int(json.loads(text)["address"].rpartition(":")[2])
 
 
-def write_small_model(folder: Path, *, seed: int = 7) -> Path:
-    """Write a trained model directory of three classes at 32 pixels."""
+def make_abstention(threshold: float) -> Abstention:
+    """Return what a model directory says of its threshold."""
+    return Abstention(
+        threshold=threshold,
+        max_error=0.05,
+        level=0.95,
+        coverage=0.5,
+        num_images=100,
+        data_digest="0",
+    )
+
+
+def write_small_model(folder: Path, *, seed: int = 7, threshold: float | None = None) -> Path:
+    """Write a trained model directory of three classes at 32 pixels.
+
+    It abstains below `threshold`, if there is one.
+    """
     network = make_network(SMALL, len(CLASSES), seed=seed)
-    described = ModelDescription(SMALL, {}, CLASSES, Preprocessing(32))
+    abstention = None if threshold is None else make_abstention(threshold)
+    described = ModelDescription(SMALL, {}, CLASSES, Preprocessing(32), abstention=abstention)
     folder.mkdir(parents=True)
     write_model_directory(folder, described, serialize_state(network.state_dict()))
     return folder

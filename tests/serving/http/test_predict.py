@@ -1,5 +1,6 @@
 """`POST /predict` and the other paths: responses, and the codes of what is refused."""
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,10 @@ from tests.serving.http.servers import (
     encode_bomb,
     encode_image,
     encode_multipart,
+    run_server,
+    write_small_model,
 )
+from trialrun.scoring.labels import UNKNOWN
 
 PNG = encode_image()
 JPEG = encode_image("JPEG")
@@ -155,3 +159,14 @@ def test_openapi_describes_the_refusals(server: Server) -> None:
     described = set(description["paths"]["/predict"]["post"]["responses"])
     assert {"200", "413", "415", "422", "429", "503"} <= described
     assert "detail" not in json.dumps(description["components"]["schemas"])
+
+
+def test_model_that_abstains_answers_unknown(tmp_path: Path) -> None:
+    """Both paths give the label `unknown` below the threshold, and the probabilities as before."""
+    folder = write_small_model(tmp_path / "model", threshold=0.999)
+    with run_server(folder, tmp_path / "server") as running:
+        result = running.predict(PNG)
+        body = json.dumps({"instances": [base64.b64encode(PNG).decode()]})
+        _, answer = running.request("/invocations", body, "application/json")
+    assert (result["label"], answer["predictions"][0]["Scored Labels"]) == (UNKNOWN, UNKNOWN)
+    assert 0 < result["confidence"] == max(result["probabilities"].values()) < 0.999

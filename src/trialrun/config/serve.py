@@ -39,7 +39,7 @@ class ServeConfig:
     )
     batch_size: int | str = setting(
         AUTO_TEXT,
-        "Most images per batch; auto chooses by the image size and the free memory.",
+        "Most images per batch; auto chooses by the image size, the device and the free memory.",
         low=1,
         auto=True,
     )

@@ -11,7 +11,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -19,7 +19,8 @@ from torch import Tensor
 
 from trialrun.config.serve import ServeConfig
 from trialrun.images.scanning.thread_pool import count_threads
-from trialrun.scoring.batching import plan_batches
+from trialrun.scoring.batching import find_torch_device, plan_batches
+from trialrun.scoring.network import ScoringNetwork
 from trialrun.scoring.pipeline import BatchPlan, score_batch
 from trialrun.scoring.scores import ImageScore
 from trialrun.serving.http.metrics import Metrics
@@ -28,6 +29,9 @@ from trialrun.serving.http.requests.problems import UNPROCESSABLE
 from trialrun.serving.http.service.model import OpenModel
 
 Outcome = ImageScore | Refusal  # a score has probabilities
+
+# Pixels that are computed at once on a CPU: two streams of torch have four images of 224 pixels.
+_CPU_PIXELS_IN_WORK = 8 * 224**2
 
 _logger = logging.getLogger("trialrun.serve")
 
@@ -56,7 +60,7 @@ class Batcher:
         self._num_open = 0
         self._drained = asyncio.Event()
         self._drained.set()
-        self._plan = plan_batches(model.network, config.batch_size)
+        self._plan = _plan_served_batches(model.network, config.batch_size)
         self._num_decoders = count_threads()
         self._start(self._decode_images, self._num_decoders)
         self._start(partial(self._compute_batches, self._plan), self._plan.num_streams)
@@ -153,6 +157,19 @@ class Batcher:
             self._loop.call_soon_threadsafe(_set_results, tickets, outcome)
         except RuntimeError:  # the event loop has ended
             _logger.warning("the scores of %d images came after the end", len(tickets))
+
+
+def _plan_served_batches(network: ScoringNetwork, batch_size: int | str) -> BatchPlan:
+    """Return the plan of a server: `auto` prefers small batches on a CPU.
+
+    Larger ones are hardly faster there, and the requests that came last wait for all of them.
+    """
+    plan = plan_batches(network, batch_size)
+    size, device = network.preprocessing.image_size, find_torch_device(network)
+    if not isinstance(batch_size, str) or size is None or (device and device.type != "cpu"):
+        return plan
+    fastest = _CPU_PIXELS_IN_WORK // (plan.num_streams * size**2)
+    return replace(plan, batch_size=max(min(plan.batch_size, fastest), 1))
 
 
 def _name_reason(score: ImageScore) -> Outcome:

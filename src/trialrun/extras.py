@@ -1,6 +1,7 @@
 """Imports of optional packages, which an extra of trialrun installs."""
 
 import importlib
+import importlib.util
 from types import ModuleType
 
 from trialrun.errors import InvalidParameterError
@@ -17,7 +18,21 @@ def import_extra(module: str, extra: str, *, needed_by: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name != module.partition(".")[0]:
             raise
-        raise InvalidParameterError(
-            f"{needed_by} needs the package {error.name}, which is not installed",
-            f"Install it: pip install 'trialrun[{extra}]'",
-        ) from None
+        raise _make_error(error.name, extra, needed_by) from None
+
+
+def check_extra(module: str, extra: str, *, needed_by: str) -> None:
+    """Check that an optional package is installed, without importing it.
+
+    Raises:
+        InvalidParameterError: As `import_extra`.
+    """
+    if importlib.util.find_spec(module) is None:
+        raise _make_error(module, extra, needed_by)
+
+
+def _make_error(package: str, extra: str, needed_by: str) -> InvalidParameterError:
+    return InvalidParameterError(
+        f"{needed_by} needs the package {package}, which is not installed",
+        f"Install it: pip install 'trialrun[{extra}]'",
+    )

@@ -61,3 +61,30 @@ def test_report_can_be_left_out(store: str, colors: Path) -> None:
         train_data=str(colors), model="shufflenet_v2_x0_5", epochs=1, batch_size=8, report=False
     )
     assert list_report(mlflow.MlflowClient(store), trained.run_id) == set()
+
+
+@pytest.mark.slow
+@pytest.mark.report
+def test_audit_lists_changed_labels_with_thumbnails(store: str, colors: Path) -> None:
+    """Both reports have the table; an image in the folder of another class is in it."""
+    trained = trialrun.train(
+        train_data=str(colors),
+        valid_data=str(colors),
+        model="shufflenet_v2_x0_5",
+        epochs=6,
+        batch_size=8,
+        learning_rate=0.01,
+        precision="fp32",
+        audit=True,
+    )
+    (colors / "red" / "000.png").rename(colors / "blue" / "red.png")
+    client = mlflow.MlflowClient(store)
+    evaluation = trialrun.evaluate(str(trained.model_uri), str(colors), audit=True)
+    suspects = {}
+    for run_id in (trained.run_id, evaluation.run_id):
+        table = pd.read_csv(client.download_artifacts(run_id, "report/label_errors.csv"))
+        page = Path(client.download_artifacts(run_id, "report/report.html")).read_text()
+        assert "Suspected label errors" in page
+        assert page.count("<td><img") == len(table)
+        suspects[run_id] = set(table["name"])
+    assert "blue/red.png" in suspects[evaluation.run_id]

@@ -24,6 +24,10 @@ class EvaluateConfig(DataConfig):
     report: bool = setting(
         True, "Store a report with pictures and tables among the artifacts of the run."
     )
+    audit: bool = setting(
+        False,
+        "Add images to the report whose label is probably wrong; needs the extra [audit].",
+    )
     abstain: float | None = setting(
         None,
         "Register a version that answers `unknown` below a threshold of confidence, which DATA "

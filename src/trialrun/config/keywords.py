@@ -67,6 +67,7 @@ class TrainKeywords(TypedDict, total=False):
     pytorch_flavor: bool
     checkpoint_artifacts: bool
     report: bool
+    audit: bool
     data_layout: Literal["auto", "classes", "splits"]
     file_column: str | None
     label_column: str | None
@@ -84,6 +85,7 @@ class EvaluateKeywords(TypedDict, total=False):
     group_column: str | None
     group_pattern: str | None
     report: bool
+    audit: bool
     abstain: float | None
     register: str | None
     allow_overlap: bool
@@ -260,6 +262,7 @@ class SearchKeywords(TypedDict, total=False):
     pytorch_flavor: bool
     checkpoint_artifacts: bool
     report: bool
+    audit: bool
     data_layout: Literal["auto", "classes", "splits"]
     file_column: str | None
     label_column: str | None

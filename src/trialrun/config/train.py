@@ -335,6 +335,11 @@ class TrainConfig(LabelConfig):
         "Store a report of the validation images with pictures and tables; trials get none.",
         searchable=False,
     )
+    audit: bool = setting(
+        False,
+        "Add images to the report whose label is probably wrong; needs the extra [audit].",
+        searchable=False,
+    )
 
     def __post_init__(self) -> None:
         if self.warmup_steps and self.warmup_epochs:

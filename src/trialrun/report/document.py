@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from trialrun.report.calibration import Calibration, measure_calibration
 from trialrun.report.figures.confusion import draw_confusion_matrix
 from trialrun.report.figures.curves import draw_curves
-from trialrun.report.figures.gallery import Mistake, draw_mistakes
+from trialrun.report.figures.gallery import Mistake, draw_mistakes, draw_thumbnail
 from trialrun.report.figures.reliability import draw_calibration
 from trialrun.report.headlines import Headline, compute_averages, compute_headlines
 from trialrun.report.intervals import Groups
@@ -23,19 +23,28 @@ from trialrun.report.tables import ClassReport, compute_class_reports, confusion
 _NUM_PAIRS = 20
 
 
+@dataclass(frozen=True, slots=True)
+class Suspects:
+    """Images whose label is probably wrong: the positions of all, and the first of them."""
+
+    positions: Sequence[int]
+    shown: Sequence[Mistake]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportData:
     """What a report shows.
 
     `curves[panel][line][epoch]` is a value; empty without a training. `mistakes` are the worst of
-    them. `facts` are names and values of the first table, such as the model and the digest of the
-    data.
+    them. `suspects` are None if labels are not audited. `facts` are names and values of the first
+    table, such as the model and the digest of the data.
     """
 
     title: str
     predictions: Predictions
     top5_accuracy: float | None
     mistakes: Sequence[Mistake]
+    suspects: Suspects | None = None
     facts: Sequence[tuple[str, str]] = ()
     curves: Mapping[str, Mapping[str, Mapping[int, float]]] = field(default_factory=dict)
     level: float = 0.95
@@ -135,6 +144,8 @@ def _list_sections(
         note = "A calibrated model with a confidence of 80 % is right in 80 % of the cases."
         yield _show("Calibration", note, pictures, ("calibration.png",))
     yield _describe_mistakes(data, pictures)
+    if data.suspects is not None:
+        yield _describe_suspects(data.suspects)
     yield _tabulate_classes(data)
 
 
@@ -179,6 +190,22 @@ def _describe_mistakes(data: ReportData, pictures: Mapping[str, bytes]) -> Secti
     if names[1] in pictures:
         note += " The second picture marks where the predicted class was found (Grad-CAM)."
     return _show("Worst mistakes", note, pictures, names)
+
+
+def _describe_suspects(suspects: Suspects) -> Section:
+    rows = [
+        (image.name, image.label, image.predicted, f"{image.confidence:.1%}")
+        for image in suspects.shown
+    ]
+    return Section(
+        "Suspected label errors",
+        ("image", "name", "label", "predicted", "confidence"),
+        rows,
+        "No label is suspected.",
+        thumbnails=[draw_thumbnail(image.pixels) for image in suspects.shown],
+        note=f"{len(suspects.positions)} images, the least likely label first (confident learning, "
+        f"computed by cleanlab); {len(rows)} are shown. Look at them before you change a label.",
+    )
 
 
 def _tabulate_classes(data: ReportData) -> Section:

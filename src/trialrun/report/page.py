@@ -13,6 +13,7 @@ th, td { text-align: left; padding: .25rem .75rem; border-bottom: 1px solid #ddd
          vertical-align: top }
 th { border-bottom: 2px solid #999 }
 img { max-width: 100%; display: block; margin-bottom: 1rem }
+td img { margin: 0 }
 @media (prefers-color-scheme: dark) { body { color: #ddd; background: #1b1b1b }
   th, td { border-color: #444 } img { background: #fff } }
 """
@@ -28,7 +29,10 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A heading with a note, a table (or `text` if it has no rows) and pictures."""
+    """A heading with a note, a table (or `text` if it has no rows) and pictures.
+
+    `thumbnails`, one PNG file per row, are the first column if there are any.
+    """
 
     title: str
     heading: Sequence[str] = ()
@@ -36,6 +40,7 @@ class Section:
     text: str = ""
     pictures: Sequence[Picture] = ()
     note: str = ""
+    thumbnails: Sequence[bytes] = ()
 
 
 def render_page(title: str, sections: Sequence[Section]) -> str:
@@ -61,14 +66,17 @@ def _render_section(section: Section) -> Iterator[str]:
     elif section.text:
         yield f"<p>{escape(section.text)}</p>"
     for picture in section.pictures:
-        encoded = base64.b64encode(picture.content).decode("ascii")
-        yield f'<img alt="{escape(picture.description)}" src="data:image/png;base64,{encoded}">'
+        yield _render_image(picture.content, picture.description)
+
+
+def _render_image(content: bytes, description: str) -> str:
+    encoded = base64.b64encode(content).decode("ascii")
+    return f'<img alt="{escape(description)}" src="data:image/png;base64,{encoded}">'
 
 
 def _render_table(section: Section) -> str:
     heading = "".join(f"<th>{escape(name)}</th>" for name in section.heading)
-    rows = (
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>"
-        for row in section.rows
-    )
+    images = [f"<td>{_render_image(content, '')}</td>" for content in section.thumbnails]
+    cells = ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in section.rows]
+    rows = map("<tr>{}{}</tr>".format, images or [""] * len(cells), cells)
     return f"<table><tr>{heading}</tr>\n" + "\n".join(rows) + "\n</table>"

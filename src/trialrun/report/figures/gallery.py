@@ -12,6 +12,7 @@ from trialrun.report.figures.tiles import Tile, TileLayout, arrange_tiles, encod
 
 _LAYOUT = TileLayout(columns=6, side=168)
 _HEAT_OPACITY = 0.45
+_THUMBNAIL_SIDE = 72  # pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,14 @@ def draw_mistakes(mistakes: Sequence[Mistake], *, with_heat: bool = False) -> by
         Tile(_make_image(mistake, with_heat=with_heat), _caption(mistake)) for mistake in mistakes
     ]
     return encode_png(arrange_tiles(tiles, _LAYOUT))
+
+
+def draw_thumbnail(pixels: NDArray[np.uint8]) -> bytes:
+    """Return a small PNG of an (H, W, 3) image, in its proportions."""
+    image = Image.fromarray(pixels)
+    scale = _THUMBNAIL_SIDE / max(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return encode_png(image.resize(size, Image.Resampling.BILINEAR))
 
 
 def _caption(mistake: Mistake) -> tuple[str, str, str]:

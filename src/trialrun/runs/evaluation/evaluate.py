@@ -21,6 +21,7 @@ from trialrun.registry.versions import find_origin, find_version_of_uri, link_mo
 from trialrun.report.abstention import AnswerRule, measure_answers
 from trialrun.report.document import ReportData
 from trialrun.report.intervals import Groups, Interval, compute_interval
+from trialrun.report.label_errors import check_audit
 from trialrun.report.markdown import escape_markdown
 from trialrun.report.metrics import compute_metrics
 from trialrun.report.predictions import Predictions
@@ -43,6 +44,7 @@ from trialrun.runs.evaluation.predictions import (
 )
 from trialrun.runs.evaluation.report import (
     collect_mistakes,
+    collect_suspects,
     log_report,
     make_file_loader,
 )
@@ -93,6 +95,8 @@ def evaluate_model(
     """
     config = build_config(EvaluateConfig, values)
     device = find_device(config.device)
+    if config.audit and config.report:
+        check_audit()
     callback = callback or NoOpCallback()
     scan = open_labelled_data(
         data,
@@ -260,13 +264,13 @@ def _log_report(
     classifier = None if is_foreign else open_classifier(candidate.folder)
     items = [scan.images.items[row] for row in evaluated.rows]
     in_top5 = images.predictions.in_top5
+    load_pixels = make_file_loader(scan.images, items, classifier)
     data = ReportData(
         title=f"{result.model} on {result.data}",
         predictions=images.predictions,
         top5_accuracy=None if in_top5 is None else float(in_top5.mean()),
-        mistakes=collect_mistakes(
-            images, make_file_loader(scan.images, items, classifier), classifier
-        ),
+        mistakes=collect_mistakes(images, load_pixels, classifier),
+        suspects=collect_suspects(images, load_pixels) if config.audit else None,
         facts=[("model", result.model), ("data", result.data), ("digest", result.data_digest)],
         level=config.confidence,
         groups=evaluated.groups,

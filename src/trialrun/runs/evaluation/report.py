@@ -16,8 +16,15 @@ from trialrun.images import ImageItem, ImageSet
 from trialrun.images.dataset import make_printable
 from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.models.classifier import ImageClassifier
-from trialrun.report.document import Report, ReportData, build_report, find_worst_mistakes
+from trialrun.report.document import (
+    Report,
+    ReportData,
+    Suspects,
+    build_report,
+    find_worst_mistakes,
+)
 from trialrun.report.figures.gallery import Mistake
+from trialrun.report.label_errors import find_label_errors
 from trialrun.report.predictions import Predictions
 from trialrun.runs.evaluation.predictions import ImagePredictions
 from trialrun.runs.evaluation.tables import format_csv
@@ -26,6 +33,8 @@ from trialrun.scoring.saliency import compute_heat
 from trialrun.tracking import TrackedRun
 
 NUM_MISTAKES = 24
+NUM_SUSPECTS = 50
+_COLUMNS = ("name", "label", "predicted", "confidence")  # of tables of images
 PICTURE_SIZE = 224  # pixels, of images that a foreign model gets in their own size
 _FOLDER = "report"  # among the artifacts
 
@@ -53,24 +62,47 @@ def collect_mistakes(
     images: ImagePredictions, load_pixels: LoadPixels, classifier: ImageClassifier | None
 ) -> list[Mistake]:
     """Return the worst mistakes, with the places that they come from if there is a classifier."""
-    predictions = images.predictions
-    found = [
-        (position, pixels)
-        for position in find_worst_mistakes(predictions, NUM_MISTAKES)
-        if (pixels := load_pixels(position)) is not None
-    ]
-    heat = _compute_heat(predictions, found, classifier)
+    found = _load_all(find_worst_mistakes(images.predictions, NUM_MISTAKES), load_pixels)
+    heat = _compute_heat(images.predictions, found, classifier)
     return [
-        Mistake(
-            name=make_printable(images.names[position]),
-            label=predictions.classes[predictions.labels[position]],
-            predicted=predictions.classes[predictions.predicted[position]],
-            confidence=_find_confidence(predictions, position),
-            pixels=pixels.permute(1, 2, 0).numpy(),
-            heat=None if heat is None else heat[number],
-        )
+        _describe_image(images, position, pixels, None if heat is None else heat[number])
         for number, (position, pixels) in enumerate(found)
     ]
+
+
+def collect_suspects(images: ImagePredictions, load_pixels: LoadPixels) -> Suspects:
+    """Return the images whose label is probably wrong; those to show have their pixels.
+
+    Raises:
+        InvalidParameterError: cleanlab is not installed.
+    """
+    positions = find_label_errors(images.predictions)
+    shown = _load_all(positions[:NUM_SUSPECTS], load_pixels)
+    return Suspects(
+        positions, [_describe_image(images, position, pixels) for position, pixels in shown]
+    )
+
+
+def _load_all(positions: Sequence[int], load_pixels: LoadPixels) -> list[tuple[int, Tensor]]:
+    loaded = ((position, load_pixels(position)) for position in positions)
+    return [(position, pixels) for position, pixels in loaded if pixels is not None]
+
+
+def _describe_image(
+    images: ImagePredictions,
+    position: int,
+    pixels: Tensor,
+    heat: NDArray[np.float32] | None = None,
+) -> Mistake:
+    predictions = images.predictions
+    return Mistake(
+        name=make_printable(images.names[position]),
+        label=predictions.classes[predictions.labels[position]],
+        predicted=predictions.classes[predictions.predicted[position]],
+        confidence=_find_confidence(predictions, position),
+        pixels=pixels.permute(1, 2, 0).numpy(),
+        heat=heat,
+    )
 
 
 def _find_confidence(predictions: Predictions, position: int) -> float:
@@ -97,19 +129,28 @@ def log_report(run: TrackedRun, data: ReportData, names: Sequence[str]) -> Repor
     """Store the page, the pictures and the tables of a report with the run."""
     report = build_report(data)
     with scratch_directory() as scratch:
-        for name, content in list_files(report, data.predictions, names).items():
+        for name, content in list_files(report, data.predictions, names, data.suspects).items():
             (scratch / name).write_bytes(content)
             run.log_artifact(scratch / name, _FOLDER)
     return report
 
 
-def list_files(report: Report, predictions: Predictions, names: Sequence[str]) -> dict[str, bytes]:
+def list_files(
+    report: Report,
+    predictions: Predictions,
+    names: Sequence[str],
+    suspects: Suspects | None = None,
+) -> dict[str, bytes]:
     """Return the content of each file of a report; `names` are those of the images."""
+    worst = find_worst_mistakes(predictions, len(predictions))
+    tables = {"mistakes.csv": _list_images(predictions, names, worst)}
+    if suspects is not None:
+        tables["label_errors.csv"] = _list_images(predictions, names, suspects.positions)
     return {
         **report.pictures,
         "report.html": report.page.encode("utf-8"),
         "metrics.csv": format_csv(_list_metrics(report)).encode("utf-8"),
-        "mistakes.csv": format_csv(_list_mistakes(predictions, names)).encode("utf-8"),
+        **{name: format_csv(rows, _COLUMNS).encode("utf-8") for name, rows in tables.items()},
     }
 
 
@@ -125,15 +166,22 @@ def _list_metrics(report: Report) -> list[dict[str, Any]]:
     ]
 
 
-def _list_mistakes(predictions: Predictions, names: Sequence[str]) -> list[dict[str, Any]]:
-    """Return all wrong predictions, the most confident first."""
+def _list_images(
+    predictions: Predictions, names: Sequence[str], positions: Sequence[int]
+) -> list[dict[str, Any]]:
     classes = predictions.classes
     return [
-        {
-            "name": names[position],
-            "label": classes[predictions.labels[position]],
-            "predicted": classes[predictions.predicted[position]],
-            "confidence": _find_confidence(predictions, position),
-        }
-        for position in find_worst_mistakes(predictions, len(predictions))
+        dict(
+            zip(
+                _COLUMNS,
+                (
+                    names[position],
+                    classes[predictions.labels[position]],
+                    classes[predictions.predicted[position]],
+                    _find_confidence(predictions, position),
+                ),
+                strict=True,
+            )
+        )
+        for position in positions
     ]

@@ -18,12 +18,15 @@ from trialrun.tracking import TrackedRun, log_table
 PER_CLASS = "per_class"
 
 
-def format_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return CSV with the keys of the first row as header; bytes that are not UTF-8 are escaped."""
+def format_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> str:
+    """Return CSV with the keys of the first row as header; bytes that are not UTF-8 are escaped.
+
+    `columns` are the header of a table without rows.
+    """
     text = io.StringIO(newline="")
     writer = csv.DictWriter(
         text,
-        fieldnames=list(rows[0]) if rows else [],
+        fieldnames=list(rows[0]) if rows else columns,
         lineterminator="\n",
         quoting=choose_quoting(chain(*rows, *(row.values() for row in rows))),
     )

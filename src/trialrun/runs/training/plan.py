@@ -5,7 +5,7 @@ all problems with settings, data and model.
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from trialrun.images.decoding.transforms import TransformStep, read_transforms, 
 from trialrun.images.formats.sample import PREFIX as SAMPLE_PREFIX
 from trialrun.mlflow_client import URI_SCHEMES
 from trialrun.models.names import DEFAULT_WEIGHTS, check_model_directory, check_model_name
+from trialrun.report.label_errors import check_audit
 from trialrun.runs.datasets.sources import OpenedSets, fetch_model, open_sets, open_source
 
 
@@ -98,14 +99,17 @@ def _fetch_models(names: Iterable[str | None], problems: list[TrialrunError]) ->
 
 
 def _find_path_errors(config: TrainConfig, local_paths: Mapping[str, Path]) -> list[TrialrunError]:
-    """Return the problems with the model, the weights and the cache limit."""
+    """Return the problems with the model, the weights, the cache limit and missing packages."""
     problems: list[TrialrunError] = []
-    for check in (
+    checks: list[Callable[[], object]] = [
         partial(_check_model, config.model, local_paths),
         partial(_check_weights, config.weights, local_paths),
         cache_limit_bytes,
         check_cache,
-    ):
+    ]
+    if config.audit and config.report:
+        checks.append(check_audit)
+    for check in checks:
         try:
             check()
         except TrialrunError as error:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from trialrun.models.classifier import ImageClassifier
 from trialrun.report.document import ReportData
-from trialrun.runs.evaluation.report import collect_mistakes, log_report
+from trialrun.runs.evaluation.report import collect_mistakes, collect_suspects, log_report
 from trialrun.runs.training.data import PreparedData
 from trialrun.runs.training.epoch_images import log_best_images
 from trialrun.runs.training.logging import collect_valid_predictions
@@ -48,6 +48,7 @@ def log_training_report(
         predictions=images.predictions,
         top5_accuracy=best.status.result.validation.top5_accuracy,
         mistakes=collect_mistakes(images, load_pixels, classifier),
+        suspects=collect_suspects(images, load_pixels) if plan.config.audit else None,
         facts=_list_facts(plan, data, result),
         curves=_collect_curves(progress.epochs),
     )

@@ -55,8 +55,8 @@ class Evidence:
     metrics: Mapping[str, float]
     size_mb: float
     intervals: Mapping[str, Interval] = field(default_factory=dict)
-    answers: Mapping[str, tuple[float, Interval]] = field(default_factory=dict)
     attempt: int = 1
+    answers: Mapping[str, tuple[float, Interval]] = field(default_factory=dict)
     latency_ms: float | None = None
     overlaps: tuple[Overlap, ...] = ()
     class_differences: tuple[str, ...] = ()

@@ -93,7 +93,7 @@ def describe_run(run_id: str) -> dict[str, Any]:
     return {
         "status": run.info.status,
         "params": run.data.params,
-        "tags": _select_tags(tags),
+        "tags": {name: text.replace(run_id, "RUN") for name, text in _select_tags(tags).items()},
         "metrics": {
             name: _read_history(run_id, name)
             for name in sorted(run.data.metrics)

@@ -19,7 +19,26 @@ from trialrun.tracking import truncate_digest
 
 _SHOWN_CLASSES = 20
 # Settings that the card shows elsewhere, or that do not change the model.
-_HIDDEN_SETTINGS = ("model", "train_data", "valid_data", "weights", "register_as", "random_seed")
+_HIDDEN_SETTINGS = frozenset(
+    {
+        "model",
+        "train_data",
+        "valid_data",
+        "weights",
+        "random_seed",
+        "register_as",
+        "experiment",
+        "run_name",
+        "offline",
+        "flush_seconds",
+        "checkpoint_dir",
+        "checkpoint_minutes",
+        "checkpoint_artifacts",
+        "report",
+        "audit",
+        "pytorch_flavor",
+    }
+)
 
 
 def format_model_card(

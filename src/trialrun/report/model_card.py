@@ -25,7 +25,7 @@ class ModelCard:
     """What a card shows; texts of `summary` and `warnings` are Markdown, all others plain.
 
     `predictions` are those for the images that `results` describe; None if there are none.
-    `address` is what the model is loaded from.
+    `address` is what the model is loaded from; empty if it was not kept.
     """
 
     title: str
@@ -51,7 +51,7 @@ def format_card(card: ModelCard) -> str:
         ["", card.note] if card.note else [],
         _describe_weak_classes(card.predictions),
         _tabulate("Model and data", ("", ""), card.facts),
-        _describe_use(card.address),
+        _describe_use(card.address) if card.address else [],
         _tabulate("Settings that differ from the defaults", ("", ""), card.settings),
     ]
     lines = [line for part in parts for line in part]

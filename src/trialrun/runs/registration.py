@@ -19,10 +19,9 @@ from trialrun.models.directory import (
 from trialrun.models.names import DESCRIPTION_FILE
 from trialrun.models.open import open_classifier, read_trained_model
 from trialrun.models.weights import hash_weights, serialize_state
-from trialrun.registry import format_run_address
 from trialrun.registry.pins import SHA256_TAG, find_pinned_folder
 from trialrun.report.model_card import ModelCard, format_card
-from trialrun.runs.training.model_upload import ModelRecord, send_model
+from trialrun.runs.training.model_upload import CARD_ADDRESS, ModelRecord, send_model
 from trialrun.scoring.network import TorchNetwork
 from trialrun.scoring.parity import (
     Parity,
@@ -85,7 +84,7 @@ def register_model(
         with open_run(client, experiment=experiment, name=None, tags=tags) as run:
             if on_run is not None:
                 on_run(run.name, run.run_id)
-            card = _format_card(model, folder, weights_sha256, format_run_address(run.run_id))
+            card = _format_card(model, folder, weights_sha256)
             record = ModelRecord(
                 params={"model": model},
                 tags={SHA256_TAG: weights_sha256} | parity.make_tags(),
@@ -94,7 +93,7 @@ def register_model(
                 register_as=name,
                 card=card,
             )
-            run.set_tags({SHA256_TAG: weights_sha256, "mlflow.note.content": card})
+            run.set_tags({SHA256_TAG: weights_sha256})
             sent = send_model(RunTarget(client, run.run_id), record.to_json(), folder)
     return Registration(
         run.run_id,
@@ -106,14 +105,14 @@ def register_model(
     )
 
 
-def _format_card(model: str, folder: Path, weights_sha256: str, address: str) -> str:
+def _format_card(model: str, folder: Path, weights_sha256: str) -> str:
     description, _ = read_description(folder)
     classes = description.classes or ()
     return format_card(
         ModelCard(
             title=f"{description.architecture} from {model}",
             summary="Registered from a model directory; no run of this store has trained it.",
-            address=address,
+            address=CARD_ADDRESS,
             facts=[
                 ("source", model),
                 ("classes", f"{len(classes)}: {', '.join(classes[:_SHOWN_CLASSES])}"),

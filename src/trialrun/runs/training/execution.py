@@ -22,8 +22,7 @@ from trialrun.errors import RunInterruptedError, TrialrunError
 from trialrun.files import scratch_directory
 from trialrun.models import directory, weights
 from trialrun.models.directory import ModelDescription
-from trialrun.models.names import MODEL_CARD
-from trialrun.registry import LoggedModel, format_run_address
+from trialrun.registry import LoggedModel
 from trialrun.runs.callbacks import RunCallback
 from trialrun.runs.signals import StopRequest, finish_step_on_signal
 from trialrun.runs.training.data import PreparedData
@@ -41,7 +40,7 @@ from trialrun.runs.training.logging import (
 )
 from trialrun.runs.training.model_card import format_model_card
 from trialrun.runs.training.model_record import make_model_record
-from trialrun.runs.training.model_upload import MODEL_RECORD
+from trialrun.runs.training.model_upload import CARD_ADDRESS, MODEL_RECORD
 from trialrun.runs.training.parity import check_parity, measure_parity
 from trialrun.runs.training.parts_report import PartsReport
 from trialrun.runs.training.plan import TrainPlan
@@ -306,10 +305,11 @@ class TrainingRun:
         )
         self._log_stop(result)
         log_validation(self.run, best.status, self.plan, self.data)
-        card = self._log_card(result, best)
         if not self.keeps_model(result):
+            self.run.set_tags({"mlflow.note.content": self._format_card(result, best, "")})
             self._delete_uploads()
             return result
+        card = self._format_card(result, best, CARD_ADDRESS)
         with scratch_directory() as scratch:
             folder = scratch / MODEL_RECORD
             directory.write_model_directory(folder, description, content)
@@ -319,20 +319,10 @@ class TrainingRun:
         self._log_report(result)
         return result
 
-    def _log_card(self, result: TrainResult, best: BestEpoch) -> str:
-        """Store the model card as the run's description and as a file; return it."""
+    def _format_card(self, result: TrainResult, best: BestEpoch, address: str) -> str:
         assert self.checkpoints is not None
-        card = format_model_card(
-            self.plan,
-            result,
-            self.data,
-            best,
-            self.checkpoints.session.initial_params,
-            format_run_address(self.run.run_id),
-        )
-        self.run.set_tags({"mlflow.note.content": card})
-        self.run.log_text(MODEL_CARD, card)
-        return card
+        initial_params = self.checkpoints.session.initial_params
+        return format_model_card(self.plan, result, self.data, best, initial_params, address)
 
     def _log_report(self, result: TrainResult) -> None:
         if self._has_report:

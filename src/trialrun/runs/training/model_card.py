@@ -51,7 +51,8 @@ def format_model_card(
 ) -> str:
     """Return Markdown with the model, the data, the results, the weak classes and the settings.
 
-    `initial_params` are the parameters that identify the initial weights.
+    `initial_params` are the parameters that identify the initial weights. `address` is empty for a
+    model that is not kept.
     """
     validation, fault = best.status.result.validation, best.status.result.evaluation_fault
     predictions = collect_valid_predictions(best.status, plan, data.valid).predictions

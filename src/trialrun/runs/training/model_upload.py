@@ -6,7 +6,7 @@ attempt has started: one model and one version remain.
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,25 @@ from trialrun.files import scratch_directory, translate_storage_errors
 from trialrun.mlflow_client import translate_tracking_errors
 from trialrun.models.directory import read_description
 from trialrun.models.names import MODEL_CARD
-from trialrun.registry import LoggedModel, find_or_create_model, register_once, upload_model
+from trialrun.registry import (
+    LoggedModel,
+    find_or_create_model,
+    format_run_address,
+    register_once,
+    upload_model,
+)
 from trialrun.serving.package import add_serving_files
 from trialrun.tracking import RecordHandler, RunTarget
 
 MODEL_RECORD = "model"
+CARD_ADDRESS = format_run_address("RUN_ID")  # of the model in a card, until its run is known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRecord:
     """What is logged with a model: its parameters, tags and card, and the metrics of its epoch.
 
+    The card names the model by `CARD_ADDRESS`: a run that is offline has no id in the store.
     `metrics` has one row per set: the metrics, and the name and digest of the dataset.
     """
 
@@ -53,6 +61,8 @@ def send_model(target: RunTarget, values: Mapping[str, Any], folder: Path) -> di
         StorageError: The artifact store's disk is full or not writable.
     """
     record = ModelRecord(**values)
+    address = format_run_address(target.run_id)
+    record = replace(record, card=record.card.replace(CARD_ADDRESS, address))
     with translate_tracking_errors("the model cannot be created"):
         experiment_id = target.experiment_id
     model = find_or_create_model(
@@ -64,6 +74,8 @@ def send_model(target: RunTarget, values: Mapping[str, Any], folder: Path) -> di
     )
     _upload(target, model, folder, record)
     _link_metrics(target, model, record)
+    if record.card:
+        _log_card(target, record.card)
     result: dict[str, Any] = {"model_id": model.model_id, "version": None}
     if record.register_as is not None:
         result["version"] = register_once(
@@ -96,6 +108,13 @@ def _upload(target: RunTarget, model: LoggedModel, folder: Path, record: ModelRe
             if record.card:
                 (complete / MODEL_CARD).write_text(record.card, encoding="utf-8")
         upload_model(target.client, model, complete, run_id=target.run_id, step=record.step)
+
+
+def _log_card(target: RunTarget, card: str) -> None:
+    """Store the card as the run's description and as a file."""
+    with translate_tracking_errors("the model card cannot be logged"):
+        target.client.set_tag(target.run_id, "mlflow.note.content", card)
+        target.client.log_text(target.run_id, card, MODEL_CARD)
 
 
 def _link_metrics(target: RunTarget, model: LoggedModel, record: ModelRecord) -> None:

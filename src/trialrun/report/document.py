@@ -197,11 +197,12 @@ def _describe_suspects(suspects: Suspects) -> Section:
         (image.name, image.label, image.predicted, f"{image.confidence:.1%}")
         for image in suspects.shown
     ]
+    if not rows:
+        return Section("Suspected label errors", text="No label is suspected.")
     return Section(
         "Suspected label errors",
         ("image", "name", "label", "predicted", "confidence"),
         rows,
-        "No label is suspected.",
         thumbnails=[draw_thumbnail(image.pixels) for image in suspects.shown],
         note=f"{len(suspects.positions)} images, the least likely label first (confident learning, "
         f"computed by cleanlab); {len(rows)} are shown. Look at them before you change a label.",

@@ -1,4 +1,4 @@
-"""What is recorded with the model of a training."""
+"""The record of the model of a training."""
 
 from trialrun.runs.training.data import PreparedData
 from trialrun.runs.training.logging import collect_linked_metrics

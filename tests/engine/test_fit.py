@@ -53,12 +53,14 @@ BASE = TrainConfig(epochs=2, batch_size=8, learning_rate=0.05)
 
 @given(num_images=st.integers(1, 200), batch_size=st.integers(1, 64))
 def test_every_image_is_in_one_batch(num_images: int, batch_size: int) -> None:
-    """No image is missing or repeated, and no batch has a single image."""
+    """No image is missing or repeated, and no batch is below a half of the batch size."""
     batches = chunk_indices(np.arange(num_images), batch_size)
     assert np.concatenate(batches).tolist() == list(range(num_images))
     assert len(batches) == count_batches(num_images, batch_size)
     if batch_size > 1 and num_images > 1:
         assert min(len(batch) for batch in batches) > 1
+    if num_images >= batch_size:
+        assert min(len(batch) for batch in batches) >= batch_size // 2
     assert max(len(batch) for batch in batches) <= batch_size + 1
 
 

@@ -137,15 +137,24 @@ def chunk_indices(
 ) -> list[NDArray[np.int64]]:
     """Cut `order` into chunks of `batch_size`; a last chunk below `smallest` joins the previous.
 
-    Batch norm cannot train on a single image, and dropping the chunk would skip images.
+    Batch norm cannot train on a single image, and dropping the chunk would skip images. A last
+    chunk of less than a half gets images of the previous one.
     """
     return [order[step] for step in _cut_steps(len(order), batch_size, smallest)]
 
 
 def _cut_steps(num_images: int, batch_size: int, smallest: int) -> list[slice]:
+    """Cut the images into batches; the last two share theirs if the last one is below a half.
+
+    Two images of a last batch, say, have no statistics for batch norm where a feature map is one
+    pixel: all its outputs are then 1 or -1, and the step can spoil the network.
+    """
     starts = list(range(0, num_images, batch_size))
-    if len(starts) > 1 and num_images - starts[-1] < min(smallest, batch_size):
+    num_last = num_images - starts[-1] if len(starts) > 1 else batch_size
+    if num_last < min(smallest, batch_size):
         starts.pop()
+    elif num_last < batch_size // 2:
+        starts[-1] = starts[-2] + (batch_size + num_last + 1) // 2
     return [slice(a, b) for a, b in zip(starts, [*starts[1:], num_images], strict=True)]
 
 

@@ -9,7 +9,7 @@ from trialrun.engine.inputs.data import TrainingData
 from trialrun.engine.state import TrainState, init_train_state
 from trialrun.images.decoding.preprocessing import Preprocessing
 
-NUM_IMAGES = 26  # batches of 8: three full ones and one of 2
+NUM_IMAGES = 36  # batches of 8: four full ones and one of 4; of 24: one, and one of 12
 DATA = TrainingData(make_dataset(NUM_IMAGES), make_dataset(9, seed=1), 3, Preprocessing(SIZE))
 
 

@@ -11,6 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from trialrun.engine.compute.torch_errors import translate_scoring_errors
+from trialrun.errors import OutOfMemoryError
 from trialrun.files import scratch_directory
 from trialrun.images import ImageItem, ImageSet
 from trialrun.images.dataset import make_printable
@@ -122,7 +124,11 @@ def _compute_heat(
     index_of = {name: index for index, name in enumerate(classifier.classes)}
     predicted = [predictions.classes[predictions.predicted[position]] for position, _ in found]
     indices = np.array([index_of[name] for name in predicted], dtype=np.int64)
-    return compute_heat(classifier, torch.stack([pixels for _, pixels in found]), indices)
+    try:
+        with translate_scoring_errors(torch.device("cpu")):
+            return compute_heat(classifier, torch.stack([pixels for _, pixels in found]), indices)
+    except OutOfMemoryError:  # the report does without it
+        return None
 
 
 def log_report(run: TrackedRun, data: ReportData, names: Sequence[str]) -> Report:

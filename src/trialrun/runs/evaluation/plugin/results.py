@@ -1,4 +1,4 @@
-"""What an evaluation from MLflow's side stores with its run and returns."""
+"""The record of an evaluation from MLflow's side, and what MLflow gets of it."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any

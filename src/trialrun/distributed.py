@@ -29,7 +29,9 @@ Value = TypeVar("Value")
 # ends them if rank 0 dies.
 _TIMEOUT = timedelta(days=7)
 _END_TIMEOUT = timedelta(seconds=8)  # for rank 0 to end its run after a signal
+_FOLLOW_TIMEOUT = timedelta(seconds=2)  # for the others to read how rank 0 ended
 _OUTCOME_OF_FIRST = "trialrun/outcome_of_first_rank"
+_FOLLOWED = "trialrun/outcome_read_by_rank_"
 _INTERRUPTED, _FINISHED, _FAILED = "interrupted", "finished", "failed "  # an exit code follows
 
 
@@ -139,15 +141,18 @@ def join_ranks(device: "torch.device") -> Iterator[Ranks]:
         dist.init_process_group("nccl", timeout=_TIMEOUT, device_id=device)
     else:
         dist.init_process_group("gloo", timeout=_TIMEOUT)
+    store = _find_store()
     try:
-        with _announce_end() if ranks.is_first else _follow_first():
+        with _announce_end(store) if ranks.is_first else _follow_first(store, ranks.rank):
             yield ranks
     finally:
-        dist.destroy_process_group()
+        dist.destroy_process_group()  # interrupts ranks that wait for this one
+        if ranks.is_first:
+            _await_followers(store, ranks.world_size)
 
 
 @contextmanager
-def _announce_end() -> Iterator[None]:
+def _announce_end(store: "Store") -> Iterator[None]:
     """Let the other ranks know how the block of rank 0 ended."""
     outcome = _INTERRUPTED
     try:
@@ -160,11 +165,17 @@ def _announce_end() -> Iterator[None]:
         raise
     finally:
         with suppress(RuntimeError):  # torchrun, which holds the store, is gone
-            _find_store().set(_OUTCOME_OF_FIRST, outcome)
+            store.set(_OUTCOME_OF_FIRST, outcome)
+
+
+def _await_followers(store: "Store", world_size: int) -> None:
+    """Keep `store`, which this process may host, until the other ranks have read the outcome."""
+    with suppress(RuntimeError):  # a rank is lost or the store is gone
+        store.wait([f"{_FOLLOWED}{rank}" for rank in range(1, world_size)], _FOLLOW_TIMEOUT)
 
 
 @contextmanager
-def _follow_first() -> Iterator[None]:
+def _follow_first(store: "Store", rank: int) -> Iterator[None]:
     """Stop as rank 0 does if a signal or an error has stopped it, and not before it.
 
     torchrun sends a signal to rank 0 once another rank has ended, while rank 0 ends its run.
@@ -173,22 +184,25 @@ def _follow_first() -> Iterator[None]:
         yield
     except RunInterruptedError as interrupt:
         if interrupt.is_agreed:
-            _read_outcome(_END_TIMEOUT)
+            _read_outcome(store, _END_TIMEOUT)
         raise
     except RuntimeError as error:  # rank 0 has closed its connections
-        outcome = _read_outcome(timedelta(seconds=1))
+        outcome = _read_outcome(store, timedelta(seconds=1))
         if outcome == _INTERRUPTED:
             raise RunInterruptedError("SIGTERM") from error
         if outcome.startswith(_FAILED):
             raise FirstRankFailedError(int(outcome.removeprefix(_FAILED))) from error
         raise
+    finally:
+        with suppress(RuntimeError):  # the store is gone
+            store.set(f"{_FOLLOWED}{rank}", "")
 
 
-def _read_outcome(timeout: timedelta) -> str:
+def _read_outcome(store: "Store", timeout: timedelta) -> str:
     """Return how rank 0 ended; empty if it does not end in time or is lost."""
     try:
-        _find_store().wait([_OUTCOME_OF_FIRST], timeout)
-        return _find_store().get(_OUTCOME_OF_FIRST).decode()
+        store.wait([_OUTCOME_OF_FIRST], timeout)
+        return store.get(_OUTCOME_OF_FIRST).decode()
     except RuntimeError:
         return ""
 

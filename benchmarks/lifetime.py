@@ -16,8 +16,8 @@ ROUNDS = 5
 MODULES = "import trialrun.runs.training.run, mlflow, mlflow.store.tracking.sqlalchemy_store"
 PLAIN = "import sys"
 OURS = (
-    "from trialrun.cli.process import defer_gc; from trialrun.fast_exit import FastExit; "
-    "fast_exit = FastExit(); fast_exit.exit_code = 0; defer_gc()"
+    "from trialrun.fast_start import start_fast; from trialrun.fast_exit import FastExit; "
+    "fast_exit = FastExit(); fast_exit.exit_code = 0; start_fast()"
 )
 PRINT_LOADED = "print('loaded', flush=True)"
 

@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-from torch.optim import SGD
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -20,6 +19,7 @@ from trialrun.config import TrainConfig
 from trialrun.distributed import SINGLE_PROCESS
 from trialrun.engine import evaluate, optim
 from trialrun.engine.compute.precision import ComputeConfig
+from trialrun.engine.eager_optimizers import EagerSGD
 from trialrun.engine.ema import MovingAverage, compute_decay
 from trialrun.engine.inputs.batches import ImageDataset, sequential_batches
 from trialrun.engine.inputs.data import TrainingData
@@ -214,9 +214,11 @@ def test_mps_gets_no_float64(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ComputeConfig(torch.device("mps"), "fp32").accumulator_dtype == torch.float32
     monkeypatch.setattr(ComputeConfig, "accumulator_dtype", torch.float32)
     # Tensors without values have no fused kernels.
-    monkeypatch.setattr(optim, "SGD", lambda groups, **kw: SGD(groups, **(kw | {"fused": False})))
+    monkeypatch.setattr(
+        optim, "EagerSGD", lambda groups, **kw: EagerSGD(groups, **(kw | {"fused": False}))
+    )
     settings: dict[str, Any] = {"augment": "standard", "ema": 0.9, "mixup": 0.2}
-    monkeypatch.setattr(SGD, "step", lambda _self: None)
+    monkeypatch.setattr(EagerSGD, "step", lambda _self: None)
     state = init_state(MPS_STAND_IN, settings, monkeypatch)
     batch = next(sequential_batches(make_dataset(), 8))
     with TransferMonitor(MPS_STAND_IN) as monitor:

@@ -12,11 +12,11 @@ import typer
 
 from trialrun.cli.flags import add_switch_values
 from trialrun.cli.output import open_missing_streams, print_error, print_message, set_quiet
-from trialrun.cli.process import defer_gc
 from trialrun.distributed import read_ranks
 from trialrun.engine.compute.openmp import limit_spinning
 from trialrun.errors import FirstRankFailedError, RunInterruptedError, TrialrunError
 from trialrun.fast_exit import FastExit
+from trialrun.fast_start import start_fast
 from trialrun.files import as_storage_error
 from trialrun.runs.signals import interrupt_on_signals
 
@@ -32,7 +32,7 @@ def main() -> None:
     open_missing_streams()
     fast_exit = FastExit()
     limit_spinning()
-    defer_gc()
+    start_fast()
     fast_exit.exit_code = run_cli(sys.argv[1:])
     sys.exit(fast_exit.exit_code)
 

@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, AdamW, Optimizer
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torchvision.transforms import v2
 
 from trialrun.config import AUTO_TEXT, TrainConfig
+from trialrun.engine.eager_optimizers import EagerAdamW, EagerSGD
 
 _MOMENTUM = 0.9  # as in Azure ML designer, with Nesterov's correction
 _POLYNOMIAL_POWER = 2  # as in Azure ML designer
@@ -35,8 +36,8 @@ def make_optimizer(
     for group in groups:
         group["lr"] = learning_rate * group[_SCALE]
     if config.optimizer == "adamw":
-        return AdamW(groups, lr=learning_rate, weight_decay=config.weight_decay, fused=True)
-    return SGD(
+        return EagerAdamW(groups, lr=learning_rate, weight_decay=config.weight_decay, fused=True)
+    return EagerSGD(
         groups,
         lr=learning_rate,
         momentum=_MOMENTUM,

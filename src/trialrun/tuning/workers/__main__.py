@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from trialrun.engine.compute.openmp import limit_spinning
 from trialrun.errors import RunInterruptedError, TrialrunError
 from trialrun.fast_exit import FastExit
+from trialrun.fast_start import start_fast
 from trialrun.runs.datasets.sources import use_copies
 from trialrun.runs.signals import interrupt_on_signals, stop_without_parent
 from trialrun.tuning.workers.pool import WorkerArgs, write_error
@@ -102,5 +103,6 @@ def _train_trials(
 
 if __name__ == "__main__":
     fast_exit = FastExit()
+    start_fast()
     fast_exit.exit_code = main(sys.argv[1])
     sys.exit(fast_exit.exit_code)

@@ -1,0 +1,42 @@
+"""Tests of the optimizers without the wrappers for torch's compiler."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import SGD, AdamW, Optimizer
+
+from trialrun.engine.eager_optimizers import EagerAdamW, EagerSGD
+
+_MOMENTUM = {"momentum": 0.9, "nesterov": True}
+
+
+def take_steps(
+    optimizer_class: Callable[..., Optimizer], options: dict[str, Any]
+) -> dict[str, Any]:
+    """Take three steps; return the parameters and the optimizer's state."""
+    torch.manual_seed(1)
+    network = nn.Linear(4, 3)
+    optimizer = optimizer_class(network.parameters(), lr=0.1, fused=True, **options)
+    for _ in range(3):
+        optimizer.zero_grad()
+        network(torch.randn(8, 4)).square().mean().backward()
+        optimizer.step()
+    assert torch.is_grad_enabled()
+    reloaded = optimizer_class(network.parameters(), lr=0.2, **options)
+    reloaded.load_state_dict(optimizer.state_dict())
+    return {**network.state_dict(), **reloaded.state_dict()}
+
+
+@pytest.mark.parametrize(
+    ("eager", "usual", "options"), [(EagerSGD, SGD, _MOMENTUM), (EagerAdamW, AdamW, {})]
+)
+def test_steps_and_states_equal_those_of_torch(
+    eager: type[Optimizer], usual: type[Optimizer], options: dict[str, Any]
+) -> None:
+    """Parameters, momenta and settings have the same bits."""
+    torch.testing.assert_close(
+        take_steps(eager, options), take_steps(usual, options), rtol=0, atol=0
+    )

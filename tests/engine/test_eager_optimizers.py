@@ -19,13 +19,13 @@ def take_steps(
     """Take three steps; return the parameters and the optimizer's state."""
     torch.manual_seed(1)
     network = nn.Linear(4, 3)
-    optimizer = optimizer_class(network.parameters(), lr=0.1, fused=True, **options)
+    optimizer = make(network.parameters(), lr=0.1, fused=True, **options)
     for _ in range(3):
         optimizer.zero_grad()
         network(torch.randn(8, 4)).square().mean().backward()
         optimizer.step()
     assert torch.is_grad_enabled()
-    reloaded = optimizer_class(network.parameters(), lr=0.2, **options)
+    reloaded = make(network.parameters(), lr=0.2, **options)
     reloaded.load_state_dict(optimizer.state_dict())
     return {**network.state_dict(), **reloaded.state_dict()}
 

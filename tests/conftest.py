@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from PIL import Image
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
     from trialrun.images.decoding.preprocessing import Preprocessing
 
+settings.register_profile("untimed", deadline=None)  # other programs may delay a test
+settings.load_profile("untimed")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # several tests run at once, on few cores
 
 SMALL = "shufflenet_v2_x0_5"  # the smallest network of the zoo

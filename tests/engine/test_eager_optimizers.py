@@ -13,9 +13,7 @@ from trialrun.engine.eager_optimizers import EagerAdamW, EagerSGD
 _MOMENTUM = {"momentum": 0.9, "nesterov": True}
 
 
-def take_steps(
-    optimizer_class: Callable[..., Optimizer], options: dict[str, Any]
-) -> dict[str, Any]:
+def take_steps(make: Callable[..., Optimizer], options: dict[str, Any]) -> dict[str, Any]:
     """Take three steps; return the parameters and the optimizer's state."""
     torch.manual_seed(1)
     network = nn.Linear(4, 3)

@@ -18,10 +18,9 @@ from trialrun.files import touch_file, write_atomically
 from trialrun.image_cache.shard_scans import find_scans_path, scan_shards_with_cache
 from trialrun.images.dataset import ImageItem, ImageSet
 from trialrun.images.decoding.file_io import FileFingerprint, read_fingerprint
-from trialrun.images.scanning.file_scan import FileScan
+from trialrun.images.scanning.file_scan import FileScan, Progress
 from trialrun.images.scanning.scan import (
     DatasetScan,
-    Progress,
     ignore_progress,
     scan_files,
 )

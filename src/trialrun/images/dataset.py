@@ -42,6 +42,15 @@ class ShardedContent(Protocol):
         """
         ...
 
+    def read_in_order(self, rows: Indices) -> Iterator[bytes | str]:
+        """Yield the files of increasing `rows`, or why a file is not in its shard.
+
+        Raises:
+            InvalidDatasetError: As `read`.
+            StorageError: As `read`.
+        """
+        ...
+
     def hold_in_order(self, rows: Iterable[int]) -> Iterator[int]:
         """Yield `rows` while their shards are on this machine."""
         ...

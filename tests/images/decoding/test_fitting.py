@@ -58,7 +58,7 @@ def test_padding_is_zero_after_normalization() -> None:
     st.sampled_from(FITS),
     st.floats(0.05, 1),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_place_lies_in_the_image_and_in_the_square(
     width: int, height: int, size: int, fit: str, fraction: float
 ) -> None:

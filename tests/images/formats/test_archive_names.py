@@ -106,7 +106,7 @@ def test_given_encoding_replaces_the_detected_one(tmp_path: Path, png: bytes) ->
         read_set(archive, DataConfig(archive_encoding="klingon"))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.binary(max_size=12), max_size=5))
 def test_any_bytes_have_an_encoding(names: list[bytes]) -> None:
     """Detection returns an encoding in which every name can be decoded."""

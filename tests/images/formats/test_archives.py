@@ -300,7 +300,7 @@ def test_name_with_too_many_folders_is_refused(tmp_path: Path, name: str, messag
 CHANGES = st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(kind=st.sampled_from(["zip", "tar", "tar.gz"]), changes=CHANGES)
 def test_damaged_archive_is_read_or_refused(
     tmp_path_factory: pytest.TempPathFactory, kind: str, changes: list[tuple[float, int]]

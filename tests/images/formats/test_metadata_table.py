@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.conftest import write_classes
@@ -97,7 +97,6 @@ def test_invalid_table_is_rejected(folder: Path, name: str, content: str, messag
         open_data(str(folder), folder)
 
 
-@settings(deadline=None)  # the first Parquet file imports its reader
 @given(content=st.binary(max_size=200), name=st.sampled_from(metadata_table.TABLES))
 def test_any_bytes_are_a_table_or_rejected(
     tmp_path_factory: pytest.TempPathFactory, content: bytes, name: str

@@ -12,6 +12,7 @@ from trialrun.errors import InvalidParameterError, summarize_error
 from trialrun.extras import import_extra
 from trialrun.images.decoding.dicom import is_dicom, read_dicom_header
 from trialrun.images.decoding.jpeg import PlainJpeg, parse_plain_jpeg
+from trialrun.images.decoding.png import parse_plain_png
 
 # Pillow's warning level: a quarter of a gigabyte of RGB. Larger images count as bombs.
 MAX_PIXELS = 89_478_485
@@ -131,6 +132,9 @@ def read_header(data: bytes) -> Header:
     """
     if (jpeg := read_plain_jpeg(data)) is not None:
         return Header("JPEG", jpeg.width, jpeg.height, "RGB")
+    if (png := parse_plain_png(data)) is not None:
+        _check_size(png.width, png.height)
+        return Header("PNG", png.width, png.height, png.mode)
     if is_dicom(data):
         return _read_dicom(data)
     image = open_lazily(data)

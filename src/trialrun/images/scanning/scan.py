@@ -13,18 +13,20 @@ from typing import Any
 import numpy as np
 
 from trialrun.images.dataset import ImageItem, ImageSet
-from trialrun.images.decoding.file_io import FileContent, hold_rows, read_item
-from trialrun.images.decoding.header import TransientDecodeError, UndecodableError, read_header
+from trialrun.images.decoding.file_io import FileContent, read_item
+from trialrun.images.decoding.header import UndecodableError
 from trialrun.images.items import ItemTable
 from trialrun.images.scanning.file_scan import (
-    SCAN_COLUMNS,
     FileScan,
+    Progress,
     Scans,
     ScanTable,
-    make_scan_table,
+    report_timeout,
+    scan_content,
     select_sides,
 )
-from trialrun.images.scanning.thread_pool import TIMEOUT_REASON, iterate_chunks, map_in_order
+from trialrun.images.scanning.shard_scan import scan_shards
+from trialrun.images.scanning.thread_pool import iterate_chunks, map_in_order
 
 DEFAULT_IMAGE_SIZE = 224
 CHANGED_REASON = "changed while it was being read"
@@ -37,7 +39,6 @@ _SIZE_STEP = 32  # torchvision's networks reduce height and width by this factor
 
 _DigestRow = tuple[str, str | None, str]
 ScanLookup = Callable[[ImageItem], FileScan | None]
-Progress = Callable[[int], None]
 
 
 def ignore_progress(_num_images: int) -> None:
@@ -97,45 +98,19 @@ def scan_files(
     Files in shards are not read if the index of the shards has their scans.
     """
     if images.shards is not None:
-        return DatasetScan(images, _scan_shards(images, threads, progress))
+        return DatasetScan(images, scan_shards(images, threads, progress))
     files: list[FileScan] = []
     scans = map_in_order(
         partial(_scan_file, images, lookup),
         images.items,
         threads=threads,
-        on_timeout=_report_timeout,
+        on_timeout=report_timeout,
         chunk_size=_CHUNK_SIZE,
     )
     for chunk in iterate_chunks(scans, _CHUNK_SIZE):
         files += chunk
         progress(len(chunk))
     return DatasetScan(images, tuple(files))
-
-
-def _scan_shards(images: ImageSet, threads: int, progress: Progress) -> ScanTable:
-    """Return the recorded scans of a set in shards, or read all its files."""
-    assert images.shards is not None
-    assert isinstance(images.items, ItemTable)
-    if (recorded := images.shards.recorded) is not None:
-        progress(len(images))
-        return ScanTable(recorded.select(SCAN_COLUMNS).take(images.items.rows))
-    import pyarrow as pa
-
-    def scan_row(row: int) -> FileScan:
-        return _scan_file(images, _find_no_scan, images.items[row])
-
-    scans = map_in_order(
-        scan_row,
-        hold_rows(images, range(len(images))),
-        threads=threads,
-        on_timeout=_report_timeout,
-        chunk_size=_CHUNK_SIZE,
-    )
-    tables = [make_scan_table(())]
-    for chunk in iterate_chunks(scans, _ROWS_AT_ONCE):
-        tables.append(make_scan_table(chunk))
-        progress(len(chunk))
-    return ScanTable(pa.concat_tables(tables).combine_chunks())
 
 
 def classify_image(file: FileScan, decode_reason: str) -> str:
@@ -176,10 +151,6 @@ def choose_image_size(scans: Sequence[DatasetScan], *, max_size: int = DEFAULT_I
     return min(max(rounded, _SIZE_STEP), max_size)
 
 
-def _report_timeout(_item: object) -> FileScan:
-    return FileScan("", 0, 0, 0, TIMEOUT_REASON)
-
-
 def _scan_file(images: ImageSet, lookup: ScanLookup, item: ImageItem) -> FileScan:
     if (earlier := lookup(item)) is not None:
         return earlier
@@ -187,13 +158,4 @@ def _scan_file(images: ImageSet, lookup: ScanLookup, item: ImageItem) -> FileSca
         content = read_item(images, item)
     except UndecodableError as error:
         return FileScan("", 0, 0, 0, str(error))
-    digest, size = hashlib.sha256(content.data).hexdigest(), len(content.data)
-    try:
-        header = read_header(content.data)
-    except TransientDecodeError as error:
-        # Without hash and fingerprint no cache stores the reason.
-        return FileScan("", size, 0, 0, str(error))
-    except UndecodableError as error:
-        return FileScan(digest, size, 0, 0, str(error), fingerprint=content.fingerprint)
-    warning = header.warning(item.name)
-    return FileScan(digest, size, header.width, header.height, "", warning, content.fingerprint)
+    return scan_content(item.name, content)

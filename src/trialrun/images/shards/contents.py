@@ -1,20 +1,20 @@
 """Contents of images in shards, read at their places."""
 
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trialrun.errors import redact_credentials
-from trialrun.images.shards.columns import make_damage_error
 from trialrun.images.shards.index import ShardIndex, is_parquet, make_read_error
-from trialrun.images.shards.parquet_shards import RowGroupCache
+from trialrun.images.shards.parquet_shards import RowGroupCache, read_images
 from trialrun.images.shards.shard_cache import ShardCache
 from trialrun.images.shards.storage import ShardFile
+from trialrun.images.shards.tar_shards import read_ranges
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -73,16 +73,38 @@ class ShardContents:
             try:
                 if is_parquet(shard):
                     return self._row_groups.read(path, address, offset)
-                descriptor = os.open(path, os.O_RDONLY)
-                try:
-                    data = os.pread(descriptor, int(self._sizes[row]), offset)
-                finally:
-                    os.close(descriptor)
+                (data,) = read_ranges(path, address, [offset], [int(self._sizes[row])])
             except OSError as error:
                 raise make_read_error(shard, error) from error
-        if len(data) < self._sizes[row]:
-            raise make_damage_error(address, "is truncated")
         return data
+
+    def read_in_order(self, rows: NDArray[np.integer]) -> Iterator[bytes | str]:
+        """Yield the files of increasing `rows`, or why a file is not in its shard.
+
+        Each shard is read once, from its start to its end.
+
+        Raises:
+            InvalidDatasetError: As `read`.
+            StorageError: As `read`.
+        """
+        numbers, starts = np.unique(self._numbers[rows], return_index=True)
+        shards = [self.shards[number] for number in numbers]
+        for place, part in enumerate(np.split(rows, starts[1:]) if shards else ()):
+            with self.cache.hold(shards[place]) as path:
+                self.cache.prefetch(shards[place + 1 : place + 1 + _NUM_AHEAD])
+                yield from self._read_shard(shards[place], path, part)
+
+    def _read_shard(
+        self, shard: ShardFile, path: Path, rows: NDArray[np.integer]
+    ) -> Iterator[bytes | str]:
+        address, offsets = redact_credentials(shard.address), self._offsets[rows].tolist()
+        try:
+            if is_parquet(shard):
+                yield from read_images(path, address, offsets)
+            else:
+                yield from read_ranges(path, address, offsets, self._sizes[rows].tolist())
+        except OSError as error:
+            raise make_read_error(shard, error) from error
 
     def sort_rows(self, rows: NDArray[np.integer]) -> NDArray[np.integer]:
         """Return the places of `rows` in the order that the images had before sharding."""

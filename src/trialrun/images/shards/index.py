@@ -22,15 +22,15 @@ from trialrun.errors import InvalidDatasetError, StorageError, redact_credential
 from trialrun.files import replace_durably
 from trialrun.images.arrow_files import read_arrow_file, write_arrow_file
 from trialrun.images.dataset import make_printable
-from trialrun.images.items import ItemTable, encode_texts
+from trialrun.images.items import ItemTable
 from trialrun.images.notes import LeftOut
 from trialrun.images.scanning.file_scan import SCAN_COLUMNS
-from trialrun.images.shards.columns import ColumnNames, ShardColumns
+from trialrun.images.shards.columns import ColumnNames, ShardRows
 from trialrun.images.shards.listing import get_name
-from trialrun.images.shards.parquet_shards import read_parquet_columns
+from trialrun.images.shards.parquet_shards import read_parquet_rows
 from trialrun.images.shards.shard_cache import ShardCache
 from trialrun.images.shards.storage import ShardFile
-from trialrun.images.shards.tar_shards import read_tar_columns
+from trialrun.images.shards.tar_shards import read_tar_rows
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 _FORMAT = 1
 _METADATA = b"trialrun"
 _POSITION = "position"
+_CHUNK_ROWS = 4096  # names that become Python objects at once
 _NUM_AHEAD = 4  # shards that are downloaded while one is read
 
 
@@ -100,7 +101,7 @@ def build_index(
     left_out, classes, notes = LeftOut(), dict[str, None](), dict[str, None]()
     for number, shard in enumerate(shards):
         cache.prefetch(shards[number + 1 : number + 1 + _NUM_AHEAD])
-        found = _read_columns(shard, columns, cache)
+        found = _read_rows(shard, columns, cache)
         tables.append(make_table(found, number))
         classes.update(dict.fromkeys(found.classes))
         notes.update(dict.fromkeys(found.notes))
@@ -130,8 +131,8 @@ def make_index(
     return ShardIndex(make_key(shards, columns), tuple(shards), table, classes, notes)
 
 
-def _read_columns(shard: ShardFile, columns: ColumnNames, cache: ShardCache) -> ShardColumns:
-    read = read_parquet_columns if is_parquet(shard) else read_tar_columns
+def _read_rows(shard: ShardFile, columns: ColumnNames, cache: ShardCache) -> ShardRows:
+    read = read_parquet_rows if is_parquet(shard) else read_tar_rows
     with cache.hold(shard) as path:
         try:
             return read(path, redact_credentials(shard.address), columns)
@@ -152,18 +153,17 @@ def is_parquet(shard: ShardFile) -> bool:
     return get_name(shard).lower().endswith(".parquet")
 
 
-def make_table(found: ShardColumns, number: int) -> "pa.Table":
+def make_table(found: ShardRows, number: int) -> "pa.Table":
     """Return the rows of the index for the images of the shard with a number."""
     import pyarrow as pa
 
-    num_rows = len(found.names)
     columns = {
-        "name": pa.array(found.names, pa.string()),
-        "label": encode_texts(found.labels),
-        "group": encode_texts(found.groups),
-        "shard": pa.array(np.full(num_rows, number, dtype=np.int32)),
-        "offset": pa.array(found.offsets, pa.int64()),
-        "size": pa.array(found.sizes, pa.int64()),
+        "name": found.names,
+        "label": found.labels,
+        "group": found.groups,
+        "shard": pa.array(np.full(len(found.names), number, dtype=np.int32)),
+        "offset": pa.array(found.offsets),
+        "size": pa.array(found.sizes),
     }
     return pa.table(columns)
 
@@ -211,10 +211,21 @@ def _extend_name(name: str, stem: str, row: int | None) -> str:
 
 
 def _are_unique(names: "pa.ChunkedArray") -> bool:
+    """Whether no name is empty and none occurs twice.
+
+    Different hashes prove that; Arrow's comparison of all names needs 100 bytes for each of them.
+    """
     import pyarrow.compute as pc
 
-    distinct = pc.unique(names)
-    return len(distinct) == len(names) and not pc.any(pc.equal(distinct, "")).as_py()
+    if pc.any(pc.equal(names, "")).as_py():
+        return False
+    chunks = (names.slice(start, _CHUNK_ROWS) for start in range(0, len(names), _CHUNK_ROWS))
+    hashes = np.fromiter(
+        (hash(name) for chunk in chunks for name in chunk.to_pylist()), np.int64, len(names)
+    )
+    if len(np.unique(hashes)) == len(names):
+        return True
+    return len(pc.unique(names)) == len(names)
 
 
 def read_index(path: Path, shards: Sequence[ShardFile], key: str) -> ShardIndex | None:

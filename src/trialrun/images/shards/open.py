@@ -75,9 +75,21 @@ def _find_index(
     stored = scans_folder(cache_folder) / f"{key}.arrow"
     index = read_index(stored, listing.shards, key)
     if index is None:
-        index = build_index(listing.shards, columns, cache, ignore_progress)
-        store_index(index, stored)
+        index = _build_stored_index(listing, columns, cache, stored)
     return index, notes
+
+
+def _build_stored_index(
+    listing: ShardListing, columns: ColumnNames, cache: ShardCache, stored: Path
+) -> ShardIndex:
+    """Read the headers of all shards; return the index from its file, which needs less memory."""
+    import pyarrow as pa
+
+    index = build_index(listing.shards, columns, cache, ignore_progress)
+    store_index(index, stored)
+    index = read_index(stored, listing.shards, index.key) or index  # the cache may have no room
+    pa.default_memory_pool().release_unused()
+    return index
 
 
 def _has_default_names(columns: ColumnNames) -> bool:

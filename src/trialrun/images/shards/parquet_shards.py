@@ -8,19 +8,23 @@ import json
 import posixpath
 import threading
 from bisect import bisect_right
-from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from trialrun.errors import InvalidDatasetError, InvalidParameterError, summarize_error
-from trialrun.images.dataset import leaves_root
+from trialrun.images.dataset import escape_non_utf8, leaves_root
 from trialrun.images.decoding.header import UndecodableError
+from trialrun.images.items import encode_texts
 from trialrun.images.shards.columns import (
     ColumnNames,
-    ShardColumns,
+    ShardRows,
     cell_to_text,
     make_damage_error,
 )
@@ -34,10 +38,14 @@ _IMAGE_COLUMNS = (IMAGE_COLUMN, "img")
 _LABEL_COLUMNS = ("label", "labels")
 HUB_METADATA = b"huggingface"
 _CLASS_TYPE = "ClassLabel"
+# Names that are empty, absolute, have a folder `.` or `..`, a slash at the end, or two in a row.
+_UNCLEAN_NAME = r"^[/ ]*$|^/|/$|//|(^|/)\.{1,2}(/|$)|\x00"
+_NO_BYTES_REASON = "the row has no bytes of an image, but the path of a file"
+_BATCH_ROWS = 256  # that are read at once
 _KEPT_BYTES = 256 * 10**6  # of row groups that were read
 
 
-def read_parquet_columns(path: Path, address: str, columns: ColumnNames) -> ShardColumns:
+def read_parquet_rows(path: Path, address: str, columns: ColumnNames) -> ShardRows:
     """Read names, labels and rows of the images in a Parquet file, without their bytes.
 
     Raises:
@@ -52,25 +60,43 @@ def read_parquet_columns(path: Path, address: str, columns: ColumnNames) -> Shar
         _check_columns(columns, schema, address)
         names = columns.file or _find_path_column(schema, image)
         wanted = [name for name in (names, label, columns.group) if name is not None]
-        table = file.read(columns=wanted)
+        table = file.read(columns=wanted, use_threads=False)
         num_rows = file.metadata.num_rows
     classes = _find_classes(schema, label)
-    found = ShardColumns(classes=classes)
-    if label is None:
-        found.notes = (f"no column {_LABEL_COLUMNS[0]} in shards, but {schema.names}",)
-    paths = _read_names(table, columns.file, image, names)
-    labels = None if label is None else table[label].to_pylist()
-    groups = None if columns.group is None else table[columns.group].to_pylist()
-    for row in range(num_rows):
-        location = f"{address}: row {row}"
-        found.add(
-            _clean_name(paths[row] if paths else None),
-            _read_label(labels[row] if labels else None, classes, location),
-            cell_to_text(groups[row], location) if groups else None,
-            offset=row,
-            num_bytes=0,
-        )
-    return found
+    notes = () if label else (f"no column {_LABEL_COLUMNS[0]} in shards, but {schema.names}",)
+    return ShardRows(
+        _read_names(table, columns.file, image, names, num_rows),
+        _read_texts(table, label, partial(_read_label, classes=classes), address, num_rows),
+        _read_texts(table, columns.group, cell_to_text, address, num_rows),
+        np.arange(num_rows),
+        np.zeros(num_rows, dtype=np.int64),
+        classes,
+        notes,
+    )
+
+
+def read_images(path: Path, address: str, rows: Sequence[int]) -> Iterator[bytes | str]:
+    """Yield the bytes of the images in increasing rows, or why a row has none.
+
+    Raises:
+        InvalidDatasetError: The file is damaged.
+        OSError: It cannot be read.
+    """
+    import pyarrow as pa
+    from pyarrow import compute
+
+    waiting = deque(rows)
+    first_row = 0
+    with _open_parquet(path, address) as file:
+        column = find_image_column(file.schema_arrow, address)
+        for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=[column], use_threads=False):
+            images = batch.column(0)
+            if pa.types.is_struct(images.type):
+                images = compute.struct_field(images, BYTES_FIELD)
+            while waiting and waiting[0] < first_row + len(images):
+                content = images[waiting.popleft() - first_row].as_py()
+                yield _NO_BYTES_REASON if content is None else content
+            first_row += len(images)
 
 
 def find_image_column(schema: "pa.Schema", address: str) -> str:
@@ -154,15 +180,26 @@ def _find_classes(schema: "pa.Schema", label: str | None) -> tuple[str, ...]:
 
 
 def _read_names(
-    table: "pa.Table", file_column: str | None, image: str, names: str | None
-) -> Sequence[Any] | None:
-    if names is None:
-        return None
-    if file_column is not None:
-        return list(table[file_column].to_pylist())
+    table: "pa.Table", file_column: str | None, image: str, names: str | None, num_rows: int
+) -> "pa.Array":
+    import pyarrow as pa
     import pyarrow.compute as pc
 
-    return list(pc.struct_field(table[image], PATH_FIELD).to_pylist())
+    if names is None:
+        return pa.array([""] * num_rows, pa.string())
+    column = table[file_column] if file_column else pc.struct_field(table[image], PATH_FIELD)
+    if pa.types.is_string(column.type) and _are_clean(column):
+        return column.combine_chunks()
+    return pa.array([escape_non_utf8(_clean_name(name)) for name in column.to_pylist()])
+
+
+def _are_clean(names: "pa.ChunkedArray") -> bool:
+    """Whether `_clean_name` would return all names as they are."""
+    import pyarrow.compute as pc
+
+    return (
+        names.null_count == 0 and not pc.any(pc.match_substring_regex(names, _UNCLEAN_NAME)).as_py()
+    )
 
 
 def _clean_name(name: object) -> str:
@@ -172,7 +209,37 @@ def _clean_name(name: object) -> str:
     return posixpath.basename(name) if leaves_root(name) else posixpath.normpath(name)
 
 
-def _read_label(value: object, classes: Sequence[str], location: str) -> str | None:
+def _read_texts(
+    table: "pa.Table",
+    name: str | None,
+    read_text: Callable[[object, str], str | None],
+    address: str,
+    num_rows: int,
+) -> "pa.DictionaryArray":
+    """Return labels or groups as text; `read_text` is called once for each value that occurs."""
+    import pyarrow as pa
+
+    if name is None:
+        return encode_texts([None] * num_rows)
+    column = table[name]
+    if pa.types.is_nested(column.type):
+        values = column.to_pylist()
+        return encode_texts(
+            read_text(value, f"{address}: row {row}") for row, value in enumerate(values)
+        )
+    encoded = column.combine_chunks().dictionary_encode()
+    codes = encoded.indices.fill_null(-1).to_numpy()
+    first_rows = np.zeros(len(encoded.dictionary) + 1, dtype=np.int64)
+    first_rows[codes[::-1]] = np.arange(num_rows)[::-1]  # the last assignment counts
+    values = encoded.dictionary.to_pylist()
+    texts = encode_texts(
+        read_text(value, f"{address}: row {row}")
+        for value, row in zip(values, first_rows.tolist(), strict=False)
+    )
+    return texts.take(encoded.indices)
+
+
+def _read_label(value: object, location: str, classes: Sequence[str]) -> str | None:
     if not classes or not isinstance(value, int):
         return cell_to_text(value, location)
     if value == -1:  # no label, by Hugging Face's convention
@@ -188,7 +255,7 @@ def _open_parquet(path: Path, address: str) -> Iterator["ParquetFile"]:
     from pyarrow.parquet import ParquetFile
 
     try:
-        with ParquetFile(path) as file:
+        with ParquetFile(path, pre_buffer=False) as file:
             yield file
     except pa.ArrowException as error:
         reason = f"is damaged or truncated: {summarize_error(error)}"
@@ -218,7 +285,7 @@ class RowGroupCache:
         value = images[place].as_py()
         content = value.get(BYTES_FIELD) if isinstance(value, dict) else value
         if not isinstance(content, bytes):
-            raise UndecodableError("the row has no bytes of an image, but the path of a file")
+            raise UndecodableError(_NO_BYTES_REASON)
         return content
 
     def _find_group(self, path: Path, address: str, row: int) -> tuple[int, int]:

@@ -8,7 +8,7 @@ import json
 import os
 import posixpath
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -20,6 +20,7 @@ from trialrun.images.scanning.walk import is_image_name, is_system_name
 from trialrun.images.shards.columns import (
     ColumnNames,
     ShardColumns,
+    ShardRows,
     cell_to_text,
     choose_columns,
     make_damage_error,
@@ -45,7 +46,7 @@ class _Sample:
     fields: dict[str, Any] | None = None
 
 
-def read_tar_columns(path: Path, address: str, columns: ColumnNames) -> ShardColumns:
+def read_tar_rows(path: Path, address: str, columns: ColumnNames) -> ShardRows:
     """Read names, labels and places of the images in a tar, without their bytes.
 
     Raises:
@@ -64,7 +65,27 @@ def read_tar_columns(path: Path, address: str, columns: ColumnNames) -> ShardCol
             found.left_out.add("keys without an image in shards (ignored)", sample.key)
             continue
         _add_sample(sample, found, address, columns)
-    return found
+    return found.build()
+
+
+def read_ranges(
+    path: Path, address: str, offsets: Sequence[int], sizes: Sequence[int]
+) -> Iterator[bytes]:
+    """Yield the contents at places of a tar.
+
+    Raises:
+        InvalidDatasetError: It is truncated.
+        OSError: It cannot be read.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        for offset, size in zip(offsets, sizes, strict=True):
+            data = os.pread(descriptor, size, offset)
+            if len(data) < size:
+                raise make_damage_error(address, "is truncated")
+            yield data
+    finally:
+        os.close(descriptor)
 
 
 def has_labels(path: Path, config: DataConfig) -> bool:

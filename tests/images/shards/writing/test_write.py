@@ -32,9 +32,7 @@ def _open(data: Path, tmp_path: Path) -> ImageSet:
 _names = st.text(st.characters(exclude_characters="/\0", codec="utf-8"), min_size=1, max_size=8)
 
 
-@settings(
-    max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     rows=st.dictionaries(_names, st.none() | st.sampled_from(["a", "Ä b", "7"]), min_size=1),
     file_format=st.sampled_from(["tar", "parquet"]),

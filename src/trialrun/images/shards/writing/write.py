@@ -105,7 +105,7 @@ def _write_shard(
         found.add(row.name, label, row.group, offset=offset, num_bytes=len(row.data))
         files.append(scan.files[row.position])
     writer.close()
-    table = make_table(found, number).drop_columns(["size"])
+    table = make_table(found.build(), number).drop_columns(["size"])
     scans = make_scan_table(files)
     for name in scans.column_names:
         table = table.append_column(name, scans[name])

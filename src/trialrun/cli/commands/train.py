@@ -6,7 +6,15 @@ from trialrun.cli.app import Json, app
 from trialrun.cli.flags import flags_for
 from trialrun.cli.output import print_json, print_status, print_table, silence_mlflow
 from trialrun.cli.progress import TerminalProgress
-from trialrun.config import TrainConfig
+from trialrun.cli.settings_file import (
+    ConfigFile,
+    SaveConfig,
+    merge_settings,
+    parse_value,
+    save_settings,
+)
+from trialrun.config import TrainConfig, build_config
+from trialrun.config.record import format_record
 
 if TYPE_CHECKING:
     from trialrun.runs.training.result import TrainResult
@@ -14,11 +22,21 @@ if TYPE_CHECKING:
 
 @app.command()
 @flags_for(TrainConfig)
-def train(json: Json = False, **settings: Any) -> None:
+def train(
+    config: ConfigFile = None,
+    save_config: SaveConfig = None,
+    json: Json = False,
+    **settings: Any,
+) -> None:
     """Train an image classifier and log it as an MLflow run.
 
     It trains on the sample digits unless --train-data names labelled images.
     """
+    settings = merge_settings(config, settings, TrainConfig, check=parse_value)
+    if save_config is not None:
+        text = format_record(build_config(TrainConfig, settings))
+        save_settings(save_config, text, "train", json=json)
+        return
     from trialrun.runs.api import run_training
 
     silence_mlflow()

@@ -4,7 +4,7 @@ from typing import Any
 
 from trialrun.cli.app import Json, app
 from trialrun.cli.flags import flags_for
-from trialrun.cli.output import print_json, print_table, silence_mlflow
+from trialrun.cli.output import silence_mlflow
 from trialrun.cli.settings_file import (
     ConfigFile,
     SaveConfig,
@@ -12,6 +12,7 @@ from trialrun.cli.settings_file import (
     parse_value,
     save_settings,
 )
+from trialrun.cli.summary import print_search
 from trialrun.config import SearchConfig, Setting, TrainConfig, list_settings
 from trialrun.config.record import format_values
 from trialrun.tuning.plan import resolve_settings
@@ -44,16 +45,7 @@ def search(
     from trialrun.tuning.api import plan_and_search
 
     silence_mlflow()
-    result = plan_and_search(settings, SearchProgress)
-    values = result.to_json()
-    if json:
-        print_json(values)
-        return
-    metrics = {name: f"{value:.6g}" for name, value in values.pop("metrics").items()}
-    best = {f"best {name}": value for name, value in values.pop("best_params").items()}
-    counts = values.pop("num_trials")
-    trials = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-    print_table({**values, "trials": trials, **best, **metrics})
+    print_search(plan_and_search(settings, SearchProgress), json=json)
 
 
 def _check_value(setting: Setting, value: Any) -> None:

@@ -37,8 +37,11 @@ class LiveLine:
         self._shown = time.monotonic()
         if self._progress is None:
             self._progress = _make_progress()
-            self._task = self._progress.add_task(title, total=total, text=text)
+            self._task = self._progress.add_task(title, total=total, completed=num_done, text=text)
             self._progress.start()
+            # The terminal of a process that is killed would keep the cursor hidden.
+            self._progress.console.show_cursor(True)
+            return
         assert self._task is not None
         self._progress.update(
             self._task, description=title, completed=num_done, total=total, text=text

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from trialrun.cli.epoch_table import format_loss
 from trialrun.cli.output import print_json, print_result, print_status
+from trialrun.cli.terminal import format_duration
 
 if TYPE_CHECKING:
     from trialrun.runs.training.result import TrainResult
@@ -16,6 +17,9 @@ _METRICS = ("valid_loss", "valid_accuracy", "valid_top5_accuracy")
 
 def print_training(result: "TrainResult", *, json: bool) -> None:
     """Print the summary of a training; with `json`, one JSON object, and the rest on stderr."""
+    if result.smoke_test is not None:
+        _print_smoke_test(result, result.smoke_test, json=json)
+        return
     rows = {
         "best epoch": f"{result.best_epoch} of {result.stopped_epoch}",
         **_format_metrics(result.metrics),
@@ -25,6 +29,26 @@ def print_training(result: "TrainResult", *, json: bool) -> None:
     title = f"Training finished: {_describe_stop(result)}."
     _print_summary(title, rows, json=json)
     _print_next_steps(result)
+    if json:
+        print_json(result.to_json())
+
+
+def _print_smoke_test(result: "TrainResult", test: Mapping[str, Any], *, json: bool) -> None:
+    scored = test["num_scored"]
+    num_train, num_valid = test["num_train_images"], test["num_valid_images"]
+    rows = {
+        "data": f"{num_train} training images, {num_valid} validation images",
+        "training": "1 epoch, validation, checkpoint",
+        "store": f"records and model, {result.model_uri}" if scored else "not tried (offline)",
+        "scoring": f"{scored} images with the model from the store" if scored else "not tried",
+        "registry": f"{test['registry']} can be read; nothing is registered"
+        if test["registry"] and scored
+        else "not tried",
+        "run_id": f"{result.run_id} (tag smoke_test)",
+    }
+    title = f"Smoke test passed: all steps took {format_duration(test['seconds'])}."
+    _print_summary(title, rows, json=json)
+    print_status("Next: the same command without --smoke")
     if json:
         print_json(result.to_json())
 
@@ -87,8 +111,9 @@ def _describe_search_stop(result: "SearchResult") -> str:
 def _describe_model(result: "TrainResult | SearchResult") -> dict[str, str]:
     if result.model_uri is None:
         return {"model": "waits on disk for `trialrun sync`"}
-    registered = _name_version(result)
-    return {"model": registered or f"{result.model_uri} (not registered)"}
+    if (version := _name_version(result)) is not None:
+        return {"model": version}
+    return {"model": result.model_uri, "registered": "no (--register-as NAME)"}
 
 
 def _describe_pareto(result: "SearchResult") -> dict[str, str]:
@@ -110,13 +135,13 @@ def _print_next_steps(result: "TrainResult | SearchResult") -> None:
     if model:
         commands = [
             f"trialrun evaluate {model} DATA",
-            f"trialrun score {model} DATA --output scored.csv",
+            f"trialrun score {model} DATA --output out.csv",
             f"trialrun serve {model}",
             *commands,
         ]
     print_status("Next:")
     for command in commands:
-        print_status(f"  {command}")
+        print_status(f" {command}")  # 80 columns with the ID of a model
 
 
 def _format_value(value: Any) -> str:

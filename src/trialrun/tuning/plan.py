@@ -120,6 +120,12 @@ def plan_search(values: Mapping[str, Any]) -> SearchPlan:
                 "offline=true is not possible in a search", "Start the search with its store."
             )
         )
+    if base is not None and base.config.smoke:
+        problems.append(
+            InvalidParameterError(
+                "smoke=true is not possible in a search", "Try a training: trialrun train --smoke."
+            )
+        )
     enqueued_params = _read_enqueued(config.enqueue, Space(searched), problems)
     if problems:
         raise merge_errors(problems)

@@ -14,7 +14,6 @@ from trialrun.engine.compute.precision import ComputeConfig
 from trialrun.engine.early_stopping import EpochStatus
 from trialrun.engine.ema import describe_ema
 from trialrun.engine.state import TrainState
-from trialrun.errors import redact_credentials
 from trialrun.files import format_json
 from trialrun.images import escape_non_utf8
 from trialrun.images.decoding.gray_values import format_value_range
@@ -68,8 +67,7 @@ def log_start(
         "num_train_images": str(len(data.train.dataset)),
         "num_valid_images": str(len(data.valid.dataset)),
     }
-    params = {name: redact_credentials(text) for name, text in plan.config.params().items()}
-    run.log_params(params | resolved)
+    run.log_params(plan.config.public_params() | resolved)
     run.log_text(SETTINGS_FILE, format_record(plan.config, is_public=True))
     run.log_text(ENVIRONMENT, format_json(describe_environment(compute)))
     run.log_inputs(

@@ -23,5 +23,8 @@ class TrainResult:
     smoke_test: Mapping[str, Any] | None = None  # what a passed smoke test tried
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values by the names of the fields."""
-        return asdict(self)
+        """Return plain values by the names of the fields; `smoke_test` only of a smoke test."""
+        values = asdict(self)
+        if self.smoke_test is None:
+            del values["smoke_test"]
+        return values

@@ -125,8 +125,8 @@ def silence_mlflow() -> None:
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 
-def align_columns(rows: Iterable[Sequence[str]]) -> list[str]:
-    """Format rows of equal length as lines with aligned columns.
+def align_columns(rows: Iterable[Sequence[str]], *, indent: int = 0) -> list[str]:
+    """Format rows of equal length as lines with aligned columns, `indent` spaces from the left.
 
     On a terminal that is too narrow, the cells of the widest columns take several lines.
     """
@@ -135,8 +135,8 @@ def align_columns(rows: Iterable[Sequence[str]]) -> list[str]:
         return []
     widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
     if is_terminal(sys.stdout):
-        _narrow(widths, find_width(sys.stdout))
-    return [line for row in table for line in _format_row(row, widths)]
+        _narrow(widths, find_width(sys.stdout) - indent)
+    return [" " * indent + line for row in table for line in _format_row(row, widths)]
 
 
 def _narrow(widths: list[int], limit: int) -> None:

@@ -4,6 +4,7 @@ import fcntl
 import os
 import pty
 import re
+import signal
 import struct
 import subprocess
 import termios
@@ -49,9 +50,13 @@ class Shown:
 
 
 def run_in_terminal(
-    command: list[str], *, width: int = 80, variables: dict[str, str] | None = None
+    command: list[str],
+    *,
+    width: int = 80,
+    variables: dict[str, str] | None = None,
+    interrupt_at: str = "",
 ) -> Shown:
-    """Run a program to its end in a terminal."""
+    """Run a program to its end in a terminal; send SIGINT once it has shown `interrupt_at`."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, width, 0, 0))
     kept = {name: text for name, text in os.environ.items() if name not in ("COLUMNS", "NO_COLOR")}
@@ -61,6 +66,9 @@ def run_in_terminal(
     written = b""
     while chunk := _read(ours):
         written += chunk
+        if interrupt_at and interrupt_at.encode() in written:
+            interrupt_at = ""
+            process.send_signal(signal.SIGINT)
     os.close(ours)
     return Shown(process.wait(), written.decode().replace("\r\n", "\n"))
 

@@ -36,7 +36,7 @@ def read(path: str, **flags: str) -> TrainConfig:
 
 def values_of(setting: Setting) -> st.SearchStrategy[Any]:
     """Return a strategy for legal values of a setting."""
-    texts = st.text(st.characters(exclude_categories=("Cs",)), min_size=1).filter(str.strip)
+    texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip)
     low, high = max(setting.rule.low, -1e12), min(setting.rule.high, 1e12, setting.rule.lt)
     values: st.SearchStrategy[Any] = {
         int: st.integers(int(low), int(high)),

@@ -150,3 +150,16 @@ def test_unknown_width_is_80(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
         assert find_width(file) == 80
         monkeypatch.setenv("COLUMNS", "120")
         assert find_width(file) == 120
+
+
+@pytest.mark.slow
+def test_interrupted_training_leaves_a_clean_terminal(store: str, images: str) -> None:
+    """The progress line is gone, the cursor is visible, and the hint says how to continue."""
+    command = [*train(images), "--epochs", "500", "--patience", "500"]
+    shown = run_in_terminal(command, interrupt_at="Epoch 3/500")
+    assert shown.code == 75
+    assert not [line for line in shown.screen if " left" in line]
+    assert shown.text.rindex("\x1b[?25h") > shown.text.rfind("\x1b[?25l")
+    (error,) = [line for line in shown.screen if line.startswith("Error: ")]
+    assert error.startswith("Error: Interrupted: ")
+    assert "trialrun resume" in " ".join(shown.screen)

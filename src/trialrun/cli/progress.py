@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from trialrun.tuning.callbacks import TrialCounts, TrialReport
 
 _LINE_INTERVAL = 10_000  # images between two progress lines if stderr is not a terminal
-_LIVE_SECONDS = 0.25  # between two updates of the line; each takes about a millisecond
+_LIVE_SECONDS = 0.5  # between two updates of the line; each takes about 1 ms
 _PLAIN_SECONDS = 300.0  # between two lines within an epoch if stderr is not a terminal
 
 

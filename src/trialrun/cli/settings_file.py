@@ -15,6 +15,7 @@ from trialrun.config import Setting, list_settings
 from trialrun.config.record import parse_values
 from trialrun.errors import InvalidParameterError, TrialrunError, merge_errors, summarize_error
 from trialrun.files import write_atomically
+from trialrun.runs.datasets.outputs import output_folder
 
 ConfigFile = Annotated[
     str | None,
@@ -119,11 +120,12 @@ def save_settings(path: str, text: str, command: str, *, json: bool) -> None:
 
     Raises:
         StorageError: The file cannot be written.
+        InvalidParameterError: `path` begins with `~name` of an unknown user.
     """
     header = (
         f"# Settings of `trialrun {command}`; start it with `trialrun {command} --config FILE`."
     )
-    write_atomically(Path(path).expanduser(), f"{header}\n{text}")
+    write_atomically(output_folder(path), f"{header}\n{text}")
     if json:
         print_json({"config": path})
     else:

@@ -27,7 +27,8 @@ def test_quiet_training_prints_only_its_result(store: str, colors: Path) -> None
     command = [sys.executable, "-m", "trialrun", "-q", *TRAIN, "--train-data", str(colors)]
     completed = run_program(command)
     assert (completed.returncode, completed.stderr) == (0, "")
-    assert "best_valid_loss" in completed.stdout
+    assert "valid_loss" in completed.stdout
+    assert completed.stdout.startswith("\nTraining finished: ")
 
 
 @pytest.mark.parametrize("line", ["-q cache list", "cache -q list", "cache list --quiet"])

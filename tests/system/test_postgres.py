@@ -20,7 +20,7 @@ from tests.processes import ForkedProgram
 from tests.tracking.test_conflicts import check_datasets
 from tests.tuning.conftest import SMALL, nested_runs, settings
 from trialrun.cli import run_cli
-from trialrun.tuning.callbacks import NoOpSearchCallback
+from trialrun.tuning.callbacks import NoOpSearchCallback, TrialReport
 from trialrun.tuning.plan import plan_search
 from trialrun.tuning.storage_url import with_driver
 from trialrun.tuning.study.attrs import FINALIZED
@@ -290,7 +290,7 @@ class LockTakingCallback(NoOpSearchCallback):
         self._storage, self._name, self._stack = storage, name, ExitStack()
         self.has_lost_lock = threading.Event()
 
-    def on_trial_end(self, text: str) -> None:
+    def on_trial_end(self, report: TrialReport) -> None:
         """Close the owner's connection and take its lock."""
         assert close_owner_connections(self._storage) == 1
         assert self._stack.enter_context(self._storage.try_lock(self._name))

@@ -6,9 +6,14 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from itertools import zip_longest
 from typing import Any, TextIO
 
+from trialrun.cli.terminal import find_width, fit_line, is_terminal, paint, wrap
 from trialrun.config import as_text
+
+_GAP = 2  # between columns
+_MIN_COLUMN = 10
 
 _quiet = False
 
@@ -55,7 +60,7 @@ def print_message(text: str) -> None:
     A failed write is ignored, because a run should not fail for it.
     """
     with suppress(OSError):
-        _print_line(text, sys.stderr)
+        _print_line(fit_line(text, sys.stderr), sys.stderr)
 
 
 def print_result(text: str) -> None:
@@ -64,7 +69,7 @@ def print_result(text: str) -> None:
     Raises:
         OSError: The disk that standard output is redirected to is full.
     """
-    _print_line(text, sys.stdout)
+    _print_line(fit_line(text, sys.stdout), sys.stdout)
 
 
 def _print_line(text: str, stream: TextIO) -> None:
@@ -77,7 +82,7 @@ def _print_line(text: str, stream: TextIO) -> None:
 
 def print_json(values: Mapping[str, Any]) -> None:
     """Print one JSON object on a line; NaN and infinity, which JSON lacks, become null."""
-    print_result(json.dumps(_replace_non_finite(values), ensure_ascii=True))
+    _print_line(json.dumps(_replace_non_finite(values), ensure_ascii=True), sys.stdout)
 
 
 def _replace_non_finite(value: Any) -> Any:
@@ -97,8 +102,14 @@ def print_table(rows: Mapping[str, Any]) -> None:
 
 def print_error(kind: str, message: str, hint: str) -> None:
     """Print the two lines of an error."""
-    print_message(f"Error: {kind}: {' '.join(message.split())}")
-    print_message(f"Hint: {' '.join(hint.split()) or 'Run with --debug to see the traceback.'}")
+    _print_labelled("Error:", "red", f"{kind}: {message}")
+    _print_labelled("Hint:", "yellow", hint or "Run with --debug to see the traceback.")
+
+
+def _print_labelled(label: str, style: str, text: str) -> None:
+    line = fit_line(f"{label} {' '.join(text.split())}", sys.stderr)
+    with suppress(OSError):
+        _print_line(paint(label, style, sys.stderr) + line.removeprefix(label), sys.stderr)
 
 
 def silence_mlflow() -> None:
@@ -114,13 +125,31 @@ def silence_mlflow() -> None:
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 
-def align_columns(rows: Iterable[Sequence[str]]) -> list[str]:
-    """Format rows of equal length as lines with aligned columns."""
+def align_columns(rows: Iterable[Sequence[str]], *, indent: int = 0) -> list[str]:
+    """Format rows of equal length as lines with aligned columns, `indent` spaces from the left.
+
+    On a terminal that is too narrow, the cells of the widest columns take several lines.
+    """
     table = [[" ".join(cell.split()) for cell in row] for row in rows]
     if not table:
         return []
     widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in table
+    if is_terminal(sys.stdout):
+        _narrow(widths, find_width(sys.stdout) - indent)
+    return [" " * indent + line for row in table for line in _format_row(row, widths)]
+
+
+def _narrow(widths: list[int], limit: int) -> None:
+    """Narrow the widest columns until a row has at most `limit` characters, if that is possible."""
+    while sum(widths) + _GAP * (len(widths) - 1) > limit and max(widths) > _MIN_COLUMN:
+        widths[widths.index(max(widths))] -= 1
+
+
+def _format_row(row: Sequence[str], widths: Sequence[int]) -> Iterator[str]:
+    cells = [
+        wrap(cell, width, "").splitlines() if len(cell) > width else [cell]
+        for cell, width in zip(row, widths, strict=True)
     ]
+    for parts in zip_longest(*cells, fillvalue=""):
+        padded = (part.ljust(width) for part, width in zip(parts, widths, strict=True))
+        yield (" " * _GAP).join(padded).rstrip()

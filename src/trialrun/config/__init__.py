@@ -9,6 +9,7 @@ from trialrun.config.settings import (
     as_texts,
     build_config,
     list_settings,
+    list_values,
     setting,
 )
 from trialrun.config.train import TrainConfig
@@ -25,5 +26,6 @@ __all__ = [
     "as_texts",
     "build_config",
     "list_settings",
+    "list_values",
     "setting",
 ]

@@ -57,6 +57,7 @@ class TrainKeywords(TypedDict, total=False):
     accumulate_steps: int | Literal["auto"]
     data_mode: Literal["auto", "cache", "stream"]
     strict: bool
+    smoke: bool
     experiment: str | None
     run_name: str | None
     register_as: str | None
@@ -252,6 +253,7 @@ class SearchKeywords(TypedDict, total=False):
     accumulate_steps: int | Literal["auto"]
     data_mode: Literal["auto", "cache", "stream"]
     strict: bool
+    smoke: bool
     experiment: str | None
     run_name: str | None
     register_as: str | None

@@ -188,9 +188,14 @@ def as_text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def list_values(config: Any) -> dict[str, Any]:
+    """Return the values of all settings by name."""
+    return {item.name: getattr(config, item.name) for item in list_settings(type(config))}
+
+
 def as_texts(config: Any) -> dict[str, str]:
     """Return the values of all settings by name, as texts for MLflow parameters."""
-    return {item.name: as_text(getattr(config, item.name)) for item in list_settings(type(config))}
+    return {name: as_text(value) for name, value in list_values(config).items()}
 
 
 def _parse_int(value: Any) -> int:

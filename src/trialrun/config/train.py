@@ -15,7 +15,7 @@ from trialrun.config.settings import (
     group_pattern_setting,
     setting,
 )
-from trialrun.errors import InvalidParameterError
+from trialrun.errors import InvalidParameterError, redact_credentials
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -270,6 +270,14 @@ class TrainConfig(LabelConfig):
         False, "Fail on an image that cannot be read, instead of skipping it.", searchable=False
     )
 
+    smoke: bool = setting(
+        False,
+        "Try the whole path in seconds, before a long run: two batches of training and of "
+        "validation, the records, the model's upload, and scoring with it. The run is tagged "
+        "smoke_test and registers nothing.",
+        searchable=False,
+    )
+
     experiment: str | None = setting(
         None,
         "MLflow experiment; none is MLflow's default experiment.",
@@ -367,5 +375,9 @@ class TrainConfig(LabelConfig):
         return low, high
 
     def params(self) -> dict[str, str]:
-        """Return the settings by name, as texts for MLflow parameters."""
+        """Return the settings by name, as texts."""
         return as_texts(self)
+
+    def public_params(self) -> dict[str, str]:
+        """Return `params` for MLflow, without users, passwords and signatures of URLs."""
+        return {name: redact_credentials(text) for name, text in as_texts(self).items()}

@@ -1,5 +1,6 @@
 """Entry points for training and library calls, with signal handling around them."""
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from trialrun.runs.training.plan import plan_training
 if TYPE_CHECKING:
     from trialrun.runs.callbacks import RunCallback
     from trialrun.runs.recovery.replay import ReplayedStep
+    from trialrun.runs.training.plan import TrainPlan
     from trialrun.runs.training.result import TrainResult
 
 
@@ -33,13 +35,24 @@ def run_training(
     with interrupt_on_signals():
         try:
             plan = plan_training(settings)
-            from trialrun.runs.training.run import train_run
-
             with open_callback() if open_callback else nullcontext() as callback:
-                return train_run(plan, callback)
+                return _train(plan, callback)
         except RunInterruptedError:
             _kill_unopened_run()
             raise
+
+
+def _train(plan: "TrainPlan", callback: "RunCallback | None") -> "TrainResult":
+    """Train as planned; with `smoke`, run the smoke test of the plan."""
+    started = time.monotonic()
+    from trialrun.runs.training.run import train_run
+
+    if not plan.config.smoke:
+        return train_run(plan, callback)
+    from trialrun.runs.training.smoke import check_registry, complete_smoke_test
+
+    check_registry(plan.config)
+    return complete_smoke_test(plan, train_run(plan, callback), started)
 
 
 def _kill_unopened_run() -> None:

@@ -11,9 +11,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trialrun.config import SearchConfig, Setting, TrainConfig, as_text, build_config, list_settings
+from trialrun.config import (
+    SearchConfig,
+    Setting,
+    TrainConfig,
+    as_text,
+    build_config,
+    list_settings,
+    list_values,
+)
 from trialrun.engine.steps import count_warm_up_steps
-from trialrun.errors import InvalidParameterError, TrialrunError, merge_errors
+from trialrun.errors import (
+    InvalidParameterError,
+    TrialrunError,
+    merge_errors,
+    redact_credentials,
+)
 from trialrun.runs.training.plan import TrainPlan, plan_training
 from trialrun.tuning.combinations import WARM_UP_UNITS, check_dependent_settings, check_sampler
 from trialrun.tuning.objectives import Objective, check_top5, parse_objectives
@@ -71,6 +84,13 @@ class SearchPlan:
         storage = {"storage": redact_password(self.config.storage)}
         return self.base.config.params() | self.space.texts() | self.config.params() | storage
 
+    def record(self) -> dict[str, Any]:
+        """Return all settings for `config.yaml`, ranges in their text form, without a password."""
+        values = list_values(self.base.config) | self.space.texts() | list_values(self.config)
+        if self.config.storage and redact_password(self.config.storage) != self.config.storage:
+            values["storage"] = redact_credentials(self.config.storage)
+        return values
+
     def tags(self) -> dict[str, str]:
         """Return the settings that later calls may change, as tags: parameters are immutable."""
         texts = self.config.params().items()
@@ -100,6 +120,12 @@ def plan_search(values: Mapping[str, Any]) -> SearchPlan:
                 "offline=true is not possible in a search", "Start the search with its store."
             )
         )
+    if base is not None and base.config.smoke:
+        problems.append(
+            InvalidParameterError(
+                "smoke=true is not possible in a search", "Try a training: trialrun train --smoke."
+            )
+        )
     enqueued_params = _read_enqueued(config.enqueue, Space(searched), problems)
     if problems:
         raise merge_errors(problems)
@@ -109,6 +135,26 @@ def plan_search(values: Mapping[str, Any]) -> SearchPlan:
     return SearchPlan(
         config, Space(dimensions), objectives, enqueued_params, base, notes, dict(values)
     )
+
+
+def resolve_settings(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all settings of a search with their defaults, ranges and choices in their text form.
+
+    Raises:
+        InvalidParameterError: One error that names all problems.
+    """
+    problems: list[TrialrunError] = []
+    search_names = {item.name for item in list_settings(SearchConfig)}
+    config = _parse_settings({k: v for k, v in values.items() if k in search_names}, problems)
+    training_values = {k: v for k, v in values.items() if k not in search_names}
+    searched, fixed = _split_dimensions(training_values, problems)
+    try:
+        base = build_config(TrainConfig, fixed)
+    except InvalidParameterError as error:
+        raise merge_errors([*problems, error]) from None
+    if problems:
+        raise merge_errors(problems)
+    return list_values(base) | Space(searched).texts() | list_values(config)
 
 
 def _parse_settings(values: Mapping[str, Any], problems: list[TrialrunError]) -> SearchConfig:

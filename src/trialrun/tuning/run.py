@@ -12,6 +12,7 @@ from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from trialrun.config.record import SETTINGS_FILE, format_values
 from trialrun.errors import RunInterruptedError, TrackingError, TrialrunError
 from trialrun.mlflow_client import connect_client
 from trialrun.tracking import TrackedRun, find_project_run, open_run
@@ -105,9 +106,15 @@ class _SearchRun:
             self.callback.on_run_start(run.name, run.run_id)
             run.set_tags(self.plan.tags())
             run.log_params({**self.plan.params(), "study": self.study.study_name})
+            self._log_settings(run)
             self.study.set_user_attr(attrs.PARENT_RUN, run.run_id)
             self._train_trials(run.run_id)
             return self._finalize_once(run, lock)
+
+    def _log_settings(self, run: TrackedRun) -> None:
+        """Log `config.yaml`, which starts or continues the search, as an artifact."""
+        settings = {**self.plan.record(), "study": self.study.study_name}
+        run.log_text(SETTINGS_FILE, format_values(settings, is_public=True))
 
     def _open_parent_run(self, run_id: str | None) -> AbstractContextManager[TrackedRun]:
         """Resume the parent run, or open a new one; its status is set on exit."""

@@ -17,7 +17,7 @@ import pytest
 import trialrun
 from tests.processes import ForkedProgram
 from tests.tuning.conftest import claim_next, make_queue, settings
-from trialrun.tuning.callbacks import NoOpSearchCallback
+from trialrun.tuning.callbacks import NoOpSearchCallback, TrialReport
 from trialrun.tuning.plan import plan_search
 from trialrun.tuning.reporting.parent_run import end_lost_run
 from trialrun.tuning.study import attrs
@@ -104,7 +104,7 @@ class SlowCallback(NoOpSearchCallback):
     until = 0.0
     num_trials = 0
 
-    def on_trial_end(self, text: str) -> None:
+    def on_trial_end(self, report: TrialReport) -> None:
         """Count the trial and wait after the third."""
         self.num_trials += 1
         if self.num_trials == 3:

@@ -8,7 +8,7 @@ import pytest
 import trialrun
 from tests.tuning.conftest import claim_next, make_queue, nested_runs, settings
 from trialrun.errors import InvalidParameterError
-from trialrun.tuning.callbacks import NoOpSearchCallback
+from trialrun.tuning.callbacks import NoOpSearchCallback, TrialReport
 from trialrun.tuning.plan import plan_search
 from trialrun.tuning.reporting.seed_replicates import (
     NoiseFloor,
@@ -110,11 +110,11 @@ class RecordingCallback(NoOpSearchCallback):
     """Records the reports of trials."""
 
     def __init__(self) -> None:
-        self.trials: list[str] = []
+        self.trials: list[TrialReport] = []
 
-    def on_trial_end(self, text: str) -> None:
+    def on_trial_end(self, report: TrialReport) -> None:
         """Record a report."""
-        self.trials.append(text)
+        self.trials.append(report)
 
 
 @pytest.mark.slow
@@ -124,11 +124,11 @@ def test_replicates_are_reported_by_their_trial_and_settings(store: str, colors:
 
     callback = RecordingCallback()
     execute_search(plan_search(settings(colors, trials=2, pruner="none", replicates=2)), callback)
-    reports = [line for line in callback.trials if "replicate" in line]
-    assert sorted(line.partition("  ")[0] for line in reports) == [
-        f"Trial {number}, replicate {index}" for number in (0, 1) for index in (0, 1)
+    reports = [report for report in callback.trials if report.replicate is not None]
+    assert sorted((report.number, report.replicate) for report in reports) == [
+        (number, index) for number in (0, 1) for index in (0, 1)
     ]
-    assert all("learning_rate 0.0" in line for line in reports)
+    assert all(0.001 <= report.settings["learning_rate"] <= 0.1 for report in reports)
 
 
 @pytest.mark.slow

@@ -51,8 +51,8 @@ def compare(
     for section in comparison.sections():
         print_result(section.title)
         rows = [tuple(section.heading), *section.rows] if section.rows else [(section.text,)]
-        for line in align_columns(rows):
-            print_result(f"  {line}")
+        for line in align_columns(rows, indent=2):
+            print_result(line)
     if page:
         write_html_page(comparison, page)
         print_status(f"Comparison with curves written to {page}")

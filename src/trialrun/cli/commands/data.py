@@ -74,8 +74,10 @@ def _print_set(values: dict[str, object]) -> None:
     assert isinstance(notes, list)
     assert isinstance(classes, dict)
     print_table(values)
+    if classes:
+        print_result("images  class")
     for name, count in classes.items():
-        print_result(f"  {count:>7} {make_printable(name)}")
+        print_result(f"{count:>6}  {make_printable(name)}")
     for verdict, reasons in (("skipped", skipped), ("warned", warned)):
         for name, reason in list(reasons.items())[:_NUM_SHOWN_FILES]:
             print_result(f"{verdict} {make_printable(name)}: {reason}")

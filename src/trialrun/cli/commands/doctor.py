@@ -1,13 +1,13 @@
 """`trialrun doctor`: a command that checks this machine, the store and what runs left behind."""
 
-import shutil
-import textwrap
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from trialrun.cli.app import CheckpointDir, Json, app
 from trialrun.cli.output import print_json, print_result, print_status, silence_mlflow
+from trialrun.cli.terminal import find_width, wrap
 
 if TYPE_CHECKING:
     from trialrun.runs.recovery.doctor.examination import Diagnosis
@@ -76,15 +76,5 @@ def _print_finding(finding: "Finding", name_width: int, state_width: int) -> Non
 
 def _wrap(text: str, first: str, indent: int) -> str:
     """Wrap a text at the terminal's width; words are not broken, so that they can be copied."""
-    return textwrap.fill(
-        text,
-        max(_find_width(), indent + _MIN_TEXT_WIDTH),
-        initial_indent=first,
-        subsequent_indent=" " * indent,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-
-
-def _find_width() -> int:
-    return shutil.get_terminal_size((100, 24)).columns
+    width = max(find_width(sys.stdout), indent + _MIN_TEXT_WIDTH)
+    return wrap(text, width, " " * indent, first=first)

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trialrun.cli.app import Json, app
-from trialrun.cli.commands.train import print_training
 from trialrun.cli.flags import flags_for
 from trialrun.cli.output import (
     print_json,
@@ -15,6 +14,7 @@ from trialrun.cli.output import (
     silence_mlflow,
 )
 from trialrun.cli.progress import TerminalProgress
+from trialrun.cli.summary import print_training
 from trialrun.config.resume import ResumeConfig
 from trialrun.errors import InvalidParameterError
 

@@ -10,7 +10,7 @@ from trialrun.engine.compute.torch_state import isolate_torch_state
 from trialrun.engine.early_stopping import EpochStatus
 from trialrun.files import format_json
 from trialrun.mlflow_client import connect_client
-from trialrun.runs.callbacks import NoOpCallback, RunCallback
+from trialrun.runs.callbacks import BatchProgress, NoOpCallback, RunCallback
 from trialrun.runs.inspection.input_changes import find_changes
 from trialrun.runs.inspection.repetition import (
     Repetition,
@@ -131,6 +131,15 @@ class _LinkingCallback:
         self, callback: RunCallback, client: "MlflowClient", original: RecordedRun
     ) -> None:
         self._callback, self._client, self._original = callback, client, original
+
+    @property
+    def batch_interval(self) -> float | None:
+        """That of the wrapped callback."""
+        return self._callback.batch_interval
+
+    def on_batch(self, progress: BatchProgress) -> None:
+        """Forward to the wrapped callback."""
+        self._callback.on_batch(progress)
 
     def on_run_start(self, run_name: str, run_id: str) -> None:
         """Tag the run with its original and forward."""

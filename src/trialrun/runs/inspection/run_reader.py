@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from trialrun.config import TrainConfig, list_settings
-from trialrun.config.record import parse_record
+from trialrun.config.record import SETTINGS_FILE, parse_record
 from trialrun.errors import TrackingError, summarize_error
 from trialrun.mlflow_client import translate_tracking_errors
 from trialrun.registry.versions import MODEL_SCHEMES, find_origin, read_artifact_text
 from trialrun.runs.training.environment import ENVIRONMENT, parse_environment
-from trialrun.runs.training.logging import SETTINGS_FILE
 from trialrun.tracking import MAX_PARAM_LENGTH
 
 if TYPE_CHECKING:

@@ -25,6 +25,7 @@ from trialrun.models.directory import ModelDescription
 from trialrun.registry import LoggedModel
 from trialrun.runs.callbacks import RunCallback
 from trialrun.runs.signals import StopRequest, finish_step_on_signal
+from trialrun.runs.training.batch_progress import BatchReporter
 from trialrun.runs.training.data import PreparedData
 from trialrun.runs.training.epoch_images import log_epoch_images
 from trialrun.runs.training.fine_tuning import log_range_test
@@ -194,7 +195,8 @@ class TrainingRun:
             self._report_resumption(session)
             self.callback.on_resume(self.progress.epochs, self.progress.stop_reason)
         with finish_step_on_signal() as request:
-            monitor = self._make_monitor(request, checkpoints)
+            reporter = BatchReporter(session, self.callback)
+            monitor = self._make_monitor(request, checkpoints, reporter)
             statuses = monitor.watch_epochs()
             if not self.is_trial:  # a search proposes smaller batches itself
                 statuses = name_fitting_batch(statuses, session.state, self.plan.config, self.ranks)
@@ -202,17 +204,21 @@ class TrainingRun:
                 self._log_epoch(status, session)
                 checkpoints.save(in_epoch=False)
                 self.callback.on_epoch_end(status, self.plan.config.epochs)
+                reporter.on_epoch_end()
         checkpoints.wait()
         self.run.log_metrics(checkpoints.measure_cost(), SUMMARY_STEP)
         return session.description
 
-    def _make_monitor(self, request: StopRequest, checkpoints: RunCheckpoints) -> StepMonitor:
+    def _make_monitor(
+        self, request: StopRequest, checkpoints: RunCheckpoints, reporter: BatchReporter
+    ) -> StepMonitor:
         session, note = checkpoints.session, self.callback.on_note
         return StepMonitor(
             request,
             checkpoints,
             DurationForecast(session, self.callback),
             PartsReport(session, self.run, checkpoints.progress.events, note),
+            reporter,
         )
 
     def _report_resumption(self, session: TrainingSession) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from trialrun.config import NONE_TEXT, TrainConfig, as_text
-from trialrun.config.record import format_record
+from trialrun.config.record import SETTINGS_FILE, format_record
 from trialrun.engine.compute.precision import ComputeConfig
 from trialrun.engine.early_stopping import EpochStatus
 from trialrun.engine.ema import describe_ema
@@ -38,7 +38,6 @@ from trialrun.tracking import TrackedRun, make_dataset_input, truncate_digest
 _TRAIN_NAME, _VALID_NAME = TRAINED_ON, "valid"
 _EVENTS = "events.jsonl"
 
-SETTINGS_FILE = "config.yaml"
 _SPEED = "_per_second"
 SUMMARY_STEP = 0  # epochs are steps from 1
 _STOP_FIELDS = ("stop_reason", "stopped_epoch", "best_epoch", "best_valid_loss", "weights_sha256")
@@ -54,7 +53,8 @@ def log_start(
     """Log what is known before the first epoch: settings, environment, datasets and manifest.
 
     `note` is called with a message for the user.
-    The settings are parameters, and exactly in `config.yaml`: MLflow cuts long parameters.
+    The settings are parameters, and exactly in `config.yaml`: MLflow cuts long parameters. Both are
+    without the users, passwords and signatures of URLs.
     """
     resolved = {
         "resolved_device": str(compute.device),
@@ -67,8 +67,8 @@ def log_start(
         "num_train_images": str(len(data.train.dataset)),
         "num_valid_images": str(len(data.valid.dataset)),
     }
-    run.log_params(plan.config.params() | resolved)
-    run.log_text(SETTINGS_FILE, format_record(plan.config))
+    run.log_params(plan.config.public_params() | resolved)
+    run.log_text(SETTINGS_FILE, format_record(plan.config, is_public=True))
     run.log_text(ENVIRONMENT, format_json(describe_environment(compute)))
     run.log_inputs(
         [

@@ -6,6 +6,7 @@ from trialrun.runs.training.model_upload import ModelRecord
 from trialrun.runs.training.plan import TrainPlan
 from trialrun.runs.training.result import TrainResult
 from trialrun.runs.training.resumption.progress import BestEpoch
+from trialrun.runs.training.smoke_plan import make_smoke_tags
 from trialrun.scoring.parity import Parity
 from trialrun.tracking import truncate_digest
 
@@ -21,14 +22,18 @@ def make_model_record(
     parity: Parity,
     card: str,
 ) -> ModelRecord:
-    """Return the record of the best epoch's model; without parity it is not registered."""
+    """Return the record of the best epoch's model.
+
+    It is not registered without parity, nor in a smoke test.
+    """
+    is_registered = parity.is_equal and not plan.config.smoke
     return ModelRecord(
-        params=plan.config.params(),
-        tags=_make_tags(data, result) | parity.make_tags(),
+        params=plan.config.public_params(),
+        tags=_make_tags(data, result) | parity.make_tags() | make_smoke_tags(plan.config),
         step=result.best_epoch,
         timestamp_ms=best.timestamp_ms,
         metrics=collect_linked_metrics(best.status, data),
-        register_as=plan.config.register_as if parity.is_equal else None,
+        register_as=plan.config.register_as if is_registered else None,
         card=card,
         pytorch_flavor=plan.config.pytorch_flavor,
     )

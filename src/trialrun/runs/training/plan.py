@@ -28,6 +28,7 @@ from trialrun.mlflow_client import URI_SCHEMES
 from trialrun.models.names import DEFAULT_WEIGHTS, check_model_directory, check_model_name
 from trialrun.report.label_errors import check_audit
 from trialrun.runs.datasets.sources import OpenedSets, fetch_model, open_sets, open_source
+from trialrun.runs.training.smoke_plan import reduce_plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class TrainPlan:
     `transforms` are the steps that the setting of this name lists. `local_paths` are the folders of
     models in MLflow, by URI. `recorded_weights` is `random` or `default` in the repetition of a
     run with weights=auto: what it was resolved to. `data_layout` is how the layout of the training
-    data was read.
+    data was read. `class_names` are the classes if the training set may lack some of them.
     """
 
     config: TrainConfig
@@ -47,15 +48,18 @@ class TrainPlan:
     local_paths: Mapping[str, Path] = field(default_factory=dict)
     recorded_weights: str | None = None
     data_layout: str = ""
+    class_names: tuple[str, ...] = ()
 
     @property
     def classes(self) -> tuple[str, ...]:
         """The class names in index order."""
-        return self.train.classes
+        return self.class_names or self.train.classes
 
 
 def plan_training(values: Mapping[str, Any]) -> TrainPlan:
     """Check the settings, given by name as text or Python values, and list both sets.
+
+    The plan of a smoke test has few images of both.
 
     Raises:
         TrialrunError: One error that names all problems with settings, data and model.
@@ -83,7 +87,8 @@ def plan_training(values: Mapping[str, Any]) -> TrainPlan:
         *_check_parts(config),
     ]:
         raise merge_errors(problems)
-    return TrainPlan(config, train, valid, transforms, local_paths, data_layout=opened.layout)
+    plan = TrainPlan(config, train, valid, transforms, local_paths, data_layout=opened.layout)
+    return reduce_plan(plan) if config.smoke else plan
 
 
 def _fetch_models(names: Iterable[str | None], problems: list[TrialrunError]) -> dict[str, Path]:

@@ -20,7 +20,11 @@ class TrainResult:
     model_uri: str | None = None
     model_name: str | None = None
     model_version: str | None = None
+    smoke_test: Mapping[str, Any] | None = None  # what a passed smoke test tried
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values by the names of the fields."""
-        return asdict(self)
+        """Return plain values by the names of the fields; `smoke_test` only of a smoke test."""
+        values = asdict(self)
+        if self.smoke_test is None:
+            del values["smoke_test"]
+        return values

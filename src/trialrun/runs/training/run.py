@@ -29,6 +29,7 @@ from trialrun.runs.training.session import (
     resolve_rank_compute,
     start_session,
 )
+from trialrun.runs.training.smoke_plan import make_smoke_tags
 from trialrun.tracking import (
     JournalOptions,
     TrackedRun,
@@ -165,7 +166,7 @@ def _train_tracked(
         client,
         experiment=config.experiment,
         name=config.run_name,
-        tags=_build_tags(),
+        tags=_build_tags() | make_smoke_tags(config),
         run_id=resumed.run_id if resumed else None,
         journal=journal,
     ) as run:

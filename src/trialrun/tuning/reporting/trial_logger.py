@@ -2,9 +2,10 @@
 
 from typing import TYPE_CHECKING
 
-from trialrun.tuning.callbacks import SearchCallback
+from trialrun.tuning.callbacks import SearchCallback, TrialCounts, TrialReport
 from trialrun.tuning.plan import SearchPlan
 from trialrun.tuning.study import attrs
+from trialrun.tuning.study.trials import is_done, sort_by_objective
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -12,43 +13,60 @@ if TYPE_CHECKING:
 
 
 class TrialLogger:
-    """Reports each trial of a study once, after it has ended."""
+    """Reports each trial of a study once, after it has ended, and how many there are."""
 
     def __init__(self, study: "Study", plan: SearchPlan, callback: SearchCallback) -> None:
         self._study, self._plan, self._callback = study, plan, callback
-        self._reported = {trial.number for trial in self._list_ended()}
+        trials = self._study.get_trials(deepcopy=False)
+        self._reported = {trial.number for trial in trials if trial.state.is_finished()}
+        self._report_counts(trials)
 
     def __call__(self) -> None:
         """Report the trials that have ended since the last call."""
-        for trial in self._list_ended():
-            if trial.number not in self._reported:
-                self._reported.add(trial.number)
-                self._callback.on_trial_end(_format_trial(trial, self._plan))
-
-    def _list_ended(self) -> "list[FrozenTrial]":
         trials = self._study.get_trials(deepcopy=False)
-        return [trial for trial in trials if trial.state.is_finished()]
+        for trial in trials:
+            if trial.state.is_finished() and trial.number not in self._reported:
+                self._reported.add(trial.number)
+                self._callback.on_trial_end(_make_report(trial, trials, self._plan))
+        self._report_counts(trials)
+
+    def _report_counts(self, trials: "list[FrozenTrial]") -> None:
+        if any(attrs.REPLICATE in trial.user_attrs for trial in trials):
+            num_trials = len(trials)  # all are enqueued before the first one starts
+        else:
+            num_trials = self._plan.config.trials
+        self._callback.on_trials(TrialCounts(sum(map(is_done, trials)), num_trials))
 
 
-def _format_trial(trial: "FrozenTrial", plan: SearchPlan) -> str:
+def _make_report(
+    trial: "FrozenTrial", trials: "list[FrozenTrial]", plan: SearchPlan
+) -> TrialReport:
     attributes = trial.user_attrs
-    settings = "  ".join(
-        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
-        for name, value in attributes.get(attrs.SETTINGS, trial.params).items()
+    problem = _describe_problem(trial)
+    ranked = sort_by_objective(trials, plan.objectives)
+    return TrialReport(
+        number=attributes.get(attrs.REPLICATE_OF, trial.number),
+        replicate=attributes.get(attrs.REPLICATE),
+        settings=attributes.get(attrs.SETTINGS, trial.params),
+        objectives={
+            objective.metric: value
+            for objective, value in zip(plan.objectives, trial.values or (), strict=False)
+            if not problem
+        },
+        problem=problem,
+        is_best=attrs.REPLICATE not in attributes
+        and bool(ranked)
+        and ranked[0].number == trial.number,
     )
-    title = f"Trial {attributes.get(attrs.REPLICATE_OF, trial.number)}"
-    if attrs.REPLICATE in attributes:
-        title += f", replicate {attributes[attrs.REPLICATE]}"
-    return f"{title}  {_describe_outcome(trial, plan)}  {settings}"
 
 
-def _describe_outcome(trial: "FrozenTrial", plan: SearchPlan) -> str:
+def _describe_problem(trial: "FrozenTrial") -> str:
+    """Return why the trial is not complete; empty if it is."""
     from optuna.trial import TrialState
 
     attributes = trial.user_attrs
     if trial.state == TrialState.COMPLETE:
-        pairs = zip(plan.objectives, trial.values, strict=True)
-        return "  ".join(f"{objective.metric} {value:.4g}" for objective, value in pairs)
+        return ""
     if trial.state == TrialState.PRUNED:
         if attrs.OUT_OF_MEMORY in attributes:
             return "does not fit in memory"

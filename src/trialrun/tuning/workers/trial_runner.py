@@ -24,7 +24,7 @@ from trialrun.errors import (
 )
 from trialrun.mlflow_client import connect_client
 from trialrun.models.pretrained.published import fetch_default_file
-from trialrun.runs.callbacks import NoOpCallback, RunCallback
+from trialrun.runs.callbacks import BatchProgress, NoOpCallback, RunCallback
 from trialrun.runs.training.data import PreparedData, prepare_data
 from trialrun.runs.training.initial import fetch_or_warn
 from trialrun.runs.training.plan import TrainPlan
@@ -129,7 +129,7 @@ class TrialRunner:
         """Train a trial and report its outcome; return False if it ran out of memory."""
         import optuna.exceptions
 
-        callback = _PruningCallback(queue, claim, self.plan)
+        callback = _PruningCallback(queue, claim, self.plan, self.callback)
         fits_in_memory = True
         try:
             with queue.heartbeat(claim):
@@ -305,11 +305,26 @@ def _translate_lost_trial() -> Iterator[None]:
 
 
 class _PruningCallback(NoOpCallback):
-    """Reports a trial's run and epochs to the queue, and ends a pruned trial."""
+    """Reports a trial's run and epochs to the queue, and ends a pruned trial.
 
-    def __init__(self, queue: TrialQueue, claim: ClaimedTrial, plan: SearchPlan) -> None:
+    Batches are reported to the callback of the search.
+    """
+
+    def __init__(
+        self, queue: TrialQueue, claim: ClaimedTrial, plan: SearchPlan, callback: RunCallback
+    ) -> None:
         self._queue, self._claim, self._plan = queue, claim, plan
+        self._callback = callback
         self.run_id: str | None = None  # of the run that this process has opened
+
+    @property
+    def batch_interval(self) -> float | None:
+        """That of the callback of the search."""
+        return self._callback.batch_interval
+
+    def on_batch(self, progress: BatchProgress) -> None:
+        """Report the batch to the callback of the search."""
+        self._callback.on_batch(progress)
 
     def on_run_start(self, run_name: str, run_id: str) -> None:
         """Store the run's id in the trial: if this worker is lost, another ends the run."""

@@ -38,6 +38,7 @@ _FREE_SETTINGS = frozenset(
         "checkpoint_dir",
         "checkpoint_minutes",
         "checkpoint_artifacts",
+        "smoke",  # its images are compared; checkpoints of earlier versions lack the setting
     }
 )
 _SETTINGS, _IMAGES, _SOURCES, _ENVIRONMENT = "settings", "images", "sources", "environment"

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from trialrun.engine.early_stopping import EpochStatus
 from trialrun.runs.signals import StopRequest
+from trialrun.runs.training.batch_progress import BatchReporter
 from trialrun.runs.training.parts_report import PartsReport
 from trialrun.runs.training.resumption.checkpoints import RunCheckpoints
 from trialrun.runs.training.session import DurationForecast
@@ -18,13 +19,14 @@ _CUDA_STEPS = 16
 class StepMonitor:
     """Takes the checkpoints that are due, and stops after the step in which a signal arrived.
 
-    A signal at any rank stops all of them. Only rank 0 forecasts, and reports the parts of batches.
+    A signal at any rank stops all of them. Only rank 0 forecasts and reports.
     """
 
     request: StopRequest
     checkpoints: RunCheckpoints
     forecast: DurationForecast | None = None
     parts: PartsReport | None = None
+    reporter: BatchReporter | None = None
     _num_steps: int = field(default=0, init=False)
 
     def watch_epochs(self) -> Iterator[EpochStatus]:
@@ -40,6 +42,8 @@ class StepMonitor:
         Raises:
             RunInterruptedError: A signal arrived; training of the epoch has ended.
         """
+        if self.reporter is not None:
+            self.reporter.on_valid_batch()
         if self.checkpoints.session.ranks.world_size == 1:
             self.request.raise_if_set()
 
@@ -55,6 +59,8 @@ class StepMonitor:
             self.forecast.on_step()
         if self.parts is not None:
             self.parts.on_step()
+        if self.reporter is not None:
+            self.reporter.on_step()
         session = self.checkpoints.session
         on_cuda = session.state.compute.device.type == "cuda"
         if session.ranks.world_size == 1:

@@ -83,7 +83,7 @@ def upload_model(
         TrackingError: The upload failed, or the stored files differ from `folder`.
         StorageError: The artifact store's disk is full or not writable.
     """
-    from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+    from mlflow.entities import LoggedModelStatus
 
     with (
         _fail_unless_complete(client, model),
@@ -93,6 +93,18 @@ def upload_model(
             client.log_model_artifacts(model.model_id, str(folder))
             _check_upload(model)
             client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+        link_output(client, model, run_id=run_id, step=step)
+
+
+def link_output(client: "MlflowClient", model: LoggedModel, *, run_id: str, step: int) -> None:
+    """Link a model to a run as its output, unless it is linked already.
+
+    Raises:
+        TrackingError: The store fails.
+    """
+    from mlflow.entities import LoggedModelOutput
+
+    with translate_tracking_errors("the model cannot be linked to its run"):
         outputs = client.get_run(run_id).outputs
         linked = [item.model_id for item in outputs.model_outputs] if outputs else []
         if model.model_id not in linked:

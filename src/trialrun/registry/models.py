@@ -1,5 +1,6 @@
 """Logging of model directories as MLflow LoggedModels and registration of their versions."""
 
+import json
 import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _MAX_DESCRIPTION = 5000  # characters that the registry stores
+_VERSIONS_TAG = "mlflow.modelVersions"  # of a LoggedModel: MLflow's pages link these versions
 _MODEL_NAME = "model"  # so that runs:/ID/model finds it
 
 
@@ -174,6 +176,7 @@ def register_once(
         if version.name == name and version.source == model.uri:
             if not version.description:
                 _describe_version(client, name, str(version.version), run_id, card)
+            _name_version(client, model, name, str(version.version))
             return str(version.version)
     return register_version(client, model, name=name, run_id=run_id, tags=tags, card=card)
 
@@ -209,7 +212,18 @@ def register_version(
         )
     number = str(version.version)
     _describe_version(client, name, number, run_id, card)
+    _name_version(client, model, name, number)
     return number
+
+
+def _name_version(client: "MlflowClient", model: LoggedModel, name: str, number: str) -> None:
+    """Add the version to the model's tag with which MLflow links it, as `mlflow.register_model`."""
+    version = {"name": name, "version": number}
+    with translate_tracking_errors(f"version {number} of {name} cannot be linked to its model"):
+        known = json.loads(client.get_logged_model(model.model_id).tags.get(_VERSIONS_TAG, "[]"))
+        if version not in known:
+            tags = {_VERSIONS_TAG: json.dumps([*known, version])}
+            client.set_logged_model_tags(model.model_id, tags)
 
 
 def _describe_version(

@@ -29,10 +29,12 @@ VIEW_MARKERS = (
 )
 _MAX_TAG_LENGTH = 5000  # of an experiment's tag in MLflow
 _ACCURACY, _LOSS = "best_valid_accuracy", "best_valid_loss"
-_TRAINING, _COMPARISON, _SEARCH = "Training", "Comparison", "Search"
+_TRAINING, _SETTINGS, _BEST, _SEARCH = "Training", "Searched settings", "Best epoch", "Search"
+_SECTIONS = {_TRAINING: 2, _SETTINGS: 1, _BEST: 2, _SEARCH: 2}  # charts side by side
 # MLflow adds charts of all other metrics to sections with these names.
 _OTHERS = ("Model metrics", "System metrics")
-_SETTINGS = ("learning_rate", "batch_size", "model")
+_COLUMNS = ("learning_rate", "batch_size", "model")
+_COLUMN_PIXELS = 160
 
 
 def format_view(searched: Sequence[str], created_ms: int) -> str:
@@ -50,15 +52,16 @@ def build_state(searched: Sequence[str]) -> dict[str, Any]:
 
     Runs that are not ordered by time are not nested, so trials are shown without a click.
     """
-    charts = [*_list_training_charts(), *_list_comparison_charts(searched), *_list_search_charts()]
+    columns = _list_columns(searched)
     return {
         "orderByKey": f"metrics.`{_ACCURACY}`",
         "orderByAsc": False,
-        "selectedColumns": _list_columns(searched),
+        "selectedColumns": columns,
+        "columnWidths": dict.fromkeys(columns, _COLUMN_PIXELS),
         "runsHiddenMode": "FIRST_20_RUNS",
-        "compareRunCharts": charts,
+        "compareRunCharts": [*_list_line_charts(), *_list_comparisons(searched)],
         "compareRunSections": [
-            *(_make_section(name, is_open=True) for name in (_TRAINING, _COMPARISON, _SEARCH)),
+            *(_make_section(name, columns=num) for name, num in _SECTIONS.items()),
             *(_make_section(name, is_open=False) for name in _OTHERS),
         ],
         "isAccordionReordered": True,  # else MLflow sorts the sections by name
@@ -66,56 +69,48 @@ def build_state(searched: Sequence[str]) -> dict[str, Any]:
 
 
 def _list_columns(searched: Sequence[str]) -> list[str]:
-    settings = dict.fromkeys([*_SETTINGS, *searched])
-    metrics = (_ACCURACY, _LOSS, "best_epoch")
     return [
-        *(f"metrics.`{name}`" for name in metrics),
-        *(f"params.`{name}`" for name in settings),
+        *(f"metrics.`{name}`" for name in (_ACCURACY, _LOSS)),
+        *(f"params.`{name}`" for name in dict.fromkeys([*_COLUMNS, *searched])),
         "tags.`stop_reason`",
         "attributes.`Duration`",
-        "attributes.`Models`",
     ]
 
 
-def _make_section(name: str, *, is_open: bool) -> dict[str, Any]:
-    return {"uuid": _name_section(name), "name": name, "display": is_open, "isReordered": False}
+def _make_section(name: str, *, is_open: bool = True, columns: int = 3) -> dict[str, Any]:
+    place = {"uuid": _name_section(name), "name": name}
+    return {**place, "display": is_open, "isReordered": False, "columns": columns}
 
 
 def _name_section(name: str) -> str:
     return f"{VIEW_NAME}-{name.lower().replace(' ', '-')}"
 
 
-def _list_training_charts() -> list[dict[str, Any]]:
+def _list_line_charts() -> list[dict[str, Any]]:
+    """Return the learning curves, and the values of the trials in a search's run.
+
+    MLflow hides charts without data.
+    """
     return [
-        _make_line(_TRAINING, "Loss", ("train_loss", "valid_loss")),
-        _make_line(_TRAINING, "Accuracy", ("train_accuracy", "valid_accuracy")),
+        _make_line(_TRAINING, "train_loss", "valid_loss"),
+        _make_line(_TRAINING, "train_accuracy", "valid_accuracy"),
+        _make_line(_SEARCH, "trial_valid_loss"),
+        _make_line(_SEARCH, "trial_valid_accuracy"),
     ]
 
 
-def _list_comparison_charts(searched: Sequence[str]) -> list[dict[str, Any]]:
+def _make_line(section: str, *metrics: str) -> dict[str, Any]:
+    values = {"metricKey": metrics[0], "selectedMetricKeys": list(metrics)}
+    return _make_chart(section, "LINE", metrics[-1], **values)
+
+
+def _list_comparisons(searched: Sequence[str]) -> list[dict[str, Any]]:
     """Return the charts that compare runs; parallel coordinates need a setting that differs."""
-    parallel = {
-        "selectedParams": list(searched),
-        "selectedMetrics": [_LOSS, _ACCURACY],
-        "runsCountToCompare": 100,
-    }
+    axes = {"selectedParams": list(searched), "selectedMetrics": [_LOSS, _ACCURACY]}
     return [
-        *([_make_chart(_COMPARISON, "PARALLEL", "parallel", **parallel)] if searched else []),
-        *(_make_chart(_COMPARISON, "BAR", name, metricKey=name) for name in (_ACCURACY, _LOSS)),
+        *([_make_chart(_SETTINGS, "PARALLEL", "parallel", **axes)] if searched else []),
+        *(_make_chart(_BEST, "BAR", name, metricKey=name) for name in (_ACCURACY, _LOSS)),
     ]
-
-
-def _list_search_charts() -> list[dict[str, Any]]:
-    """Return the charts of a search's parent run; MLflow hides those without data."""
-    return [
-        _make_line(_SEARCH, f"{metric} by trial", (f"trial_{metric}",))
-        for metric in ("valid_loss", "valid_accuracy")
-    ]
-
-
-def _make_line(section: str, title: str, metrics: Sequence[str]) -> dict[str, Any]:
-    values = {"metricKey": metrics[0], "selectedMetricKeys": list(metrics), "displayName": title}
-    return _make_chart(section, "LINE", title.lower().replace(" ", "-"), **values)
 
 
 def _make_chart(section: str, kind: str, name: str, **values: Any) -> dict[str, Any]:

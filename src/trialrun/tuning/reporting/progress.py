@@ -48,8 +48,9 @@ def list_progress(
 ) -> Iterator[Row]:
     """Yield the metrics after each completed trial, by number.
 
-    `trial_METRIC` is the trial's own value of an objective. The metrics that runs are compared by
-    are those of the best trial so far; `training_seconds` adds up the time of all trials.
+    `trial_METRIC` is the trial's own value: its loss, its accuracy and the objectives. The metrics
+    that runs are compared by are those of the best trial so far; `training_seconds` adds up the
+    time of all trials.
     """
     from optuna.trial import TrialState
 
@@ -62,11 +63,13 @@ def list_progress(
         if best is None or _rank(trial, objectives) < _rank(best, objectives):
             best = trial
         assert trial.datetime_complete is not None
-        values = {
-            f"trial_{objective.metric}": float(value)
-            for objective, value in zip(objectives, trial.values, strict=True)
+        own, so_far = (_read_values(item, objectives) for item in (trial, best))
+        values = {f"trial_{name}": value for name, value in own.items()}
+        values |= {f"best_{name}": value for name, value in so_far.items()}
+        values |= {
+            "best_epoch": best.user_attrs[attrs.RESULT]["best_epoch"],
+            "training_seconds": seconds,
         }
-        values |= _summarize(best, objectives) | {"training_seconds": seconds}
         yield trial.number, int(1000 * trial.datetime_complete.timestamp()), values
 
 
@@ -74,15 +77,9 @@ def _rank(trial: "FrozenTrial", objectives: Sequence[Objective]) -> list[float]:
     return as_minimized(trial.values, objectives)
 
 
-def _summarize(best: "FrozenTrial", objectives: Sequence[Objective]) -> dict[str, float]:
-    """Return the metrics of a trial that runs are compared by, and its objectives."""
-    result = best.user_attrs[attrs.RESULT]
-    values = {
-        f"best_{objective.metric}": float(value)
-        for objective, value in zip(objectives, best.values, strict=True)
-    }
-    return values | {
-        "best_epoch": result["best_epoch"],
-        "best_valid_loss": result["best_valid_loss"],
-        "best_valid_accuracy": result["metrics"]["valid_accuracy"],
-    }
+def _read_values(trial: "FrozenTrial", objectives: Sequence[Objective]) -> dict[str, float]:
+    """Return the loss, the accuracy and the objectives of a trial's best epoch."""
+    metrics = trial.user_attrs[attrs.RESULT]["metrics"]
+    values = {name: float(metrics[name]) for name in ("valid_loss", "valid_accuracy")}
+    pairs = zip(objectives, trial.values, strict=True)
+    return values | {objective.metric: float(value) for objective, value in pairs}

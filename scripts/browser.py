@@ -1,4 +1,4 @@
-"""A headless Chromium that tests drive over a pipe, with its DevTools protocol."""
+"""A headless Chromium that tests and scripts drive over a pipe, with its DevTools protocol."""
 
 import base64
 import json
@@ -129,7 +129,7 @@ def open_page(command: str, folder: Path) -> Iterator[Page]:
     redirected = f'exec "$@" 3<&{reader} 4>&{writer}'  # the descriptors that Chromium expects
     with (folder / "browser.log").open("w") as log:
         process = subprocess.Popen(
-            ["bash", "-c", redirected, "bash", *arguments],
+            ["/bin/sh", "-c", redirected, "sh", *arguments],
             pass_fds=(reader, writer),
             stdout=log,
             stderr=log,

@@ -23,7 +23,7 @@ from PIL import Image
 from scripts.browser import Page, find_chromium, open_page
 
 _FOLDER = Path(__file__).resolve().parents[1] / "docs" / "images"
-_WIDTH, _HEIGHT = 1400, 900
+_WIDTH, _HEIGHT = 1500, 1000
 _NUM_COLORS = 128  # of a picture: keeps the files small
 _CLOSE_ASSISTANT = (
     "document.querySelector('[data-component-id=\"mlflow.assistant.chat_panel.close\"]')"

@@ -34,7 +34,12 @@ _SECTIONS = {_TRAINING: 2, _SETTINGS: 1, _BEST: 2, _SEARCH: 2}  # charts side by
 # MLflow adds charts of all other metrics to sections with these names.
 _OTHERS = ("Model metrics", "System metrics")
 _COLUMNS = ("learning_rate", "batch_size", "model")
-_COLUMN_PIXELS = 160
+_COLUMN_PIXELS = 100
+_WIDE_COLUMNS = {  # their names are long
+    f"metrics.`{_ACCURACY}`": 150,
+    f"metrics.`{_LOSS}`": 125,
+    "params.`learning_rate`": 115,
+}
 
 
 def format_view(searched: Sequence[str], created_ms: int) -> str:
@@ -57,7 +62,8 @@ def build_state(searched: Sequence[str]) -> dict[str, Any]:
         "orderByKey": f"metrics.`{_ACCURACY}`",
         "orderByAsc": False,
         "selectedColumns": columns,
-        "columnWidths": dict.fromkeys(columns, _COLUMN_PIXELS),
+        "columnOrder": columns,
+        "columnWidths": dict.fromkeys(columns, _COLUMN_PIXELS) | _WIDE_COLUMNS,
         "runsHiddenMode": "FIRST_20_RUNS",
         "compareRunCharts": [*_list_line_charts(), *_list_comparisons(searched)],
         "compareRunSections": [

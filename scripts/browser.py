@@ -129,7 +129,7 @@ def open_page(command: str, folder: Path) -> Iterator[Page]:
     redirected = f'exec "$@" 3<&{reader} 4>&{writer}'  # the descriptors that Chromium expects
     with (folder / "browser.log").open("w") as log:
         process = subprocess.Popen(
-            ["/bin/sh", "-c", redirected, "sh", *arguments],
+            ["/bin/bash", "-c", redirected, "bash", *arguments],
             pass_fds=(reader, writer),
             stdout=log,
             stderr=log,

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import mlflow
 import psutil
 import pytest
 
@@ -93,11 +94,20 @@ def test_signal_before_the_server_answers_stops_it(store: str, tmp_path: Path) -
 
 @pytest.mark.slow
 def test_view_of_a_tracking_server_is_announced_at_once(store: str, tmp_path: Path) -> None:
-    """That server has the page: no other is started, and the command ends."""
-    assert store
+    """That server has the page: no other is started, and the command ends.
+
+    The password in the address of the store is not printed.
+    """
+    client = mlflow.MlflowClient(store)
+    experiment = client.get_experiment_by_name("tests")
+    assert experiment is not None
+    client.create_run(experiment.experiment_id)
     with run_ui(tmp_path) as (process, output):
         address = read_address(process, output).partition("/#")[0]
-        variables = os.environ | {"MLFLOW_TRACKING_URI": address}
-        completed = run_program(COMMAND, env=variables, timeout=60)
+        uri = address.replace("//", "//me:secret@")
+        completed = run_program(COMMAND, env=os.environ | {"MLFLOW_TRACKING_URI": uri}, timeout=60)
     assert completed.returncode == 0, completed.stderr
-    assert json.loads(completed.stdout)["address"].startswith(address)
+    shown = json.loads(completed.stdout)
+    assert shown["address"].startswith(address)
+    assert shown["has_view"]
+    assert "secret" not in completed.stdout + completed.stderr

@@ -2,7 +2,7 @@
 
 import re
 from contextlib import suppress
-from urllib.parse import urlencode, urljoin
+from urllib.parse import urlencode
 
 from trialrun.runs.ui.view import VIEW_MARKERS, VIEW_NAME
 
@@ -21,14 +21,28 @@ def can_read_view(address: str) -> bool:
 
 
 def _fetch_program(address: str) -> str:
-    import requests
+    """Return the text of the page's program; empty if it cannot be fetched."""
+    found = _PROGRAM.search(_fetch(address, "/"))
+    return _fetch(address, f"/{found[1].removeprefix('./')}") if found else ""
 
-    base = address.rstrip("/") + "/"
-    with suppress(requests.RequestException):
-        page = requests.get(base, timeout=_TIMEOUT_SECONDS)
-        if found := _PROGRAM.search(page.text):
-            program = requests.get(urljoin(base, found[1]), timeout=_TIMEOUT_SECONDS)
-            return program.content.decode("utf-8", "replace") if program.ok else ""
+
+def _fetch(address: str, path: str) -> str:
+    """Return the text at a path, requested with the credentials and TLS settings of MLflow."""
+    import requests
+    from mlflow.exceptions import MlflowException
+    from mlflow.utils.credentials import get_default_host_creds
+    from mlflow.utils.rest_utils import http_request
+
+    with suppress(MlflowException, requests.RequestException):
+        response = http_request(
+            get_default_host_creds(address.rstrip("/")),
+            path,
+            "GET",
+            max_retries=0,
+            timeout=_TIMEOUT_SECONDS,
+            raise_on_status=False,
+        )
+        return response.content.decode("utf-8", "replace") if response.ok else ""
     return ""
 
 

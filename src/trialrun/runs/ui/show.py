@@ -45,7 +45,7 @@ def show_ui(config: UiConfig, announce: Callable[[ShownUi], None]) -> None:
     uris = resolve_uris()
     experiment = find_experiment(client, config.experiment)
     if find_store_kind(uris[0]) == "server":
-        announce(_prepare(client, redact_credentials(uris[0]), experiment))
+        announce(_prepare(client, uris[0], experiment))
         return
     with run_mlflow_server(uris, config.port) as server:
         if server.wait_until_ready():
@@ -55,17 +55,13 @@ def show_ui(config: UiConfig, announce: Callable[[ShownUi], None]) -> None:
 
 def _prepare(client: "MlflowClient", address: str, experiment: ShownExperiment | None) -> ShownUi:
     """Write the view if the page can read it; return the page's address."""
+    shown = redact_credentials(address)
     if experiment is None:
-        note = "the store has no runs yet"
-        return ShownUi(format_address(address, None, has_view=False), None, None, False, note)
+        page = format_address(shown, None, has_view=False)
+        return ShownUi(page, None, None, False, "the store has no runs yet")
     note = _write_view(client, address, experiment)
-    return ShownUi(
-        format_address(address, experiment.experiment_id, has_view=not note),
-        experiment.name,
-        experiment.experiment_id,
-        not note,
-        note,
-    )
+    page = format_address(shown, experiment.experiment_id, has_view=not note)
+    return ShownUi(page, experiment.name, experiment.experiment_id, not note, note)
 
 
 def _write_view(client: "MlflowClient", address: str, experiment: ShownExperiment) -> str:

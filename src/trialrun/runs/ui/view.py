@@ -34,6 +34,7 @@ _SECTIONS = {_TRAINING: 2, _SETTINGS: 1, _BEST: 2, _SEARCH: 2}  # charts side by
 # MLflow adds charts of all other metrics to sections with these names.
 _OTHERS = ("Model metrics", "System metrics")
 _COLUMNS = ("learning_rate", "batch_size", "model")
+_LINE_OPTIONS = {"xAxisKey": "step", "lineSmoothness": 0}  # MLflow would smooth the lines
 _COLUMN_PIXELS = 100
 _WIDE_COLUMNS = {  # their names are long
     f"metrics.`{_ACCURACY}`": 150,
@@ -106,7 +107,7 @@ def _list_line_charts() -> list[dict[str, Any]]:
 
 
 def _make_line(section: str, *metrics: str) -> dict[str, Any]:
-    values = {"metricKey": metrics[0], "selectedMetricKeys": list(metrics)}
+    values = {"metricKey": metrics[0], "selectedMetricKeys": list(metrics), **_LINE_OPTIONS}
     return _make_chart(section, "LINE", metrics[-1], **values)
 
 

@@ -29,8 +29,9 @@ run: $(INSTALLED) ## train on the sample digits and register the model
 	@echo "Open the run in MLflow:  make ui"
 	@echo "Serve the model:         MLFLOW_TRACKING_URI=$(MLFLOW_TRACKING_URI) $(BIN)/mlflow models serve -m models:/digits/1 --env-manager local"
 
-ui: $(INSTALLED) ## serve MLflow's UI on the runs made here
-	$(BIN)/mlflow ui --backend-store-uri $(MLFLOW_TRACKING_URI)
+ui: export MLFLOW_TRACKING_URI := $(MLFLOW_TRACKING_URI)
+ui: $(INSTALLED) ## serve MLflow's UI on the runs made here, at a prepared view
+	$(BIN)/trialrun ui
 
 test: $(INSTALLED) ## run the tests
 	$(BIN)/pytest -n auto --dist worksteal

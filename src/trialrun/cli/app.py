@@ -20,6 +20,7 @@ _COMMAND_ORDER = (  # of `trialrun --help`: the order in which a project uses th
     "train",
     "resume",
     "search",
+    "ui",
     "sync",
     "doctor",
     "evaluate",

@@ -1,5 +1,6 @@
 """Logging of model directories as MLflow LoggedModels and registration of their versions."""
 
+import json
 import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _MAX_DESCRIPTION = 5000  # characters that the registry stores
+_VERSIONS_TAG = "mlflow.modelVersions"  # of a LoggedModel: MLflow's pages link these versions
 _MODEL_NAME = "model"  # so that runs:/ID/model finds it
 
 
@@ -83,7 +85,7 @@ def upload_model(
         TrackingError: The upload failed, or the stored files differ from `folder`.
         StorageError: The artifact store's disk is full or not writable.
     """
-    from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+    from mlflow.entities import LoggedModelStatus
 
     with (
         _fail_unless_complete(client, model),
@@ -93,6 +95,18 @@ def upload_model(
             client.log_model_artifacts(model.model_id, str(folder))
             _check_upload(model)
             client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+        link_output(client, model, run_id=run_id, step=step)
+
+
+def link_output(client: "MlflowClient", model: LoggedModel, *, run_id: str, step: int) -> None:
+    """Link a model to a run as its output, unless it is linked already.
+
+    Raises:
+        TrackingError: The store fails.
+    """
+    from mlflow.entities import LoggedModelOutput
+
+    with translate_tracking_errors("the model cannot be linked to its run"):
         outputs = client.get_run(run_id).outputs
         linked = [item.model_id for item in outputs.model_outputs] if outputs else []
         if model.model_id not in linked:
@@ -162,6 +176,7 @@ def register_once(
         if version.name == name and version.source == model.uri:
             if not version.description:
                 _describe_version(client, name, str(version.version), run_id, card)
+            _name_version(client, model, name, str(version.version))
             return str(version.version)
     return register_version(client, model, name=name, run_id=run_id, tags=tags, card=card)
 
@@ -197,7 +212,18 @@ def register_version(
         )
     number = str(version.version)
     _describe_version(client, name, number, run_id, card)
+    _name_version(client, model, name, number)
     return number
+
+
+def _name_version(client: "MlflowClient", model: LoggedModel, name: str, number: str) -> None:
+    """Add the version to the model's tag with which MLflow links it, as `mlflow.register_model`."""
+    version = {"name": name, "version": number}
+    with translate_tracking_errors(f"version {number} of {name} cannot be linked to its model"):
+        known = json.loads(client.get_logged_model(model.model_id).tags.get(_VERSIONS_TAG, "[]"))
+        if version not in known:
+            tags = {_VERSIONS_TAG: json.dumps([*known, version])}
+            client.set_logged_model_tags(model.model_id, tags)
 
 
 def _describe_version(

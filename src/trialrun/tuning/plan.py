@@ -41,7 +41,7 @@ from trialrun.tuning.space import (
 )
 from trialrun.tuning.storage_url import check_storage_url, redact_password
 
-# Search settings that every call on a study repeats; the others may change and are logged as tags.
+# Search settings that every call on a study repeats; the others may change.
 _STUDY_SETTINGS = ("study", "storage", "metric", "direction")
 
 # Training settings that may differ between two calls on a study: trials stay comparable.
@@ -50,6 +50,10 @@ _NOT_COMPARED = ("train_data", "valid_data", "device", "experiment", "run_name",
 # Settings with their smallest value in the base plan.
 _SMALLEST_AT_CORNER = ("batch_size", *WARM_UP_UNITS)
 
+
+# Number of the first replicate for its seed: no search has as many trials.
+_FIRST_REPLICATE = 1_000_000
+TRIAL_SEEDS = "random_seed + seed number of the trial; replicates: 1000000 more"
 
 # Settings that name files or models: only planning a training shows whether they exist.
 _CHECKED_BY_PLANNING = ("model", "weights")
@@ -91,10 +95,10 @@ class SearchPlan:
             values["storage"] = redact_credentials(self.config.storage)
         return values
 
-    def tags(self) -> dict[str, str]:
-        """Return the settings that later calls may change, as tags: parameters are immutable."""
+    def changeable(self) -> dict[str, str]:
+        """Return the settings that a later call on the study may change."""
         texts = self.config.params().items()
-        return {f"search.{name}": text for name, text in texts if name not in _STUDY_SETTINGS}
+        return {name: text for name, text in texts if name not in _STUDY_SETTINGS}
 
 
 def plan_search(values: Mapping[str, Any]) -> SearchPlan:
@@ -305,6 +309,15 @@ def _read_enqueued(
                 )
             )
     return tuple(rows)
+
+
+def derive_trial_seed(random_seed: int, number: int, *, is_replicate: bool) -> int:
+    """Return the seed of a trial: the search's seed plus the trial's seed number.
+
+    People read it in tables, so it is short. Streams of neighbouring seeds are unrelated: each is
+    a hash of its seed (`engine.inputs.seeds`). Replicates share no seed with trials.
+    """
+    return random_seed + number + (_FIRST_REPLICATE if is_replicate else 0)
 
 
 def plan_trial(base: TrainPlan, settings: Mapping[str, Any], random_seed: int) -> TrainPlan:

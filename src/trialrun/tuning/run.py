@@ -17,12 +17,14 @@ from trialrun.errors import RunInterruptedError, TrackingError, TrialrunError
 from trialrun.mlflow_client import connect_client
 from trialrun.tracking import TrackedRun, find_project_run, open_run
 from trialrun.tuning.callbacks import NoOpSearchCallback, SearchCallback
-from trialrun.tuning.plan import SearchPlan
+from trialrun.tuning.plan import TRIAL_SEEDS, SearchPlan
 from trialrun.tuning.reporting.logging import count_by_state, log_best, log_plots, log_trials
 from trialrun.tuning.reporting.parent_run import (
     check_not_deleted,
     end_lost_run,
     end_orphaned_runs,
+    find_changed_settings,
+    link_best,
     register_best,
 )
 from trialrun.tuning.reporting.seed_replicates import (
@@ -104,9 +106,10 @@ class _SearchRun:
     def _run_as_owner(self, lock: LockHandle) -> SearchResult:
         with self._open_parent_run(self.study.user_attrs.get(attrs.PARENT_RUN)) as run:
             self.callback.on_run_start(run.name, run.run_id)
-            run.set_tags(self.plan.tags())
             run.log_params({**self.plan.params(), "study": self.study.study_name})
             self._log_settings(run)
+            changed = find_changed_settings(self.client, run.run_id, self.plan.changeable())
+            run.set_tags({"trial_seeds": TRIAL_SEEDS, **changed})
             self.study.set_user_attr(attrs.PARENT_RUN, run.run_id)
             self._train_trials(run.run_id)
             return self._finalize_once(run, lock)
@@ -241,6 +244,7 @@ class _SearchRun:
         best = self._find_best(noise_floor)
         if best is not None:
             log_best(run, best, trials, self.plan, noise_floor)
+            link_best(self.client, run, best)
             log_plots(run, self.study, self.plan, self.callback)
         log_trials(run, trials, self.plan)
         end_orphaned_runs(self.client, run.experiment_id, run.run_id, self._list_running_runs)

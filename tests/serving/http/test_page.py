@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.serving.http.browser import Page, find_chromium, open_page
+from scripts.browser import Page, find_chromium, open_page
 from tests.serving.http.servers import CLASSES, TOKEN, Server, encode_image, run_server
 from tests.system.conftest import skip_unless_ci
 

@@ -29,6 +29,7 @@ from trialrun.cli.commands import (
     serve,
     sync,
     train,
+    ui,
 )
 
 __all__ = [
@@ -48,4 +49,5 @@ __all__ = [
     "serve",
     "sync",
     "train",
+    "ui",
 ]

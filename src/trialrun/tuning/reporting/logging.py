@@ -13,6 +13,7 @@ from trialrun.tracking import TrackedRun
 from trialrun.tuning.callbacks import SearchCallback
 from trialrun.tuning.plan import SearchPlan
 from trialrun.tuning.reporting.plots import draw_plots
+from trialrun.tuning.reporting.progress import log_progress
 from trialrun.tuning.reporting.seed_replicates import NoiseFloor
 from trialrun.tuning.study import attrs
 from trialrun.tuning.study.trials import sort_by_objective
@@ -86,27 +87,40 @@ def log_best(
     plan: SearchPlan,
     noise_floor: NoiseFloor | None,
 ) -> None:
-    """Log the best trial as tags, metrics and `best.json`, and the card.
+    """Log the best trial as tags and `best.json`, the metrics of all trials, and the card.
 
-    Its settings are tags, not parameters: a resumed study may find better ones.
+    Its settings are a tag, not parameters: a resumed study may find better ones.
     """
     result = best.user_attrs[attrs.RESULT]
-    counts = count_by_state(trials)
     summary = {
         "best_trial": best.number,
         "best_run_id": result["run_id"],
         "weights_sha256": result["weights_sha256"],
-        "best_epoch": result["best_epoch"],
-        "best_valid_loss": result["best_valid_loss"],
     }
     tags = {name: as_text(value) for name, value in summary.items()}
-    tags |= {f"best.{name}": as_text(value) for name, value in best.params.items()}
-    tags |= {f"trials.{state}": str(count) for state, count in counts.items()}
+    tags |= {"best_settings": _format_settings(best), "trials": _format_counts(trials)}
     if noise_floor:
         tags |= noise_floor.tags()
     run.set_tags({**tags, "mlflow.note.content": _format_card(best, trials, plan, noise_floor)})
-    run.log_metrics(result["metrics"], step=len(trials))
-    run.log_text("best.json", json.dumps({**summary, "settings": best.params}, indent=2) + "\n")
+    log_progress(run, trials, plan.objectives)
+    details = {
+        **summary,
+        "best_epoch": result["best_epoch"],
+        "best_valid_loss": result["best_valid_loss"],
+        "settings": best.params,
+        "metrics": result["metrics"],
+        "noise_floor": noise_floor.to_dict() if noise_floor else None,
+    }
+    run.log_text("best.json", json.dumps(details, indent=2) + "\n")
+
+
+def _format_settings(trial: "FrozenTrial") -> str:
+    return ", ".join(f"{name}={as_text(value)}" for name, value in trial.params.items())
+
+
+def _format_counts(trials: Sequence["FrozenTrial"]) -> str:
+    counts = count_by_state(trials).items()
+    return ", ".join(f"{count} {state.replace('_', ' ')}" for state, count in counts if count)
 
 
 def _format_card(
@@ -116,16 +130,14 @@ def _format_card(
     noise_floor: NoiseFloor | None,
 ) -> str:
     """Return the card in Markdown: the search space, the counts and the best trials."""
-    counts = ", ".join(
-        f"{count} {state}" for state, count in count_by_state(trials).items() if count
-    )
     names = list(plan.space.dimensions)
     columns = ["trial", *(objective.metric for objective in plan.objectives), *names]
     space = ", ".join(f"{name} {text}" for name, text in plan.space.texts().items())
     lines = [
         f"## Search of {plan.base.config.model} on {plan.base.train.source}",
         "",
-        f"Trial **{best.number}** is the best of {len(trials)} ({counts}); search space: {space}.",
+        f"Trial **{best.number}** is the best of {len(trials)} ({_format_counts(trials)}); "
+        f"search space: {space}.",
         "",
         *([noise_floor.text(), ""] if noise_floor else []),
         f"| {' | '.join(columns)} |",

@@ -1,14 +1,14 @@
 """Updates of MLflow beside training: runs of lost trials are ended, the best is registered."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from trialrun.engine.early_stopping import KILLED
 from trialrun.errors import TrackingError
 from trialrun.mlflow_client import translate_tracking_errors
-from trialrun.registry import LoggedModel, register_once
-from trialrun.tracking import DELETED, PARENT_TAG, find_run
-from trialrun.tuning.study.attrs import RUN_ID
+from trialrun.registry import LoggedModel, link_output, register_once
+from trialrun.tracking import DELETED, PARENT_TAG, TrackedRun, find_run
+from trialrun.tuning.study.attrs import MODEL_URI, RESULT, RUN_ID
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -79,6 +79,44 @@ def end_orphaned_runs(
             _end_run(client, run.info.run_id, "RUNNING")
 
 
+def link_best(client: "MlflowClient", run: TrackedRun, best: "FrozenTrial") -> None:
+    """Link the parent run to the datasets and to the model of the best trial.
+
+    A model that is still to be sent is not linked.
+
+    Raises:
+        TrackingError: The store fails.
+    """
+    with translate_tracking_errors("the run of the best trial cannot be read"):
+        inputs = client.get_run(best.user_attrs[RUN_ID]).inputs
+    if inputs is not None and inputs.dataset_inputs:
+        run.log_inputs(inputs.dataset_inputs)
+    if uri := best.user_attrs.get(MODEL_URI):
+        step = best.user_attrs[RESULT]["best_epoch"]
+        link_output(client, _parse_model(uri), run_id=run.run_id, step=step)
+
+
+def _parse_model(uri: str) -> LoggedModel:
+    return LoggedModel(uri.removeprefix("models:/"))
+
+
+def find_changed_settings(
+    client: "MlflowClient", run_id: str, settings: Mapping[str, str]
+) -> dict[str, str]:
+    """Return the settings, as tags, in which this call differs from what the run has recorded.
+
+    Parameters cannot change; the tag `search.NAME` has the value of the latest call.
+
+    Raises:
+        TrackingError: The store fails.
+    """
+    with translate_tracking_errors(f"run {run_id} cannot be read"):
+        data = client.get_run(run_id).data
+    tags = {f"search.{name}": text for name, text in settings.items()}
+    recorded = {f"search.{name}": text for name, text in data.params.items()} | data.tags
+    return {name: text for name, text in tags.items() if recorded.get(name) != text}
+
+
 def register_best(client: "MlflowClient", *, name: str, model_uri: str | None, run_id: str) -> str:
     """Return the version of the best trial's model in `name`; register it if necessary.
 
@@ -87,7 +125,7 @@ def register_best(client: "MlflowClient", *, name: str, model_uri: str | None, r
     Raises:
         TrackingError: The registry fails or rejects the name, or the store lacks the model.
     """
-    model = LoggedModel((model_uri or _find_model_uri(client, run_id)).removeprefix("models:/"))
+    model = _parse_model(model_uri or _find_model_uri(client, run_id))
     with translate_tracking_errors(f"the model cannot be registered as {name}"):
         tags = client.get_logged_model(model.model_id).tags
         card = client.get_run(run_id).data.tags.get("mlflow.note.content", "")

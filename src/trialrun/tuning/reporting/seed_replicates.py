@@ -65,8 +65,9 @@ class NoiseFloor:
         return fields | {"is_beyond_noise": self.is_beyond_noise, "chosen": self.chosen}
 
     def tags(self) -> dict[str, str]:
-        """Return all values as tags of the parent run."""
-        return {f"noise_floor.{name}": as_text(value) for name, value in self.to_dict().items()}
+        """Return the decision as tags of the parent run; `to_dict` has all values."""
+        values = {"chosen": self.chosen, "is_beyond_noise": self.is_beyond_noise}
+        return {f"noise_floor.{name}": as_text(value) for name, value in values.items()}
 
     def text(self) -> str:
         """Return the comparison in words."""

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from trialrun.checkpoint.run_folder import RunLockedError
 from trialrun.engine.early_stopping import PRUNED, EpochStatus, PrunedError
-from trialrun.engine.inputs.seeds import derive_seed
 from trialrun.engine.memory.release import release_memory
 from trialrun.errors import (
     DataError,
@@ -32,7 +31,7 @@ from trialrun.runs.training.result import TrainResult
 from trialrun.runs.training.run import NestedRun, train_run
 from trialrun.tracking import TrackedRun, truncate_digest
 from trialrun.tuning.objectives import as_minimized
-from trialrun.tuning.plan import SearchPlan, plan_trial
+from trialrun.tuning.plan import SearchPlan, derive_trial_seed, plan_trial
 from trialrun.tuning.space import format_settings
 from trialrun.tuning.study import attrs
 from trialrun.tuning.study.storage import StudyStorage
@@ -210,8 +209,11 @@ class TrialRunner:
         return EarlierRuns(self.plan.base.config.checkpoint_dir)
 
     def _plan_trial(self, claim: ClaimedTrial) -> TrainPlan:
-        purpose = "replicate" if attrs.REPLICATE in claim.trial.user_attrs else "trial"
-        seed = derive_seed(self.plan.base.config.random_seed, purpose, claim.seed_number)
+        seed = derive_trial_seed(
+            self.plan.base.config.random_seed,
+            claim.seed_number,
+            is_replicate=attrs.REPLICATE in claim.trial.user_attrs,
+        )
         return plan_trial(self.plan.base, claim.settings, seed)
 
 

@@ -1,5 +1,6 @@
-"""A headless Chromium that tests drive over a pipe, with its DevTools protocol."""
+"""A headless Chromium that tests and scripts drive over a pipe, with its DevTools protocol."""
 
+import base64
 import json
 import os
 import shutil
@@ -98,6 +99,20 @@ class Page:
         }})"""
         assert self.evaluate(script), (condition, self.messages)
 
+    def resize(self, width: int, height: int) -> None:
+        """Set the size of the page in pixels."""
+        self.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=False,
+        )
+
+    def take_picture(self) -> bytes:
+        """Return a PNG of the page."""
+        return base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"])
+
     def choose_files(self, selector: str, paths: list[Path]) -> None:
         """Choose files in an input."""
         root = self.call("DOM.getDocument")["root"]["nodeId"]
@@ -114,7 +129,7 @@ def open_page(command: str, folder: Path) -> Iterator[Page]:
     redirected = f'exec "$@" 3<&{reader} 4>&{writer}'  # the descriptors that Chromium expects
     with (folder / "browser.log").open("w") as log:
         process = subprocess.Popen(
-            ["bash", "-c", redirected, "bash", *arguments],
+            ["/bin/bash", "-c", redirected, "bash", *arguments],
             pass_fds=(reader, writer),
             stdout=log,
             stderr=log,

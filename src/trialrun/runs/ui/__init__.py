@@ -1,0 +1,1 @@
+"""MLflow's UI: its server, and the view of an experiment that trialrun prepares."""

@@ -25,9 +25,9 @@ from trialrun.engine.evaluate import evaluate_network
 from trialrun.engine.inputs.batches import sequential_batches, training_batches
 from trialrun.engine.state import TrainState
 from trialrun.engine.step import TrainingStep
-from trialrun.models.zoo import build_network
+from trialrun.models.zoo.networks import build_network
 from trialrun.runs.callbacks import NoOpCallback
-from trialrun.runs.training.data import PreparedData, prepare_data
+from trialrun.runs.training.inputs.data import PreparedData, prepare_data
 from trialrun.runs.training.plan import TrainPlan, plan_training
 from trialrun.runs.training.session import resolve_rank_compute, start_session
 

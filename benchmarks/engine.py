@@ -34,7 +34,7 @@ from trialrun.image_cache import open_pack
 from trialrun.images import label_indices, open_data
 from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.images.scanning.scan import scan_files
-from trialrun.models.zoo import build_network, find_head_prefix
+from trialrun.models.zoo.networks import build_network, find_head_prefix
 
 NUM_CLASSES = 2
 CASES = (("resnet18", 224), ("resnet50", 224), ("densenet121", 224), ("resnet18", 64))

@@ -28,7 +28,7 @@ from trialrun.config.engines import ENGINES
 from trialrun.config.export import ExportConfig
 from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.models.classifier import ImageClassifier
-from trialrun.models.zoo import build_network
+from trialrun.models.zoo.networks import build_network
 from trialrun.runs.export.candidates import EngineCandidate, build_candidates, measure_speeds
 from trialrun.runs.export.judgement import judge_engine
 from trialrun.scoring.network import TorchNetwork, prepare_network

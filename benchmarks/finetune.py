@@ -25,7 +25,7 @@ from benchmarks.table import format_table, make_heading
 from trialrun.distributed import SINGLE_PROCESS
 from trialrun.engine.early_stopping import EarlyStopping
 from trialrun.runs.callbacks import NoOpCallback
-from trialrun.runs.training.data import prepare_data
+from trialrun.runs.training.inputs.data import prepare_data
 from trialrun.runs.training.plan import plan_training
 from trialrun.runs.training.session import TrainingSession, resolve_rank_compute, start_session
 

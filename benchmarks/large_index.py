@@ -62,7 +62,7 @@ def measure(folder: Path) -> None:
     from trialrun.images import split_stratified
     from trialrun.images.scanning.thread_pool import count_threads
     from trialrun.runs.datasets.sources import open_source
-    from trialrun.runs.training.manifest import summarize_set
+    from trialrun.runs.training.inputs.manifest import summarize_set
 
     before, started, cpu_started = _read_memory("VmRSS"), time.perf_counter(), time.process_time()
     with _timed("names and labels"):

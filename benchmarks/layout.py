@@ -19,7 +19,7 @@ from benchmarks.engine import NUM_CLASSES, Case, make_resident_step
 from benchmarks.table import format_table, make_heading
 from trialrun.engine.compute.allocator import keep_freed_memory
 from trialrun.engine.compute.precision import ComputeConfig, resolve_compute
-from trialrun.models.zoo import build_network
+from trialrun.models.zoo.networks import build_network
 
 MODELS = "resnet18,resnet50,densenet121,mobilenet_v2,mobilenet_v3_small,efficientnet_b0,"
 MODELS += "shufflenet_v2_x1_0"

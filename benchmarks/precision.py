@@ -21,7 +21,7 @@ from trialrun.distributed import SINGLE_PROCESS
 from trialrun.engine.compute.precision import resolve_compute
 from trialrun.engine.early_stopping import EarlyStopping
 from trialrun.runs.callbacks import NoOpCallback
-from trialrun.runs.training.data import PreparedData, prepare_data
+from trialrun.runs.training.inputs.data import PreparedData, prepare_data
 from trialrun.runs.training.plan import TrainPlan, plan_training
 from trialrun.runs.training.session import resolve_rank_compute, start_session
 

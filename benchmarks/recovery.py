@@ -93,7 +93,7 @@ def measure_epochs(data: str, num_windows: int, folder: Path) -> EpochCost:
     from trialrun.engine.steps import count_steps_per_epoch
     from trialrun.mlflow_client import connect_client
     from trialrun.runs.callbacks import NoOpCallback
-    from trialrun.runs.training.data import prepare_data
+    from trialrun.runs.training.inputs.data import prepare_data
     from trialrun.runs.training.logging import log_epoch
     from trialrun.runs.training.plan import plan_training
     from trialrun.runs.training.resumption.checkpoints import RunCheckpoints

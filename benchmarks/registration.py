@@ -39,18 +39,18 @@ Cost = tuple[float, float]  # seconds: elapsed, and of the processor
 
 # Functions by where they are looked up; a version that lacks one has no such part.
 PARTS: Mapping[str, tuple[str, str]] = {
-    "weights to bytes": ("trialrun.models.weights", "serialize_state"),
+    "weights to bytes": ("trialrun.models.weights.serialization", "serialize_state"),
     "predictions and tables": ("trialrun.runs.training.execution", "log_validation"),
     "directory, in training": ("trialrun.models.directory", "write_model_directory"),
-    "directory, in parity": ("trialrun.runs.training.parity", "write_model_directory"),
+    "directory, in parity": ("trialrun.runs.training.outcome.parity", "write_model_directory"),
     "parity": ("trialrun.runs.training.execution", "measure_parity"),
-    "- networks' passes": ("trialrun.runs.training.parity", "compute_all"),
-    "- load_model": ("trialrun.runs.training.parity", "open_classifier"),
-    "- MLflow's files": ("trialrun.runs.training.parity", "add_serving_files"),
-    "- load pyfunc": ("trialrun.runs.training.parity", "load_served_model"),
-    "upload and check": ("trialrun.runs.training.model_upload", "upload_model"),
+    "- networks' passes": ("trialrun.runs.training.outcome.parity", "compute_all"),
+    "- load_model": ("trialrun.runs.training.outcome.parity", "open_classifier"),
+    "- MLflow's files": ("trialrun.runs.training.outcome.parity", "add_serving_files"),
+    "- load pyfunc": ("trialrun.runs.training.outcome.parity", "load_served_model"),
+    "upload and check": ("trialrun.runs.training.outcome.model_upload", "upload_model"),
     "- check": ("trialrun.registry.models", "_check_upload"),
-    "registry": ("trialrun.runs.training.model_upload", "register_once"),
+    "registry": ("trialrun.runs.training.outcome.model_upload", "register_once"),
 }
 
 

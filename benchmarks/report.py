@@ -27,7 +27,7 @@ def measure_once(num_classes: int) -> float:
 
     from trialrun.images.decoding.preprocessing import Preprocessing
     from trialrun.models.classifier import ImageClassifier
-    from trialrun.models.zoo import build_network
+    from trialrun.models.zoo.networks import build_network
     from trialrun.report.document import ReportData, build_report
     from trialrun.report.predictions import Predictions
     from trialrun.runs.evaluation.predictions import ImagePredictions

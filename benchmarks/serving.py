@@ -46,8 +46,8 @@ from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.images.scanning.thread_pool import count_threads
 from trialrun.models.classifier import ImageClassifier
 from trialrun.models.directory import ModelDescription, write_model_directory
-from trialrun.models.weights import serialize_state
-from trialrun.models.zoo import build_network
+from trialrun.models.weights.serialization import serialize_state
+from trialrun.models.zoo.networks import build_network
 from trialrun.scoring.batching import plan_batches
 from trialrun.scoring.engines.build import build_engine
 from trialrun.scoring.open import open_network

@@ -48,7 +48,7 @@ def make_scoring_loop(size: int) -> tuple[Callable[[], None], int, str]:
 
     from trialrun.images.decoding.preprocessing import Preprocessing
     from trialrun.models.classifier import ImageClassifier
-    from trialrun.models.zoo import build_network
+    from trialrun.models.zoo.networks import build_network
 
     torch.manual_seed(0)
     network = build_network("resnet18", 2, image_size=size)
@@ -69,7 +69,7 @@ def make_training_loop(size: int) -> tuple[Callable[[], None], int, str]:
     from benchmarks.engine import Case, make_resident_step
     from trialrun.engine.compute.allocator import keep_freed_memory
     from trialrun.engine.compute.precision import ComputeConfig
-    from trialrun.models.zoo import build_network
+    from trialrun.models.zoo.networks import build_network
 
     keep_freed_memory()
     layout = "NCHW" if size < 128 else "NHWC"

@@ -16,12 +16,12 @@ from torch import nn
 
 from benchmarks.table import format_table, make_heading
 from trialrun.images.decoding.preprocessing import Preprocessing
-from trialrun.models.catalog import list_networks
 from trialrun.models.classifier import ImageClassifier
 from trialrun.models.directory import ModelDescription, write_model_directory
-from trialrun.models.initial import describe_initial_weights
 from trialrun.models.open import create_network, open_classifier
-from trialrun.models.weights import serialize_state
+from trialrun.models.weights.initial import describe_initial_weights
+from trialrun.models.weights.serialization import serialize_state
+from trialrun.models.zoo.catalog import list_networks
 from trialrun.scoring.network import prepare_network
 
 CPU = torch.device("cpu")

@@ -168,7 +168,7 @@ def make_network(name: str = SMALL, num_classes: int = 3, *, seed: int = 7) -> "
     """A network with weights drawn from `seed`."""
     import torch
 
-    from trialrun.models.zoo import build_network
+    from trialrun.models.zoo.networks import build_network
 
     torch.manual_seed(seed)
     return build_network(name, num_classes, image_size=32)
@@ -187,7 +187,7 @@ def write_model(
     """Write a trained ModelDirectory; return the network in it."""
     from trialrun.images.decoding.preprocessing import Preprocessing
     from trialrun.models.directory import ModelDescription, write_model_directory
-    from trialrun.models.weights import serialize_state
+    from trialrun.models.weights.serialization import serialize_state
 
     network = make_network(name, len(classes))
     described = ModelDescription(name, {}, classes, preprocessing or Preprocessing(32))
@@ -213,7 +213,7 @@ def write_weights(hub: Path, name: str, *, seed: int = 7) -> "dict[str, Tensor]"
     """Write weights for 1,000 classes to torchvision's file name."""
     import torch
 
-    from trialrun.models.zoo import build_network
+    from trialrun.models.zoo.networks import build_network
 
     torch.manual_seed(seed)
     state = build_network(name, 1000, image_size=None).state_dict()
@@ -223,6 +223,6 @@ def write_weights(hub: Path, name: str, *, seed: int = 7) -> "dict[str, Tensor]"
 
 def find_file_name(name: str) -> str:
     """Return the file name of torchvision's default weights."""
-    from trialrun.models.pretrained.published import find_default_file
+    from trialrun.models.weights.published import find_default_file
 
     return find_default_file(name).name

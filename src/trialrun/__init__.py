@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from trialrun.runs.inspection.reproduction import Reproduction
     from trialrun.runs.promotion.result import Promotion
     from trialrun.runs.scoring.job import ScoreResult
-    from trialrun.runs.training.result import TrainResult
+    from trialrun.runs.training.outcome.result import TrainResult
     from trialrun.tuning.result import SearchResult
 
 __all__ = [

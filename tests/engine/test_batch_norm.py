@@ -16,8 +16,8 @@ from trialrun.engine.inputs.seeds import derive_seed
 from trialrun.engine.results import EpochResult
 from trialrun.engine.state import TrainState, init_train_state
 from trialrun.images.decoding.preprocessing import Preprocessing
-from trialrun.models.weights import hash_weights, serialize_state
-from trialrun.models.zoo import build_network, find_head_prefix
+from trialrun.models.weights.serialization import hash_weights, serialize_state
+from trialrun.models.zoo.networks import build_network, find_head_prefix
 
 BASE = TrainConfig(epochs=2, batch_size=8, learning_rate=0.05)
 DATA = TrainingData(make_dataset(96), make_dataset(30, seed=1), 3, Preprocessing(SIZE))

@@ -33,8 +33,8 @@ from trialrun.engine.state import init_train_state
 from trialrun.engine.steps import count_batches, count_warm_up_steps
 from trialrun.errors import InvalidParameterError
 from trialrun.images.decoding.preprocessing import Preprocessing
-from trialrun.models.weights import hash_weights, serialize_state
-from trialrun.models.zoo import build_network, find_head_prefix
+from trialrun.models.weights.serialization import hash_weights, serialize_state
+from trialrun.models.zoo.networks import build_network, find_head_prefix
 
 DATA = TrainingData(make_dataset(24), make_dataset(9, seed=1), 3, Preprocessing(SIZE))
 

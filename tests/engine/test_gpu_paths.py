@@ -27,7 +27,7 @@ from trialrun.engine.state import TrainState, init_train_state
 from trialrun.engine.step import TrainingStep
 from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.models.classifier import ImageClassifier
-from trialrun.models.zoo import build_network, find_head_prefix
+from trialrun.models.zoo.networks import build_network, find_head_prefix
 from trialrun.scoring.network import TorchNetwork
 from trialrun.scoring.pipeline import score_batch
 

@@ -23,10 +23,10 @@ from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.models import ARCHITECTURES, directory
 from trialrun.models.classifier import ImageClassifier
 from trialrun.models.directory import ModelDescription
-from trialrun.models.names import check_model_name
 from trialrun.models.open import create_network, open_classifier
-from trialrun.models.weights import serialize_state
-from trialrun.models.zoo import build_network, find_head_prefix
+from trialrun.models.weights.serialization import serialize_state
+from trialrun.models.zoo.names import check_model_name
+from trialrun.models.zoo.networks import build_network, find_head_prefix
 from trialrun.runs.init_model import write_untrained_model
 from trialrun.scoring.network import prepare_network
 from trialrun.scoring.pipeline import score_images

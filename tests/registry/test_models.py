@@ -11,8 +11,8 @@ from trialrun.errors import TrackingError
 from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.models.directory import ModelDescription, write_model_directory
 from trialrun.models.manifest import WEIGHTS
-from trialrun.models.weights import serialize_state
-from trialrun.models.zoo import build_network
+from trialrun.models.weights.serialization import serialize_state
+from trialrun.models.zoo.networks import build_network
 from trialrun.registry import find_or_create_model, upload_model
 
 NETWORK = "shufflenet_v2_x0_5"

@@ -21,8 +21,8 @@ from trialrun.models.directory import (
     read_model_directory,
     write_model_directory,
 )
-from trialrun.models.weights import serialize_state
-from trialrun.models.zoo import build_network
+from trialrun.models.weights.serialization import serialize_state
+from trialrun.models.zoo.networks import build_network
 from trialrun.runs.registration import convert_model, register_model
 from trialrun.serving.package import add_serving_files
 

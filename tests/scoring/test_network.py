@@ -7,7 +7,7 @@ from torch import nn
 from tests.conftest import SMALL
 from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.models.classifier import ImageClassifier
-from trialrun.models.zoo import build_network
+from trialrun.models.zoo.networks import build_network
 from trialrun.scoring.engines.onednn import FusedConvolution
 from trialrun.scoring.network import TorchNetwork, prepare_network
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.models.classifier import ImageClassifier
-from trialrun.models.zoo import build_network
+from trialrun.models.zoo.networks import build_network
 from trialrun.scoring.network import ScoringNetwork, prepare_network
 from trialrun.scoring.pipeline import BatchPlan, score_images
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.models.classifier import ImageClassifier
-from trialrun.models.zoo import build_network
+from trialrun.models.zoo.networks import build_network
 from trialrun.scoring.saliency import compute_heat
 
 

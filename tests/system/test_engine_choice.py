@@ -19,7 +19,7 @@ from trialrun.cli import run_cli
 from trialrun.config.engines import OPENVINO_INT8
 from trialrun.models.classifier import ImageClassifier
 from trialrun.models.directory import ModelDescription, write_model_directory
-from trialrun.models.weights import serialize_state
+from trialrun.models.weights.serialization import serialize_state
 from trialrun.scoring.parity import decode_images
 
 pytestmark = pytest.mark.corpus

@@ -15,7 +15,7 @@ from trialrun.cli import run_cli
 from trialrun.errors import InvalidModelDirectoryError
 from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.models.directory import read_description
-from trialrun.models.zoo import build_network
+from trialrun.models.zoo.networks import build_network
 from trialrun.serving.package import add_serving_files
 
 CLASSES = ("cat", "dog")

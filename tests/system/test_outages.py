@@ -17,8 +17,8 @@ from tests.system.outage_server import Server, describe_run, run_server
 from trialrun.cli import run_cli as command
 from trialrun.engine.early_stopping import EpochStatus
 from trialrun.runs.callbacks import NoOpCallback
+from trialrun.runs.training.outcome.result import TrainResult
 from trialrun.runs.training.plan import plan_training
-from trialrun.runs.training.result import TrainResult
 from trialrun.runs.training.run import train_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.report]
@@ -193,7 +193,7 @@ _KILLED = """
 import os, signal, sys
 from pathlib import Path
 import mlflow
-from trialrun.runs.training import model_upload
+from trialrun.runs.training.outcome import model_upload
 from trialrun.registry import models
 
 def kill(*_arguments, **_options):

@@ -9,7 +9,7 @@ from trialrun.cli.output import print_json, print_result, print_status
 from trialrun.cli.terminal import format_duration
 
 if TYPE_CHECKING:
-    from trialrun.runs.training.result import TrainResult
+    from trialrun.runs.training.outcome.result import TrainResult
     from trialrun.tuning.result import SearchResult
 
 _METRICS = ("valid_loss", "valid_accuracy", "valid_top5_accuracy")

@@ -3,6 +3,6 @@
 The module `names` does not import torch. The other modules do, so they are imported where needed.
 """
 
-from trialrun.models.names import ARCHITECTURES, check_model_name
+from trialrun.models.zoo.names import ARCHITECTURES, check_model_name
 
 __all__ = ["ARCHITECTURES", "check_model_name"]

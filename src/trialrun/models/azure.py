@@ -19,9 +19,9 @@ from trialrun.errors import InvalidModelDirectoryError, summarize_error
 from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.models.classifier import ImageClassifier
 from trialrun.models.directory import ModelDescription, StoredModel
-from trialrun.models.names import AZURE_DESCRIPTION_FILE, DEFAULT_WEIGHTS, SWITCHES
-from trialrun.models.weights import load_exactly, parse_torch_save
-from trialrun.models.zoo import build_network
+from trialrun.models.weights.serialization import load_exactly, parse_torch_save
+from trialrun.models.zoo.names import AZURE_DESCRIPTION_FILE, DEFAULT_WEIGHTS, SWITCHES
+from trialrun.models.zoo.networks import build_network
 
 _FAMILIES = {
     "DenseNet": frozenset({"densenet121", "densenet161", "densenet169", "densenet201"}),

@@ -39,9 +39,9 @@ from trialrun.models.manifest import (
     verify_file,
     write_manifest,
 )
-from trialrun.models.names import DESCRIPTION_FILE, MODEL_CARD
-from trialrun.models.weights import load_exactly, parse_safetensors
-from trialrun.models.zoo import build_network
+from trialrun.models.weights.serialization import load_exactly, parse_safetensors
+from trialrun.models.zoo.names import DESCRIPTION_FILE, MODEL_CARD
+from trialrun.models.zoo.networks import build_network
 
 _FORMAT = "trialrun.model/1"
 PYTORCH_DATA = "data"  # where MLflow's pytorch flavor has its files

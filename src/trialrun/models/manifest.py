@@ -10,7 +10,7 @@ from typing import Any
 from trialrun.config.engines import ALL_ENGINE_FILES
 from trialrun.errors import InvalidModelDirectoryError
 from trialrun.files import format_json, hash_file, write_durably
-from trialrun.models.names import DESCRIPTION_FILE
+from trialrun.models.zoo.names import DESCRIPTION_FILE
 
 WEIGHTS = "model.safetensors"
 MANIFEST = "manifest.json"

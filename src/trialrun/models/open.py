@@ -14,9 +14,15 @@ from trialrun.files import hash_file
 from trialrun.models import azure, directory
 from trialrun.models.classifier import ImageClassifier
 from trialrun.models.directory import ModelDescription, StoredModel
-from trialrun.models.head import transfer_head
 from trialrun.models.manifest import WEIGHTS
-from trialrun.models.names import (
+from trialrun.models.weights.head import transfer_head
+from trialrun.models.weights.published import load_pretrained_state
+from trialrun.models.weights.serialization import (
+    find_replaced_head,
+    load_initial_state,
+    read_state_file,
+)
+from trialrun.models.zoo.names import (
     AZURE_DESCRIPTION_FILE,
     DEFAULT_WEIGHTS,
     DESCRIPTION_FILE,
@@ -24,9 +30,7 @@ from trialrun.models.names import (
     check_model_name,
     is_network_name,
 )
-from trialrun.models.pretrained.published import load_pretrained_state
-from trialrun.models.weights import find_replaced_head, load_initial_state, read_state_file
-from trialrun.models.zoo import (
+from trialrun.models.zoo.networks import (
     build_network,
     check_image_size,
     find_head_prefix,

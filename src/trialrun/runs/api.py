@@ -16,8 +16,8 @@ from trialrun.runs.training.plan import plan_training
 if TYPE_CHECKING:
     from trialrun.runs.callbacks import RunCallback
     from trialrun.runs.recovery.replay import ReplayedStep
+    from trialrun.runs.training.outcome.result import TrainResult
     from trialrun.runs.training.plan import TrainPlan
-    from trialrun.runs.training.result import TrainResult
 
 
 def run_training(

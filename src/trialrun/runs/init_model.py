@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from trialrun.config import AUTO_TEXT, NONE_TEXT
 from trialrun.errors import InvalidModelDirectoryError, InvalidParameterError
 from trialrun.files import create_directory
-from trialrun.models.names import (
+from trialrun.models.zoo.names import (
     DEFAULT_WEIGHTS,
     SWITCHES,
     check_model_name,
@@ -65,9 +65,9 @@ def write_untrained_model(
 
 def _load_weights(name: str, weights: str, switches: Mapping[str, bool]) -> bytes:
     from trialrun.models.open import read_initial_state
-    from trialrun.models.pretrained.published import load_pretrained_state
-    from trialrun.models.weights import check_initial_names, serialize_state
-    from trialrun.models.zoo import build_network, find_head_prefix
+    from trialrun.models.weights.published import load_pretrained_state
+    from trialrun.models.weights.serialization import check_initial_names, serialize_state
+    from trialrun.models.zoo.networks import build_network, find_head_prefix
 
     if weights == DEFAULT_WEIGHTS:
         return serialize_state(load_pretrained_state(name))
@@ -84,6 +84,6 @@ def _choose_preprocessing(name: str, weights: str) -> "Preprocessing | None":
     """Return the preprocessing of the weights; None without weights or for a file of weights."""
     if weights == NONE_TEXT:
         return None
-    from trialrun.models.initial import describe_weights
+    from trialrun.models.weights.initial import describe_weights
 
     return describe_weights(name, weights)

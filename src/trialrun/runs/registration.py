@@ -16,12 +16,12 @@ from trialrun.models.directory import (
     read_description,
     write_model_directory,
 )
-from trialrun.models.names import DESCRIPTION_FILE
 from trialrun.models.open import open_classifier, read_trained_model
-from trialrun.models.weights import hash_weights, serialize_state
+from trialrun.models.weights.serialization import hash_weights, serialize_state
+from trialrun.models.zoo.names import DESCRIPTION_FILE
 from trialrun.registry.pins import SHA256_TAG, find_pinned_folder
 from trialrun.report.model_card import ModelCard, format_card
-from trialrun.runs.training.model_upload import CARD_ADDRESS, ModelRecord, send_model
+from trialrun.runs.training.outcome.model_upload import CARD_ADDRESS, ModelRecord, send_model
 from trialrun.scoring.network import TorchNetwork
 from trialrun.scoring.parity import (
     Parity,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.models.classifier import ImageClassifier
-from trialrun.models.zoo import find_head_prefix
+from trialrun.models.zoo.networks import find_head_prefix
 from trialrun.scoring.network import ScoringNetwork, TorchNetwork, prepare_network
 
 

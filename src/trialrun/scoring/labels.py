@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trialrun.models.directory import read_description
-from trialrun.models.names import DESCRIPTION_FILE
+from trialrun.models.zoo.names import DESCRIPTION_FILE
 
 UNKNOWN = "unknown"
 

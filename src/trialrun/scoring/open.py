@@ -10,8 +10,8 @@ from trialrun.errors import InvalidParameterError
 from trialrun.models import directory
 from trialrun.models.classifier import ImageClassifier
 from trialrun.models.directory import StoredModel
-from trialrun.models.names import DESCRIPTION_FILE
 from trialrun.models.open import open_classifier
+from trialrun.models.zoo.names import DESCRIPTION_FILE
 from trialrun.scoring.engines.runtime import EngineNetwork
 from trialrun.scoring.network import ScoringNetwork, prepare_bf16_network, prepare_network
 

@@ -9,8 +9,8 @@ from trialrun.config.engines import ENGINE_PACKAGES
 from trialrun.files import scratch_directory
 from trialrun.models.directory import PYTORCH_DATA, ModelDescription, format_loader_module
 from trialrun.models.manifest import CODE, add_code_to_manifest
-from trialrun.models.names import TIMM_PREFIX
 from trialrun.models.open import open_classifier
+from trialrun.models.zoo.names import TIMM_PREFIX
 from trialrun.scoring.scores import LABEL_COLUMN, probability_columns
 from trialrun.serving import IMAGE_COLUMN
 from trialrun.serving.bundle import write_served_code

@@ -12,7 +12,7 @@ from trialrun.engine.compute.precision import (
     supports_precision,
 )
 from trialrun.errors import InvalidParameterError
-from trialrun.models.zoo import build_network
+from trialrun.models.zoo.networks import build_network
 from trialrun.runs.training.plan import plan_training
 from trialrun.runs.training.session import resolve_rank_compute
 

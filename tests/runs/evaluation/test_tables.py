@@ -18,7 +18,7 @@ from trialrun.cli import run_cli
 from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.models import directory
 from trialrun.models.directory import ModelDescription
-from trialrun.models.zoo import build_network
+from trialrun.models.zoo.networks import build_network
 from trialrun.runs.evaluation.predictions import load_predictions
 from trialrun.runs.evaluation.tables import format_csv
 

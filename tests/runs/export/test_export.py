@@ -23,7 +23,7 @@ from trialrun.errors import (
 from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.models.classifier import ImageClassifier
 from trialrun.models.directory import ModelDescription, write_model_directory
-from trialrun.models.weights import serialize_state
+from trialrun.models.weights.serialization import serialize_state
 from trialrun.runs.export.certify import certify_engine
 from trialrun.runs.export.files import export_model
 from trialrun.scoring.network import TorchNetwork

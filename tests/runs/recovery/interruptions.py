@@ -18,7 +18,7 @@ from trialrun.engine.early_stopping import EpochStatus
 from trialrun.errors import RunInterruptedError
 from trialrun.runs.api import resume_training, run_training
 from trialrun.runs.callbacks import NoOpCallback
-from trialrun.runs.training.result import TrainResult
+from trialrun.runs.training.outcome.result import TrainResult
 
 SETTINGS: dict[str, Any] = {
     "model": SMALL,

@@ -23,7 +23,7 @@ from trialrun.errors import (
     StorageError,
 )
 from trialrun.runs.datasets.shard import shard_dataset
-from trialrun.runs.training.result import TrainResult
+from trialrun.runs.training.outcome.result import TrainResult
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from trialrun.errors import StorageError
 from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.models import directory
 from trialrun.models.directory import ModelDescription
-from trialrun.models.zoo import build_network
+from trialrun.models.zoo.networks import build_network
 
 # Scores like `trialrun.score`, but writes every row at once and takes 20 ms per image.
 SLOWED = """

@@ -24,7 +24,7 @@ from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.models import directory
 from trialrun.models.classifier import ImageClassifier
 from trialrun.models.directory import ModelDescription
-from trialrun.models.zoo import build_network
+from trialrun.models.zoo.networks import build_network
 from trialrun.scoring.network import prepare_network
 from trialrun.scoring.pipeline import score_images
 

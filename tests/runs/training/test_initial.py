@@ -19,14 +19,14 @@ from trialrun.errors import InvalidModelDirectoryError, TrackingError, TrialrunE
 from trialrun.images.decoding.preprocessing import IMAGENET_MEAN, Preprocessing
 from trialrun.mlflow_client import connect_client
 from trialrun.models.open import create_network, open_classifier
-from trialrun.models.weights import hash_state, serialize_state
-from trialrun.models.zoo import build_network, find_head_prefix
+from trialrun.models.weights.serialization import hash_state, serialize_state
+from trialrun.models.zoo.networks import build_network, find_head_prefix
 from trialrun.runs.callbacks import NoOpCallback
 from trialrun.runs.init_model import write_untrained_model
 from trialrun.runs.inspection.compare import compare_runs
 from trialrun.runs.inspection.reproduce import reproduce_run
 from trialrun.runs.inspection.run_reader import read_run
-from trialrun.runs.training.data import prepare_data
+from trialrun.runs.training.inputs.data import prepare_data
 from trialrun.runs.training.plan import plan_training
 
 SQUEEZE = "squeezenet1_1"  # whose last layer is a convolution

@@ -23,12 +23,12 @@ from trialrun.files import hash_file
 from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.mlflow_client import connect_client
 from trialrun.models.open import create_network
-from trialrun.models.pretrained.published import find_default_file
+from trialrun.models.weights.published import find_default_file
 from trialrun.runs.callbacks import NoOpCallback
 from trialrun.runs.inspection.reproduce import reproduce_run
 from trialrun.runs.inspection.run_reader import read_run
-from trialrun.runs.training.data import PreparedData, prepare_data
 from trialrun.runs.training.fine_tuning import collect_fine_tuning_params
+from trialrun.runs.training.inputs.data import PreparedData, prepare_data
 from trialrun.runs.training.plan import plan_training
 from trialrun.runs.training.session import resolve_rank_compute, start_session
 
@@ -193,7 +193,7 @@ def test_dropout_is_set_in_every_dropout_layer_or_refused(store: str, colors: Pa
 @pytest.mark.parametrize("name", ["resnet18", "efficientnet_b0"])
 def test_preprocessing_of_published_weights_is_torchvisions(name: str, tmp_path: Path) -> None:
     """Crop and interpolation give the pixels of torchvision's transforms, up to rounding."""
-    from trialrun.models.pretrained.published import describe_default_weights
+    from trialrun.models.weights.published import describe_default_weights
 
     write_image(tmp_path / "photo.png", (120, 80, 40), size=512)
     image = Image.open(tmp_path / "photo.png")

@@ -21,7 +21,7 @@ from tests.processes import ForkedProgram
 from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.models.abstention import Abstention
 from trialrun.models.directory import ModelDescription, write_model_directory
-from trialrun.models.weights import serialize_state
+from trialrun.models.weights.serialization import serialize_state
 
 CLASSES = ("blue", "green", "red")
 TOKEN = "0123456789abcdef-token"

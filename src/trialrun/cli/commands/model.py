@@ -14,7 +14,7 @@ from trialrun.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from trialrun.models.catalog import CatalogEntry
+    from trialrun.models.zoo.catalog import CatalogEntry
 
 _model_app = add_command_group("model", "List networks or prepare one for training.")
 
@@ -55,7 +55,7 @@ def list_models(pattern: Pattern = "*", timm: Timm = False, json: Json = False) 
     """
     from dataclasses import asdict
 
-    from trialrun.models.catalog import list_networks
+    from trialrun.models.zoo.catalog import list_networks
 
     entries = list(list_networks(pattern, has_timm=timm))
     if json:

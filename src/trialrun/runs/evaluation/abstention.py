@@ -12,8 +12,8 @@ from trialrun.errors import InvalidModelDirectoryError, InvalidParameterError, P
 from trialrun.images.scanning.scan import DatasetScan
 from trialrun.models.abstention import Abstention
 from trialrun.models.directory import StoredModel, read_model_directory
-from trialrun.models.names import DESCRIPTION_FILE
-from trialrun.models.weights import serialize_state
+from trialrun.models.weights.serialization import serialize_state
+from trialrun.models.zoo.names import DESCRIPTION_FILE
 from trialrun.registry import format_run_address
 from trialrun.registry.versions import ModelOrigin
 from trialrun.report.abstention import AnswerRule, find_answer_rule

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from trialrun.errors import InvalidParameterError, PromotionRefusedError
 from trialrun.files import scratch_directory
 from trialrun.models.directory import ModelDescription, write_model_directory
-from trialrun.models.names import MODEL_CARD
+from trialrun.models.zoo.names import MODEL_CARD
 from trialrun.registry import (
     find_or_create_model,
     register_version,

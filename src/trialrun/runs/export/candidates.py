@@ -15,7 +15,7 @@ from trialrun.errors import InvalidModelDirectoryError, InvalidParameterError
 from trialrun.models import directory
 from trialrun.models.classifier import ImageClassifier
 from trialrun.models.directory import StoredModel
-from trialrun.models.names import DESCRIPTION_FILE
+from trialrun.models.zoo.names import DESCRIPTION_FILE
 from trialrun.registry import find_model_folder
 from trialrun.runs.export.images import make_batch
 from trialrun.scoring.engines.build import build_engine

@@ -18,7 +18,7 @@ from trialrun.images.scanning.scan import DatasetScan
 from trialrun.mlflow_client import connect_client
 from trialrun.models.classifier import ImageClassifier
 from trialrun.models.directory import StoredModel
-from trialrun.models.weights import serialize_state
+from trialrun.models.weights.serialization import serialize_state
 from trialrun.registry import format_run_address
 from trialrun.registry.versions import find_origin, link_models
 from trialrun.report.markdown import escape_markdown

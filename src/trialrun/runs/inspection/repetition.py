@@ -14,7 +14,7 @@ from trialrun.engine.compute.precision import ComputeConfig, resolve_compute, su
 from trialrun.engine.early_stopping import TIME_BUDGET
 from trialrun.errors import DataError, InvalidParameterError, TrackingError, TrialrunError
 from trialrun.mlflow_client import URI_SCHEMES
-from trialrun.models.names import DEFAULT_WEIGHTS, is_network_name
+from trialrun.models.zoo.names import DEFAULT_WEIGHTS, is_network_name
 from trialrun.runs.inspection.run_reader import RecordedRun, load_settings
 from trialrun.runs.training.environment import FOLDER_TAG
 from trialrun.runs.training.initial import RESOLVED_WEIGHTS

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from trialrun.mlflow_client import translate_tracking_errors
 from trialrun.runs.inspection.run_reader import RecordedRun, read_metric_history
-from trialrun.runs.training.result import TrainResult
+from trialrun.runs.training.outcome.result import TrainResult
 from trialrun.tracking import SYSTEM_PREFIX
 
 if TYPE_CHECKING:

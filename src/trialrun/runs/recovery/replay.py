@@ -21,7 +21,7 @@ from trialrun.runs.callbacks import RunCallback
 from trialrun.runs.inspection.run_reader import read_run
 from trialrun.runs.recovery.interrupted import find_last_interrupted
 from trialrun.runs.recovery.resume import find_folder, plan_resumed
-from trialrun.runs.training.data import PreparedData, prepare_data
+from trialrun.runs.training.inputs.data import PreparedData, prepare_data
 from trialrun.runs.training.resumption.checkpoints import read_positions, restore_session
 from trialrun.runs.training.resumption.identity import check_identity, describe_identity
 from trialrun.runs.training.session import TrainingSession, resolve_rank_compute, start_session

@@ -29,8 +29,8 @@ from trialrun.runs.recovery.finished import read_result, read_timestamps
 from trialrun.runs.recovery.interrupted import find_last_interrupted
 from trialrun.runs.recovery.sync import clean_up_finished
 from trialrun.runs.training.environment import FOLDER_TAG
+from trialrun.runs.training.outcome.result import TrainResult
 from trialrun.runs.training.plan import TrainPlan, plan_training
-from trialrun.runs.training.result import TrainResult
 from trialrun.runs.training.resumption.artifacts import fetch_checkpoints
 from trialrun.tracking import describe_project_run
 

@@ -10,7 +10,7 @@ from trialrun.checkpoint.run_folder import RunFolder, list_default_roots, list_r
 from trialrun.errors import TrackingError, TrialrunError, summarize_error
 from trialrun.mlflow_client import connect_client
 from trialrun.runs.recovery.cleanup import is_final
-from trialrun.runs.training.model_upload import HANDLERS
+from trialrun.runs.training.outcome.model_upload import HANDLERS
 from trialrun.tracking import Journal, Replayer, RunTarget, has_journal, name_store, send_all
 
 if TYPE_CHECKING:

@@ -20,15 +20,16 @@ from trialrun.engine.fine_tuning.range_test import RangeTest
 from trialrun.engine.memory.batch_trial import name_fitting_batch
 from trialrun.errors import RunInterruptedError, TrialrunError
 from trialrun.files import scratch_directory
-from trialrun.models import directory, weights
+from trialrun.models import directory
 from trialrun.models.directory import ModelDescription
+from trialrun.models.weights import serialization
 from trialrun.registry import LoggedModel
 from trialrun.runs.callbacks import RunCallback
 from trialrun.runs.signals import StopRequest, finish_step_on_signal
 from trialrun.runs.training.batch_progress import BatchReporter
-from trialrun.runs.training.data import PreparedData
-from trialrun.runs.training.epoch_images import log_epoch_images
 from trialrun.runs.training.fine_tuning import log_range_test
+from trialrun.runs.training.inputs.data import PreparedData
+from trialrun.runs.training.inputs.epoch_images import log_epoch_images
 from trialrun.runs.training.logging import (
     SUMMARY_STEP,
     collect_resolved_params,
@@ -39,14 +40,14 @@ from trialrun.runs.training.logging import (
     log_stop,
     log_validation,
 )
-from trialrun.runs.training.model_card import format_model_card
-from trialrun.runs.training.model_record import make_model_record
-from trialrun.runs.training.model_upload import CARD_ADDRESS, MODEL_RECORD
-from trialrun.runs.training.parity import check_parity, measure_parity
-from trialrun.runs.training.parts_report import PartsReport
+from trialrun.runs.training.outcome.model_card import format_model_card
+from trialrun.runs.training.outcome.model_record import make_model_record
+from trialrun.runs.training.outcome.model_upload import CARD_ADDRESS, MODEL_RECORD
+from trialrun.runs.training.outcome.parity import check_parity, measure_parity
+from trialrun.runs.training.outcome.parts_report import PartsReport
+from trialrun.runs.training.outcome.report import log_training_report
+from trialrun.runs.training.outcome.result import TrainResult
 from trialrun.runs.training.plan import TrainPlan
-from trialrun.runs.training.report import log_training_report
-from trialrun.runs.training.result import TrainResult
 from trialrun.runs.training.resumption.artifacts import CheckpointUploader
 from trialrun.runs.training.resumption.checkpoints import (
     RunCheckpoints,
@@ -303,11 +304,11 @@ class TrainingRun:
         """Log the result and, unless `keeps_model` says no, the model."""
         best = self.progress.best
         assert best is not None
-        content = weights.serialize_state(best.weights)
+        content = serialization.serialize_state(best.weights)
         stop_reason = self.progress.stop_reason or early_stopping.COMPLETED
         result = replace(
             self._build_result("FINISHED", stop_reason),
-            weights_sha256=weights.hash_weights(content),
+            weights_sha256=serialization.hash_weights(content),
         )
         self._log_stop(result)
         log_validation(self.run, best.status, self.plan, self.data)

@@ -11,11 +11,15 @@ from torch import nn
 from trialrun.config import AUTO_TEXT, TrainConfig
 from trialrun.errors import InvalidParameterError
 from trialrun.files import hash_file
-from trialrun.models.initial import InitialWeights, describe_initial_weights, read_architecture
-from trialrun.models.names import DEFAULT_WEIGHTS, is_network_name
 from trialrun.models.open import read_directory_digests
-from trialrun.models.pretrained.published import fetch_default_file
-from trialrun.models.weights import hash_state
+from trialrun.models.weights.initial import (
+    InitialWeights,
+    describe_initial_weights,
+    read_architecture,
+)
+from trialrun.models.weights.published import fetch_default_file
+from trialrun.models.weights.serialization import hash_state
+from trialrun.models.zoo.names import DEFAULT_WEIGHTS, is_network_name
 from trialrun.runs.datasets.sources import find_local_path
 from trialrun.runs.training.plan import TrainPlan
 

@@ -25,13 +25,13 @@ from trialrun.runs.evaluation.predictions import (
     log_predictions,
 )
 from trialrun.runs.evaluation.tables import log_tables
-from trialrun.runs.training.data import PreparedData, PreparedSet
-from trialrun.runs.training.data_mode import describe_modes
 from trialrun.runs.training.environment import ENVIRONMENT, describe_environment
 from trialrun.runs.training.fine_tuning import collect_fine_tuning_params
-from trialrun.runs.training.manifest import format_json_lines, log_manifest
+from trialrun.runs.training.inputs.data import PreparedData, PreparedSet
+from trialrun.runs.training.inputs.data_mode import describe_modes
+from trialrun.runs.training.inputs.manifest import format_json_lines, log_manifest
+from trialrun.runs.training.outcome.result import TrainResult
 from trialrun.runs.training.plan import TrainPlan
-from trialrun.runs.training.result import TrainResult
 from trialrun.scoring.parity import Parity
 from trialrun.tracking import TrackedRun, make_dataset_input, truncate_digest
 

@@ -25,7 +25,7 @@ from trialrun.images import ImageSet, check_same_classes, check_trainable, split
 from trialrun.images.decoding.transforms import TransformStep, read_transforms, select_fixed_steps
 from trialrun.images.formats.sample import PREFIX as SAMPLE_PREFIX
 from trialrun.mlflow_client import URI_SCHEMES
-from trialrun.models.names import DEFAULT_WEIGHTS, check_model_directory, check_model_name
+from trialrun.models.zoo.names import DEFAULT_WEIGHTS, check_model_directory, check_model_name
 from trialrun.report.label_errors import check_audit
 from trialrun.runs.datasets.sources import OpenedSets, fetch_model, open_sets, open_source
 from trialrun.runs.training.smoke_plan import reduce_plan

@@ -17,12 +17,12 @@ from trialrun.errors import TrackingError
 from trialrun.mlflow_client import connect_client, is_outage, resolve_uris
 from trialrun.runs.callbacks import NoOpCallback, RunCallback
 from trialrun.runs.signals import finish_step_on_signal
-from trialrun.runs.training.data import PreparedData, prepare_data
 from trialrun.runs.training.environment import FOLDER_TAG
 from trialrun.runs.training.execution import TrainingRun, identify_run, start_checkpoints
-from trialrun.runs.training.model_upload import HANDLERS
+from trialrun.runs.training.inputs.data import PreparedData, prepare_data
+from trialrun.runs.training.outcome.model_upload import HANDLERS
+from trialrun.runs.training.outcome.result import TrainResult
 from trialrun.runs.training.plan import TrainPlan
-from trialrun.runs.training.result import TrainResult
 from trialrun.runs.training.resumption.identity import read_recorded_weights
 from trialrun.runs.training.resumption.step_monitor import StepMonitor
 from trialrun.runs.training.session import (

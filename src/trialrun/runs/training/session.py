@@ -26,9 +26,8 @@ from trialrun.engine.steps import count_frozen_epochs, count_steps_per_epoch
 from trialrun.errors import InvalidDatasetError, InvalidParameterError
 from trialrun.models.directory import ModelDescription
 from trialrun.models.open import InitialNetwork, create_network
-from trialrun.models.zoo import find_head_prefix, set_dropout
+from trialrun.models.zoo.networks import find_head_prefix, set_dropout
 from trialrun.runs.callbacks import RunCallback
-from trialrun.runs.training.data import PreparedData
 from trialrun.runs.training.fine_tuning import resolve_fine_tuning
 from trialrun.runs.training.initial import (
     ResolvedWeights,
@@ -36,6 +35,7 @@ from trialrun.runs.training.initial import (
     describe_source,
     resolve_model,
 )
+from trialrun.runs.training.inputs.data import PreparedData
 from trialrun.runs.training.plan import TrainPlan
 from trialrun.tracking import truncate_digest
 

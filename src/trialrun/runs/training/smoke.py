@@ -13,8 +13,8 @@ from trialrun.config import TrainConfig
 from trialrun.distributed import read_ranks
 from trialrun.errors import TrackingError
 from trialrun.mlflow_client import connect_client, translate_tracking_errors
+from trialrun.runs.training.outcome.result import TrainResult
 from trialrun.runs.training.plan import TrainPlan
-from trialrun.runs.training.result import TrainResult
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from trialrun.models.fold import copy_modules
-from trialrun.models.zoo import find_head_prefix
+from trialrun.models.zoo.networks import find_head_prefix
 
 _Activation = tuple[str, tuple[float, ...]]  # oneDNN's name and arguments
 

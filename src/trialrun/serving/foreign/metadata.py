@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from packaging.requirements import InvalidRequirement, Requirement
 
 from trialrun.errors import InvalidModelDirectoryError, summarize_error
-from trialrun.models.names import AZURE_DESCRIPTION_FILE, DESCRIPTION_FILE
+from trialrun.models.zoo.names import AZURE_DESCRIPTION_FILE, DESCRIPTION_FILE
 
 if TYPE_CHECKING:
     from mlflow.types import Schema

@@ -11,9 +11,9 @@ from trialrun.mlflow_client import connect_client
 from trialrun.runs.inspection.run_reader import read_run
 from trialrun.runs.recovery.cleanup import delete_run_data
 from trialrun.runs.recovery.finished import read_result, read_timestamps
-from trialrun.runs.training.data import PreparedData
+from trialrun.runs.training.inputs.data import PreparedData
+from trialrun.runs.training.outcome.result import TrainResult
 from trialrun.runs.training.plan import TrainPlan
-from trialrun.runs.training.result import TrainResult
 from trialrun.runs.training.resumption.checkpoints import check_restorable
 from trialrun.runs.training.resumption.identity import check_identity, describe_identity
 from trialrun.runs.training.run import ResumedRun

@@ -22,12 +22,12 @@ from trialrun.errors import (
     TrackingError,
 )
 from trialrun.mlflow_client import connect_client
-from trialrun.models.pretrained.published import fetch_default_file
+from trialrun.models.weights.published import fetch_default_file
 from trialrun.runs.callbacks import BatchProgress, NoOpCallback, RunCallback
-from trialrun.runs.training.data import PreparedData, prepare_data
 from trialrun.runs.training.initial import fetch_or_warn
+from trialrun.runs.training.inputs.data import PreparedData, prepare_data
+from trialrun.runs.training.outcome.result import TrainResult
 from trialrun.runs.training.plan import TrainPlan
-from trialrun.runs.training.result import TrainResult
 from trialrun.runs.training.run import NestedRun, train_run
 from trialrun.tracking import TrackedRun, truncate_digest
 from trialrun.tuning.objectives import as_minimized

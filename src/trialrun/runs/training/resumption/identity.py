@@ -13,9 +13,9 @@ import torch
 from trialrun.config import TrainConfig, as_text
 from trialrun.engine.compute.precision import ComputeConfig
 from trialrun.errors import InvalidDatasetError, InvalidParameterError, TrialrunError, merge_errors
-from trialrun.runs.training.data import PreparedData, PreparedSet
 from trialrun.runs.training.environment import describe_environment
 from trialrun.runs.training.initial import RESOLVED_WEIGHTS, hash_sources
+from trialrun.runs.training.inputs.data import PreparedData, PreparedSet
 from trialrun.runs.training.plan import TrainPlan
 from trialrun.tracking import truncate_digest
 

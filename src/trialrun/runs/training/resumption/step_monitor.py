@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from trialrun.engine.early_stopping import EpochStatus
 from trialrun.runs.signals import StopRequest
 from trialrun.runs.training.batch_progress import BatchReporter
-from trialrun.runs.training.parts_report import PartsReport
+from trialrun.runs.training.outcome.parts_report import PartsReport
 from trialrun.runs.training.resumption.checkpoints import RunCheckpoints
 from trialrun.runs.training.session import DurationForecast
 

@@ -1,1 +1,0 @@
-"""The pretrained weights that torchvision publishes: their files, downloads and preprocessing."""

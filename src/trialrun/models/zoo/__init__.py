@@ -1,0 +1,1 @@
+"""The networks that exist: names, catalog and builder, of torchvision and timm."""

@@ -1,0 +1,1 @@
+"""What a training reads: its data sets, their manifest and pictures of the images."""

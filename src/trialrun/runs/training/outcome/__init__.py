@@ -1,0 +1,1 @@
+"""What a training leaves behind: its result, report, model card and model."""

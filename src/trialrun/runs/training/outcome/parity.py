@@ -1,0 +1,90 @@
+"""Parity of a trained network with the model that is logged: the same images through each path."""
+
+import copy
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from trialrun.errors import InvalidModelDirectoryError
+from trialrun.images.decoding.file_io import read_item
+from trialrun.images.decoding.header import UndecodableError
+from trialrun.models.classifier import ImageClassifier
+from trialrun.models.directory import ModelDescription
+from trialrun.models.open import open_classifier
+from trialrun.runs.training.inputs.data import PreparedSet
+from trialrun.scoring.network import TorchNetwork
+from trialrun.scoring.parity import (
+    NUM_PARITY_IMAGES,
+    Parity,
+    choose_parity_images,
+    compare_forms,
+    compute_all,
+    decode_images,
+)
+from trialrun.scoring.scores import LABEL_COLUMN
+from trialrun.serving.package import add_serving_files
+from trialrun.serving.served import load_served_model
+
+_CPU = torch.device("cpu")
+
+
+def measure_parity(
+    network: nn.Module,
+    weights: Mapping[str, Tensor],
+    description: ModelDescription,
+    folder: Path,
+    valid: PreparedSet,
+) -> Parity:
+    """Compare the trained network with `load_model` and the pyfunc model, on validation images.
+
+    `weights` are those of the best epoch, `folder` contains the data files of the model to log and
+    gets MLflow's files. Drawn images of odd sizes are added. All paths compute in fp32 on the CPU.
+    """
+    preprocessing = description.preprocessing
+    assert preprocessing is not None
+    files = choose_parity_images(list(islice(_read_files(valid), NUM_PARITY_IMAGES)))
+    trained = copy.deepcopy(network).to(_CPU).float().eval()
+    trained.load_state_dict(dict(weights))
+    classifier = ImageClassifier(trained, description.classes, preprocessing).eval()
+    pixels = decode_images(preprocessing, files)
+    expected = compute_all(TorchNetwork(classifier, _CPU), pixels)
+    loaded = compute_all(TorchNetwork(open_classifier(folder), _CPU), pixels)
+    add_serving_files(folder, description, model_id="", run_id="")
+    served = _predict_served(load_served_model(folder).predict(files))
+    return compare_forms(expected, {"load_model": loaded, "pyfunc": served})
+
+
+def check_parity(parity: Parity, model_uri: str | None) -> None:
+    """Check that the logged model is the trained one.
+
+    Raises:
+        InvalidModelDirectoryError: It computes other probabilities.
+    """
+    if not parity.is_equal:
+        raise InvalidModelDirectoryError(
+            f"the logged model is not equal to the trained network: {parity.describe_largest()}",
+            f"Nothing is registered; the model is kept as {model_uri or 'a record of the run'}.",
+        )
+
+
+def _predict_served(table: object) -> NDArray[np.float32]:
+    """Return the probabilities in a table of the pyfunc model."""
+    import pandas as pd
+
+    assert isinstance(table, pd.DataFrame)
+    return table.drop(columns=LABEL_COLUMN).to_numpy(dtype=np.float32)
+
+
+def _read_files(valid: PreparedSet) -> Iterator[bytes]:
+    """Yield the files of the usable validation images; those that have changed are left out."""
+    images = valid.scan.images
+    for row in valid.dataset.rows.tolist():
+        try:
+            yield read_item(images, images.items[row]).data
+        except UndecodableError:
+            continue

@@ -12,15 +12,15 @@ import io
 import json
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from playwright.sync_api import Page
 
-from scripts.browser import Page, find_chromium, open_page
+from scripts.browser import find_chromium, open_page, show
 
 _FOLDER = Path(__file__).resolve().parents[1] / "docs" / "images"
 _WIDTH, _HEIGHT = 1500, 1000
@@ -78,12 +78,10 @@ def _find_picture(client: Any, run_id: str) -> str:
 
 def take_picture(page: Page, address: str, text: str) -> bytes:
     """Return a PNG of a page, after it shows `text` and its charts are drawn."""
-    page.open("about:blank#next")  # another fragment alone would load nothing
-    page.open(address)
-    page.wait_for(f"document.body.innerText.includes({json.dumps(text)})", 60)
+    show(page, address, text)
     page.evaluate(f"{_CLOSE_ASSISTANT}?.click()")
-    page.evaluate("new Promise(resolve => setTimeout(resolve, 6000))")
-    return page.take_picture()
+    page.wait_for_timeout(6000)
+    return page.screenshot()
 
 
 def write_picture(path: Path, data: bytes) -> None:
@@ -101,10 +99,8 @@ def main() -> None:
     assert command is not None, "Chromium is not installed (Debian: apt install chromium)"
     with (
         run_ui(arguments.experiment) as view,
-        tempfile.TemporaryDirectory() as scratch,
-        open_page(command, Path(scratch)) as page,
+        open_page(command, _WIDTH, _HEIGHT) as page,
     ):
-        page.resize(_WIDTH, _HEIGHT)
         for name, (address, text) in list_addresses(view, arguments.experiment).items():
             path = _FOLDER / f"{name}.png"
             write_picture(path, take_picture(page, address, text))

@@ -11,8 +11,9 @@ from urllib.parse import quote
 
 import mlflow
 import pytest
+from playwright.sync_api import Page
 
-from scripts.browser import Page, find_chromium, open_page
+from scripts.browser import find_chromium, open_page, show
 from tests.conftest import SMALL, write_classes
 from tests.processes import ForkedProgram, run_program
 from tests.servers import copy_empty_store
@@ -89,22 +90,12 @@ def shown(initialised_store: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture(scope="module")
-def page(shown: ShownUi, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+def page(shown: ShownUi) -> Iterator[Page]:
     """A wide page of a browser."""
     command = find_chromium()
     assert command is not None
-    with open_page(command, tmp_path_factory.mktemp("browser")) as opened:
-        opened.resize(2200, 2600)
+    with open_page(command, 2200, 2600) as opened:
         yield opened
-
-
-def show(page: Page, address: str, *texts: str) -> str:
-    """Open a page of MLflow and wait until it has all `texts`; return its text."""
-    page.open("about:blank#next")
-    page.open(address)
-    for text in texts:
-        page.wait_for(f"document.body.innerText.includes({json.dumps(text)})", 60)
-    return str(page.evaluate("document.body.innerText"))
 
 
 def test_runs_table_has_the_columns_of_the_view(shown: ShownUi, page: Page) -> None:
@@ -129,8 +120,8 @@ def test_no_chart_of_the_view_is_empty(shown: ShownUi, page: Page) -> None:
     more = ("Parallel Coordinates", "trial_valid_loss", "trial_valid_accuracy")
     show(page, shown.view, *titles, *more)
     num_charts = 7
-    page.wait_for(f"{NUM_DRAWN} >= {num_charts}", 60)
-    text = page.evaluate("document.body.innerText")
+    page.wait_for_function(f"{NUM_DRAWN} >= {num_charts}")
+    text = page.inner_text("body")
     assert "No chart data available" not in text
     assert "Error" not in text
 
@@ -156,7 +147,7 @@ def test_charts_of_a_search_are_lines_over_trials(shown: ShownUi, page: Page) ->
     show(page, address, "best_valid_accuracy", "trial_valid_loss")
     num_charts, num_trials = 6, 3
     points = "document.querySelectorAll('.scatterlayer .trace .point').length"
-    page.wait_for(f"{points} === {num_charts * num_trials}", 60)
+    page.wait_for_function(f"{points} === {num_charts * num_trials}")
 
 
 def test_pictures_of_the_report_are_shown(shown: ShownUi, page: Page) -> None:
@@ -164,7 +155,7 @@ def test_pictures_of_the_report_are_shown(shown: ShownUi, page: Page) -> None:
     address = shown.find_run(shown.training["run_id"], "/artifacts/report/confusion_matrix.png")
     show(page, address, "confusion_matrix.png")
     loaded = "[...document.images].some(image => image.naturalWidth > 300)"
-    page.wait_for(loaded, 60)
+    page.wait_for_function(loaded)
 
 
 def test_page_of_a_version_has_the_model_card(shown: ShownUi, page: Page) -> None:

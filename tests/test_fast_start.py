@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.serving.http.servers import write_small_model
 from trialrun import fast_start
 
 
@@ -73,6 +74,55 @@ def test_a_training_does_not_load_the_compiler(store: str, colors: Path) -> None
     subprocess.run(
         [sys.executable, "-c", _TRAINED, "train", *settings], env=environment, check=True
     )
+
+
+_SCORED = """
+import sys
+from trialrun.cli import run_cli
+
+assert run_cli(sys.argv[1:]) == 0
+assert "torch" in sys.modules and "mlflow" not in sys.modules
+"""
+
+
+def test_a_folder_is_scored_without_mlflow(colors: Path, tmp_path: Path) -> None:
+    """Importing it takes longer than scoring a few images."""
+    model = write_small_model(tmp_path / "model")
+    arguments = ["score", str(model), str(colors), "--output", str(tmp_path / "scored.csv")]
+    subprocess.run([sys.executable, "-c", _SCORED, *arguments], check=True)
+
+
+_SERVED = """
+import json, os, signal, sys, threading, urllib.request
+from trialrun.cli import run_cli
+
+class Output:
+    def write(self, text):
+        if text.startswith("{"):
+            threading.Thread(target=predict, args=(json.loads(text)["address"],)).start()
+    def flush(self):
+        pass
+
+def predict(address):
+    image = open(sys.argv[1], "rb").read()
+    kind = {"Content-Type": "application/octet-stream"}
+    request = urllib.request.Request(address + "/predict", image, kind)
+    print(urllib.request.urlopen(request).status, "mlflow" in sys.modules, file=sys.stderr)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+sys.stdout = Output()
+sys.exit(run_cli(["serve", sys.argv[2], "--port", "0", "--json"]))
+"""
+
+
+def test_a_folder_is_served_without_mlflow(colors: Path, tmp_path: Path) -> None:
+    """Only `/invocations` imports it."""
+    image = next(colors.rglob("*.png"))
+    arguments = [str(image), str(write_small_model(tmp_path / "model"))]
+    command = [sys.executable, "-c", _SERVED, *arguments]
+    ended = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stderr
+    assert "200 False" in ended.stderr.splitlines()
 
 
 HELP = [sys.executable, "-m", "trialrun", "--help"]

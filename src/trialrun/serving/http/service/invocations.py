@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from trialrun.scoring.scores import ImageScore
@@ -53,7 +54,9 @@ def _as_score(outcome: Outcome) -> ImageScore:
     return ImageScore(None, outcome.reason) if isinstance(outcome, Refusal) else outcome
 
 
-def invoke(model: BatchedModel, metadata: Any, body: bytes, content_type: str) -> bytes:
+def invoke(
+    model: BatchedModel, read_metadata: Callable[[], Any], body: bytes, content_type: str
+) -> bytes:
     """Return the JSON that MLflow's server returns for this body; waits for the scores.
 
     Raises:
@@ -63,6 +66,7 @@ def invoke(model: BatchedModel, metadata: Any, body: bytes, content_type: str) -
     from mlflow.exceptions import MlflowException
     from mlflow.pyfunc import PyFuncModel, scoring_server
 
+    metadata = read_metadata()
     try:
         response = scoring_server.invocations(
             body, content_type, PyFuncModel(metadata, model), metadata.get_input_schema()

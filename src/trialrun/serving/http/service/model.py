@@ -1,7 +1,9 @@
 """The model that the server computes: opening of a version, with its certified engine."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -27,13 +29,14 @@ class OpenModel:
     """A network that is ready to compute, and what identifies it.
 
     `version` is empty for a model that is not a registered version. Below the confidence
-    `threshold` the model abstains.
+    `threshold` the model abstains. `read_metadata` returns the contents of MLmodel, which
+    `/invocations` needs; its first call imports mlflow.
     """
 
     name: str
     version: str
     network: ScoringNetwork
-    metadata: "Model"
+    read_metadata: "Callable[[], Model]"
     threshold: float = 0.0
 
     @property
@@ -78,8 +81,8 @@ def open_folder(folder: Path, name: str, version: str, config: ServeConfig) -> O
     else:
         network = open_network(folder, device, _logger.warning)
     _warm_up(network)
-    metadata = _read_metadata(folder, network.classes)
-    return OpenModel(name, version, network, metadata, read_threshold(folder))
+    read_metadata = cache(partial(_read_metadata, folder, network.classes))
+    return OpenModel(name, version, network, read_metadata, read_threshold(folder))
 
 
 def _warm_up(network: ScoringNetwork) -> None:

@@ -66,7 +66,7 @@ class Service:
         model = BatchedModel(batcher, self.admission, loop)
         try:
             return await loop.run_in_executor(
-                self._parsers, invoke, model, batcher.model.metadata, body, content_type
+                self._parsers, invoke, model, batcher.model.read_metadata, body, content_type
             )
         finally:
             self._count(model.outcomes)

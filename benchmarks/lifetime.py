@@ -2,14 +2,20 @@
 
     python -m benchmarks.lifetime
 
-Whole processes that import the modules of a training, alternately; the median of the rounds.
+Whole processes that import the modules of a training, alternately; the median of the rounds. Then
+processes that only import torch, torchvision and mlflow, and `trialrun train` on the digits until
+its first step: until the line of its first epoch, less the seconds of the epoch.
 """
 
+import json
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
+from benchmarks.recovery import measure_imports, read_lines, start_training
 from benchmarks.table import format_table, make_heading
 
 ROUNDS = 5
@@ -37,8 +43,33 @@ def measure_seconds(prologue: str) -> tuple[float, float]:
     return loaded - started, time.perf_counter() - loaded
 
 
+def measure_first_step(folder: Path) -> float:
+    """Return the seconds from the start of `trialrun train` to its first step."""
+    started = time.perf_counter()
+    arguments = ["train", "--epochs", "1", "--json"]
+    process = start_training(folder, f"sqlite:///{folder}/mlflow.db", arguments)
+    ended = next(moment for moment, line in read_lines(process) if line.startswith("Epoch 1"))
+    output, _ = process.communicate()
+    epoch_seconds: float = json.loads(output.splitlines()[-1])["metrics"]["epoch_seconds"]
+    return ended - started - epoch_seconds
+
+
+def print_first_steps() -> None:
+    """Measure starts of a training and bare imports, alternately, and print the table."""
+    imports, first_steps = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        measure_first_step(Path(folder))  # creates the store, and images in the cache
+        for _ in range(ROUNDS):
+            imports.append(measure_imports(1))
+            first_steps.append(measure_first_step(Path(folder)))
+    extra = [step - bare for step, bare in zip(first_steps, imports, strict=True)]
+    columns = ("bare imports, s", "train to its first step, s", "difference, s")
+    row = [statistics.median(values) for values in (imports, first_steps, extra)]
+    sys.stdout.write("\n" + format_table(columns, [row]))
+
+
 def main() -> int:
-    """Measure and print the table."""
+    """Measure and print the tables."""
     prologues = {"Python": PLAIN, "trialrun": OURS}
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in prologues}
     for _ in range(ROUNDS):
@@ -50,6 +81,7 @@ def main() -> int:
     ]
     columns = ("process", "loading, s", "exit, s")
     sys.stdout.write(make_heading("Loading and exit") + "\n" + format_table(columns, rows))
+    print_first_steps()
     return 0
 
 

@@ -1,5 +1,7 @@
 """Tests of the engine: batches, early stopping, determinism and the effect of each setting."""
 
+import json
+import math
 import time
 from collections.abc import Iterator
 from threading import Event
@@ -15,7 +17,7 @@ from tests.engine.conftest import CPU, SIZE, make_dataset
 from trialrun.config import TrainConfig
 from trialrun.engine.compute.precision import ComputeConfig
 from trialrun.engine.compute.torch_errors import NonFiniteLossError
-from trialrun.engine.early_stopping import EarlyStopping, stop_early
+from trialrun.engine.early_stopping import EarlyStopping, forecast_gain, stop_early
 from trialrun.engine.evaluate import EvaluationResult, evaluate_network
 from trialrun.engine.fit import fit
 from trialrun.engine.inputs.augment import augment_batch
@@ -227,6 +229,23 @@ def test_warm_up_rises_to_the_peak() -> None:
     assert [factor(step) for step in range(4)] == [0.25, 0.5, 0.75, 1.0]
 
 
+def test_one_cycle_is_that_of_torch() -> None:
+    """Each step has the rate of OneCycleLR with the same length of the warm-up."""
+    warm_up_steps, num_steps = 5, 20
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=1.0)
+    share = (warm_up_steps + 1) / num_steps
+    torch_schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=1.0, total_steps=num_steps, pct_start=share, cycle_momentum=False
+    )
+    factor = make_schedule("onecycle", warm_up_steps, num_steps)
+    for step in range(num_steps):
+        assert factor(step) == pytest.approx(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        if step < num_steps - 1:
+            torch_schedule.step()
+
+
 @pytest.mark.parametrize(
     ("setting", "steps"),
     [({}, 0), ({"warmup_steps": 7}, 7), ({"warmup_epochs": 1.0}, 12), ({"warmup_epochs": 0.25}, 3)],
@@ -343,6 +362,42 @@ def test_nan_in_the_first_epoch_does_not_block_later_ones() -> None:
         -1
     ]
     assert (last.best_epoch, last.best_valid_loss) == (3, 1.0)
+
+
+def test_training_stops_when_little_gain_is_expected() -> None:
+    """0.09 is expected of two more epochs after the fifth, and 0.035 of one after the sixth."""
+    losses = [1.0, 0.8, 0.7, 0.6, 0.55, 0.5, 0.4]
+    base = {"epochs": 7, "patience": 2, "batch_size": 8}
+    for min_gain, epoch, reason in (
+        (0.0, 7, "completed"),
+        (0.03, 7, "completed"),
+        (0.04, 6, "early_stop"),
+        (0.1, 5, "early_stop"),
+    ):
+        config = TrainConfig(**base, min_gain=min_gain)  # type: ignore[arg-type]
+        last = list(stop_early(make_results(losses), EarlyStopping(config)))[-1]
+        assert (last.result.epoch, last.stop_reason) == (epoch, reason), min_gain
+
+
+def test_expected_gain_shrinks_as_it_did() -> None:
+    """Halved gains stay halved per window; equal ones go on; without a gain none is expected."""
+    assert forecast_gain([1.0, 0.6, 0.4], 1, 3) == pytest.approx(0.1 + 0.05 + 0.025)
+    assert forecast_gain([1.0, 0.9, 0.8], 1, 4) == pytest.approx(0.4)
+    assert forecast_gain([1.0, 0.9, 0.9], 1, 4) == 0
+    assert forecast_gain([1.0, 0.9], 1, 4) == math.inf
+    assert forecast_gain([math.inf, 0.9, 0.8], 1, 4) == math.inf
+
+
+def test_state_of_early_stopping_is_restored() -> None:
+    """The losses too, of which checkpoints of earlier versions have none."""
+    config = TrainConfig(epochs=9, patience=2)
+    stopping = EarlyStopping(config)
+    list(stop_early(make_results([float("nan"), 0.8, 0.7]), stopping))
+    values = json.loads(json.dumps(stopping.to_json()))
+    assert EarlyStopping.from_json(config, values) == stopping
+    assert stopping.lowest == (math.inf, 0.8, 0.7)
+    del values["lowest"]
+    assert EarlyStopping.from_json(config, values).lowest == ()
 
 
 def test_time_budget_stops_after_the_current_epoch() -> None:

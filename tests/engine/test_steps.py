@@ -1,4 +1,4 @@
-"""Tests of the learning rate warm-up: its two units, and warm-ups that are too long."""
+"""Tests of the learning rate warm-up: its three units, and warm-ups that are too long."""
 
 import subprocess
 import sys
@@ -37,10 +37,16 @@ SMALL: dict[str, Any] = {
         ({"warmup_epochs": 0.25}, 2),
         ({"warmup_epochs": 0.001}, 1),
         ({"warmup_epochs": 1.99}, 20),
+        ({"warmup_fraction": 0.5}, 15),
+        ({"warmup_fraction": 1e-9}, 1),
+        ({"warmup_fraction": 0.999}, 29),
+        ({"schedule": "onecycle"}, 9),
+        ({"schedule": "onecycle", "warmup_steps": 2}, 2),
+        ({"schedule": "onecycle", "warmup_fraction": 0.1}, 3),
     ],
 )
 def test_warmup_is_counted_in_steps(values: dict[str, Any], expected: int) -> None:
-    """Epochs are converted at 10 steps per epoch; a fraction is at least one step."""
+    """An epoch has 10 steps, the run 30; a fraction is at least one step."""
     assert count_warm_up_steps(TrainConfig(epochs=3, batch_size=8, **values), 80) == expected
 
 
@@ -111,7 +117,7 @@ def test_search_without_a_possible_warmup_is_an_error(colors: Path) -> None:
     values = {"train_data": str(colors), "batch_size": 8}
     with pytest.raises(InvalidParameterError, match="warmup_epochs=3"):
         plan_search({**values, "epochs": "1:3", "warmup_epochs": "5,3"})
-    with pytest.raises(InvalidParameterError, match="both given"):
+    with pytest.raises(InvalidParameterError, match="several lengths"):
         plan_search({**values, "warmup_epochs": "0.5:1", "warmup_steps": "1:3"})
     with pytest.raises(InvalidParameterError, match="warmup_steps=1000"):
         plan_search({**values, "warmup_steps": 1000, "learning_rate": "1e-3:1e-1"})

@@ -47,7 +47,7 @@ def test_a_range_in_steps_is_linear() -> None:
 )
 def test_only_one_unit_of_the_warm_up_is_searched(settings: dict[str, Any]) -> None:
     """Trials that sample both would all fail."""
-    with pytest.raises(InvalidParameterError, match="warmup_epochs are both given"):
+    with pytest.raises(InvalidParameterError, match="several lengths of the warm-up"):
         plan_search({"train_data": "sample:digits", **settings})
 
 

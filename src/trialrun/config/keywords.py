@@ -31,9 +31,10 @@ class TrainKeywords(TypedDict, total=False):
     weight_decay: float
     decay_norms: bool
     clip_grad_norm: float | Literal["auto"] | None
-    schedule: Literal["cosine", "constant", "polynomial"]
+    schedule: Literal["cosine", "constant", "polynomial", "onecycle"]
     warmup_steps: int
     warmup_epochs: float
+    warmup_fraction: float
     label_smoothing: float
     class_weights: Literal["none", "balanced"]
     class_sampling: Literal["natural", "balanced"]
@@ -54,6 +55,7 @@ class TrainKeywords(TypedDict, total=False):
     scale_learning_rate: bool
     max_minutes: float | None
     min_delta: float
+    min_gain: float
     accumulate_steps: int | Literal["auto"]
     data_mode: Literal["auto", "cache", "stream"]
     strict: bool
@@ -216,12 +218,13 @@ class SearchKeywords(TypedDict, total=False):
     decay_norms: bool | str | Sequence[bool]
     clip_grad_norm: float | Literal["auto"] | str | Sequence[float | Literal["auto"] | None] | None
     schedule: (
-        Literal["cosine", "constant", "polynomial"]
+        Literal["cosine", "constant", "polynomial", "onecycle"]
         | str
-        | Sequence[Literal["cosine", "constant", "polynomial"]]
+        | Sequence[Literal["cosine", "constant", "polynomial", "onecycle"]]
     )
     warmup_steps: int | str | Sequence[int]
     warmup_epochs: float | str | Sequence[float]
+    warmup_fraction: float | str | Sequence[float]
     label_smoothing: float | str | Sequence[float]
     class_weights: Literal["none", "balanced"] | str | Sequence[Literal["none", "balanced"]]
     class_sampling: Literal["natural", "balanced"] | str | Sequence[Literal["natural", "balanced"]]
@@ -250,6 +253,7 @@ class SearchKeywords(TypedDict, total=False):
     scale_learning_rate: bool
     max_minutes: float | None
     min_delta: float | str | Sequence[float]
+    min_gain: float | str | Sequence[float]
     accumulate_steps: int | Literal["auto"]
     data_mode: Literal["auto", "cache", "stream"]
     strict: bool

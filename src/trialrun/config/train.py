@@ -17,6 +17,9 @@ from trialrun.config.settings import (
 )
 from trialrun.errors import InvalidParameterError, redact_credentials
 
+# Settings of the same length in steps, in epochs, and as a fraction of the run.
+WARM_UP_LENGTHS = ("warmup_steps", "warmup_epochs", "warmup_fraction")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig(LabelConfig):
@@ -135,8 +138,9 @@ class TrainConfig(LabelConfig):
     schedule: str = setting(
         "cosine",
         "Learning rate schedule; cosine and polynomial (power 2, as in Azure ML) fall to 0 over "
-        "the run.",
-        choices=("cosine", "constant", "polynomial"),
+        "the run. onecycle rises from 1/25 of the rate over the warm-up, which is 0.3 of the run "
+        "unless set, and falls to 1/10,000 of its start.",
+        choices=("cosine", "constant", "polynomial", "onecycle"),
     )
     warmup_steps: int = setting(
         0, "Number of optimizer steps of linear learning rate warm-up.", low=0
@@ -146,6 +150,12 @@ class TrainConfig(LabelConfig):
         "Length of the warm-up in epochs (0.5 is half an epoch), the unit of Azure ML designer's "
         "warmup_steps. Set this or warmup_steps.",
         low=0,
+    )
+    warmup_fraction: float = setting(
+        0.0,
+        "Length of the warm-up as a fraction of the run's steps. Set one of the three lengths.",
+        low=0,
+        lt=1,
     )
     label_smoothing: float = setting(
         0.0,
@@ -250,6 +260,13 @@ class TrainConfig(LabelConfig):
     min_delta: float = setting(
         0.0, "Smallest decrease of the validation loss that counts as an improvement.", low=0
     )
+    min_gain: float = setting(
+        0.0,
+        "Stop if the best validation loss is expected to fall by less than this in all remaining "
+        "epochs. 0 is off. The gains of the last `patience` epochs and of those before are "
+        "extrapolated; a schedule that falls may bring more.",
+        low=0,
+    )
     accumulate_steps: int | str = setting(
         1,
         "Number of parts in which a batch is computed, whose gradients are added up (gradient "
@@ -350,11 +367,12 @@ class TrainConfig(LabelConfig):
     )
 
     def __post_init__(self) -> None:
-        if self.warmup_steps and self.warmup_epochs:
+        set_lengths = [name for name in WARM_UP_LENGTHS if getattr(self, name)]
+        if len(set_lengths) > 1:
+            values = [f"{name}={getattr(self, name):g}" for name in set_lengths]
             raise InvalidParameterError(
-                f"warmup_steps={self.warmup_steps} and warmup_epochs={self.warmup_epochs:g} are "
-                "both set",
-                "Set one of them: both give the length of the same warm-up, in different units.",
+                f"{' and '.join(values)} are both set",
+                "Set one of them: they give the length of the same warm-up, in different units.",
             )
         self.parse_value_range()
 

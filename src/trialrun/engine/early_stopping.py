@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +44,7 @@ class EarlyStopping:
 
     An epoch counts as no improvement unless its validation loss is more than `min_delta` below the
     reference, the last loss that improved; NaN never improves. The best epoch has the lowest loss.
-    Patience begins once all layers train.
+    Patience begins once all layers train. `lowest` are the lowest losses after each epoch since.
     """
 
     config: TrainConfig
@@ -54,6 +54,7 @@ class EarlyStopping:
     num_stalled: int = 0
     stop_reason: str | None = None
     seconds: float = 0.0  # of training so far, those of earlier processes included
+    lowest: tuple[float, ...] = ()
 
     def update(self, result: EpochResult, seconds: float) -> EpochStatus:
         """Add an epoch and return its status; `seconds` is the training time so far."""
@@ -65,6 +66,8 @@ class EarlyStopping:
         else:
             self.num_stalled += 1
         self.seconds = seconds
+        if result.epoch > self._num_head_epochs:
+            self.lowest = (*self.lowest, self.best_loss)
         self.stop_reason = self._find_stop_reason(result.epoch)
         return EpochStatus(
             result, self.best_epoch, self.best_loss, self.num_stalled, self.stop_reason
@@ -74,6 +77,9 @@ class EarlyStopping:
         if epoch >= self.config.epochs:
             return COMPLETED
         if min(self.num_stalled, epoch - self._num_head_epochs) >= self.config.patience:
+            return EARLY_STOP
+        gain = forecast_gain(self.lowest, self.config.patience, self.config.epochs - epoch)
+        if gain < self.config.min_gain:
             return EARLY_STOP
         max_minutes = self.config.max_minutes
         if max_minutes is not None and self.seconds >= 60 * max_minutes:
@@ -89,16 +95,35 @@ class EarlyStopping:
     def to_json(self) -> dict[str, Any]:
         """Return the state as plain values; infinity is None."""
         values = {name: getattr(self, name) for name in _STATE}
-        return {
-            name: None if value in (math.inf, -math.inf) else value
-            for name, value in values.items()
-        }
+        values["lowest"] = [_hide_infinity(loss) for loss in self.lowest]
+        return {name: _hide_infinity(value) for name, value in values.items()}
 
     @classmethod
     def from_json(cls, config: TrainConfig, values: Mapping[str, Any]) -> "EarlyStopping":
         """Return the state that `to_json` returned."""
         infinite = {name: math.inf for name in _LOSSES if values[name] is None}
-        return cls(config, **{name: values[name] for name in _STATE} | infinite)
+        losses = values.get("lowest", ())  # of which checkpoints before version 0.2 have none
+        lowest = tuple(math.inf if loss is None else loss for loss in losses)
+        state = {name: values[name] for name in _STATE} | infinite
+        return cls(config, **state, lowest=lowest)
+
+
+def forecast_gain(lowest: Sequence[float], window: int, num_epochs: int) -> float:
+    """Return by how much the lowest loss is expected to fall in `num_epochs` further epochs.
+
+    The mean gain per epoch of the last `window` epochs is extrapolated, and shrinks from epoch to
+    epoch as it did since the `window` epochs before. Infinite without so many epochs or losses.
+    """
+    if len(lowest) <= 2 * window or not math.isfinite(lowest[-2 * window - 1]):
+        return math.inf
+    before = lowest[-2 * window - 1] - lowest[-window - 1]
+    now = lowest[-window - 1] - lowest[-1]
+    shrinking = min(now / before, 1.0) ** (1 / window) if before > 0 else 1.0
+    return now / window * sum(shrinking**epoch for epoch in range(1, num_epochs + 1))
+
+
+def _hide_infinity(value: Any) -> Any:
+    return None if value in (math.inf, -math.inf) else value
 
 
 _LOSSES = ("best_loss", "reference")

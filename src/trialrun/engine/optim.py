@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,8 +14,10 @@ from torchvision.transforms import v2
 
 from trialrun.config import AUTO_TEXT, TrainConfig
 from trialrun.engine.eager_optimizers import EagerAdamW, EagerSGD
+from trialrun.engine.steps import ONE_CYCLE
 
 _MOMENTUM = 0.9  # as in Azure ML designer, with Nesterov's correction
+_ONE_CYCLE_START, _ONE_CYCLE_END = 1 / 25, 1e-4  # relative to the peak, and to the start
 _POLYNOMIAL_POWER = 2  # as in Azure ML designer
 _SCALE = "layer_scale"  # of the learning rate of a parameter group
 # The name of a parameter up to its first number: `features.3`, `encoder.layers.encoder_layer_0`.
@@ -118,18 +121,37 @@ def make_scheduler(
 
 def make_schedule(schedule: str, warm_up_steps: int, num_steps: int) -> Callable[[int], float]:
     """Return a function from step (from 0) to share of the peak learning rate, in [0, 1]."""
+    if schedule == ONE_CYCLE:
+        return partial(_compute_one_cycle, warm_up_steps, num_steps)
 
     def compute_factor(step: int) -> float:
         if step < warm_up_steps:
             return (step + 1) / (warm_up_steps + 1)
         progress = min((step - warm_up_steps) / max(num_steps - warm_up_steps, 1), 1.0)
         if schedule == "cosine":
-            return 0.5 * (1 + math.cos(math.pi * progress))
+            return _interpolate(1.0, 0.0, progress)
         if schedule == "polynomial":
             return float((1 - progress) ** _POLYNOMIAL_POWER)
         return 1.0
 
     return compute_factor
+
+
+def _compute_one_cycle(warm_up_steps: int, num_steps: int, step: int) -> float:
+    """Return the share of the peak: two halves of a cosine, up to the peak and down.
+
+    Source:
+        Smith and Topin 2018, arXiv:1708.07120, with the numbers of torch's OneCycleLR. The momentum
+        stays as it is.
+    """
+    if step < warm_up_steps:
+        return _interpolate(_ONE_CYCLE_START, 1.0, step / warm_up_steps)
+    progress = (step - warm_up_steps) / max(num_steps - 1 - warm_up_steps, 1)
+    return _interpolate(1.0, _ONE_CYCLE_START * _ONE_CYCLE_END, min(progress, 1.0))
+
+
+def _interpolate(first: float, last: float, progress: float) -> float:
+    return last + (first - last) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def make_loss(config: TrainConfig, labels: Tensor, num_classes: int) -> nn.CrossEntropyLoss:

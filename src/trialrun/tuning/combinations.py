@@ -4,11 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trialrun.config import NONE_TEXT, SearchConfig, Setting, as_text
+from trialrun.config.train import WARM_UP_LENGTHS
 from trialrun.errors import InvalidParameterError, TrialrunError
 from trialrun.tuning.objectives import Objective
 from trialrun.tuning.space import Choice, Dimension, Space
-
-WARM_UP_UNITS = ("warmup_steps", "warmup_epochs")
 
 _MIN_CMAES_RANGES = 2  # Optuna draws a single range at random
 
@@ -77,19 +76,18 @@ def check_dependent_settings(
 def _check_warm_ups(
     settings: Mapping[str, Setting], searched: Mapping[str, Dimension], fixed: Mapping[str, Any]
 ) -> list[TrialrunError]:
-    """Return an error if both units of the warm-up are set and one is searched.
+    """Return an error if several lengths of the warm-up are set and one is searched.
 
     Two ranges that start at 0 would pass the check of fixed settings, where 0 means unset. A fixed
     0 counts as unset here too: MLproject passes every setting.
     """
-    unset = {name for name in WARM_UP_UNITS if name in fixed and _is_zero(settings[name], fixed)}
-    num_set = len((searched.keys() | fixed.keys() - unset) & set(WARM_UP_UNITS))
-    if num_set < len(WARM_UP_UNITS) or not searched.keys() & set(WARM_UP_UNITS):
+    lengths = set(WARM_UP_LENGTHS)
+    unset = {name for name in lengths & fixed.keys() if _is_zero(settings[name], fixed)}
+    num_set = len((searched.keys() | fixed.keys() - unset) & lengths)
+    if num_set < 2 or not searched.keys() & lengths:
         return []
     return [
-        InvalidParameterError(
-            "warmup_steps and warmup_epochs are both given", "Search one unit of the warm-up."
-        )
+        InvalidParameterError("several lengths of the warm-up are given", "Search one of them.")
     ]
 
 

@@ -20,6 +20,7 @@ from trialrun.config import (
     list_settings,
     list_values,
 )
+from trialrun.config.train import WARM_UP_LENGTHS
 from trialrun.engine.steps import count_warm_up_steps
 from trialrun.errors import (
     InvalidParameterError,
@@ -28,7 +29,7 @@ from trialrun.errors import (
     redact_credentials,
 )
 from trialrun.runs.training.plan import TrainPlan, plan_training
-from trialrun.tuning.combinations import WARM_UP_UNITS, check_dependent_settings, check_sampler
+from trialrun.tuning.combinations import check_dependent_settings, check_sampler
 from trialrun.tuning.objectives import Objective, check_top5, parse_objectives
 from trialrun.tuning.space import (
     DEFAULT_RANGES,
@@ -48,7 +49,7 @@ _STUDY_SETTINGS = ("study", "storage", "metric", "direction")
 _NOT_COMPARED = ("train_data", "valid_data", "device", "experiment", "run_name", "register_as")
 
 # Settings with their smallest value in the base plan.
-_SMALLEST_AT_CORNER = ("batch_size", *WARM_UP_UNITS)
+_SMALLEST_AT_CORNER = ("batch_size", *WARM_UP_LENGTHS)
 
 
 # Number of the first replicate for its seed: no search has as many trials.

@@ -1,7 +1,7 @@
 """Plots of the metric histories of several runs, one panel per metric."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from trialrun.report.figures.canvas import create_figure, save_png
@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+# By panel, line and epoch, or seconds.
+Curves = Mapping[str, Mapping[str, Mapping[Any, float]]]
+EPOCH = "epoch"
+
 _INCHES = (4.2, 3.0)  # of one panel
 _COLUMNS = 2
 _MAX_LABEL = 40
@@ -18,14 +22,13 @@ _NUM_COLORS = 10  # of matplotlib's cycle
 _DASHES = ("-", "--", ":")
 
 
-def draw_curves(
-    curves: Mapping[str, Mapping[str, Mapping[int, float]]], *, order: Sequence[str]
-) -> bytes:
+def draw_curves(curves: Curves, *, order: Sequence[str], over_time: Collection[str] = ()) -> bytes:
     """Return a PNG with one panel per metric and one line per run.
 
     Args:
         curves: `curves[metric][run][epoch]` is a value.
         order: The runs in the order of their colors and of the legend.
+        over_time: The panels whose values are by seconds instead of epochs.
 
     Raises:
         ValueError: `curves` is empty.
@@ -38,6 +41,7 @@ def draw_curves(
     lines: dict[str, Artist] = {}
     for panel, (metric, runs) in zip(panels, curves.items(), strict=False):
         lines |= _draw_panel(panel, metric, runs, order)
+        _label_x_axis(panel, "seconds of training" if metric in over_time else EPOCH)
     for panel in panels[len(curves) :]:
         panel.axis("off")
     _add_legend(figure, {run: lines[run] for run in order if run in lines})
@@ -45,21 +49,24 @@ def draw_curves(
 
 
 def _draw_panel(
-    panel: "Axes", metric: str, runs: Mapping[str, Mapping[int, float]], order: Sequence[str]
+    panel: "Axes", metric: str, runs: Mapping[str, Mapping[Any, float]], order: Sequence[str]
 ) -> "dict[str, Artist]":
     """Draw one line per run and return the lines."""
-    from matplotlib.ticker import MaxNLocator
-
     lines: dict[str, Artist] = {}
     for index, run in enumerate(order):
         if points := sorted(runs.get(run, {}).items()):
             epochs, values = zip(*points, strict=True)
             [lines[run]] = panel.plot(epochs, values, marker=".", **_choose_style(index))
     panel.set_title(metric, fontsize="medium")
-    panel.set_xlabel("epoch")
-    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     panel.grid(alpha=0.3)
     return lines
+
+
+def _label_x_axis(panel: "Axes", label: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    panel.set_xlabel(label)
+    panel.xaxis.set_major_locator(MaxNLocator(integer=label == EPOCH))
 
 
 def _choose_style(index: int) -> dict[str, Any]:

@@ -40,6 +40,7 @@ def _shorten(config: TrainConfig) -> TrainConfig:
         epochs=1,
         warmup_steps=0,
         warmup_epochs=0.0,
+        warmup_fraction=0.0,
         freeze_epochs=0,
         learning_rate=_LEARNING_RATE if config.learning_rate == AUTO_TEXT else config.learning_rate,
         run_name=f"smoke test {config.run_name or ''}".strip()[:250],

@@ -1,13 +1,14 @@
 """The report at the end of a training, on its validation images."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
 
 from trialrun.models.classifier import ImageClassifier
-from trialrun.report.document import ReportData
+from trialrun.report.document import OVER_TIME, ReportData
 from trialrun.runs.evaluation.report import collect_mistakes, collect_suspects, log_report
 from trialrun.runs.training.inputs.data import PreparedData
 from trialrun.runs.training.inputs.epoch_images import log_best_images
@@ -72,17 +73,20 @@ def _list_facts(plan: TrainPlan, data: PreparedData, result: TrainResult) -> lis
 
 def _collect_curves(
     epochs: Sequence[Mapping[str, float]],
-) -> dict[str, dict[str, dict[int, float]]]:
-    """Return the values by panel, line and epoch, from 1; empty panels are left out."""
+) -> dict[str, dict[str, dict[float, float]]]:
+    """Return the values by panel, line and epoch, from 1, or seconds; no empty panels."""
+    numbers = range(1, len(epochs) + 1)
     curves = {
-        panel: {
-            line: {
-                number: values[metric]
-                for number, values in enumerate(epochs, start=1)
-                if metric in values
-            }
-            for line, metric in lines.items()
-        }
+        panel: {line: _collect_line(epochs, numbers, metric) for line, metric in lines.items()}
         for panel, lines in _PANELS.items()
     }
+    seconds = accumulate(values.get("epoch_seconds", 0.0) for values in epochs)
+    curves[OVER_TIME] = {"validation": _collect_line(epochs, seconds, "valid_accuracy")}
     return {panel: lines for panel, lines in curves.items() if any(lines.values())}
+
+
+def _collect_line(
+    epochs: Sequence[Mapping[str, float]], places: Iterable[float], metric: str
+) -> dict[float, float]:
+    pairs = zip(places, epochs, strict=True)
+    return {place: values[metric] for place, values in pairs if metric in values}

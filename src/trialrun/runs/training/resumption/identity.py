@@ -38,7 +38,7 @@ _FREE_SETTINGS = frozenset(
         "checkpoint_dir",
         "checkpoint_minutes",
         "checkpoint_artifacts",
-        "smoke",  # its images are compared; checkpoints of earlier versions lack the setting
+        "smoke",  # its images are compared
     }
 )
 _SETTINGS, _IMAGES, _SOURCES, _ENVIRONMENT = "settings", "images", "sources", "environment"
@@ -75,7 +75,9 @@ def check_identity(then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         InvalidDatasetError: The images have changed.
     """
     problems: list[TrialrunError] = []
-    if changed := list(_list_changes(then[_SETTINGS], now[_SETTINGS])):
+    # Checkpoints of earlier versions lack new settings, whose defaults change nothing.
+    settings = {field.name: as_text(field.default) for field in fields(TrainConfig)}
+    if changed := list(_list_changes(settings | then[_SETTINGS], now[_SETTINGS])):
         problems.append(
             InvalidParameterError(
                 f"settings differ from those of the interrupted run: {', '.join(changed)}",

@@ -48,7 +48,7 @@ layers: $(INSTALLED) ## check the direction of imports
 	$(BIN)/lint-imports
 
 docs: $(INSTALLED) ## build the pages of docs/ into site/; a broken link or anchor is an error
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(INSTALLED) ## measure training speed against the machine's limit and other trainers
 	$(BIN)/python -m benchmarks.engine

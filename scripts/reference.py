@@ -206,7 +206,9 @@ def _render_function(name: str) -> str:
     signature = inspect.signature(function)
     settings = [item for item in signature.parameters.values() if item.kind is item.KEYWORD_ONLY]
     own = [item for item in signature.parameters.values() if item not in settings]
-    arguments = [re.sub(r"(?<!= )'(.*?)'", r"\1", str(item)) for item in own] + ["**settings"] * bool(settings)
+    arguments = [re.sub(r"(?<!= )'(.*?)'", r"\1", str(item)) for item in own] + [
+        "**settings"
+    ] * bool(settings)
     returns = str(signature.return_annotation).replace("'", "")
     text = inspect.cleandoc(function.__doc__ or "")
     text = re.sub(r"\n\nSettings:\n.*?(?=\n\nRaises:|\Z)", "", text, flags=re.DOTALL)

@@ -18,7 +18,7 @@ if not os.environ.get("CI"):
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build the pages; a warning is an error."""
     folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet"]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict"]
     done = subprocess.run(
         [*command, "--site-dir", str(folder)], cwd=ROOT, capture_output=True, text=True
     )

@@ -63,6 +63,8 @@ def render_commands() -> str:
 def _render_group(group: Any, path: tuple[str, ...]) -> Iterator[str]:
     for name in group.list_commands(None):
         command = group.commands[name]
+        if command.hidden:
+            continue
         if hasattr(command, "commands"):
             yield from _render_group(command, (*path, name))
         else:
@@ -80,9 +82,9 @@ def _render_command(command: Any, path: tuple[str, ...]) -> Iterator[str]:
         item.flag for config in _OWN_PAGE.get(name, ()) for item in list_settings(config)
     }
     options = [item for item in command.params if item not in arguments]
-    rows = [[f"`{_name_argument(item)}`", "", item.help or ""] for item in arguments]
+    rows: list[_Row] = [[f"`{_name_argument(item)}`", "", item.help or ""] for item in arguments]
     rows += [_render_option(item) for item in options if item.opts[0] not in on_own_page]
-    yield _render_table(["argument, option", "values", ""], rows)
+    yield _render_table(["argument or option", "values", "meaning"], rows)
     if on_own_page:
         yield f"Also every setting of the page [Settings](settings.md#settings-of-{name})."
 
@@ -129,7 +131,7 @@ def _render_settings_table(settings: Sequence[Setting]) -> str:
         [f"`{item.name}`", item.legal_values, f"`{as_text(item.default)}`", item.rule.help]
         for item in settings
     ]
-    return _render_table(["setting", "values", "default", ""], rows)
+    return _render_table(["setting", "values", "default", "meaning"], rows)
 
 
 def render_errors() -> str:
@@ -173,18 +175,19 @@ def render_metrics() -> str:
         "Metrics",
         "## Of each epoch of a training",
         "The step is the epoch, from 1. `--metric` of a search takes those with a direction.",
-        _render_table(["metric", "", "direction in a search"], epoch),
+        _render_table(["metric", "meaning", "direction in a search"], epoch),
         "## Of a whole training",
         "Runs are compared by these: MLflow's tables show the value of the last epoch for the "
         "others, which may not be the best. MLflow's system metrics (`system/…`) are beside them.",
         _render_table(
-            ["metric", ""], [[f"`{name}`", text] for name, text in SUMMARY_METRICS.items()]
+            ["metric", "meaning"], [[f"`{name}`", text] for name, text in SUMMARY_METRICS.items()]
         ),
         "## Of an evaluation",
         "`evaluate` and `promote` log them, each with the limits of its interval (`NAME_low`, "
         "`NAME_high`).",
         _render_table(
-            ["metric", ""], [[f"`{name}`", text] for name, text in EVALUATION_METRICS.items()]
+            ["metric", "meaning"],
+            [[f"`{name}`", text] for name, text in EVALUATION_METRICS.items()],
         ),
     )
 

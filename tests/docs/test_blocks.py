@@ -53,7 +53,7 @@ class Reader:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._done: set[str] = set()
+        self._done: set[tuple[str, ...]] = set()
         home = folder.parent
         self._environment = os.environ | {
             "PYTHONPATH": str(ROOT / "src"),
@@ -86,11 +86,11 @@ class Reader:
 
     def run_line(self, line: str) -> None:
         """Run a line of a shell block, except installations and what ran before."""
-        if line in self._done or line.startswith("pip install"):
+        words = shlex.split(line, comments=True)
+        if tuple(words) in self._done or words[:2] == ["pip", "install"]:
             return
-        self._done.add(line)
-        if line.startswith("trialrun "):
-            words = shlex.split(line, comments=True)
+        self._done.add(tuple(words))
+        if words[0] == "trialrun":
             self._run([sys.executable, "-m", "trialrun", *words[1:]])
         else:
             subprocess.run(["bash", "-c", line], cwd=self._folder, check=True)

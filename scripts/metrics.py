@@ -17,7 +17,7 @@ EPOCH_METRICS = {
     "epoch_seconds": "duration of the epoch with its validation",
     "epochs_without_improvement": "epochs since the lowest validation loss; training stops when it "
     "reaches `patience`",
-    "images_read": "training images that the epoch read, of data in shards",
+    "images_read": "training images that the epoch read",
 }
 SUMMARY_METRICS = {
     "best_epoch": "epoch with the lowest validation loss, whose weights the model has",
@@ -31,11 +31,11 @@ SUMMARY_METRICS = {
 }
 EVALUATION_METRICS = {
     "accuracy": "share of images whose most probable class is their label",
-    "top5_accuracy": "share of images whose label is among the five most probable classes",
     "balanced_accuracy": "mean of the recalls of all classes",
     "macro_f1": "mean of the F1 scores of all classes",
     "log_loss": "mean of the negative logarithm of the label's probability, in nats",
-    "calibration_error": "expected calibration error in 15 ranges of confidence",
+    "coverage": "share of images that a version which abstains answers",
+    "answered_error": "share of wrong answers among them",
     "precision/CLASS": "share of the images predicted as the class that belong to it",
     "recall/CLASS": "share of the class's images that are predicted as it",
     "f1/CLASS": "harmonic mean of precision and recall",

@@ -184,7 +184,7 @@ def render_metrics() -> str:
         ),
         "## Of an evaluation",
         "`evaluate` and `promote` log them, each with the limits of its interval (`NAME_low`, "
-        "`NAME_high`).",
+        "`NAME_high`). The [report](../report.md) has others.",
         _render_table(
             ["metric", "meaning"],
             [[f"`{name}`", text] for name, text in EVALUATION_METRICS.items()],

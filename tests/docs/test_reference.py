@@ -4,7 +4,7 @@ from scripts.metrics import EPOCH_METRICS, EVALUATION_METRICS
 from scripts.reference import render_pages
 from trialrun.config.search import METRIC_DIRECTIONS
 from trialrun.report.abstention import ANSWERED_ERROR, COVERAGE
-from trialrun.report.metrics import METRICS
+from trialrun.config.promote import METRICS
 
 PAGES = render_pages()
 

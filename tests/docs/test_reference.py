@@ -2,9 +2,9 @@
 
 from scripts.metrics import EPOCH_METRICS, EVALUATION_METRICS
 from scripts.reference import render_pages
+from trialrun.config.promote import METRICS
 from trialrun.config.search import METRIC_DIRECTIONS
 from trialrun.report.abstention import ANSWERED_ERROR, COVERAGE
-from trialrun.config.promote import METRICS
 
 PAGES = render_pages()
 

@@ -94,3 +94,10 @@ def test_python_blocks_are_valid() -> None:
         for block in read_blocks(page):
             if block.language == "python":
                 ast.parse(block.text, filename=block.page)
+
+
+def test_every_block_names_its_language() -> None:
+    """A block without a language would be neither run nor parsed."""
+    for page in PAGES:
+        for block in read_blocks(page):
+            assert block.language, f"{block.page}: {block.text[:60]}"

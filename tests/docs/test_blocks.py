@@ -11,6 +11,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
+from mlflow.projects._project_spec import load_project
 
 from scripts.metrics import EPOCH_METRICS, EVALUATION_METRICS, SUMMARY_METRICS
 from tests.conftest import SHARED, write_image
@@ -62,6 +63,7 @@ class Reader:
         write_photos(folder / "more-photos", 3, seed=5000)
         shutil.copy(photos / "fox" / "1.png", folder / "photo.jpg")
         shutil.make_archive(str(folder / "flowers"), "zip", photos)
+        shutil.copy(ROOT / "MLproject", folder)
         if (SHARED / "azure").is_dir():
             shutil.copytree(SHARED / "azure", folder / "azure")
             shutil.copytree(SHARED / "azure" / "model_directory", folder / "azure_model")
@@ -111,6 +113,8 @@ def test_blocks_of_a_page_run(page: str, tmp_path: Path) -> None:
         reader.follow(following)
     if page == "docs/first-ten-minutes.md":
         check_metrics(folder)
+    if page == "docs/machines.md":
+        assert load_project(str(folder / "project")).docker_env
 
 
 def check_metrics(folder: Path) -> None:

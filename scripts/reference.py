@@ -19,6 +19,7 @@ from trialrun.config import SearchConfig, Setting, TrainConfig, as_text, list_se
 from trialrun.config.search import METRIC_DIRECTIONS
 
 _NOTICE = "<!-- Written by `make generate`. -->"
+_DEPRECATED = {"run_search"}
 _OWN_PAGE = {"train": (TrainConfig,), "search": (TrainConfig, SearchConfig)}  # settings.md
 _INTERRUPTED = "a signal stopped the command; the run is KILLED and can be resumed"
 _FAILED = "training failed (the loss became NaN or infinite), or a bug in trialrun"
@@ -194,14 +195,18 @@ def render_metrics() -> str:
 
 def render_python() -> str:
     """Return the page of the functions of `trialrun`."""
-    names = [name for name in trialrun.__all__ if inspect.isfunction(getattr(trialrun, name))]
+    names = [
+        name
+        for name in sorted(set(trialrun.__all__) - _DEPRECATED)
+        if inspect.isfunction(getattr(trialrun, name))
+    ]
     intro = (
         "The settings are keywords, with the names, values and defaults of the commands: "
         "[Settings](settings.md), [Commands](commands.md). `help(trialrun.train)` lists them. "
         "Threads, the state of the process and where runs are recorded: "
         "[Python library](../library.md)."
     )
-    return _render_page("Python functions", intro, *map(_render_function, sorted(names)))
+    return _render_page("Python functions", intro, *map(_render_function, names))
 
 
 def _render_function(name: str) -> str:

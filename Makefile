@@ -12,7 +12,7 @@ MLFLOW_TRACKING_URI ?= sqlite:///$(CURDIR)/mlflow.db
 # 0 leaves the compilation of modules to their first import.
 export UV_COMPILE_BYTECODE ?= 1
 
-.PHONY: run ui test check lint types layers bench format generate lock clean
+.PHONY: run ui test check lint types layers docs bench format generate lock clean
 
 $(INSTALLED): requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -36,7 +36,7 @@ ui: $(INSTALLED) ## serve MLflow's UI on the runs made here, at a prepared view
 test: $(INSTALLED) ## run the tests
 	$(BIN)/pytest -n auto --dist worksteal
 
-check: lint types layers test ## check format, lint, types and layers; run the tests
+check: lint types layers docs test ## check format, lint, types and layers; build the docs; run the tests
 
 lint: $(INSTALLED) ## check format and lint
 	$(BIN)/ruff format --check .
@@ -48,6 +48,9 @@ types: $(INSTALLED) ## check types
 layers: $(INSTALLED) ## check the direction of imports
 	$(BIN)/lint-imports
 
+docs: $(INSTALLED) ## build the pages of docs/ into site/; a broken link or anchor is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 bench: $(INSTALLED) ## measure training speed against the machine's limit and other trainers
 	$(BIN)/python -m benchmarks.engine
 	$(BIN)/python -m benchmarks.peers $(if $(TIMM_TRAIN),--timm-train $(TIMM_TRAIN))
@@ -56,7 +59,7 @@ format: $(INSTALLED) ## format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-generate: $(INSTALLED) ## write the files that follow from the configuration: MLproject, conda.yaml, README's table, keyword types
+generate: $(INSTALLED) ## write the files that follow from the code: MLproject, conda.yaml, README's table, keyword types, docs/reference
 	$(BIN)/python -m scripts.project_files
 
 lock: $(INSTALLED) ## resolve all versions again
@@ -64,4 +67,4 @@ lock: $(INSTALLED) ## resolve all versions again
 		--all-extras --output-file requirements.lock --upgrade pyproject.toml scripts/lock-constraints.txt
 
 clean: ## delete .venv and the runs made here
-	rm -rf $(VENV) mlruns mlflow.db*
+	rm -rf $(VENV) site mlruns mlflow.db*

@@ -1,4 +1,4 @@
-"""Generates MLproject, conda.yaml and README's parameter table from `config` and the lock.
+"""Generates MLproject, conda.yaml, README's parameter table and docs/reference from the code.
 
 `make generate` runs this program; a test checks that its files are current.
 """
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from scripts.keyword_types import render_keywords
+from scripts.reference import render_pages
 from trialrun.config import SearchConfig, Setting, TrainConfig, as_text, list_settings
 from trialrun.config.evaluate import EvaluateConfig
 from trialrun.config.promote import PromoteConfig
@@ -135,7 +136,8 @@ def render_files() -> dict[Path, str]:
     pyproject = (ROOT / "pyproject.toml").read_text("utf-8")
     lock = (ROOT / "requirements.lock").read_text("utf-8")
     readme = ROOT / "README.md"
-    return {
+    pages = {ROOT / "docs/reference" / name: text for name, text in render_pages().items()}
+    return pages | {
         ROOT / "MLproject": render_mlproject(),
         ROOT / "conda.yaml": render_conda_yaml(pyproject, lock),
         readme: replace_table(readme.read_text("utf-8")),

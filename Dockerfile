@@ -17,12 +17,12 @@ WORKDIR /build
 COPY pyproject.toml requirements.lock ./
 RUN --mount=type=cache,target=/root/.cache/uv \
     uv pip install --python /opt/trialrun/bin/python --torch-backend "${TORCH_BACKEND}" \
-    --constraint requirements.lock --requirement pyproject.toml --extra serve
+    --constraints requirements.lock --requirement pyproject.toml --extra serve
 COPY LICENSE README.md ./
 COPY src src
 RUN --mount=type=cache,target=/root/.cache/uv \
     uv pip install --python /opt/trialrun/bin/python --no-deps \
-    --build-constraint requirements.lock .
+    --build-constraints requirements.lock .
 
 FROM ${PYTHON_IMAGE}
 RUN useradd --create-home --uid 1000 trialrun \

@@ -1,4 +1,4 @@
-"""Files about the repository: citation, forms of issues, checks before a commit, targets of make."""
+"""Citation, changelog, forms of issues, checks before a commit and targets of make."""
 
 import re
 import subprocess

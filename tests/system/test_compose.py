@@ -51,9 +51,9 @@ def make_environment(service: str, tmp_path: Path, **replaced: str) -> dict[str,
     """Return a service's variables, with the password in a file."""
     secret = tmp_path / "secret"
     secret.write_text("not asked for")  # the server of the tests trusts every connection
-    variables = COMPOSE["services"][service]["environment"] | {"PGPASSWORD_FILE": str(secret)}
+    variables: dict[str, str] = COMPOSE["services"][service]["environment"]
     kept = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
-    return kept | variables | replaced
+    return kept | variables | {"PGPASSWORD_FILE": str(secret)} | replaced
 
 
 @pytest.fixture

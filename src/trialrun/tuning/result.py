@@ -46,7 +46,7 @@ class SearchResult:
         fields = {
             "trials": {state: count for state, count in self.num_trials.items() if count},
             "best trial": self.best_trial,
-            **self.best_params,
+            "best_params": self.best_params,
             "best epoch": f"{self.best_epoch} of {self.stopped_epoch}",
             "best_valid_loss": self.best_valid_loss,
             "valid_accuracy": self.metrics.get("valid_accuracy"),

@@ -4,8 +4,10 @@ import csv
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +70,14 @@ def test_installed_wheel_trains_and_scores(
         rows = list(csv.DictReader(file))
     assert len(rows) == 1797
     assert not [row for row in rows if row["error"]]
+    assert read_version_tags(folder / "mlflow.db") == {trialrun.__version__}
+
+
+def read_version_tags(database: Path) -> set[str]:
+    """Return the versions of trialrun that runs of a store are tagged with."""
+    with closing(sqlite3.connect(database)) as connection:
+        query = "SELECT value FROM tags WHERE key = 'trialrun.version'"
+        return {value for (value,) in connection.execute(query)}
 
 
 def test_installed_wheel_has_the_version(

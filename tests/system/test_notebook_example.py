@@ -47,7 +47,7 @@ def test_notebook_runs_from_data_to_scores(tmp_path: Path, monkeypatch: pytest.M
     NotebookClient(notebook, kernel_name="python3", resources=resources, timeout=500).execute()
     tables = join_outputs(notebook, "text/html")
     captions = ("Training FINISHED", "Search FINISHED", "became champion", "Scored images")
-    for text in (*captions, "champion of digits"):
+    for text in (*captions, "champion of digits", "train loss"):
         assert text in tables
     assert "<progress" not in tables  # the bars are gone
     assert len((folder / "scored.csv").read_text("utf-8").splitlines()) == 180

@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,11 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the wheel and install it into an empty environment; return the command `trialrun`.
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Build the wheel and install it into an empty environment; yield the command `trialrun`.
 
-    uv links the files of packages that it has installed before, so this takes seconds.
+    uv links the files of packages that it has installed before, so this takes seconds. Elsewhere
+    the environment has 6 GB: it is deleted, while pytest keeps its other folders.
     """
     folder = tmp_path_factory.mktemp("installed")
     found = shutil.which("uv", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
@@ -39,7 +41,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     install = [found, "pip", "install", "--python", str(python)]
     constraints = f"--constraints={ROOT / 'requirements.lock'}"
     _run([*install, constraints, str(next(folder.glob("*.whl")))])
-    return python.parent / "trialrun"
+    yield python.parent / "trialrun"
+    shutil.rmtree(folder)
 
 
 def _run(command: list[str], **options: Any) -> str:

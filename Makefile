@@ -6,13 +6,19 @@ VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
+# The build of torch in the image: `cpu`, or of a version of CUDA such as `cu130`.
+TORCH_BACKEND ?= cpu
+
 # MLflow's default store, independent of the current folder.
 MLFLOW_TRACKING_URI ?= sqlite:///$(CURDIR)/mlflow.db
 
 # 0 leaves the compilation of modules to their first import.
 export UV_COMPILE_BYTECODE ?= 1
 
-.PHONY: run ui test check lint types layers docs bench format generate lock clean
+.PHONY: help run ui test check lint types layers docs bench format generate lock wheel image hooks clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 $(INSTALLED): requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -66,5 +72,14 @@ lock: $(INSTALLED) ## resolve all versions again
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate \
 		--all-extras --output-file requirements.lock --upgrade pyproject.toml scripts/lock-constraints.txt
 
-clean: ## delete .venv and the runs made here
-	rm -rf $(VENV) site mlruns mlflow.db*
+wheel: $(INSTALLED) ## build the wheel and the source distribution into dist
+	$(BIN)/python -m build --no-isolation
+
+image: ## build the container image; TORCH_BACKEND=cu130 for NVIDIA GPUs
+	docker build --tag trialrun --build-arg TORCH_BACKEND=$(TORCH_BACKEND) .
+
+hooks: $(INSTALLED) ## let git run the checks before each commit
+	$(BIN)/pre-commit install
+
+clean: ## delete .venv, dist, site and the runs made here
+	rm -rf $(VENV) dist site mlruns mlflow.db*

@@ -8,6 +8,9 @@ A call restores the process's state: the global random generators of torch, NumP
 torch's modes and flags, MLflow's settings, the environment. Results do not depend on this state.
 Calls that compute with torch take turns: a call from a second thread waits for the first.
 
+Calls print nothing. In a notebook they show a progress bar, and their results are tables.
+`TRIALRUN_PROGRESS=1` shows progress outside notebooks on standard error, 0 hides it everywhere.
+
 MLflow's rules decide where a run is recorded: in `experiment` if it is set; else in the experiment
 of the run that is active in the calling thread (`mlflow.start_run`); else in the experiment of
 `mlflow.set_experiment`, MLFLOW_EXPERIMENT_NAME or MLFLOW_EXPERIMENT_ID; else in Default. An active
@@ -77,7 +80,7 @@ __all__ = [
     "search",
     "train",
 ]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 @document_settings(TrainConfig)
@@ -90,10 +93,11 @@ def train(**settings: "Unpack[TrainKeywords]") -> "TrainResult":
     Raises:
         TrialrunError: One of the classes of `trialrun.errors`.
     """
+    from trialrun.notebook import open_progress
     from trialrun.runs.api import api_call, run_training
 
     with api_call():
-        return run_training(settings)
+        return run_training(settings, open_progress)
 
 
 @document_settings(ResumeConfig)
@@ -105,10 +109,11 @@ def resume(run_id: str | None = None, **settings: "Unpack[ResumeKeywords]") -> "
     Raises:
         TrialrunError: One of the classes of `trialrun.errors`.
     """
+    from trialrun.notebook import open_progress
     from trialrun.runs.api import api_call, resume_training
 
     with api_call():
-        return resume_training(run_id, settings)
+        return resume_training(run_id, settings, open_progress)
 
 
 @document_settings(TrainConfig, SearchConfig)
@@ -124,6 +129,7 @@ def search(**settings: "Unpack[SearchKeywords]") -> "SearchResult":
     Raises:
         TrialrunError: One of the classes of `trialrun.errors`.
     """
+    from trialrun.notebook import open_search_progress
     from trialrun.runs.api import api_call
     from trialrun.tuning.plan import plan_search
 
@@ -131,7 +137,8 @@ def search(**settings: "Unpack[SearchKeywords]") -> "SearchResult":
         plan = plan_search(settings)
         from trialrun.tuning import run
 
-        return run.execute_search(plan)
+        with open_search_progress() as callback:
+            return run.execute_search(plan, callback)
 
 
 def run_search(**settings: "Unpack[SearchKeywords]") -> "SearchResult":
@@ -153,11 +160,12 @@ def score(model: str, data: str, output: str, **settings: "Unpack[ScoreKeywords]
     Raises:
         TrialrunError: One of the classes of `trialrun.errors`.
     """
+    from trialrun.notebook import open_progress
     from trialrun.runs.api import api_call
     from trialrun.runs.scoring.score import score_data
 
-    with api_call():
-        return score_data(model, data, output, settings)
+    with api_call(), open_progress() as callback:
+        return score_data(model, data, output, settings, callback)
 
 
 def score_frame(frame: "DataFrame", model: str) -> "DataFrame":
@@ -190,11 +198,12 @@ def evaluate(model: str, data: str, **settings: "Unpack[EvaluateKeywords]") -> "
     Raises:
         TrialrunError: One of the classes of `trialrun.errors`.
     """
+    from trialrun.notebook import open_progress
     from trialrun.runs.api import api_call
     from trialrun.runs.evaluation.evaluate import evaluate_model
 
-    with api_call():
-        return evaluate_model(model, data, settings)
+    with api_call(), open_progress() as callback:
+        return evaluate_model(model, data, settings, callback)
 
 
 @document_settings(PromoteConfig)
@@ -208,11 +217,12 @@ def promote(
             is where it was.
         TrialrunError: Another of the classes of `trialrun.errors`.
     """
+    from trialrun.notebook import open_progress
     from trialrun.runs.api import api_call
     from trialrun.runs.promotion.promote import promote_version
 
-    with api_call():
-        result = promote_version(name, str(version), data, settings)
+    with api_call(), open_progress() as callback:
+        result = promote_version(name, str(version), data, settings, callback)
     result.raise_if_refused()
     return result
 

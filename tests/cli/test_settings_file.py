@@ -51,7 +51,8 @@ def values_of(setting: Setting) -> st.SearchStrategy[Any]:
     return values | st.none() if setting.optional else values
 
 
-FREE = [item for item in list_settings(TrainConfig) if item.name not in ("device", "warmup_steps")]
+_LEFT_OUT = ("device", "warmup_steps", "warmup_fraction")  # one length of the warm-up is set
+FREE = [item for item in list_settings(TrainConfig) if item.name not in _LEFT_OUT]
 PATTERNS = [item for item in FREE if not item.rule.pattern or item.name == "value_range"]
 
 

@@ -16,7 +16,7 @@ from trialrun.cli.flags import add_switch_values
 CLI: Any = typer.main.get_command(app)
 EVERYWHERE = {"--debug", "--help", "-q", "--quiet", "--version", "--install-completion"}
 # Flags of other programs that the pages name outside of code blocks.
-FOREIGN_FLAGS = {"--build-image", "--env-manager", "--settings"}
+FOREIGN_FLAGS = {"--allowed-hosts", "--build-image", "--env-manager", "--settings"}
 OF_PROGRAMS = {"CONTRIBUTING.md", "docs/log.md", "docs/results.md"}  # name flags of benchmarks
 CALLS = list_commands("trialrun") + list_commands("-m trialrun")
 

@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from trialrun.config.promote import CHAMPION
+from trialrun.report.html_tables import render_table
 
 PROMOTION, ROLLBACK, SKIPPED = "promotion", "rollback", "void"
 OUTSIDE, ALIAS_DELETED, VERSION_DELETED = "outside", "alias_deleted", "version_deleted"
@@ -128,6 +129,15 @@ class AliasHistory:
     run_urls: Mapping[str, str] = field(default_factory=dict)  # run id to the page of the run
     unrecorded: tuple[AliasEntry, ...] = ()
     seen_at: str | None = None  # when trialrun last found the alias as the log says
+
+    def _repr_html_(self) -> str:
+        """Return the table of holders for notebooks."""
+        rows = [
+            (item.version or "", item.since or "", item.until or "", item.kind, item.reason)
+            for item in self.periods
+        ]
+        heading = ("version", "since", "until", "change", "reason")
+        return render_table(f"{self.alias} of {self.name}", rows, heading=heading)
 
     @property
     def last_number(self) -> int:

@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from trialrun.report.html_tables import render_fields
+from trialrun.runs.training.outcome.result import name_model
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchResult:
@@ -37,3 +40,19 @@ class SearchResult:
     def to_json(self) -> dict[str, Any]:
         """Return the fields by name as JSON-compatible values."""
         return asdict(self)
+
+    def _repr_html_(self) -> str:
+        """Return a table for notebooks."""
+        fields = {
+            "trials": {state: count for state, count in self.num_trials.items() if count},
+            "best trial": self.best_trial,
+            "best_params": self.best_params,
+            "best epoch": f"{self.best_epoch} of {self.stopped_epoch}",
+            "best_valid_loss": self.best_valid_loss,
+            "valid_accuracy": self.metrics.get("valid_accuracy"),
+            "pareto trials": ", ".join(map(str, self.pareto_trials)) or None,
+            "model": name_model(self.model_name, self.model_version) or self.model_uri,
+            "best_run_id": self.best_run_id,
+            "run_id": self.run_id,
+        }
+        return render_fields(f"Search {self.status} ({self.search_stop_reason})", fields)

@@ -20,6 +20,7 @@ from trialrun.registry.judgements import EVALUATION, make_judgement, record_judg
 from trialrun.registry.versions import find_origin, find_version_of_uri, link_models
 from trialrun.report.abstention import AnswerRule, measure_answers
 from trialrun.report.document import ReportData
+from trialrun.report.html_tables import render_table
 from trialrun.report.intervals import Groups, Interval, compute_interval
 from trialrun.report.label_errors import check_audit
 from trialrun.report.markdown import escape_markdown
@@ -82,6 +83,16 @@ class ModelEvaluation:
         if self.answer_rule is not None:
             values["answer_rule"]["coverage"] = self.answer_rule.coverage
         return values
+
+    def _repr_html_(self) -> str:
+        """Return a table of metrics and intervals for notebooks."""
+        rows = [
+            (name, value, f"{found.low:.4g} to {found.high:.4g}" if found else "")
+            for name, value in self.metrics.items()
+            for found in (self.intervals.get(name),)
+        ]
+        title = f"{self.model} on {self.num_images} images of {self.data}"
+        return render_table(title, rows, heading=("metric", "value", "interval"))
 
 
 @isolate_torch_state()

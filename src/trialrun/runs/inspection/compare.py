@@ -13,6 +13,7 @@ from trialrun.files import write_durably
 from trialrun.mlflow_client import connect_client
 from trialrun.registry.versions import MODEL_SCHEMES
 from trialrun.report.figures.curves import draw_curves
+from trialrun.report.html_tables import render_table
 from trialrun.report.page import Picture, Section, render_page
 from trialrun.runs.inspection.paired_runs import PairedRuns, compare_predictions
 from trialrun.runs.inspection.run_reader import (
@@ -76,6 +77,14 @@ class RunComparison:
             "paired": [{"run": pair.run, **pair.comparison.to_json()} for pair in self.paired],
             "curves": tuple(self.histories),
         }
+
+    def _repr_html_(self) -> str:
+        """Return the tables of the report for notebooks."""
+        return "".join(
+            render_table(section.title, section.rows, heading=section.heading)
+            for section in self.sections()
+            if section.rows
+        )
 
     def sections(self) -> list[Section]:
         """Return the tables of the report, with hashes shortened."""

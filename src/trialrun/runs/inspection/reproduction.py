@@ -13,6 +13,7 @@ from trialrun.report.histories import (
     HistoryComparison,
     compare_histories,
 )
+from trialrun.report.html_tables import render_fields
 from trialrun.runs.inspection.run_reader import RecordedRun, read_metric_history
 from trialrun.runs.training.initial import INITIAL_WEIGHTS
 
@@ -58,6 +59,18 @@ class Reproduction:
     def to_json(self) -> dict[str, Any]:
         """Return plain values by the names of the fields."""
         return asdict(self)
+
+    def _repr_html_(self) -> str:
+        """Return a table for notebooks."""
+        fields = {
+            "verdict": self.verdict,
+            "differs since epoch": self.since_epoch,
+            "weights": "identical" if self.weights_identical else "different",
+            "changes of the data": "; ".join(self.data_changes) or None,
+            "notes": "; ".join(self.notes) or None,
+            "run_id": self.run_id,
+        }
+        return render_fields(f"Repetition of {self.original_run_id}", fields)
 
     def raise_if_different(self) -> None:
         """Raise if the repetition came to another result.

@@ -6,6 +6,7 @@ from typing import Any
 
 from trialrun.errors import PromotionRefusedError
 from trialrun.registry.gates import Verdict
+from trialrun.report.html_tables import render_table
 from trialrun.report.markdown import escape_markdown
 from trialrun.report.paired import PairedComparison
 from trialrun.runs.promotion.baseline import CHAMPION_PREFIX
@@ -74,6 +75,16 @@ class Promotion:
             "refusal": str(self.refusal) if self.refusal else None,
         }
 
+    def _repr_html_(self) -> str:
+        """Return the table of gates for notebooks."""
+        rows = [
+            ("passed" if gate.passed else "refused", gate.name, gate.asked, gate.found)
+            for gate in self.verdict.gates
+        ]
+        return render_table(
+            _describe_outcome(self), rows, heading=("", "gate", "required", "found")
+        )
+
 
 def default_reason(result: Promotion) -> str:
     """Return the reason that the history shows if the user gave none."""
@@ -109,11 +120,8 @@ def collect_figures(result: Promotion) -> dict[str, float]:
 def format_card(result: Promotion) -> str:
     """Return the description of the promotion's run, as Markdown."""
     champion = f"version {result.champion}" if result.champion else "no champion"
-    outcome = "became" if result.promoted else "did not become"
-    if result.is_dry_run:
-        outcome = "would not become" if result.refusal else "would become"
     lines = [
-        f"## {result.name} version {result.version} {outcome} {result.alias}",
+        f"## {_describe_outcome(result)}",
         "",
         f"Compared with {champion} on {result.num_images} images of "
         f"{escape_markdown(result.data)}.",
@@ -131,3 +139,10 @@ def format_card(result: Promotion) -> str:
     if result.verdict.passed and result.refusal:
         lines += ["", str(result.refusal)]
     return "\n".join(lines)
+
+
+def _describe_outcome(result: Promotion) -> str:
+    outcome = "became" if result.promoted else "did not become"
+    if result.is_dry_run:
+        outcome = "would not become" if result.refusal else "would become"
+    return f"{result.name} version {result.version} {outcome} {result.alias}"

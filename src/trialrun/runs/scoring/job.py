@@ -8,6 +8,7 @@ from pathlib import Path
 
 from trialrun.config.score import ScoreConfig
 from trialrun.images import ImageItem, ImageSet
+from trialrun.report.html_tables import render_fields
 from trialrun.runs.datasets.outputs import check_embeddings
 from trialrun.runs.scoring.classes import count_unknown_classes
 from trialrun.runs.scoring.columns import Columns, ScoredItem
@@ -34,6 +35,18 @@ class ScoreResult:
     num_continued: int = 0
     embeddings: str | None = None
     notes: tuple[str, ...] = ()
+
+    def _repr_html_(self) -> str:
+        """Return a table for notebooks."""
+        fields = {
+            "output": self.output,
+            "images": self.num_images,
+            "errors": self.num_errors,
+            "of unknown classes": self.unknown_classes or None,
+            "embeddings": self.embeddings,
+            "notes": "; ".join(self.notes) or None,
+        }
+        return render_fields("Scored images", fields)
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,9 @@ def test_make_lists_every_target() -> None:
     makefile = (ROOT / "Makefile").read_text("utf-8")
     phony = re.search(r"^\.PHONY: (.+)$", makefile, re.MULTILINE)
     assert phony is not None
-    listed = {line.split(maxsplit=1)[0]: line for line in run_command("make", "--no-print-directory").splitlines()}
+    listed = {
+        line.split(maxsplit=1)[0]: line
+        for line in run_command("make", "--no-print-directory").splitlines()
+    }
     assert set(listed) == set(phony[1].split())
     assert all(len(line.split(maxsplit=1)) == 2 for line in listed.values())

@@ -42,7 +42,7 @@ def test_training_and_evaluation_store_a_report(store: str, colors: Path, tmp_pa
     )
     client = mlflow.MlflowClient(store)
     found = list_report(client, trained.run_id)
-    assert found == FILES | {"curves.png"}
+    assert found == FILES | {"curves.png", "accuracy_over_time.png"}
 
     evaluation = trialrun.evaluate(str(trained.model_uri), str(data))
     assert list_report(client, evaluation.run_id) == FILES

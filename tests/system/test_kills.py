@@ -22,7 +22,8 @@ pytestmark = pytest.mark.slow
 SEED, NUM_KILLS = 20, 20
 # Metrics and artifacts that measure time or say when something happened.
 TIMES = ("seconds", "per_second", "data_wait_fraction", "num_checkpoints")
-TIMED_FILES = ("events.jsonl", "MLmodel", "MODEL_CARD.md")  # the last two name the run
+# Two of them have times, the others name the run.
+TIMED_FILES = ("events.jsonl", "accuracy_over_time.png", "MLmodel", "MODEL_CARD.md")
 TIMED_TAGS = (
     "mlflow.note.content",
     "trialrun.heartbeat",

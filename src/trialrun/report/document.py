@@ -20,8 +20,6 @@ from trialrun.report.page import Picture, Section, render_page
 from trialrun.report.predictions import Predictions
 from trialrun.report.tables import ClassReport, compute_class_reports, confusion_matrix
 
-OVER_TIME = "accuracy over time"  # a panel of curves
-
 _NUM_PAIRS = 20
 
 
@@ -37,9 +35,9 @@ class Suspects:
 class ReportData:
     """What a report shows.
 
-    `curves[panel][line][epoch]` is a value, in the panel `OVER_TIME` by seconds; empty without a
-    training. `mistakes` are the worst of them. `suspects` are None if labels are not audited.
-    `facts` are names and values of the first table, such as the model and the digest of the data.
+    `curves[panel][line][epoch]` is a value; empty without a training. `mistakes` are the worst of
+    them. `suspects` are None if labels are not audited. `facts` are names and values of the first
+    table, such as the model and the digest of the data.
     """
 
     title: str
@@ -99,7 +97,7 @@ def _draw_pictures(
 ) -> Iterator[tuple[str, bytes]]:
     if data.curves:
         lines = dict.fromkeys(line for panel in data.curves.values() for line in panel)
-        yield "curves.png", draw_curves(data.curves, order=list(lines), over_time=[OVER_TIME])
+        yield "curves.png", draw_curves(data.curves, order=list(lines))
     yield "confusion_matrix.png", draw_confusion_matrix(_count(data), data.predictions.classes)
     if calibration is not None:
         yield "calibration.png", draw_calibration(calibration)
@@ -140,12 +138,7 @@ def _list_sections(
         ],
     )
     if data.curves:
-        yield _show(
-            "Curves",
-            "Values by epoch, and the accuracy by seconds of training.",
-            pictures,
-            ("curves.png",),
-        )
+        yield _show("Curves", "Values by epoch.", pictures, ("curves.png",))
     yield from _list_confusions(data, pictures)
     if calibration is not None:
         note = "A calibrated model with a confidence of 80 % is right in 80 % of the cases."

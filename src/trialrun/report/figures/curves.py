@@ -1,7 +1,7 @@
 """Plots of the metric histories of several runs, one panel per metric."""
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from trialrun.report.figures.canvas import create_figure, save_png
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# By panel, line and epoch, or seconds.
+# By panel, line, and epoch or another number.
 Curves = Mapping[str, Mapping[str, Mapping[Any, float]]]
 EPOCH = "epoch"
 
@@ -22,26 +22,27 @@ _NUM_COLORS = 10  # of matplotlib's cycle
 _DASHES = ("-", "--", ":")
 
 
-def draw_curves(curves: Curves, *, order: Sequence[str], over_time: Collection[str] = ()) -> bytes:
+def draw_curves(curves: Curves, *, order: Sequence[str], x_label: str = EPOCH) -> bytes:
     """Return a PNG with one panel per metric and one line per run.
 
     Args:
         curves: `curves[metric][run][epoch]` is a value.
         order: The runs in the order of their colors and of the legend.
-        over_time: The panels whose values are by seconds instead of epochs.
+        x_label: What the numbers are that replace epochs.
 
     Raises:
         ValueError: `curves` is empty.
     """
     if not curves:
         raise ValueError("no curves to draw")
-    num_rows = math.ceil(len(curves) / _COLUMNS)
-    figure = create_figure(_INCHES[0] * _COLUMNS, _INCHES[1] * num_rows)
-    panels = figure.subplots(num_rows, _COLUMNS, squeeze=False).ravel()
+    num_columns = min(_COLUMNS, len(curves))
+    num_rows = math.ceil(len(curves) / num_columns)
+    figure = create_figure(_INCHES[0] * num_columns, _INCHES[1] * num_rows)
+    panels = figure.subplots(num_rows, num_columns, squeeze=False).ravel()
     lines: dict[str, Artist] = {}
     for panel, (metric, runs) in zip(panels, curves.items(), strict=False):
         lines |= _draw_panel(panel, metric, runs, order)
-        _label_x_axis(panel, "seconds of training" if metric in over_time else EPOCH)
+        _label_x_axis(panel, x_label)
     for panel in panels[len(curves) :]:
         panel.axis("off")
     _add_legend(figure, {run: lines[run] for run in order if run in lines})

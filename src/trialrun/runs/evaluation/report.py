@@ -3,7 +3,7 @@
 Tensor letters: N images, S the image size.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -131,11 +131,20 @@ def _compute_heat(
         return None
 
 
-def log_report(run: TrackedRun, data: ReportData, names: Sequence[str]) -> Report:
-    """Store the page, the pictures and the tables of a report with the run."""
+def log_report(
+    run: TrackedRun,
+    data: ReportData,
+    names: Sequence[str],
+    pictures: Mapping[str, bytes] | None = None,
+) -> Report:
+    """Store the page, the pictures and the tables of a report with the run.
+
+    `pictures` are further ones, by file name, that are not on the page.
+    """
     report = build_report(data)
+    files = list_files(report, data.predictions, names, data.suspects) | dict(pictures or {})
     with scratch_directory() as scratch:
-        for name, content in list_files(report, data.predictions, names, data.suspects).items():
+        for name, content in files.items():
             (scratch / name).write_bytes(content)
             run.log_artifact(scratch / name, _FOLDER)
     return report

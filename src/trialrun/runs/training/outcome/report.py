@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from trialrun.models.classifier import ImageClassifier
-from trialrun.report.document import OVER_TIME, ReportData
+from trialrun.report.document import ReportData
+from trialrun.report.figures.curves import draw_curves
 from trialrun.runs.evaluation.report import collect_mistakes, collect_suspects, log_report
 from trialrun.runs.training.inputs.data import PreparedData
 from trialrun.runs.training.inputs.epoch_images import log_best_images
@@ -18,6 +19,7 @@ from trialrun.runs.training.plan import TrainPlan
 from trialrun.runs.training.resumption.progress import RunProgress
 from trialrun.tracking import TrackedRun, truncate_digest
 
+_TIME_PICTURE = "accuracy_over_time.png"
 _PANELS = {
     "loss": {"training": "train_loss", "validation": "valid_loss"},
     "accuracy": {"training": "train_accuracy", "validation": "valid_accuracy"},
@@ -53,7 +55,8 @@ def log_training_report(
         facts=_list_facts(plan, data, result),
         curves=_collect_curves(progress.epochs),
     )
-    log_report(run, report, images.names)
+    # Not on the page, so that trainings with the same results have the same page.
+    log_report(run, report, images.names, {_TIME_PICTURE: draw_over_time(progress.epochs)})
     log_best_images(run, plan, valid, best)
 
 
@@ -74,15 +77,20 @@ def _list_facts(plan: TrainPlan, data: PreparedData, result: TrainResult) -> lis
 def _collect_curves(
     epochs: Sequence[Mapping[str, float]],
 ) -> dict[str, dict[str, dict[float, float]]]:
-    """Return the values by panel, line and epoch, from 1, or seconds; no empty panels."""
+    """Return the values by panel, line and epoch, from 1; empty panels are left out."""
     numbers = range(1, len(epochs) + 1)
     curves = {
         panel: {line: _collect_line(epochs, numbers, metric) for line, metric in lines.items()}
         for panel, lines in _PANELS.items()
     }
-    seconds = accumulate(values.get("epoch_seconds", 0.0) for values in epochs)
-    curves[OVER_TIME] = {"validation": _collect_line(epochs, seconds, "valid_accuracy")}
     return {panel: lines for panel, lines in curves.items() if any(lines.values())}
+
+
+def draw_over_time(epochs: Sequence[Mapping[str, float]]) -> bytes:
+    """Return a PNG of the validation accuracy by the seconds that training took until then."""
+    seconds = list(accumulate(values.get("epoch_seconds", 0.0) for values in epochs))
+    line = {"validation": _collect_line(epochs, seconds, "valid_accuracy")}
+    return draw_curves({"accuracy": line}, order=list(line), x_label="seconds of training")
 
 
 def _collect_line(

@@ -286,7 +286,7 @@ def test_workers_share_downloaded_images(
 
 def test_no_trial_starts_after_the_timeout(store: str, colors: Path) -> None:
     """The search is finalized with the trials that started before it."""
-    result = trialrun.search(**settings(colors, trials=1000, timeout=1.0))
+    result = trialrun.search(**settings(colors, trials=1000, timeout=4.0))
     assert 1 <= sum(result.num_trials.values()) < 1000
     assert result.search_stop_reason == "time_budget"
     assert result.status == "FINISHED"

@@ -119,7 +119,7 @@ def test_a_grid_that_ends_in_time_is_exhausted(store: str, colors: Path) -> None
 
     assert trialrun.tuning.workers.trial_runner
     grid = {"learning_rate": "1e-3,1e-2", "sampler": "grid", "trials": 3, "pruner": "none"}
-    seconds, callback = 8.0, SlowCallback()
+    seconds, callback = 16.0, SlowCallback()
     plan = plan_search({**settings(colors, **grid), "replicates": 2, "timeout": seconds})
     callback.until = time.time() + seconds + 1
     assert execute_search(plan, callback).search_stop_reason == "exhausted"

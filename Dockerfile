@@ -10,17 +10,17 @@ ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 FROM ${PYTHON_IMAGE} AS build
 ARG UV_VERSION=0.13.9
 ARG TORCH_BACKEND=cpu
-ENV UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1
+ENV UV_CACHE_DIR=/var/cache/uv UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1
 RUN pip install --no-cache-dir "uv==${UV_VERSION}" && uv venv /opt/trialrun
 WORKDIR /build
 # The layer of the dependencies is kept until their versions change.
 COPY pyproject.toml requirements.lock ./
-RUN --mount=type=cache,target=/root/.cache/uv \
+RUN --mount=type=cache,target=/var/cache/uv \
     uv pip install --python /opt/trialrun/bin/python --torch-backend "${TORCH_BACKEND}" \
     --constraints requirements.lock --requirement pyproject.toml --extra serve
 COPY LICENSE README.md ./
 COPY src src
-RUN --mount=type=cache,target=/root/.cache/uv \
+RUN --mount=type=cache,target=/var/cache/uv \
     uv pip install --python /opt/trialrun/bin/python --no-deps \
     --build-constraints requirements.lock .
 

@@ -262,9 +262,8 @@ class TrainConfig(LabelConfig):
     )
     min_gain: float = setting(
         0.0,
-        "Stop if the best validation loss is expected to fall by less than this in all remaining "
-        "epochs. 0 is off. The gains of the last `patience` epochs and of those before are "
-        "extrapolated; a schedule that falls may bring more.",
+        "Stop if the remaining epochs are expected to lower the best validation loss by less; 0 is "
+        "off. Extrapolates `patience` epochs and those before: a falling schedule may bring more.",
         low=0,
     )
     accumulate_steps: int | str = setting(
@@ -367,11 +366,10 @@ class TrainConfig(LabelConfig):
     )
 
     def __post_init__(self) -> None:
-        set_lengths = [name for name in WARM_UP_LENGTHS if getattr(self, name)]
-        if len(set_lengths) > 1:
-            values = [f"{name}={getattr(self, name):g}" for name in set_lengths]
+        lengths = [f"{n}={v:g}" for n in WARM_UP_LENGTHS if (v := getattr(self, n))]
+        if len(lengths) > 1:
             raise InvalidParameterError(
-                f"{' and '.join(values)} are both set",
+                f"{' and '.join(lengths)} are set",
                 "Set one of them: they give the length of the same warm-up, in different units.",
             )
         self.parse_value_range()

@@ -1,1 +1,1 @@
-"""What a training reads: its data sets, their manifest and pictures of the images."""
+"""Inputs of a training: its data sets, their manifest and pictures of the images."""

@@ -1,1 +1,1 @@
-"""What a training leaves behind: its result, report, model card and model."""
+"""Outcome of a training: its result, report, model card and model."""

@@ -266,7 +266,7 @@ def test_warm_up_as_long_as_the_run_is_an_error(setting: dict[str, Any]) -> None
 
 def test_two_units_of_the_warm_up_are_an_error() -> None:
     """The warm-up is set in steps or in epochs, not in both."""
-    with pytest.raises(InvalidParameterError, match="both set"):
+    with pytest.raises(InvalidParameterError, match="are set together"):
         TrainConfig(warmup_steps=3, warmup_epochs=1)
 
 

@@ -369,7 +369,7 @@ class TrainConfig(LabelConfig):
         lengths = [f"{n}={v:g}" for n in WARM_UP_LENGTHS if (v := getattr(self, n))]
         if len(lengths) > 1:
             raise InvalidParameterError(
-                f"{' and '.join(lengths)} are set",
+                f"{' and '.join(lengths)} are set together",
                 "Set one of them: they give the length of the same warm-up, in different units.",
             )
         self.parse_value_range()

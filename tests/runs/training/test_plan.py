@@ -41,7 +41,7 @@ def test_two_units_of_the_warm_up_and_a_wrong_folder_are_reported_together(color
         plan_training(
             {"train_data": str(colors), "warmup_steps": 1, "warmup_epochs": 1, "valid_data": "/no"}
         )
-    assert "both set" in str(raised.value)
+    assert "are set together" in str(raised.value)
     assert "/no" in str(raised.value)
 
 

@@ -18,7 +18,8 @@ SMALL: dict[str, Any] = {
 
 def settings(colors: Path, **more: Any) -> dict[str, Any]:
     """Return the settings of a search that takes seconds."""
-    return {"train_data": str(colors), "epochs": 1, **SMALL, "learning_rate": "1e-3:1e-1", **more}
+    own = {"epochs": 1, "workers": 1, "learning_rate": "1e-3:1e-1"}
+    return {"train_data": str(colors), **SMALL, **own, **more}
 
 
 def nested_runs(store: str, parent_run_id: str) -> list[Any]:

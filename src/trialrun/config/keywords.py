@@ -278,7 +278,7 @@ class SearchKeywords(TypedDict, total=False):
     archive_encoding: str
     case_sensitive_labels: bool
     trials: int
-    workers: int
+    workers: int | Literal["auto"]
     study: str | None
     storage: str | None
     timeout: float | None

@@ -5,7 +5,7 @@ The searched settings themselves are settings of `train`, given as ranges or cho
 
 from dataclasses import dataclass
 
-from trialrun.config.settings import SMALLEST_POSITIVE_DOUBLE, as_texts, setting
+from trialrun.config.settings import AUTO_TEXT, SMALLEST_POSITIVE_DOUBLE, as_texts, setting
 
 # The metrics of an epoch and the better direction; a test compares the names with the engine's.
 METRIC_DIRECTIONS = {
@@ -32,7 +32,13 @@ class SearchConfig:
         "Total number of trials in the study, completed or pruned; failed trials do not count.",
         low=1,
     )
-    workers: int = setting(1, "Processes that run trials in parallel on this machine.", low=1)
+    workers: int | str = setting(
+        AUTO_TEXT,
+        "Processes that train trials in parallel on this machine. auto: with small images one per "
+        "core, with larger ones fewer, on GPUs one each. 1 makes the search repeatable.",
+        low=1,
+        auto=True,
+    )
     study: str | None = setting(
         None,
         "Name of the study; an existing study is resumed. none creates a new one.",

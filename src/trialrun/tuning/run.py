@@ -46,6 +46,7 @@ from trialrun.tuning.study.storage import (
 from trialrun.tuning.study.study import generate_name, open_study, open_trial_queue
 from trialrun.tuning.study.trial_queue import TrialQueue
 from trialrun.tuning.study.trials import is_done, list_ended_runs, sort_by_objective
+from trialrun.tuning.workers.division import divide_processors
 from trialrun.tuning.workers.pool import POLL_SECONDS, WorkerPool, make_worker_name, run_trials
 
 if TYPE_CHECKING:
@@ -189,9 +190,12 @@ class _SearchRun:
     def _train(self, study: "Study", parent_run_id: str) -> None:
         """Train the trials of a study in this process or in worker processes."""
         queue = self._open_queue(study)
+        division = divide_processors(self.plan, queue.count_remaining())
+        if division.reason:
+            self.callback.on_note(division.text())
         log_ended_trials = TrialLogger(study, self.plan, self.callback)
-        if self.plan.config.workers > 1:
-            WorkerPool(queue, parent_run_id, log_ended_trials).run()
+        if division.num_workers > 1:
+            WorkerPool(queue, parent_run_id, division, log_ended_trials).run()
         else:
             from trialrun.engine.compute.torch_state import isolate_torch_state
 

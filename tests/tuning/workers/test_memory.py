@@ -43,7 +43,8 @@ data = {"train_data": sys.argv[1], "epochs": "1", "model": "resnet18", "image_si
 data |= {"precision": "fp32"}
 trialrun.train(**data, batch_size=8)  # imports everything and allocates for a small batch
 result = trialrun.search(
-    **data, batch_size="8,40", learning_rate="0.001", trials=2, sampler="grid", random_seed=1
+    **data, batch_size="8,40", learning_rate="0.001", trials=2, sampler="grid", random_seed=1,
+    workers=1,  # this process holds the limit
 )
 print(json.dumps({"result": result.to_json(), "held_kilobytes": held_kilobytes}))
 """

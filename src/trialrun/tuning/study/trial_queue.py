@@ -83,6 +83,11 @@ class TrialQueue:
     ended_before: frozenset[int]  # numbers of the trials that had ended when the queue was opened
     on_stale: Callable[["FrozenTrial", bool], None]
 
+    def count_remaining(self) -> int:
+        """Return the number of trials that are neither completed nor pruned."""
+        trials = self.study.get_trials(deepcopy=False)
+        return max(self.num_trials - sum(map(is_done, trials)), 0)
+
     def claim(self, worker: str) -> ClaimedTrial | NothingYet | Finished:
         """Return the next trial for `worker`.
 

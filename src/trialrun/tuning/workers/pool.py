@@ -20,6 +20,7 @@ from trialrun.errors import TrialrunError
 from trialrun.files import scratch_directory
 from trialrun.runs.datasets.sources import list_copies
 from trialrun.tuning.study.trial_queue import Finished, NothingYet, TrialQueue
+from trialrun.tuning.workers.division import Division
 
 if TYPE_CHECKING:
     from trialrun.tuning.workers.trial_runner import TrialRunner
@@ -78,9 +79,16 @@ class _Worker:
 class WorkerPool:
     """The worker processes of one search on this machine."""
 
-    def __init__(self, queue: TrialQueue, parent_run_id: str, on_poll: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        queue: TrialQueue,
+        parent_run_id: str,
+        division: Division,
+        on_poll: Callable[[], None],
+    ) -> None:
         self._queue, self._parent_run_id, self._on_poll = queue, parent_run_id, on_poll
-        self._num_workers = queue.plan.config.workers
+        self._division = division
+        self._num_workers = division.num_workers
         self._num_started = 0
 
     def run(self) -> None:
@@ -142,7 +150,7 @@ class WorkerPool:
         process = subprocess.Popen(
             [sys.executable, "-m", "trialrun.tuning.workers", str(file)],
             stdin=subprocess.PIPE,
-            env=_build_environment(self._num_workers),
+            env=_build_environment(self._division),
         )
         return _Worker(worker_args, process)
 
@@ -154,13 +162,11 @@ def make_worker_name() -> str:
     return f"{socket.gethostname()}-{os.getpid()}-{time.time_ns() // 1_000_000}"
 
 
-def _build_environment(num_workers: int) -> dict[str, str]:
+def _build_environment(division: Division) -> dict[str, str]:
     """Return this process's environment with a worker's threads and MLflow variables set."""
     import mlflow
 
-    num_processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-    threads = str(max(num_processors // num_workers, 1))
-    thread_variables = {} if num_workers == 1 else dict.fromkeys(_THREADS, threads)
+    thread_variables = dict.fromkeys(_THREADS, str(division.num_threads))
     mlflow_variables = {
         "MLFLOW_TRACKING_URI": mlflow.get_tracking_uri(),
         # The links to runs that MLflow prints contain the password of the server's URL.

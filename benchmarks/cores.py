@@ -16,6 +16,7 @@ import sys
 import time
 
 from benchmarks.table import format_table, make_heading
+from trialrun.images.scanning.thread_pool import count_threads
 
 WARM_UP_STEPS = 3
 START_SECONDS = 7  # to load torch in one process of several
@@ -74,27 +75,30 @@ def main() -> int:
         model, size, batch_size, seconds, starts_at = options.child
         run_child(model, int(size), int(batch_size), float(seconds), float(starts_at))
         return 0
-    cores = len(os.sched_getaffinity(0))
+    cores = count_threads()
     rows: list[list[object]] = []
     for model in options.models.split(","):
         for size in options.sizes.split(","):
             arguments = [model, size, str(options.batch_size), str(options.seconds)]
-            rounds = [
-                (
-                    measure_sum(1, cores, arguments),
-                    measure_sum(cores // options.threads, options.threads, arguments),
-                )
-                for _ in range(options.rounds)
-            ]
-            one, several = (statistics.median(column) for column in zip(*rounds, strict=True))
-            ratio = statistics.median(b / a for a, b in rounds)
+            one, several, ratio = compare(cores, options.threads, arguments, options.rounds)
             rows.append([model, size, one, several, ratio])
-    title = (
-        f"{cores // options.threads} trainings with {options.threads} threads, images per second"
-    )
+            sys.stderr.write(f"{model} at {size} pixels: {ratio:.2f}\n")
+    title = f"{cores // options.threads} trainings of {options.threads} threads, images per second"
     columns = ["network", "pixels", f"one with {cores}", "several, sum", "several / one"]
     sys.stdout.write(make_heading(title) + "\n" + format_table(columns, rows))
     return 0
+
+
+def compare(
+    cores: int, threads: int, arguments: list[str], num_rounds: int
+) -> tuple[float, float, float]:
+    """Return the median speeds of one training and of several, and the median of their ratio."""
+    rounds = [
+        (measure_sum(1, cores, arguments), measure_sum(cores // threads, threads, arguments))
+        for _ in range(num_rounds)
+    ]
+    one, several = (statistics.median(column) for column in zip(*rounds, strict=True))
+    return one, several, statistics.median(b / a for a, b in rounds)
 
 
 if __name__ == "__main__":

@@ -25,8 +25,10 @@ def test_workers_use_the_pruner_of_the_search(store: str, colors: Path, tmp_path
     rates = (0.001, 0.0011, 0.0012, 0.0013, 0.0014, 0.1, 0.1, 0.1)
     file = tmp_path / "enqueued.json"
     file.write_text(json.dumps([{"learning_rate": rate} for rate in rates]))
-    raw_settings = settings(colors, trials=9, epochs=2, batch_size=4, enqueue=str(file))
-    result = trialrun.search(**raw_settings, workers=2, pruner="none")
+    raw_settings = settings(
+        colors, trials=9, epochs=2, batch_size=4, enqueue=str(file), workers=2, pruner="none"
+    )
+    result = trialrun.search(**raw_settings)
     assert (result.num_trials["complete"], result.num_trials["pruned"]) == (9, 0)
 
 

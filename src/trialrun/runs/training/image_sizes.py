@@ -39,7 +39,8 @@ def resolve_first_size(
     smallest = _find_smallest(network, architecture, wanted, full)
     if smallest is None:
         raise InvalidParameterError(
-            f"progressive_resize={first}: {architecture} takes no image below {full} pixels",
+            f"progressive_resize={first}: {architecture} takes no images below {full} pixels "
+            f"(tried in steps of {find_size_step(full)})",
             "Set progressive_resize=off, or a larger image_size.",
         )
     if first not in (ON_TEXT, smallest):

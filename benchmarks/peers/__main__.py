@@ -6,9 +6,9 @@
 480 training and 120 validation photos of two classes; ResNet-18 from random weights at 224 pixels,
 batches of 16. Every peer has its own virtual environment, made by uv with the same torch. All run
 in turn on an idle machine. trialrun runs first and last: the difference of the two shows how much
-the machine's speed drifts. Before its last run it runs with progressive_resize=on, and then trains
-fewer operations than the others. timm's `train.py` is not in its package: give the path of the file from
-its repository, or timm is left out.
+the machine's speed drifts. Before its last run it runs with progressive_resize=on, which takes
+fewer operations than the others. timm's `train.py` is not in its package: give the path of the file
+from its repository, or timm is left out.
 """
 
 import argparse

@@ -19,6 +19,9 @@ from trialrun.engine.steps import count_frozen_epochs
 _FIRST_SHARE, _FULL_SHARE = Fraction(1, 2), Fraction(1, 5)
 _LARGEST_STEP = 32  # pixels; networks halve the size up to five times
 _MIN_STEPS = 8  # from 0 to the full size
+# Pixels. Below, a step of ResNet-18 spends most of its time on weights, which smaller images do not
+# change, and accuracy falls: docs/log.md.
+_MIN_HALF = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +135,9 @@ def count_uncounted_epochs(config: TrainConfig) -> int:
 
 
 def find_half_size(full: int) -> int:
-    """Return half of `full`, rounded up to a multiple of `find_size_step`."""
+    """Return half of `full`, rounded up to a multiple of `find_size_step`, and at least 64."""
     step = find_size_step(full)
-    return -(-full // (2 * step)) * step
+    return max(-(-full // (2 * step)) * step, _MIN_HALF)
 
 
 def find_size_step(full: int) -> int:

@@ -20,20 +20,45 @@ from trialrun.models.zoo.networks import check_image_size
 RESOLVED_SIZES = "resolved_train_image_sizes"
 
 
-def resolve_first_size(
+def resolve_image_sizes(
     config: TrainConfig, network: nn.Module, architecture: str, full: int
-) -> TrainConfig:
-    """Return the settings with the first size in pixels; `full` is the image size.
+) -> tuple[TrainConfig, str | None]:
+    """Return the settings with the first size in pixels, and why it is `off` if it was not.
 
-    `on` is half the image size, or the smallest larger size that the network takes.
+    `config` is resolved otherwise; `full` is the image size. `on` becomes half the image size, or
+    the smallest larger size that the network takes.
 
     Raises:
         InvalidParameterError: The network does not take smaller images, or not those of the
             setting; or these are not smaller.
     """
+    if config.progressive_resize == OFF_TEXT:
+        return config, None
+    off = replace(config, progressive_resize=OFF_TEXT)
+    if config.progressive_resize == ON_TEXT and find_half_size(full) >= full:
+        return off, (
+            f"progressive_resize=on has no effect: images of {full} pixels hardly train faster if "
+            "they are made smaller; a number of pixels does it anyway"
+        )
+    resolved = replace(
+        config, progressive_resize=_find_first_size(config, network, architecture, full)
+    )
+    schedule = plan_image_sizes(resolved, full)
+    if schedule is None:
+        return off, f"progressive_resize has no effect: {_describe_epochs(config)}"
+    _check_sizes(network, architecture, schedule)
+    return resolved, None
+
+
+def _describe_epochs(config: TrainConfig) -> str:
+    if config.freeze == "backbone":
+        return "freeze=backbone trains the last layer only"
+    return "all layers train in one epoch only, which has the full image size"
+
+
+def _find_first_size(config: TrainConfig, network: nn.Module, architecture: str, full: int) -> int:
+    """Return the first size in pixels, which the network takes."""
     first = config.progressive_resize
-    if first == OFF_TEXT:
-        return config
     check_first_size(first, full)
     wanted = find_half_size(full) if first == ON_TEXT else int(first)
     smallest = _find_smallest(network, architecture, wanted, full)
@@ -48,24 +73,7 @@ def resolve_first_size(
             f"progressive_resize={first}: {architecture} does not take images of {first} pixels",
             f"Set progressive_resize={smallest}, which it takes.",
         )
-    resolved = replace(config, progressive_resize=smallest)
-    _check_sizes(network, architecture, plan_image_sizes(resolved, full))
-    return resolved
-
-
-def describe_unused(config: TrainConfig, full: int) -> str | None:
-    """Return why no epoch has smaller images although progressive_resize is set; None if one has.
-
-    `config` is resolved.
-    """
-    if config.progressive_resize == OFF_TEXT or plan_image_sizes(config, full) is not None:
-        return None
-    if config.freeze == "backbone":
-        return "progressive_resize has no effect: freeze=backbone trains the last layer only"
-    return (
-        "progressive_resize has no effect: all layers train in one epoch only, which has the full "
-        "image size"
-    )
+    return smallest
 
 
 def _find_smallest(network: nn.Module, architecture: str, wanted: int, full: int) -> int | None:
@@ -90,9 +98,9 @@ def _takes_size(network: nn.Module, architecture: str, size: int) -> bool:
     return True
 
 
-def _check_sizes(network: nn.Module, architecture: str, schedule: SizeSchedule | None) -> None:
-    """Check the sizes after the first: some networks take multiples of a number only."""
-    for size, epoch in [] if schedule is None else schedule.list_sizes()[1:-1]:
+def _check_sizes(network: nn.Module, architecture: str, schedule: SizeSchedule) -> None:
+    """Check the sizes between the first and the last: some networks take multiples of 32 only."""
+    for size, epoch in schedule.list_sizes()[1:-1]:
         if not _takes_size(network, architecture, size):
             raise InvalidParameterError(
                 f"progressive_resize: {architecture} does not take images of {size} pixels, the "

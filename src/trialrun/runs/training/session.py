@@ -29,7 +29,7 @@ from trialrun.models.open import InitialNetwork, create_network
 from trialrun.models.zoo.networks import find_head_prefix, set_dropout
 from trialrun.runs.callbacks import RunCallback
 from trialrun.runs.training.fine_tuning import resolve_fine_tuning
-from trialrun.runs.training.image_sizes import describe_unused, resolve_first_size
+from trialrun.runs.training.image_sizes import resolve_image_sizes
 from trialrun.runs.training.initial import (
     ResolvedWeights,
     compute_initial_params,
@@ -152,8 +152,8 @@ def start_session(
         if note is not None:
             name = initial.description.architecture
             note(f"the last layer of {name} is not linear: it starts from random weights")
-    config = resolve_first_size(config, network, initial.description.architecture, size)
-    if note is not None and (text := describe_unused(config, size)):
+    config, text = resolve_image_sizes(config, network, initial.description.architecture, size)
+    if note is not None and text is not None and not config.smoke:  # which has one epoch
         note(text)
     plan = replace(plan, config=config)
     task = TrainingData(

@@ -18,6 +18,7 @@ from trialrun.engine.fit import fit
 from trialrun.engine.image_sizes import SizeSchedule, count_uncounted_epochs, plan_image_sizes
 from trialrun.engine.inputs.augment import augment_batch, resize_square
 from trialrun.engine.inputs.data import TrainingData
+from trialrun.engine.memory.forecast import measure_bytes_per_image
 from trialrun.engine.memory.full_size import try_full_batch
 from trialrun.engine.snapshot import capture_generators
 from trialrun.engine.state import TrainState, init_train_state
@@ -138,6 +139,13 @@ def test_statistics_average_all_steps_since_the_size_changed() -> None:
     assert [compute_momentum(0.1, 500 + step, 500) for step in range(3)] == [1, 1 / 2, 1 / 3]
     assert compute_momentum(0.1, 600, 500) == 0.1
     assert compute_momentum(0.0003, 600, 100) == compute_momentum(0.0003, 600)
+
+
+def test_memory_is_forecast_for_the_full_size() -> None:
+    """Epochs of small images would pass, and the last ones run out of memory."""
+    off = replace(CONFIG, progressive_resize="off")
+    expected = measure_bytes_per_image(init_state(off), off)
+    assert measure_bytes_per_image(init_state(), CONFIG) == expected
 
 
 class SmallOnly(nn.Module):

@@ -20,7 +20,7 @@ def check_warm_up(lengths: Mapping[str, float]) -> None:
         )
 
 
-def check_first_size(first: int | str, full: int | str) -> None:
+def check_first_size(first: int | str, full: int | str | None) -> None:
     """Check that training begins with smaller images than the network's; texts are not compared.
 
     `first` is the setting progressive_resize, `full` is image_size, both in pixels.
@@ -28,7 +28,7 @@ def check_first_size(first: int | str, full: int | str) -> None:
     Raises:
         InvalidParameterError: The first size is not below the full one.
     """
-    if isinstance(first, str) or isinstance(full, str) or first < full:
+    if isinstance(first, str) or full is None or isinstance(full, str) or first < full:
         return
     smaller = f" to less than {full}, or" if full > 1 else ""
     raise InvalidParameterError(

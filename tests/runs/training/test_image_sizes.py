@@ -14,6 +14,7 @@ from trialrun.config import TrainConfig
 from trialrun.errors import InvalidParameterError
 from trialrun.runs.callbacks import NoOpCallback
 from trialrun.runs.training.image_sizes import RESOLVED_SIZES, resolve_image_sizes
+from trialrun.runs.training.inputs.data import prepare_data
 from trialrun.runs.training.plan import plan_training
 from trialrun.runs.training.run import train_run
 
@@ -65,6 +66,13 @@ def test_small_images_stay_as_they_are() -> None:
     assert "images of 32 pixels" in note
     resolved, note = resolve_image_sizes(TrainConfig(progressive_resize=16), network, name, 32)
     assert (resolved.progressive_resize, note) == (16, None)
+
+
+def test_first_size_above_that_of_the_images_is_refused(colors: Path) -> None:
+    """With image_size=auto the images decide, before they are decoded."""
+    plan = plan_training({"train_data": str(colors), "progressive_resize": 48, **QUICK})
+    with pytest.raises(InvalidParameterError, match=r"=48 is not below the image size \(32 pixels"):
+        prepare_data(plan, Notes())
 
 
 def test_run_logs_the_size_of_each_epoch(store: str, colors: Path) -> None:

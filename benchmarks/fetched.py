@@ -56,11 +56,14 @@ def fetch_stamps() -> Path:
     return _fetch_debian(_STAMPS_PACKAGE) / "usr/share/tuxpaint/stamps"
 
 
-def write_fashion(folder: Path, *, num_images: int, size: int) -> Path:
-    """Write Fashion-MNIST's first test images, from Debian, enlarged, in one folder per class."""
+def write_fashion(folder: Path, *, num_images: int, size: int, part: str = "t10k") -> Path:
+    """Write Fashion-MNIST's first images, from Debian, enlarged, in one folder per class.
+
+    `part` is `t10k`, the 10,000 test images, or `train`, the 60,000 training images.
+    """
     source = _fetch_debian(_FASHION_PACKAGE) / "usr/share/datasets/fashion-mnist"
-    pixels = _read_idx(source / "t10k-images-idx3-ubyte.gz", "images").reshape(-1, 28, 28)
-    labels = _read_idx(source / "t10k-labels-idx1-ubyte.gz", "labels")
+    pixels = _read_idx(source / f"{part}-images-idx3-ubyte.gz", "images").reshape(-1, 28, 28)
+    labels = _read_idx(source / f"{part}-labels-idx1-ubyte.gz", "labels")
     for number, label in enumerate(labels[:num_images]):
         path = folder / str(label) / f"{number:05}.png"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -55,6 +55,9 @@ def _list_types(setting: Setting) -> list[str]:
         types = [setting.type.__name__]
     if setting.rule.path:
         types.append("PathLike[str]")
+    if setting.rule.words:
+        words = ", ".join(f'"{word}"' for word in setting.rule.words)
+        types.append(f"Literal[{words}]")
     if setting.rule.auto:
         types.append('Literal["auto"]')
     return [*types, "None"] if setting.optional else types

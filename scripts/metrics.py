@@ -17,6 +17,8 @@ EPOCH_METRICS = {
     "epoch_seconds": "duration of the epoch with its validation",
     "epochs_without_improvement": "epochs since the lowest validation loss; training stops when it "
     "reaches `patience`",
+    "train_image_size": "height and width of the epoch's training images in pixels; only with "
+    "[`progressive_resize`](../resizing.md)",
     "images_read": "training images that the epoch read",
 }
 SUMMARY_METRICS = {

@@ -51,7 +51,8 @@ def values_of(setting: Setting) -> st.SearchStrategy[Any]:
     return values | st.none() if setting.optional else values
 
 
-_LEFT_OUT = ("device", "warmup_steps", "warmup_fraction")  # one length of the warm-up is set
+# One length of the warm-up is set, and no first image size that may exceed the full one.
+_LEFT_OUT = ("device", "warmup_steps", "warmup_fraction", "progressive_resize")
 FREE = [item for item in list_settings(TrainConfig) if item.name not in _LEFT_OUT]
 PATTERNS = [item for item in FREE if not item.rule.pattern or item.name == "value_range"]
 

@@ -52,6 +52,30 @@ def test_device_is_parsed_with_the_other_settings(device: str, is_valid: bool) -
         build_config(TrainConfig, {"device": device})
 
 
+@pytest.mark.parametrize(
+    ("value", "expected"), [("off", "off"), (" ON ", "on"), ("112", 112), (112, 112), (112.0, 112)]
+)
+def test_first_image_size_is_a_word_or_a_number(value: object, expected: object) -> None:
+    """Both have one parser, whatever the entry point."""
+    assert build_config(TrainConfig, {"progressive_resize": value}).progressive_resize == expected
+
+
+@pytest.mark.parametrize("value", ["half", "0", "0.5", "4097", "auto", True, None])
+def test_other_first_image_sizes_are_refused(value: object) -> None:
+    """The error lists the legal values."""
+    expected = r"is not off \| on \| integer >= 1 and <= 4096"
+    with pytest.raises(InvalidParameterError, match=expected):
+        build_config(TrainConfig, {"progressive_resize": value})
+
+
+@pytest.mark.parametrize(("first", "hint"), [(64, "less than 64, or to off"), (65, "less than 64")])
+def test_first_image_size_is_below_the_full_one(first: int, hint: str) -> None:
+    """The hint names the limit."""
+    with pytest.raises(InvalidParameterError, match="not below the image size") as raised:
+        build_config(TrainConfig, {"progressive_resize": first, "image_size": 64})
+    assert hint in raised.value.hint
+
+
 def test_empty_value_is_called_empty() -> None:
     """`train_data= is not text` would be hard to read."""
     with pytest.raises(InvalidParameterError, match="train_data is empty"):

@@ -339,6 +339,14 @@ def test_patience_begins_once_all_layers_train() -> None:
     ]
 
 
+def test_early_stopping_waits_for_the_full_image_size() -> None:
+    """Of fifteen epochs, the last three have the full size."""
+    config = TrainConfig(epochs=15, batch_size=8, patience=2, progressive_resize="on")
+    statuses = list(stop_early(make_results([0.5] + [1.0] * 14), EarlyStopping(config)))
+    last = statuses[-1]
+    assert (last.result.epoch, last.best_epoch, last.stop_reason) == (14, 1, "early_stop")
+
+
 def test_improvement_below_min_delta_does_not_count() -> None:
     """An improvement below min_delta does not reset patience; the lowest loss is still the best."""
     config = TrainConfig(epochs=9, patience=2, min_delta=0.1)

@@ -96,6 +96,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "momentum": ("shufflenet_v2_x0_5", {}),
     "adamw-ema": ("shufflenet_v2_x0_5", {"optimizer": "adamw", "ema": 0.9, "decay_norms": False}),
     "mixing": ("shufflenet_v2_x0_5", {"mixup": 0.4, "cutmix": 0.4, "augment": "strong"}),
+    "resizing": ("shufflenet_v2_x0_5", {"progressive_resize": 16, "ema": 0.9, "augment": "flip"}),
     "dropout": ("mobilenet_v3_small", {"warmup_steps": 3, "schedule": "polynomial"}),
     "features": ("shufflenet_v2_x0_5", {"freeze": "backbone"}),
     "frozen": ("mobilenet_v3_small", {"freeze": "backbone", "augment": "flip"}),

@@ -8,7 +8,7 @@ import pytest
 from tests.conftest import write_model
 from tests.tuning.conftest import claim_next, make_queue, settings
 from trialrun.errors import InvalidModelDirectoryError, InvalidParameterError
-from trialrun.tuning.plan import plan_search
+from trialrun.tuning.plan import find_impossible_reason, plan_search
 
 TWO_METRICS = "valid_loss,train_loss"
 
@@ -38,6 +38,21 @@ def test_impossible_combinations_are_refused(
     """Optuna or the trials would fail on them after the run was opened, or ignore a setting."""
     with pytest.raises((InvalidParameterError, InvalidModelDirectoryError), match=message):
         plan_search(settings(colors, **values))
+
+
+def test_first_image_size_is_searched_with_the_full_one(colors: Path) -> None:
+    """A trial that combines 64 pixels at first with 48 at the end is not trained; others are."""
+    plan = plan_search(settings(colors, progressive_resize="off,64", image_size="48,96"))
+    assert plan.space.texts()["progressive_resize"] == "off,64"
+    reasons = {
+        (first, full): find_impossible_reason(
+            plan.base, {"progressive_resize": first, "image_size": full}
+        )
+        for first in ("off", 64)
+        for full in (48, 96)
+    }
+    assert [pair for pair, reason in reasons.items() if reason] == [(64, 48)]
+    assert "is not below the image size (48 pixels)" in reasons[64, 48]
 
 
 def test_folders_of_all_models_are_known(

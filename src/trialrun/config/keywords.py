@@ -23,6 +23,7 @@ class TrainKeywords(TypedDict, total=False):
     group_column: str | None
     group_pattern: str | None
     image_size: int | Literal["auto"]
+    progressive_resize: int | Literal["off", "on"]
     fit: Literal["auto", "crop", "squash", "pad"]
     value_range: str | None
     augment: Literal["none", "flip", "standard", "strong"]
@@ -201,6 +202,7 @@ class SearchKeywords(TypedDict, total=False):
     group_column: str | None
     group_pattern: str | None
     image_size: int | Literal["auto"] | str | Sequence[int | Literal["auto"]]
+    progressive_resize: int | Literal["off", "on"] | str | Sequence[int | Literal["off", "on"]]
     fit: (
         Literal["auto", "crop", "squash", "pad"]
         | str

@@ -17,6 +17,7 @@ from trialrun.errors import InvalidParameterError, TrialrunError, merge_errors
 
 NONE_TEXT = "none"  # MLproject has no None, and MLflow logs an empty text as two quotes
 AUTO_TEXT = "auto"
+OFF_TEXT, ON_TEXT = "off", "on"
 SMALLEST_POSITIVE_DOUBLE = 5e-324  # Azure ML designer's lower bound of learning_rate
 
 _METADATA_KEY = "setting"
@@ -33,6 +34,7 @@ class _Rule:
     lt: float = math.inf  # values must be less than this
     choices: tuple[str, ...] = ()
     auto: bool = False  # `auto` is a legal value
+    words: tuple[str, ...] = ()  # further texts that are legal values of a number
     logarithmic: bool = False  # a search samples ranges on a log scale
     searchable: bool = True
     pattern: str = ""  # regular expression that the whole text must match
@@ -69,6 +71,7 @@ class Setting:
             words = " | ".join(self.rule.choices)
         else:
             words = self.rule.pattern_help or _TYPE_NAMES[self.type] + self._describe_range()
+        words = " | ".join((*self.rule.words, words))
         if self.rule.auto:
             words += f" | {AUTO_TEXT}"
         return words + f" | {NONE_TEXT}" if self.optional else words
@@ -76,7 +79,7 @@ class Setting:
     @property
     def suggestions(self) -> tuple[str, ...]:
         """Values that shell completion offers; empty for numbers and free text."""
-        suggestions = self.rule.choices or self.rule.suggestions
+        suggestions = self.rule.choices or self.rule.suggestions or self.rule.words
         if self.type is bool:
             suggestions = ("true", "false")
         return (*suggestions, AUTO_TEXT) if self.rule.auto else suggestions
@@ -102,6 +105,8 @@ class Setting:
             raise self._make_error(value)
         if self.rule.auto and isinstance(value, str) and value.strip().lower() == AUTO_TEXT:
             return AUTO_TEXT
+        if isinstance(value, str) and value.strip().lower() in self.rule.words:
+            return value.strip().lower()
         try:
             parsed = _PARSERS[self.type](value)
             as_text(parsed)  # fails for integers of more than 4,300 digits (Python's limit)
@@ -124,7 +129,7 @@ class Setting:
         text = _format_value(value)
         found = f"{self.name}={text} is not" if text.strip() else f"{self.name} is empty, not"
         return InvalidParameterError(
-            f"{found} {_ARTICLES[self.type]}{self.legal_values}",
+            f"{found} {'' if self.rule.words else _ARTICLES[self.type]}{self.legal_values}",
             "`--help` lists every setting with its range and default.",
         )
 
@@ -150,7 +155,7 @@ def _read_field(declared: "dataclasses.Field[Any]") -> Setting:
     members = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else ()
     value_types = [member for member in members or (annotation,) if member is not type(None)]
     rule = declared.metadata[_METADATA_KEY]
-    if rule.auto:
+    if rule.auto or rule.words:
         value_types = [member for member in value_types if member is not str] or [str]
     return Setting(declared.name, value_types[0], type(None) in members, declared.default, rule)
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from trialrun.config.data import LabelConfig
 from trialrun.config.settings import (
     AUTO_TEXT,
+    OFF_TEXT,
+    ON_TEXT,
     SMALLEST_POSITIVE_DOUBLE,
     as_texts,
     device_setting,
@@ -15,7 +17,8 @@ from trialrun.config.settings import (
     group_pattern_setting,
     setting,
 )
-from trialrun.errors import InvalidParameterError, redact_credentials
+from trialrun.config.train_checks import check_first_size, check_warm_up, parse_value_range
+from trialrun.errors import redact_credentials
 
 # Settings of the same length in steps, in epochs, and as a fraction of the run.
 WARM_UP_LENGTHS = ("warmup_steps", "warmup_epochs", "warmup_fraction")
@@ -63,7 +66,8 @@ class TrainConfig(LabelConfig):
     patience: int = setting(
         3,
         "Stop after this many consecutive epochs without a lower validation loss; epochs that "
-        "train only the last layer first (freeze_epochs) do not count.",
+        "train only the last layer first (freeze_epochs), or smaller images (progressive_resize), "
+        "do not count.",
         low=1,
     )
 
@@ -88,6 +92,16 @@ class TrainConfig(LabelConfig):
         low=1,
         high=4096,
         auto=True,
+    )
+    progressive_resize: int | str = setting(
+        OFF_TEXT,
+        "Train on smaller images first, which takes half the operations: a number is the first "
+        "size in pixels, on is half of image_size, or more if the network needs it. The first half "
+        "of the epochs has this size, the last fifth has image_size, and sizes grow between them. "
+        "Validation always has image_size; patience counts in the last fifth only.",
+        low=1,
+        high=4096,
+        words=(OFF_TEXT, ON_TEXT),
     )
     fit: str = setting(
         "auto",
@@ -366,29 +380,13 @@ class TrainConfig(LabelConfig):
     )
 
     def __post_init__(self) -> None:
-        lengths = [f"{n}={v:g}" for n in WARM_UP_LENGTHS if (v := getattr(self, n))]
-        if len(lengths) > 1:
-            raise InvalidParameterError(
-                f"{' and '.join(lengths)} are set together",
-                "Set one of them: they give the length of the same warm-up, in different units.",
-            )
+        check_warm_up({name: getattr(self, name) for name in WARM_UP_LENGTHS})
+        check_first_size(self.progressive_resize, self.image_size)
         self.parse_value_range()
 
     def parse_value_range(self) -> tuple[int, int] | None:
-        """Return the ends of `value_range`; None if it is not a range.
-
-        Raises:
-            InvalidParameterError: The lower end is not below the upper one.
-        """
-        if self.value_range in (None, AUTO_TEXT):
-            return None
-        low, high = map(int, str(self.value_range).split(":"))
-        if low >= high:
-            raise InvalidParameterError(
-                f"value_range={low}:{high} ends at or before its beginning",
-                "Give the value that becomes black first, such as 0:4095.",
-            )
-        return low, high
+        """Return the ends of `value_range`; see `train_checks.parse_value_range`."""
+        return parse_value_range(self.value_range)
 
     def params(self) -> dict[str, str]:
         """Return the settings by name, as texts."""

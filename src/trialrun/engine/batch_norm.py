@@ -28,6 +28,7 @@ class RunningStatistics:
 
     def __init__(self, network: nn.Module) -> None:
         self.step = 0
+        self.first_step = 0  # since which the averages count
         self._groups: dict[float, tuple[list[Tensor], list[Tensor]]] = defaultdict(lambda: ([], []))
         for norm in network.modules():
             if isinstance(norm, _BatchNorm) and norm.running_mean is not None and norm.momentum:
@@ -52,6 +53,13 @@ class RunningStatistics:
     def list_averages(self) -> list[Tensor]:
         """Return the running averages, not copied, in a fixed order."""
         return [tensor for averages, _ in self._groups.values() for tensor in averages]
+
+    def restart(self) -> None:
+        """Forget the averages: the next steps have images of another size, and other statistics.
+
+        The first step replaces them; the following ones average until the usual momentum does.
+        """
+        self.first_step = self.step
 
     def drop_parts(self) -> None:
         """Forget the parts that `add_part` has added since the last update."""
@@ -78,7 +86,8 @@ class RunningStatistics:
             torch._foreach_copy_(self._groups[own][1], sums)
         self.drop_parts()
         for own, (averages, latest) in self._groups.items():
-            torch._foreach_lerp_(averages, latest, compute_momentum(own, self.step))
+            momentum = compute_momentum(own, self.step, self.first_step)
+            torch._foreach_lerp_(averages, latest, momentum)
         self.step += 1
 
     @torch.no_grad()
@@ -88,9 +97,9 @@ class RunningStatistics:
             torch._foreach_copy_(latest, averages)
 
 
-def compute_momentum(own: float, step: int) -> float:
+def compute_momentum(own: float, step: int, first_step: int = 0) -> float:
     """Return the weight of the batch of step `step` (from 0) in the running averages, in (0, 1].
 
-    `own` is the layer's own momentum.
+    `own` is the layer's own momentum; steps before `first_step` do not count.
     """
-    return max(own, _WINDOW / (step + _WINDOW))
+    return max(own, _WINDOW / (step + _WINDOW), 1 / (step - first_step + 1))

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from trialrun.config import TrainConfig
+from trialrun.engine.image_sizes import count_uncounted_epochs
 from trialrun.engine.results import EpochResult
-from trialrun.engine.steps import count_frozen_epochs
 
 COMPLETED = "completed"
 EARLY_STOP = "early_stop"
@@ -44,7 +44,8 @@ class EarlyStopping:
 
     An epoch counts as no improvement unless its validation loss is more than `min_delta` below the
     reference, the last loss that improved; NaN never improves. The best epoch has the lowest loss.
-    Patience begins once all layers train. `lowest` are the lowest losses after each epoch since.
+    Patience begins once all layers train, at the full image size: smaller images lower the loss
+    less. `lowest` are the lowest losses after each epoch since.
     """
 
     config: TrainConfig
@@ -66,7 +67,7 @@ class EarlyStopping:
         else:
             self.num_stalled += 1
         self.seconds = seconds
-        if result.epoch > self._num_head_epochs:
+        if result.epoch > count_uncounted_epochs(self.config):
             self.lowest = (*self.lowest, self.best_loss)
         self.stop_reason = self._find_stop_reason(result.epoch)
         return EpochStatus(
@@ -76,7 +77,8 @@ class EarlyStopping:
     def _find_stop_reason(self, epoch: int) -> str | None:
         if epoch >= self.config.epochs:
             return COMPLETED
-        if min(self.num_stalled, epoch - self._num_head_epochs) >= self.config.patience:
+        num_counted = epoch - count_uncounted_epochs(self.config)
+        if min(self.num_stalled, num_counted) >= self.config.patience:
             return EARLY_STOP
         gain = forecast_gain(self.lowest, self.config.patience, self.config.epochs - epoch)
         if gain < self.config.min_gain:
@@ -85,12 +87,6 @@ class EarlyStopping:
         if max_minutes is not None and self.seconds >= 60 * max_minutes:
             return TIME_BUDGET
         return None
-
-    @property
-    def _num_head_epochs(self) -> int:
-        """The number of epochs that train the last layer before the others, and do not count."""
-        num_frozen = count_frozen_epochs(self.config)
-        return num_frozen if num_frozen < self.config.epochs else 0
 
     def to_json(self) -> dict[str, Any]:
         """Return the state as plain values; infinity is None."""

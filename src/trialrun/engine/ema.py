@@ -1,5 +1,7 @@
 """The exponential moving average (EMA) of a network's weights."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -34,6 +36,11 @@ class MovingAverage(AveragedModel):
     def __init__(self, network: nn.Module, decay: float) -> None:
         super().__init__(network, use_buffers=True)
         self._target = decay
+        self.first_buffer_update = 0  # since which averages of buffers count
+
+    def restart_buffers(self) -> None:
+        """Forget the averages of buffers: the next ones are of images of another size."""
+        self.first_buffer_update = int(self.n_averaged)
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
@@ -42,18 +49,19 @@ class MovingAverage(AveragedModel):
         Raises:
             ValueError: `model` has a different number of tensors.
         """
-        pairs = list(zip(_list_tensors(self.module), _list_tensors(model), strict=True))
         step = int(self.n_averaged)
+        self._average(self.module.parameters(), model.parameters(), step)
+        buffers = self.module.buffers(), model.buffers()
+        self._average(*buffers, step - self.first_buffer_update)
+        self.n_averaged += 1
+
+    def _average(self, averages: Iterable[Tensor], values: Iterable[Tensor], step: int) -> None:
+        """Move averages towards values; `step` counts the updates before this one."""
+        pairs = list(zip(averages, values, strict=True))
         means = [pair for pair in pairs if pair[0].is_floating_point() and step > 0]
         for average, value in pairs:
             if step == 0 or not average.is_floating_point():
                 average.copy_(value)
         if means:
-            averages, values = zip(*means, strict=True)
             update = get_ema_multi_avg_fn(compute_decay(self._target, step))
-            update(averages, values, self.n_averaged)
-        self.n_averaged += 1
-
-
-def _list_tensors(network: nn.Module) -> list[Tensor]:
-    return [*network.parameters(), *network.buffers()]
+            update(*zip(*means, strict=True), self.n_averaged)

@@ -49,7 +49,12 @@ class EvaluationFault:
 
 
 def find_evaluation_fault(
-    state: TrainState, *, train_accuracy: float, valid_accuracy: float, ranks: Ranks
+    state: TrainState,
+    *,
+    train_accuracy: float,
+    valid_accuracy: float,
+    ranks: Ranks,
+    image_size: int | None = None,
 ) -> EvaluationFault | None:
     """Compare both modes on training images if validation is far below training.
 
@@ -58,6 +63,8 @@ def find_evaluation_fault(
         train_accuracy: Of the epoch's training steps, 0 to 1.
         valid_accuracy: Of the network in evaluation mode, 0 to 1.
         ranks: Every rank calls this with the same accuracies.
+        image_size: That of the epoch's training images, at which both modes are compared: a network
+            that has seen small images only may not yet classify large ones. None is the full size.
     """
     if state.trainable is not state.network:
         return None  # the last layer on features is the same in both modes
@@ -68,7 +75,7 @@ def find_evaluation_fault(
     near_chance = chance + _NEAR_CHANCE_SHARE * lead
     if lead < _MIN_LEAD or valid_accuracy >= near_chance:
         return None
-    sample = _select_sample(state, ranks)
+    sample = _select_sample(state, ranks, image_size)
     evaluated = _measure_evaluation_accuracy(state, state.eval_module(), sample, ranks)
     if evaluated >= near_chance:
         return None  # overfitting, or validation images from another distribution
@@ -84,7 +91,7 @@ def _compute_majority_share(labels: NDArray[np.int64]) -> float:
     return float(np.bincount(labels).max() / len(labels))
 
 
-def _select_sample(state: TrainState, ranks: Ranks) -> ImageDataset:
+def _select_sample(state: TrainState, ranks: Ranks, image_size: int | None) -> ImageDataset:
     """Draw training images, the same number for each rank."""
     train = state.data.train
     num_images = min(len(train), _MAX_IMAGES) // ranks.world_size * ranks.world_size
@@ -93,7 +100,7 @@ def _select_sample(state: TrainState, ranks: Ranks) -> ImageDataset:
         chosen = draw_permutation(len(train), _SAMPLE_SEED)[:num_images]
     else:  # of few shards
         chosen = open_stream_order(train.sharding.numbers, _SAMPLE_SEED, 1)[:num_images]
-    return resize_dataset(train, state.data.preprocessing).take(chosen)
+    return resize_dataset(train, state.data.preprocessing, image_size).take(chosen)
 
 
 def _iterate_batches(sample: ImageDataset, ranks: Ranks) -> Iterator[Batch]:

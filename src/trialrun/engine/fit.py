@@ -26,6 +26,7 @@ from trialrun.engine.inputs.batches import (
 from trialrun.engine.inputs.seeds import derive_seed
 from trialrun.engine.memory.accumulation import count_valid_images
 from trialrun.engine.memory.forecast import check_batch_fits
+from trialrun.engine.memory.full_size import check_full_size_fits
 from trialrun.engine.memory.release import find_fitting_result
 from trialrun.engine.results import EpochResult
 from trialrun.engine.state import TrainState
@@ -61,6 +62,7 @@ def fit(
             enter_phase(state, config, ranks)
             if state.train_module is not checked:
                 check_batch_fits(state, config)
+                check_full_size_fits(state, config, ranks)
                 checked = state.train_module
             result = _run_epoch(state, config, ranks, on_step, on_valid_batch)
         state.epoch, state.step, state.train_seconds = result.epoch, 0, 0.0
@@ -83,6 +85,7 @@ def _run_epoch(
         train_accuracy=trained.accuracy,
         valid_accuracy=validation.accuracy,
         ranks=ranks,
+        image_size=state.choose_image_size(epoch),
     )
     return EpochResult(
         epoch=epoch,
@@ -95,6 +98,7 @@ def _run_epoch(
         validation=validation,
         evaluation_fault=fault,
         num_train_images=state.num_images,
+        train_image_size=state.choose_image_size(epoch),
     )
 
 
@@ -117,8 +121,9 @@ def _train_epoch(
         torch.manual_seed(derive_seed(config.random_seed, "dropout", epoch, *rank))  # and for MixUp
         state.totals.zero_()
         state.num_images = 0
+        state.restart_statistics()
     state.set_training()
-    step = TrainingStep(state, config, ranks, epoch)
+    step = TrainingStep(state, config, ranks, epoch, state.choose_image_size(epoch))
     batches = PrefetchIterator(
         training_batches(
             state.data.train,

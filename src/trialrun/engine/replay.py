@@ -78,7 +78,8 @@ def replay_step(
     """
     batch = state.data.train.load_batch(positions, len(positions))
     state.set_training()
-    step = TrainingStep(state, config, SINGLE_PROCESS, state.epoch + 1)
+    epoch = state.epoch + 1
+    step = TrainingStep(state, config, SINGLE_PROCESS, epoch, state.choose_image_size(epoch))
     fault = _FirstFault()
     with _inspect_layers(state.trainable, fault):
         losses = [step.compute_loss(part)[0] for part in step.split_batch(batch, len(positions))]

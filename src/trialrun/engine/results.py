@@ -24,6 +24,7 @@ class EpochResult:
     validation: EvaluationResult
     evaluation_fault: EvaluationFault | None = None
     num_train_images: int | None = None  # counted as they were read; None in earlier checkpoints
+    train_image_size: int | None = None  # in pixels; None without progressive_resize
 
     @property
     def valid_loss(self) -> float:
@@ -43,6 +44,7 @@ class EpochResult:
             "valid_images_per_second": self.validation.images_per_second,
             "data_wait_fraction": self.data_wait_fraction,
             "epoch_seconds": self.epoch_seconds,
+            "train_image_size": self.train_image_size,
         }
         return {name: value for name, value in values.items() if value is not None}
 

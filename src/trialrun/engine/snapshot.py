@@ -61,7 +61,9 @@ def capture_values(state: TrainState) -> dict[str, Any]:
         "group_learning_rates": [group["lr"] for group in state.optimizer.param_groups],
         "grad_scaler": state.grad_scaler.state_dict(),
         "ema_updates": None if ema is None else int(ema.n_averaged),
+        "ema_first_buffer_update": None if ema is None else ema.first_buffer_update,
         "batch_norm_step": None if statistics is None else statistics.step,
+        "batch_norm_first_step": None if statistics is None else statistics.first_step,
     }
 
 
@@ -87,8 +89,11 @@ def restore_state(
         for name, value in state.ema.module.state_dict().items():
             value.copy_(tensors[f"ema.{name}"])
         state.ema.n_averaged.fill_(values["ema_updates"])
+        # Checkpoints before version 0.3 have neither this nor the first step of batch norm.
+        state.ema.first_buffer_update = values.get("ema_first_buffer_update", 0)
     if state.batch_norm_statistics is not None:
         state.batch_norm_statistics.step = values["batch_norm_step"]
+        state.batch_norm_statistics.first_step = values.get("batch_norm_first_step", 0)
         for index, average in enumerate(state.batch_norm_statistics.list_averages()):
             average.copy_(tensors[f"batch_norm.{index}"])
     state.totals.copy_(tensors[_TOTALS])

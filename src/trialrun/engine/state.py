@@ -14,6 +14,7 @@ from trialrun.distributed import SINGLE_PROCESS, Ranks
 from trialrun.engine.batch_norm import RunningStatistics
 from trialrun.engine.compute.precision import ComputeConfig
 from trialrun.engine.ema import MovingAverage
+from trialrun.engine.image_sizes import SizeSchedule, plan_image_sizes
 from trialrun.engine.inputs.data import TrainingData
 from trialrun.engine.inputs.features import use_features
 from trialrun.engine.optim import freeze_backbone, make_optimizer, make_scheduler
@@ -48,6 +49,7 @@ class TrainState:
     batch_norm_statistics: RunningStatistics | None  # None if they stay as they are
     has_frozen_statistics: bool  # of batch norm
     has_frozen_backbone: bool
+    image_sizes: SizeSchedule | None  # of training images; None if all epochs have the full size
     totals: Tensor  # (2,): sum of losses and number correct of the epoch's steps so far
     epoch: int = 0  # completed epochs
     step: int = 0  # completed steps of the next epoch
@@ -73,6 +75,19 @@ class TrainState:
     def eval_module(self) -> nn.Module:
         """Return the module that maps the inputs in `data` to the outputs of `inference_model`."""
         return self.inference_model() if self.trainable is self.network else self.trainable
+
+    def choose_image_size(self, epoch: int) -> int | None:
+        """Return the size of the training images in an epoch, from 1; None is the full size."""
+        return None if self.image_sizes is None else self.image_sizes.choose_size(epoch)
+
+    def restart_statistics(self) -> None:
+        """Start the running statistics again if the next epoch has images of another size."""
+        if self.choose_image_size(self.epoch + 1) == self.choose_image_size(max(self.epoch, 1)):
+            return
+        if self.batch_norm_statistics is not None:
+            self.batch_norm_statistics.restart()
+        if self.ema is not None:
+            self.ema.restart_buffers()
 
     def set_training(self) -> None:
         """Set training mode; evaluation mode where batch-norm statistics are to be kept."""
@@ -129,6 +144,7 @@ def init_train_state(
         else RunningStatistics(network),
         has_frozen_statistics=has_frozen_statistics,
         has_frozen_backbone=freeze,
+        image_sizes=plan_image_sizes(config, data.preprocessing.image_size),
         totals=torch.zeros(2, dtype=compute.accumulator_dtype, device=compute.device),
         num_parts=1 if config.accumulate_steps == AUTO_TEXT else int(config.accumulate_steps),
         valid_batch_size=_VALID_BATCH_FACTOR * config.batch_size,

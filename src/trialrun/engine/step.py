@@ -29,11 +29,21 @@ from trialrun.engine.state import TrainState
 
 
 class TrainingStep:
-    """The training step of one epoch; loss and MixUp are made once."""
+    """The training step of one epoch; loss and MixUp are made once.
 
-    def __init__(self, state: TrainState, config: TrainConfig, ranks: Ranks, epoch: int) -> None:
+    `image_size` is the size of the inputs in pixels; None is the full size.
+    """
+
+    def __init__(
+        self,
+        state: TrainState,
+        config: TrainConfig,
+        ranks: Ranks,
+        epoch: int,
+        image_size: int | None = None,
+    ) -> None:
         self._state, self._config, self._compute = state, config, state.compute
-        self._ranks, self._epoch = ranks, epoch
+        self._ranks, self._epoch, self._image_size = ranks, epoch, image_size
         labels = torch.from_numpy(state.data.train.labels)
         self._loss = make_loss(config, labels, state.data.num_classes).to(state.compute.device)
         self._mixer = make_mixer(config, state.data.num_classes)
@@ -108,13 +118,15 @@ class TrainingStep:
     def prepare_inputs(self, batch: Batch) -> BatchPart:
         """Return the whole batch as one part: augmented, normalised and mixed, on the device."""
         data, device = self._state.data, self._compute.device
+        full_size = data.preprocessing.image_size  # None for features of a frozen backbone
         pixels = augment_batch(
             to_device(batch.pixels, device),
             batch.positions,
             augment=self._config.augment,
             epoch=self._epoch,
             random_seed=self._config.random_seed,
-            size=data.preprocessing.image_size,
+            size=self._image_size if full_size else None,
+            full_size=full_size,
             steps=data.train_steps,
             aspects=batch.aspects,
         )

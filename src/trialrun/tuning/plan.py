@@ -20,6 +20,7 @@ from trialrun.config import (
     list_settings,
     list_values,
 )
+from trialrun.config.settings import OFF_TEXT
 from trialrun.config.train import WARM_UP_LENGTHS
 from trialrun.engine.steps import count_warm_up_steps
 from trialrun.errors import (
@@ -253,6 +254,8 @@ def _list_other_models(
 def _corner_value(name: str, dimension: Dimension) -> Any:
     if name == "epochs":
         return int(dimension.largest())
+    if name == "progressive_resize":
+        return OFF_TEXT  # a first size that does not fit one image_size may fit another
     if name in _SMALLEST_AT_CORNER and isinstance(dimension, Choice):
         return min(dimension.options)
     return dimension.value_at(0)

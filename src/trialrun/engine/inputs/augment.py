@@ -2,7 +2,7 @@
 
 Each image has its own draws, which depend on (seed, epoch, image) alone: batch size, order and
 interruptions do not change how an image is augmented. Tensor letters: N images, S the image size,
-P the stored size (P >= S).
+P the stored size (P >= S), F the full size (F >= S) of which progressive_resize makes S.
 """
 
 import math
@@ -35,17 +35,20 @@ def augment_batch(
     epoch: int,
     random_seed: int,
     size: int | None = None,
+    full_size: int | None = None,
     steps: Sequence[TransformStep] = (),
     aspects: NDArray[np.float32] | None = None,
 ) -> Tensor:
     """Augment (N, 3, P, P) uint8 images; return (N, 3, S, S) uint8.
 
     `positions`, (N,), are the images' positions in the data set. `augment` is none, flip, standard
-    or strong. `size` is S; None means P. `steps` are the user's own transforms, which replace
-    `augment`. `aspects`, (N,), are the aspect ratios of images that are stored squashed: standard
-    and strong then crop from the whole image in its own aspect ratio.
+    or strong. `size` is S, None means F; `full_size` is F, None means S, or P without either.
+    `steps` are the user's own transforms, which replace `augment`. `aspects`, (N,), are the aspect
+    ratios of images that are stored squashed: standard and strong then crop from the whole image in
+    its own aspect ratio.
     """
-    size = size or pixels.shape[-1]
+    full_size = full_size or size or pixels.shape[-1]
+    size = size or full_size
     if steps:
         return _apply_transforms(
             pixels, positions, steps, size, derive_seed(random_seed, "steps", epoch)
@@ -59,10 +62,14 @@ def augment_batch(
         return _flip_random(pixels, draws[:, 4])
     seed = derive_seed(random_seed, "crop", epoch)
     retries = draw_uniforms(seed, positions, 2 * (_CROP_ATTEMPTS - 1))
-    cropped = _crop_random(pixels, np.concatenate([draws, retries], axis=1), size, aspects)
+    draws = np.concatenate([draws, retries], axis=1)
     if augment == "standard":
-        return cropped
-    return _apply_trivial_augment(cropped, positions, epoch, random_seed)
+        if size != full_size:  # crops do not average pixels; this costs a third of a crop
+            pixels = resize_square(pixels, round(pixels.shape[-1] * size / full_size))
+        return _crop_random(pixels, draws, size, aspects)
+    # TrivialAugment moves images by pixels, so it changes them before they are made smaller.
+    cropped = _crop_random(pixels, draws, full_size, aspects)
+    return resize_square(_apply_trivial_augment(cropped, positions, epoch, random_seed), size)
 
 
 def _flip_random(pixels: Tensor, draws: NDArray[np.float64]) -> Tensor:

@@ -27,6 +27,7 @@ from trialrun.runs.evaluation.predictions import (
 from trialrun.runs.evaluation.tables import log_tables
 from trialrun.runs.training.environment import ENVIRONMENT, describe_environment
 from trialrun.runs.training.fine_tuning import collect_fine_tuning_params
+from trialrun.runs.training.image_sizes import RESOLVED_SIZES
 from trialrun.runs.training.inputs.data import PreparedData, PreparedSet
 from trialrun.runs.training.inputs.data_mode import describe_modes
 from trialrun.runs.training.inputs.manifest import format_json_lines, log_manifest
@@ -99,6 +100,7 @@ def collect_resolved_params(state: TrainState, config: TrainConfig) -> dict[str,
         "resolved_ema": describe_ema(config.ema),
         "resolved_batch_norm_momentum": statistics.rule if statistics else NONE_TEXT,
         **collect_fine_tuning_params(config),
+        **({RESOLVED_SIZES: str(state.image_sizes)} if state.image_sizes else {}),
     }
 
 

@@ -29,6 +29,7 @@ from trialrun.models.open import InitialNetwork, create_network
 from trialrun.models.zoo.networks import find_head_prefix, set_dropout
 from trialrun.runs.callbacks import RunCallback
 from trialrun.runs.training.fine_tuning import resolve_fine_tuning
+from trialrun.runs.training.image_sizes import resolve_image_sizes
 from trialrun.runs.training.initial import (
     ResolvedWeights,
     compute_initial_params,
@@ -151,6 +152,9 @@ def start_session(
         if note is not None:
             name = initial.description.architecture
             note(f"the last layer of {name} is not linear: it starts from random weights")
+    config, text = resolve_image_sizes(config, network, initial.description.architecture, size)
+    if note is not None and text is not None and not config.smoke:  # which has one epoch
+        note(text)
     plan = replace(plan, config=config)
     task = TrainingData(
         data.train.dataset,
@@ -241,10 +245,17 @@ class DurationForecast:
             self._note_duration((time.perf_counter() - self._started) / _FORECAST_STEPS)
 
     def _note_duration(self, step_seconds: float) -> None:
-        seconds = step_seconds * (self._num_steps - self._steps)
+        seconds = step_seconds * (self._num_steps - self._steps) * self._compute_growth()
         if seconds >= _LONG_SECONDS:
             hours, minutes = divmod(round(seconds / 60), 60)
             self._callback.on_note(
                 f"at this speed the remaining steps take about {hours} h {minutes} min on this "
                 "CPU; a GPU is recommended"
             )
+
+    def _compute_growth(self) -> float:
+        """Return the pixels of a mean image of the remaining epochs, relative to those of now."""
+        sizes, now = self._state.image_sizes, self._state.choose_image_size(self._state.epoch + 1)
+        if sizes is None or now is None:
+            return 1.0
+        return sizes.average_pixels(self._state.epoch + 1) / now**2

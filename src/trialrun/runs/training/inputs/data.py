@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from trialrun.config import AUTO_TEXT
+from trialrun.config.train_checks import check_first_size
 from trialrun.distributed import SINGLE_PROCESS, Ranks
 from trialrun.engine.inputs.batches import ImageDataset
 from trialrun.errors import InvalidParameterError
@@ -110,7 +111,8 @@ def prepare_data(
 
     Raises:
         InvalidModelDirectoryError: The description of the model cannot be read.
-        InvalidParameterError: The initial weights need another image size.
+        InvalidParameterError: The initial weights need another image size, or progressive_resize is
+            not below it.
         InvalidDatasetError: Too many images cannot be read, or a class has no usable image.
         StorageError: The cache folder cannot be written.
     """
@@ -120,6 +122,7 @@ def prepare_data(
     for text in find_likely_mistakes(plan.config, initial):
         callback.on_note(text)
     preprocessing = _build_preprocessing(plan, scans, initial.expected_input)
+    check_first_size(plan.config.progressive_resize, preprocessing.image_size)
     if plan.config.value_range == AUTO_TEXT and preprocessing.value_range is None:
         callback.on_note(f"value_range={AUTO_TEXT}: no training image has more than 8 bits")
     stored, train_transforms = _plan_storage(plan, preprocessing, scans[0])

@@ -42,7 +42,8 @@ def log_epoch_images(
     epoch = status.result.epoch
     if not has_pictures(epoch, plan.config.epochs):
         return
-    pictures = [*_draw_predictions(plan, data.valid, status), *_draw_samples(plan, data, epoch)]
+    samples = _draw_samples(plan, data, epoch, status.result.train_image_size)
+    pictures = [*_draw_predictions(plan, data.valid, status), *samples]
     for key, picture in pictures:
         log_image(run, picture, key=key, step=epoch, timestamp_ms=timestamp_ms)
     if epoch == 1 and data.train.dataset.sharding is None:
@@ -94,15 +95,17 @@ def is_augmented(config: TrainConfig, data: PreparedData) -> bool:
 
 
 def _draw_samples(
-    plan: TrainPlan, data: PreparedData, epoch: int
+    plan: TrainPlan, data: PreparedData, epoch: int, size: int | None
 ) -> Iterator[tuple[str, Image.Image]]:
     """Yield key and picture, if the images are augmented and not in shards."""
     if data.train.dataset.sharding is None and is_augmented(plan.config, data):
-        yield SAMPLES, draw_samples(plan, data, epoch)
+        yield SAMPLES, draw_samples(plan, data, epoch, size)
 
 
-def draw_samples(plan: TrainPlan, data: PreparedData, epoch: int | None) -> Image.Image:
-    """Return a picture of 16 training images as the network gets them in `epoch`.
+def draw_samples(
+    plan: TrainPlan, data: PreparedData, epoch: int | None, size: int | None = None
+) -> Image.Image:
+    """Return a picture of 16 training images as the network gets them in `epoch`, `size` pixels.
 
     They are the same images in every epoch. MixUp and CutMix are not applied. Without an epoch they
     are not augmented.
@@ -111,7 +114,7 @@ def draw_samples(plan: TrainPlan, data: PreparedData, epoch: int | None) -> Imag
     positions = choose_samples(len(train))
     names = [(make_printable(plan.classes[label]),) for label in train.labels[positions]]
     if epoch is not None:
-        return _arrange(augment_samples(plan.config, data, positions, epoch), names)
+        return _arrange(augment_samples(plan.config, data, positions, epoch, size), names)
     resized = resize_dataset(train, data.preprocessing)
     return _arrange(resized.source.pixels(train.rows[positions]), names)
 
@@ -122,9 +125,16 @@ def choose_samples(num_images: int) -> NDArray[np.int64]:
 
 
 def augment_samples(
-    config: TrainConfig, data: PreparedData, positions: NDArray[np.int64], epoch: int
+    config: TrainConfig,
+    data: PreparedData,
+    positions: NDArray[np.int64],
+    epoch: int,
+    size: int | None = None,
 ) -> Tensor:
-    """Return (N, 3, S, S) uint8, augmented as in `epoch`: that depends on seed and image alone."""
+    """Return (N, 3, S, S) uint8, augmented as in `epoch`: that depends on seed and image alone.
+
+    `size` is S; None is the full size.
+    """
     batch = data.train.dataset.load_batch(positions, len(positions))
     with torch.no_grad():
         return augment_batch(
@@ -133,7 +143,8 @@ def augment_samples(
             augment=config.augment,
             epoch=epoch,
             random_seed=config.random_seed,
-            size=data.preprocessing.image_size,
+            size=size or data.preprocessing.image_size,
+            full_size=data.preprocessing.image_size,
             steps=data.train_transforms,
             aspects=batch.aspects,
         )

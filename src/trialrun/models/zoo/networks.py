@@ -15,6 +15,8 @@ from trialrun.models.zoo.timm import build_timm_network
 # Auxiliary heads are not built, so that every network has one loss.
 _WITH_AUXILIARY_HEADS = ("googlenet", "inception_v3")
 
+_accepted_sizes: set[tuple[str, int]] = set()
+
 
 def build_network(
     architecture: str,
@@ -73,9 +75,13 @@ def _check_switches(architecture: str, arguments: Mapping[str, Any]) -> dict[str
 def check_image_size(network: nn.Module, architecture: str, image_size: int) -> None:
     """Check that `network` takes images of `image_size` pixels, by running a blank image.
 
+    A process runs it once per architecture and size.
+
     Raises:
         InvalidParameterError: The network does not take this size.
     """
+    if (architecture, image_size) in _accepted_sizes:
+        return
     was_training = network.training
     network.eval()
     parameter = next(network.parameters())
@@ -87,6 +93,7 @@ def check_image_size(network: nn.Module, architecture: str, image_size: int) -> 
         raise _image_size_error(architecture, image_size, error) from error
     finally:
         network.train(was_training)
+    _accepted_sizes.add((architecture, image_size))
 
 
 def _image_size_error(

@@ -203,7 +203,7 @@ class TrainingRun:
                 statuses = name_fitting_batch(statuses, session.state, self.plan.config, self.ranks)
             for status in statuses:
                 self._log_epoch(status, session)
-                checkpoints.save(in_epoch=False)
+                checkpoints.save_epoch()
                 self.callback.on_epoch_end(status, self.plan.config.epochs)
                 reporter.on_epoch_end()
         checkpoints.wait()

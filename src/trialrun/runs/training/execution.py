@@ -342,9 +342,9 @@ class TrainingRun:
         best, checkpoints = self.progress.best, self.checkpoints
         assert best is not None
         assert checkpoints is not None
-        network = checkpoints.session.state.inference_model()
+        state = checkpoints.session.state
         started = time.monotonic()
-        parity = measure_parity(network, best.weights, description, folder, self.data.valid)
+        parity = measure_parity(state, best.weights, description, folder, self.data)
         self.run.log_metrics({"parity_seconds": time.monotonic() - started}, SUMMARY_STEP)
         self.run.set_tags(parity.make_tags())
         if not parity.is_equal:

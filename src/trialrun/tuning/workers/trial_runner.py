@@ -23,6 +23,7 @@ from trialrun.errors import (
 )
 from trialrun.mlflow_client import connect_client
 from trialrun.models.weights.published import fetch_default_file
+from trialrun.models.weights.serialization import StateMemory, remember_state
 from trialrun.runs.callbacks import BatchProgress, NoOpCallback, RunCallback
 from trialrun.runs.training.initial import fetch_or_warn
 from trialrun.runs.training.inputs.data import PreparedData, prepare_data
@@ -59,6 +60,7 @@ class TrialRunner:
     callback: RunCallback
     _prepared: dict[tuple[object, ...], PreparedData] = field(default_factory=dict)
     _features: FeatureCache = field(default_factory=FeatureCache)
+    _state_memory: StateMemory = field(default_factory=StateMemory)
     _study: "Study | None" = None
     _storage: StudyStorage | None = None
 
@@ -134,7 +136,7 @@ class TrialRunner:
         callback = _PruningCallback(queue, claim, self.plan, self.callback)
         fits_in_memory = True
         try:
-            with queue.heartbeat(claim):
+            with queue.heartbeat(claim), remember_state(self._state_memory):
                 has_ended = self._train(queue, claim, callback)
         except (_TrialLostError, optuna.exceptions.UpdateFinishedTrialError):
             has_ended = False

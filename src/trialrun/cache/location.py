@@ -108,6 +108,11 @@ def shards_folder(cache: Path) -> Path:
     return cache / "shards"
 
 
+def features_folder(cache: Path) -> Path:
+    """Return the folder of features of frozen backbones below `cache`."""
+    return cache / "features"
+
+
 def digests_folder(cache: Path) -> Path:
     """Return the folder of the sha256 digests of archives below `cache`."""
     return cache / "digests"

@@ -6,18 +6,22 @@ It does not print, log, save or read files; the caller does.
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
 import torch
+from torch import nn
 
 from trialrun.config import TrainConfig
 from trialrun.distributed import SINGLE_PROCESS, Ranks
+from trialrun.engine.compute.threads import limit_threads
 from trialrun.engine.compute.torch_errors import NonFiniteLossError, translate_torch_errors
 from trialrun.engine.evaluate import EvaluationResult, evaluate_network
 from trialrun.engine.evaluation_check import find_evaluation_fault
 from trialrun.engine.fine_tuning.phases import enter_phase
 from trialrun.engine.inputs.batches import (
+    PREFETCH_DEPTH,
     Batch,
     PrefetchIterator,
     sequential_batches,
@@ -64,9 +68,18 @@ def fit(
                 check_batch_fits(state, config)
                 check_full_size_fits(state, config, ranks)
                 checked = state.train_module
-            result = _run_epoch(state, config, ranks, on_step, on_valid_batch)
+            with _limit_threads_on_features(state, config):
+                result = _run_epoch(state, config, ranks, on_step, on_valid_batch)
         state.epoch, state.step, state.train_seconds = result.epoch, 0, 0.0
         yield result
+
+
+def _limit_threads_on_features(
+    state: TrainState, config: TrainConfig
+) -> AbstractContextManager[None]:
+    if isinstance(state.trainable, nn.Linear) and state.trains_on_features:
+        return limit_threads(config.batch_size * state.trainable.weight.numel())
+    return nullcontext()
 
 
 def _run_epoch(
@@ -124,7 +137,8 @@ def _train_epoch(
         state.restart_statistics()
     state.set_training()
     step = TrainingStep(state, config, ranks, epoch, state.choose_image_size(epoch))
-    batches = PrefetchIterator(
+    batches = _prefetch(
+        state,
         training_batches(
             state.data.train,
             epoch=epoch,
@@ -134,7 +148,6 @@ def _train_epoch(
             first_step=state.step,
             class_sampling=config.class_sampling,
         ),
-        pin_memory=state.compute.pins_memory,
     )
     for batch in batches:
         state.is_in_step = True
@@ -175,8 +188,7 @@ def _validate(
 def _evaluate(
     state: TrainState, ranks: Ranks, on_batch: Callable[[], None], batch_size: int
 ) -> EvaluationResult:
-    batches = sequential_batches(state.data.valid, batch_size, ranks)
-    prefetched = PrefetchIterator(batches, pin_memory=state.compute.pins_memory)
+    prefetched = _prefetch(state, sequential_batches(state.data.valid, batch_size, ranks))
     return evaluate_network(
         state.eval_module(),
         _call_after_each(prefetched, on_batch),
@@ -185,6 +197,12 @@ def _evaluate(
         num_images=len(state.data.valid),
         ranks=ranks,
     )
+
+
+def _prefetch(state: TrainState, batches: Iterable[Batch]) -> PrefetchIterator:
+    """Load batches ahead in a thread; features are in memory and need none."""
+    depth = 0 if state.trains_on_features else PREFETCH_DEPTH
+    return PrefetchIterator(batches, depth, pin_memory=state.compute.pins_memory)
 
 
 def _call_after_each(batches: Iterable[Batch], on_batch: Callable[[], None]) -> Iterator[Batch]:

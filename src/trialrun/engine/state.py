@@ -74,7 +74,12 @@ class TrainState:
 
     def eval_module(self) -> nn.Module:
         """Return the module that maps the inputs in `data` to the outputs of `inference_model`."""
-        return self.inference_model() if self.trainable is self.network else self.trainable
+        return self.trainable if self.trains_on_features else self.inference_model()
+
+    @property
+    def trains_on_features(self) -> bool:
+        """Whether only the last layer runs, on features of the images."""
+        return self.trainable is not self.network
 
     def choose_image_size(self, epoch: int) -> int | None:
         """Return the size of the training images in an epoch, from 1; None is the full size."""

@@ -12,6 +12,7 @@ from trialrun.cache.location import (
     decoded_folder,
     digests_folder,
     downloads_folder,
+    features_folder,
     scans_folder,
     shards_folder,
 )
@@ -23,6 +24,7 @@ from trialrun.image_cache.entries import (
     list_evictable_files,
     list_summaries,
 )
+from trialrun.image_cache.feature_tables import list_feature_files
 from trialrun.image_cache.scan_cache import drop_stale_scans, is_scan_in_use
 from trialrun.images.formats.archives import (
     ArchiveContents,
@@ -78,12 +80,13 @@ def _list_shards() -> list[UnpackedArchive]:
 
 
 def list_evictable_archives(*, has_shards: bool = True) -> list[CacheEntry]:
-    """List unpacked archives, downloads and file scans to evict.
+    """List unpacked archives, downloads, file scans and features to evict.
 
     `has_shards` lists downloaded shards too.
     """
     archives = list_archives() if has_shards else _list_unpacked()
-    return list_evictable_files(scans_folder(), "[!.]*", is_scan_in_use) + [
+    files = list_evictable_files(scans_folder(), "[!.]*", is_scan_in_use) + list_feature_files()
+    return files + [
         CacheEntry(
             archive.contents.num_bytes,
             archive.used,
@@ -92,6 +95,11 @@ def list_evictable_archives(*, has_shards: bool = True) -> list[CacheEntry]:
         )
         for archive in archives
     ]
+
+
+def list_evictable_entries() -> list[CacheEntry]:
+    """List everything in the cache that can be evicted."""
+    return [*list_evictable(decoded_folder()), *list_evictable_archives()]
 
 
 def enforce_cache_limit() -> None:
@@ -108,8 +116,9 @@ def enforce_cache_limit() -> None:
         archives_folder(cache),
         downloads_folder(cache),
         shards_folder(cache),
+        features_folder(cache),
     )
-    if evictable := [*list_evictable(decoded_folder()), *list_evictable_archives()]:
+    if evictable := list_evictable_entries():
         enforce_limit(cache, evictable, folders)
     drop_stale_scans(scans_folder())
     drop_stale_digests(digests_folder(cache))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from trialrun.config import TrainConfig
 from trialrun.distributed import Ranks
+from trialrun.engine.compute.threads import limit_threads
 from trialrun.engine.inputs.features import compute_features
 from trialrun.engine.inputs.order import NATURAL
 from trialrun.engine.optim import make_loss
@@ -32,7 +33,7 @@ def fit_head(state: TrainState, config: TrainConfig, ranks: Ranks) -> bool:
     head = find_linear_head(state.network, state.head_prefix)
     if head is None:
         return False
-    features = _find_features(state, head, config)
+    features = _find_features(state, head)
     if features is None:
         return False
     device = state.compute.device
@@ -40,7 +41,8 @@ def fit_head(state: TrainState, config: TrainConfig, ranks: Ranks) -> bool:
     if config.class_sampling != NATURAL:  # all images are used here, so weights balance them
         config = replace(config, class_weights="balanced")
     loss = make_loss(config, labels.cpu(), state.image_data.num_classes).to(device)
-    weight, bias = _fit_logistic_regression(features.to(device), labels, loss, len(head.bias))
+    with limit_threads(len(labels) * head.weight.numel()):
+        weight, bias = _fit_logistic_regression(features.to(device), labels, loss, len(head.bias))
     with torch.no_grad():
         head.weight.copy_(weight)
         head.bias.copy_(bias)
@@ -57,12 +59,12 @@ def find_linear_head(network: nn.Module, head_prefix: str) -> nn.Linear | None:
     return head if isinstance(head, nn.Linear) and head.bias is not None else None
 
 
-def _find_features(state: TrainState, head: nn.Linear, config: TrainConfig) -> Tensor | None:
+def _find_features(state: TrainState, head: nn.Linear) -> Tensor | None:
     """Return the (N, F) features of the training images, or None if they are too large."""
     if state.trainable is head:  # they are the inputs of the first epochs
         positions = np.arange(len(state.data.train))
         return state.data.train.load_batch(positions, len(positions)).pixels
-    return compute_features(state.network, head, state.image_data, config, state.compute)
+    return compute_features(state.network, head, state.image_data, state.compute)
 
 
 def _fit_logistic_regression(

@@ -179,6 +179,8 @@ def _choose_share(data: ImageDataset, ranks: Ranks) -> NDArray[np.int64]:
     return np.arange(start, start + size + (ranks.rank < num_larger))
 
 
+PREFETCH_DEPTH = 2  # batches that are loaded ahead
+
 _BatchQueue = queue.Queue[Batch | BaseException | None]  # None marks the end
 
 
@@ -186,18 +188,31 @@ _BatchQueue = queue.Queue[Batch | BaseException | None]  # None marks the end
 class PrefetchIterator:
     """Batches loaded by a thread while the caller computes, at most `depth` ahead.
 
+    With a depth of 0 there is no thread: each batch is loaded when the caller asks for it.
+
     With `pin_memory` they are in page-locked memory, from which a GPU copies while it computes.
     `waited_seconds` counts the time that the caller waited for them. When the caller stops, a batch
     that is being loaded, which may hang on a store, delays it by `stop_seconds` at most.
     """
 
     batches: Iterable[Batch]
-    depth: int = 2
+    depth: int = PREFETCH_DEPTH
     pin_memory: bool = False
     stop_seconds: float = 2.0
     waited_seconds: float = field(default=0.0, init=False)
 
     def __iter__(self) -> Iterator[Batch]:
+        return self._load_ahead() if self.depth else self._load_directly()
+
+    def _load_directly(self) -> Iterator[Batch]:
+        started = time.perf_counter()
+        for batch in self.batches:
+            prepared = _pin_memory(batch) if self.pin_memory else batch
+            self.waited_seconds += time.perf_counter() - started
+            yield prepared
+            started = time.perf_counter()
+
+    def _load_ahead(self) -> Iterator[Batch]:
         ready: _BatchQueue = queue.Queue(self.depth)
         stop = threading.Event()
         thread = threading.Thread(target=self._fill_queue, args=(ready, stop), daemon=True)

@@ -1,9 +1,11 @@
 """The data of a training: a training set, a validation set and the preprocessing of both."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from trialrun.engine.inputs.batches import ImageDataset
@@ -27,11 +29,26 @@ class InputTransform(Protocol):
         ...
 
 
+class FeatureStore(Protocol):
+    """Features of the images of both sets, which are kept for other runs; `runs` implements it."""
+
+    def load_or_compute(
+        self, backbone: str, compute: Callable[[], NDArray[np.float32] | None]
+    ) -> NDArray[np.float32] | None:
+        """Return the (N, F) float32 features of the training images, then the validation images.
+
+        `backbone` names what decides the features beside the images. `compute` is called if they
+        are not kept; if it returns None, so does this.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class TrainingData:
     """Both sets, the number of classes and the preprocessing.
 
-    `train_steps` are transforms of training images that replace the `augment` setting.
+    `train_steps` are transforms of training images that replace the `augment` setting. `features`
+    keeps the features of a frozen backbone; None computes them for this training alone.
     """
 
     train: ImageDataset
@@ -39,3 +56,4 @@ class TrainingData:
     num_classes: int
     preprocessing: InputTransform
     train_steps: tuple[TransformStep, ...] = ()
+    features: FeatureStore | None = None

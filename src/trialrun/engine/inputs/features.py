@@ -5,7 +5,7 @@ Otherwise every image runs through the whole network in every epoch. Tensor lett
 F features.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -21,19 +21,26 @@ from trialrun.engine.inputs.batches import ImageDataset, sequential_batches
 from trialrun.engine.inputs.data import InputTransform, TrainingData
 from trialrun.engine.inputs.resized import resize_dataset
 from trialrun.engine.memory.release import find_fitting_result
+from trialrun.models.weights.serialization import hash_state
 
 _MAX_TABLE_BYTES = 2 << 30
+# The batch size does not depend on the setting batch_size: it decides the last bits of features,
+# which all trials of a search share. 32 images of 224 pixels on a CPU.
+_BATCH_PIXELS, _MAX_BATCH_IMAGES = 32 * 224**2, 256
+_GPU_FACTOR = 4
+
+_Table = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
 class _FeatureTable:
-    """(N, F) float32 features that are read by row, as an `ImageSource`."""
+    """(N, F) features that are read by row, as an `ImageSource`."""
 
-    values: Tensor
+    values: _Table
 
     def pixels(self, rows: NDArray[np.int64]) -> Tensor:
         """Return (len(rows), F), the features at `rows` in that order."""
-        return self.values[torch.from_numpy(rows)]
+        return torch.from_numpy(self.values[rows])
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,18 +76,58 @@ def use_features(
     num_images = len(data.train) + len(data.valid)
     if num_images * head.in_features * 4 > _MAX_TABLE_BYTES:
         return network, data
-    if not _ends_with_layer(network, head, data, compute):
+    values = _load_or_compute(network, head_prefix, head, data, config, compute)
+    if values is None:
         return network, data
+    bounds = (0, len(data.train), num_images)
     train, valid = (
         replace(
             images,
-            source=_build_table(network, head, images, data.preprocessing, config, compute),
-            rows=np.arange(len(images)),
+            source=_FeatureTable(values[first:last]),
+            rows=np.arange(last - first),
             sharding=None,
         )
-        for images in (data.train, data.valid)
+        for images, first, last in zip((data.train, data.valid), bounds, bounds[1:], strict=False)
     )
     return head, TrainingData(train, valid, data.num_classes, _IdentityPreprocessing())
+
+
+def _load_or_compute(
+    network: nn.Module,
+    head_prefix: str,
+    head: nn.Linear,
+    data: TrainingData,
+    config: TrainConfig,
+    compute: ComputeConfig,
+) -> _Table | None:
+    """Return the features of both sets; None if the network does more after its last layer."""
+
+    def compute_both() -> _Table | None:
+        if not _ends_with_layer(network, head, data, compute):
+            return None
+        return _compute_tables(network, head, (data.train, data.valid), data.preprocessing, compute)
+
+    if data.features is None:
+        return compute_both()
+    backbone = _describe_backbone(network, head_prefix, data, config, compute)
+    return data.features.load_or_compute(backbone, compute_both)
+
+
+def _describe_backbone(
+    network: nn.Module,
+    head_prefix: str,
+    data: TrainingData,
+    config: TrainConfig,
+    compute: ComputeConfig,
+) -> str:
+    """Return a text that is equal only if the features of equal images are."""
+    state = {
+        name: tensor
+        for name, tensor in network.state_dict().items()
+        if not name.startswith(head_prefix)
+    }
+    how = f"{compute.precision} {compute.layout} tf32={config.tf32} {data.preprocessing.image_size}"
+    return f"{hash_state(state)} {how}"
 
 
 def _ends_with_layer(
@@ -88,19 +135,16 @@ def _ends_with_layer(
 ) -> bool:
     """Whether the network's output is its last layer's output, tested on one image."""
     network.eval()
-    with _capture_inputs(head) as captured, torch.inference_mode():
+    captured: list[Tensor] = []
+    with _pass_inputs(head, captured.append), torch.inference_mode():
         first = next(sequential_batches(data.valid, 1))
         output = compute_logits(network, first.pixels, data.preprocessing, compute)
         with compute.autocast():
-            return torch.equal(head(captured[0].to(compute.device)), output)
+            return torch.equal(head(captured[0]), output)
 
 
 def compute_features(
-    network: nn.Module,
-    head: nn.Linear,
-    data: TrainingData,
-    config: TrainConfig,
-    compute: ComputeConfig,
+    network: nn.Module, head: nn.Linear, data: TrainingData, compute: ComputeConfig
 ) -> Tensor | None:
     """Return (N, F) features of the training images as inference sees them, on the CPU.
 
@@ -109,39 +153,54 @@ def compute_features(
     if len(data.train) * head.in_features * 4 > _MAX_TABLE_BYTES:
         return None
     images = resize_dataset(data.train, data.preprocessing)
-    return _build_table(network, head, images, data.preprocessing, config, compute).values
+    return torch.from_numpy(_compute_tables(network, head, (images,), data.preprocessing, compute))
 
 
-def _build_table(
+def _compute_tables(
     network: nn.Module,
     head: nn.Linear,
-    images: ImageDataset,
+    sets: Sequence[ImageDataset],
     preprocessing: InputTransform,
-    config: TrainConfig,
     compute: ComputeConfig,
-) -> _FeatureTable:
+) -> _Table:
+    """Return the (N, F) features of the images of all sets, one set after the other."""
     network.eval()
+    table = np.empty((sum(map(len, sets)), head.in_features), dtype=np.float32)
 
-    def compute_features(batch_size: int) -> Tensor:
-        with _capture_inputs(head) as captured, torch.inference_mode():
-            for batch in sequential_batches(images, batch_size):
-                compute_logits(network, batch.pixels, preprocessing, compute)
-        return torch.cat([features.float() for features in captured])
+    def fill_table(batch_size: int) -> None:
+        num_done = 0
 
-    values, _ = find_fitting_result(compute_features, 2 * config.batch_size)
-    return _FeatureTable(values)
+        def add_rows(features: Tensor) -> None:
+            nonlocal num_done
+            rows = features.float().cpu().numpy()
+            table[num_done : num_done + len(rows)] = rows
+            num_done += len(rows)
+
+        with _pass_inputs(head, add_rows), torch.inference_mode():
+            for images in sets:
+                for batch in sequential_batches(images, batch_size):
+                    compute_logits(network, batch.pixels, preprocessing, compute)
+
+    find_fitting_result(fill_table, _choose_batch_size(preprocessing, compute))
+    return table
+
+
+def _choose_batch_size(preprocessing: InputTransform, compute: ComputeConfig) -> int:
+    """Return the number of images that run through the backbone at once."""
+    pixels = _BATCH_PIXELS * (1 if compute.device.type == "cpu" else _GPU_FACTOR)
+    side = preprocessing.image_size or 1
+    return max(1, min(pixels // side**2, _MAX_BATCH_IMAGES))
 
 
 @contextmanager
-def _capture_inputs(layer: nn.Module) -> Iterator[list[Tensor]]:
-    """Collect the inputs of `layer` on the CPU, one tensor per call."""
-    captured: list[Tensor] = []
+def _pass_inputs(layer: nn.Module, receive: Callable[[Tensor], None]) -> Iterator[None]:
+    """Call `receive` with the inputs of each call of `layer`."""
 
     def capture(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        captured.append(inputs[0].to("cpu", copy=True))
+        receive(inputs[0])
 
     handle = layer.register_forward_pre_hook(capture)
     try:
-        yield captured
+        yield
     finally:
         handle.remove()

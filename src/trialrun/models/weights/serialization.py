@@ -9,7 +9,10 @@ import io
 import pickle
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import safetensors
@@ -127,6 +130,30 @@ def _unreadable_error(data: bytes, source: Path, error: Exception) -> InvalidMod
     return InvalidModelDirectoryError(f"{source} is damaged", _SOURCE_HINT)
 
 
+@dataclass(slots=True)
+class StateMemory:
+    """The state dict of the file of weights that was read last, and the hash of its content."""
+
+    digest: str = ""
+    state: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+_memory: ContextVar[StateMemory | None] = ContextVar("_memory", default=None)
+
+
+@contextmanager
+def remember_state(memory: StateMemory) -> Iterator[None]:
+    """In the block, a file with the content of the one before is not parsed again.
+
+    Parsing takes longer than hashing; `memory` keeps one state dict. Readers do not change it.
+    """
+    token = _memory.set(memory)
+    try:
+        yield
+    finally:
+        _memory.reset(token)
+
+
 def read_state_file(path: Path) -> dict[str, Tensor]:
     """Read the state dict in a `.safetensors` or `torch.save` file, also from a checkpoint.
 
@@ -140,6 +167,16 @@ def read_state_file(path: Path) -> dict[str, Tensor]:
         raise InvalidModelDirectoryError(
             f"{path} cannot be read: {error.strerror or error}", "Give a file of weights."
         ) from error
+    memory = _memory.get()
+    if memory is None:
+        return _parse_state_file(data, path)
+    digest = f"{path.suffix} {hash_weights(data)}"
+    if memory.digest != digest:
+        memory.state, memory.digest = _parse_state_file(data, path), digest
+    return dict(memory.state)
+
+
+def _parse_state_file(data: bytes, path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         return strip_wrappers(parse_safetensors(data, path), path)
     return strip_wrappers(find_state_dict(_unpickle_tensors(data, path), path), path)

@@ -15,6 +15,9 @@ from trialrun.models.zoo.timm import build_timm_network
 # Auxiliary heads are not built, so that every network has one loss.
 _WITH_AUXILIARY_HEADS = ("googlenet", "inception_v3")
 
+# By architecture and shapes of parameters: a vision transformer has those of its image size.
+_accepted_sizes: set[tuple[object, ...]] = set()
+
 
 def build_network(
     architecture: str,
@@ -73,9 +76,14 @@ def _check_switches(architecture: str, arguments: Mapping[str, Any]) -> dict[str
 def check_image_size(network: nn.Module, architecture: str, image_size: int) -> None:
     """Check that `network` takes images of `image_size` pixels, by running a blank image.
 
+    A process runs it once per kind of network and size.
+
     Raises:
         InvalidParameterError: The network does not take this size.
     """
+    kind = (architecture, image_size, *(tuple(p.shape) for p in network.parameters()))
+    if kind in _accepted_sizes:
+        return
     was_training = network.training
     network.eval()
     parameter = next(network.parameters())
@@ -87,6 +95,7 @@ def check_image_size(network: nn.Module, architecture: str, image_size: int) -> 
         raise _image_size_error(architecture, image_size, error) from error
     finally:
         network.train(was_training)
+    _accepted_sizes.add(kind)
 
 
 def _image_size_error(

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import platform
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -31,12 +32,13 @@ def describe_environment(compute: ComputeConfig) -> dict[str, Any]:
         "processor": _describe_processor(),
         "device": _device_name(compute),
         "num_threads": torch.get_num_threads(),
-        **{name: _read_version(name) for name in _PACKAGES},
+        **{name: read_version(name) for name in _PACKAGES},
         "cuda": torch.version.cuda,
         "code_sha256": _hash_code(),
     }
 
 
+@cache
 def _hash_code() -> str:
     """Return the SHA-256 of trialrun's source files: two checkouts may have the same version."""
     root = Path(errors.__file__).parent
@@ -53,13 +55,16 @@ def parse_environment(text: str) -> dict[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
-def _read_version(name: str) -> str:
+@cache
+def read_version(name: str) -> str:
+    """Return the version of an installed package; `not installed` without it."""
     try:
         return version(name)
     except PackageNotFoundError:
         return "not installed"
 
 
+@cache
 def _describe_processor() -> str:
     cpuinfo = read_cpuinfo()
     if not cpuinfo:

@@ -203,7 +203,7 @@ class TrainingRun:
                 statuses = name_fitting_batch(statuses, session.state, self.plan.config, self.ranks)
             for status in statuses:
                 self._log_epoch(status, session)
-                checkpoints.save(in_epoch=False)
+                checkpoints.save_epoch()
                 self.callback.on_epoch_end(status, self.plan.config.epochs)
                 reporter.on_epoch_end()
         checkpoints.wait()
@@ -342,9 +342,9 @@ class TrainingRun:
         best, checkpoints = self.progress.best, self.checkpoints
         assert best is not None
         assert checkpoints is not None
-        network = checkpoints.session.state.inference_model()
+        state = checkpoints.session.state
         started = time.monotonic()
-        parity = measure_parity(network, best.weights, description, folder, self.data.valid)
+        parity = measure_parity(state, best.weights, description, folder, self.data)
         self.run.log_metrics({"parity_seconds": time.monotonic() - started}, SUMMARY_STEP)
         self.run.set_tags(parity.make_tags())
         if not parity.is_equal:

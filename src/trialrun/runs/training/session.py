@@ -1,6 +1,7 @@
 """The training session: network and training state, which every rank creates and trains."""
 
 import hashlib
+import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -28,6 +29,7 @@ from trialrun.models.directory import ModelDescription
 from trialrun.models.open import InitialNetwork, create_network
 from trialrun.models.zoo.networks import find_head_prefix, set_dropout
 from trialrun.runs.callbacks import RunCallback
+from trialrun.runs.training.environment import describe_environment, read_version
 from trialrun.runs.training.fine_tuning import resolve_fine_tuning
 from trialrun.runs.training.image_sizes import resolve_image_sizes
 from trialrun.runs.training.initial import (
@@ -37,6 +39,7 @@ from trialrun.runs.training.initial import (
     resolve_model,
 )
 from trialrun.runs.training.inputs.data import PreparedData
+from trialrun.runs.training.inputs.features import ImageFeatures
 from trialrun.runs.training.plan import TrainPlan
 from trialrun.tracking import truncate_digest
 
@@ -162,6 +165,7 @@ def start_session(
         len(plan.classes),
         data.preprocessing,
         data.train_transforms,
+        ImageFeatures(data.features, _describe_inputs(data, initial.description, compute)),
     )
     with translate_network_errors(compute.device):
         state = init_train_state(network, find_head_prefix(network), task, config, compute, ranks)
@@ -169,6 +173,19 @@ def start_session(
         initial.description, classes=plan.classes, preprocessing=data.preprocessing
     )
     return TrainingSession(plan, description, state, ranks, params)
+
+
+def _describe_inputs(
+    data: PreparedData, description: ModelDescription, compute: ComputeConfig
+) -> str:
+    """Return a text that is equal only if the images and the code that features depend on are."""
+    values = {
+        "images": [data.train.hash_images(), data.valid.hash_images()],
+        "preprocessing": data.preprocessing.to_json(),
+        "network": [description.architecture, dict(description.arguments), read_version("timm")],
+        "environment": describe_environment(compute),
+    }
+    return json.dumps(values, sort_keys=True)
 
 
 def create_initial_network(

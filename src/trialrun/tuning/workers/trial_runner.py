@@ -23,9 +23,11 @@ from trialrun.errors import (
 )
 from trialrun.mlflow_client import connect_client
 from trialrun.models.weights.published import fetch_default_file
+from trialrun.models.weights.serialization import StateMemory, remember_state
 from trialrun.runs.callbacks import BatchProgress, NoOpCallback, RunCallback
 from trialrun.runs.training.initial import fetch_or_warn
 from trialrun.runs.training.inputs.data import PreparedData, prepare_data
+from trialrun.runs.training.inputs.features import FeatureCache
 from trialrun.runs.training.outcome.result import TrainResult
 from trialrun.runs.training.plan import TrainPlan
 from trialrun.runs.training.run import NestedRun, train_run
@@ -57,6 +59,8 @@ class TrialRunner:
     experiment_id: str  # of the parent run
     callback: RunCallback
     _prepared: dict[tuple[object, ...], PreparedData] = field(default_factory=dict)
+    _features: FeatureCache = field(default_factory=FeatureCache)
+    _state_memory: StateMemory = field(default_factory=StateMemory)
     _study: "Study | None" = None
     _storage: StudyStorage | None = None
 
@@ -69,7 +73,8 @@ class TrialRunner:
             *(config.augment, config.transforms),
         )
         if key not in self._prepared:
-            self._prepared[key] = prepare_data(plan, self.callback, fetch=self._fetch_once)
+            data = prepare_data(plan, self.callback, fetch=self._fetch_once)
+            self._prepared[key] = replace(data, features=self._features)
         return self._prepared[key]
 
     def _fetch_once(self, architecture: str, note: Callable[[str], None]) -> bool:
@@ -131,7 +136,7 @@ class TrialRunner:
         callback = _PruningCallback(queue, claim, self.plan, self.callback)
         fits_in_memory = True
         try:
-            with queue.heartbeat(claim):
+            with queue.heartbeat(claim), remember_state(self._state_memory):
                 has_ended = self._train(queue, claim, callback)
         except (_TrialLostError, optuna.exceptions.UpdateFinishedTrialError):
             has_ended = False

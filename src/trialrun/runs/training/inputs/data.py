@@ -1,9 +1,10 @@
 """Prepares the image sets of a plan: scans and decodes them and skips unreadable images."""
 
+import hashlib
 import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -50,7 +51,9 @@ from trialrun.runs.training.inputs.data_mode import (
     order_by_shards,
     resolve_mode,
 )
+from trialrun.runs.training.inputs.features import FeatureCache
 from trialrun.runs.training.plan import TrainPlan
+from trialrun.tracking import truncate_digest
 
 FetchWeights = Callable[[str, Callable[[str], None]], bool]  # as `fetch_or_warn`
 
@@ -77,13 +80,18 @@ class PreparedSet:
         """The images that are not used."""
         return list_skipped(self.scan.images, self.reasons)
 
+    def hash_images(self) -> str:
+        """Hash names, labels, bytes and which images are usable."""
+        used = hashlib.sha256(self.dataset.rows.tobytes() + self.dataset.labels.tobytes())
+        return f"{truncate_digest(self.scan)} {used.hexdigest()[:16]}"
+
 
 @dataclass(frozen=True, slots=True)
 class PreparedData:
     """Both sets, the preprocessing of inference, and the transforms that only training applies.
 
     `train_transforms` are applied anew in every epoch. `weights` are the initial weights, for which
-    the images are prepared.
+    the images are prepared. `features` keeps those of a frozen backbone.
     """
 
     preprocessing: Preprocessing
@@ -92,6 +100,7 @@ class PreparedData:
     leakage: LeakageReport
     weights: ResolvedWeights
     train_transforms: tuple[TransformStep, ...] = ()
+    features: FeatureCache = field(default_factory=FeatureCache)
 
     @property
     def num_decoded(self) -> int:

@@ -31,6 +31,7 @@ from trialrun.runs.training.session import TrainingSession
 # and its predictions, and the generators of all ranks.
 _NETWORK, _STATE, _WEIGHTS, _PREDICTIONS = "network", "state", "best_weights", "best_predictions"
 _RANKS = "ranks"
+_FEATURE_SECONDS = 1.0
 _BATCH, _POSITIONS = "batch", "positions"  # of the step with a non-finite loss
 
 
@@ -88,6 +89,19 @@ class RunCheckpoints:
     def is_due(self) -> bool:
         """Whether the last checkpoint is older than the interval."""
         return time.monotonic() - self._last_seconds >= 60 * self.minutes
+
+    def save_epoch(self) -> None:
+        """Take a checkpoint after an epoch; at most one per second of epochs on features.
+
+        These take milliseconds, less than a checkpoint. One follows the last epoch.
+
+        Raises:
+            StorageError: The previous checkpoint could not be written.
+        """
+        is_recent = time.monotonic() - self._last_seconds < _FEATURE_SECONDS
+        has_ended = self.progress.stop_reason is not None
+        if has_ended or not (is_recent and self.session.state.trains_on_features):
+            self.save(in_epoch=False)
 
     def save(self, *, in_epoch: bool) -> None:
         """Take a checkpoint; rank 0 writes it while training continues.

@@ -3,7 +3,6 @@
 Versions, processor and threads may differ: training then continues, but not bit-identically.
 """
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any
@@ -15,9 +14,8 @@ from trialrun.engine.compute.precision import ComputeConfig
 from trialrun.errors import InvalidDatasetError, InvalidParameterError, TrialrunError, merge_errors
 from trialrun.runs.training.environment import describe_environment
 from trialrun.runs.training.initial import RESOLVED_WEIGHTS, hash_sources
-from trialrun.runs.training.inputs.data import PreparedData, PreparedSet
+from trialrun.runs.training.inputs.data import PreparedData
 from trialrun.runs.training.plan import TrainPlan
-from trialrun.tracking import truncate_digest
 
 # Settings that say where a run reads and writes, and not what it computes.
 _FREE_SETTINGS = frozenset(
@@ -53,18 +51,12 @@ def describe_identity(
     return {
         _SETTINGS: {name: as_text(getattr(plan.config, name)) for name in names},
         _IMAGES: {
-            "training": _hash_images(data.train),
-            "validation": _hash_images(data.valid),
+            "training": data.train.hash_images(),
+            "validation": data.valid.hash_images(),
         },
         _SOURCES: hash_sources(plan, data.weights),
         _ENVIRONMENT: describe_environment(compute),
     }
-
-
-def _hash_images(prepared: PreparedSet) -> str:
-    """Hash names, labels, bytes and which images are usable, of one set."""
-    used = hashlib.sha256(prepared.dataset.rows.tobytes() + prepared.dataset.labels.tobytes())
-    return f"{truncate_digest(prepared.scan)} {used.hexdigest()[:16]}"
 
 
 def check_identity(then: Mapping[str, Any], now: Mapping[str, Any]) -> None:

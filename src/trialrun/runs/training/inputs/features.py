@@ -1,0 +1,58 @@
+"""Features of frozen backbones, which the trials of a search, its workers and later runs share."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from trialrun.image_cache.feature_tables import NAME_DIGITS, Features, load_or_compute_features
+from trialrun.image_cache.inventory import list_evictable_entries
+
+_MAX_MEMORY_BYTES = 2 << 30
+
+
+@dataclass(slots=True)
+class FeatureCache:
+    """The features that this process has used, by name: the latest ones, up to 2 GiB.
+
+    They are mapped files, unless the cache folder cannot store them. `compared` are digests of the
+    frozen layers, and descriptions, of models that passed the parity check in this process.
+    """
+
+    compared: set[str] = field(default_factory=set)
+    _tables: dict[str, Features] = field(default_factory=dict)
+
+    def load_or_compute(self, name: str, compute: Callable[[], Features | None]) -> Features | None:
+        """Return the features from memory or from the cache folder, or compute and keep them."""
+        table = self._tables.pop(name, None)
+        if table is None:
+            table = load_or_compute_features(name, compute, list_evictable_entries)
+        if table is not None:
+            self._tables[name] = table
+            self._drop_oldest()
+        return table
+
+    def _drop_oldest(self) -> None:
+        """Drop the tables whose last use is the longest ago, but never the latest one."""
+        num_bytes = sum(table.nbytes for table in self._tables.values())
+        for name in list(self._tables)[:-1]:
+            if num_bytes <= _MAX_MEMORY_BYTES:
+                return
+            num_bytes -= self._tables.pop(name).nbytes
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFeatures:
+    """The features of a run's images, as the engine's `FeatureStore`.
+
+    `images` names the images, their preprocessing, the architecture and the environment.
+    """
+
+    cache: FeatureCache
+    images: str
+
+    def load_or_compute(
+        self, backbone: str, compute: Callable[[], Features | None]
+    ) -> Features | None:
+        """Return the features of both sets; see `FeatureStore`."""
+        digest = hashlib.sha256(f"{self.images}\n{backbone}".encode())
+        return self.cache.load_or_compute(digest.hexdigest()[:NAME_DIGITS], compute)

@@ -3,12 +3,14 @@
 Parts: `overhead` (16 trials of 3 epochs on the digits, compared with the training time and with
 separate runs), `digits` (the best of 20 trials, and whether the registered model is that trial's),
 `growth` (500 trials of dummy training, first fifty against last fifty), `workers` (two worker
-processes against one). Targets are ratios of figures from the same run of this program.
+processes against one), `frozen` (16 trials of the last layer on 480 photos, whose features are
+computed once, against one trial). Targets are ratios of figures from the same run of this program.
 """
 
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,12 +23,17 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.fetched import fetch_mobilenet_weights
+from benchmarks.photos import write_photos
+
 NUM_TRIALS = 16
 EPOCHS = 3
 NUM_SEPARATE = 6  # trials that are trained again in separate runs; the time is scaled up
 NUM_DIGITS_TRIALS = 20
 NUM_DUMMY = 500
 WORKER_TRIALS = 8
+NUM_PHOTOS = 480
+NUM_FROZEN_PAIRS = 2
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -252,7 +259,46 @@ def workers() -> dict[str, str]:
     }
 
 
-PARTS = {"overhead": overhead, "digits": digits, "growth": growth, "workers": workers}
+def frozen() -> dict[str, str]:
+    """Compare searches of one and of 16 trials of MobileNetV2's last layer, in alternation.
+
+    Features are computed by each command that is timed; the images are decoded before.
+    """
+    seconds: dict[str, list[float]] = {}
+    with scratch_store() as env:
+        folder = find_store_folder(env)
+        env["TRIALRUN_CACHE"] = str(folder / "cache")
+        photos = write_photos(folder / "photos", NUM_PHOTOS, seed=1)
+        settings = ["--train-data", str(photos), "--model", "mobilenet_v2"]
+        settings += ["--weights", str(fetch_mobilenet_weights()), "--freeze", "backbone"]
+        commands = {
+            "train": ["train", *settings],
+            "1": ["search", *settings, "--trials", "1"],
+            "16": ["search", *settings, "--trials", str(NUM_TRIALS), "--pruner", "none"],
+        }
+        run_command(commands["train"], env, folder)
+        for _ in range(NUM_FROZEN_PAIRS):
+            for name, arguments in commands.items():
+                shutil.rmtree(folder / "cache" / "features")
+                seconds.setdefault(name, []).append(run_command(arguments, env, folder)[1])
+        again = run_command(commands["train"], env, folder)[1]
+    ratios = [many / one for many, one in zip(seconds["16"], seconds["1"], strict=True)]
+    return {
+        f"train --freeze backbone, {NUM_PHOTOS} photos": f"{median(seconds['train']):.1f} s",
+        "the same with stored features": f"{again:.1f} s",
+        "search of one trial": f"{median(seconds['1']):.1f} s",
+        f"search of {NUM_TRIALS} trials": f"{median(seconds['16']):.1f} s",
+        f"{NUM_TRIALS} trials / one trial (at most 1.5)": f"{median(ratios):.3f}",
+    }
+
+
+PARTS = {
+    "overhead": overhead,
+    "digits": digits,
+    "growth": growth,
+    "workers": workers,
+    "frozen": frozen,
+}
 
 if __name__ == "__main__":
     main(sys.argv[1:])

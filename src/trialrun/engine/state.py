@@ -68,6 +68,12 @@ class TrainState:
         averaged: nn.Module = self.ema.module
         return averaged
 
+    def list_weights(self, *, changing_only: bool) -> dict[str, Tensor]:
+        """Return the tensors of `inference_model` by name, or those that steps change now."""
+        if changing_only and self.trains_on_features:
+            return self.trainable.state_dict(prefix=self.head_prefix)
+        return self.inference_model().state_dict()
+
     def changing_statistics(self) -> RunningStatistics | None:
         """Return the batch-norm statistics if steps change them: not with a frozen backbone."""
         return None if self.has_frozen_backbone else self.batch_norm_statistics

@@ -16,6 +16,7 @@ _RETRY_LOGGER = "urllib3.connectionpool"
 _FIRST_WAIT_SECONDS = 0.2
 _LONGEST_WAIT_SECONDS = 5.0
 _POLL_SECONDS = 0.5
+_PAUSE_SECONDS = 0.2
 
 
 def _is_of_other_thread(record: logging.LogRecord) -> bool:
@@ -26,7 +27,9 @@ def _is_of_other_thread(record: logging.LogRecord) -> bool:
 class Sender:
     """Sends the records of a journal from a thread of its own until it is stopped.
 
-    While the store does not answer, it tries again after waits of up to five seconds.
+    Between two calls it pauses for 0.2 s, so that the records of short epochs are sent together,
+    unless `wait` is waiting for them. While the store does not answer, it tries again after waits
+    of up to five seconds.
     """
 
     def __init__(self, replayer: Replayer) -> None:
@@ -34,6 +37,7 @@ class Sender:
         self._changed = replayer.journal.changed
         self._is_stopped = False
         self._is_calling = False
+        self._num_waiting = 0
         self._outage: str | None = None
         self._last_answer = time.monotonic()
         self._last_heartbeat = time.monotonic()
@@ -53,6 +57,7 @@ class Sender:
     def _run(self) -> None:
         while not self._is_stopped:
             if self._try_to_send():
+                self._pause()
                 continue
             self._beat()
             with self._changed:
@@ -60,6 +65,11 @@ class Sender:
                     self._changed.wait_for(lambda: self._is_stopped, self._draw_wait())
                 elif not self._replayer.journal.num_pending and not self._is_stopped:
                     self._changed.wait(HEARTBEAT_SECONDS)
+
+    def _pause(self) -> None:
+        """Let records gather, unless somebody waits for them."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._is_stopped or self._num_waiting, _PAUSE_SECONDS)
 
     def _try_to_send(self) -> bool:
         """Send the next records; return False if nothing is pending or the store is away."""
@@ -98,6 +108,15 @@ class Sender:
             patience_seconds: How long to wait for a store that does not answer.
             longest_seconds: How long to wait in all; None waits for as long as the store answers.
         """
+        with self._changed:
+            self._num_waiting += 1
+            self._changed.notify_all()
+        try:
+            return self._wait_until_sent(patience_seconds, longest_seconds)
+        finally:
+            self._num_waiting -= 1
+
+    def _wait_until_sent(self, patience_seconds: float, longest_seconds: float | None) -> bool:
         started = time.monotonic()
         journal = self._replayer.journal
         while journal.num_pending and self._thread.is_alive():

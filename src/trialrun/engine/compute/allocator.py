@@ -10,6 +10,7 @@ from the second epoch to the tenth, with one by 0.2 MB (benchmarks/upkeep.py).
 import ctypes
 import ctypes.util
 import platform
+from functools import cache
 
 # Names and numbers of malloc.h.
 _M_TRIM_THRESHOLD = -1
@@ -65,6 +66,7 @@ class _HeapFigures(ctypes.Structure):
     )
 
 
+@cache
 def _load_glibc() -> ctypes.CDLL | None:
     if platform.libc_ver()[0] != "glibc":
         return None

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from trialrun.errors import InvalidModelDirectoryError, summarize_error
+from trialrun.files import hash_file
 from trialrun.models.weights.pickle_contents import NEWEST_READABLE, find_global, read_protocol
 from trialrun.models.weights.state_dicts import (
     SAVE_TENSORS_HINT,
@@ -132,10 +133,14 @@ def _unreadable_error(data: bytes, source: Path, error: Exception) -> InvalidMod
 
 @dataclass(slots=True)
 class StateMemory:
-    """The state dict of the file of weights that was read last, and the hash of its content."""
+    """The state dict of the file of weights that was read last, and the sha256 of its content.
+
+    `digests` are those of the files that were hashed in the present block of `remember_state`.
+    """
 
     digest: str = ""
     state: Mapping[str, Tensor] = field(default_factory=dict)
+    digests: dict[Path, str] = field(default_factory=dict)
 
 
 _memory: ContextVar[StateMemory | None] = ContextVar("_memory", default=None)
@@ -143,10 +148,11 @@ _memory: ContextVar[StateMemory | None] = ContextVar("_memory", default=None)
 
 @contextmanager
 def remember_state(memory: StateMemory) -> Iterator[None]:
-    """In the block, a file with the content of the one before is not parsed again.
+    """Hash each file of weights once in the block, and do not parse what the one before parsed.
 
-    Parsing takes longer than hashing; `memory` keeps one state dict. Readers do not change it.
+    `memory` keeps one state dict for the next block. Readers do not change it.
     """
+    memory.digests.clear()
     token = _memory.set(memory)
     try:
         yield
@@ -161,19 +167,36 @@ def read_state_file(path: Path) -> dict[str, Tensor]:
         InvalidModelDirectoryError: The file is missing or damaged, contains no state dict, or asks
             to run code.
     """
+    memory = _memory.get()
+    if memory is None:
+        return _parse_state_file(_read_file(path), path)
+    if not memory.digest or memory.digest != memory.digests.get(path):
+        data = _read_file(path)
+        memory.state, memory.digest = _parse_state_file(data, path), hash_weights(data)
+    return dict(memory.state)
+
+
+def hash_state_file(path: Path) -> str:
+    """Return the sha256 of a file of weights; see `remember_state`.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    memory = _memory.get()
+    if memory is None:
+        return hash_file(path)
+    if path not in memory.digests:
+        memory.digests[path] = hash_file(path)
+    return memory.digests[path]
+
+
+def _read_file(path: Path) -> bytes:
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise InvalidModelDirectoryError(
             f"{path} cannot be read: {error.strerror or error}", "Give a file of weights."
         ) from error
-    memory = _memory.get()
-    if memory is None:
-        return _parse_state_file(data, path)
-    digest = f"{path.suffix} {hash_weights(data)}"
-    if memory.digest != digest:
-        memory.state, memory.digest = _parse_state_file(data, path), digest
-    return dict(memory.state)
 
 
 def _parse_state_file(data: bytes, path: Path) -> dict[str, Tensor]:

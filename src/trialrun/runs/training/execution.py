@@ -235,7 +235,8 @@ class TrainingRun:
 
     def _log_epoch(self, status: EpochStatus, session: TrainingSession) -> None:
         timestamp_ms = log_epoch(self.run, status)
-        self.progress.add_epoch(status, timestamp_ms, session.state.inference_model().state_dict())
+        weights = session.state.list_weights(changing_only=self.progress.best is not None)
+        self.progress.add_epoch(status, timestamp_ms, weights)
         self._report_fault(status)
         if self._has_report:
             log_epoch_images(self.run, self.plan, self.data, status, timestamp_ms)

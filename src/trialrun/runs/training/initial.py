@@ -10,7 +10,6 @@ from torch import nn
 
 from trialrun.config import AUTO_TEXT, TrainConfig
 from trialrun.errors import InvalidParameterError
-from trialrun.files import hash_file
 from trialrun.models.open import read_directory_digests
 from trialrun.models.weights.initial import (
     InitialWeights,
@@ -18,7 +17,7 @@ from trialrun.models.weights.initial import (
     read_architecture,
 )
 from trialrun.models.weights.published import fetch_default_file
-from trialrun.models.weights.serialization import hash_state
+from trialrun.models.weights.serialization import hash_state, hash_state_file
 from trialrun.models.zoo.names import DEFAULT_WEIGHTS, is_network_name
 from trialrun.runs.datasets.sources import find_local_path
 from trialrun.runs.training.plan import TrainPlan
@@ -147,9 +146,10 @@ def _hash_weights_file(plan: TrainPlan, weights: ResolvedWeights) -> str | None:
         return None
     if weights.source == DEFAULT_WEIGHTS:
         architecture = read_architecture(resolve_model(plan))
-        return hash_file(fetch_default_file(architecture, setting=f"weights={plan.config.weights}"))
+        setting = f"weights={plan.config.weights}"
+        return hash_state_file(fetch_default_file(architecture, setting=setting))
     path = Path(weights.source).expanduser()
-    return hash_file(path) if path.is_file() else None
+    return hash_state_file(path) if path.is_file() else None
 
 
 def _hash_transforms(plan: TrainPlan) -> str | None:

@@ -75,7 +75,10 @@ class RunProgress:
     def add_epoch(
         self, status: EpochStatus, timestamp_ms: int, weights: Mapping[str, Tensor]
     ) -> None:
-        """Add an epoch; `weights` are copied if it is the best so far."""
+        """Add an epoch; `weights` are copied if it is the best so far.
+
+        After the first one, tensors that have not changed since may be missing.
+        """
         self.stopped_epoch = status.result.epoch
         if status.is_best:
             reused = self.best.weights if self.best else {}

@@ -59,7 +59,7 @@ def divide_processors(plan: SearchPlan, num_trials: int, root: Path = Path("/"))
         num_workers = max(min(num_gpus, num_trials), 1)
         reason = f"{num_gpus} GPUs" if num_gpus > 1 else "one GPU"
         return Division(num_workers, max(num_processors // num_workers, 1), reason)
-    if plan.base.config.freeze == "backbone":
+    if plan.base.config.freeze == "backbone" and plan.base.config.augment == "none":
         return Division(1, num_processors, "trials of a frozen backbone share its features")
     side = find_largest_side(plan)
     num_threads = min(-(-side * side // _PIXELS_PER_THREAD), num_processors)

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
 import trialrun
-from tests.conftest import SMALL, make_network, write_classes
-from tests.tuning.conftest import nested_runs, settings
+from tests.conftest import make_network, write_classes
+from tests.tuning.conftest import SMALL, nested_runs, settings
 
 RATES = "0.01,0.1,0.3"
 NUM_IMAGES = 36  # of `colors`
@@ -116,11 +116,9 @@ def test_changed_weights_and_images_have_features_of_their_own(
     valid = write_classes(colors.parent / "valid", {"blue": 3, "green": 3, "red": 3}, seed=9)
 
     def count_calls() -> int:
-        fixed = {"epochs": 1, "batch_size": 16, "precision": "fp32", "device": "cpu"}
-        named = {"train_data": str(colors), "model": SMALL, "weights": str(weights)}
-        named["valid_data"] = str(valid)
+        named: dict[str, Any] = {"train_data": str(colors), "valid_data": str(valid)}
         with count_images(NUM_IMAGES) as calls:
-            trialrun.train(**named, **fixed, freeze="backbone")
+            trialrun.train(**named, **SMALL, weights=str(weights), epochs=1, freeze="backbone")
         return len(calls)
 
     counts = [count_calls(), count_calls()]

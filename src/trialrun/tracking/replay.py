@@ -165,7 +165,8 @@ def _log_params(target: RunTarget, params: Mapping[str, str]) -> None:
 class Replayer:
     """Sends the records of a journal to their run, in order.
 
-    A record that the store refuses is kept, and those after it are sent all the same.
+    A record that the store refuses is kept, and those after it are sent all the same. `last_kind`
+    is the kind of the last record that was sent.
     """
 
     def __init__(
@@ -178,6 +179,7 @@ class Replayer:
         self.journal = journal
         self.target = target
         self.refusals: list[Exception] = []
+        self.last_kind = ""
         self._handlers = handlers
         self._folder = folder
 
@@ -201,6 +203,7 @@ class Replayer:
             if len(batch) > 1:
                 return self._send_singly(batch)
             self._refuse(batch[0][0], error)
+        self.last_kind = batch[-1][1].kind
         return len(batch)
 
     def _send_singly(self, batch: list[tuple[int, Record]]) -> int:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from trialrun.errors import TrialrunError
 from trialrun.mlflow_client import is_answering, translate_tracking_errors
 from trialrun.tracking.heartbeat import HEARTBEAT_SECONDS, HEARTBEAT_TAG, make_heartbeat
+from trialrun.tracking.records import METRICS
 from trialrun.tracking.replay import Replayer
 
 _THREAD = "trialrun-sender"
@@ -27,8 +28,8 @@ def _is_of_other_thread(record: logging.LogRecord) -> bool:
 class Sender:
     """Sends the records of a journal from a thread of its own until it is stopped.
 
-    Between two calls it pauses for 0.2 s, so that the records of short epochs are sent together,
-    unless `wait` is waiting for them. While the store does not answer, it tries again after waits
+    After metrics it pauses for 0.2 s, so that those of short epochs are sent together, unless
+    `wait` is waiting for them. While the store does not answer, it tries again after waits
     of up to five seconds.
     """
 
@@ -67,7 +68,9 @@ class Sender:
                     self._changed.wait(HEARTBEAT_SECONDS)
 
     def _pause(self) -> None:
-        """Let records gather, unless somebody waits for them."""
+        """Let metrics gather, unless somebody waits for them."""
+        if self._replayer.last_kind != METRICS:
+            return
         with self._changed:
             self._changed.wait_for(lambda: self._is_stopped or self._num_waiting, _PAUSE_SECONDS)
 

@@ -75,7 +75,8 @@ def test_trials_compute_features_once_and_train_as_alone(
         result = trialrun.search(**search)
     assert len(calls) == 1
     monkeypatch.setenv("TRIALRUN_CACHE", str(tmp_path / "other"))
-    fixed = {name: search[name] for name in search if name not in ("sampler", "trials", "pruner")}
+    of_search = ("sampler", "trials", "pruner", "workers")
+    fixed = {name: value for name, value in search.items() if name not in of_search}
     for run in nested_runs(store, result.run_id):
         own = {name: run.data.params[name] for name in ("learning_rate", "random_seed")}
         alone = trialrun.train(**{**fixed, **own})

@@ -140,7 +140,7 @@ def test_killed_trainings_equal_an_unbroken_one(
         except AssertionError as error:
             error.add_note("\n".join([*training["outcomes"], (own / "log").read_text()]))
             raise
-    processes = [
-        p for p in psutil.process_iter(["cmdline"]) if str(folder) in str(p.info["cmdline"])
+    commands = [str(process.info["cmdline"]) for process in psutil.process_iter(["cmdline"])]
+    assert [command for command in commands if str(folder) in command] == []
     ]
     assert processes == []

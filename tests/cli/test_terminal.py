@@ -92,7 +92,8 @@ def test_json_is_the_last_line_of_a_terminal(store: str, images: str) -> None:
 def test_search_shows_trials_and_its_best_settings(store: str, images: str) -> None:
     """One line per trial below a heading; the progress line counts the trials."""
     command = [*TRIALRUN, "search", "--train-data", images, *QUICK, "--epochs", "1"]
-    shown = run_in_terminal([*command, "--trials", "2", "--learning-rate", "1e-3:1e-1"])
+    searched = ["--trials", "2", "--learning-rate", "1e-3:1e-1", "--workers", "1"]
+    shown = run_in_terminal([*command, *searched])
     assert shown.code == 0, shown.text
     assert max(map(len, shown.frames)) <= 80
     assert any(line.startswith("Trials 1/2 ") and "epoch 1/1" in line for line in shown.frames)

@@ -1,4 +1,4 @@
-"""Contents of the whole cache: decoded images, unpacked archives and file scans."""
+"""Contents of the whole cache: decoded images, features, unpacked archives and file scans."""
 
 import shutil
 from dataclasses import dataclass
@@ -50,6 +50,7 @@ class ClearedCache:
     num_bytes: int
     num_in_use: int
     num_not_allowed: int
+    num_features: int = 0  # files of features
 
 
 def list_decoded() -> list[DecodedSummary]:
@@ -128,7 +129,8 @@ def enforce_cache_limit() -> None:
 
 
 def clear_cache() -> ClearedCache:
-    """Delete decoded images, file scans, and idle unpacked archives and downloads."""
+    """Delete decoded images, features, file scans, and idle unpacked archives and downloads."""
+    features = [entry for entry in list_feature_files() if entry.delete()]
     decoded = clear_entries(decoded_folder())
     archives = list_archives()
     outcomes = [_delete_archive(archive) for archive in archives]
@@ -136,16 +138,24 @@ def clear_cache() -> ClearedCache:
         archive for archive, is_deleted in zip(archives, outcomes, strict=True) if is_deleted
     ]
     cache = cache_folder()
-    for folder in (archives_folder(cache), downloads_folder(cache), shards_folder(cache)):
+    for folder in (
+        archives_folder(cache),
+        downloads_folder(cache),
+        shards_folder(cache),
+        features_folder(cache),
+    ):
         sweep_unlocked_drafts(folder)
     for folder in (scans_folder(), digests_folder(cache)):
         shutil.rmtree(folder, ignore_errors=True)
     return ClearedCache(
         decoded.num_packs,
         len(deleted),
-        decoded.num_bytes + sum(archive.contents.num_bytes for archive in deleted),
+        decoded.num_bytes
+        + sum(archive.contents.num_bytes for archive in deleted)
+        + sum(entry.num_bytes for entry in features),
         outcomes.count(False),
         decoded.num_not_allowed + outcomes.count(None),
+        len(features),
     )
 
 

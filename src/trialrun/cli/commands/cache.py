@@ -12,8 +12,11 @@ def list_cache(json: Json = False) -> None:
     from dataclasses import asdict
 
     from trialrun.cache.location import cache_folder, cache_limit_bytes, decoded_folder
+    from trialrun.image_cache.feature_tables import list_feature_files
     from trialrun.image_cache.inventory import list_archives, list_decoded
 
+    features = list_feature_files()
+    feature_bytes = sum(entry.num_bytes for entry in features)
     packs, archives, limit_bytes = list_decoded(), list_archives(), cache_limit_bytes()
     if json:
         unpacked = [
@@ -21,6 +24,7 @@ def list_cache(json: Json = False) -> None:
             for archive in archives
         ]
         values = {"folder": str(decoded_folder()), "limit_bytes": limit_bytes}
+        values["features"] = {"num_files": len(features), "num_bytes": feature_bytes}
         print_json(values | {"packs": [asdict(pack) for pack in packs], "archives": unpacked})
         return
     for pack in packs:
@@ -30,7 +34,10 @@ def list_cache(json: Json = False) -> None:
     for archive in archives:
         size = f"{archive.contents.num_bytes / 1e6:>9.1f} MB  {archive.contents.num_files:>8} files"
         print_result(f"{archive.folder.name[:12]}  {size} unpacked  {archive.contents.source}")
-    num_bytes = sum(pack.num_bytes for pack in packs)
+    if features:
+        size = f"{feature_bytes / 1e6:>9.1f} MB"
+        print_result(f"{'features':<12}  {size}  {len(features):>8} files of frozen backbones")
+    num_bytes = feature_bytes + sum(pack.num_bytes for pack in packs)
     num_bytes += sum(archive.contents.num_bytes for archive in archives)
     print_status(
         f"{len(packs)} segments of decoded images and {len(archives)} unpacked archives in "
@@ -54,8 +61,9 @@ def clear_cache(json: Json = False) -> None:
         print_json({"folder": str(decoded_folder()), **asdict(cleared)})
         return
     print_result(
-        f"Deleted {cleared.num_packs} segments of decoded images and {cleared.num_archives} "
-        f"unpacked archives, {cleared.num_bytes / 1e6:.1f} MB"
+        f"Deleted {cleared.num_packs} segments of decoded images, {cleared.num_archives} "
+        f"unpacked archives and {cleared.num_features} files of features, "
+        f"{cleared.num_bytes / 1e6:.1f} MB"
     )
     if cleared.num_in_use:
         print_status(f"{cleared.num_in_use} unpacked archives are in use and were kept")

@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import numpy as np
 import pytest
 
 import trialrun
 from tests.conftest import write_classes, write_image
 from trialrun.cli import run_cli
 from trialrun.errors import InvalidDatasetError
+from trialrun.image_cache.feature_tables import load_or_compute_features
+from trialrun.image_cache.inventory import list_evictable_entries
 from trialrun.images import open_data
 from trialrun.images.formats.image_directory_writer import write_image_directory
 from trialrun.images.scanning.scan import scan_files
@@ -322,11 +325,15 @@ def test_cache_commands_print_text_for_people(
     monkeypatch.setenv("TRIALRUN_CACHE", str(tmp_path / "cache"))
     archive = shutil.make_archive(str(tmp_path / "set"), "zip", colors)
     open_data(archive, tmp_path / "cache")
+    load_or_compute_features("0" * 32, lambda: np.zeros((2, 3), np.float32), list_evictable_entries)
     assert run_cli(["cache", "list"]) == 0
     printed = capsys.readouterr()
     assert archive in printed.out
+    assert "1 files of frozen backbones" in printed.out
     assert "0 segments of decoded images and 1 unpacked archives in" in printed.err
     assert run_cli(["cache", "clear"]) == 0
     printed = capsys.readouterr()
-    assert "Deleted 0 segments of decoded images and 0 unpacked archives" in printed.out
+    deleted = "Deleted 0 segments of decoded images, 0 unpacked archives and 1 files of features"
+    assert deleted in printed.out
+    assert not list((tmp_path / "cache/features").glob("0*"))
     assert "1 unpacked archives are in use and were kept" in printed.err

@@ -1,0 +1,85 @@
+"""Lightning's Trainer with the recipes of its two tutorials on images.
+
+From random weights: that of the CIFAR-10 baseline (SGD, one-cycle schedule, batches of 64 on a
+CPU). From pretrained weights: that of transfer learning (the features are frozen, Adam).
+"""
+
+import lightning
+import torch
+from task import Task, announce, build_network, open_images, read_task
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+
+SCRATCH_BATCH, TRANSFER_BATCH = 64, 16
+LEARNING_RATE, PEAK_RATE, WEIGHT_DECAY, TRANSFER_RATE = 0.05, 0.1, 5e-4, 1e-3
+
+
+class Classifier(lightning.LightningModule):
+    """A network with cross entropy."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__()
+        self.network = build_network(task)
+        self.is_scratch = task.weights is None
+        if not self.is_scratch:
+            self.network.features.requires_grad_(False)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the logits."""
+        if self.is_scratch:
+            return self.network(images)
+        self.network.features.eval()
+        with torch.no_grad():
+            features = self.network.features(images)
+        return self.network.classifier(F.adaptive_avg_pool2d(features, 1).flatten(1))
+
+    def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], _: int) -> torch.Tensor:
+        """Return the loss of a batch."""
+        images, labels = batch
+        loss = F.cross_entropy(self(images), labels)
+        self.log("train_loss", loss)
+        return loss
+
+    def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], _: int) -> None:
+        """Log loss and accuracy of a batch."""
+        images, labels = batch
+        logits = self(images)
+        self.log("valid_loss", F.cross_entropy(logits, labels))
+        self.log("valid_accuracy", (logits.argmax(1) == labels).float().mean())
+
+    def on_validation_epoch_end(self) -> None:
+        """Print the accuracy."""
+        if not self.trainer.sanity_checking:
+            announce(float(self.trainer.callback_metrics["valid_accuracy"]))
+
+    def configure_optimizers(self) -> object:
+        """Return the optimizer, and the schedule of a run from random weights."""
+        if not self.is_scratch:
+            return torch.optim.Adam(self.network.classifier.parameters(), lr=TRANSFER_RATE)
+        optimizer = torch.optim.SGD(
+            self.parameters(), lr=LEARNING_RATE, momentum=0.9, weight_decay=WEIGHT_DECAY
+        )
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_RATE, total_steps=steps)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+
+def main(task: Task) -> None:
+    """Train with checkpoints and the default logger."""
+    lightning.seed_everything(task.seed)
+    batch_size = SCRATCH_BATCH if task.weights is None else TRANSFER_BATCH
+    trainer = lightning.Trainer(
+        max_epochs=task.epochs, accelerator="cpu", enable_progress_bar=False
+    )
+    trainer.fit(
+        Classifier(task),
+        DataLoader(open_images(task, "train"), batch_size, shuffle=True),
+        DataLoader(open_images(task, "val"), batch_size),
+    )
+
+
+if __name__ == "__main__":
+    main(read_task())

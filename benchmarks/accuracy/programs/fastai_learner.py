@@ -11,7 +11,9 @@ from fastai.vision.all import (
     Normalize,
     Resize,
     accuracy,
+    default_split,
     imagenet_stats,
+    model_meta,
     set_seed,
     vision_learner,
 )
@@ -54,7 +56,8 @@ def main(task: Task) -> None:
         learner = Learner(loaders, build_network(task), **options)
         learner.fit_one_cycle(task.epochs, SCRATCH_RATE)
     else:
-        learner = vision_learner(loaders, build_pretrained, cut=-1, normalize=False, **options)
+        model_meta[build_pretrained] = {"cut": -1, "split": default_split}  # a new kind of network
+        learner = vision_learner(loaders, build_pretrained, normalize=False, **options)
         learner.fine_tune(task.epochs - 1)  # after one epoch that trains the head
     learner.save("best")
 

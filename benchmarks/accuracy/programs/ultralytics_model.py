@@ -17,7 +17,7 @@ class TorchvisionModel(ClassificationModel):
 
     def __init__(self, task: Task) -> None:
         nn.Module.__init__(self)
-        self.model = build_network(task)
+        self.model = nn.Sequential(build_network(task))
         self.stride = torch.tensor([1])
         self.yaml = {"nc": task.num_classes, "channels": 3}
         self.names = {}

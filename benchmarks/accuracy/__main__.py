@@ -1,7 +1,8 @@
 """Seconds until a stated validation accuracy: trialrun and other trainers with their own recipes.
 
     python -m benchmarks.accuracy --environments FOLDER [--timm-train FILE] [--sets digits photos]
-        [--seeds 5] [--only trialrun fastai] [--results FILE] [--picture FILE] [--to-the-end]
+        [--seeds 5] [--only trialrun fastai] [--results FILE] [--picture FILE] [--threads 2]
+        [--limit-ratio 4] [--to-the-end]
     python -m benchmarks.accuracy --results FILE --only-print [--picture FILE]
 
 The clock starts with the process (imports and decoding count) and stops at the line of the first
@@ -9,12 +10,15 @@ epoch whose validation accuracy is at least the stated one (`sets.SETS`); the pr
 unless `--to-the-end`. All trainers train the same network on the same files, split by the seed,
 without augmentation and with the same number of threads; `trainers` has their recipes. They take
 turns, each seed in another order. Each process adds a line to the file of results; those that the
-file has are not run again. timm's `train.py` is not in its package: give the path of the file from
-its repository, or timm is left out.
+file has are not run again. With `--limit-ratio`, a process is ended after so many times the longest
+time that trialrun has taken on the set; its trainer's ratio is then an upper limit. timm's
+`train.py` is not in its package: give the path of the file from its repository, or timm is left
+out.
 """
 
 import argparse
 import datetime
+import math
 import os
 import sys
 import tempfile
@@ -39,12 +43,14 @@ def main() -> int:
         trainers.append(make_timm_trainer(arguments.timm_train.resolve()))
     if arguments.only:
         trainers = [trainer for trainer in trainers if trainer.name in arguments.only]
+    os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
     if not arguments.only_print:
         measure(trainers, arguments)
     results = read_results(arguments.results)
     names = [trainer.name for trainer in trainers]
     sets = [SETS[name] for name in arguments.sets if any(r.set == name for r in results)]
-    sys.stdout.write(make_heading(f"Time to accuracy, {os.cpu_count()} threads"))
+    threads = ", ".join(sorted({str(result.threads) for result in results}))
+    sys.stdout.write(make_heading(f"Time to accuracy, threads: {threads}"))
     for images in sets:
         sys.stdout.write("\n" + format_set(images, results, names))
     if arguments.picture is not None:
@@ -62,6 +68,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", help="the names of the trainers to run")
     parser.add_argument("--results", type=Path, default=Path("accuracy.jsonl"))
     parser.add_argument("--picture", type=Path, help="the PNG file to write")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of torch")
+    parser.add_argument("--limit-ratio", type=float, default=math.inf)
     parser.add_argument("--to-the-end", action="store_true", help="train all epochs")
     parser.add_argument("--only-print", action="store_true", help="measure nothing")
     return parser.parse_args()
@@ -70,33 +78,48 @@ def parse_arguments() -> argparse.Namespace:
 def measure(trainers: Sequence[Trainer], arguments: argparse.Namespace) -> None:
     """Run each trainer on each set with each seed, unless the file has its result."""
     environments = arguments.environments.absolute()
-    versions = {trainer: find_version(trainer, environments) for trainer in trainers}
-    done = {(r.set, r.trainer, r.seed) for r in read_results(arguments.results)}
+    versions = {trainer.name: find_version(trainer, environments) for trainer in trainers}
     for seed in range(1, arguments.seeds + 1):
         turn = (seed - 1) % len(trainers)
         order = [*trainers[turn:], *trainers[:turn]]
         for name in arguments.sets:
-            missing = [trainer for trainer in order if (name, trainer.name, seed) not in done]
+            done = select_done(arguments.results, name, seed)
+            missing = [trainer for trainer in order if trainer.name not in done]
+            if not missing:
+                continue
             with tempfile.TemporaryDirectory(prefix="trialrun-benchmark-") as scratch:
-                folder = Path(scratch) / "images"
-                if missing:
-                    write_set(name, seed, folder)
+                folder = write_set(name, seed, Path(scratch) / "images")
                 for trainer in missing:
                     job = Job(SETS[name], seed, folder, Path(scratch) / trainer.name, environments)
-                    result = run(trainer, job, versions[trainer], to_the_end=arguments.to_the_end)
-                    append_result(arguments.results, result)
+                    append_result(
+                        arguments.results, run(trainer, job, versions[trainer.name], arguments)
+                    )
 
 
-def run(trainer: Trainer, job: Job, version: str, *, to_the_end: bool) -> Result:
+def select_done(file: Path, set_name: str, seed: int) -> set[str]:
+    """Return the trainers that the file of results has for a set and a seed."""
+    return {r.trainer for r in read_results(file) if (r.set, r.seed) == (set_name, seed)}
+
+
+def find_limit(images: ImageSet, arguments: argparse.Namespace) -> float:
+    """Return the seconds after which a process is ended; infinite before trialrun's first."""
+    ours = select(read_results(arguments.results), images.name, OURS)
+    longest = max((result.seconds for result in ours), default=math.inf)
+    return float(longest * arguments.limit_ratio)
+
+
+def run(trainer: Trainer, job: Job, version: str, arguments: argparse.Namespace) -> Result:
     """Run one process and report it on standard error."""
     job.scratch.mkdir()
     remove_caches(job.folder)
-    curve = measure_curve(trainer, job, to_the_end=to_the_end)
+    limit = find_limit(job.images, arguments)
+    curve = measure_curve(trainer, job, to_the_end=arguments.to_the_end, limit_seconds=limit)
     result = Result(
         set=job.images.name,
         trainer=trainer.name,
         version=version,
         seed=job.seed,
+        threads=arguments.threads,
         points=curve.points,
         seconds=curve.seconds,
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),

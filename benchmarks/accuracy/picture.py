@@ -20,7 +20,9 @@ _NUM_TIMES = 400
 _QUARTILES = (0.25, 0.5, 0.75)
 
 
-def draw_picture(results: Sequence[Result], sets: Sequence[ImageSet], names: Sequence[str]) -> bytes:
+def draw_picture(
+    results: Sequence[Result], sets: Sequence[ImageSet], names: Sequence[str]
+) -> bytes:
     """Return a PNG; `names` are the trainers in the order of the legend, trialrun first."""
     from matplotlib.lines import Line2D
 

@@ -1,5 +1,6 @@
 """A trainer's process and the seconds since its start at which each epoch's accuracy appeared."""
 
+import math
 import os
 import re
 import signal
@@ -10,7 +11,6 @@ from dataclasses import dataclass
 
 from benchmarks.accuracy.trainers import Job, Trainer
 
-_STOP_SECONDS = 10.0
 _NUM_LAST_LINES = 20
 
 
@@ -26,45 +26,45 @@ class Curve:
         return next((at for at, found in self.points if found >= accuracy), None)
 
 
-def measure_curve(trainer: Trainer, job: Job, *, to_the_end: bool = False) -> Curve:
-    """Run the trainer; unless `to_the_end`, stop it when it has reached the set's accuracy.
+def measure_curve(
+    trainer: Trainer, job: Job, *, to_the_end: bool = False, limit_seconds: float = math.inf
+) -> Curve:
+    """Run the trainer until it reaches the set's accuracy, or `to_the_end` of its epochs.
+
+    A process that has not reached it is stopped at the first line after `limit_seconds`.
 
     The lines of both streams are timed as they arrive, so the seconds include the start of Python,
     all imports, decoding, training and validation up to the line.
     """
-    command = trainer.make_command(trainer, job)
-    values = {name: text.format(scratch=job.scratch) for name, text in trainer.environment.items()}
-    environment = os.environ | {"PYTHONUNBUFFERED": "1"} | values
     points: list[tuple[float, float]] = []
     lines: list[str] = []
     started = time.perf_counter()
-    process = subprocess.Popen(
-        command,
-        cwd=job.scratch,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,  # its data workers end with it
-    )
+    process = _start(trainer, job)
     assert process.stdout is not None
     for line in process.stdout:
         now = time.perf_counter() - started
         lines = [*lines[-_NUM_LAST_LINES:], line]
         if found := re.search(trainer.pattern, line):
             points.append((now, float(found.groups()[-1]) * trainer.accuracy_unit))
-            if points[-1][1] >= job.images.accuracy and not to_the_end:
-                _stop(process)
-                break
-    code = process.wait()
-    curve = Curve(tuple(points), time.perf_counter() - started)
-    if curve.find_seconds(job.images.accuracy) is None and (code or not points):
-        sys.exit(f"{trainer.name} failed with exit code {code}:\n{''.join(lines)}")
-    return curve
+        has_reached = bool(points) and points[-1][1] >= job.images.accuracy
+        if (has_reached and not to_the_end) or now > limit_seconds:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            return Curve(tuple(points), now)
+    if process.wait() or not points:
+        sys.exit(f"{trainer.name} failed with exit code {process.returncode}:\n{''.join(lines)}")
+    return Curve(tuple(points), time.perf_counter() - started)
 
 
-def _stop(process: "subprocess.Popen[str]") -> None:
-    """End the process and its children."""
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait(_STOP_SECONDS)
+def _start(trainer: Trainer, job: Job) -> "subprocess.Popen[str]":
+    values = {name: text.format(scratch=job.scratch) for name, text in trainer.environment.items()}
+    return subprocess.Popen(
+        trainer.make_command(trainer, job),
+        cwd=job.scratch,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"} | values,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,  # its data workers end with it
+    )

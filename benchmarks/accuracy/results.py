@@ -14,6 +14,7 @@ class Result:
     trainer: str
     version: str
     seed: int
+    threads: int
     points: tuple[tuple[float, float], ...]  # seconds, accuracy
     seconds: float
     date: str

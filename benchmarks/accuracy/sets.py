@@ -35,19 +35,19 @@ class ImageSet:
         return fetch_mobilenet_weights() if self.is_pretrained else None
 
 
-# The accuracies are those that every trainer reached in a pilot on one or two seeds with its
-# recipe: near the highest of the slowest one, so that none is measured on its first easy steps.
+# Accuracies that the trainers reached in pilots with few epochs. Chance is 0.1 or 0.17. A standard
+# error is 0.008 of Fashion-MNIST's 2,000 validation images and 0.008 of the 359 digits, so that a
+# higher accuracy would measure luck. The 40 photos have steps of 0.025: 0.80 is the highest that
+# every trainer reached with every seed that was tried, trialrun and its peers with 0.85 did not.
 SETS = {
     found.name: found
     for found in (
-        ImageSet(
-            "fashion", "Fashion-MNIST, 10,000 images, ResNet-18", 0.86, "resnet18", 10, 32
-        ),
+        ImageSet("fashion", "Fashion-MNIST, 10,000 images, ResNet-18", 0.86, "resnet18", 10, 32),
         ImageSet("digits", "Digits, 1,437 images, ResNet-18", 0.97, "resnet18", 10, 32),
         ImageSet(
             "photos",
             "Photos, 160 images, MobileNetV2, pretrained",
-            0.85,
+            0.80,
             "mobilenet_v2",
             len(PHOTOS),
             224,

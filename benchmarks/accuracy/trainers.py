@@ -45,10 +45,11 @@ class Trainer:
 OURS = "trialrun"
 OURS_PYTHON = Path(sys.executable)
 
-# The recommendations of docs/training-time.md: one for small images from random weights, one for
-# fine-tuning.
-_SCRATCH = "--batch-size 64 --learning-rate 0.05 --schedule onecycle --weight-decay 0.0005"
-_FINE_TUNING = ""
+# Those that docs/training-time.md recommends for small images; fine-tuning has the defaults.
+_SMALL_IMAGES = (
+    "--optimizer adamw --learning-rate 0.002 --batch-size 64 --label-smoothing 0.1 "
+    "--warmup-fraction 0.1"
+)
 
 
 def _make_trialrun_command(trainer: Trainer, job: Job) -> list[str]:
@@ -59,7 +60,7 @@ def _make_trialrun_command(trainer: Trainer, job: Job) -> list[str]:
         *("--train-data", f"{job.folder}/train", "--valid-data", f"{job.folder}/val"),
         *("--model", images.network, "--weights", str(weights), "--random-seed", str(job.seed)),
         *("--epochs", str(trainer.epochs[images.name])),
-        *(_FINE_TUNING if images.is_pretrained else _SCRATCH).split(),
+        *("" if images.is_pretrained else _SMALL_IMAGES).split(),
     ]
 
 
@@ -95,9 +96,10 @@ def make_timm_trainer(train_py: Path) -> Trainer:
             file = job.environments / f"{network}.pth"
             if not file.exists():
                 program = str(_PROGRAMS / "timm_weights.py")
-                command = [python, program, str(images.weights), network, str(file)]
+                command = [str(python), program, str(images.weights), network, str(file)]
                 subprocess.run(command, check=True)
             start = ["--pretrained", "--pretrained-path", str(file), "--batch-size", "16"]
+            start += ["--head-init-scale", "0.001"]  # its random last layer ruins the first steps
         return [
             *(str(python), str(train_py), "--data-dir", str(job.folder), "--val-split", "val"),
             *("--model", network, "--num-classes", str(images.num_classes), "--device", "cpu"),
@@ -108,14 +110,16 @@ def make_timm_trainer(train_py: Path) -> Trainer:
         ]
 
     pattern = r"Test: \[ *(\d+)/\1\].*Acc@1:.*?\( *([\d.]+)\)"
-    return Trainer("timm", ("timm",), {"fashion": 4, "digits": 8, "photos": 6}, make, pattern, 0.01)
+    return Trainer("timm", ("timm",), {"fashion": 3, "digits": 6, "photos": 4}, make, pattern, 0.01)
 
 
+# The numbers of epochs are the smallest with which the trainer reached the accuracies in pilots, so
+# that no falling schedule is longer than it needs to be.
 TRAINERS = (
     Trainer(
         OURS,
         (),
-        {"fashion": 4, "digits": 5, "photos": 5},
+        {"fashion": 2, "digits": 2, "photos": 5},
         _make_trialrun_command,
         # the columns are train loss, valid loss and accuracy
         pattern=r"^Epoch \d+/\d+ +\S+ +\S+ +([\d.]+)",
@@ -127,25 +131,25 @@ TRAINERS = (
     Trainer(
         "Lightning",
         ("lightning",),
-        {"fashion": 4, "digits": 8, "photos": 6},
+        {"fashion": 4, "digits": 5, "photos": 5},
         _make_program_command("lightning_trainer.py"),
     ),
     Trainer(
         "Hugging Face Trainer",
         ("transformers", "accelerate"),
-        {"fashion": 4, "digits": 8, "photos": 6},
+        {"fashion": 2, "digits": 3, "photos": 4},
         _make_program_command("transformers_trainer.py"),
     ),
     Trainer(
         "fastai",
         ("fastai",),
-        {"fashion": 4, "digits": 8, "photos": 6},
+        {"fashion": 2, "digits": 3, "photos": 4},
         _make_program_command("fastai_learner.py"),
     ),
     Trainer(
         "Ultralytics",
         ("ultralytics",),
-        {"fashion": 4, "digits": 8, "photos": 6},
+        {"fashion": 4, "digits": 5, "photos": 5},
         _make_program_command("ultralytics_model.py"),
         environment={"YOLO_OFFLINE": "true", "YOLO_CONFIG_DIR": "{scratch}"},
     ),

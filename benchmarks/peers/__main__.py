@@ -13,16 +13,15 @@ from its repository, or timm is left out.
 
 import argparse
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
 from pathlib import Path
 
+from benchmarks.environments import prepare_python, read_version
 from benchmarks.photos import write_photos
 from benchmarks.table import format_table, make_heading
 from trialrun.engine.compute.precision import resolve_compute
@@ -44,6 +43,11 @@ class Peer:
     is_tuned: bool = False
     is_ours: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def main_package(self) -> str:
+        """The package whose version the table names."""
+        return self.packages[0] if self.packages else "torch"
 
 
 def make_command(name: str) -> tuple[str, ...]:
@@ -95,22 +99,9 @@ def make_timm_peers(train_py: Path, *, has_bf16: bool) -> Iterator[Peer]:
         yield Peer("timm, channels last, bf16", ("timm",), fast, is_tuned=True)
 
 
-def prepare_python(peer: Peer, environments: Path) -> Path:
-    """Return the Python of the peer's environment, which is made if it is missing."""
-    if peer.is_ours:
-        return Path(sys.executable)
-    folder = environments / "-".join(peer.packages or ("torch",))
-    python = folder / "bin" / "python"
-    if not (folder / "whole").exists():
-        uv = shutil.which("uv", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-        assert uv, "uv is not installed: pip install uv"
-        packages = [f"{name}=={version(name)}" for name in ("torch", "torchvision", "numpy")]
-        make = [uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(folder)]
-        subprocess.run(make, check=True)
-        install = [uv, "pip", "install", "--quiet", "--compile-bytecode", "--python", str(python)]
-        subprocess.run([*install, *packages, *peer.packages], check=True)
-        (folder / "whole").touch()
-    return python
+def find_python(peer: Peer, environments: Path) -> Path:
+    """Return the Python that runs the peer; its environment is made if it is missing."""
+    return Path(sys.executable) if peer.is_ours else prepare_python(peer.packages, environments)
 
 
 def measure_seconds(peer: Peer, python: Path, photos: Path, epochs: int) -> float:
@@ -135,13 +126,6 @@ def measure_seconds(peer: Peer, python: Path, photos: Path, epochs: int) -> floa
     return seconds
 
 
-def read_version(python: Path, peer: Peer) -> str:
-    """Return the version of the peer's main package in its environment."""
-    name = peer.packages[0] if peer.packages else "torch"
-    code = f"from importlib.metadata import version; print(version({name!r}))"
-    return subprocess.check_output([python, "-c", code], text=True).strip()
-
-
 def main() -> int:
     """Measure and print the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -155,7 +139,7 @@ def main() -> int:
     if arguments.timm_train is not None:
         others += make_timm_peers(arguments.timm_train.resolve(), has_bf16=has_bf16)
     peers = [OURS, *(peer for peer in others if arguments.only in peer.name), RESIZING, OURS]
-    pythons = [prepare_python(peer, arguments.environments.absolute()) for peer in peers]
+    pythons = [find_python(peer, arguments.environments.absolute()) for peer in peers]
     with tempfile.TemporaryDirectory(prefix="trialrun-benchmark-") as scratch:
         photos = Path(scratch) / "photos"
         write_photos(photos / "train", NUM_TRAIN, seed=1)
@@ -175,7 +159,7 @@ def print_table(peers: list[Peer], pythons: list[Path], photos: Path, epochs: in
     columns = ("trainer", "version", "seconds", "ours / peer")
     ours = (seconds[0] + seconds[-1]) / 2
     body = [
-        [peer.name, read_version(python, peer), peer_seconds, ours / peer_seconds]
+        [peer.name, read_version(python, peer.main_package), peer_seconds, ours / peer_seconds]
         for peer, python, peer_seconds in zip(peers, pythons, seconds, strict=True)
     ]
     print(make_heading(title) + "\n" + format_table(columns, body), flush=True)

@@ -1,0 +1,1 @@
+"""Time to a stated validation accuracy, of trialrun and of other trainers."""

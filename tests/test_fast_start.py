@@ -68,8 +68,9 @@ assert "torch" in sys.modules and "torch._dynamo" not in sys.modules
 
 
 def test_a_training_does_not_load_the_compiler(store: str, colors: Path) -> None:
-    """Neither the optimizer nor the report needs it."""
+    """Neither the optimizer, nor the fit of the last layer, nor the report needs it."""
     settings = ["--train-data", str(colors), "--model", "shufflenet_v2_x0_5", "--epochs", "1"]
+    settings += ["--head-start", "probe"]
     environment = {**os.environ, "MLFLOW_TRACKING_URI": store}
     subprocess.run(
         [sys.executable, "-c", _TRAINED, "train", *settings], env=environment, check=True

@@ -1,14 +1,15 @@
 """Duration of whole training processes: trialrun relative to other trainers on the same photos.
 
     python -m benchmarks.peers [--epochs 2,6] [--environments FOLDER] [--timm-train FILE]
-        [--only timm]
+        [--only timm] [--device cuda --model resnet50 --batch-size 256 --images 20000]
 
 480 training and 120 validation photos of two classes; ResNet-18 from random weights at 224 pixels,
 batches of 16. Every peer has its own virtual environment, made by uv with the same torch. All run
 in turn on an idle machine. trialrun runs first and last: the difference of the two shows how much
 the machine's speed drifts. Before its last run it runs with progressive_resize=on, which takes
 fewer operations than the others. timm's `train.py` is not in its package: give the path of the file
-from its repository, or timm is left out.
+from its repository, or timm is left out. The other programs train ResNet-18 on the CPU: with
+another --device, --model or --batch-size, only trialrun and timm run.
 """
 
 import argparse
@@ -18,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from benchmarks.environments import prepare_python, read_version
@@ -31,10 +32,23 @@ HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True, slots=True)
+class Task:
+    """What all trainers train, and on what; the defaults are those of every peer's program."""
+
+    model: str = "resnet18"
+    batch_size: int = 16
+    device: str = "cpu"
+
+
+TASK = Task()
+
+
+@dataclass(frozen=True, slots=True)
 class Peer:
     """A trainer: its name, the packages to install, and the command after the interpreter.
 
-    `{photos}`, `{train}`, `{valid}`, `{epochs}` and `{folder}` in the command are filled in.
+    `{photos}`, `{train}`, `{valid}`, `{epochs}`, `{folder}`, `{model}`, `{batch_size}` and
+    `{device}` in the command are filled in.
     """
 
     name: str
@@ -60,7 +74,8 @@ OURS = Peer(
     ("trialrun",),
     tuple(
         "-m trialrun train --train-data {train} --valid-data {valid} --epochs {epochs} "
-        "--weights none --model resnet18 --register-as photos".split()
+        "--weights none --model {model} --batch-size {batch_size} --device {device} "
+        "--register-as photos".split()
     ),
     is_ours=True,
     environment={
@@ -88,8 +103,8 @@ OTHERS = (
 def make_timm_peers(train_py: Path, *, has_bf16: bool) -> Iterator[Peer]:
     """Yield timm's train.py with its defaults, and with options that are faster on this machine."""
     flags = (
-        "--data-dir {photos} --val-split valid --model resnet18 --num-classes 2 --device cpu "
-        "--batch-size 16 --lr 0.001 --epochs {epochs} --warmup-epochs 0"
+        "--data-dir {photos} --val-split valid --model {model} --num-classes 2 --device {device} "
+        "--batch-size {batch_size} --lr 0.001 --epochs {epochs} --warmup-epochs 0"
     )
     plain = (str(train_py), *flags.split())
     yield Peer("timm", ("timm",), plain)
@@ -104,7 +119,9 @@ def find_python(peer: Peer, environments: Path) -> Path:
     return Path(sys.executable) if peer.is_ours else prepare_python(peer.packages, environments)
 
 
-def measure_seconds(peer: Peer, python: Path, photos: Path, epochs: int) -> float:
+def measure_seconds(
+    peer: Peer, python: Path, photos: Path, epochs: int, task: Task = TASK
+) -> float:
     """Return the seconds of the whole process."""
     with tempfile.TemporaryDirectory(dir=photos.parent) as folder:
         values = {
@@ -113,6 +130,7 @@ def measure_seconds(peer: Peer, python: Path, photos: Path, epochs: int) -> floa
             "valid": str(photos / "valid"),
             "epochs": str(epochs),
             "folder": folder,
+            **{name: str(value) for name, value in asdict(task).items()},
         }
         command = [str(python), *(part.format(**values) for part in peer.command)]
         env = os.environ | {k: text.format(**values) for k, text in peer.environment.items()}
@@ -126,36 +144,51 @@ def measure_seconds(peer: Peer, python: Path, photos: Path, epochs: int) -> floa
     return seconds
 
 
-def main() -> int:
-    """Measure and print the tables."""
+def parse_arguments() -> argparse.Namespace:
+    """Return the arguments of the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--epochs", default="2,6")
     parser.add_argument("--environments", type=Path, default=Path(".peers"))
     parser.add_argument("--timm-train", type=Path)
     parser.add_argument("--only", default="", help="run only peers with this text in their names")
-    arguments = parser.parse_args()
-    has_bf16 = resolve_compute("cpu", "auto").precision == "bf16"
-    others = [*OTHERS]
+    parser.add_argument("--model", default=TASK.model)
+    parser.add_argument("--batch-size", type=int, default=TASK.batch_size)
+    parser.add_argument("--device", default=TASK.device)
+    parser.add_argument("--images", type=int, default=NUM_TRAIN, help="training photos")
+    return parser.parse_args()
+
+
+def list_peers(arguments: argparse.Namespace, task: Task) -> list[Peer]:
+    """Return the processes in their order."""
+    has_bf16 = resolve_compute(task.device, "auto").precision == "bf16"
+    others = [*OTHERS] if task == TASK else []
     if arguments.timm_train is not None:
         others += make_timm_peers(arguments.timm_train.resolve(), has_bf16=has_bf16)
-    peers = [OURS, *(peer for peer in others if arguments.only in peer.name), RESIZING, OURS]
+    return [OURS, *(peer for peer in others if arguments.only in peer.name), RESIZING, OURS]
+
+
+def main() -> int:
+    """Measure and print the tables."""
+    arguments = parse_arguments()
+    task = Task(arguments.model, arguments.batch_size, arguments.device)
+    peers = list_peers(arguments, task)
     pythons = [find_python(peer, arguments.environments.absolute()) for peer in peers]
     with tempfile.TemporaryDirectory(prefix="trialrun-benchmark-") as scratch:
         photos = Path(scratch) / "photos"
-        write_photos(photos / "train", NUM_TRAIN, seed=1)
+        write_photos(photos / "train", arguments.images, seed=1)
         write_photos(photos / "valid", NUM_VALID, seed=2)
         for epochs in map(int, arguments.epochs.split(",")):
-            print_table(peers, pythons, photos, epochs)
+            seconds = []
+            for peer, python in zip(peers, pythons, strict=True):
+                seconds.append(measure_seconds(peer, python, photos, epochs, task))
+                print(f"{peer.name}: {seconds[-1]:.1f} s", file=sys.stderr, flush=True)
+            title = f"{arguments.images} photos, {task.model}, {epochs} epochs, whole processes"
+            print_table(title, peers, pythons, seconds)
     return 0
 
 
-def print_table(peers: list[Peer], pythons: list[Path], photos: Path, epochs: int) -> None:
-    """Measure all peers and print one table."""
-    seconds = []
-    for peer, python in zip(peers, pythons, strict=True):
-        seconds.append(measure_seconds(peer, python, photos, epochs))
-        print(f"{peer.name}: {seconds[-1]:.1f} s", file=sys.stderr, flush=True)
-    title = f"{NUM_TRAIN} photos, {epochs} epochs, whole processes"
+def print_table(title: str, peers: list[Peer], pythons: list[Path], seconds: list[float]) -> None:
+    """Print the seconds of all processes, and trialrun's relative to them."""
     columns = ("trainer", "version", "seconds", "ours / peer")
     ours = (seconds[0] + seconds[-1]) / 2
     body = [

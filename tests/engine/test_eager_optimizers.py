@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.optim import SGD, AdamW, Optimizer
+from torch.optim import LBFGS, SGD, AdamW, Optimizer
 
-from trialrun.engine.eager_optimizers import EagerAdamW, EagerSGD
+from trialrun.engine.eager_optimizers import EagerAdamW, EagerLBFGS, EagerSGD
 
 _MOMENTUM = {"momentum": 0.9, "nesterov": True}
 
@@ -38,3 +38,25 @@ def test_steps_and_states_equal_those_of_torch(
     torch.testing.assert_close(
         take_steps(eager, options), take_steps(usual, options), rtol=0, atol=0
     )
+
+
+def fit_line(make: type[LBFGS]) -> torch.Tensor:
+    """Return the weights of a regression that the optimizer fits."""
+    torch.manual_seed(1)
+    features, targets = torch.randn(20, 4), torch.randn(20)
+    weights = torch.zeros(4, requires_grad=True)
+    optimizer = make([weights], line_search_fn="strong_wolfe")
+
+    def compute_loss() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = (features @ weights - targets).square().mean()
+        loss.backward()
+        return loss
+
+    optimizer.step(compute_loss)
+    return weights.detach()
+
+
+def test_lbfgs_equals_that_of_torch() -> None:
+    """A fit with line searches has the same bits."""
+    assert torch.equal(fit_line(EagerLBFGS), fit_line(LBFGS))

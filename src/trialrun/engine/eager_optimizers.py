@@ -7,7 +7,7 @@ benchmarks/lifetime.py). These classes have the methods without the wrappers.
 from inspect import unwrap
 
 import torch
-from torch.optim import SGD, AdamW, Optimizer
+from torch.optim import LBFGS, SGD, AdamW, Optimizer
 
 
 class _EagerMethods:
@@ -29,3 +29,9 @@ class EagerAdamW(_EagerMethods, AdamW):
     """`torch.optim.AdamW`, step by step."""
 
     step = torch.no_grad()(unwrap(AdamW.step))
+
+
+class EagerLBFGS(_EagerMethods, LBFGS):
+    """`torch.optim.LBFGS`, step by step."""
+
+    step = torch.no_grad()(unwrap(LBFGS.step))

@@ -75,7 +75,7 @@ class SizeSchedule:
     def average_pixels(self, epoch: int) -> float:
         """Return the mean number of pixels of a training image from `epoch`, which has all layers.
 
-        It stands for the operations of a step.
+        The operations of a step are about proportional to it.
         """
         sizes = self.list_sizes()
         ends = [*(first for _, first in sizes[1:]), self.num_epochs + 1]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from trialrun.config import TrainConfig
 from trialrun.distributed import Ranks
 from trialrun.engine.compute.threads import limit_threads
+from trialrun.engine.eager_optimizers import EagerLBFGS
 from trialrun.engine.inputs.features import compute_features
 from trialrun.engine.inputs.order import NATURAL
 from trialrun.engine.optim import make_loss
@@ -73,7 +74,7 @@ def _fit_logistic_regression(
     """Return (C, F) weights and (C,) biases for (N, F) features and (N,) labels."""
     weight = features.new_zeros(num_classes, features.shape[1]).requires_grad_()
     bias = features.new_zeros(num_classes).requires_grad_()
-    optimizer = torch.optim.LBFGS(
+    optimizer = EagerLBFGS(
         [weight, bias],
         max_iter=_MAX_ITERATIONS,
         tolerance_grad=1e-4,

@@ -46,10 +46,7 @@ OURS = "trialrun"
 OURS_PYTHON = Path(sys.executable)
 
 # Those that docs/training-time.md recommends for small images; fine-tuning has the defaults.
-_SMALL_IMAGES = (
-    "--optimizer adamw --learning-rate 0.002 --batch-size 64 --label-smoothing 0.1 "
-    "--warmup-fraction 0.1"
-)
+_SMALL_IMAGES = "--optimizer adamw --batch-size 32 --label-smoothing 0.1 --warmup-fraction 0.1"
 
 
 def _make_trialrun_command(trainer: Trainer, job: Job) -> list[str]:
@@ -119,7 +116,7 @@ TRAINERS = (
     Trainer(
         OURS,
         (),
-        {"fashion": 2, "digits": 2, "photos": 5},
+        {"fashion": 1, "digits": 2, "photos": 5},
         _make_trialrun_command,
         # the columns are train loss, valid loss and accuracy
         pattern=r"^Epoch \d+/\d+ +\S+ +\S+ +([\d.]+)",

@@ -55,7 +55,8 @@ def make_resident_step(
 ) -> Callable[[], None]:
     """Return a training step on a batch that stays in memory; `network` is new by default."""
     torch.manual_seed(0)
-    network = network or build_network(case.model, NUM_CLASSES, image_size=case.size)
+    if network is None:
+        network = build_network(case.model, NUM_CLASSES, image_size=case.size)
     network.to(compute.device).to(memory_format=compute.memory_format).train()
     optimizer = torch.optim.SGD(
         network.parameters(), lr=0.001, momentum=0.9, nesterov=True, weight_decay=1e-4, fused=True

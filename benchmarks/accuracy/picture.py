@@ -71,8 +71,9 @@ def _find_best(result: Result, times: NDArray[np.float64]) -> NDArray[np.float64
 def _draw_trainer(panel: "Axes", results: Sequence[Result], color: str, *, is_ours: bool) -> None:
     times, (low, middle, high) = compute_band(results)
     has_begun = middle > 0
+    is_known = low > 0  # of at least three quarters of the processes
     width, layer = (2.5, 3) if is_ours else (1.5, 2)
-    panel.fill_between(times, low, high, where=has_begun, color=color, alpha=0.15, linewidth=0)
+    panel.fill_between(times, low, high, where=is_known, color=color, alpha=0.15, linewidth=0)
     panel.plot(times[has_begun], middle[has_begun], color=color, linewidth=width, zorder=layer)
 
 

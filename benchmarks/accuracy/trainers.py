@@ -46,7 +46,12 @@ OURS = "trialrun"
 OURS_PYTHON = Path(sys.executable)
 
 # Those that docs/training-time.md recommends for small images; fine-tuning has the defaults.
-_SMALL_IMAGES = "--optimizer adamw --batch-size 32 --label-smoothing 0.1 --warmup-fraction 0.1"
+_SMALL_IMAGES = "--optimizer adamw --label-smoothing 0.1 --warmup-fraction 0.1"
+_OURS = {
+    "digits": f"{_SMALL_IMAGES} --batch-size 32",
+    "fashion": f"{_SMALL_IMAGES} --batch-size 64 --learning-rate 0.002",
+    "photos": "",
+}
 
 
 def _make_trialrun_command(trainer: Trainer, job: Job) -> list[str]:
@@ -57,7 +62,7 @@ def _make_trialrun_command(trainer: Trainer, job: Job) -> list[str]:
         *("--train-data", f"{job.folder}/train", "--valid-data", f"{job.folder}/val"),
         *("--model", images.network, "--weights", str(weights), "--random-seed", str(job.seed)),
         *("--epochs", str(trainer.epochs[images.name])),
-        *("" if images.is_pretrained else _SMALL_IMAGES).split(),
+        *_OURS[images.name].split(),
     ]
 
 
@@ -116,7 +121,7 @@ TRAINERS = (
     Trainer(
         OURS,
         (),
-        {"fashion": 1, "digits": 2, "photos": 5},
+        {"fashion": 2, "digits": 2, "photos": 5},
         _make_trialrun_command,
         # the columns are train loss, valid loss and accuracy
         pattern=r"^Epoch \d+/\d+ +\S+ +\S+ +([\d.]+)",

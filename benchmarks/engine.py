@@ -75,17 +75,30 @@ def make_resident_step(
     return step
 
 
+def measure_seconds(work: Callable[[], object], device: torch.device) -> float:
+    """Return the seconds of `work` and of what it has started on the device."""
+    synchronize(device)
+    started = time.perf_counter()
+    work()
+    synchronize(device)
+    return time.perf_counter() - started
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for the device's work."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def measure_step_rate(step: Callable[[], None], case: Case, device: torch.device) -> float:
     """Return images per second over the case's steps, after one warm-up step."""
     step()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    started = time.perf_counter()
-    for _ in range(case.steps):
-        step()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return case.batch_size * case.steps / (time.perf_counter() - started)
+
+    def take_steps() -> None:
+        for _ in range(case.steps):
+            step()
+
+    return case.batch_size * case.steps / measure_seconds(take_steps, device)
 
 
 def measure_step_rates(case: Case, choices: list[ComputeConfig]) -> list[float]:

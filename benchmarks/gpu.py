@@ -18,8 +18,7 @@ cuda --model resnet50 --batch-size 256 --only timm` to timm on the same card.
 import argparse
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -29,7 +28,13 @@ import torch
 from torch import nn
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from benchmarks.engine import NUM_CLASSES, Case, make_resident_step, measure_step_rate
+from benchmarks.engine import (
+    NUM_CLASSES,
+    Case,
+    make_resident_step,
+    measure_seconds,
+    measure_step_rate,
+)
 from benchmarks.photos import write_photos
 from benchmarks.table import format_table, make_heading
 from trialrun.engine.compute.allocator import keep_freed_memory
@@ -44,21 +49,6 @@ from trialrun.runs.scoring.images import decode_file
 AUGMENTATIONS = ("none", "flip", "standard", "strong")
 NUM_PHOTOS = 512
 NUM_BATCHES = 4  # of an augmentation, after one that warms up
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait for the device's work."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def measure_seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Return the seconds of `work` and of what it has started on the device."""
-    synchronize(device)
-    started = time.perf_counter()
-    work()
-    synchronize(device)
-    return time.perf_counter() - started
 
 
 def measure_compilation(case: Case, compute: ComputeConfig) -> list[object]:

@@ -16,11 +16,13 @@ _MOMENTUM = {"momentum": 0.9, "nesterov": True}
 def take_steps(make: Callable[..., Optimizer], options: dict[str, Any]) -> dict[str, Any]:
     """Take three steps; return the parameters and the optimizer's state."""
     torch.manual_seed(1)
-    network = nn.Linear(4, 3)
+    network = nn.Sequential(nn.Conv2d(3, 3, 3), nn.Flatten(), nn.Linear(12, 3))
+    network.to(memory_format=torch.channels_last)
     optimizer = make(network.parameters(), lr=0.1, fused=True, **options)
     for _ in range(3):
         optimizer.zero_grad()
-        network(torch.randn(8, 4)).square().mean().backward()
+        images = torch.randn(8, 3, 4, 4).contiguous(memory_format=torch.channels_last)
+        network(images).square().mean().backward()
         optimizer.step()
     assert torch.is_grad_enabled()
     reloaded = make(network.parameters(), lr=0.2, **options)
@@ -38,6 +40,27 @@ def test_steps_and_states_equal_those_of_torch(
     torch.testing.assert_close(
         take_steps(eager, options), take_steps(usual, options), rtol=0, atol=0
     )
+
+
+@pytest.mark.parametrize(
+    ("eager", "usual", "options"), [(EagerSGD, SGD, _MOMENTUM), (EagerAdamW, AdamW, {})]
+)
+def test_gradients_may_have_another_layout_than_weights(
+    eager: type[Optimizer], usual: type[Optimizer], options: dict[str, Any]
+) -> None:
+    """Weights with channels last and contiguous gradients, as a framework may set them."""
+    results = []
+    for make in (eager, usual):
+        torch.manual_seed(1)
+        weight = nn.Parameter(torch.randn(2, 3, 3, 4).to(memory_format=torch.channels_last))
+        optimizer = make([weight], lr=0.1, fused=True, **options)  # type: ignore[call-arg]
+        for _ in range(2):
+            weight.grad = torch.randn(2, 3, 3, 4)
+            optimizer.step()
+        states = [value for value in optimizer.state[weight].values() if value.ndim]
+        assert [value.shape for value in states] == [weight.shape] * len(states)
+        results.append([weight, *states])
+    torch.testing.assert_close(*results, rtol=0, atol=0)
 
 
 def fit_line(make: type[LBFGS]) -> torch.Tensor:

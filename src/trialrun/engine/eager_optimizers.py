@@ -4,10 +4,18 @@ torch wraps their methods with calls of its compiler, which takes 0.9 s to load 
 benchmarks/lifetime.py). These classes have the methods without the wrappers.
 """
 
+from collections.abc import Sequence
 from inspect import unwrap
+from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 from torch.optim import LBFGS, SGD, AdamW, Optimizer
+from torch.optim.sgd import sgd
+
+_SGD_SETTINGS = ("lr", "momentum", "dampening", "nesterov", "weight_decay", "maximize")
+_NUM_AXES = 4  # of the weights of a convolution
+_Tensors = TypeVar("_Tensors", bound=Tensor | None)
 
 
 class _EagerMethods:
@@ -20,9 +28,30 @@ class _EagerMethods:
 
 
 class EagerSGD(_EagerMethods, SGD):
-    """`torch.optim.SGD`, step by step."""
+    """`torch.optim.SGD` with the fused kernel, step by step."""
 
-    step = torch.no_grad()(unwrap(SGD.step))
+    @torch.no_grad()
+    def step(self) -> None:  # type: ignore[override]
+        """Apply the gradients."""
+        for group in self.param_groups:
+            parameters: list[Tensor] = []
+            gradients: list[Tensor] = []
+            momenta: list[Tensor | None] = []
+            self._init_group(group, parameters, gradients, momenta)  # type: ignore[no-untyped-call]
+            ordered = order_by_memory(momenta, parameters)
+            sgd(
+                order_by_memory(parameters, parameters),
+                order_by_memory(gradients, parameters),
+                ordered,
+                fused=True,
+                grad_scale=getattr(self, "grad_scale", None),
+                found_inf=getattr(self, "found_inf", None),
+                **{name: group[name] for name in _SGD_SETTINGS},
+            )
+            for parameter, before, momentum in zip(parameters, momenta, ordered, strict=False):
+                if before is None and momentum is not None:
+                    shaped = momentum.permute(0, 3, 1, 2) if _is_reordered(parameter) else momentum
+                    self.state[parameter]["momentum_buffer"] = shaped
 
 
 class EagerAdamW(_EagerMethods, AdamW):
@@ -30,8 +59,41 @@ class EagerAdamW(_EagerMethods, AdamW):
 
     step = torch.no_grad()(unwrap(AdamW.step))
 
+    def _init_group(self, group: dict[str, Any], *lists: list[Any]) -> bool:
+        has_complex: bool = super()._init_group(group, *lists)  # type: ignore[no-untyped-call]
+        parameters = list(lists[0])
+        for tensors in lists:
+            tensors[:] = order_by_memory(tensors, parameters)
+        return has_complex
+
 
 class EagerLBFGS(_EagerMethods, LBFGS):
     """`torch.optim.LBFGS`, step by step."""
 
     step = torch.no_grad()(unwrap(LBFGS.step))
+
+
+def order_by_memory(
+    tensors: Sequence[_Tensors], parameters: Sequence[Tensor]
+) -> list[_Tensors | Tensor]:
+    """Return views (N, H, W, C) of the tensors of channels-last parameters (N, C, H, W).
+
+    On a CPU, torch's fused kernels copy tensors with channels last before and after a step: that
+    of ResNet-18's weights takes twice as long (SGD 7.0 instead of 3.3 ms, two cores). Numbers of
+    steps and missing tensors stay as they are.
+    """
+    return [
+        tensor.permute(0, 2, 3, 1)
+        if tensor is not None and tensor.ndim == _NUM_AXES and _is_reordered(parameter)
+        else tensor
+        for tensor, parameter in zip(tensors, parameters, strict=False)
+    ]
+
+
+def _is_reordered(parameter: Tensor) -> bool:
+    return (
+        parameter.device.type == "cpu"
+        and parameter.ndim == _NUM_AXES
+        and not parameter.is_contiguous()
+        and parameter.is_contiguous(memory_format=torch.channels_last)
+    )

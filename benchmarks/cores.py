@@ -36,7 +36,7 @@ def run_child(model: str, size: int, batch_size: int, seconds: float, starts_at:
     keep_freed_memory()
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     network = build_network(model, 10, image_size=size)
-    compute = resolve_compute("cpu", "auto").with_best_memory_format(network, size)
+    compute = resolve_compute("cpu", "auto").for_network(network)
     step = make_resident_step(Case(model, size, batch_size, 1), compute, network)
     for _ in range(WARM_UP_STEPS):
         step()

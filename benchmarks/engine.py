@@ -25,7 +25,9 @@ from benchmarks.photos import write_photos
 from benchmarks.table import format_table, make_heading
 from trialrun.config import TrainConfig
 from trialrun.engine.compute.allocator import keep_freed_memory
+from trialrun.engine.compute.kernels import crop_kernels, list_croppable
 from trialrun.engine.compute.precision import ComputeConfig, resolve_compute
+from trialrun.engine.eager_optimizers import EagerSGD
 from trialrun.engine.fit import fit
 from trialrun.engine.inputs.batches import ImageDataset
 from trialrun.engine.inputs.data import TrainingData
@@ -51,22 +53,31 @@ class Case:
 
 
 def make_resident_step(
-    case: Case, compute: ComputeConfig, network: nn.Module | None = None
+    case: Case,
+    compute: ComputeConfig,
+    network: nn.Module | None = None,
+    *,
+    is_ours: bool = False,
 ) -> Callable[[], None]:
-    """Return a training step on a batch that stays in memory; `network` is new by default."""
+    """Return a training step on a batch that stays in memory; `network` is new by default.
+
+    `is_ours`: with trialrun's optimizer and kernels instead of torch's.
+    """
     torch.manual_seed(0)
     if network is None:
         network = build_network(case.model, NUM_CLASSES, image_size=case.size)
     network.to(compute.device).to(memory_format=compute.memory_format).train()
-    optimizer = torch.optim.SGD(
+    optimizer = (EagerSGD if is_ours else torch.optim.SGD)(
         network.parameters(), lr=0.001, momentum=0.9, nesterov=True, weight_decay=1e-4, fused=True
     )
     images = torch.randn(case.batch_size, 3, case.size, case.size, device=compute.device)
     images = images.contiguous(memory_format=compute.memory_format)
     labels = torch.randint(0, NUM_CLASSES, (case.batch_size,), device=compute.device)
 
+    layers = list_croppable(network) if is_ours else []
+
     def step() -> None:
-        with compute.autocast():
+        with compute.autocast(), crop_kernels(layers):
             loss = F.cross_entropy(network(images).float(), labels)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -3,7 +3,7 @@
     python -m benchmarks.layout [--models resnet18,densenet121] [--sizes 32,64] [--batches 16]
         [--seconds 2] [--rounds 2]
 
-Steps of a bare loop on a batch that stays in memory. The four choices alternate; the fastest round
+Steps on a batch that stays in memory, with trialrun's optimizer and kernels. The four choices alternate; the fastest round
 of each counts. `auto` is the choice of the rules in `engine.compute.precision`; the last column is
 its rate relative to the fastest choice. The rules are based on this table.
 """
@@ -29,7 +29,8 @@ CHOICES = tuple(product(("fp32", "bf16"), ("NCHW", "NHWC")))
 def measure_rate(case: Case, choice: tuple[str, str], seconds: float) -> float:
     """Return images per second over at least `seconds` and two steps."""
     precision, layout = choice
-    step = make_resident_step(case, ComputeConfig(torch.device("cpu"), precision, layout))
+    compute = ComputeConfig(torch.device("cpu"), precision, layout)
+    step = make_resident_step(case, compute, is_ours=True)
     step()
     started, num_steps = time.perf_counter(), 0
     while num_steps < 2 or time.perf_counter() - started < seconds:
@@ -51,7 +52,7 @@ def make_row(case: Case, seconds: float, rounds: int) -> list[object]:
     """Return one case's rates, and the rate of the rules' choice relative to the fastest."""
     rates = measure_choices(case, seconds, rounds)
     network = build_network(case.model, NUM_CLASSES, image_size=case.size)
-    auto = resolve_compute("cpu", "auto").with_best_memory_format(network, case.size)
+    auto = resolve_compute("cpu", "auto").for_network(network)
     share = rates[auto.precision, auto.layout] / max(rates.values())
     bf16, fp32 = (max(rates[p, "NCHW"], rates[p, "NHWC"]) for p in ("bf16", "fp32"))
     auto_name = f"{auto.precision} {auto.layout}"

@@ -72,11 +72,10 @@ def make_training_loop(size: int) -> tuple[Callable[[], None], int, str]:
     from trialrun.models.zoo.networks import build_network
 
     keep_freed_memory()
-    layout = "NCHW" if size < 128 else "NHWC"
     case = Case("resnet18", size, 16, 1)
     torch.manual_seed(0)
     network = build_network(case.model, 2, image_size=size)
-    step = make_resident_step(case, ComputeConfig(torch.device("cpu"), "fp32", layout), network)
+    step = make_resident_step(case, ComputeConfig(torch.device("cpu"), "fp32"), network)
     for _ in range(BITS_STEPS):
         step()
     parts = [value.numpy().tobytes() for value in network.state_dict().values()]

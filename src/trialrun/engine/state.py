@@ -121,7 +121,7 @@ def init_train_state(
 
     `head_prefix` is the prefix of the last layer's parameter names.
     """
-    compute = compute.with_best_memory_format(network, data.preprocessing.image_size)
+    compute = compute.for_network(network)
     if ranks.world_size > 1 and compute.device.type == "cuda":
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # not available on CPUs
     network.to(compute.device).to(memory_format=compute.memory_format)

@@ -17,27 +17,10 @@ from trialrun.runs.training.plan import plan_training
 from trialrun.runs.training.session import resolve_rank_compute
 
 
-@pytest.mark.parametrize(
-    ("model", "precision", "size", "layout"),
-    [
-        ("resnet18", "fp32", 64, "NCHW"),
-        ("resnet18", "fp32", 224, "NHWC"),
-        ("resnet18", "bf16", 64, "NCHW"),
-        ("resnet18", "bf16", 224, "NHWC"),
-        ("resnet50", "fp32", 32, "NCHW"),
-        ("resnet50", "bf16", 32, "NCHW"),
-        ("resnet50", "bf16", 64, "NHWC"),
-        ("densenet121", "fp32", 32, "NHWC"),
-        ("densenet121", "fp32", 64, "NHWC"),
-    ],
-)
-def test_layout_follows_from_network_precision_and_size(
-    model: str, precision: str, size: int, layout: str
-) -> None:
-    """Small images in a network of dense convolutions use NCHW; everything else uses NHWC."""
-    with torch.device("meta"):
-        network = build_network(model, 2, image_size=None)
-    chosen = ComputeConfig(torch.device("cpu"), precision).with_best_memory_format(network, size)
+@pytest.mark.parametrize(("device", "layout"), [("cpu", "NHWC"), ("cuda", "NHWC"), ("mps", "NCHW")])
+def test_layout_follows_from_the_device(device: str, layout: str) -> None:
+    """Channels last, except on MPS."""
+    chosen = ComputeConfig(torch.device(device), "fp32").for_network(torch.nn.Conv2d(3, 8, 3))
     assert chosen.layout == layout
 
 
@@ -107,8 +90,8 @@ def test_auto_depends_on_the_network(
     use_cpuinfo(cpuinfo, tmp_path, monkeypatch)
     with torch.device("cpu" if model.startswith("regnet") else "meta"):
         network = build_network(model, num_classes, image_size=None)
-    assert resolve_compute("cpu", "auto").with_best_memory_format(network, 224).precision == chosen
-    assert resolve_compute("cpu", "bf16").with_best_memory_format(network, 224).precision == "bf16"
+    assert resolve_compute("cpu", "auto").for_network(network).precision == chosen
+    assert resolve_compute("cpu", "bf16").for_network(network).precision == "bf16"
 
 
 def test_rank_without_its_own_gpu_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,13 +16,6 @@ from trialrun.errors import InvalidParameterError
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _FORMATS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
-# Networks with mostly dense convolutions train faster in NCHW on small images. Each rule:
-# (image size in pixels below which it holds, minimum share of the weights in dense convolutions).
-# On two cores, ResNet-18 (share 1.0) in NCHW is 1.2 times as fast at 64 pixels in fp32 and bf16,
-# and slower from 128 on; ResNet-50 (0.5) is 1.1 times as fast at 32, and equal at 64.
-# DenseNet-121 (0.3), MobileNetV3 and EfficientNet are faster in NHWC at any size
-# (benchmarks/layout.py).
-_NCHW_RULES = ((128, 0.9), (64, 0.4))
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +25,7 @@ class ComputeConfig:
     device: torch.device
     precision: str
     layout: str = "NHWC"
-    is_auto: bool = False  # whether `with_best_memory_format` may change the precision
+    is_auto: bool = False  # whether `for_network` may change the precision
 
     def autocast(self) -> AbstractContextManager[object]:
         """Return the context for forward passes: autocast, or nothing for fp32."""
@@ -40,18 +33,14 @@ class ComputeConfig:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=_DTYPES[self.precision])
 
-    def with_best_memory_format(
-        self, network: nn.Module, image_size: int | None
-    ) -> "ComputeConfig":
+    def for_network(self, network: nn.Module) -> "ComputeConfig":
         """Return the precision and layout in which this network trains fastest on this device.
 
         fp32 instead of bf16 for depthwise networks on a CPU, unless the user set the precision.
-        NHWC on CPUs and CUDA, except for small images and dense convolutions on a CPU.
+        NHWC on CPUs and CUDA.
         """
-        on_cpu = self.device.type == "cpu"
-        use_nchw = on_cpu and image_size is not None and _prefers_nchw(network, image_size)
-        layout = "NCHW" if use_nchw or self.device.type == "mps" else "NHWC"
-        use_fp32 = self.is_auto and on_cpu and _is_depthwise(network)
+        layout = "NCHW" if self.device.type == "mps" else "NHWC"
+        use_fp32 = self.is_auto and self.device.type == "cpu" and _is_depthwise(network)
         return replace(self, layout=layout, precision="fp32" if use_fp32 else self.precision)
 
     @property
@@ -82,7 +71,7 @@ def resolve_compute(
     """Return a run's device and precision; each local rank gets its own GPU.
 
     `precision=auto` is bf16 if the hardware computes it faster than fp32, else fp32;
-    `ComputeConfig.with_best_memory_format` may change it for the network. `tf32` is set for the
+    `ComputeConfig.for_network` may change it for the network. `tf32` is set for the
     whole process, because torch has no narrower setting.
 
     Raises:
@@ -105,26 +94,6 @@ def supports_precision(device: torch.device, precision: str) -> bool:
     if precision == "bf16":
         return _has_bf16(device)
     return precision == "fp32" or device.type != "cpu"
-
-
-def _prefers_nchw(network: nn.Module, image_size: int) -> bool:
-    share = _compute_dense_share(network)
-    return any(image_size < pixels and share > min_share for pixels, min_share in _NCHW_RULES)
-
-
-def _compute_dense_share(network: nn.Module) -> float:
-    """Return the share of convolution weights that are in dense convolutions, 0 to 1.
-
-    A convolution is dense if it is not grouped and its kernel is larger than 1 by 1.
-    """
-    convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
-    total = sum(conv.weight.numel() for conv in convolutions)
-    dense = sum(
-        conv.weight.numel()
-        for conv in convolutions
-        if conv.groups == 1 and conv.weight.shape[-1] > 1
-    )
-    return dense / total if total else 0.0
 
 
 def _is_depthwise(network: nn.Module) -> bool:

@@ -3,9 +3,9 @@
     python -m benchmarks.layout [--models resnet18,densenet121] [--sizes 32,64] [--batches 16]
         [--seconds 2] [--rounds 2]
 
-Steps on a batch that stays in memory, with trialrun's optimizer and kernels. The four choices alternate; the fastest round
-of each counts. `auto` is the choice of the rules in `engine.compute.precision`; the last column is
-its rate relative to the fastest choice. The rules are based on this table.
+Steps on a batch that stays in memory, with trialrun's optimizer and kernels. The four choices
+alternate; the fastest round of each counts. `auto` is the choice of the rules in
+`engine.compute.precision`; the last column is its rate relative to the fastest choice.
 """
 
 import argparse

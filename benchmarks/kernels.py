@@ -2,13 +2,16 @@
 
     python -m benchmarks.kernels [--models resnet18] [--size 32] [--batch-sizes 32 64] [--rounds 5]
 
-A bare step (forward, backward, fused AdamW) on resident images, whole kernels and cropped ones in
-turn; the median of the rounds' ratios.
+A bare step (forward, backward, fused AdamW) on images that stay in memory, whole kernels and
+cropped ones in turn; the median of the rounds' ratios. NCHW is the layout that dense networks had
+on small images before.
 """
 
 import argparse
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from statistics import median
 
 import torch
@@ -21,36 +24,55 @@ from trialrun.engine.eager_optimizers import EagerAdamW
 
 _NUM_CLASSES = 10
 _NUM_STEPS = 10  # of a round
-_PRECISIONS = {"bf16": torch.bfloat16, "fp32": torch.float32}
+_PRECISIONS = ("bf16", "fp32")
 
 
-def measure_rounds(
-    model: str, size: int, batch_size: int, precision: str, num_rounds: int
-) -> list[tuple[float, float]]:
-    """Return seconds per step of each round: with whole kernels, and with cropped ones."""
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A layout, and whether kernels are cropped."""
+
+    name: str
+    layout: torch.memory_format
+    is_cropped: bool
+
+
+CHOICES = (
+    Choice("NCHW, whole kernels", torch.contiguous_format, is_cropped=False),
+    Choice("NHWC, whole kernels", torch.channels_last, is_cropped=False),
+    Choice("NHWC, cropped", torch.channels_last, is_cropped=True),
+)
+
+
+def make_step(
+    model: str, size: int, batch_size: int, precision: str, choice: Choice
+) -> Callable[[], None]:
+    """Return a training step on images that stay in memory."""
     torch.manual_seed(1)
     network = torchvision.models.get_model(model, num_classes=_NUM_CLASSES)
-    network.to(memory_format=torch.channels_last)
+    network.to(memory_format=choice.layout)
     optimizer = EagerAdamW(network.parameters(), lr=1e-3, fused=True)
-    images = torch.randn(batch_size, 3, size, size).contiguous(memory_format=torch.channels_last)
+    images = torch.randn(batch_size, 3, size, size).contiguous(memory_format=choice.layout)
     labels = torch.randint(0, _NUM_CLASSES, (batch_size,))
     compute_loss = torch.nn.CrossEntropyLoss()
-    dtype = _PRECISIONS[precision]
+    layers = list_croppable(network) if choice.is_cropped else []
 
-    def measure_seconds(layers: list[torch.nn.Conv2d]) -> float:
-        started = time.perf_counter()
-        for _ in range(_NUM_STEPS):
-            is_bf16 = dtype is torch.bfloat16
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_bf16), crop_kernels(layers):
-                logits = network(images)
-            optimizer.zero_grad(set_to_none=True)
-            compute_loss(logits.float(), labels).backward()
-            optimizer.step()
-        return (time.perf_counter() - started) / _NUM_STEPS
+    def step() -> None:
+        has_bf16 = precision == "bf16"
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=has_bf16), crop_kernels(layers):
+            logits = network(images)
+        optimizer.zero_grad(set_to_none=True)
+        compute_loss(logits.float(), labels).backward()
+        optimizer.step()
 
-    layers = list_croppable(network)
-    measure_seconds([]), measure_seconds(layers)  # warm up
-    return [(measure_seconds([]), measure_seconds(layers)) for _ in range(num_rounds)]
+    return step
+
+
+def measure_milliseconds(step: Callable[[], None]) -> float:
+    """Return the milliseconds per step."""
+    started = time.perf_counter()
+    for _ in range(_NUM_STEPS):
+        step()
+    return 1000 * (time.perf_counter() - started) / _NUM_STEPS
 
 
 def main() -> int:
@@ -66,14 +88,17 @@ def main() -> int:
     for model in arguments.models:
         for precision in _PRECISIONS:
             for batch_size in arguments.batch_sizes:
-                rounds = measure_rounds(
-                    model, arguments.size, batch_size, precision, arguments.rounds
-                )
-                whole, cropped = (1000 * median(times) for times in zip(*rounds, strict=True))
-                ratio = median(after / before for before, after in rounds)
-                rows.append([model, precision, batch_size, whole, cropped, ratio])
+                case = (model, arguments.size, batch_size, precision)
+                steps = [make_step(*case, choice) for choice in CHOICES]
+                for step in steps:
+                    measure_milliseconds(step)  # warm up
+                rounds = [list(map(measure_milliseconds, steps)) for _ in range(arguments.rounds)]
+                medians = [median(times) for times in zip(*rounds, strict=True)]
+                ratios = [median(times[2] / times[other] for times in rounds) for other in (1, 0)]
+                rows.append([model, precision, batch_size, *medians, *ratios])
                 print(*rows[-1], file=sys.stderr, flush=True)
-    columns = ("network", "precision", "images", "whole, ms", "cropped, ms", "cropped / whole")
+    names = [f"{choice.name}, ms" for choice in CHOICES]
+    columns = ("network", "precision", "images", *names, "cropped / whole", "cropped / NCHW")
     title = f"Training step at {arguments.size} pixels"
     print(f"{make_heading(title)}\n{format_table(columns, rows)}")
     return 0

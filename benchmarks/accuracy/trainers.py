@@ -49,7 +49,7 @@ OURS_PYTHON = Path(sys.executable)
 _SMALL_IMAGES = "--optimizer adamw --label-smoothing 0.1 --warmup-fraction 0.1"
 _OURS = {
     "digits": f"{_SMALL_IMAGES} --batch-size 32",
-    "fashion": f"{_SMALL_IMAGES} --batch-size 96 --learning-rate 0.003",
+    "fashion": f"{_SMALL_IMAGES} --batch-size 64 --learning-rate 0.002",
     "photos": "",
 }
 

@@ -31,6 +31,8 @@ def run(layer: nn.Conv2d, images: Tensor, *, is_cropped: bool) -> list[Tensor]:
     dilation=st.integers(1, 2),
     groups=st.sampled_from([1, 2]),
     has_bias=st.booleans(),
+    layout=st.sampled_from([torch.contiguous_format, torch.channels_last]),
+    dtype=st.sampled_from([torch.double, torch.float]),
 )
 def test_outputs_and_gradients_equal_those_of_the_whole_kernel(
     size: tuple[int, int],
@@ -40,17 +42,20 @@ def test_outputs_and_gradients_equal_those_of_the_whole_kernel(
     dilation: int,
     groups: int,
     has_bias: bool,
+    layout: torch.memory_format,
+    dtype: torch.dtype,
 ) -> None:
-    """Whatever map, kernel, padding, stride, dilation and groups."""
+    """Whatever map, kernel, padding, stride, dilation, groups, layout and precision."""
     reaches = [dilation * (taps - 1) + 1 for taps in kernel]
     if any(side + 2 * pad < reach for side, pad, reach in zip(size, padding, reaches, strict=True)):
         return  # torch refuses it
     torch.manual_seed(1)
-    layer = nn.Conv2d(2, 4, kernel, stride, padding, dilation, groups, has_bias).double()
-    images = torch.randn(2, 2, *size, dtype=torch.double)
-    torch.testing.assert_close(
-        run(layer, images, is_cropped=True), run(layer, images, is_cropped=False)
-    )
+    layer = nn.Conv2d(2, 4, kernel, stride, padding, dilation, groups, has_bias)
+    layer.to(dtype=dtype, memory_format=layout)
+    images = torch.randn(2, 2, *size, dtype=dtype).contiguous(memory_format=layout)
+    cropped, whole = (run(layer, images, is_cropped=is_cropped) for is_cropped in (True, False))
+    tolerance = 1e-9 if dtype == torch.double else 1e-3
+    torch.testing.assert_close(cropped, whole, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize(

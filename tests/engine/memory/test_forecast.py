@@ -19,8 +19,8 @@ from trialrun.errors import OutOfMemoryError
 
 CONFIG = TrainConfig(batch_size=8)
 # float32 values that the plain network keeps per image: the input of the convolution, the output
-# of ReLU, which is also the input of the linear layer.
-BYTES_PER_IMAGE = 4 * (3 * SIZE * SIZE + 4 * 15 * 15)
+# of ReLU, and its copy in the order of the linear layer.
+BYTES_PER_IMAGE = 4 * (3 * SIZE * SIZE + 2 * 4 * 15 * 15)
 
 
 WEIGHTS = 3 * 4 * (4 * 3 * 9 + 4 + 2700 + 3)  # gradients, momentum and a copy

@@ -136,7 +136,13 @@ def test_augment_follows_fixed_transforms(markers: Path, tmp_path: Path) -> None
 def test_fit_and_range_are_recorded_and_served(store: str, scans: Path) -> None:
     """Parameters, model.json, scoring and the served model have the same values."""
     result = trialrun.train(
-        train_data=str(scans), model=SMALL, epochs=1, batch_size=4, fit="pad", value_range="auto"
+        train_data=str(scans),
+        model=SMALL,
+        epochs=1,
+        batch_size=4,
+        learning_rate=1e-5,  # batch norm over four images is unstable
+        fit="pad",
+        value_range="auto",
     )
     params = mlflow.MlflowClient(store).get_run(result.run_id).data.params
     assert (params["fit"], params["value_range"]) == ("pad", "auto")

@@ -73,7 +73,7 @@ def test_audit_lists_changed_labels_with_thumbnails(store: str, colors: Path) ->
         model="shufflenet_v2_x0_5",
         epochs=6,
         batch_size=8,
-        learning_rate=0.01,
+        learning_rate=0.001,
         precision="fp32",
         audit=True,
     )

@@ -6,7 +6,7 @@ benchmarks/lifetime.py). These classes have the methods without the wrappers.
 
 from collections.abc import Sequence
 from inspect import unwrap
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +15,6 @@ from torch.optim.sgd import sgd
 
 _SGD_SETTINGS = ("lr", "momentum", "dampening", "nesterov", "weight_decay", "maximize")
 _NUM_AXES = 4  # of the weights of a convolution
-_Tensors = TypeVar("_Tensors", bound=Tensor | None)
 
 
 class _EagerMethods:
@@ -34,26 +33,29 @@ class EagerSGD(_EagerMethods, SGD):
     def step(self) -> None:  # type: ignore[override]
         """Apply the gradients."""
         for group in self.param_groups:
+            self._add_momenta(group)
             parameters: list[Tensor] = []
             gradients: list[Tensor] = []
-            momenta: list[Tensor | None] = []
+            momenta: list[Tensor] = []
             self._init_group(group, parameters, gradients, momenta)  # type: ignore[no-untyped-call]
-            ordered = order_by_memory(momenta, parameters)
             sgd(
                 order_by_memory(parameters, parameters),
                 order_gradients(gradients, parameters),
-                ordered,
+                [*order_by_memory(momenta, parameters)],
                 fused=True,
                 grad_scale=getattr(self, "grad_scale", None),
                 found_inf=getattr(self, "found_inf", None),
                 **{name: group[name] for name in _SGD_SETTINGS},
             )
-            for parameter, before, momentum in zip(parameters, momenta, ordered, strict=False):
-                if before is None and momentum is not None:
-                    shaped = (
-                        momentum.permute(0, 3, 1, 2) if _is_channels_last(parameter) else momentum
-                    )
-                    self.state[parameter]["momentum_buffer"] = shaped
+
+    def _add_momenta(self, group: dict[str, Any]) -> None:
+        """Start missing momenta at 0, which gives the same bits as torch's first step.
+
+        torch leaves them uninitialized if the device skips this step for a loss that is not finite.
+        """
+        for parameter in group["params"]:
+            if parameter.grad is not None and "momentum_buffer" not in self.state[parameter]:
+                self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 class EagerAdamW(_EagerMethods, AdamW):
@@ -77,9 +79,7 @@ class EagerLBFGS(_EagerMethods, LBFGS):
     step = torch.no_grad()(unwrap(LBFGS.step))
 
 
-def order_by_memory(
-    tensors: Sequence[_Tensors], parameters: Sequence[Tensor]
-) -> list[_Tensors | Tensor]:
+def order_by_memory(tensors: Sequence[Tensor], parameters: Sequence[Tensor]) -> list[Tensor]:
     """Return views (N, H, W, C) of the tensors of channels-last parameters (N, C, H, W).
 
     On a CPU, torch's fused kernels take twice as long for tensors with channels last: SGD's step of
@@ -87,7 +87,7 @@ def order_by_memory(
     """
     return [
         tensor.permute(0, 2, 3, 1)
-        if tensor is not None and tensor.ndim == _NUM_AXES and _is_channels_last(parameter)
+        if tensor.ndim == _NUM_AXES and _is_channels_last(parameter)
         else tensor
         for tensor, parameter in zip(tensors, parameters, strict=False)
     ]

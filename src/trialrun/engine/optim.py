@@ -30,7 +30,7 @@ def make_optimizer(
     """Make the optimizer of the parameters that require gradients.
 
     `head_prefix` is that of a last layer which trains alone at first: it gets a group of its own,
-    because a fused SGD needs the momentum of all parameters of a group, or of none.
+    because torch's fused SGD needs the momentum of all parameters of a group, or of none.
     learning_rate=auto is replaced before the first epoch, with `set_peak_learning_rate`.
     """
     peak = 0.0 if config.learning_rate == AUTO_TEXT else float(config.learning_rate)

@@ -44,7 +44,7 @@ def crop_kernels(layers: Iterable[nn.Conv2d]) -> Iterator[None]:
 
     The modules keep their class and their weights, so that they can be copied, saved and exported.
     """
-    changed = [layer for layer in layers if "forward" not in vars(layer)]
+    changed = [layer for layer in layers if "forward" not in vars(layer)]  # or a user's own stays
     for layer in changed:
         vars(layer)["forward"] = partial(_convolve, layer)  # faster than Module's `__setattr__`
     try:

@@ -71,8 +71,8 @@ def resolve_compute(
     """Return a run's device and precision; each local rank gets its own GPU.
 
     `precision=auto` is bf16 if the hardware computes it faster than fp32, else fp32;
-    `ComputeConfig.for_network` may change it for the network. `tf32` is set for the
-    whole process, because torch has no narrower setting.
+    `ComputeConfig.for_network` may change it for the network. `tf32` is set for the whole process,
+    because torch has no narrower setting.
 
     Raises:
         InvalidParameterError: The device is not available, or cannot compute in `precision`.

@@ -16,7 +16,7 @@ from tests.runs.training.test_run import QUICK, read_text_artifact
 from tests.tuning.conftest import settings as short_search
 from trialrun.cli import run_cli
 from trialrun.cli.settings_file import merge_settings, parse_value
-from trialrun.config import Setting, TrainConfig, build_config, list_settings
+from trialrun.config import NONE_TEXT, Setting, TrainConfig, build_config, list_settings
 from trialrun.config.record import format_record
 
 Capture = pytest.CaptureFixture[str]
@@ -37,6 +37,8 @@ def read(path: str, **flags: str) -> TrainConfig:
 def values_of(setting: Setting) -> st.SearchStrategy[Any]:
     """Return a strategy for legal values of a setting."""
     texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip)
+    if not setting.optional:
+        texts = texts.filter(lambda text: text.strip().lower() != NONE_TEXT)  # no legal value
     low, high = max(setting.rule.low, -1e12), min(setting.rule.high, 1e12, setting.rule.lt)
     values: st.SearchStrategy[Any] = {
         int: st.integers(int(low), int(high)),

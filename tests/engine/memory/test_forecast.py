@@ -100,3 +100,11 @@ def test_trials_stay_below_the_available_memory(monkeypatch: pytest.MonkeyPatch)
     assert limit_trial_images(state, CONFIG) == pytest.approx(3, rel=0.01)
     limit_memory(monkeypatch, 10**15)
     assert limit_trial_images(state, CONFIG) == float("inf")
+
+
+def test_trials_leave_addresses_for_the_rest_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limit of the process also bounds checkpoints and libraries that are loaded later."""
+    state = init_state(build_plain_network(), CONFIG)
+    monkeypatch.setattr(forecast, "_REST_OF_RUN_BYTES", 2 * BYTES_PER_IMAGE)
+    limit_memory(monkeypatch, 10**12, 8 * BYTES_PER_IMAGE + WEIGHTS)
+    assert limit_trial_images(state, CONFIG) == pytest.approx(3, rel=0.01)

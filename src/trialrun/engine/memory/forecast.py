@@ -30,6 +30,9 @@ _MAX_KEPT_PER_INPUT_BYTE = 1000
 _MAX_STEP_PER_KEPT = 1.6
 _TRIAL_PER_KEPT = 2.0  # so that a size that was tried is not refused later
 _NUM_WEIGHT_COPIES = 3  # gradients, the optimizer's state, weights in another layout
+# A limit of the process counts addresses, some of which the rest of the run takes: checkpoints,
+# libraries that are loaded later, heaps of threads.
+_REST_OF_RUN_BYTES = 300 * 10**6
 _GIGABYTE = 1e9
 
 
@@ -102,9 +105,12 @@ def _may_exceed(state: TrainState, config: TrainConfig, available: AvailableMemo
 
 def _count_fitting(state: TrainState, available: AvailableMemory, bytes_per_image: float) -> float:
     """Return the number of images of a step that fits, with room for error."""
-    assert available.least_bytes is not None
-    free = available.least_bytes - _count_weight_bytes(state)
-    return free / bytes_per_image / _TRIAL_PER_KEPT
+    process_bytes = available.process_bytes
+    if process_bytes is not None:
+        process_bytes -= _REST_OF_RUN_BYTES
+    least_bytes = AvailableMemory(available.machine_bytes, process_bytes).least_bytes
+    assert least_bytes is not None
+    return max(least_bytes - _count_weight_bytes(state), 0) / bytes_per_image / _TRIAL_PER_KEPT
 
 
 def _count_weight_bytes(state: TrainState) -> int:

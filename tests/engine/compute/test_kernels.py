@@ -51,7 +51,7 @@ def test_outputs_and_gradients_equal_those_of_the_whole_kernel(
         return  # torch refuses it
     torch.manual_seed(1)
     layer = nn.Conv2d(2, 4, kernel, stride, padding, dilation, groups, has_bias)
-    layer.to(dtype=dtype, memory_format=layout)
+    layer.to(dtype=dtype).to(memory_format=layout)
     images = torch.randn(2, 2, *size, dtype=dtype).contiguous(memory_format=layout)
     cropped, whole = (run(layer, images, is_cropped=is_cropped) for is_cropped in (True, False))
     tolerance = 1e-9 if dtype == torch.double else 1e-3

@@ -4,10 +4,13 @@
 
 Whole processes that import the modules of a training, alternately; the median of the rounds. Then
 processes that only import torch, torchvision and mlflow, and `trialrun train` on the digits until
-its first step: until the line of its first epoch, less the seconds of the epoch.
+its first step: until the line of its first epoch, less the seconds of the epoch. Then processes
+that load the modules of a training and open a new SQLite store, which this process or another one
+creates.
 """
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -25,6 +28,16 @@ OURS = (
     "from trialrun.fast_start import start_fast; from trialrun.fast_exit import FastExit; "
     "fast_exit = FastExit(); fast_exit.exit_code = 0; start_fast()"
 )
+CONNECT = "from trialrun.mlflow_client import connect_client; connect_client()"
+STORES = {
+    "an existing store": f"{MODULES}; {CONNECT}",
+    "a new store, created by the process": f"{MODULES}; {CONNECT}",
+    "a new store, created beside loading": (
+        "from trialrun.mlflow_client import create_store_early\n"
+        f"with create_store_early(): {MODULES}\n"
+        f"{CONNECT}"
+    ),
+}
 PRINT_LOADED = "print('loaded', flush=True)"
 
 
@@ -68,6 +81,30 @@ def print_first_steps() -> None:
     sys.stdout.write("\n" + format_table(columns, [row]))
 
 
+def measure_store(program: str, path: Path) -> float:
+    """Return the seconds of a process until it has opened the store in a SQLite file."""
+    command = [sys.executable, "-c", f"{OURS}\n{program}"]
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{path}"}
+    started = time.perf_counter()
+    subprocess.run(command, env=environment, check=True, stderr=subprocess.DEVNULL)
+    return time.perf_counter() - started
+
+
+def print_stores() -> None:
+    """Measure processes that open a store, alternately, and print the table."""
+    seconds: dict[str, list[float]] = {name: [] for name in STORES}
+    with tempfile.TemporaryDirectory() as folder:
+        existing = Path(folder) / "existing.db"
+        measure_store(CONNECT, existing)
+        for number in range(ROUNDS):
+            for name, program in STORES.items():
+                path = existing if "existing" in name else Path(folder) / f"{name}-{number}.db"
+                seconds[name].append(measure_store(program, path))
+    rows: list[list[object]] = [[name, statistics.median(row)] for name, row in seconds.items()]
+    columns = ("process that loads a training's modules and opens", "seconds")
+    sys.stdout.write("\n" + format_table(columns, rows))
+
+
 def main() -> int:
     """Measure and print the tables."""
     prologues = {"Python": PLAIN, "trialrun": OURS}
@@ -82,6 +119,7 @@ def main() -> int:
     columns = ("process", "loading, s", "exit, s")
     sys.stdout.write(make_heading("Loading and exit") + "\n" + format_table(columns, rows))
     print_first_steps()
+    print_stores()
     return 0
 
 

@@ -7,13 +7,14 @@ torchvision loads for one function, 0.9 s (benchmarks/lifetime.py).
 import gc
 import importlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import TypeVar
+
+from trialrun.deferred_modules import DeferredModule, replace_modules
 
 # Loading torch, torchvision and MLflow creates about 900,000 objects that are never freed. Python
 # would scan them for garbage repeatedly.
@@ -87,45 +88,15 @@ class _DeferringLoader(Loader):
         module.__loader__ = self._usual
         if module.__spec__ is not None:
             module.__spec__.loader = self._usual
-        with _replace_compiler():
+        with replace_modules(*_COMPILER_MODULES, by=_DeferredCompiler):
             self._usual.exec_module(module)
             importlib.import_module(f"{module.__name__}.tv_tensors")
 
 
-@contextmanager
-def _replace_compiler() -> Iterator[None]:
-    """Replace the modules of torch's compiler for modules that are imported inside the context."""
-    if _COMPILER in sys.modules:
-        yield
-        return
-    sys.modules.update({name: _DeferredModule(name) for name in _COMPILER_MODULES})
-    try:
-        yield
-    finally:
-        _remove_replacements()
-
-
-def _remove_replacements() -> None:
-    for name in _COMPILER_MODULES:
-        if isinstance(sys.modules.get(name), _DeferredModule):
-            del sys.modules[name]
-
-
-class _DeferredModule(ModuleType):
-    """Offers the functions of a module, which is loaded when one of them is called."""
+class _DeferredCompiler(DeferredModule):
+    """Offers the functions of torch's compiler."""
 
     @staticmethod
     def disable(function: _Function, *_options: object, **_named: object) -> _Function:
         """Return the function as it is, instead of excluding it from compilation."""
         return function
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        """Return a function that calls the one of this name."""
-        if name.startswith("__"):
-            raise AttributeError(name)
-
-        def call(*arguments: Any, **named: Any) -> Any:
-            _remove_replacements()
-            return getattr(importlib.import_module(self.__name__), name)(*arguments, **named)
-
-        return call

@@ -11,6 +11,7 @@ from trialrun.mlflow_client.downloads import (
     download_artifact,
     is_local_model,
 )
+from trialrun.mlflow_client.early_creation import create_store_early
 from trialrun.mlflow_client.errors import translate_tracking_errors
 from trialrun.mlflow_client.experiments import describe_experiment, find_experiment_id
 from trialrun.mlflow_client.outages import is_answering, is_outage
@@ -23,6 +24,7 @@ __all__ = [
     "URI_SCHEMES",
     "StoreState",
     "connect_client",
+    "create_store_early",
     "delete_unfinished_uploads",
     "describe_experiment",
     "describe_store",

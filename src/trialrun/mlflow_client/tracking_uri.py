@@ -10,8 +10,9 @@ from urllib.parse import quote, unquote, urlsplit
 
 StoreKind = Literal["sqlite", "postgresql", "server", "files", "other"]
 
-_TRACKING, _REGISTRY, _RUN_ID = "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_RUN_ID"
-URI_VARIABLES = (_TRACKING, _REGISTRY)
+TRACKING_VARIABLE, _REGISTRY = "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"
+RUN_ID_VARIABLE = "MLFLOW_RUN_ID"  # set by `mlflow run` for its child
+URI_VARIABLES = (TRACKING_VARIABLE, _REGISTRY)
 
 _KINDS: dict[str, StoreKind] = {
     "sqlite": "sqlite",
@@ -56,7 +57,7 @@ def resolve_uris() -> list[str]:
     import mlflow
 
     tracking = make_absolute(mlflow.get_tracking_uri())
-    os.environ[_TRACKING] = tracking
+    os.environ[TRACKING_VARIABLE] = tracking
     if mlflow.get_tracking_uri() != tracking:  # `mlflow.set_tracking_uri` was called
         mlflow.set_tracking_uri(tracking)
     registry = os.environ.get(_REGISTRY)
@@ -89,7 +90,7 @@ def _find_folder(path: Path) -> Path:
     that it created is looked for from the folders of the parent processes too.
     """
     current = Path.cwd()
-    run_id = os.environ.get(_RUN_ID)
+    run_id = os.environ.get(RUN_ID_VARIABLE)
     if not run_id or _has_run(current / path, run_id):
         return current
     folders = (folder for folder in _list_parent_folders() if _has_run(folder / path, run_id))

@@ -1,5 +1,6 @@
 """Entry points for training and library calls, with signal handling around them."""
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -7,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from trialrun.config import build_config
 from trialrun.config.resume import ResumeConfig
+from trialrun.distributed import read_ranks
 from trialrun.engine.compute.openmp import limit_spinning_temporarily
 from trialrun.errors import RunInterruptedError
-from trialrun.mlflow_client import restore_mlflow_settings
+from trialrun.mlflow_client import create_store_early, restore_mlflow_settings
 from trialrun.runs.signals import interrupt_on_signals, reraise_signal
 from trialrun.runs.training.plan import plan_training
 
@@ -45,7 +47,8 @@ def run_training(
 def _train(plan: "TrainPlan", callback: "RunCallback | None") -> "TrainResult":
     """Train as planned; with `smoke`, run the smoke test of the plan."""
     started = time.monotonic()
-    from trialrun.runs.training.run import train_run
+    with _create_store_early(plan):
+        from trialrun.runs.training.run import train_run
 
     if not plan.config.smoke:
         return train_run(plan, callback)
@@ -53,6 +56,13 @@ def _train(plan: "TrainPlan", callback: "RunCallback | None") -> "TrainResult":
 
     check_registry(plan.config)
     return complete_smoke_test(plan, train_run(plan, callback), started)
+
+
+def _create_store_early(plan: "TrainPlan") -> AbstractContextManager[None]:
+    """Create a missing store beside the block, unless this process will not open one."""
+    if plan.config.offline or read_ranks(os.environ).rank:
+        return nullcontext()
+    return create_store_early()
 
 
 def _kill_unopened_run() -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from trialrun.mlflow_client import find_experiment_id, translate_tracking_errors
+from trialrun.mlflow_client.tracking_uri import RUN_ID_VARIABLE
 from trialrun.tracking.records import CREATE, Record
 from trialrun.tracking.replay import OFFLINE_TAG, now_ms
 from trialrun.tracking.system_metrics import PREFIX
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 PARENT_TAG = "mlflow.parentRunId"
-_RUN_ID_VARIABLE = "MLFLOW_RUN_ID"  # set by `mlflow run` for its child
 _EXPERIMENT_ID_VARIABLE = "MLFLOW_EXPERIMENT_ID"
 _EXPERIMENT_NAME_VARIABLE = "MLFLOW_EXPERIMENT_NAME"
 
@@ -59,7 +59,7 @@ def read_run(client: "MlflowClient", run_id: str) -> RunFacts:
 
 def find_project_run() -> str | None:
     """Return the id of the run that `mlflow run` opened for this process, if any."""
-    return os.environ.get(_RUN_ID_VARIABLE) or None
+    return os.environ.get(RUN_ID_VARIABLE) or None
 
 
 def take_project_run() -> str | None:

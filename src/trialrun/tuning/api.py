@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from trialrun.errors import RunInterruptedError
+from trialrun.mlflow_client import create_store_early
 from trialrun.runs.signals import interrupt_on_signals
 from trialrun.tuning.plan import plan_search
 
@@ -26,7 +27,8 @@ def plan_and_search(
     with interrupt_on_signals():
         try:
             plan = plan_search(settings)
-            from trialrun.tuning.run import execute_search
+            with create_store_early():
+                from trialrun.tuning.run import execute_search
 
             with open_callback() as callback:
                 return execute_search(plan, callback)

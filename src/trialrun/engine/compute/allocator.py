@@ -20,11 +20,13 @@ _KEEP_BYTES = 1 << 30  # smaller blocks come from the heap, which keeps this muc
 _KEEP_BYTES_OF_OLD_GLIBC = 1 << 25  # the maximum of glibc versions that reject `_KEEP_BYTES`
 
 
+@cache
 def keep_freed_memory() -> bool:
     """Raise glibc's thresholds for this process; False with another C library or if glibc refuses.
 
     Memory that is already free is first returned to the kernel: decoding images leaves gaps that
-    are too small for training's blocks.
+    are too small for training's blocks. Later calls change nothing: the next training of a process
+    uses the blocks of the one before.
     """
     libc = _load_glibc()
     if libc is None:

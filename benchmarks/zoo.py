@@ -2,13 +2,15 @@
 
     python -m benchmarks.zoo [PATTERN]
 
-Prints the seconds of each network, and fails at the first one that is not equal after loading.
-The tests do this for all but the largest networks.
+Prints the seconds of each network, and those of building it with random values and without any (as
+before loading); fails at the first one that is not equal after loading. The tests do this for all
+but the largest networks.
 """
 
 import sys
 import tempfile
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -22,6 +24,8 @@ from trialrun.models.open import create_network, open_classifier
 from trialrun.models.weights.initial import describe_initial_weights
 from trialrun.models.weights.serialization import serialize_state
 from trialrun.models.zoo.catalog import list_networks
+from trialrun.models.zoo.networks import build_network
+from trialrun.models.zoo.uninitialized import NoInitialValues
 from trialrun.scoring.network import prepare_network
 
 CPU = torch.device("cpu")
@@ -65,6 +69,17 @@ def check_network(name: str, folder: Path) -> None:
     assert float(difference) <= 1e-6, f"{name} differs by {float(difference):g} after loading"
 
 
+def measure_building(name: str) -> tuple[float, float]:
+    """Return the seconds of building a network with random values, and without initial values."""
+    seconds = []
+    for context in (nullcontext(), NoInitialValues()):
+        started = time.perf_counter()
+        with context:
+            build_network(name, len(CLASSES), image_size=None)
+        seconds.append(time.perf_counter() - started)
+    return seconds[0], seconds[1]
+
+
 def main() -> int:
     """Check the networks and print the table."""
     pattern = sys.argv[1] if len(sys.argv) > 1 else "*"
@@ -74,8 +89,16 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as folder:
             check_network(entry.name, Path(folder))
         seconds = time.perf_counter() - started
-        rows.append([entry.name, (entry.num_params or 0) / 1e6, seconds, "equal"])
-    columns = ("network", "parameters, M", "s", "after loading")
+        building = measure_building(entry.name)
+        rows.append([entry.name, (entry.num_params or 0) / 1e6, *building, seconds, "equal"])
+    columns = (
+        "network",
+        "parameters, M",
+        "built, s",
+        "built without values, s",
+        "all, s",
+        "after loading",
+    )
     heading = make_heading(f"{len(rows)} networks stored and loaded")
     sys.stdout.write(heading + "\n" + format_table(columns, rows))
     return 0

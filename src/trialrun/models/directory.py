@@ -42,6 +42,7 @@ from trialrun.models.manifest import (
 from trialrun.models.weights.serialization import load_exactly, parse_safetensors
 from trialrun.models.zoo.names import DESCRIPTION_FILE, MODEL_CARD
 from trialrun.models.zoo.networks import build_network
+from trialrun.models.zoo.uninitialized import NoInitialValues
 
 _FORMAT = "trialrun.model/1"
 PYTORCH_DATA = "data"  # where MLflow's pytorch flavor has its files
@@ -195,12 +196,13 @@ class StoredModel:
             raise InvalidModelDirectoryError(
                 f"{self.folder} is not trained", "Train it: `trialrun train --model DIR`."
             )
-        network = build_network(
-            description.architecture,
-            len(description.classes),
-            image_size=description.preprocessing.image_size,
-            arguments=description.arguments,
-        )
+        with NoInitialValues():
+            network = build_network(
+                description.architecture,
+                len(description.classes),
+                image_size=description.preprocessing.image_size,
+                arguments=description.arguments,
+            )
         load_exactly(network, self.state, self.folder / WEIGHTS)
         classifier = ImageClassifier(network, description.classes, description.preprocessing)
         return classifier.eval()

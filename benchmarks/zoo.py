@@ -2,9 +2,9 @@
 
     python -m benchmarks.zoo [PATTERN]
 
-Prints the seconds of each network, and those of building it with random values and without any (as
-before loading); fails at the first one that is not equal after loading. The tests do this for all
-but the largest networks.
+Prints the seconds of each network, and of building it with random values and without, as before
+loading. Fails at the first one that is not equal after loading. The tests do this for all but the
+largest networks.
 """
 
 import sys
@@ -24,8 +24,8 @@ from trialrun.models.open import create_network, open_classifier
 from trialrun.models.weights.initial import describe_initial_weights
 from trialrun.models.weights.serialization import serialize_state
 from trialrun.models.zoo.catalog import list_networks
+from trialrun.models.zoo.constant_values import NoRandomValues
 from trialrun.models.zoo.networks import build_network
-from trialrun.models.zoo.uninitialized import NoInitialValues
 from trialrun.scoring.network import prepare_network
 
 CPU = torch.device("cpu")
@@ -70,9 +70,9 @@ def check_network(name: str, folder: Path) -> None:
 
 
 def measure_building(name: str) -> tuple[float, float]:
-    """Return the seconds of building a network with random values, and without initial values."""
+    """Return the seconds of building a network with random values, and without."""
     seconds = []
-    for context in (nullcontext(), NoInitialValues()):
+    for context in (nullcontext(), NoRandomValues()):
         started = time.perf_counter()
         with context:
             build_network(name, len(CLASSES), image_size=None)
@@ -95,7 +95,7 @@ def main() -> int:
         "network",
         "parameters, M",
         "built, s",
-        "built without values, s",
+        "without random values, s",
         "all, s",
         "after loading",
     )

@@ -223,6 +223,14 @@ def test_schedule_falls_from_the_peak_to_zero(schedule: str) -> None:
     assert all(factor(step) >= factor(step + 1) for step in range(10))
 
 
+@pytest.mark.parametrize("schedule", ["cosine", "polynomial", "onecycle"])
+def test_peak_can_last(schedule: str) -> None:
+    """The fall then takes the remaining steps, with the same shape."""
+    factor, shorter = make_schedule(schedule, 2, 20, 10), make_schedule(schedule, 0, 10)
+    assert [factor(step) for step in range(2, 11)] == [1.0] * 9
+    assert [factor(step) for step in range(10, 20)] == [shorter(step) for step in range(10)]
+
+
 def test_warm_up_rises_to_the_peak() -> None:
     """The rate rises linearly before the schedule starts."""
     factor = make_schedule("constant", 3, 10)
@@ -340,11 +348,11 @@ def test_patience_begins_once_all_layers_train() -> None:
 
 
 def test_early_stopping_waits_for_the_full_image_size() -> None:
-    """Of fifteen epochs, the last three have the full size."""
+    """Of fifteen epochs, the last five have the full size."""
     config = TrainConfig(epochs=15, batch_size=8, patience=2, progressive_resize="on")
     statuses = list(stop_early(make_results([0.5] + [1.0] * 14), EarlyStopping(config)))
     last = statuses[-1]
-    assert (last.result.epoch, last.best_epoch, last.stop_reason) == (14, 1, "early_stop")
+    assert (last.result.epoch, last.best_epoch, last.stop_reason) == (12, 1, "early_stop")
 
 
 def test_improvement_below_min_delta_does_not_count() -> None:

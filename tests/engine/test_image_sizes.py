@@ -47,14 +47,14 @@ def init_state(config: TrainConfig = CONFIG, data: TrainingData = DATA) -> Train
 def test_sizes_grow_from_the_first_to_the_full_one(
     first: int, full: int, num_epochs: int, num_head_epochs: int
 ) -> None:
-    """The first half has the first size, the last fifth the full one; in between sizes rise."""
+    """The first half has the first size, the last third the full one; in between sizes rise."""
     assume(first < full)
     schedule = SizeSchedule(first, full, num_head_epochs + num_epochs, num_head_epochs)
     sizes = [schedule.choose_size(epoch) for epoch in range(1, schedule.num_epochs + 1)]
     assert set(sizes[:num_head_epochs]) <= {full}
     sizes = sizes[num_head_epochs:]
     assert sizes == sorted(sizes)
-    assert set(sizes[-(-4 * num_epochs // 5) :]) <= {full}
+    assert set(sizes[2 * num_epochs // 3 :]) == {full}
     assert sizes[-1] == full
     if num_epochs > 1:
         assert set(sizes[: (num_epochs + 1) // 2]) == {first}
@@ -69,9 +69,9 @@ def test_sizes_grow_from_the_first_to_the_full_one(
 def test_run_of_five_epochs_takes_half_the_operations() -> None:
     """Operations grow as the number of pixels; `on` is half the size."""
     schedule = plan_image_sizes(TrainConfig(progressive_resize="on"), 224)
-    assert str(schedule) == "112 (epochs 1 to 3), 192 (epoch 4), 224 (epoch 5)"
+    assert str(schedule) == "112 (epochs 1 to 3), 224 (epochs 4 to 5)"
     assert schedule is not None
-    assert 0.45 < schedule.average_pixels(1) / 224**2 < 0.55
+    assert schedule.average_pixels(1) / 224**2 == pytest.approx(0.55)
 
 
 @pytest.mark.parametrize(
@@ -89,11 +89,23 @@ def test_first_size_above_the_image_size_is_refused() -> None:
 
 
 def test_patience_counts_at_the_full_size_only() -> None:
-    """Of ten epochs after two of the last layer, the last two count."""
+    """Of ten epochs after two of the last layer, the last four count."""
     config = TrainConfig(epochs=12, batch_size=8, progressive_resize="on", freeze_epochs=2)
-    assert count_uncounted_epochs(config) == 10
+    assert count_uncounted_epochs(config) == 8
     assert count_uncounted_epochs(replace(config, progressive_resize="off")) == 2
     assert count_uncounted_epochs(replace(config, freeze="backbone")) == 0
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "polynomial", "onecycle"])
+def test_learning_rate_falls_at_the_full_size_only(schedule: str) -> None:
+    """With a rate that had fallen before, the network would hardly adapt to the full size."""
+    state = init_state(replace(CONFIG, epochs=6, schedule=schedule, warmup_fraction=0.1))
+    [factor, *_] = state.scheduler.lr_lambdas
+    first, last = 3 * 4, 3 * 6  # three steps per epoch, sizes 16 in four epochs and 32 in two
+    assert {factor(step) for step in range(2, first + 1)} == {1.0}
+    falling = [factor(step) for step in range(first, last)]
+    assert falling == sorted(falling, reverse=True)
+    assert falling[-1] < 0.2
 
 
 @pytest.mark.parametrize("augment", ["none", "flip", "standard", "strong"])

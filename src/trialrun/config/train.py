@@ -97,8 +97,9 @@ class TrainConfig(LabelConfig):
         OFF_TEXT,
         "Train on smaller images first, which takes half the operations: a number is the first "
         "size in pixels, on is half of image_size, or more if the network needs it. The first half "
-        "of the epochs has this size, the last fifth has image_size, and sizes grow between them. "
-        "Validation always has image_size; patience counts in the last fifth only.",
+        "of the epochs has this size, the last third has image_size, and sizes grow between them. "
+        "The learning rate falls and patience counts in the last third only. Validation always has "
+        "image_size.",
         low=1,
         high=4096,
         words=(OFF_TEXT, ON_TEXT),

@@ -1,7 +1,8 @@
 """Sizes of training images by epoch (progressive_resize); this module does not import torch.
 
-The rule is that of Composer's ProgressiveResizing with its defaults: half the size in the first
-half of the run, then linear growth, the full size in the last fifth.
+The rule is that of Composer's ProgressiveResizing: half the size in the first half of the run, then
+linear growth. The full size begins earlier, in the last third instead of the last fifth, and the
+learning rate falls in these epochs only: docs/resizing.md has the measurements.
 """
 
 import math
@@ -15,8 +16,8 @@ from trialrun.config.settings import OFF_TEXT, ON_TEXT
 from trialrun.config.train_checks import check_first_size
 from trialrun.engine.steps import count_frozen_epochs
 
-# Shares of the epochs that train all layers. Fractions, because 0.2 * 5 in binary may exceed 1.
-_FIRST_SHARE, _FULL_SHARE = Fraction(1, 2), Fraction(1, 5)
+# Shares of the epochs that train all layers; fractions, so that their multiples are exact.
+_FIRST_SHARE, _FULL_SHARE = Fraction(1, 2), Fraction(1, 3)
 _LARGEST_STEP = 32  # pixels; networks halve the size up to five times
 _MIN_STEPS = 8  # from 0 to the full size
 # Pixels. Below, a step of ResNet-18 spends most of its time on weights, which smaller images do not
@@ -45,7 +46,7 @@ class SizeSchedule:
 
     @property
     def num_uncounted_epochs(self) -> int:
-        """The number of epochs before the last fifth."""
+        """The number of epochs before those of the full size that end the run."""
         return self.num_epochs - _count_full_epochs(self.num_epochs - self.num_head_epochs)
 
     def choose_size(self, epoch: int) -> int:

@@ -113,21 +113,34 @@ def set_peak_learning_rate(scheduler: LambdaLR, learning_rate: float) -> None:
 
 
 def make_scheduler(
-    optimizer: Optimizer, config: TrainConfig, warm_up_steps: int, num_steps: int
+    optimizer: Optimizer,
+    config: TrainConfig,
+    warm_up_steps: int,
+    num_steps: int,
+    num_small_steps: int = 0,
 ) -> LambdaLR:
-    """Make the per-step schedule: a linear warm-up, then `config.schedule` up to `num_steps`."""
-    return LambdaLR(optimizer, make_schedule(config.schedule, warm_up_steps, num_steps))
+    """Make the schedule of a run whose first `num_small_steps` have smaller images."""
+    return LambdaLR(
+        optimizer, make_schedule(config.schedule, warm_up_steps, num_steps, num_small_steps)
+    )
 
 
-def make_schedule(schedule: str, warm_up_steps: int, num_steps: int) -> Callable[[int], float]:
-    """Return a function from step (from 0) to share of the peak learning rate, in [0, 1]."""
+def make_schedule(
+    schedule: str, warm_up_steps: int, num_steps: int, num_peak_steps: int = 0
+) -> Callable[[int], float]:
+    """Return a function from step (from 0) to share of the peak learning rate, in [0, 1].
+
+    The rate rises over the warm-up and stays at its peak up to step `num_peak_steps`. Then it falls
+    as `schedule` says, up to `num_steps`.
+    """
+    fall_start = max(warm_up_steps, num_peak_steps)
     if schedule == ONE_CYCLE:
-        return partial(_compute_one_cycle, warm_up_steps, num_steps)
+        return partial(_compute_one_cycle, warm_up_steps, fall_start, num_steps)
 
     def compute_factor(step: int) -> float:
         if step < warm_up_steps:
             return (step + 1) / (warm_up_steps + 1)
-        progress = min((step - warm_up_steps) / max(num_steps - warm_up_steps, 1), 1.0)
+        progress = min(max(step - fall_start, 0) / max(num_steps - fall_start, 1), 1.0)
         if schedule == "cosine":
             return _interpolate(1.0, 0.0, progress)
         if schedule == "polynomial":
@@ -137,7 +150,7 @@ def make_schedule(schedule: str, warm_up_steps: int, num_steps: int) -> Callable
     return compute_factor
 
 
-def _compute_one_cycle(warm_up_steps: int, num_steps: int, step: int) -> float:
+def _compute_one_cycle(warm_up_steps: int, fall_start: int, num_steps: int, step: int) -> float:
     """Return the share of the peak: two halves of a cosine, up to the peak and down.
 
     Source:
@@ -146,7 +159,7 @@ def _compute_one_cycle(warm_up_steps: int, num_steps: int, step: int) -> float:
     """
     if step < warm_up_steps:
         return _interpolate(_ONE_CYCLE_START, 1.0, step / warm_up_steps)
-    progress = (step - warm_up_steps) / max(num_steps - 1 - warm_up_steps, 1)
+    progress = max(step - fall_start, 0) / max(num_steps - 1 - fall_start, 1)
     return _interpolate(1.0, _ONE_CYCLE_START * _ONE_CYCLE_END, min(progress, 1.0))
 
 

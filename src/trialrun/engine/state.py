@@ -136,7 +136,9 @@ def init_train_state(
         trainable, config, ranks.world_size, head_prefix if trains_head_first else ""
     )
     warm_up_steps = count_warm_up_steps(config, len(data.train), ranks.world_size)
-    num_steps = config.epochs * count_steps_per_epoch(config, len(data.train), ranks.world_size)
+    epoch_steps = count_steps_per_epoch(config, len(data.train), ranks.world_size)
+    image_sizes = plan_image_sizes(config, data.preprocessing.image_size)
+    num_small_steps = epoch_steps * image_sizes.num_uncounted_epochs if image_sizes else 0
     return TrainState(
         network=network,
         trainable=trainable,
@@ -146,7 +148,9 @@ def init_train_state(
         head_prefix=head_prefix,
         compute=compute,
         optimizer=optimizer,
-        scheduler=make_scheduler(optimizer, config, warm_up_steps, num_steps),
+        scheduler=make_scheduler(
+            optimizer, config, warm_up_steps, config.epochs * epoch_steps, num_small_steps
+        ),
         warm_up_steps=warm_up_steps,
         grad_scaler=torch.amp.GradScaler(compute.device.type, enabled=compute.precision == "fp16"),
         ema=MovingAverage(network, config.ema) if config.ema else None,
@@ -155,7 +159,7 @@ def init_train_state(
         else RunningStatistics(network),
         has_frozen_statistics=has_frozen_statistics,
         has_frozen_backbone=freeze,
-        image_sizes=plan_image_sizes(config, data.preprocessing.image_size),
+        image_sizes=image_sizes,
         totals=torch.zeros(2, dtype=compute.accumulator_dtype, device=compute.device),
         num_parts=1 if config.accumulate_steps == AUTO_TEXT else int(config.accumulate_steps),
         valid_batch_size=_VALID_BATCH_FACTOR * config.batch_size,

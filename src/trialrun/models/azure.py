@@ -20,9 +20,9 @@ from trialrun.images.decoding.preprocessing import Preprocessing
 from trialrun.models.classifier import ImageClassifier
 from trialrun.models.directory import ModelDescription, StoredModel
 from trialrun.models.weights.serialization import load_exactly, parse_torch_save
+from trialrun.models.zoo.constant_values import NoRandomValues
 from trialrun.models.zoo.names import AZURE_DESCRIPTION_FILE, DEFAULT_WEIGHTS, SWITCHES
 from trialrun.models.zoo.networks import build_network
-from trialrun.models.zoo.uninitialized import NoInitialValues
 
 _FAMILIES = {
     "DenseNet": frozenset({"densenet121", "densenet161", "densenet169", "densenet201"}),
@@ -120,7 +120,7 @@ def read_trained(folder: Path) -> ImageClassifier:
     path = _find_model_file(folder, spec)
     state = parse_torch_save(_read_bytes(path), path)
     num_outputs = _PRETRAINED_OUTPUTS if _has_output_layer(state) else len(classes)
-    with NoInitialValues():
+    with NoRandomValues():
         network = build_network(architecture, num_outputs, image_size=None, arguments=arguments)
     if _has_output_layer(state):
         model: nn.Module = _NetworkWithOutputLayer(network, len(classes))

@@ -40,9 +40,9 @@ from trialrun.models.manifest import (
     write_manifest,
 )
 from trialrun.models.weights.serialization import load_exactly, parse_safetensors
+from trialrun.models.zoo.constant_values import NoRandomValues
 from trialrun.models.zoo.names import DESCRIPTION_FILE, MODEL_CARD
 from trialrun.models.zoo.networks import build_network
-from trialrun.models.zoo.uninitialized import NoInitialValues
 
 _FORMAT = "trialrun.model/1"
 PYTORCH_DATA = "data"  # where MLflow's pytorch flavor has its files
@@ -196,7 +196,7 @@ class StoredModel:
             raise InvalidModelDirectoryError(
                 f"{self.folder} is not trained", "Train it: `trialrun train --model DIR`."
             )
-        with NoInitialValues():
+        with NoRandomValues():
             network = build_network(
                 description.architecture,
                 len(description.classes),

@@ -78,19 +78,15 @@ def test_first_size_above_that_of_the_images_is_refused(colors: Path) -> None:
 def test_run_logs_the_size_of_each_epoch(store: str, colors: Path) -> None:
     """The metric has one value per epoch; the parameter has all sizes."""
     result = trialrun.train(
-        train_data=str(colors), progressive_resize=16, epochs=4, augment="standard", **QUICK
+        train_data=str(colors), progressive_resize=16, epochs=6, augment="standard", **QUICK
     )
     client = mlflow.MlflowClient(store)
     history = client.get_metric_history(result.run_id, "train_image_size")
-    assert [(metric.step, metric.value) for metric in history] == [
-        (1, 16),
-        (2, 16),
-        (3, 24),
-        (4, 32),
-    ]
+    sizes = [16, 16, 16, 24, 32, 32]
+    assert [(metric.step, metric.value) for metric in history] == [*enumerate(sizes, start=1)]
     params = client.get_run(result.run_id).data.params
     assert params["progressive_resize"] == "16"
-    assert params[RESOLVED_SIZES] == "16 (epochs 1 to 2), 24 (epoch 3), 32 (epoch 4)"
+    assert params[RESOLVED_SIZES] == "16 (epochs 1 to 3), 24 (epoch 4), 32 (epochs 5 to 6)"
 
 
 def test_single_epoch_notes_that_it_has_the_full_size(store: str, colors: Path) -> None:

@@ -1,4 +1,4 @@
-"""Tests of networks that are built without initial values."""
+"""Tests of networks that are built without random values."""
 
 from pathlib import Path
 
@@ -7,12 +7,12 @@ import torch
 
 from tests.serving.http.servers import write_small_model
 from trialrun.models.open import open_classifier
+from trialrun.models.zoo.constant_values import NoRandomValues
 from trialrun.models.zoo.networks import build_network
-from trialrun.models.zoo.uninitialized import NoInitialValues
 
 NETWORKS = (
-    *("densenet121", "inception_v3", "mobilenet_v3_small", "resnet18", "squeezenet1_1"),
-    *("swin_t", "vit_b_16", "timm/resnet10t", "timm/vit_tiny_patch16_224"),
+    *("densenet121", "googlenet", "inception_v3", "mobilenet_v3_small", "resnet18"),
+    *("squeezenet1_1", "swin_t", "vit_b_16", "timm/resnet10t", "timm/vit_tiny_patch16_224"),
 )
 
 
@@ -20,7 +20,7 @@ NETWORKS = (
 def test_building_draws_no_random_numbers(name: str) -> None:
     """Neither torch's layers, nor torchvision's networks, nor timm's."""
     before = torch.get_rng_state()
-    with NoInitialValues():
+    with NoRandomValues():
         build_network(name, 3, image_size=None)
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -29,7 +29,7 @@ def test_building_draws_no_random_numbers(name: str) -> None:
 def test_buffers_have_their_values(name: str) -> None:
     """Some are not stored with a model, and are not loaded."""
     usual = dict(build_network(name, 3, image_size=None).named_buffers())
-    with NoInitialValues():
+    with NoRandomValues():
         network = build_network(name, 3, image_size=None)
     for key, buffer in network.named_buffers():
         assert torch.equal(buffer, usual[key]), key

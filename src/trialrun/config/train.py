@@ -95,7 +95,7 @@ class TrainConfig(LabelConfig):
     )
     progressive_resize: int | str = setting(
         OFF_TEXT,
-        "Train on smaller images first, which takes half the operations: a number is the first "
+        "Train on smaller images first, with about 0.55 of the operations: a number is the first "
         "size in pixels, on is half of image_size, or more if the network needs it. The first half "
         "of the epochs has this size, the last third has image_size, and sizes grow between them. "
         "The learning rate falls and patience counts in the last third only. Validation always has "

@@ -4,6 +4,7 @@ It takes MLflow about a second (benchmarks/lifetime.py), and Python's lock lets 
 process work on it or on imports.
 """
 
+import importlib
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 
 from trialrun.mlflow_client.tracking_uri import RUN_ID_VARIABLE, TRACKING_VARIABLE, find_sqlite_path
 
+_CLIENT_MODULE = "mlflow.store.tracking.sqlalchemy_store"  # the store's client loads it
 _DEFAULT_URI = "sqlite:///mlflow.db"  # MLflow's
 
 
@@ -34,6 +36,7 @@ def create_store_early() -> Iterator[None]:
     ) as process:
         try:
             yield
+            importlib.import_module(_CLIENT_MODULE)
         except BaseException:
             process.terminate()  # the database is created in one transaction
             raise

@@ -1,8 +1,8 @@
 """Sizes of training images by epoch (progressive_resize); this module does not import torch.
 
 The rule is that of Composer's ProgressiveResizing: half the size in the first half of the run, then
-linear growth. The full size begins earlier, in the last third instead of the last fifth, and the
-learning rate falls in these epochs only: docs/resizing.md has the measurements.
+linear growth. But growth ends early: the last third of the run has the full size, instead of the
+last fifth. The learning rate falls in these epochs only: docs/resizing.md has the measurements.
 """
 
 import math
@@ -18,6 +18,7 @@ from trialrun.engine.steps import count_frozen_epochs
 
 # Shares of the epochs that train all layers; fractions, so that their multiples are exact.
 _FIRST_SHARE, _FULL_SHARE = Fraction(1, 2), Fraction(1, 3)
+_GROWTH_SHARE = Fraction(3, 10)  # in which growth would reach the full size
 _LARGEST_STEP = 32  # pixels; networks halve the size up to five times
 _MIN_STEPS = 8  # from 0 to the full size
 # Pixels. Below, a step of ResNet-18 spends most of its time on weights, which smaller images do not
@@ -57,7 +58,7 @@ class SizeSchedule:
         middle = Fraction(
             2 * (epoch - self.num_head_epochs) - 1, 2 * (self.num_epochs - self.num_head_epochs)
         )
-        growth = (middle - _FIRST_SHARE) / (1 - _FIRST_SHARE - _FULL_SHARE)
+        growth = (middle - _FIRST_SHARE) / _GROWTH_SHARE
         if growth <= 0:
             return self.first
         size = self.step * round((self.first + growth * (self.full - self.first)) / self.step)

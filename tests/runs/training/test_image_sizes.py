@@ -82,11 +82,11 @@ def test_run_logs_the_size_of_each_epoch(store: str, colors: Path) -> None:
     )
     client = mlflow.MlflowClient(store)
     history = client.get_metric_history(result.run_id, "train_image_size")
-    sizes = [16, 16, 16, 24, 32, 32]
+    sizes = [16, 16, 16, 20, 32, 32]
     assert [(metric.step, metric.value) for metric in history] == [*enumerate(sizes, start=1)]
     params = client.get_run(result.run_id).data.params
     assert params["progressive_resize"] == "16"
-    assert params[RESOLVED_SIZES] == "16 (epochs 1 to 3), 24 (epoch 4), 32 (epochs 5 to 6)"
+    assert params[RESOLVED_SIZES] == "16 (epochs 1 to 3), 20 (epoch 4), 32 (epochs 5 to 6)"
 
 
 def test_single_epoch_notes_that_it_has_the_full_size(store: str, colors: Path) -> None:

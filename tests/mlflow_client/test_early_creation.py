@@ -11,19 +11,19 @@ from typing import NoReturn
 import pytest
 
 from tests.mlflow_client.databases import address
-from trialrun.mlflow_client import create_store_early
+from trialrun.mlflow_client import create_store_early, early_creation
 from trialrun.mlflow_client.schema import is_ready
 from trialrun.mlflow_client.sqlite import connect_file, read_schema
 
 _LOADS = """
-from trialrun.mlflow_client import create_store_early
+from trialrun.mlflow_client import create_store_early, early_creation
 
 with create_store_early():
     pass
 """
 _FAILS = """
 import sys
-from trialrun.mlflow_client import create_store_early
+from trialrun.mlflow_client import create_store_early, early_creation
 
 try:
     with create_store_early():
@@ -90,7 +90,7 @@ def test_no_process_is_started_without_use(
         (tmp_path / "mlflow.db").touch()
     elif case == "run":
         monkeypatch.setenv("MLFLOW_RUN_ID", "0")
-    monkeypatch.setattr(os, "cpu_count", lambda: 1 if case == "one core" else 2)
+    monkeypatch.setattr(early_creation, "count_threads", lambda: 1 if case == "one core" else 2)
 
     def fail(*_arguments: object, **_options: object) -> NoReturn:
         raise AssertionError("a process was started")

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from trialrun.images.scanning.thread_pool import count_threads
 from trialrun.mlflow_client.tracking_uri import RUN_ID_VARIABLE, TRACKING_VARIABLE, find_sqlite_path
 
 _CLIENT_MODULE = "mlflow.store.tracking.sqlalchemy_store"  # the store's client loads it
@@ -43,7 +44,7 @@ def create_store_early() -> Iterator[None]:
 
 
 def _is_useful() -> bool:
-    if "mlflow" in sys.modules or RUN_ID_VARIABLE in os.environ or os.cpu_count() == 1:
+    if "mlflow" in sys.modules or RUN_ID_VARIABLE in os.environ or count_threads() == 1:
         return False
     path = find_sqlite_path(os.environ.get(TRACKING_VARIABLE) or _DEFAULT_URI)
     return path is not None and not path.exists()

@@ -18,6 +18,7 @@ from trialrun.mlflow_client.sqlite import connect_file, read_schema
 _LOADS = """
 from trialrun.mlflow_client import create_store_early, early_creation
 
+early_creation.count_threads = lambda: 2  # whatever this machine has
 with create_store_early():
     pass
 """
@@ -25,6 +26,7 @@ _FAILS = """
 import sys
 from trialrun.mlflow_client import create_store_early, early_creation
 
+early_creation.count_threads = lambda: 2
 try:
     with create_store_early():
         raise KeyboardInterrupt

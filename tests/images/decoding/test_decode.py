@@ -213,6 +213,32 @@ def test_fault_15_every_decoder_error_is_translated(kind: str) -> None:
             assert decode_image(damaged).dtype == torch.uint8
 
 
+def replace_pixel_data(data: bytes, content: bytes) -> bytes:
+    """Return a PNG with other compressed pixels and their right checksum."""
+    start, end = data.index(b"IDAT"), data.index(b"IEND") - 4
+    chunk = struct.pack(">I", len(content)) + b"IDAT" + content
+    return data[: start - 4] + chunk + struct.pack(">I", zlib.crc32(b"IDAT" + content)) + data[end:]
+
+
+def test_a_png_with_damaged_pixel_data_is_skipped() -> None:
+    """Pixels that cannot be decompressed are named as such, though their checksum is right."""
+    data = encode(make_image(), "PNG")
+    for content in (zlib.compress(b"short"), b"no stream of zlib"):
+        with pytest.raises(UndecodableError, match="damaged: "):
+            decode_image(replace_pixel_data(data, content))
+
+
+def test_fault_11_exif_behind_the_pixels_of_a_png_rotates_them() -> None:
+    """The orientation counts wherever its chunk is."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encode(make_image(40, 30), "PNG")
+    content = b"eXIf" + exif.tobytes().removeprefix(b"Exif\0\0")
+    chunk = struct.pack(">I", len(content) - 4) + content + struct.pack(">I", zlib.crc32(content))
+    end = data.index(b"IEND") - 4
+    assert decode_image(data[:end] + chunk + data[end:]).shape == (3, 40, 30)
+
+
 @pytest.mark.parametrize("chunk_size", [1, 8, 40])
 def test_fault_16_a_hanging_item_times_out(chunk_size: int) -> None:
     """An item that exceeds the timeout is replaced; the others are returned in order."""

@@ -89,12 +89,26 @@ def make_chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + checksum
 
 
+def make_deep_png(stream: bytes) -> bytes:
+    """Make a PNG of two pixels with colors of 16 bits; `stream` is their compressed row."""
+    header = struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n" + make_chunk(b"IHDR", header)
+    return data + make_chunk(b"IDAT", stream) + make_chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    "stream", [b"no stream", zlib.compress(b"\0short"), zlib.compress(b"\x09" + bytes(12))]
+)
+def test_damaged_png_colors_of_16_bits_are_skipped(stream: bytes) -> None:
+    """On such pixels, torchvision's decoder would end the process."""
+    with pytest.raises(UndecodableError, match="damaged: "):
+        decode_image(make_deep_png(stream), (0, 4095))
+
+
 def test_png_colors_of_16_bits_are_scaled() -> None:
     """Pillow cuts them to 8 bits; a narrow range is noticed, too."""
     row = b"\0" + struct.pack(">6H", 0, 1024, 4095, 2048, 0, 4095)
-    header = struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0)
-    data = b"\x89PNG\r\n\x1a\n" + make_chunk(b"IHDR", header)
-    data += make_chunk(b"IDAT", zlib.compress(row)) + make_chunk(b"IEND", b"")
+    data = make_deep_png(zlib.compress(row))
     assert decode_image(data)[:, 0, 0].tolist() == [0, 4, 15]
     assert decode_image(data, (0, 4095))[:, 0, 0].tolist() == [0, 64, 255]
     values = read_gray_values(data)

@@ -89,6 +89,7 @@ def convert_deep_colors(image: Image.Image, data: bytes, value_range: ValueRange
     """
     if image.format != "PNG" or image.mode != "RGB" or image.has_transparency_data:
         raise UndecodableError("value_range cannot be applied to its 16-bit colors")
+    image.load()  # raises if the pixels are damaged, on which `decode_png` would end the process
     encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
     values = decode_png(encoded, mode=ImageReadMode.RGB).numpy()
     pixels = Tone().convert(values, value_range).transpose(1, 2, 0)

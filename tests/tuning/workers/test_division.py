@@ -74,9 +74,22 @@ def test_a_finished_search_needs_one_worker(machine: Path, colors: Path) -> None
     assert divide_processors(plan(colors), 0, machine).num_workers == 1
 
 
-def test_trials_of_a_frozen_backbone_share_a_process(machine: Path, colors: Path) -> None:
-    """Its features are computed once per process."""
-    assert divide_processors(plan(colors, freeze="backbone"), 100, machine).num_workers == 1
+@pytest.mark.parametrize(
+    ("num_trials", "workers", "threads"), [(16, 1, 8), (47, 1, 8), (48, 2, 4), (1000, 8, 1)]
+)
+def test_short_trials_of_a_frozen_backbone_share_few_processes(
+    num_trials: int, workers: int, threads: int, machine: Path, colors: Path
+) -> None:
+    """A further process must train at least 24 trials of the last layer."""
+    found = divide_processors(plan(colors, freeze="backbone"), num_trials, machine)
+    assert (found.num_workers, found.num_threads) == (workers, threads)
+
+
+def test_workers_of_a_frozen_backbone_fit_into_the_free_memory(machine: Path, colors: Path) -> None:
+    """They need no tensors of whole networks, but a process each."""
+    write_memory(machine, gibibytes=3)
+    found = divide_processors(plan(colors, freeze="backbone"), 1000, machine)
+    assert (found.num_workers, found.reason) == (3, "free memory")
 
 
 def test_the_user_s_number_of_workers_is_used(machine: Path, colors: Path) -> None:

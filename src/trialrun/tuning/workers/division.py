@@ -6,7 +6,7 @@ so this module imports it only where there may be a GPU.
 """
 
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,8 @@ _PROCESS_BYTES = 1 << 30  # of a worker without the tensors of a step
 _BYTES_PER_PIXEL = 4 << 10  # of the images of a step; ResNet-50 in fp32 takes about 3.5 kB
 _MAX_SIDE = 224  # `image_size=auto` is larger for few pretrained weights only
 _MAX_WORKERS = 16  # they share one study and one tracking store
+# Trials of a frozen backbone per worker: they take half a second, and a worker's start about eight.
+_MIN_HEADS = 24
 _NUM_SAMPLED = 32  # images whose sizes are read
 _GPU_FILES = ("dev/nvidia0", "dev/kfd")  # of NVIDIA's and AMD's drivers
 
@@ -60,7 +62,7 @@ def divide_processors(plan: SearchPlan, num_trials: int, root: Path = Path("/"))
         reason = f"{num_gpus} GPUs" if num_gpus > 1 else "one GPU"
         return Division(num_workers, max(num_processors // num_workers, 1), reason)
     if plan.base.config.freeze == "backbone" and plan.base.config.augment == "none":
-        return Division(1, num_processors, "trials of a frozen backbone share its features")
+        return _divide_among_heads(num_processors, num_trials, root)
     side = find_largest_side(plan)
     num_threads = min(-(-side * side // _PIXELS_PER_THREAD), num_processors)
     limits = {
@@ -69,6 +71,23 @@ def divide_processors(plan: SearchPlan, num_trials: int, root: Path = Path("/"))
         "free memory": _count_fitting_workers(plan, side, root),
         "shared store": _MAX_WORKERS,
     }
+    return _choose_smallest(limits, num_processors)
+
+
+def _divide_among_heads(num_processors: int, num_trials: int, root: Path) -> Division:
+    """Return the division for trials of a frozen backbone, whose features the workers share."""
+    free_bytes = read_available_memory(root).least_bytes
+    limits = {
+        "short trials of a frozen backbone": num_trials // _MIN_HEADS,
+        "number of processors": num_processors,
+        "free memory": _MAX_WORKERS if free_bytes is None else free_bytes // _PROCESS_BYTES,
+        "shared store": _MAX_WORKERS,
+    }
+    return _choose_smallest(limits, num_processors)
+
+
+def _choose_smallest(limits: Mapping[str, int], num_processors: int) -> Division:
+    """Return the division for the smallest number of workers, whose name is the reason."""
     reason = min(limits, key=limits.__getitem__)
     num_workers = max(limits[reason], 1)
     return Division(num_workers, num_processors // num_workers, reason)

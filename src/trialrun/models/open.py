@@ -4,6 +4,7 @@ A model directory has trialrun's format or Azure ML designer's, recognised by it
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from trialrun.models.weights.serialization import (
     load_initial_state,
     read_state_file,
 )
+from trialrun.models.zoo.constant_values import NoRandomValues
 from trialrun.models.zoo.names import (
     AZURE_DESCRIPTION_FILE,
     DEFAULT_WEIGHTS,
@@ -87,14 +89,16 @@ def create_network(
     check_model_name(model)
     stored = None if is_network_name(model) else _read_model(Path(model).expanduser())
     description = ModelDescription(model) if stored is None else stored.description
-    network = build_network(
-        description.architecture,
-        num_classes,
-        image_size=image_size,
-        arguments=description.arguments,
-    )
+    initial = _find_initial_state(description.architecture, stored, weights)
+    with nullcontext() if initial is None else NoRandomValues(num_random_rows=num_classes):
+        network = build_network(
+            description.architecture,
+            num_classes,
+            image_size=image_size,
+            arguments=description.arguments,
+        )
     has_new_head = True
-    if initial := _find_initial_state(description.architecture, stored, weights):
+    if initial is not None:
         has_new_head = _load_weights(network, initial, classes, note)
     check_image_size(network, description.architecture, image_size)
     return InitialNetwork(description, network, has_new_head)

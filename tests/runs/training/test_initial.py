@@ -20,6 +20,7 @@ from trialrun.images.decoding.preprocessing import IMAGENET_MEAN, Preprocessing
 from trialrun.mlflow_client import connect_client
 from trialrun.models.open import create_network, open_classifier
 from trialrun.models.weights.serialization import hash_state, serialize_state
+from trialrun.models.zoo.constant_values import NoRandomValues
 from trialrun.models.zoo.networks import build_network, find_head_prefix
 from trialrun.runs.callbacks import NoOpCallback
 from trialrun.runs.init_model import write_untrained_model
@@ -81,7 +82,8 @@ def test_rows_of_the_last_layer_move_with_their_class(
         note=notes.append,
     ).network
     torch.manual_seed(3)
-    fresh = build_network(name, 3, image_size=32)
+    with NoRandomValues(num_random_rows=3):
+        fresh = build_network(name, 3, image_size=32)
     prefix = find_head_prefix(network)
     for part in ("weight", "bias"):
         new, old, drawn = (
@@ -146,7 +148,8 @@ def test_untrained_directory_from_a_trained_one_has_no_last_layer(tmp_path: Path
     torch.manual_seed(3)
     network = create_network(str(folder), 3, image_size=32, weights=None).network
     torch.manual_seed(3)
-    fresh = build_network(SMALL, 3, image_size=32)
+    with NoRandomValues(num_random_rows=3):
+        fresh = build_network(SMALL, 3, image_size=32)
     assert torch.equal(network.get_parameter("fc.weight"), fresh.get_parameter("fc.weight"))
     first = "conv1.0.weight"
     assert torch.equal(network.get_parameter(first), trained.get_parameter(first))

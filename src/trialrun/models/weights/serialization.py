@@ -22,6 +22,11 @@ from torch import Tensor, nn
 
 from trialrun.errors import InvalidModelDirectoryError, summarize_error
 from trialrun.files import hash_file
+from trialrun.images.decoding.file_io import (
+    FileFingerprint,
+    read_fingerprint,
+    read_stable_fingerprint,
+)
 from trialrun.models.weights.pickle_contents import NEWEST_READABLE, find_global, read_protocol
 from trialrun.models.weights.state_dicts import (
     SAVE_TENSORS_HINT,
@@ -135,12 +140,32 @@ def _unreadable_error(data: bytes, source: Path, error: Exception) -> InvalidMod
 class StateMemory:
     """The state dict of the file of weights that was read last, and the sha256 of its content.
 
-    `digests` are those of the files that were hashed in the present block of `remember_state`.
+    `digests` are those of the files that were hashed in blocks of `remember_state` and have not
+    changed, and `fingerprints` their states before they were hashed.
     """
 
     digest: str = ""
     state: Mapping[str, Tensor] = field(default_factory=dict)
     digests: dict[Path, str] = field(default_factory=dict)
+    fingerprints: dict[Path, FileFingerprint | None] = field(default_factory=dict)
+
+    def forget_changed(self) -> None:
+        """Forget the digests of files that may have changed since they were hashed."""
+        for path, known in list(self.fingerprints.items()):
+            if known is None or known != read_fingerprint(str(path.parent), path.name):
+                del self.digests[path], self.fingerprints[path]
+
+    def hash(self, path: Path) -> str:
+        """Return the sha256 of a file, which is hashed if it is not known.
+
+        Raises:
+            OSError: The file cannot be read.
+        """
+        if path not in self.digests:
+            fingerprint = read_stable_fingerprint(path)
+            self.digests[path] = hash_file(path)
+            self.fingerprints[path] = fingerprint
+        return self.digests[path]
 
 
 _memory: ContextVar[StateMemory | None] = ContextVar("_memory", default=None)
@@ -150,9 +175,10 @@ _memory: ContextVar[StateMemory | None] = ContextVar("_memory", default=None)
 def remember_state(memory: StateMemory) -> Iterator[None]:
     """Hash each file of weights once in the block, and do not parse what the one before parsed.
 
-    `memory` keeps one state dict for the next block. Readers do not change it.
+    `memory` keeps one state dict for the next block, which readers do not change, and the digests
+    of unchanged files.
     """
-    memory.digests.clear()
+    memory.forget_changed()
     token = _memory.set(memory)
     try:
         yield
@@ -183,11 +209,7 @@ def hash_state_file(path: Path) -> str:
         OSError: The file cannot be read.
     """
     memory = _memory.get()
-    if memory is None:
-        return hash_file(path)
-    if path not in memory.digests:
-        memory.digests[path] = hash_file(path)
-    return memory.digests[path]
+    return hash_file(path) if memory is None else memory.hash(path)
 
 
 def _read_file(path: Path) -> bytes:

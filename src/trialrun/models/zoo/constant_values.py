@@ -16,7 +16,12 @@ class NoRandomValues(TorchFunctionMode):
     """In its context, tensors that would be filled with random values get their mean.
 
     Not whatever is in memory: `trunc_normal_` draws again until all values are in its range.
+    Tensors of `num_random_rows` rows, such as those of a new last layer, get random values.
     """
+
+    def __init__(self, num_random_rows: int | None = None) -> None:
+        super().__init__()
+        self._num_random_rows = num_random_rows
 
     def __torch_function__(
         self,
@@ -30,6 +35,8 @@ class NoRandomValues(TorchFunctionMode):
         if (find_mean := _MEANS.get(func)) is None:
             return func(*args, **named)
         tensor, *bounds = args or [named["tensor"]]
+        if tensor.shape[:1] == (self._num_random_rows,):
+            return func(*args, **named)
         tensor.detach().fill_(find_mean(*bounds, **named))
         return tensor
 

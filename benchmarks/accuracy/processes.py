@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass
 
 from benchmarks.accuracy.trainers import Job, Trainer
+from benchmarks.environments import make_peer_variables
 
 _NUM_LAST_LINES = 20
 
@@ -61,7 +62,7 @@ def _start(trainer: Trainer, job: Job) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         trainer.make_command(trainer, job),
         cwd=job.scratch,
-        env=os.environ | {"PYTHONUNBUFFERED": "1"} | values,
+        env=make_peer_variables() | {"PYTHONUNBUFFERED": "1"} | values,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -2,13 +2,12 @@
 
 import json
 import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.accuracy.sets import ImageSet
-from benchmarks.environments import prepare_python
+from benchmarks.environments import prepare_own_python, prepare_python
 
 _PROGRAMS = Path(__file__).parent / "programs"
 _ANNOUNCED = r"valid_accuracy=([\d.]+)"
@@ -39,11 +38,12 @@ class Trainer:
 
     def find_python(self, environments: Path) -> Path:
         """Return the Python of its environment, which is made if it is missing."""
-        return prepare_python(self.packages, environments) if self.packages else OURS_PYTHON
+        if self.name == OURS:
+            return prepare_own_python(environments)
+        return prepare_python(self.packages, environments)
 
 
 OURS = "trialrun"
-OURS_PYTHON = Path(sys.executable)
 
 # Those that docs/training-time.md recommends for small images; fine-tuning has the defaults.
 _SMALL_IMAGES = "--optimizer adamw --label-smoothing 0.1 --warmup-fraction 0.1"
@@ -58,7 +58,8 @@ def _make_trialrun_command(trainer: Trainer, job: Job) -> list[str]:
     images = job.images
     weights = images.weights or "none"
     return [
-        *(str(OURS_PYTHON), "-m", "trialrun", "train", "--register-as", "accuracy"),
+        str(trainer.find_python(job.environments)),
+        *("-m", "trialrun", "train", "--register-as", "accuracy"),
         *("--train-data", f"{job.folder}/train", "--valid-data", f"{job.folder}/val"),
         *("--model", images.network, "--weights", str(weights), "--random-seed", str(job.seed)),
         *("--epochs", str(trainer.epochs[images.name])),

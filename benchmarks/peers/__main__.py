@@ -13,7 +13,6 @@ another --device, --model or --batch-size, only trialrun and timm run.
 """
 
 import argparse
-import os
 import subprocess
 import sys
 import tempfile
@@ -22,7 +21,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from benchmarks.environments import prepare_python, read_version
+from benchmarks.environments import (
+    make_peer_variables,
+    prepare_own_python,
+    prepare_python,
+    read_version,
+)
 from benchmarks.photos import write_photos
 from benchmarks.table import format_table, make_heading
 from trialrun.engine.compute.precision import resolve_compute
@@ -116,7 +120,9 @@ def make_timm_peers(train_py: Path, *, has_bf16: bool) -> Iterator[Peer]:
 
 def find_python(peer: Peer, environments: Path) -> Path:
     """Return the Python that runs the peer; its environment is made if it is missing."""
-    return Path(sys.executable) if peer.is_ours else prepare_python(peer.packages, environments)
+    if peer.is_ours:
+        return prepare_own_python(environments)
+    return prepare_python(peer.packages, environments)
 
 
 def measure_seconds(
@@ -133,7 +139,9 @@ def measure_seconds(
             **{name: str(value) for name, value in asdict(task).items()},
         }
         command = [str(python), *(part.format(**values) for part in peer.command)]
-        env = os.environ | {k: text.format(**values) for k, text in peer.environment.items()}
+        env = make_peer_variables() | {
+            k: text.format(**values) for k, text in peer.environment.items()
+        }
         started = time.perf_counter()
         completed = subprocess.run(
             command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT

@@ -25,7 +25,7 @@ from benchmarks.photos import write_photos
 from benchmarks.table import format_table, make_heading
 from trialrun.config import TrainConfig
 from trialrun.engine.compute.allocator import keep_freed_memory
-from trialrun.engine.compute.kernels import crop_kernels, list_croppable
+from trialrun.engine.compute.kernels import adapt_to_small_maps, list_adaptable
 from trialrun.engine.compute.precision import ComputeConfig, resolve_compute
 from trialrun.engine.eager_optimizers import EagerSGD
 from trialrun.engine.fit import fit
@@ -74,10 +74,10 @@ def make_resident_step(
     images = images.contiguous(memory_format=compute.memory_format)
     labels = torch.randint(0, NUM_CLASSES, (case.batch_size,), device=compute.device)
 
-    layers = list_croppable(network) if is_ours else []
+    layers = list_adaptable(network) if is_ours else []
 
     def step() -> None:
-        with compute.autocast(), crop_kernels(layers):
+        with compute.autocast(), adapt_to_small_maps(layers):
             loss = F.cross_entropy(network(images).float(), labels)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -1,9 +1,9 @@
-"""Time of a training step on small images with kernels that are cropped to the pixels they meet.
+"""Time of a training step on small images with convolutions that are adapted to small maps.
 
     python -m benchmarks.kernels [--models resnet18] [--size 32] [--batch-sizes 32 64] [--rounds 5]
 
-A bare step (forward, backward, fused AdamW) on images that stay in memory, whole kernels and
-cropped ones in turn; the median of the rounds' ratios. NCHW is the layout that dense networks had
+A bare step (forward, backward, fused AdamW) on images that stay in memory, torch's convolutions and
+adapted ones in turn; the median of the rounds' ratios. NCHW is the layout that dense networks had
 on small images before.
 """
 
@@ -19,7 +19,7 @@ import torchvision
 
 from benchmarks.table import format_table, make_heading
 from trialrun.engine.compute.allocator import keep_freed_memory
-from trialrun.engine.compute.kernels import crop_kernels, list_croppable
+from trialrun.engine.compute.kernels import adapt_to_small_maps, list_adaptable
 from trialrun.engine.eager_optimizers import EagerAdamW
 
 _NUM_CLASSES = 10
@@ -29,17 +29,17 @@ _PRECISIONS = ("bf16", "fp32")
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A layout, and whether kernels are cropped."""
+    """A layout, and whether convolutions are adapted."""
 
     name: str
     layout: torch.memory_format
-    is_cropped: bool
+    is_adapted: bool
 
 
 CHOICES = (
-    Choice("NCHW, whole kernels", torch.contiguous_format, is_cropped=False),
-    Choice("NHWC, whole kernels", torch.channels_last, is_cropped=False),
-    Choice("NHWC, cropped", torch.channels_last, is_cropped=True),
+    Choice("NCHW, torch", torch.contiguous_format, is_adapted=False),
+    Choice("NHWC, torch", torch.channels_last, is_adapted=False),
+    Choice("NHWC, adapted", torch.channels_last, is_adapted=True),
 )
 
 
@@ -54,11 +54,14 @@ def make_step(
     images = torch.randn(batch_size, 3, size, size).contiguous(memory_format=choice.layout)
     labels = torch.randint(0, _NUM_CLASSES, (batch_size,))
     compute_loss = torch.nn.CrossEntropyLoss()
-    layers = list_croppable(network) if choice.is_cropped else []
+    layers = list_adaptable(network) if choice.is_adapted else []
 
     def step() -> None:
         has_bf16 = precision == "bf16"
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=has_bf16), crop_kernels(layers):
+        with (
+            torch.autocast("cpu", dtype=torch.bfloat16, enabled=has_bf16),
+            adapt_to_small_maps(layers),
+        ):
             logits = network(images)
         optimizer.zero_grad(set_to_none=True)
         compute_loss(logits.float(), labels).backward()
@@ -98,7 +101,7 @@ def main() -> int:
                 rows.append([model, precision, batch_size, *medians, *ratios])
                 print(*rows[-1], file=sys.stderr, flush=True)
     names = [f"{choice.name}, ms" for choice in CHOICES]
-    columns = ("network", "precision", "images", *names, "cropped / whole", "cropped / NCHW")
+    columns = ("network", "precision", "images", *names, "adapted / torch", "adapted / NCHW")
     title = f"Training step at {arguments.size} pixels"
     print(f"{make_heading(title)}\n{format_table(columns, rows)}")
     return 0

@@ -14,7 +14,7 @@ from torch import Tensor
 from trialrun.config import AUTO_TEXT, TrainConfig
 from trialrun.distributed import Ranks
 from trialrun.engine.compute.device import to_device
-from trialrun.engine.compute.kernels import crop_kernels, list_croppable
+from trialrun.engine.compute.kernels import adapt_to_small_maps, list_adaptable
 from trialrun.engine.compute.torch_errors import NonFiniteLossError
 from trialrun.engine.inputs.augment import augment_batch
 from trialrun.engine.inputs.batches import Batch
@@ -49,8 +49,8 @@ class TrainingStep:
         self._loss = make_loss(config, labels, state.data.num_classes).to(state.compute.device)
         self._mixer = make_mixer(config, state.data.num_classes)
         # Measured on CPUs only; torch.compile would compile the layers again for each size.
-        crops = state.compute.device.type == "cpu" and not config.compile
-        self._croppable = list_croppable(state.train_module) if crops else []
+        adapts = state.compute.device.type == "cpu" and not config.compile
+        self._adaptable = list_adaptable(state.train_module) if adapts else []
 
     def __call__(self, batch: Batch) -> Tensor:
         """Train on this rank's share of a step; return (2,): sum of losses, number correct.
@@ -153,7 +153,7 @@ class TrainingStep:
 
     def compute_loss(self, part: BatchPart) -> tuple[Tensor, Tensor]:
         """Run the network; return the mean loss, and the logits (N, C)."""
-        with self._compute.autocast(), crop_kernels(self._croppable):
+        with self._compute.autocast(), adapt_to_small_maps(self._adaptable):
             logits = self._state.train_module(self._compute.to_memory_format(part.inputs))
         return self._loss(logits.float(), part.targets), logits
 

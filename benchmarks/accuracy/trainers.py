@@ -48,7 +48,7 @@ OURS = "trialrun"
 # Those that docs/training-time.md recommends for small images; fine-tuning has the defaults.
 _SMALL_IMAGES = "--optimizer adamw --label-smoothing 0.1 --warmup-fraction 0.1"
 _OURS = {
-    "digits": f"{_SMALL_IMAGES} --batch-size 64 --learning-rate 0.0015",
+    "digits": f"{_SMALL_IMAGES} --batch-size 48",
     "fashion": f"{_SMALL_IMAGES} --batch-size 64 --learning-rate 0.002",
     "photos": "",
 }

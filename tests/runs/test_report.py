@@ -71,9 +71,9 @@ def test_audit_lists_changed_labels_with_thumbnails(store: str, colors: Path) ->
         train_data=str(colors),
         valid_data=str(colors),
         model="shufflenet_v2_x0_5",
-        epochs=6,
+        epochs=10,
         batch_size=8,
-        learning_rate=0.001,
+        learning_rate=0.002,
         precision="fp32",
         audit=True,
     )

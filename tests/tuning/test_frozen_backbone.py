@@ -90,7 +90,7 @@ def test_a_hopeless_trial_on_features_is_pruned(
     store: str, colors: Path, weights: Path, tmp_path: Path
 ) -> None:
     """After five trials that learn, one that does not ends after an epoch."""
-    rates = (0.1, 0.11, 0.12, 0.13, 0.14, 1e-9)
+    rates = (0.01, 0.011, 0.012, 0.013, 0.014, 1e-9)
     file = tmp_path / "enqueued.json"
     file.write_text(json.dumps([{"learning_rate": rate} for rate in rates]))
     planned = {"learning_rate": "1e-9:0.3", "sampler": "tpe", "trials": 6, "pruner": "median"}

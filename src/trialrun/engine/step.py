@@ -146,7 +146,8 @@ class TrainingStep:
         state, compute = self._state, self._compute
         loss, logits = self.compute_loss(part)
         loss_scale, found_inf = self._compute_loss_scale(loss, weight, step_weight)
-        state.grad_scaler.scale(loss * loss_scale).backward()
+        with adapt_to_small_maps(self._adaptable):  # checkpointed layers are computed again
+            state.grad_scaler.scale(loss * loss_scale).backward()
         correct = (logits.detach().argmax(dim=1) == part.labels).sum()
         mean_loss = loss.detach().to(compute.accumulator_dtype) * loss_scale
         return mean_loss, correct.to(compute.accumulator_dtype), found_inf

@@ -90,7 +90,7 @@ def test_repeated_best_epoch_keeps_its_first_values(store: str, colors: Path) ->
     The same holds for the values that are linked to the model.
     """
     interrupted = interrupt_training(
-        store, colors, epoch=2, epochs=2, checkpoint_minutes=9.0, patience=5
+        store, colors, epoch=2, epochs=2, checkpoint_minutes=9.0, patience=5, learning_rate=0.001
     )
     older, newest = interrupted.checkpoints
     shutil.rmtree(newest)

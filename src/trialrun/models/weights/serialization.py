@@ -136,24 +136,38 @@ def _unreadable_error(data: bytes, source: Path, error: Exception) -> InvalidMod
     return InvalidModelDirectoryError(f"{source} is damaged", _SOURCE_HINT)
 
 
+@dataclass(frozen=True, slots=True)
+class _HashedFile:
+    """The sha256 of a file, and the file's fingerprint from before it was hashed."""
+
+    digest: str
+    fingerprint: FileFingerprint | None
+
+    def is_at(self, path: Path) -> bool:
+        """Whether the file at `path` is certainly the one that was hashed."""
+        known = self.fingerprint
+        return known is not None and known == read_fingerprint(str(path.parent), path.name)
+
+
 @dataclass(slots=True)
 class StateMemory:
     """The state dict of the file of weights that was read last, and the sha256 of its content.
 
-    `digests` are those of the files that were hashed in blocks of `remember_state` and have not
-    changed, and `fingerprints` their states before they were hashed.
+    `hashed` are the files that were hashed in blocks of `remember_state` and have not changed.
     """
 
     digest: str = ""
     state: Mapping[str, Tensor] = field(default_factory=dict)
-    digests: dict[Path, str] = field(default_factory=dict)
-    fingerprints: dict[Path, FileFingerprint | None] = field(default_factory=dict)
+    hashed: dict[Path, _HashedFile] = field(default_factory=dict)
 
     def forget_changed(self) -> None:
-        """Forget the digests of files that may have changed since they were hashed."""
-        for path, known in list(self.fingerprints.items()):
-            if known is None or known != read_fingerprint(str(path.parent), path.name):
-                del self.digests[path], self.fingerprints[path]
+        """Forget the files that may have changed since they were hashed."""
+        self.hashed = {
+            path: file
+            for path, file in self.hashed.items()
+            if file.fingerprint
+            and file.fingerprint == read_fingerprint(str(path.parent), path.name)
+        }
 
     def hash(self, path: Path) -> str:
         """Return the sha256 of a file, which is hashed if it is not known.
@@ -161,11 +175,10 @@ class StateMemory:
         Raises:
             OSError: The file cannot be read.
         """
-        if path not in self.digests:
+        if path not in self.hashed:
             fingerprint = read_stable_fingerprint(path)
-            self.digests[path] = hash_file(path)
-            self.fingerprints[path] = fingerprint
-        return self.digests[path]
+            self.hashed[path] = _HashedFile(hash_file(path), fingerprint)
+        return self.hashed[path].digest
 
 
 _memory: ContextVar[StateMemory | None] = ContextVar("_memory", default=None)
@@ -196,7 +209,8 @@ def read_state_file(path: Path) -> dict[str, Tensor]:
     memory = _memory.get()
     if memory is None:
         return _parse_state_file(_read_file(path), path)
-    if not memory.digest or memory.digest != memory.digests.get(path):
+    hashed = memory.hashed.get(path)
+    if not memory.digest or hashed is None or memory.digest != hashed.digest:
         data = _read_file(path)
         memory.state, memory.digest = _parse_state_file(data, path), hash_weights(data)
     return dict(memory.state)

@@ -79,7 +79,7 @@ def make_resident_step(
     def step() -> None:
         with compute.autocast(), adapt_to_small_maps(layers):
             loss = F.cross_entropy(network(images).float(), labels)
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
         loss.backward()
         optimizer.step()
 

@@ -63,7 +63,7 @@ def make_step(
             adapt_to_small_maps(layers),
         ):
             logits = network(images)
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
         compute_loss(logits.float(), labels).backward()
         optimizer.step()
 

@@ -11,10 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.optim import LBFGS, SGD, AdamW, Optimizer
-from torch.optim.sgd import sgd
 
 _SGD_SETTINGS = ("lr", "momentum", "dampening", "nesterov", "weight_decay", "maximize")
 _NUM_AXES = 4  # of the weights of a convolution
+
+
+def _drop_gradients(optimizer: Optimizer) -> None:
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = None
 
 
 class _EagerMethods:
@@ -23,7 +28,10 @@ class _EagerMethods:
     add_param_group = unwrap(Optimizer.add_param_group)
     load_state_dict = unwrap(Optimizer.load_state_dict)
     state_dict = unwrap(Optimizer.state_dict)
-    zero_grad = unwrap(Optimizer.zero_grad)
+    zero_grad: Any = _drop_gradients
+
+    def _patch_step_function(self) -> None:
+        """Leave `step` without torch's wrapper, which tells profilers of each call."""
 
 
 class EagerSGD(_EagerMethods, SGD):
@@ -33,29 +41,30 @@ class EagerSGD(_EagerMethods, SGD):
     def step(self) -> None:  # type: ignore[override]
         """Apply the gradients."""
         for group in self.param_groups:
-            self._add_momenta(group)
-            parameters: list[Tensor] = []
-            gradients: list[Tensor] = []
-            momenta: list[Tensor] = []
-            self._init_group(group, parameters, gradients, momenta)  # type: ignore[no-untyped-call]
-            sgd(
+            parameters = [p for p in group["params"] if p.grad is not None]
+            if not parameters:
+                continue
+            momenta = [self._find_momentum(parameter) for parameter in parameters]
+            torch._fused_sgd_(
                 order_by_memory(parameters, parameters),
-                order_gradients(gradients, parameters),
-                [*order_by_memory(momenta, parameters)],
-                fused=True,
+                order_gradients([p.grad for p in parameters], parameters),
+                order_by_memory(momenta, parameters),
+                is_first_step=False,
                 grad_scale=getattr(self, "grad_scale", None),
                 found_inf=getattr(self, "found_inf", None),
                 **{name: group[name] for name in _SGD_SETTINGS},
             )
 
-    def _add_momenta(self, group: dict[str, Any]) -> None:
-        """Start missing momenta at 0, which gives the same bits as torch's first step.
+    def _find_momentum(self, parameter: Tensor) -> Tensor:
+        """Return the momentum; one that is missing starts at 0.
 
-        torch leaves them uninitialized if the device skips this step for a loss that is not finite.
+        This gives the same bits as torch's first step. torch leaves it uninitialized if the device
+        skips that step for a loss that is not finite.
         """
-        for parameter in group["params"]:
-            if parameter.grad is not None and "momentum_buffer" not in self.state[parameter]:
-                self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        state: dict[str, Tensor] = self.state[parameter]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(parameter)
+        return state["momentum_buffer"]
 
 
 class EagerAdamW(_EagerMethods, AdamW):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from trialrun.config import TrainConfig
 from trialrun.distributed import SINGLE_PROCESS, Ranks
@@ -20,6 +20,7 @@ from trialrun.engine.compute.torch_errors import NonFiniteLossError, translate_t
 from trialrun.engine.evaluate import EvaluationResult, evaluate_network
 from trialrun.engine.evaluation_check import find_evaluation_fault
 from trialrun.engine.fine_tuning.phases import enter_phase
+from trialrun.engine.head_step import HeadStep, can_train_head
 from trialrun.engine.inputs.batches import (
     PREFETCH_DEPTH,
     Batch,
@@ -136,7 +137,7 @@ def _train_epoch(
         state.num_images = 0
         state.restart_statistics()
     state.set_training()
-    step = TrainingStep(state, config, ranks, epoch, state.choose_image_size(epoch))
+    step = _make_step(state, config, ranks, epoch)
     batches = _prefetch(
         state,
         training_batches(
@@ -169,6 +170,14 @@ def _train_epoch(
         seconds=time.perf_counter() - started,
         waited_seconds=batches.waited_seconds,
     )
+
+
+def _make_step(
+    state: TrainState, config: TrainConfig, ranks: Ranks, epoch: int
+) -> Callable[[Batch], Tensor]:
+    if can_train_head(state, config, ranks):
+        return HeadStep(state, config, epoch)
+    return TrainingStep(state, config, ranks, epoch, state.choose_image_size(epoch))
 
 
 def _validate(

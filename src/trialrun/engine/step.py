@@ -97,7 +97,7 @@ class TrainingStep:
         parts = self.split_batch(batch, num_images)
         weights = [self._sum_weights(part.targets) for part in parts]
         step_weight = reduce(torch.add, weights)
-        state.optimizer.zero_grad(set_to_none=True)
+        state.optimizer.zero_grad()
         statistics = state.changing_statistics()
         if statistics is not None:
             statistics.drop_parts()

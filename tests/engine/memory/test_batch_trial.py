@@ -78,7 +78,7 @@ def test_trial_leaves_no_trace(optimizer: str) -> None:
         values += state.network.state_dict().values()
         return [torch.get_rng_state(), *(value.clone() for value in values)]
 
-    state.optimizer.zero_grad(set_to_none=True)
+    state.optimizer.zero_grad()
     before = copy_all()
     assert len(before) > 10
     assert find_fitting_batch(state, config) == 4

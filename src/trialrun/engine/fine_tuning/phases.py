@@ -24,7 +24,7 @@ def enter_phase(state: TrainState, config: TrainConfig, ranks: Ranks = SINGLE_PR
         )
     else:
         state.network.requires_grad_(requires_grad=True)
-        state.optimizer.zero_grad(set_to_none=True)
+        state.optimizer.zero_grad()
     state.trainable, state.data = trainable, data
     state.train_module = wrap_module(trainable, config, state.compute, ranks)
     state.has_frozen_backbone = freeze

@@ -117,7 +117,7 @@ def _undo_training(state: TrainState) -> Iterator[None]:
     try:
         yield
     finally:
-        state.optimizer.zero_grad(set_to_none=True)
+        state.optimizer.zero_grad()
         state.optimizer.state.clear()
         restore_state(state, network, tensors, values)
         restore_generators(generators, device)

@@ -88,7 +88,7 @@ def retry_in_more_parts(
             clear_failed_frames(error)
         # After the except block, which refers to the error.
         state.num_parts = min(2 * state.num_parts, max_parts)
-        state.optimizer.zero_grad(set_to_none=True)
+        state.optimizer.zero_grad()
         release_memory()
         restore_buffers(buffers)
         restore_generators(generators, state.compute.device)

@@ -29,7 +29,7 @@ def preserve_training(state: TrainState) -> Iterator[None]:
         state.num_parts = num_parts
         state.optimizer.state.clear()
         state.optimizer.state.update(optimizer_state)
-        state.optimizer.zero_grad(set_to_none=True)
+        state.optimizer.zero_grad()
         restore_buffers(buffers)
         restore_generators(generators, state.compute.device)
 

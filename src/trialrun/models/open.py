@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from trialrun.errors import InvalidModelDirectoryError
@@ -24,6 +25,7 @@ from trialrun.models.weights.serialization import (
     read_state_file,
 )
 from trialrun.models.zoo.constant_values import NoRandomValues
+from trialrun.models.zoo.head_draw import HeadDraw, find_head_draw
 from trialrun.models.zoo.names import (
     AZURE_DESCRIPTION_FILE,
     DEFAULT_WEIGHTS,
@@ -58,11 +60,15 @@ def open_classifier(folder: Path) -> ImageClassifier:
 
 @dataclass(frozen=True, slots=True)
 class InitialNetwork:
-    """A network with its initial weights; a new head is a last layer with random weights."""
+    """A network with its initial weights; a new head is a last layer with random weights.
+
+    `head_draw` draws those of the head again; None if the network has to be built for that.
+    """
 
     description: ModelDescription
     network: nn.Module
     has_new_head: bool
+    head_draw: HeadDraw | None = None
 
 
 def create_network(
@@ -90,18 +96,20 @@ def create_network(
     stored = None if is_network_name(model) else _read_model(Path(model).expanduser())
     description = ModelDescription(model) if stored is None else stored.description
     initial = _find_initial_state(description.architecture, stored, weights)
-    with nullcontext() if initial is None else NoRandomValues(num_random_rows=num_classes):
+    generator, no_values = torch.get_rng_state(), NoRandomValues(num_random_rows=num_classes)
+    with nullcontext() if initial is None else no_values:
         network = build_network(
             description.architecture,
             num_classes,
             image_size=image_size,
             arguments=description.arguments,
         )
-    has_new_head = True
+    head_draw, has_new_head = None, True
     if initial is not None:
+        head_draw = find_head_draw(network, find_head_prefix(network), no_values.calls, generator)
         has_new_head = _load_weights(network, initial, classes, note)
     check_image_size(network, description.architecture, image_size)
-    return InitialNetwork(description, network, has_new_head)
+    return InitialNetwork(description, network, has_new_head, head_draw if has_new_head else None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+import xxhash
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -21,7 +22,6 @@ from trialrun.engine.inputs.batches import ImageDataset, sequential_batches
 from trialrun.engine.inputs.data import InputTransform, TrainingData
 from trialrun.engine.inputs.resized import resize_dataset
 from trialrun.engine.memory.release import find_fitting_result
-from trialrun.models.weights.serialization import hash_state
 
 _MAX_TABLE_BYTES = 2 << 30
 # The batch size does not depend on the setting batch_size: it decides the last bits of features,
@@ -121,13 +121,21 @@ def _describe_backbone(
     compute: ComputeConfig,
 ) -> str:
     """Return a text that is equal only if the features of equal images are."""
-    state = {
-        name: tensor
-        for name, tensor in network.state_dict().items()
-        if not name.startswith(head_prefix)
-    }
+    digest = xxhash.xxh3_128()
+    for name, tensor in network.state_dict().items():
+        if not name.startswith(head_prefix):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            values = _order_by_memory(tensor.cpu()).reshape(-1).view(torch.uint8)
+            digest.update(values.numpy().data)
     how = f"{compute.precision} {compute.layout} tf32={config.tf32} {data.preprocessing.image_size}"
-    return f"{hash_state(state)} {how}"
+    return f"{digest.hexdigest()} {how}"
+
+
+def _order_by_memory(tensor: Tensor) -> Tensor:
+    """Return the values in a contiguous tensor, without a copy if channels are last."""
+    if tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
+        tensor = tensor.permute(0, 2, 3, 1)
+    return tensor.contiguous()
 
 
 def _ends_with_layer(

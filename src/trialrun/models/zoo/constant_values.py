@@ -5,23 +5,34 @@ ResNet-18 is built in 0.05 s instead of 0.14 s, ViT-B/16 in 0.1 to 0.2 s instead
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 from torch.nn import init
 from torch.overrides import TorchFunctionMode
 
 
+class FillCall(NamedTuple):
+    """A call of a function of torch that changes `tensor`, which is among its arguments."""
+
+    tensor: Tensor
+    function: Callable[..., Any]
+    args: Sequence[Any]
+    named: dict[str, Any]
+
+
 class NoRandomValues(TorchFunctionMode):
     """In its context, tensors that would be filled with random values get their mean.
 
     Not whatever is in memory: `trunc_normal_` draws again until all values are in its range.
-    Tensors of `num_random_rows` rows, such as those of a new last layer, get random values.
+    Tensors of `num_random_rows` rows, such as those of a new last layer, get random values; `calls`
+    are those that changed them.
     """
 
     def __init__(self, num_random_rows: int | None = None) -> None:
         super().__init__()
         self._num_random_rows = num_random_rows
+        self.calls: list[FillCall] = []
 
     def __torch_function__(
         self,
@@ -32,13 +43,22 @@ class NoRandomValues(TorchFunctionMode):
     ) -> Any:
         """Fill with the mean instead of random values; call every other function."""
         named = kwargs or {}
-        if (find_mean := _MEANS.get(func)) is None:
+        find_mean = _MEANS.get(func)
+        if find_mean is None and not _changes_tensor(func):
             return func(*args, **named)
         tensor, *bounds = args or [named["tensor"]]
-        if tensor.shape[:1] == (self._num_random_rows,):
+        if isinstance(tensor, Tensor) and tensor.shape[:1] == (self._num_random_rows,):
+            self.calls.append(FillCall(tensor, func, args, named))
+            return func(*args, **named)
+        if find_mean is None:
             return func(*args, **named)
         tensor.detach().fill_(find_mean(*bounds, **named))
         return tensor
+
+
+def _changes_tensor(function: Callable[..., Any]) -> bool:
+    name = function.__name__
+    return name.endswith("_") and not name.endswith("__")
 
 
 def _find_normal_mean(mean: float = 0.0, _std: float = 1.0, **_named: Any) -> float:

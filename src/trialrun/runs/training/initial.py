@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import nn
-
 from trialrun.config import AUTO_TEXT, TrainConfig
 from trialrun.errors import InvalidParameterError
 from trialrun.models.open import read_directory_digests
@@ -17,7 +15,7 @@ from trialrun.models.weights.initial import (
     read_architecture,
 )
 from trialrun.models.weights.published import fetch_default_file
-from trialrun.models.weights.serialization import hash_state, hash_state_file
+from trialrun.models.weights.serialization import hash_state_file
 from trialrun.models.zoo.names import DEFAULT_WEIGHTS, is_network_name
 from trialrun.runs.datasets.sources import find_local_path
 from trialrun.runs.training.plan import TrainPlan
@@ -110,15 +108,17 @@ def fetch_or_warn(architecture: str, note: Callable[[str], None]) -> bool:
 
 
 def compute_initial_params(
-    plan: TrainPlan, weights: ResolvedWeights, network: nn.Module
+    plan: TrainPlan, weights: ResolvedWeights, sha256: str
 ) -> dict[str, str]:
     """Return the MLflow parameters that identify the initial weights and the files of the settings.
+
+    `sha256` is that of the initial weights, from `hash_state`.
 
     Raises:
         InvalidModelDirectoryError: A directory is damaged.
         InvalidParameterError: torchvision's weights cannot be downloaded.
     """
-    return {INITIAL_WEIGHTS: hash_state(network.state_dict()), **hash_sources(plan, weights)}
+    return {INITIAL_WEIGHTS: sha256, **hash_sources(plan, weights)}
 
 
 def hash_sources(plan: TrainPlan, weights: ResolvedWeights) -> dict[str, str]:

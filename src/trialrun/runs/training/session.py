@@ -7,8 +7,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-import torch
-
 from trialrun.config import AUTO_TEXT
 from trialrun.distributed import Ranks, read_ranks
 from trialrun.engine.compute.allocator import keep_freed_memory
@@ -27,6 +25,7 @@ from trialrun.engine.steps import count_frozen_epochs, count_steps_per_epoch
 from trialrun.errors import InvalidDatasetError, InvalidParameterError
 from trialrun.models.directory import ModelDescription
 from trialrun.models.open import InitialNetwork, create_network
+from trialrun.models.weights.serialization import hash_state
 from trialrun.models.zoo.networks import find_head_prefix, set_dropout
 from trialrun.runs.callbacks import RunCallback
 from trialrun.runs.training.environment import describe_environment, read_version
@@ -36,8 +35,10 @@ from trialrun.runs.training.initial import (
     ResolvedWeights,
     compute_initial_params,
     describe_source,
+    hash_sources,
     resolve_model,
 )
+from trialrun.runs.training.inputs.backbones import NetworkMemory
 from trialrun.runs.training.inputs.data import PreparedData
 from trialrun.runs.training.inputs.features import ImageFeatures
 from trialrun.runs.training.plan import TrainPlan
@@ -144,9 +145,13 @@ def start_session(
     assert size is not None, "training images have one size"
     _check_same_images(data, ranks)
     keep_freed_memory()
-    initial = create_initial_network(plan, data.weights, size, note)
-    network = initial.network
-    params = compute_initial_params(plan, data.weights, network) if ranks.is_first else {}
+    is_kept = config.freeze == "backbone" and ranks.world_size == 1
+    memory = data.backbones.networks if is_kept else None
+    initial = create_initial_network(plan, data.weights, size, note, memory)
+    network, params = initial.network, dict[str, str]()
+    if ranks.is_first:
+        sha256 = memory.hash_initial() if memory else hash_state(network.state_dict())
+        params = compute_initial_params(plan, data.weights, sha256)
     config = resolve_fine_tuning(
         config, are_random=data.weights.are_random, has_new_head=initial.has_new_head
     )
@@ -165,7 +170,9 @@ def start_session(
         len(plan.classes),
         data.preprocessing,
         data.train_transforms,
-        ImageFeatures(data.features, _describe_inputs(data, initial.description, compute)),
+        ImageFeatures(
+            data.backbones.features, _describe_inputs(data, initial.description, compute)
+        ),
     )
     with translate_network_errors(compute.device):
         state = init_train_state(network, find_head_prefix(network), task, config, compute, ranks)
@@ -193,26 +200,41 @@ def create_initial_network(
     weights: ResolvedWeights,
     image_size: int,
     note: Callable[[str], None] | None = None,
+    memory: NetworkMemory | None = None,
 ) -> InitialNetwork:
     """Create the network with its initial weights; notes name the setting that they concern.
+
+    It may be that of the training before, from `memory`.
 
     Raises:
         InvalidModelDirectoryError: The model or its weights cannot be used.
         InvalidParameterError: The image size does not fit the network.
     """
-    source = describe_source(plan.config, weights)
-    torch.manual_seed(derive_seed(plan.config.random_seed, "weights"))
-    initial = create_network(
-        resolve_model(plan),
-        len(plan.classes),
-        image_size=image_size,
-        weights=weights.source,
-        classes=plan.classes,
-        note=lambda text: note(f"{source}: {text}") if note else None,
-    )
-    if plan.config.dropout is not None:
-        set_dropout(initial.network, initial.description.architecture, plan.config.dropout)
-    return initial
+    config, model = plan.config, resolve_model(plan)
+    source = describe_source(config, weights)
+
+    def build(note_replaced: Callable[[str], None]) -> InitialNetwork:
+        initial = create_network(
+            model,
+            len(plan.classes),
+            image_size=image_size,
+            weights=weights.source,
+            classes=plan.classes,
+            note=note_replaced,
+        )
+        if config.dropout is not None:
+            set_dropout(initial.network, initial.description.architecture, config.dropout)
+        return initial
+
+    def note_source(text: str) -> None:
+        if note is not None:
+            note(f"{source}: {text}")
+
+    seed = derive_seed(config.random_seed, "weights")
+    if memory is None:
+        return NetworkMemory().create(None, seed, build, note_source)
+    key = (model, image_size, plan.classes, config.dropout, *hash_sources(plan, weights).items())
+    return memory.create(key, seed, build, note_source)
 
 
 def _check_same_images(data: PreparedData, ranks: Ranks) -> None:

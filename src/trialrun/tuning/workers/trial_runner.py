@@ -26,8 +26,8 @@ from trialrun.models.weights.published import fetch_default_file
 from trialrun.models.weights.serialization import StateMemory, remember_state
 from trialrun.runs.callbacks import BatchProgress, NoOpCallback, RunCallback
 from trialrun.runs.training.initial import fetch_or_warn
+from trialrun.runs.training.inputs.backbones import BackboneMemory
 from trialrun.runs.training.inputs.data import PreparedData, prepare_data
-from trialrun.runs.training.inputs.features import FeatureCache
 from trialrun.runs.training.outcome.result import TrainResult
 from trialrun.runs.training.plan import TrainPlan
 from trialrun.runs.training.run import NestedRun, train_run
@@ -59,7 +59,7 @@ class TrialRunner:
     experiment_id: str  # of the parent run
     callback: RunCallback
     _prepared: dict[tuple[object, ...], PreparedData] = field(default_factory=dict)
-    _features: FeatureCache = field(default_factory=FeatureCache)
+    _backbones: BackboneMemory = field(default_factory=BackboneMemory)
     _state_memory: StateMemory = field(default_factory=StateMemory)
     _study: "Study | None" = None
     _storage: StudyStorage | None = None
@@ -74,7 +74,7 @@ class TrialRunner:
         )
         if key not in self._prepared:
             data = prepare_data(plan, self.callback, fetch=self._fetch_once)
-            self._prepared[key] = replace(data, features=self._features)
+            self._prepared[key] = replace(data, backbones=self._backbones)
         return self._prepared[key]
 
     def _fetch_once(self, architecture: str, note: Callable[[str], None]) -> bool:

@@ -43,6 +43,7 @@ from trialrun.runs.training.initial import (
     read_weights_setting,
     resolve_model,
 )
+from trialrun.runs.training.inputs.backbones import BackboneMemory
 from trialrun.runs.training.inputs.data_mode import (
     STREAM,
     describe_stream,
@@ -51,7 +52,6 @@ from trialrun.runs.training.inputs.data_mode import (
     order_by_shards,
     resolve_mode,
 )
-from trialrun.runs.training.inputs.features import FeatureCache
 from trialrun.runs.training.plan import TrainPlan
 from trialrun.tracking import truncate_digest
 
@@ -91,7 +91,7 @@ class PreparedData:
     """Both sets, the preprocessing of inference, and the transforms that only training applies.
 
     `train_transforms` are applied anew in every epoch. `weights` are the initial weights, for which
-    the images are prepared. `features` keeps those of a frozen backbone.
+    the images are prepared. `backbones` keeps what the next training with a frozen one can use.
     """
 
     preprocessing: Preprocessing
@@ -100,7 +100,7 @@ class PreparedData:
     leakage: LeakageReport
     weights: ResolvedWeights
     train_transforms: tuple[TransformStep, ...] = ()
-    features: FeatureCache = field(default_factory=FeatureCache)
+    backbones: BackboneMemory = field(default_factory=BackboneMemory)
 
     @property
     def num_decoded(self) -> int:

@@ -14,11 +14,9 @@ _MAX_MEMORY_BYTES = 2 << 30
 class FeatureCache:
     """The features that this process has used, by name: the latest ones, up to 2 GiB.
 
-    They are mapped files, unless the cache folder cannot store them. `compared` are digests of the
-    frozen layers, and descriptions, of models that passed the parity check in this process.
+    They are mapped files, unless the cache folder cannot store them.
     """
 
-    compared: set[str] = field(default_factory=set)
     _tables: dict[str, Features] = field(default_factory=dict)
 
     def load_or_compute(self, name: str, compute: Callable[[], Features | None]) -> Features | None:

@@ -50,7 +50,7 @@ def measure_parity(
     A model that differs from one that this process has compared in its last layer only is compared
     on 8 images instead of 32.
     """
-    frozen, compared = _hash_frozen_layers(state, weights, description), data.features.compared
+    frozen, compared = _hash_frozen_layers(state, weights, description), data.backbones.compared
     num_images = NUM_REPEATED_IMAGES if frozen in compared else NUM_PARITY_IMAGES
     own = list(islice(_read_files(data.valid), num_images))
     files = choose_parity_images(own, num_images=num_images)

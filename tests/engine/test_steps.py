@@ -17,7 +17,7 @@ from trialrun.errors import InvalidParameterError
 from trialrun.runs.training.plan import plan_training
 from trialrun.tuning.plan import plan_search
 from trialrun.tuning.study.attrs import IMPOSSIBLE
-from trialrun.tuning.study.trial_queue import ClaimedTrial, Finished
+from trialrun.tuning.study.claims import ClaimedTrial, Finished
 
 # 36 images, of which 28 or 29 train: 4 steps of 8 images in each epoch.
 SMALL: dict[str, Any] = {

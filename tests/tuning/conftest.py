@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from trialrun.tuning.plan import plan_search
+from trialrun.tuning.study.claims import ClaimedTrial
 from trialrun.tuning.study.storage import open_storage
 from trialrun.tuning.study.study import open_study, open_trial_queue
-from trialrun.tuning.study.trial_queue import ClaimedTrial, TrialQueue
+from trialrun.tuning.study.trial_queue import TrialQueue
 
 SMALL: dict[str, Any] = {
     "model": "shufflenet_v2_x0_5",

@@ -13,7 +13,7 @@ from tests.tuning.conftest import claim_next, make_queue, nested_runs, settings
 from trialrun.errors import OutOfMemoryError, TrialrunError
 from trialrun.tracking import make_heartbeat
 from trialrun.tuning.study import attrs
-from trialrun.tuning.study.trial_queue import ClaimedTrial, Finished, NothingYet
+from trialrun.tuning.study.claims import ClaimedTrial, Finished, NothingYet
 
 
 def test_the_pruner_sees_every_epoch(store: str, colors: Path) -> None:

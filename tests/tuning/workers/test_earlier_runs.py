@@ -24,7 +24,8 @@ from trialrun.mlflow_client import connect_client
 from trialrun.runs.callbacks import NoOpCallback
 from trialrun.tuning.reporting.parent_run import end_lost_run
 from trialrun.tuning.study import attrs
-from trialrun.tuning.study.trial_queue import ClaimedTrial, TrialQueue
+from trialrun.tuning.study.claims import ClaimedTrial
+from trialrun.tuning.study.trial_queue import TrialQueue
 from trialrun.tuning.workers.trial_runner import TrialRunner
 
 EACH_STEP = 1e-6  # minutes
@@ -222,7 +223,7 @@ def test_run_that_was_taken_over_is_not_ended(interrupted: Interrupted) -> None:
     claim = claim_next(queue)
     assert queue.take_over_run(claim, lambda _run_id: True) == interrupted.run_id
     client.update_run(interrupted.run_id, status="RUNNING")
-    first = ClaimedTrial(queue.study.trials[0], {}, 0)  # type: ignore[arg-type]
+    first = ClaimedTrial(queue.study.trials[0], 1, {}, 0, [])  # type: ignore[arg-type]
     assert not queue.end_run_of_lost(first)
     assert client.get_run(interrupted.run_id).info.status == "RUNNING"
     assert queue.end_run_of_lost(claim)

@@ -16,7 +16,8 @@ from trialrun.checkpoint.run_folder import RunFolder, list_run_folders
 from trialrun.mlflow_client import connect_client
 from trialrun.runs.callbacks import NoOpCallback
 from trialrun.tuning.reporting.parent_run import end_lost_run
-from trialrun.tuning.study.trial_queue import ClaimedTrial, TrialQueue
+from trialrun.tuning.study.claims import ClaimedTrial
+from trialrun.tuning.study.trial_queue import TrialQueue
 from trialrun.tuning.workers.trial_runner import TrialRunner
 
 

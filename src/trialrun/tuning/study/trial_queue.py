@@ -6,7 +6,7 @@ exactly that number. A trial that loses its worker is retried with the same sett
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from trialrun.tracking import make_heartbeat, parse_heartbeat
 from trialrun.tuning.plan import SearchPlan, find_impossible_reason
 from trialrun.tuning.study import attrs
+from trialrun.tuning.study.claims import ClaimedTrial, Finished, NothingYet
 from trialrun.tuning.study.failure_limits import (
     check_batch_limit,
     check_failed_trials,
@@ -38,30 +39,6 @@ if TYPE_CHECKING:
 
 _KEPT_BY_RETRY = (attrs.SETTINGS, attrs.REPLICATE, attrs.REPLICATE_OF, attrs.SEED_NUMBER)
 _RUNG = "completed_rung_"  # attributes of Hyperband, which a retry gets when it reports its epochs
-
-
-@dataclass(frozen=True, slots=True)
-class ClaimedTrial:
-    """A trial that a worker has claimed, its settings and the number that its seed derives from."""
-
-    trial: "Trial"
-    settings: Mapping[str, Any]
-    seed_number: int
-
-    @property
-    def number(self) -> int:
-        """The trial's number in its study, from 0."""
-        return self.trial.number
-
-
-@dataclass(frozen=True, slots=True)
-class NothingYet:
-    """No trial can start now: the running trials may be the last, or one may need a retry."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """No further trial starts."""
 
 
 @dataclass(slots=True)
@@ -117,9 +94,11 @@ class TrialQueue:
             num_running = sum(trial.state == TrialState.RUNNING for trial in trials)
             if num_done + num_running >= self.num_trials:
                 return NothingYet()
-            if self.enqueued_only and not self._ensure_waiting(trials):
-                return NothingYet() if num_running else Finished()
-            return self._sample_trial(worker)
+            if self.enqueued_only:
+                if not self._ensure_waiting(trials):
+                    return NothingYet() if num_running else Finished()
+                trials = self.study.get_trials(deepcopy=False)
+            return self._sample_trial(worker, trials)
 
     def _ensure_waiting(self, trials: "Sequence[FrozenTrial]") -> bool:
         """Enqueue the grid's next point if no trial waits; return whether a trial waits now."""
@@ -134,8 +113,8 @@ class TrialQueue:
         self.study.enqueue_trial(point)
         return True
 
-    def _sample_trial(self, worker: str) -> ClaimedTrial | None:
-        """Sample the next trial and claim it; None if it cannot be trained.
+    def _sample_trial(self, worker: str, trials: "Sequence[FrozenTrial]") -> ClaimedTrial | None:
+        """Sample the next trial after `trials` and claim it; None if it cannot be trained.
 
         The lock is held, so the sampler knows all other trials. A trial with settings that cannot
         be combined is pruned, so that Optuna's samplers avoid similar settings.
@@ -143,9 +122,9 @@ class TrialQueue:
         study_attrs = self.study.user_attrs
         limit: int | None = study_attrs.get(attrs.BATCH_LIMIT)
         check_batch_limit(self.plan.base.config.batch_size, limit)  # the base's is the smallest
-        trial, seed_number = self._start_trial(limit)
-        settings = trial.user_attrs.get(attrs.SETTINGS, trial.params)
-        self.storage.rdb.record_heartbeat(self._find_id(trial.number))
+        claim = self._start_trial(limit, trials)
+        trial, settings = claim.trial, claim.settings
+        self.storage.rdb.record_heartbeat(claim.trial_id)
         if limit is not None and settings.get(BATCH_SIZE, 0) >= limit:
             self._prune_untrainable(trial, attrs.OUT_OF_MEMORY, True)
             return None
@@ -154,35 +133,39 @@ class TrialQueue:
             return None
         trial.set_user_attr(attrs.PROCESS, make_heartbeat().to_tag())
         trial.set_user_attr(attrs.WORKER, worker)  # last: marks the claim as complete
-        return ClaimedTrial(trial, settings, seed_number)
+        return claim
 
-    def _start_trial(self, limit: int | None) -> "tuple[Trial, int]":
-        """Start a retry, else the next waiting trial, else a new one; return its seed number."""
+    def _start_trial(self, limit: int | None, trials: "Sequence[FrozenTrial]") -> ClaimedTrial:
+        """Start a retry, else the next waiting trial, else a new one."""
         from optuna.trial import Trial, TrialState, create_trial
 
         is_searched = not self.study.user_attrs.get(attrs.SETTINGS, False)
         distributions = self.plan.space.distributions() if is_searched else {}
-        trials = self.study.get_trials(deepcopy=False)
         retry = find_waiting_retry(trials, distributions)
         waiting = retry or find_next_waiting(trials)
         seed_number = find_seed_number(waiting, trials)
         self.study.sampler = make_sampler(self.plan, seed_number, limit)
-        if retry is not None:  # there is nothing to sample
-            trial_id = self._find_id(retry.number)
-            self.storage.rdb.set_trial_state_values(trial_id, TrialState.RUNNING)
-            return Trial(self.study, trial_id), seed_number
         # The pruner, which the sampler asks, needs the number.
         if waiting is None:
             number_attr = {attrs.SEED_NUMBER: seed_number}
             self.study.add_trial(create_trial(state=TrialState.WAITING, user_attrs=number_attr))
-        else:
+            trial = self.study.ask(distributions)
+            trial_id = self._find_id(trial.number)
+        elif retry is None:
             trial_id = self._find_id(waiting.number)
             self.storage.rdb.set_trial_user_attr(trial_id, attrs.SEED_NUMBER, seed_number)
-        return self.study.ask(distributions), seed_number
+            trial = self.study.ask(distributions)
+        else:  # there is nothing to sample
+            trial_id = self._find_id(retry.number)
+            self.storage.rdb.set_trial_state_values(trial_id, TrialState.RUNNING)
+            trial = Trial(self.study, trial_id)
+        settings = trial.user_attrs.get(attrs.SETTINGS, trial.params)
+        earlier_tries = waiting.system_attrs.get(attrs.RETRY_HISTORY, []) if waiting else []
+        return ClaimedTrial(trial, trial_id, settings, seed_number, earlier_tries)
 
     def heartbeat(self, claim: ClaimedTrial) -> Heartbeat:
         """Return a context manager that keeps the trial from becoming stale."""
-        return Heartbeat(self.storage, self._find_id(claim.number))
+        return Heartbeat(self.storage, claim.trial_id)
 
     def report(self, claim: ClaimedTrial, value: float, epoch: int) -> bool:
         """Report the metric of an epoch; return whether the pruner ends the trial."""
@@ -270,6 +253,8 @@ class TrialQueue:
 
         No other process ends the run from then on: it would hold the lock for that.
         """
+        if not claim.earlier_tries:
+            return None
         with self._lock():
             trials = self.study.get_trials(deepcopy=False)
             run_id = find_earlier_run(trials[claim.number], trials)
@@ -278,12 +263,14 @@ class TrialQueue:
             claim.trial.set_user_attr(attrs.RUN_ID, run_id)
             return run_id
 
-    def list_tries(self, claim: ClaimedTrial) -> "list[FrozenTrial]":
-        """Return the tries of a trial, the first one first and itself last."""
+    def list_earlier_runs(self, claim: ClaimedTrial) -> list[str]:
+        """Return the runs of the tries before this trial."""
+        if not claim.earlier_tries:
+            return []
         with translate_optuna_errors(self.storage.url):
             trials = self.study.get_trials(deepcopy=False)
-        history = trials[claim.number].system_attrs.get(attrs.RETRY_HISTORY, [])
-        return [trials[number] for number in (*history, claim.number)]
+        runs = (trials[number].user_attrs.get(attrs.RUN_ID) for number in claim.earlier_tries)
+        return list(filter(None, runs))
 
     def requeue(self, claim: ClaimedTrial, reason: str) -> None:
         """Return a trial to the queue because its worker stops."""

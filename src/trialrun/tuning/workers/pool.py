@@ -19,7 +19,8 @@ from trialrun import errors
 from trialrun.errors import TrialrunError
 from trialrun.files import scratch_directory
 from trialrun.runs.datasets.sources import list_copies
-from trialrun.tuning.study.trial_queue import Finished, NothingYet, TrialQueue
+from trialrun.tuning.study.claims import Finished, NothingYet
+from trialrun.tuning.study.trial_queue import TrialQueue
 from trialrun.tuning.workers.division import Division
 
 if TYPE_CHECKING:

@@ -36,8 +36,9 @@ from trialrun.tuning.objectives import as_minimized
 from trialrun.tuning.plan import SearchPlan, derive_trial_seed, plan_trial
 from trialrun.tuning.space import format_settings
 from trialrun.tuning.study import attrs
+from trialrun.tuning.study.claims import ClaimedTrial
 from trialrun.tuning.study.storage import StudyStorage
-from trialrun.tuning.study.trial_queue import ClaimedTrial, TrialQueue
+from trialrun.tuning.study.trial_queue import TrialQueue
 from trialrun.tuning.study.trials import sort_by_objective
 from trialrun.tuning.workers.earlier_runs import EarlierRuns
 
@@ -162,10 +163,12 @@ class TrialRunner:
 
         Of a trial that was given to another worker, only the run of this process, `run_id`.
         """
-        tries = [trial.user_attrs.get(attrs.RUN_ID) for trial in queue.list_tries(claim)]
-        if is_lost:
-            tries = [run_id] if queue.end_run_of_lost(claim) else []
-        self._earlier_runs.delete(set(filter(None, tries)))
+        runs = [*filter(None, [run_id])]
+        if not is_lost:
+            runs += queue.list_earlier_runs(claim)
+        elif not queue.end_run_of_lost(claim):
+            runs = []
+        self._earlier_runs.delete(set(runs))
 
     def _train(self, queue: TrialQueue, claim: ClaimedTrial, callback: "_PruningCallback") -> bool:
         """Train a trial; return False if it was given to another worker."""
@@ -250,9 +253,8 @@ def _build_tags(queue: TrialQueue, claim: ClaimedTrial, plan: SearchPlan) -> dic
         _TRIAL_TAG: str(claim.number),
         "split_seed": str(plan.base.config.random_seed),
     }
-    first_try = queue.list_tries(claim)[0]
-    if first_try.number != claim.number:
-        tags["retry_of"] = str(first_try.number)
+    if claim.earlier_tries:
+        tags["retry_of"] = str(claim.earlier_tries[0])
     if attrs.REPLICATE in attributes:
         tags |= {
             "of_trial": str(attributes[attrs.REPLICATE_OF]),

@@ -15,6 +15,9 @@ from torch.nn.modules.module import register_module_forward_hook
 import trialrun
 from tests.conftest import make_network, write_classes
 from tests.tuning.conftest import SMALL, nested_runs, settings
+from trialrun.errors import InvalidModelDirectoryError
+from trialrun.models.weights import serialization
+from trialrun.runs.training.outcome import parity
 
 RATES = "0.01,0.1,0.3"
 NUM_IMAGES = 36  # of `colors`
@@ -128,3 +131,50 @@ def test_changed_weights_and_images_have_features_of_their_own(
     write_classes(colors, {"blue": 12, "green": 12, "red": 12}, seed=5)
     counts += [count_calls(), count_calls()]
     assert counts == [1, 0, 1, 0, 1, 0]
+
+
+def search_twice(colors: Path, weights: Path) -> Any:
+    """Search with two trials, both of which log their model: the second one is better."""
+    file = colors.parent / "enqueued.json"
+    file.write_text(json.dumps([{"learning_rate": rate} for rate in (1e-6, 0.1)]))
+    planned = {"learning_rate": "1e-6:0.1", "sampler": "tpe", "trials": 2}
+    return trialrun.search(**freeze(colors, weights, **planned, enqueue=str(file)))
+
+
+def test_a_model_with_the_frozen_layers_of_another_is_compared_by_its_file(
+    store: str, colors: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the first model computes images."""
+    compared = count_comparisons(monkeypatch)
+    result = search_twice(colors, weights)
+    tags = [run.data.tags for run in nested_runs(store, result.run_id)]
+    assert len(compared) == 1
+    assert [tag["parity_max_difference"] for tag in tags][1:] == ["0"]
+
+
+def count_comparisons(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Collect the weights of the models that are compared on images."""
+    compare, compared = parity._compare_on_files, list[Any]()
+
+    def collect(network: nn.Module, trained: Any, *rest: Any) -> Any:
+        compared.append(trained)
+        return compare(network, trained, *rest)
+
+    monkeypatch.setattr(parity, "_compare_on_files", collect)
+    return compared
+
+
+def test_a_model_that_is_stored_wrong_is_found_on_images(
+    store: str, colors: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file of the second model has another last layer than the trained network."""
+    compared, serialize = count_comparisons(monkeypatch), serialization.serialize_state
+
+    def damage(state: dict[str, Tensor]) -> bytes:
+        factor = -1 if compared else 1
+        return serialize({k: factor * v if k == "fc.weight" else v for k, v in state.items()})
+
+    monkeypatch.setattr(serialization, "serialize_state", damage)
+    with pytest.raises(InvalidModelDirectoryError, match="not equal to the trained network"):
+        search_twice(colors, weights)
+    assert len(compared) == 2

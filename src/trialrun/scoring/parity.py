@@ -18,7 +18,6 @@ from trialrun.scoring.network import ScoringNetwork
 from trialrun.scoring.pipeline import stack_pixels
 
 NUM_PARITY_IMAGES = 32
-NUM_REPEATED_IMAGES = 8  # for a model that differs from a compared one in its last layer only
 MAX_PARITY_DIFFERENCE = 1e-4
 PARITY_TAG = "parity_max_difference"
 _ODD_SIZES = ((37, 53), (301, 199), (64, 65), (5, 7))  # pixels
@@ -72,14 +71,12 @@ def _find_largest_difference(expected: NDArray[np.float32], found: NDArray[np.fl
 
 
 def choose_parity_images(
-    files: Sequence[bytes],
-    sizes: Sequence[tuple[int, int]] = _ODD_SIZES,
-    num_images: int = NUM_PARITY_IMAGES,
+    files: Sequence[bytes], sizes: Sequence[tuple[int, int]] = _ODD_SIZES
 ) -> list[bytes]:
-    """Return at least `num_images` files: the given ones, and drawn ones of these sizes."""
-    num_drawn = max(num_images - len(files), len(sizes))
+    """Return at least 32 files: the given ones, and drawn ones of these sizes."""
+    num_drawn = max(NUM_PARITY_IMAGES - len(files), len(sizes))
     drawn = (draw_image(number, sizes) for number in range(num_drawn))
-    return [*files[: num_images - len(sizes)], *drawn]
+    return [*files[: NUM_PARITY_IMAGES - len(sizes)], *drawn]
 
 
 def draw_image(number: int, sizes: Sequence[tuple[int, int]] = _ODD_SIZES) -> bytes:

@@ -171,8 +171,8 @@ def test_a_model_that_is_stored_wrong_is_found_on_images(
     compared, serialize = count_comparisons(monkeypatch), serialization.serialize_state
 
     def damage(state: dict[str, Tensor]) -> bytes:
-        factor = -1 if compared else 1
-        return serialize({k: factor * v if k == "fc.weight" else v for k, v in state.items()})
+        wrong = {"fc.bias": torch.arange(3.0)} if compared else {}
+        return serialize({**state, **wrong})
 
     monkeypatch.setattr(serialization, "serialize_state", damage)
     with pytest.raises(InvalidModelDirectoryError, match="not equal to the trained network"):

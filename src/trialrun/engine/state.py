@@ -124,7 +124,7 @@ def init_train_state(
     compute = compute.for_network(network)
     if ranks.world_size > 1 and compute.device.type == "cuda":
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # not available on CPUs
-    network.to(compute.device).to(memory_format=compute.memory_format)
+    compute.place(network)
     freeze = config.freeze == "backbone"
     has_frozen_statistics = config.batch_norm == "frozen"
     trainable, trainable_data = network, data

@@ -38,11 +38,10 @@ class DictStore:
 class Network(nn.Module):
     """A backbone of one convolution, which counts the images that run through it, and a head."""
 
-    def __init__(self, *, scale: float = 1.0) -> None:
+    def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(5)
         self.conv = nn.Conv2d(3, 4, 3, stride=2)
-        self.conv.weight.data *= scale
         self.fc = nn.Linear(4, 3)
         self.num_images = 0
 
@@ -86,18 +85,6 @@ def test_stored_features_train_as_computed_ones() -> None:
         losses = [(r.train_loss, r.validation.loss) for r in fit(state, CONFIG)]
         results.append((losses, network.fc.weight.tolist()))
     assert results[0] == results[1]
-
-
-def test_other_weights_have_features_of_their_own() -> None:
-    """A changed backbone computes its features; a changed last layer does not."""
-    store = DictStore()
-    start(store)
-    changed_head, changed_backbone = Network(), Network(scale=1.001)
-    changed_head.fc.weight.data += 1
-    start(store, changed_head)
-    start(store, changed_backbone)
-    assert changed_head.num_images == 0
-    assert changed_backbone.num_images == 34
 
 
 def test_random_inputs_use_no_stored_features() -> None:

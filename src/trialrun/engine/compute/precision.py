@@ -6,6 +6,7 @@ same choice.
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +48,15 @@ class ComputeConfig:
     def memory_format(self) -> torch.memory_format:
         """The layout as a torch memory format."""
         return _FORMATS[self.layout]
+
+    def place(self, network: nn.Module) -> None:
+        """Move a network to this device and memory format, unless it is there already."""
+        tensors = chain(network.parameters(), network.buffers())
+        if not all(tensor.device == self.device and self._is_ordered(tensor) for tensor in tensors):
+            network.to(self.device).to(memory_format=self.memory_format)
+
+    def _is_ordered(self, tensor: Tensor) -> bool:
+        return tensor.ndim != 4 or tensor.is_contiguous(memory_format=self.memory_format)
 
     def to_memory_format(self, inputs: Tensor) -> Tensor:
         """Return images in this memory format; other inputs, such as features, unchanged."""

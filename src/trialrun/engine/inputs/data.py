@@ -30,15 +30,15 @@ class InputTransform(Protocol):
 
 
 class FeatureStore(Protocol):
-    """Features of the images of both sets, which are kept for other runs; `runs` implements it."""
+    """Features of a backbone and the images of both sets, kept for other runs by `runs`."""
 
     def load_or_compute(
-        self, backbone: str, compute: Callable[[], NDArray[np.float32] | None]
+        self, how: str, compute: Callable[[], NDArray[np.float32] | None]
     ) -> NDArray[np.float32] | None:
         """Return the (N, F) float32 features of the training images, then the validation images.
 
-        `backbone` names what decides the features beside the images. `compute` is called if they
-        are not kept; if it returns None, so does this.
+        `how` says how they are computed. `compute` is called if they are not kept; if it returns
+        None, so does this.
         """
         ...
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-import xxhash
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -76,7 +75,7 @@ def use_features(
     num_images = len(data.train) + len(data.valid)
     if num_images * head.in_features * 4 > _MAX_TABLE_BYTES:
         return network, data
-    values = _load_or_compute(network, head_prefix, head, data, config, compute)
+    values = _load_or_compute(network, head, data, config, compute)
     if values is None:
         return network, data
     bounds = (0, len(data.train), num_images)
@@ -94,7 +93,6 @@ def use_features(
 
 def _load_or_compute(
     network: nn.Module,
-    head_prefix: str,
     head: nn.Linear,
     data: TrainingData,
     config: TrainConfig,
@@ -109,33 +107,8 @@ def _load_or_compute(
 
     if data.features is None:
         return compute_both()
-    backbone = _describe_backbone(network, head_prefix, data, config, compute)
-    return data.features.load_or_compute(backbone, compute_both)
-
-
-def _describe_backbone(
-    network: nn.Module,
-    head_prefix: str,
-    data: TrainingData,
-    config: TrainConfig,
-    compute: ComputeConfig,
-) -> str:
-    """Return a text that is equal only if the features of equal images are."""
-    digest = xxhash.xxh3_128()
-    for name, tensor in network.state_dict().items():
-        if not name.startswith(head_prefix):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            values = _order_by_memory(tensor.cpu()).reshape(-1).view(torch.uint8)
-            digest.update(values.numpy().data)
     how = f"{compute.precision} {compute.layout} tf32={config.tf32} {data.preprocessing.image_size}"
-    return f"{digest.hexdigest()} {how}"
-
-
-def _order_by_memory(tensor: Tensor) -> Tensor:
-    """Return the values in a contiguous tensor, without a copy if channels are last."""
-    if tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
-        tensor = tensor.permute(0, 2, 3, 1)
-    return tensor.contiguous()
+    return data.features.load_or_compute(how, compute_both)
 
 
 def _ends_with_layer(

@@ -155,6 +155,8 @@ class TrainingRun:
         try:
             description = self._train_epochs(checkpoint)
             self._check_best_loss()
+            content, sha256 = self._serialize_best()  # while the last checkpoint is written
+            self._finish_checkpoints()
         except (RunInterruptedError, KeyboardInterrupt):
             self._save_interrupted()
             self._log_abort("KILLED", early_stopping.KILLED)
@@ -171,7 +173,7 @@ class TrainingRun:
         finally:
             if self.checkpoints is not None:
                 self.checkpoints.release()
-        return self._log_outcome(description)
+        return self._log_outcome(description, content, sha256)
 
     def _train_epochs(self, checkpoint: Checkpoint | None) -> ModelDescription:
         if checkpoint is None:
@@ -206,9 +208,28 @@ class TrainingRun:
                 checkpoints.save_epoch()
                 self.callback.on_epoch_end(status, self.plan.config.epochs)
                 reporter.on_epoch_end()
-        checkpoints.wait()
-        self.run.log_metrics(checkpoints.measure_cost(), SUMMARY_STEP)
         return session.description
+
+    @property
+    def _session(self) -> TrainingSession:
+        assert self.checkpoints is not None, "the network is built"
+        return self.checkpoints.session
+
+    @property
+    def _best(self) -> BestEpoch:
+        best = self.progress.best
+        assert best is not None, "training has ended"
+        return best
+
+    def _serialize_best(self) -> tuple[bytes, str]:
+        """Return the weights file of the best epoch, and its sha256."""
+        content = serialization.serialize_state(self._best.weights)
+        return content, serialization.hash_weights(content)
+
+    def _finish_checkpoints(self) -> None:
+        assert self.checkpoints is not None
+        self.checkpoints.wait()
+        self.run.log_metrics(self.checkpoints.measure_cost(), SUMMARY_STEP)
 
     def _make_monitor(
         self, request: StopRequest, checkpoints: RunCheckpoints, reporter: BatchReporter
@@ -301,16 +322,13 @@ class TrainingRun:
             metrics=best.status.result.metrics() if best else {},
         )
 
-    def _log_outcome(self, description: ModelDescription) -> TrainResult:
-        """Log the result and, unless `keeps_model` says no, the model."""
-        best = self.progress.best
-        assert best is not None
-        content = serialization.serialize_state(best.weights)
+    def _log_outcome(
+        self, description: ModelDescription, content: bytes, sha256: str
+    ) -> TrainResult:
+        """Log the result and, unless `keeps_model` says no, the model with its weights file."""
+        best = self._best
         stop_reason = self.progress.stop_reason or early_stopping.COMPLETED
-        result = replace(
-            self._build_result("FINISHED", stop_reason),
-            weights_sha256=serialization.hash_weights(content),
-        )
+        result = replace(self._build_result("FINISHED", stop_reason), weights_sha256=sha256)
         self._log_stop(result)
         log_validation(self.run, best.status, self.plan, self.data)
         if not self.keeps_model(result):
@@ -328,24 +346,19 @@ class TrainingRun:
         return result
 
     def _format_card(self, result: TrainResult, best: BestEpoch, address: str) -> str:
-        assert self.checkpoints is not None
-        initial_params = self.checkpoints.session.initial_params
+        initial_params = self._session.initial_params
         return format_model_card(self.plan, result, self.data, best, initial_params, address)
 
     def _log_report(self, result: TrainResult) -> None:
         if self._has_report:
-            assert self.checkpoints is not None
-            network = self.checkpoints.session.state.inference_model()
+            network = self._session.state.inference_model()
             log_training_report(self.run, self.plan, self.data, self.progress, result, network)
 
     def _measure_parity(self, description: ModelDescription, folder: Path) -> Parity:
         """Compare the model to log with the trained network; log the difference and a failure."""
-        best, checkpoints = self.progress.best, self.checkpoints
-        assert best is not None
-        assert checkpoints is not None
-        state = checkpoints.session.state
+        state, weights = self._session.state, self._best.weights
         started = time.monotonic()
-        parity = measure_parity(state, best.weights, description, folder, self.data)
+        parity = measure_parity(state, weights, description, folder, self.data)
         self.run.log_metrics({"parity_seconds": time.monotonic() - started}, SUMMARY_STEP)
         self.run.set_tags(parity.make_tags())
         if not parity.is_equal:
@@ -381,8 +394,7 @@ class TrainingRun:
 
         Without parity it is not registered.
         """
-        best = self.progress.best
-        assert best is not None
+        best = self._best
         record = make_model_record(self.plan, self.data, best, result, parity, card)
         self.run.log_custom(
             MODEL_RECORD,

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from trialrun.config import AUTO_TEXT
+from trialrun.config import AUTO_TEXT, TrainConfig
 from trialrun.distributed import Ranks, read_ranks
 from trialrun.engine.compute.allocator import keep_freed_memory
 from trialrun.engine.compute.precision import ComputeConfig, resolve_compute
@@ -25,7 +25,6 @@ from trialrun.engine.steps import count_frozen_epochs, count_steps_per_epoch
 from trialrun.errors import InvalidDatasetError, InvalidParameterError
 from trialrun.models.directory import ModelDescription
 from trialrun.models.open import InitialNetwork, create_network
-from trialrun.models.weights.serialization import hash_state
 from trialrun.models.zoo.networks import find_head_prefix, set_dropout
 from trialrun.runs.callbacks import RunCallback
 from trialrun.runs.training.environment import describe_environment, read_version
@@ -146,23 +145,12 @@ def start_session(
     _check_same_images(data, ranks)
     keep_freed_memory()
     is_kept = config.freeze == "backbone" and ranks.world_size == 1
-    memory = data.backbones.networks if is_kept else None
+    memory = data.backbones.networks if is_kept else NetworkMemory()
     initial = create_initial_network(plan, data.weights, size, note, memory)
     network, params = initial.network, dict[str, str]()
     if ranks.is_first:
-        sha256 = memory.hash_initial() if memory else hash_state(network.state_dict())
-        params = compute_initial_params(plan, data.weights, sha256)
-    config = resolve_fine_tuning(
-        config, are_random=data.weights.are_random, has_new_head=initial.has_new_head
-    )
-    if config.head_start == "probe" and not find_linear_head(network, find_head_prefix(network)):
-        config = replace(config, head_start="random")
-        if note is not None:
-            name = initial.description.architecture
-            note(f"the last layer of {name} is not linear: it starts from random weights")
-    config, text = resolve_image_sizes(config, network, initial.description.architecture, size)
-    if note is not None and text is not None and not config.smoke:  # which has one epoch
-        note(text)
+        params = compute_initial_params(plan, data.weights, memory.hash_initial())
+    config = _resolve_auto(config, initial, data, note)
     plan = replace(plan, config=config)
     task = TrainingData(
         data.train.dataset,
@@ -170,10 +158,10 @@ def start_session(
         len(plan.classes),
         data.preprocessing,
         data.train_transforms,
-        ImageFeatures(
-            data.backbones.features, _describe_inputs(data, initial.description, compute)
-        ),
     )
+    if config.freeze == "backbone":
+        inputs = _describe_inputs(data, initial.description, compute, memory.hash_frozen())
+        task = replace(task, features=ImageFeatures(data.backbones.features, inputs))
     with translate_network_errors(compute.device):
         state = init_train_state(network, find_head_prefix(network), task, config, compute, ranks)
     description = replace(
@@ -182,14 +170,40 @@ def start_session(
     return TrainingSession(plan, description, state, ranks, params)
 
 
+def _resolve_auto(
+    config: TrainConfig,
+    initial: InitialNetwork,
+    data: PreparedData,
+    note: Callable[[str], None] | None,
+) -> TrainConfig:
+    """Return the settings without those `auto` that the network and its weights decide."""
+    network, name = initial.network, initial.description.architecture
+    config = resolve_fine_tuning(
+        config, are_random=data.weights.are_random, has_new_head=initial.has_new_head
+    )
+    notes: list[str] = []
+    if config.head_start == "probe" and not find_linear_head(network, find_head_prefix(network)):
+        config = replace(config, head_start="random")
+        notes.append(f"the last layer of {name} is not linear: it starts from random weights")
+    assert data.preprocessing.image_size is not None, "training images have one size"
+    config, text = resolve_image_sizes(config, network, name, data.preprocessing.image_size)
+    if text is not None and not config.smoke:  # which has one epoch
+        notes.append(text)
+    if note is not None:
+        for item in notes:
+            note(item)
+    return config
+
+
 def _describe_inputs(
-    data: PreparedData, description: ModelDescription, compute: ComputeConfig
+    data: PreparedData, description: ModelDescription, compute: ComputeConfig, frozen_hash: str
 ) -> str:
-    """Return a text that is equal only if the images and the code that features depend on are."""
+    """Return a text that is equal only if everything that features depend on is."""
     values = {
         "images": [data.train.hash_images(), data.valid.hash_images()],
         "preprocessing": data.preprocessing.to_json(),
         "network": [description.architecture, dict(description.arguments), read_version("timm")],
+        "frozen_layers": frozen_hash,
         "environment": describe_environment(compute),
     }
     return json.dumps(values, sort_keys=True)
@@ -231,8 +245,8 @@ def create_initial_network(
             note(f"{source}: {text}")
 
     seed = derive_seed(config.random_seed, "weights")
-    if memory is None:
-        return NetworkMemory().create(None, seed, build, note_source)
+    if memory is None or config.freeze != "backbone":
+        return (memory or NetworkMemory()).create(None, seed, build, note_source)
     key = (model, image_size, plan.classes, config.dropout, *hash_sources(plan, weights).items())
     return memory.create(key, seed, build, note_source)
 

@@ -74,3 +74,14 @@ def test_random_weights_are_built_again() -> None:
         memory.create("key", seed, build, ignore)
         hashes.add(memory.hash_initial())
     assert (build.number, len(hashes)) == (3, 2)
+
+
+def test_the_hash_of_frozen_layers_is_that_of_all_but_the_last_one(weights: Path) -> None:
+    """It names their features: the same for each last layer, another one for other weights."""
+    hashes = []
+    for seed, scale in ((1, 1.0), (2, 1.0), (1, 1.001)):
+        memory = NetworkMemory()
+        network = memory.create("key", seed, Builds(weights), ignore).network
+        network.get_parameter("conv1.0.weight").data *= scale
+        hashes.append(memory.hash_frozen())
+    assert hashes[0] == hashes[1] != hashes[2]

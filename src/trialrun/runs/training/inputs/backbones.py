@@ -5,6 +5,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor, nn
 
 from trialrun.models.open import InitialNetwork
 from trialrun.models.weights.serialization import add_to_hash
@@ -59,16 +60,31 @@ class NetworkMemory:
 
     def hash_initial(self) -> str:
         """Return `hash_state` of the network before training; frozen layers are hashed once."""
+        digest, rest = self._hash_first_layers()
+        add_to_hash(digest, rest)
+        return digest.hexdigest()
+
+    def hash_frozen(self) -> str:
+        """Return a hash of all layers but the last one."""
+        digest, rest = self._hash_first_layers()
+        prefix = find_head_prefix(self._network)
+        others = {name: t for name, t in rest.items() if not name.startswith(prefix)}
+        add_to_hash(digest, others)
+        return digest.hexdigest()
+
+    @property
+    def _network(self) -> nn.Module:
         assert self._initial is not None, "the network is created first"
-        network = self._initial.network
-        tensors, prefix = list(network.state_dict().items()), find_head_prefix(network)
+        return self._initial.network
+
+    def _hash_first_layers(self) -> "tuple[hashlib._Hash, dict[str, Tensor]]":
+        """Return the hash of the tensors before the last layer's, and the other tensors."""
+        tensors, prefix = list(self._network.state_dict().items()), find_head_prefix(self._network)
         first = next(i for i, (name, _) in enumerate(tensors) if name.startswith(prefix))
         if self._frozen_hash is None:
             self._frozen_hash = hashlib.sha256()
             add_to_hash(self._frozen_hash, dict(tensors[:first]))
-        digest = self._frozen_hash.copy()
-        add_to_hash(digest, dict(tensors[first:]))
-        return digest.hexdigest()
+        return self._frozen_hash.copy(), dict(tensors[first:])
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,15 +42,13 @@ class FeatureCache:
 class ImageFeatures:
     """The features of a run's images, as the engine's `FeatureStore`.
 
-    `images` names the images, their preprocessing, the architecture and the environment.
+    `inputs` names the images, their preprocessing, the frozen layers and the environment.
     """
 
     cache: FeatureCache
-    images: str
+    inputs: str
 
-    def load_or_compute(
-        self, backbone: str, compute: Callable[[], Features | None]
-    ) -> Features | None:
+    def load_or_compute(self, how: str, compute: Callable[[], Features | None]) -> Features | None:
         """Return the features of both sets; see `FeatureStore`."""
-        digest = hashlib.sha256(f"{self.images}\n{backbone}".encode())
+        digest = hashlib.sha256(f"{self.inputs}\n{how}".encode())
         return self.cache.load_or_compute(digest.hexdigest()[:NAME_DIGITS], compute)

@@ -22,7 +22,6 @@ from trialrun.errors import RunInterruptedError, TrialrunError
 from trialrun.files import scratch_directory
 from trialrun.models import directory
 from trialrun.models.directory import ModelDescription
-from trialrun.models.weights import serialization
 from trialrun.registry import LoggedModel
 from trialrun.runs.callbacks import RunCallback
 from trialrun.runs.signals import StopRequest, finish_step_on_signal
@@ -155,7 +154,7 @@ class TrainingRun:
         try:
             description = self._train_epochs(checkpoint)
             self._check_best_loss()
-            content, sha256 = self._serialize_best()  # while the last checkpoint is written
+            content, sha256 = self._best.serialize()  # while the last checkpoint is written
             self._finish_checkpoints()
         except (RunInterruptedError, KeyboardInterrupt):
             self._save_interrupted()
@@ -220,11 +219,6 @@ class TrainingRun:
         best = self.progress.best
         assert best is not None, "training has ended"
         return best
-
-    def _serialize_best(self) -> tuple[bytes, str]:
-        """Return the weights file of the best epoch, and its sha256."""
-        content = serialization.serialize_state(self._best.weights)
-        return content, serialization.hash_weights(content)
 
     def _finish_checkpoints(self) -> None:
         assert self.checkpoints is not None

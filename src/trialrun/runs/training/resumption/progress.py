@@ -10,6 +10,7 @@ from torch import Tensor
 from trialrun.config import TrainConfig
 from trialrun.engine.early_stopping import EarlyStopping, EpochStatus
 from trialrun.engine.results import EpochResult
+from trialrun.models.weights import serialization
 from trialrun.runs.training.logging import EventLog
 
 
@@ -20,6 +21,11 @@ class BestEpoch:
     status: EpochStatus
     timestamp_ms: int  # with which its metrics were logged
     weights: dict[str, Tensor]
+
+    def serialize(self) -> tuple[bytes, str]:
+        """Return the file of the weights, and its sha256."""
+        content = serialization.serialize_state(self.weights)
+        return content, serialization.hash_weights(content)
 
     def list_predictions(self) -> dict[str, Tensor]:
         """Return the predictions for the validation images, by name."""

@@ -133,6 +133,21 @@ def test_changed_weights_and_images_have_features_of_their_own(
     assert counts == [1, 0, 1, 0, 1, 0]
 
 
+def test_frozen_epochs_read_the_features_of_a_run_before(
+    store: str, colors: Path, weights: Path, tmp_path: Path
+) -> None:
+    """Features are kept of trainings that train all layers afterwards, too."""
+    valid = write_classes(tmp_path / "valid", {"blue": 3, "green": 3, "red": 3}, seed=9)
+    named: dict[str, Any] = {"train_data": str(colors), "valid_data": str(valid), **SMALL}
+    counts = []
+    for rate in (0.001, 0.01):
+        phases: dict[str, Any] = {"epochs": 2, "freeze_epochs": 1, "head_start": "random"}
+        with count_images(NUM_IMAGES) as calls:
+            trialrun.train(**named, **phases, weights=str(weights), learning_rate=rate)
+        counts.append(len(calls))
+    assert counts == [1, 0]
+
+
 def search_twice(colors: Path, weights: Path) -> Any:
     """Search with two trials, both of which log their model: the second one is better."""
     file = colors.parent / "enqueued.json"

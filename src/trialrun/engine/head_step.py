@@ -1,6 +1,7 @@
-"""The optimizer step of a last layer on features, which takes less time than Python's part of it.
+"""The training step of a last layer on features, whose time is mostly that of Python.
 
-It gives the same bits as `TrainingStep`, in a third of the time for 16 images of 1,280 features.
+It gives the same bits as `TrainingStep` in 0.6 of the time: 0.36 instead of 0.61 ms for 16 images
+of 1,280 features on one core.
 """
 
 import math

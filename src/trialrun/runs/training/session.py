@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 from trialrun.config import AUTO_TEXT, TrainConfig
 from trialrun.distributed import Ranks, read_ranks
@@ -37,7 +38,7 @@ from trialrun.runs.training.initial import (
     hash_sources,
     resolve_model,
 )
-from trialrun.runs.training.inputs.backbones import NetworkMemory
+from trialrun.runs.training.inputs.backbones import NetworkMemory, hash_frozen_layers
 from trialrun.runs.training.inputs.data import PreparedData
 from trialrun.runs.training.inputs.features import ImageFeatures
 from trialrun.runs.training.plan import TrainPlan
@@ -158,10 +159,12 @@ def start_session(
         len(plan.classes),
         data.preprocessing,
         data.train_transforms,
+        ImageFeatures(
+            data.backbones.features,
+            _describe_inputs(data, initial.description, compute),
+            memory.hash_frozen if is_kept else partial(hash_frozen_layers, network),
+        ),
     )
-    if config.freeze == "backbone":
-        inputs = _describe_inputs(data, initial.description, compute, memory.hash_frozen())
-        task = replace(task, features=ImageFeatures(data.backbones.features, inputs))
     with translate_network_errors(compute.device):
         state = init_train_state(network, find_head_prefix(network), task, config, compute, ranks)
     description = replace(
@@ -196,14 +199,13 @@ def _resolve_auto(
 
 
 def _describe_inputs(
-    data: PreparedData, description: ModelDescription, compute: ComputeConfig, frozen_hash: str
+    data: PreparedData, description: ModelDescription, compute: ComputeConfig
 ) -> str:
-    """Return a text that is equal only if everything that features depend on is."""
+    """Return a text that is equal only if the images and the code that features depend on are."""
     values = {
         "images": [data.train.hash_images(), data.valid.hash_images()],
         "preprocessing": data.preprocessing.to_json(),
         "network": [description.architecture, dict(description.arguments), read_version("timm")],
-        "frozen_layers": frozen_hash,
         "environment": describe_environment(compute),
     }
     return json.dumps(values, sort_keys=True)

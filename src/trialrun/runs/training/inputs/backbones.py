@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from trialrun.models.open import InitialNetwork
-from trialrun.models.weights.serialization import add_to_hash
+from trialrun.models.weights.serialization import add_to_hash, hash_state
 from trialrun.models.zoo.networks import find_head_prefix
 from trialrun.runs.training.inputs.features import FeatureCache
 
@@ -65,7 +65,7 @@ class NetworkMemory:
         return digest.hexdigest()
 
     def hash_frozen(self) -> str:
-        """Return a hash of all layers but the last one."""
+        """Return `hash_frozen_layers` of the network; layers are hashed once."""
         digest, rest = self._hash_first_layers()
         prefix = find_head_prefix(self._network)
         others = {name: t for name, t in rest.items() if not name.startswith(prefix)}
@@ -85,6 +85,12 @@ class NetworkMemory:
             self._frozen_hash = hashlib.sha256()
             add_to_hash(self._frozen_hash, dict(tensors[:first]))
         return self._frozen_hash.copy(), dict(tensors[first:])
+
+
+def hash_frozen_layers(network: nn.Module) -> str:
+    """Return `hash_state` of all layers but the last one."""
+    prefix = find_head_prefix(network)
+    return hash_state({n: t for n, t in network.state_dict().items() if not n.startswith(prefix)})
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,13 +42,15 @@ class FeatureCache:
 class ImageFeatures:
     """The features of a run's images, as the engine's `FeatureStore`.
 
-    `inputs` names the images, their preprocessing, the frozen layers and the environment.
+    `inputs` names the images, their preprocessing, the architecture and the environment.
+    `hash_frozen` returns a hash of the frozen layers.
     """
 
     cache: FeatureCache
     inputs: str
+    hash_frozen: Callable[[], str]
 
     def load_or_compute(self, how: str, compute: Callable[[], Features | None]) -> Features | None:
         """Return the features of both sets; see `FeatureStore`."""
-        digest = hashlib.sha256(f"{self.inputs}\n{how}".encode())
+        digest = hashlib.sha256(f"{self.inputs}\n{self.hash_frozen()} {how}".encode())
         return self.cache.load_or_compute(digest.hexdigest()[:NAME_DIGITS], compute)

@@ -46,7 +46,7 @@ class NoRandomValues(TorchFunctionMode):
         find_mean = _MEANS.get(func)
         if find_mean is None and not _changes_tensor(func):
             return func(*args, **named)
-        tensor, *bounds = args or [named["tensor"]]
+        tensor, *bounds = args or [named.get("tensor")]
         if isinstance(tensor, Tensor) and tensor.shape[:1] == (self._num_random_rows,):
             self.calls.append(FillCall(tensor, func, args, named))
             return func(*args, **named)
@@ -57,7 +57,7 @@ class NoRandomValues(TorchFunctionMode):
 
 
 def _changes_tensor(function: Callable[..., Any]) -> bool:
-    name = function.__name__
+    name = getattr(function, "__name__", "")
     return name.endswith("_") and not name.endswith("__")
 
 

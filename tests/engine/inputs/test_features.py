@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from tests.engine.conftest import CPU, SIZE, make_dataset
 from trialrun.config import TrainConfig
+from trialrun.distributed import SINGLE_PROCESS
+from trialrun.engine.fine_tuning.head_probe import fit_head
 from trialrun.engine.fit import fit
 from trialrun.engine.inputs.data import TrainingData
 from trialrun.engine.state import TrainState, init_train_state
@@ -25,6 +27,7 @@ class DictStore:
 
     def __init__(self) -> None:
         self.tables: dict[str, Features] = {}
+        self.heads: dict[str, tuple[Tensor, Tensor]] = {}
 
     def load_or_compute(
         self, backbone: str, compute: Callable[[], Features | None]
@@ -34,14 +37,23 @@ class DictStore:
             self.tables[backbone] = table
         return self.tables.get(backbone)
 
+    def load_or_fit(
+        self, how: str, fit: Callable[[], tuple[Tensor, Tensor]]
+    ) -> tuple[Tensor, Tensor]:
+        """Return the last layer of this name."""
+        if how not in self.heads:
+            self.heads[how] = fit()
+        return self.heads[how]
+
 
 class Network(nn.Module):
     """A backbone of one convolution, which counts the images that run through it, and a head."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, seed: int = 5) -> None:
         super().__init__()
         torch.manual_seed(5)
         self.conv = nn.Conv2d(3, 4, 3, stride=2)
+        torch.manual_seed(seed)
         self.fc = nn.Linear(4, 3)
         self.num_images = 0
 
@@ -100,3 +112,21 @@ def test_only_the_last_layer_is_copied_after_the_first_epoch() -> None:
     state, _ = start(None)
     assert set(state.list_weights(changing_only=True)) == {"fc.weight", "fc.bias"}
     assert len(state.list_weights(changing_only=False)) == 4
+
+
+def test_trainings_with_one_store_fit_the_last_layer_once_per_loss() -> None:
+    """It has the bits of a layer that is fitted again, whatever random values it had."""
+    store, heads = DictStore(), []
+    for features, settings in (
+        (store, {}),
+        (store, {}),
+        (None, {}),
+        (store, {"label_smoothing": 0.1}),
+    ):
+        state, network = start(features, Network(seed=len(heads)), **settings)
+        assert fit_head(state, replace(CONFIG, **settings), SINGLE_PROCESS)
+        heads.append(network.fc.weight.detach().clone())
+    assert len(store.heads) == 2
+    assert torch.equal(heads[0], heads[1])
+    assert torch.equal(heads[0], heads[2])
+    assert not torch.equal(heads[0], heads[3])

@@ -15,7 +15,7 @@ from trialrun.config import TrainConfig
 from trialrun.distributed import Ranks
 from trialrun.engine.compute.threads import limit_threads
 from trialrun.engine.eager_optimizers import EagerLBFGS
-from trialrun.engine.inputs.features import compute_features
+from trialrun.engine.inputs.features import compute_features, describe_computation
 from trialrun.engine.inputs.order import NATURAL
 from trialrun.engine.optim import make_loss
 from trialrun.engine.state import TrainState
@@ -42,8 +42,18 @@ def fit_head(state: TrainState, config: TrainConfig, ranks: Ranks) -> bool:
     if config.class_sampling != NATURAL:  # all images are used here, so weights balance them
         config = replace(config, class_weights="balanced")
     loss = make_loss(config, labels.cpu(), state.image_data.num_classes).to(device)
-    with limit_threads(len(labels) * head.weight.numel()):
-        weight, bias = _fit_logistic_regression(features.to(device), labels, loss, len(head.bias))
+
+    def fit() -> tuple[Tensor, Tensor]:
+        with limit_threads(len(labels) * head.weight.numel()):
+            return _fit_logistic_regression(features.to(device), labels, loss, len(head.bias))
+
+    store = state.image_data.features
+    if store is None or state.trainable is not head:
+        weight, bias = fit()
+    else:  # the trials of a search have the same optimum
+        how = describe_computation(state.image_data, config, state.compute)
+        how += f" {config.class_weights} {config.label_smoothing}"
+        weight, bias = store.load_or_fit(how, fit)
     with torch.no_grad():
         head.weight.copy_(weight)
         head.bias.copy_(bias)

@@ -42,6 +42,15 @@ class FeatureStore(Protocol):
         """
         ...
 
+    def load_or_fit(
+        self, how: str, fit: Callable[[], tuple[Tensor, Tensor]]
+    ) -> tuple[Tensor, Tensor]:
+        """Return the (C, F) weights and (C,) biases of a last layer that is fitted to features.
+
+        `how` says how features and layer are computed. `fit` is called unless the layer is kept.
+        """
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class TrainingData:

@@ -107,8 +107,14 @@ def _load_or_compute(
 
     if data.features is None:
         return compute_both()
-    how = f"{compute.precision} {compute.layout} tf32={config.tf32} {data.preprocessing.image_size}"
-    return data.features.load_or_compute(how, compute_both)
+    return data.features.load_or_compute(describe_computation(data, config, compute), compute_both)
+
+
+def describe_computation(data: TrainingData, config: TrainConfig, compute: ComputeConfig) -> str:
+    """Return what decides the features besides images and layers."""
+    return (
+        f"{compute.precision} {compute.layout} tf32={config.tf32} {data.preprocessing.image_size}"
+    )
 
 
 def _ends_with_layer(

@@ -3,6 +3,9 @@
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
+
+from torch import Tensor
 
 from trialrun.image_cache.feature_tables import NAME_DIGITS, Features, load_or_compute_features
 from trialrun.image_cache.inventory import list_evictable_entries
@@ -14,10 +17,12 @@ _MAX_MEMORY_BYTES = 2 << 30
 class FeatureCache:
     """The features that this process has used, by name: the latest ones, up to 2 GiB.
 
-    They are mapped files, unless the cache folder cannot store them.
+    They are mapped files, unless the cache folder cannot store them. The last layer that was fitted
+    to features is kept too.
     """
 
     _tables: dict[str, Features] = field(default_factory=dict)
+    _head: tuple[str, tuple[Tensor, Tensor]] | None = None
 
     def load_or_compute(self, name: str, compute: Callable[[], Features | None]) -> Features | None:
         """Return the features from memory or from the cache folder, or compute and keep them."""
@@ -29,6 +34,14 @@ class FeatureCache:
             self._drop_oldest()
         return table
 
+    def load_or_fit(
+        self, name: str, fit: Callable[[], tuple[Tensor, Tensor]]
+    ) -> tuple[Tensor, Tensor]:
+        """Return the last layer of this name if it was the last one; else fit and keep it."""
+        if self._head is None or self._head[0] != name:
+            self._head = name, fit()
+        return self._head[1]
+
     def _drop_oldest(self) -> None:
         """Drop the tables whose last use is the longest ago, but never the latest one."""
         num_bytes = sum(table.nbytes for table in self._tables.values())
@@ -38,7 +51,7 @@ class FeatureCache:
             num_bytes -= self._tables.pop(name).nbytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ImageFeatures:
     """The features of a run's images, as the engine's `FeatureStore`.
 
@@ -50,7 +63,20 @@ class ImageFeatures:
     inputs: str
     hash_frozen: Callable[[], str]
 
+    @cached_property
+    def _frozen_hash(self) -> str:
+        return self.hash_frozen()
+
     def load_or_compute(self, how: str, compute: Callable[[], Features | None]) -> Features | None:
         """Return the features of both sets; see `FeatureStore`."""
-        digest = hashlib.sha256(f"{self.inputs}\n{self.hash_frozen()} {how}".encode())
-        return self.cache.load_or_compute(digest.hexdigest()[:NAME_DIGITS], compute)
+        return self.cache.load_or_compute(self._name(how), compute)
+
+    def load_or_fit(
+        self, how: str, fit: Callable[[], tuple[Tensor, Tensor]]
+    ) -> tuple[Tensor, Tensor]:
+        """Return a last layer; see `FeatureStore`."""
+        return self.cache.load_or_fit(self._name(how), fit)
+
+    def _name(self, how: str) -> str:
+        digest = hashlib.sha256(f"{self.inputs}\n{self._frozen_hash} {how}".encode())
+        return digest.hexdigest()[:NAME_DIGITS]

@@ -78,5 +78,6 @@ class HeadStep:
 def _clip_norm(gradients: tuple[Tensor, ...], max_norm: float) -> None:
     """Scale the gradients so that their norm is at most `max_norm`, as torch does."""
     norms = torch._foreach_norm(gradients)
-    norm = torch.linalg.vector_norm(torch.stack(norms))
-    torch._foreach_mul_(gradients, torch.clamp(max_norm / (norm + _CLIP_EPSILON), max=1.0))
+    scale = max_norm / (torch.linalg.vector_norm(torch.stack(norms)) + _CLIP_EPSILON)
+    if scale.item() < 1:
+        torch._foreach_mul_(gradients, scale)

@@ -116,15 +116,10 @@ def test_only_the_last_layer_is_copied_after_the_first_epoch() -> None:
 
 def test_trainings_with_one_store_fit_the_last_layer_once_per_loss() -> None:
     """It has the bits of a layer that is fitted again, whatever random values it had."""
-    store, heads = DictStore(), []
-    for features, settings in (
-        (store, {}),
-        (store, {}),
-        (None, {}),
-        (store, {"label_smoothing": 0.1}),
-    ):
-        state, network = start(features, Network(seed=len(heads)), **settings)
-        assert fit_head(state, replace(CONFIG, **settings), SINGLE_PROCESS)
+    store, heads = DictStore(), list[Tensor]()
+    for features, smoothing in ((store, 0.0), (store, 0.0), (None, 0.0), (store, 0.1)):
+        state, network = start(features, Network(seed=len(heads)), label_smoothing=smoothing)
+        assert fit_head(state, replace(CONFIG, label_smoothing=smoothing), SINGLE_PROCESS)
         heads.append(network.fc.weight.detach().clone())
     assert len(store.heads) == 2
     assert torch.equal(heads[0], heads[1])

@@ -75,12 +75,12 @@ def test_a_finished_search_needs_one_worker(machine: Path, colors: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("num_trials", "workers", "threads"), [(16, 1, 8), (47, 1, 8), (48, 2, 4), (1000, 8, 1)]
+    ("num_trials", "workers", "threads"), [(48, 1, 8), (95, 1, 8), (96, 2, 4), (1000, 8, 1)]
 )
 def test_short_trials_of_a_frozen_backbone_share_few_processes(
     num_trials: int, workers: int, threads: int, machine: Path, colors: Path
 ) -> None:
-    """A further process must train at least 24 trials of the last layer."""
+    """A further process must train at least 48 trials of the last layer."""
     found = divide_processors(plan(colors, freeze="backbone"), num_trials, machine)
     assert (found.num_workers, found.num_threads) == (workers, threads)
 

@@ -112,9 +112,8 @@ def _load_or_compute(
 
 def describe_computation(data: TrainingData, config: TrainConfig, compute: ComputeConfig) -> str:
     """Return what decides the features besides images and layers."""
-    return (
-        f"{compute.precision} {compute.layout} tf32={config.tf32} {data.preprocessing.image_size}"
-    )
+    size = data.preprocessing.image_size
+    return f"{compute.precision} {compute.layout} tf32={config.tf32} {size}"
 
 
 def _ends_with_layer(

@@ -21,7 +21,7 @@ from trialrun.engine.snapshot import (
 )
 from trialrun.engine.state import TrainState, init_train_state
 from trialrun.images.decoding.preprocessing import Preprocessing
-from trialrun.models.weights.serialization import hash_state
+from trialrun.models.weights.state_hash import hash_state
 from trialrun.models.zoo.networks import build_network, find_head_prefix
 
 DATA = TrainingData(make_dataset(26), make_dataset(9, seed=1), 3, Preprocessing(SIZE))

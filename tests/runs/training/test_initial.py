@@ -19,7 +19,8 @@ from trialrun.errors import InvalidModelDirectoryError, TrackingError, TrialrunE
 from trialrun.images.decoding.preprocessing import IMAGENET_MEAN, Preprocessing
 from trialrun.mlflow_client import connect_client
 from trialrun.models.open import create_network, open_classifier
-from trialrun.models.weights.serialization import hash_state, serialize_state
+from trialrun.models.weights.serialization import serialize_state
+from trialrun.models.weights.state_hash import hash_state
 from trialrun.models.zoo.constant_values import NoRandomValues
 from trialrun.models.zoo.networks import build_network, find_head_prefix
 from trialrun.runs.callbacks import NoOpCallback

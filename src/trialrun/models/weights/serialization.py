@@ -59,24 +59,6 @@ def hash_weights(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def hash_state(state: Mapping[str, Tensor]) -> str:
-    """Hash the names, dtypes, shapes and values of a state dict, in its order."""
-    digest = hashlib.sha256()
-    add_to_hash(digest, state)
-    return digest.hexdigest()
-
-
-def add_to_hash(digest: "hashlib._Hash", state: Mapping[str, Tensor]) -> None:
-    """Add a state dict, or the next part of one, to the hash of `hash_state`.
-
-    At most one tensor at a time is copied, and only if it is not contiguous.
-    """
-    for name, tensor in state.items():
-        values = tensor.detach().to("cpu").contiguous()
-        digest.update(f"{name} {values.dtype} {tuple(values.shape)}\n".encode())
-        digest.update(values.reshape(-1).view(torch.uint8).numpy().data)
-
-
 def parse_safetensors(data: bytes, source: Path) -> dict[str, Tensor]:
     """Parse a state dict in safetensors format.
 

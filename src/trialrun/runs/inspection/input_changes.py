@@ -16,7 +16,7 @@ from trialrun.errors import (
 from trialrun.images import make_printable
 from trialrun.images.scanning.scan import DatasetScan, scan_files
 from trialrun.images.scanning.thread_pool import count_threads
-from trialrun.models.weights.serialization import hash_state
+from trialrun.models.weights.state_hash import hash_state
 from trialrun.models.zoo.names import DEFAULT_WEIGHTS, is_network_name
 from trialrun.registry.versions import read_manifest
 from trialrun.runs.inspection.run_reader import RecordedRun

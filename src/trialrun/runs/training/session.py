@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 
 from trialrun.config import AUTO_TEXT, TrainConfig
 from trialrun.distributed import Ranks, read_ranks
@@ -26,6 +25,7 @@ from trialrun.engine.steps import count_frozen_epochs, count_steps_per_epoch
 from trialrun.errors import InvalidDatasetError, InvalidParameterError
 from trialrun.models.directory import ModelDescription
 from trialrun.models.open import InitialNetwork, create_network
+from trialrun.models.weights.state_hash import hash_frozen_layers
 from trialrun.models.zoo.networks import find_head_prefix, set_dropout
 from trialrun.runs.callbacks import RunCallback
 from trialrun.runs.training.environment import describe_environment, read_version
@@ -38,7 +38,7 @@ from trialrun.runs.training.initial import (
     hash_sources,
     resolve_model,
 )
-from trialrun.runs.training.inputs.backbones import NetworkMemory, hash_frozen_layers
+from trialrun.runs.training.inputs.backbones import NetworkMemory
 from trialrun.runs.training.inputs.data import PreparedData
 from trialrun.runs.training.inputs.features import ImageFeatures
 from trialrun.runs.training.plan import TrainPlan
@@ -162,7 +162,9 @@ def start_session(
         ImageFeatures(
             data.backbones.features,
             _describe_inputs(data, initial.description, compute),
-            memory.hash_frozen if is_kept else partial(hash_frozen_layers, network),
+            memory.hash_frozen
+            if is_kept
+            else lambda: hash_frozen_layers(network.state_dict(), find_head_prefix(network)),
         ),
     )
     with translate_network_errors(compute.device):

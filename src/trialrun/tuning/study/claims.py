@@ -1,4 +1,4 @@
-"""What a worker gets when it asks the queue of a study for a trial."""
+"""Answers of the queue of a study to a worker that asks for a trial."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What a process keeps of frozen backbones for its next training, as in the trials of a search."""
+"""Memory of frozen backbones, which the next training of the process uses again."""
 
 import hashlib
 from collections.abc import Callable, Hashable
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from trialrun.models.open import InitialNetwork
-from trialrun.models.weights.serialization import add_to_hash, hash_state
+from trialrun.models.weights.state_hash import add_to_hash
 from trialrun.models.zoo.networks import find_head_prefix
 from trialrun.runs.training.inputs.features import FeatureCache
 
@@ -85,12 +85,6 @@ class NetworkMemory:
             self._frozen_hash = hashlib.sha256()
             add_to_hash(self._frozen_hash, dict(tensors[:first]))
         return self._frozen_hash.copy(), dict(tensors[first:])
-
-
-def hash_frozen_layers(network: nn.Module) -> str:
-    """Return `hash_state` of all layers but the last one."""
-    prefix = find_head_prefix(network)
-    return hash_state({n: t for n, t in network.state_dict().items() if not n.startswith(prefix)})
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from trialrun.images.decoding.header import UndecodableError
 from trialrun.models.classifier import ImageClassifier
 from trialrun.models.directory import ModelDescription
 from trialrun.models.open import open_classifier, read_trained_model
-from trialrun.models.weights.serialization import hash_state
+from trialrun.models.weights.state_hash import hash_frozen_layers
 from trialrun.runs.training.inputs.data import PreparedData, PreparedSet
 from trialrun.scoring.network import TorchNetwork
 from trialrun.scoring.parity import (
@@ -76,8 +76,7 @@ def _hash_frozen_layers(
     """Return a digest of everything in a model but its last layer; None if other layers train."""
     if not state.has_frozen_backbone:
         return None
-    frozen = {name: t for name, t in weights.items() if not name.startswith(state.head_prefix)}
-    return f"{hash_state(frozen)} {description.to_json()}"
+    return f"{hash_frozen_layers(weights, state.head_prefix)} {description.to_json()}"
 
 
 def _compare_on_files(
